@@ -1,0 +1,28 @@
+"""Train, use and audit LSTM sentiment classifiers.
+
+Train on the command line (``python -m lstm_sentiment.train --data.train reviews.csv``), then::
+
+    import lstm_sentiment
+    classifier = lstm_sentiment.load("runs/sentiment")
+    classifier.predict(["Unbelievable service"])
+
+Importing this package imports neither torch nor anything else that is heavy; `load` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lstm_sentiment.classifier import Prediction, SentimentClassifier, load
+
+__all__ = ["Prediction", "SentimentClassifier", "load"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from lstm_sentiment import classifier
+
+        return getattr(classifier, name)
+    raise AttributeError(f"module 'lstm_sentiment' has no attribute '{name}'")

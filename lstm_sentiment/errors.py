@@ -1,0 +1,121 @@
+"""Every error that this package raises on purpose.
+
+    SentimentError                 exit code
+    ├── ConfigError                2   a key, a value, or two options that contradict each other
+    ├── DataError                  2   a file, a row, a label, a text
+    ├── RunError                   2   the run folder: missing, in the way, or of another configuration
+    ├── MissingExtraError          2   an optional package that is not installed
+    ├── CheckpointError            3   a damaged, incomplete or foreign checkpoint
+    └── TrainingError              4   training cannot go on: a non-finite loss or gradient
+
+A message says what was found, where, what was expected and how to go on. Commands print it
+without a traceback and leave with the exit code above; code catches the class it can handle:
+
+>>> try:
+...     raise DataError("label 'postive' is not one of negative, positive", file="a.csv", line=17)
+... except SentimentError as error:
+...     print(error)
+a.csv:17: label 'postive' is not one of negative, positive
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SentimentError(Exception):
+    """Base of all errors of this package; `exit_code` is what a command leaves with."""
+
+    exit_code = 1
+
+
+class ConfigError(SentimentError):
+    """A configuration that cannot be used; names the key and, if it came from one, the file.
+
+    Args:
+        message: what is wrong and how to fix it.
+        key: dotted key such as ``trainer.epochs``, or None.
+        where: file and line the key was read from, or None for the command line.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, key: str | None = None, where: str | None = None) -> None:
+        self.message, self.key, self.where = message, key, where
+        super().__init__(": ".join(part for part in (where, key, message) if part))
+
+
+class DataError(SentimentError):
+    """A file, row, label or text that cannot be used.
+
+    Args:
+        message: what was found, what was expected, how to fix it.
+        file: the file as the user named it.
+        line: 1-based line (or row, for formats without lines) in that file.
+        column: name of the column.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        column: str | None = None,
+    ) -> None:
+        self.message, self.file, self.line, self.column = message, file, line, column
+        place = f"{file}:{line}" if file and line else file or ""
+        if column:
+            message = f"column '{column}': {message}"
+        super().__init__(f"{place}: {message}" if place else message)
+
+
+class RunError(SentimentError):
+    """A run folder that is missing, in the way, or made by another configuration."""
+
+    exit_code = 2
+
+
+class MissingExtraError(SentimentError):
+    """An optional package is needed and not installed; the message names the one to install."""
+
+    exit_code = 2
+
+
+class CheckpointError(SentimentError):
+    """A checkpoint is damaged, incomplete, or not one of ours; the message names the file."""
+
+    exit_code = 3
+
+
+class TrainingError(SentimentError):
+    """Training cannot go on; the message names step, epoch and rows."""
+
+    exit_code = 4
+
+
+def did_you_mean(found: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return a hint that names the nearest known word, or an empty string when none is near.
+
+    >>> did_you_mean("postive", ["negative", "positive"])
+    " Did you mean 'positive'?"
+    >>> did_you_mean("zebra", ["negative", "positive"])
+    ''
+    """
+    near = difflib.get_close_matches(found, list(known), n=1, cutoff=cutoff)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """Quote text from a file for a message: cut, and with control characters escaped.
+
+    >>> print(shown("a" + chr(27) + "[31mred"))
+    'a\\x1b[31mred'
+    >>> print(shown("x" * 100, limit=5))
+    'xxxxx…'
+    """
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) + "'"

