@@ -1,0 +1,275 @@
+"""From the `data` and `text` sections to three datasets, a vocabulary and the facts about them.
+
+Labels are checked over all files before any model exists. The vocabulary is counted on training
+rows alone; validation and test rows are only looked up in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from lstm_sentiment.config import MAX_CLASSES, DataConfig, TextConfig
+from lstm_sentiment.dataset import TextDataset, count_tokens
+from lstm_sentiment.errors import DataError, did_you_mean, shown
+from lstm_sentiment.readers import open_source
+from lstm_sentiment.text import Tokenizer, Vocabulary
+from lstm_sentiment.tokens import Columns, TokenStore, tokenize_source
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """All that training needs to know of the data.
+
+    Args:
+        train: rows to learn from.
+        validation: rows that pick the best epoch.
+        test: rows for the last report, or None.
+        labels: class names; a class index is a place here.
+        label_map: what files say -> class name.
+        vocabulary: tokens of the training rows.
+        facts: counts for the report.
+        fingerprint: changes with any row, label, split or token.
+    """
+
+    train: TextDataset
+    validation: TextDataset
+    test: TextDataset | None
+    labels: list[str]
+    label_map: dict[str, str]
+    vocabulary: Vocabulary
+    facts: dict[str, Any]
+    fingerprint: str
+
+
+def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Corpus:
+    """Read, check, split and encode the rows that a configuration names.
+
+    Args:
+        data: which rows, and how they are split.
+        text: how a text becomes tokens.
+        seed: of the split.
+        cache: folder for tokenised text.
+
+    Raises:
+        DataError: anything wrong with a file, a row, or a label, with its place.
+        ConfigError: no such tokenizer.
+    """
+    tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase)
+    stores = {"train": _load(data.train, data, tokenizer, cache)}
+    for split in ("validation", "test"):
+        source = getattr(data, split)
+        if isinstance(source, str):
+            stores[split] = _load(source, data, tokenizer, cache)
+    label_map = class_map(data.labels, stores["train"])
+    labels = list(dict.fromkeys(label_map.values()))
+    classes = {split: _class_indices(store, label_map, labels, data.labels) for split, store in stores.items()}
+    facts: dict[str, Any] = {"counts": {split: dict(store.counts) for split, store in stores.items()}}
+
+    rows = {split: np.arange(len(of_split)) for split, of_split in classes.items()}
+    facts["duplicates"], facts["conflicting_labels"], first = _duplicates(stores["train"], classes["train"])
+    if data.deduplicate:
+        rows["train"] = first
+    if data.max_rows is not None and data.max_rows < len(rows["train"]):
+        chosen = _cut(rows["train"], classes["train"], None, data.max_rows, seed, stores["train"].name)
+        rows["train"] = np.sort(chosen[1])
+    for split in ("test", "validation"):
+        share = getattr(data, split)
+        if isinstance(share, float):
+            count = round(share * (len(rows["train"]) + len(rows.get("cut test", ()))))
+            groups = stores["train"].groups if data.group_column else None
+            kept, cut = _cut(
+                rows["train"], classes["train"], groups, count, seed, stores["train"].name
+            )
+            rows["train"], rows["cut " + split] = kept, cut
+
+    labels_seen = np.bincount(classes["train"][rows["train"]], minlength=len(labels))
+    for label, count in zip(labels, labels_seen, strict=True):
+        if count == 0:
+            raise DataError(f"no training row has the label {shown(label)}", file=data.train)
+    vocabulary = build_vocabulary(
+        stores["train"], rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
+    )
+
+    def dataset(split: str) -> TextDataset:
+        origin = "train" if split == "train" or "cut " + split in rows else split
+        chosen = rows.get("cut " + split, rows.get(split))
+        assert chosen is not None
+        return TextDataset(
+            stores[origin],
+            chosen,
+            classes[origin][chosen],
+            vocabulary=vocabulary,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+        )
+
+    train, validation = dataset("train"), dataset("validation")
+    test = None if data.test is None else dataset("test")
+    splits = {"train": train, "validation": validation} | ({"test": test} if test else {})
+    facts["splits"] = {name: _split_facts(split, labels) for name, split in splits.items()}
+    facts["shared_texts"] = _shared_texts(splits)
+    fingerprint = hashlib.sha256(
+        json.dumps(
+            [labels, hashlib.sha256("\0".join(vocabulary.tokens).encode("utf-8", "replace")).hexdigest()]
+        ).encode()
+    )
+    for split in splits.values():
+        fingerprint.update(split.store.fingerprint.encode())
+        fingerprint.update(split.rows.astype(np.int64).tobytes() + split.labels.astype(np.int64).tobytes())
+    return Corpus(
+        train=train,
+        validation=validation,
+        test=test,
+        labels=labels,
+        label_map=label_map,
+        vocabulary=vocabulary,
+        facts=facts,
+        fingerprint=fingerprint.hexdigest(),
+    )
+
+
+def class_map(labels: list[str] | dict[int | str, str] | None, store: TokenStore) -> dict[str, str]:
+    """Return what a file says -> class name, in class order.
+
+    Raises:
+        DataError: one class only, or more than 100.
+    """
+    if isinstance(labels, dict):
+        return {str(code): name for code, name in labels.items()}
+    if labels is not None:
+        return {name: name for name in labels}
+    values = sorted(store.label_values, key=_natural)
+    if len(values) < 2:
+        raise DataError(
+            f"every row has the label {shown(values[0])}; a classifier needs at least two", file=store.name
+        )
+    if len(values) > MAX_CLASSES:
+        few = ", ".join(shown(v, 20) for v in values[:5])
+        raise DataError(
+            f"{len(values):,} different labels ({few}, ...); at most {MAX_CLASSES} are allowed. "
+            "Is data.label_column the right one?",
+            file=store.name,
+        )
+    return {value: value for value in values}
+
+
+def build_vocabulary(store: TokenStore, rows: Array, *, min_frequency: int, most: int) -> Vocabulary:
+    """Return the most frequent tokens of some rows; ties go to the token seen first."""
+    counts = count_tokens(store, rows)
+    order = np.argsort(-counts, kind="stable")
+    known = order[counts[order] >= min_frequency][:most]
+    return Vocabulary(store.tokens[i] for i in known)
+
+
+def unknown_label(value: str, label_map: dict[str, str]) -> str:
+    """Say what is wrong with a label that no class has."""
+    message = f"label {shown(value)} is not one of {', '.join(label_map)}.{did_you_mean(value, label_map)}"
+    if value.lstrip("-").isdigit():
+        message += " If it is a code, map it to a name: data.labels {0: negative, 1: positive}"
+    return message
+
+
+def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path) -> TokenStore:
+    with open_source(name, encoding=data.encoding, encoding_errors=data.encoding_errors) as source:
+        folders = tuple(str(code) for code in data.labels) if data.labels else None
+        columns = Columns(
+            text=data.text_column,
+            label=data.label_column,
+            group=data.group_column,
+            filter=tuple((column, str(value)) for column, value in sorted(data.filter.items())),
+            classes=folders if source.format == "folder" else None,
+        )
+        return tokenize_source(source, columns, tokenizer, cache)
+
+
+def _natural(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return float("inf"), value
+
+
+def _class_indices(
+    store: TokenStore, label_map: dict[str, str], labels: list[str], given: object
+) -> Array:
+    """Return each row's class index (R,); name the first row whose label has none."""
+    known = np.array([value in label_map for value in store.label_values])
+    bad = np.flatnonzero(~known[store.labels])
+    if len(bad):
+        value = store.label_values[store.labels[bad[0]]]
+        more = f" ({len(bad):,} such rows)" if len(bad) > 1 else ""
+        raise DataError(unknown_label(value, label_map) + more, file=store.name, line=int(store.lines[bad[0]]))
+    index = [labels.index(label_map[value]) for value in store.label_values]
+    return np.array(index, np.int64)[store.labels]
+
+
+def _duplicates(store: TokenStore, classes: Array) -> tuple[int, int, Array]:
+    """Count repeated texts and those with several labels; return the rows where a text stands first."""
+    _, first, inverse = np.unique(store.hashes, return_index=True, return_inverse=True)
+    conflicting = np.unique(inverse[classes != classes[first][inverse]])
+    return len(store.hashes) - len(first), len(conflicting), np.sort(first)
+
+
+def _cut(
+    rows: Array, classes: Array, groups: Array | None, count: int, seed: int, name: str
+) -> tuple[Array, Array]:
+    """Set `count` of some rows aside, with the same class balance, and whole groups if given."""
+    if not 0 < count < len(rows):
+        raise DataError(f"{len(rows)} rows are too few to set {count} aside", file=name)
+    if groups is not None:
+        folds = max(2, round(len(rows) / count))
+        if len(np.unique(groups[rows])) < folds:
+            raise DataError(
+                f"data.group_column has {len(np.unique(groups[rows]))} groups, too few to set "
+                f"1 in {folds} aside",
+                file=name,
+            )
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        try:
+            kept, cut = next(splitter.split(rows, classes[rows], groups[rows]))
+        except ValueError as error:
+            raise DataError(f"cannot be split: {error}", file=name) from None
+        return rows[kept], rows[cut]
+    smallest = np.bincount(classes[rows])
+    classes_here = int((smallest > 0).sum())
+    if smallest[smallest > 0].min() < 2 or count < classes_here or len(rows) - count < classes_here:
+        raise DataError(
+            f"too few rows for a split that holds every class: {count} of {len(rows)} rows, the rarest "
+            f"class has {smallest[smallest > 0].min()}; give data.validation and data.test as files",
+            file=name,
+        )
+    kept, cut = train_test_split(rows, test_size=count, random_state=seed, stratify=classes[rows])
+    return np.sort(kept), np.sort(cut)
+
+
+def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:
+    counts = np.bincount(split.labels, minlength=len(labels))
+    return {
+        "rows": len(split),
+        "classes": {label: int(count) for label, count in zip(labels, counts, strict=True)},
+        "unknown_tokens": round(split.unknown_share(), 5),
+        "cut_tokens": round(split.cut_tokens / max(1, split.all_tokens), 5),
+        "tokens": split.all_tokens,
+        "empty_texts": int((split.store.offsets[split.rows + 1] == split.store.offsets[split.rows]).sum()),
+    }
+
+
+def _shared_texts(splits: dict[str, TextDataset]) -> dict[str, int]:
+    """Count rows of validation and test whose text stands in the training rows too."""
+    train = splits["train"]
+    seen = train.store.hashes[train.rows]
+    return {
+        name: int(np.isin(split.store.hashes[split.rows], seen).sum())
+        for name, split in splits.items()
+        if name != "train"
+    }

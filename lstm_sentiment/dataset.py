@@ -1,0 +1,222 @@
+"""Token stores to padded batches.
+
+Legend: R rows of a dataset, B rows of a batch, T padded length of a batch, N tokens of a store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lstm_sentiment.text import PAD, UNKNOWN, Vocabulary
+from lstm_sentiment.tokens import TokenStore
+
+PAD_MULTIPLE = 8  # kernels are built per shape: rounding up keeps shapes few
+POOL_BATCHES = 50  # batches whose rows are sorted by length together
+RELEASE_EVERY = 64  # batches between two releases of a large store's pages
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some texts, padded on the right to one length.
+
+    Args:
+        tokens_BT: token ids, int64; `PAD` behind a text's end.
+        lengths_B: number of tokens of each text, at least 1, int64.
+        labels_B: class indices, int64.
+        weights_B: what each row's loss counts, so that the sum over all batches and processes of
+            one step is a mean over its rows; 0 for a row that only fills a place.
+        rows_B: place of each row in the dataset, int64.
+    """
+
+    tokens_BT: Tensor
+    lengths_B: Tensor
+    labels_B: Tensor
+    weights_B: Tensor
+    rows_B: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        if self.tokens_BT.device == device:
+            return self
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()}
+        return replace(self, **moved)
+
+
+class TextDataset:
+    """Rows of a token store as a model sees them: cut to length, in its vocabulary.
+
+    Args:
+        store: the tokens.
+        rows: which rows of the store, (R,).
+        labels: their class indices, (R,).
+        vocabulary: tokens that the model knows.
+        max_tokens: longest text; what is over is cut.
+        truncate: keep the ``head``, the ``tail``, or both ends (``middle``).
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        rows: Array,
+        labels: Array,
+        *,
+        vocabulary: Vocabulary,
+        max_tokens: int,
+        truncate: str,
+    ) -> None:
+        self.store, self.rows, self.labels = store, rows, labels
+        self._lookup = torch.tensor(vocabulary.encode(store.tokens) or [UNKNOWN])
+        self._ids_N = torch.from_numpy(store.ids_N)
+        full_R = store.offsets[rows + 1] - store.offsets[rows]
+        over_R = np.maximum(full_R - max_tokens, 0)
+        # Token t of a text stands at start + t, and from place `bend` on `skip` places further.
+        self._bend = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
+        self._start_R = torch.from_numpy(store.offsets[rows])
+        self._skip_R = torch.from_numpy(over_R if truncate != "head" else np.zeros_like(over_R))
+        self._count_R = torch.from_numpy(np.minimum(full_R, max_tokens))
+        self.lengths = np.maximum(np.minimum(full_R, max_tokens), 1)
+        self.cut_tokens = int(over_R.sum())
+        self.all_tokens = int(full_R.sum())
+        self._labels_R = torch.from_numpy(labels.astype(np.int64))
+        self._batches_made = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: Array, weights: Array | None = None) -> Batch:
+        """Gather some rows into a padded batch.
+
+        Args:
+            rows: places in this dataset, (B,).
+            weights: see `Batch`; 1 / B each when left out.
+        """
+        rows_B = torch.from_numpy(np.asarray(rows, np.int64))
+        count_B = self._count_R[rows_B]
+        padded = padded_length(int(count_B.max()))
+        place_T = torch.arange(padded)
+        source_BT = self._start_R[rows_B][:, None] + place_T
+        source_BT += (place_T >= self._bend) * self._skip_R[rows_B][:, None]
+        real_BT = place_T < count_B[:, None]
+        if len(self._ids_N):
+            source_BT.clamp_(max=len(self._ids_N) - 1)
+            tokens_BT = self._lookup[self._ids_N[source_BT]].masked_fill_(~real_BT, PAD)
+        else:
+            tokens_BT = torch.zeros_like(source_BT)
+        tokens_BT[:, 0].masked_fill_(count_B == 0, UNKNOWN)  # a text without tokens is one unknown token
+        self._batches_made += 1
+        if self._batches_made % RELEASE_EVERY == 0:
+            self.store.release()
+        return Batch(
+            tokens_BT=tokens_BT,
+            lengths_B=count_B.clamp(min=1),
+            labels_B=self._labels_R[rows_B],
+            weights_B=torch.full((len(rows),), 1 / len(rows))
+            if weights is None
+            else torch.from_numpy(weights.astype(np.float32)),
+            rows_B=rows_B,
+        )
+
+    def token_ids(self, row: int) -> Array:
+        """Return one row's uncut tokens as numbers of the store."""
+        r = self.rows[row]
+        return np.asarray(self.store.ids_N[self.store.offsets[r] : self.store.offsets[r + 1]])
+
+    def unknown_share(self) -> float:
+        """Return the share of this dataset's tokens that the vocabulary does not hold."""
+        known = self._lookup.numpy() != UNKNOWN
+        counts = count_tokens(self.store, self.rows)
+        return 1 - float(counts[known[: len(counts)]].sum()) / max(1, int(counts.sum()))
+
+
+def padded_length(longest: int) -> int:
+    """Round a length up to the multiple of 8 that batches are padded to.
+
+    >>> padded_length(1), padded_length(8), padded_length(9)
+    (8, 8, 16)
+    """
+    return max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE
+
+
+def count_tokens(store: TokenStore, rows: Array) -> Array:
+    """Count how often each token of a store stands in some rows: (tokens of the store,), int64."""
+    counts = np.zeros(len(store.tokens), np.int64)
+    chosen_R = np.zeros(len(store.offsets) - 1, bool)
+    chosen_R[rows] = True
+    step = 100_000  # rows at a time: memory does not grow with the corpus
+    for start in range(0, len(chosen_R), step):
+        end = min(start + step, len(chosen_R))
+        lengths = np.diff(store.offsets[start : end + 1])
+        part = np.asarray(store.ids_N[store.offsets[start] : store.offsets[end]])
+        counts += np.bincount(part[np.repeat(chosen_R[start:end], lengths)], minlength=len(counts))
+        store.release()
+    return counts
+
+
+def plan_epoch(
+    lengths: Array, *, batch_size: int, accumulate: int, seed: int, epoch: int
+) -> list[list[Array]]:
+    """Cut one epoch's rows into steps of `accumulate` batches of texts of similar length.
+
+    Shuffled rows are sorted by length within pools of 50 batches, cut into batches, and the batches
+    shuffled: little padding, and an order that is a pure function of the arguments.
+
+    Args:
+        lengths: tokens per row, (R,).
+        batch_size: rows per batch; the last one may be smaller.
+        accumulate: batches per step; the last step may have fewer.
+        seed: of the run.
+        epoch: 0-based.
+
+    Returns:
+        steps; a step is a list of batches; a batch is an array of rows (B,).
+
+    >>> [[len(batch) for batch in step] for step in
+    ...  plan_epoch(np.arange(10), batch_size=4, accumulate=2, seed=0, epoch=0)]
+    [[4, 2], [4]]
+    """
+    random = np.random.default_rng([seed, epoch])
+    order_R = random.permutation(len(lengths))
+    pool = batch_size * POOL_BATCHES
+    batches: list[Array] = []
+    for start in range(0, len(order_R), pool):
+        rows = order_R[start : start + pool]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    shuffled = [batches[i] for i in random.permutation(len(batches))]
+    return [shuffled[i : i + accumulate] for i in range(0, len(shuffled), accumulate)]
+
+
+def rank_share(step: list[Array], *, rank: int, world_size: int) -> list[tuple[Array, Array]]:
+    """Return one process's part of a step: per batch its rows and their weights.
+
+    Every process gets the same number of batches and at least one row in each; where there are
+    fewer rows than processes, a row of weight 0 fills the place. Weights are such that the mean
+    over processes of the summed weighted losses is the mean loss over the step's rows.
+
+    >>> rank_share([np.array([3, 4, 5])], rank=1, world_size=2)
+    [(array([4]), array([0.66666667]))]
+    """
+    weight = world_size / sum(len(batch) for batch in step)
+    share = []
+    for batch in step:
+        rows = batch[rank::world_size]
+        weights = np.full(max(1, len(rows)), weight if len(rows) else 0.0)
+        share.append((rows if len(rows) else batch[:1], weights))
+    return share
+
+
+def length_batches(lengths: Array, *, batch_size: int) -> list[Array]:
+    """Cut rows into batches of similar length, for evaluation: longest first, each row once.
+
+    >>> length_batches(np.array([1, 9, 5]), batch_size=2)
+    [array([1, 2]), array([0])]
+    """
+    order_R = np.argsort(-lengths, kind="stable")
+    return [order_R[i : i + batch_size] for i in range(0, len(order_R), batch_size)]

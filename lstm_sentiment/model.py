@@ -1,0 +1,170 @@
+"""The network: embedding, LSTM layers in both directions, pooling over real tokens, linear head.
+
+Legend: B texts, T padded length, E embedding size, H hidden size, D directions, F = D·H features,
+P pooled features, C classes.
+
+A padded batch never reaches `nn.LSTM(bidirectional=True)`, which would read the padding first when
+it reads backwards, nor a PackedSequence, which keeps both oneDNN and cuDNN from their fast kernels.
+Each layer is a pair of one-direction LSTMs instead; the second one reads every row reversed within
+its own length, so that padding stays behind the text, where it can change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.text import PAD, UNKNOWN
+
+
+class SentimentLSTM(nn.Module):
+    """Text to class logits.
+
+    Args:
+        vocabulary_size: number of token ids, with padding (0) and unknown (1).
+        classes: number of classes C.
+        embedding_size: E.
+        hidden_size: H, per direction.
+        layers: LSTM layers.
+        bidirectional: read backwards too.
+        pooling: ``last``, ``mean``, ``max``, ``attention``, or several joined by ``+``.
+        dropout: on the pooled features and between layers.
+        embedding_dropout: on embeddings, one mask per text shared over its tokens.
+        word_dropout: share of tokens replaced by the unknown token while training.
+
+    >>> model = SentimentLSTM(100, 3, embedding_size=8, hidden_size=8).eval()
+    >>> tokens_BT, lengths_B = torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])
+    >>> logits_BC = model(tokens_BT, lengths_B)
+    >>> alone_1C = model(tokens_BT[1:, :1], lengths_B[1:])
+    >>> logits_BC.shape, torch.allclose(logits_BC[1], alone_1C[0], atol=1e-6)
+    (torch.Size([2, 3]), True)
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        classes: int,
+        *,
+        embedding_size: int,
+        hidden_size: int,
+        layers: int = 1,
+        bidirectional: bool = True,
+        pooling: str = "mean+max",
+        dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        word_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling.split("+")
+        self.embedding_dropout, self.word_dropout = embedding_dropout, word_dropout
+        features = hidden_size * (2 if bidirectional else 1)
+        sizes = [embedding_size] + [features] * (layers - 1)
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
+        self.forward_lstms = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
+        self.backward_lstms = nn.ModuleList(
+            nn.LSTM(size, hidden_size) for size in (sizes if bidirectional else [])
+        )
+        self.attention = nn.Linear(features, 1, bias=False) if "attention" in self.pooling else None
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features * len(self.pooling), classes)
+        self._initialise()
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the logits (B, C) of token ids (B, T) whose texts have `lengths_B` >= 1 tokens."""
+        tokens_TB = tokens_BT.t()
+        if self.training and self.word_dropout:
+            dropped = torch.rand(tokens_TB.shape, device=tokens_TB.device) < self.word_dropout
+            tokens_TB = tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
+        return self.head_logits(self.encode(self._embed(tokens_TB), lengths_B), lengths_B)
+
+    def encode(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the last layer's states (T, B, F); those behind a text's end mean nothing."""
+        steps = embedded_TBE.shape[0]
+        mirror = _mirror(steps, lengths_B) if len(self.backward_lstms) else None
+        states = embedded_TBE
+        for layer, forward_lstm in enumerate(self.forward_lstms):
+            if layer:
+                states = self.dropout(states)
+            ahead_TBH, _ = forward_lstm(states)
+            if mirror is None:
+                states = ahead_TBH
+                continue
+            reversed_TBH, _ = self.backward_lstms[layer](_Mirrored.apply(states, mirror))
+            states = torch.cat([ahead_TBH, _Mirrored.apply(reversed_TBH, mirror)], dim=2)
+        return states
+
+    def head_logits(self, states_TBF: Tensor, lengths_B: Tensor) -> Tensor:
+        """Pool states over real tokens and return logits (B, C)."""
+        states_TBF = states_TBF.float()
+        pooled_BP = torch.cat([self._pool(kind, states_TBF, lengths_B) for kind in self.pooling], dim=1)
+        logits_BC: Tensor = self.head(self.dropout(pooled_BP))
+        return logits_BC.float()
+
+    def _embed(self, tokens_TB: Tensor) -> Tensor:
+        embedded_TBE: Tensor = self.embedding(tokens_TB)
+        if self.training and self.embedding_dropout:
+            keep = 1 - self.embedding_dropout
+            mask_BE = torch.empty_like(embedded_TBE[0]).bernoulli_(keep).div_(keep)
+            embedded_TBE = embedded_TBE * mask_BE
+        return embedded_TBE
+
+    def _pool(self, kind: str, states_TBF: Tensor, lengths_B: Tensor) -> Tensor:
+        steps, batch, features = states_TBF.shape
+        padding_TB = torch.arange(steps, device=lengths_B.device)[:, None] >= lengths_B
+        if kind == "mean":
+            total_BF = states_TBF.masked_fill(padding_TB[:, :, None], 0.0).sum(dim=0)
+            return total_BF / lengths_B[:, None]
+        if kind == "max":
+            return states_TBF.masked_fill(padding_TB[:, :, None], -torch.inf).amax(dim=0)
+        if kind == "attention":
+            assert self.attention is not None
+            scores_TB = self.attention(states_TBF).squeeze(2).masked_fill(padding_TB, -torch.inf)
+            return (states_TBF * scores_TB.softmax(dim=0)[:, :, None]).sum(dim=0)
+        # last: where each direction stops reading, as in h_n of nn.LSTM
+        size = features // (2 if len(self.backward_lstms) else 1)
+        place_1BH = (lengths_B - 1)[None, :, None].expand(1, batch, size)
+        ends_BH = states_TBF[:, :, :size].gather(0, place_1BH)[0]
+        return torch.cat([ends_BH, states_TBF[0, :, size:]], dim=1)
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        with torch.no_grad():
+            self.embedding.weight[PAD] = 0.0
+        for lstm in (*self.forward_lstms, *self.backward_lstms):
+            for name, parameter in lstm.named_parameters():
+                if "weight_hh" in name:
+                    for gate in parameter.chunk(4):
+                        nn.init.orthogonal_(gate)
+                elif "weight_ih" in name:
+                    nn.init.xavier_uniform_(parameter)
+                else:
+                    nn.init.zeros_(parameter)
+                    if "bias_ih" in name:  # forget gate open at first, or nothing is remembered
+                        nn.init.ones_(parameter.chunk(4)[1])
+
+
+class _Mirrored(torch.autograd.Function):
+    """Rows of (T, B, X) gathered by an index that is its own inverse.
+
+    The gradient of a gather is a scatter, which is slow; that of a mirror is the same mirror.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values_TBX: Tensor, mirror_N: Tensor) -> Tensor:
+        ctx.save_for_backward(mirror_N)
+        return values_TBX.flatten(0, 1).index_select(0, mirror_N).view(values_TBX.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (mirror_N,) = ctx.saved_tensors
+        return _Mirrored.apply(gradients[0].contiguous(), mirror_N), None
+
+
+def _mirror(steps: int, lengths_B: Tensor) -> Tensor:
+    """Return the index (T·B,) into flattened (T, B) that reverses each text within its own length."""
+    place_TB = torch.arange(steps, device=lengths_B.device)[:, None].expand(steps, len(lengths_B))
+    mirrored_TB = torch.where(place_TB < lengths_B, lengths_B - 1 - place_TB, place_TB)
+    index_TB = mirrored_TB * len(lengths_B) + torch.arange(len(lengths_B), device=lengths_B.device)
+    return index_TB.flatten()

@@ -1,0 +1,268 @@
+"""A source's rows as token numbers on disk: tokenised once, memory-mapped ever after.
+
+    CACHE/<key>/ids.bin      all tokens of all rows, one flat int32 array (N,)
+                rows.npz     offsets (R + 1,), labels, groups, hashes, lines (R,)
+                meta.json    the tokens that the numbers stand for, label values, counts
+
+The key is a hash of the file's contents and of every setting that the numbers depend on, and not
+of the split or the vocabulary: a second run with another seed, vocabulary or length reuses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.readers import (
+    LABEL_COLUMNS,
+    REPLACEMENT,
+    TEXT_COLUMNS,
+    Chunk,
+    Source,
+    as_text,
+    pick_column,
+    read_chunks,
+)
+from lstm_sentiment.text import Lexicon, Tokenizer
+
+FORMAT = 1
+LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
+ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns and rows of a source are read (see `DataConfig`)."""
+
+    text: str = "auto"
+    label: str = "auto"
+    group: str | None = None
+    filter: tuple[tuple[str, str], ...] = ()
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStore:
+    """The rows of one source as numbers.
+
+    Args:
+        name: the source as the user named it.
+        ids_N: token numbers of all rows, int32, memory-mapped.
+        offsets: (R + 1,) int64; row r is ``ids_N[offsets[r]:offsets[r + 1]]``.
+        labels: (R,) int32, index into `label_values`.
+        groups: (R,) int32; equal for rows of one group; all zero without a group column.
+        hashes: (R,) uint64, a hash of the text.
+        lines: (R,) int64, where the row stands in its file.
+        tokens: what the numbers stand for.
+        label_values: distinct labels as the file spells them.
+        counts: rows that were filtered out, that hold no token, that hold replaced bytes.
+        fingerprint: the cache key.
+    """
+
+    name: str
+    ids_N: Array
+    offsets: Array
+    labels: Array
+    groups: Array
+    hashes: Array
+    lines: Array
+    tokens: list[str]
+    label_values: list[str]
+    counts: dict[str, int]
+    fingerprint: str
+
+    def release(self) -> None:
+        """Give the mapped pages of a large store back to the system; they are read again when needed."""
+        mapped = getattr(self.ids_N, "_mmap", None)
+        if mapped is not None and self.ids_N.nbytes > LARGE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def cache_folder() -> Path:
+    """Return where tokenised text is kept: $LSTM_SENTIMENT_CACHE, or lstm_sentiment in the user's cache."""
+    named = os.environ.get("LSTM_SENTIMENT_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lstm_sentiment"
+
+
+def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cache: Path) -> TokenStore:
+    """Return a source's rows as token numbers, from the cache if they are there.
+
+    Raises:
+        DataError: a row or column that cannot be used, with file and line.
+    """
+    key = _key(source, columns, tokenizer)
+    folder = cache / key
+    if not _complete(folder):
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        building = Path(tempfile.mkdtemp(prefix=f".{key[:8]}-", dir=cache))
+        try:
+            _build(source, columns, tokenizer, building)
+            shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
+            building.rename(folder)
+        except OSError:
+            if not _complete(folder):  # else another process was faster
+                raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return _open(folder, source.name)
+
+
+def content_hash(path: Path) -> str:
+    """Return the sha256 of a file, or of the names and contents of all .txt files below a folder."""
+    digest = hashlib.sha256()
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(f"\0{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
+    facts = [
+        FORMAT,
+        content_hash(source.path),
+        source.format,
+        source.encoding,
+        source.encoding_errors,
+        columns.text,
+        columns.label,
+        columns.group,
+        columns.filter,
+        columns.classes,
+        tokenizer.name,
+        tokenizer.lowercase,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        return bool((folder / "ids.bin").stat().st_size == 4 * meta["tokens_in_all"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _open(folder: Path, name: str) -> TokenStore:
+    meta = json.loads((folder / "meta.json").read_bytes())
+    with np.load(folder / "rows.npz", allow_pickle=False) as rows:
+        arrays = {key: rows[key] for key in ROW_ARRAYS}
+    ids_N: Array = np.zeros(0, np.int32)
+    if meta["tokens_in_all"]:  # private and writable, which torch asks for; nothing writes to it
+        ids_N = np.memmap(folder / "ids.bin", np.int32, mode="c")
+    return TokenStore(
+        name=name,
+        ids_N=ids_N,
+        tokens=meta["tokens"],
+        label_values=meta["label_values"],
+        counts=meta["counts"],
+        fingerprint=folder.name,
+        **arrays,
+    )
+
+
+def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path) -> None:
+    """Tokenise a source into a cache folder, in memory that does not grow with the texts."""
+    lexicon = Lexicon(tokenizer)
+    rows = _Rows(source, columns)
+    lengths = array("q")
+    total = empty = 0
+    with (folder / "ids.bin").open("wb") as out:
+        for numbers_N, lengths_R in lexicon.encode_all(rows.texts()):
+            out.write(numbers_N.astype(np.int32).tobytes())
+            lengths.extend(lengths_R.tolist())
+            total += len(numbers_N)
+            empty += int((lengths_R == 0).sum())
+    if not lengths:
+        raise DataError(f"no row is left after the filter {dict(columns.filter)}", file=source.name)
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(np.array(lengths), out=offsets[1:])
+    np.savez(
+        folder / "rows.npz",
+        offsets=offsets,
+        labels=np.array(rows.labels, np.int32),
+        groups=np.array(rows.groups, np.int32),
+        hashes=np.array(rows.hashes, np.uint64),
+        lines=np.array(rows.lines, np.int64),
+    )
+    meta = {
+        "tokens_in_all": total,
+        "tokens": lexicon.tokens,
+        "label_values": list(rows.label_numbers),
+        "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+class _Rows:
+    """Reads a source's columns and keeps everything but the texts, which it hands on in batches."""
+
+    def __init__(self, source: Source, columns: Columns) -> None:
+        self._source, self._columns = source, columns
+        self.label_numbers: dict[str, int] = {}
+        self._group_numbers: dict[str, int] = {}
+        self.labels, self.groups = array("i"), array("i")
+        self.hashes, self.lines = array("Q"), array("q")
+        self.filtered = self.replaced = 0
+
+    def texts(self) -> Iterator[list[str]]:
+        classes = list(self._columns.classes) if self._columns.classes else None
+        for chunk in read_chunks(self._source, classes=classes):
+            yield self._take(chunk)
+
+    def _take(self, chunk: Chunk) -> list[str]:
+        name, wanted = self._source.name, self._columns
+        columns = [str(c) for c in chunk.frame.columns]
+        text_column = pick_column(
+            wanted.text, columns, candidates=TEXT_COLUMNS, key="data.text_column", file=name
+        )
+        label_column = pick_column(
+            wanted.label, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name
+        )
+        frame, lines_R = chunk.frame, chunk.lines
+        for column, value in wanted.filter:
+            pick_column(column, columns, candidates=(), key="data.filter", file=name)
+            keep = frame[column].map(as_text).to_numpy() == value
+            self.filtered += int((~keep).sum())
+            frame, lines_R = frame[keep], lines_R[keep]
+        texts = [as_text(value) for value in frame[text_column]]
+        for value, line in zip(frame[label_column], lines_R, strict=True):
+            label = as_text(value).strip()
+            if not label:
+                raise DataError("has no label", file=name, line=int(line), column=label_column)
+            self.labels.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
+        if wanted.group is None:
+            self.groups.extend([0] * len(texts))
+        else:
+            pick_column(wanted.group, columns, candidates=(), key="data.group_column", file=name)
+            numbers = self._group_numbers
+            self.groups.extend(numbers.setdefault(as_text(v), len(numbers)) for v in frame[wanted.group])
+        self.hashes.extend(map(_text_hash, texts))
+        self.lines.extend(lines_R.tolist())
+        self.replaced += sum(REPLACEMENT in text for text in texts)
+        return texts
+
+
+def _text_hash(text: str) -> int:
+    stripped = text.strip().encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(stripped, digest_size=8).digest(), "little")
