@@ -1,0 +1,227 @@
+"""A run folder: everything that prediction, resuming and auditing need, and nothing that is executed.
+
+    RUN/
+      config.yaml  vocabulary.json  labels.json      written once, before training
+      best/model.safetensors                         what prediction reads
+      last/{model,average,optimizer}.safetensors     what resuming reads
+      last.previous/                                 the one before, in case `last` is damaged
+      */state.json  */manifest.json                  plain facts; sha256 and size of every file
+      metrics.json  log.jsonl  environment.json
+
+A checkpoint is written into a folder beside its place, flushed to disk, and renamed. It stores
+named tensors and plain facts and knows no model class. No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from lstm_sentiment.errors import CheckpointError, RunError
+from lstm_sentiment.files import sha256_of, sync_file, sync_folder, write_atomically, write_json
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+BEST, LAST = "best", "last"
+SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
+MAX_JSON_BYTES = 500_000_000
+TensorGroups = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole.
+
+    Args:
+        tensors: group -> name -> tensor, on the CPU.
+        facts: what was saved beside them.
+    """
+
+    tensors: dict[str, dict[str, Tensor]]
+    facts: dict[str, Any]
+
+
+class RunFolder:
+    """Reads and writes a run folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+
+    >>> import tempfile, torch
+    >>> run = RunFolder(Path(tempfile.mkdtemp()) / "run")
+    >>> run.begin(config_yaml="seed: 0", vocabulary=["good"], labels=["neg", "pos"], label_map={})
+    >>> run.save(BEST, {"model": {"w": torch.ones(2)}}, {"step": 3})
+    >>> checkpoint = run.load(BEST)
+    >>> checkpoint.facts["step"], checkpoint.tensors["model"]["w"].tolist()
+    (3, [1.0, 1.0])
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def occupied(self) -> bool:
+        """Whether the folder holds anything."""
+        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+
+    def is_run(self) -> bool:
+        """Whether the folder was made by this package."""
+        return (self.path / "config.yaml").is_file() and (self.path / "labels.json").is_file()
+
+    def begin(
+        self, *, config_yaml: str, vocabulary: list[str], labels: list[str], label_map: dict[str, str]
+    ) -> None:
+        """Make the folder and write what does not change while training."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "vocabulary.json", vocabulary, indent=0)
+        write_json(self.path / "labels.json", {"labels": labels, "map": label_map})
+        write_atomically(self.path / "config.yaml", config_yaml.encode())
+
+    def clear(self) -> None:
+        """Remove the run that is in the folder, and nothing else.
+
+        Raises:
+            RunError: the folder holds something that is no run of this package.
+        """
+        if not self.occupied():
+            return
+        if not self.is_run():
+            raise RunError(f"{self.path}: holds files that are no run of this package; choose another out")
+        own = {BEST, LAST, f"{LAST}.previous", f"{BEST}.previous"}
+        files = {*SHARED_FILES, "metrics.json", "log.jsonl", "environment.json", "data.json"}
+        for entry in self.path.iterdir():
+            if entry.is_dir() and (entry.name in own or entry.name.endswith(".tmp")):
+                shutil.rmtree(entry)
+            elif entry.is_file() and (entry.name in files or entry.name.endswith(".tmp")):
+                entry.unlink()
+
+    def save(self, name: str, groups: TensorGroups, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint; a kill at any moment leaves this one or the one before.
+
+        Args:
+            name: ``best`` or ``last``.
+            groups: group -> name -> tensor; one file per group.
+            facts: plain values, stored as JSON.
+        """
+        final, previous = self.path / name, self.path / f"{name}.previous"
+        building = self.path / f".{name}.{os.getpid()}.tmp"
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        for group, tensors in groups.items():
+            plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            safetensors.torch.save_file(plain, building / f"{group}.safetensors")
+        write_json(building / "state.json", dict(facts))
+        files = sorted(building.iterdir())
+        for file in files:
+            sync_file(file)
+        manifest = {
+            "format": FORMAT,
+            "files": {file.name: _fingerprint(file) for file in files},
+            "run": {shared: _fingerprint(self.path / shared) for shared in SHARED_FILES},
+        }
+        write_json(building / "manifest.json", manifest)
+        sync_folder(building)
+        if final.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            final.rename(previous)
+        building.rename(final)
+        sync_folder(self.path)
+        if name == BEST:
+            shutil.rmtree(previous, ignore_errors=True)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a checkpoint of that name, whole or not."""
+        return (self.path / name).is_dir() or (self.path / f"{name}.previous").is_dir()
+
+    def load(self, name: str) -> Checkpoint:
+        """Read a checkpoint; fall back to the one before, with a warning, when it is damaged.
+
+        Raises:
+            RunError: the folder is no run.
+            CheckpointError: no checkpoint is whole; the message names what is damaged.
+        """
+        if not self.is_run():
+            raise RunError(f"{self.path}: is no run folder (there is no config.yaml and labels.json in it)")
+        problems = []
+        for candidate in (self.path / name, self.path / f"{name}.previous"):
+            if not candidate.is_dir():
+                continue
+            try:
+                checkpoint = self._read(candidate)
+            except CheckpointError as error:
+                problems.append(str(error))
+                continue
+            if problems:
+                log.warning("%s; going on with %s", "; ".join(problems), candidate)
+            return checkpoint
+        missing = f"{self.path}: has no checkpoint '{name}'; train it first, or go on with resume true"
+        raise CheckpointError("; ".join(problems) or missing)
+
+    def read_json(self, name: str) -> Any:
+        """Read one of the run's JSON files.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        return _read_json(self.path / name)
+
+    def shared_fingerprints(self) -> dict[str, Any]:
+        """Return sha256 and size of the files that all checkpoints of the run depend on."""
+        return {shared: _fingerprint(self.path / shared) for shared in SHARED_FILES}
+
+    def write_log(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Write log.jsonl, one line per epoch."""
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        write_atomically(self.path / "log.jsonl", lines.encode())
+
+    def _read(self, folder: Path) -> Checkpoint:
+        manifest = _read_json(folder / "manifest.json")
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+            raise CheckpointError(f"{folder / 'manifest.json'}: is no manifest")
+        if manifest.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{folder}: has format {manifest.get('format')!r}; this version reads {FORMAT}. "
+                "Use the version of lstm_sentiment that wrote it"
+            )
+        present = {file.name for file in folder.iterdir()} - {"manifest.json"}
+        if present != set(manifest["files"]):
+            odd = sorted(present ^ set(manifest["files"]))
+            raise CheckpointError(f"{folder}: files missing or added: {', '.join(odd)}")
+        expected = {folder / name: facts for name, facts in manifest["files"].items()}
+        run_files = manifest.get("run") if isinstance(manifest.get("run"), dict) else {}
+        expected |= {self.path / name: run_files.get(name) for name in SHARED_FILES}
+        for file, facts in expected.items():
+            if not file.is_file() or _fingerprint(file) != facts:
+                raise CheckpointError(f"{file}: is damaged or was replaced (its sha256 is not the manifest's)")
+        tensors = {}
+        for file in folder.glob("*.safetensors"):
+            try:
+                tensors[file.stem] = safetensors.torch.load_file(file)
+            except (safetensors.SafetensorError, OSError, ValueError) as error:
+                raise CheckpointError(f"{file}: {error}") from None
+        return Checkpoint(tensors=tensors, facts=_read_json(folder / "state.json"))
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    return {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{file}: is larger than {MAX_JSON_BYTES:,} bytes")
+        return json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: is not JSON: {error}") from None

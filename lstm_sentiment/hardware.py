@@ -1,0 +1,100 @@
+"""What this machine can do: device, number format, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from lstm_sentiment.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def set_up_cpu(threads: int, *, sharing: int = 1) -> int:
+    """Set the number of CPU threads and flush denormal numbers to zero; return the number.
+
+    Denormals, which vanishing gradients are full of, cost up to fifteen times the time on some
+    CPUs. Call this before any other work: the setting is inherited by threads made later.
+
+    Args:
+        threads: wanted; 0 for all cores that this process may use.
+        sharing: processes that share this machine.
+    """
+    torch.set_flush_denormal(True)
+    if threads == 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, cores // sharing)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def pick_device(wanted: str, *, local_rank: int = 0) -> torch.device:
+    """Return the device that ``trainer.device`` means here.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        if device.index is None:
+            device = torch.device("cuda", local_rank)
+        if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            raise ConfigError(
+                f"{device} is not there: {count} CUDA devices; use cpu or auto", key="trainer.device"
+            )
+        torch.cuda.set_device(device)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("mps is not there; use cpu or auto", key="trainer.device")
+    return device
+
+
+def pick_precision(wanted: str, device: torch.device) -> str:
+    """Return the number format that ``trainer.precision`` means on a device: fp32, bf16 or fp16.
+
+    ``auto`` is bf16 on CPUs with instructions for it, fp16 on CUDA, where the LSTM's fast kernels
+    take nothing else, and fp32 elsewhere.
+
+    Raises:
+        ConfigError: fp16 without CUDA, which has no fast or safe training path.
+
+    >>> pick_precision("fp32", torch.device("cpu"))
+    'fp32'
+    """
+    if wanted == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+    if wanted == "fp16" and device.type != "cuda":
+        raise ConfigError(f"fp16 needs CUDA, not {device.type}; use bf16 or fp32", key="trainer.precision")
+    return wanted
+
+
+def describe_machine(device: torch.device) -> dict[str, object]:
+    """Return facts about the machine that a result depends on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "bf16_on_cpu": _cpu_has_bf16(),
+    }
+
+
+def _cpu_has_bf16() -> bool:
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return any(check() for check in checks if check is not None)
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
