@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,17 +24,17 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from lstm_sentiment.config import TrainerConfig
-from lstm_sentiment.dataset import Batch, TextDataset, plan_epoch, rank_share
+from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.hardware import DTYPES
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import better, score
+from lstm_sentiment.optimization import Loss, adamw, load_optimizer, optimizer_tensors
 from lstm_sentiment.schedule import ema_decay_at, learning_rate_at, step_seed
 
 log = logging.getLogger(__name__)
 
-Loss = Callable[[Tensor, Batch], Tensor]
 MAX_OVERFLOWS = 25  # fp16 steps in a row that loss scaling may skip before training stops
 
 
@@ -119,7 +119,9 @@ class Trainer:
         self.store, self.facts = store, facts
         self.state = TrainingState()
         self.average = copy.deepcopy(model).requires_grad_(False) if config.ema else None
-        self.optimizer = _adamw(model, config)
+        self.optimizer = adamw(
+            model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
+        )
         self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
         self.steps_per_epoch = len(self._plan(0))
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -167,7 +169,7 @@ class Trainer:
         self.model.load_state_dict(tensors["model"])
         if self.average is not None:
             self.average.load_state_dict(tensors["average"])
-        _load_optimizer(self.optimizer, self.model, tensors["optimizer"])
+        load_optimizer(self.optimizer, self.model, tensors["optimizer"])
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
         self.state = TrainingState(**facts["training"])
@@ -274,12 +276,14 @@ class Trainer:
             log.info("no better %s for %d epochs: stopping early", config.metric, config.patience)
 
     def _save_last(self) -> None:
-        """Keep everything that going on needs; the same in every process but the loss so far."""
+        """Keep everything that going on needs; it is the same in every process."""
+        total = self.processes.sum(self.state.loss_sum, self.device)
+        self.state.loss_sum = total / self.processes.world_size
         if not self.processes.is_main:
             return
         groups: dict[str, Mapping[str, Tensor]] = {
             "model": self.model.state_dict(),
-            "optimizer": _optimizer_tensors(self.optimizer, self.model),
+            "optimizer": optimizer_tensors(self.optimizer, self.model),
         }
         if self.average is not None:
             groups["average"] = self.average.state_dict()
@@ -329,64 +333,3 @@ class Trainer:
                 "trainer.learning_rate, set trainer.class_weights balanced, or look at the labels",
                 self.labels[int(predicted.argmax())],
             )
-
-
-def cross_entropy(class_weights_C: Tensor | None, label_smoothing: float) -> Loss:
-    """Return the loss of logits (B, C) and a batch: the sum over rows of weight x cross-entropy.
-
-    Args:
-        class_weights_C: a factor per class, with mean 1 over the training rows; None for 1.
-        label_smoothing: share of the target spread evenly over all classes.
-    """
-
-    def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
-        loss_B = nn.functional.cross_entropy(
-            logits_BC, batch.labels_B, reduction="none", label_smoothing=label_smoothing
-        )
-        if class_weights_C is not None:
-            loss_B = loss_B * class_weights_C.to(loss_B.device)[batch.labels_B]
-        return (loss_B * batch.weights_B).sum()
-
-    return loss
-
-
-def balanced_weights(labels: Any, classes: int) -> Tensor:
-    """Return class weights (C,) that give each class the same total and rows a mean weight of 1.
-
-    >>> balanced_weights(np.array([0, 0, 0, 1]), 2)
-    tensor([0.6667, 2.0000])
-    """
-    counts = np.bincount(labels, minlength=classes)
-    return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
-
-
-def _adamw(model: nn.Module, config: TrainerConfig) -> torch.optim.AdamW:
-    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return the optimizer's state as ``<kind>.<parameter>`` -> tensor."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{kind}.{names[parameter]}": value
-        for parameter, state in optimizer.state.items()
-        for kind, value in state.items()
-    }
-
-
-def _load_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
-) -> None:
-    """Undo `_optimizer_tensors`."""
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        kind, _, name = key.partition(".")
-        parameter = parameters[name]
-        device = torch.device("cpu") if kind == "step" and parameter.device.type == "cpu" else parameter.device
-        optimizer.state[parameter][kind] = value.to(device)

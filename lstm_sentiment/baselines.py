@@ -1,0 +1,57 @@
+"""Two baselines on the same rows and tokens, so that a score can be judged.
+
+The majority class of the training rows, and TF-IDF of uni- and bigrams with logistic regression,
+which a plain LSTM often loses to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.metrics import score
+
+MAX_ROWS = 50_000  # training rows of the linear model; more would need memory beyond a laptop's
+Array = npt.NDArray[Any]
+
+
+def baseline_scores(
+    train: TextDataset, test: TextDataset, labels: list[str], *, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Fit both baselines on `train` and return their scores on `test` (see `metrics.score`).
+
+    Returns:
+        ``majority`` and ``tfidf_logistic_regression`` -> scores.
+    """
+    counts = np.bincount(train.labels, minlength=len(labels))
+    majority_RC = np.tile(counts / counts.sum(), (len(test), 1))
+    rows = np.arange(len(train))
+    if len(rows) > MAX_ROWS:
+        rows = np.random.default_rng(seed).choice(len(train), MAX_ROWS, replace=False)
+    linear_RC = _linear_probabilities(train, rows, test, len(labels))
+    return {
+        "majority": score(test.labels, majority_RC, labels),
+        "tfidf_logistic_regression": score(test.labels, linear_RC, labels) | {"training_rows": len(rows)},
+    }
+
+
+def _linear_probabilities(train: TextDataset, rows: Array, test: TextDataset, classes: int) -> Array:
+    vectorizer = TfidfVectorizer(
+        tokenizer=str.split, token_pattern=None, lowercase=False, ngram_range=(1, 2), dtype=np.float32
+    )
+    model = LogisticRegression(max_iter=1000)
+    model.fit(vectorizer.fit_transform(_documents(train, rows)), train.labels[rows])
+    fitted_RC = model.predict_proba(vectorizer.transform(_documents(test, np.arange(len(test)))))
+    probabilities_RC = np.zeros((len(test), classes))
+    probabilities_RC[:, model.classes_] = fitted_RC
+    return probabilities_RC
+
+
+def _documents(dataset: TextDataset, rows: Array) -> list[str]:
+    tokens = dataset.store.tokens
+    return [" ".join([tokens[i] for i in dataset.token_ids(row)]) for row in rows]

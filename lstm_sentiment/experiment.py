@@ -1,0 +1,304 @@
+"""One training run, from configuration to report."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from lstm_sentiment import __version__
+from lstm_sentiment.baselines import baseline_scores
+from lstm_sentiment.checkpoint import BEST, LAST, Checkpoint, RunFolder
+from lstm_sentiment.config import Config, flatten
+from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.dataset import TextDataset, count_tokens
+from lstm_sentiment.distributed import Processes, process_environment, process_group
+from lstm_sentiment.errors import RunError
+from lstm_sentiment.files import write_json
+from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
+from lstm_sentiment.inference import predict_logits
+from lstm_sentiment.metrics import report_lines, score
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.optimization import balanced_weights, cross_entropy
+from lstm_sentiment.text import SPECIAL_TOKENS
+from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.vectors import load_vectors
+
+log = logging.getLogger(__name__)
+
+# Settings that may differ when a run is resumed: none of them changes what is learned.
+FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "trainer.checkpoint_every"}
+FREE_ON_RESUME |= {"trainer.device", "trainer.threads"}
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Train, evaluate and report as configured, into ``config.out``.
+
+    Returns:
+        what was written to metrics.json.
+
+    Raises:
+        SentimentError: anything that a user can mend; the run folder is untouched unless training
+            had begun.
+    """
+    started = time.perf_counter()
+    processes = process_environment()
+    threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
+    device = pick_device(config.trainer.device, local_rank=processes.local_rank)
+    precision = pick_precision(config.trainer.precision, device)
+    folder = RunFolder(config.out)
+    resuming = _check_folder(folder, config)
+    with process_group(processes, device):
+        with processes.main_first():
+            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+        _report_data(corpus, config)
+        model = _new_model(config, corpus).to(device)
+        log.info(
+            "model: %s parameters, %s; %s, %s, %d threads, %d process%s",
+            f"{sum(p.numel() for p in model.parameters()):,}", _describe(config),
+            device, precision, threads, processes.world_size, "es" if processes.world_size > 1 else "",
+        )  # fmt: skip
+        facts = {"data": corpus.fingerprint, "threads": threads, "world_size": processes.world_size}
+        checkpoint = _checkpoint_to_resume(folder, facts) if resuming else None
+        if processes.is_main and checkpoint is None:
+            _begin(folder, config, corpus, device)
+        weights = None
+        if config.trainer.class_weights == "balanced":
+            weights = balanced_weights(corpus.train.labels, len(corpus.labels))
+        trainer = Trainer(
+            model,
+            corpus.train,
+            corpus.validation,
+            labels=corpus.labels,
+            loss=cross_entropy(weights, config.trainer.label_smoothing),
+            config=config.trainer,
+            seed=config.seed,
+            device=device,
+            precision=precision,
+            processes=processes,
+            store=folder,
+            facts=facts,
+        )
+        if checkpoint is not None:
+            trainer.resume(checkpoint.tensors, checkpoint.facts)
+            log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
+        processes.barrier()
+        trainer.fit()
+        metrics = _evaluate_best(folder, config, corpus, trainer, device, processes)
+        if not processes.is_main:
+            return metrics
+        metrics["total_s"] = round(time.perf_counter() - started, 1)
+        write_json(folder.path / "metrics.json", metrics)
+        _report_scores(metrics, config, folder.path)
+        return metrics
+
+
+def config_yaml(config: Config) -> str:
+    """Return a configuration as YAML with every field; resume and overwrite are no part of a run."""
+    plain = dataclasses.replace(config, resume=False, overwrite=False)
+    return yaml.safe_dump(asdict(plain), sort_keys=False, allow_unicode=True)
+
+
+def _check_folder(folder: RunFolder, config: Config) -> bool:
+    """Return whether to go on from a run in the folder; refuse to write over one unasked."""
+    if config.resume and folder.is_run():
+        _refuse_other_settings(folder, config)
+        return folder.has(LAST)
+    if folder.occupied() and not config.overwrite and not (config.resume and folder.is_run()):
+        raise RunError(
+            f"{folder.path}: is not empty; use --resume true to go on, --overwrite true to replace it, or "
+            "another --out"
+        )
+    if config.resume:
+        log.info("nothing to resume in %s: starting from the beginning", folder.path)
+    return False
+
+
+def _refuse_other_settings(folder: RunFolder, config: Config) -> None:
+    text = (folder.path / "config.yaml").read_text("utf-8")
+    try:
+        before = yaml.safe_load(text)
+        old = _flatten_plain(before)
+    except (yaml.YAMLError, AttributeError):
+        raise RunError(f"{folder.path / 'config.yaml'}: is damaged; cannot resume") from None
+    new = _flatten_plain(yaml.safe_load(config_yaml(config)))
+    for key in flatten(config):
+        if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
+            raise RunError(
+                f"{folder.path}: the run has {key} {old.get(key)!r}, now it is {new.get(key)!r}; resume "
+                "with the run's own settings (--config "
+                f"{folder.path / 'config.yaml'}), or start another run"
+            )
+
+
+def _flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if key in ("data", "text", "model", "trainer"):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint:
+    checkpoint = folder.load(LAST)
+    if checkpoint.facts["data"] != facts["data"]:
+        raise RunError(
+            f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with; "
+            "restore the data files, or start another run"
+        )
+    for name in ("threads", "world_size"):
+        if checkpoint.facts[name] != facts[name]:
+            log.warning(
+                "the run had %s %s, now %s: sums are rounded in another order, so the result may differ in "
+                "the last digits", name, checkpoint.facts[name], facts[name],
+            )  # fmt: skip
+    return checkpoint
+
+
+def _begin(folder: RunFolder, config: Config, corpus: Corpus, device: torch.device) -> None:
+    folder.clear()
+    folder.begin(
+        config_yaml=config_yaml(config),
+        vocabulary=corpus.vocabulary.tokens[len(SPECIAL_TOKENS) :],
+        labels=corpus.labels,
+        label_map=corpus.label_map,
+    )
+    packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    environment = {"lstm_sentiment": __version__, **describe_machine(device), "packages": versions}
+    write_json(folder.path / "environment.json", environment)
+    write_json(folder.path / "data.json", corpus.facts)
+
+
+def _new_model(config: Config, corpus: Corpus) -> SentimentLSTM:
+    torch.manual_seed(config.seed)
+    model = SentimentLSTM(len(corpus.vocabulary), len(corpus.labels), **asdict(config.model))
+    if config.text.vectors is not None:
+        vectors = load_vectors(
+            config.text.vectors,
+            corpus.vocabulary,
+            size=config.model.embedding_size,
+            seed=config.seed,
+            cache=cache_folder(),
+        )
+        with torch.no_grad():
+            model.embedding.weight.copy_(vectors.weight_VE)
+        model.embedding.weight.requires_grad_(not config.text.freeze_vectors)
+        counts = count_tokens(corpus.train.store, corpus.train.rows)
+        covered = np.array([token in vectors.known for token in corpus.train.store.tokens])
+        corpus.facts["vectors"] = {
+            "types": len(vectors.known) / max(1, len(corpus.vocabulary) - len(SPECIAL_TOKENS)),
+            "tokens": float(counts[covered].sum() / max(1, counts.sum())),
+        }
+        log.info(
+            "vectors: %.1f%% of the vocabulary and %.1f%% of training tokens have one",
+            100 * corpus.facts["vectors"]["types"], 100 * corpus.facts["vectors"]["tokens"],
+        )  # fmt: skip
+    return model
+
+
+def _evaluate_best(
+    folder: RunFolder,
+    config: Config,
+    corpus: Corpus,
+    trainer: Trainer,
+    device: torch.device,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Score the best epoch's weights, once, on validation and test, beside the baselines."""
+    processes.barrier()
+    best = folder.load(BEST)
+    model = trainer.evaluated_model()
+    model.load_state_dict(best.tensors["model"])
+
+    def scores_of(dataset: TextDataset) -> dict[str, Any]:
+        logits_RC: Tensor = predict_logits(
+            model, dataset, device=device, batch_size=4 * config.trainer.batch_size, processes=processes
+        )
+        return score(dataset.labels, logits_RC.double().softmax(1).numpy(), corpus.labels)
+
+    metrics: dict[str, Any] = {"validation": scores_of(corpus.validation)}
+    if corpus.test is not None:
+        metrics["test"] = scores_of(corpus.test)
+    metrics["baselines"] = {}
+    if config.baseline and processes.is_main:
+        held_out = corpus.test or corpus.validation
+        metrics["baselines"] = baseline_scores(corpus.train, held_out, corpus.labels, seed=config.seed)
+    state = trainer.state
+    return metrics | {
+        "metric": config.trainer.metric,
+        "best_epoch": state.best_epoch + 1,
+        "epochs": state.epoch,
+        "steps": state.step,
+        "training_s": round(state.elapsed_s, 1),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _describe(config: Config) -> str:
+    model = config.model
+    return (
+        f"{model.layers} layer{'s' if model.layers > 1 else ''} of {'bi' if model.bidirectional else ''}LSTM "
+        f"{model.hidden_size}, {model.pooling} pooling"
+    )
+
+
+def _report_data(corpus: Corpus, config: Config) -> None:
+    facts = corpus.facts
+    log.info("data: %s", config.data.train)
+    for split, of_split in facts["splits"].items():
+        classes = ", ".join(f"{label} {count:,}" for label, count in of_split["classes"].items())
+        log.info(
+            "  %-10s %9s rows: %s; %.1f%% of tokens unknown, %.1f%% cut",
+            split, f"{of_split['rows']:,}", classes,
+            100 * of_split["unknown_tokens"], 100 * of_split["cut_tokens"],
+        )  # fmt: skip
+    removed = "removed" if config.data.deduplicate else "kept"
+    log.info(
+        "  repeated texts: %s %s, %s of them with more than one label; vocabulary: %s tokens",
+        f"{facts['duplicates']:,}", removed, f"{facts['conflicting_labels']:,}", f"{len(corpus.vocabulary):,}",
+    )  # fmt: skip
+    for source, counts in facts["counts"].items():
+        if counts["filtered"]:
+            log.info("  %s: %s rows left out by data.filter", source, f"{counts['filtered']:,}")
+        if counts["empty"]:
+            log.info("  %s: %s empty texts, kept as one unknown token", source, f"{counts['empty']:,}")
+        if counts["replaced"]:
+            log.warning(
+                "  %s: %s rows hold bytes that are not %s; they were replaced by U+FFFD",
+                source, f"{counts['replaced']:,}", config.data.encoding,
+            )  # fmt: skip
+    for split, shared in facts["shared_texts"].items():
+        if shared:
+            log.warning("  %s: %s of its texts stand in the training rows too", split, f"{shared:,}")
+
+
+def _report_scores(metrics: dict[str, Any], config: Config, path: Path) -> None:
+    held_out = "test" if "test" in metrics else "validation"
+    log.info("best epoch %d by %s", metrics["best_epoch"], metrics["metric"])
+    for line in report_lines(metrics[held_out], title=held_out):
+        log.info("%s", line)
+    for name, scores in metrics["baselines"].items():
+        log.info(
+            "  baseline %-26s accuracy %.4f   macro-F1 %.4f   macro recall %.4f",
+            name, scores["accuracy"], scores["macro_f1"], scores["macro_recall"],
+        )  # fmt: skip
+    linear = metrics["baselines"].get("tfidf_logistic_regression")
+    if linear and linear["macro_f1"] > metrics[held_out]["macro_f1"]:
+        log.warning(
+            "the linear baseline is ahead by %.3f macro-F1: more epochs, pretrained vectors (text.vectors) or "
+            "more rows may help", linear["macro_f1"] - metrics[held_out]["macro_f1"],
+        )  # fmt: skip
+    log.info("%.0f s in all, %.0f s of them training; run folder: %s", metrics["total_s"], metrics["training_s"], path)
