@@ -198,11 +198,15 @@ class RunFolder:
             odd = sorted(present ^ set(manifest["files"]))
             raise CheckpointError(f"{folder}: files missing or added: {', '.join(odd)}")
         expected = {folder / name: facts for name, facts in manifest["files"].items()}
-        run_files = manifest.get("run") if isinstance(manifest.get("run"), dict) else {}
+        run_files = manifest.get("run")
+        if not isinstance(run_files, dict):
+            raise CheckpointError(f"{folder / 'manifest.json'}: is no manifest")
         expected |= {self.path / name: run_files.get(name) for name in SHARED_FILES}
         for file, facts in expected.items():
             if not file.is_file() or _fingerprint(file) != facts:
-                raise CheckpointError(f"{file}: is damaged or was replaced (its sha256 is not the manifest's)")
+                raise CheckpointError(
+                    f"{file}: is damaged or was replaced (its sha256 is not the manifest's)"
+                )
         tensors = {}
         for file in folder.glob("*.safetensors"):
             try:

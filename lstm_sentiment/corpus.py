@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from lstm_sentiment.config import MAX_CLASSES, DataConfig, TextConfig
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.errors import DataError, did_you_mean, shown
-from lstm_sentiment.readers import open_source
+from lstm_sentiment.sources import open_source
 from lstm_sentiment.text import Tokenizer, Vocabulary
 from lstm_sentiment.tokens import Columns, TokenStore, tokenize_source
 
@@ -72,7 +72,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
             stores[split] = _load(source, data, tokenizer, cache)
     label_map = class_map(data.labels, stores["train"])
     labels = list(dict.fromkeys(label_map.values()))
-    classes = {split: _class_indices(store, label_map, labels, data.labels) for split, store in stores.items()}
+    classes = {split: _class_indices(store, label_map, labels) for split, store in stores.items()}
     facts: dict[str, Any] = {"counts": {split: dict(store.counts) for split, store in stores.items()}}
 
     rows = {split: np.arange(len(of_split)) for split, of_split in classes.items()}
@@ -87,9 +87,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         if isinstance(share, float):
             count = round(share * (len(rows["train"]) + len(rows.get("cut test", ()))))
             groups = stores["train"].groups if data.group_column else None
-            kept, cut = _cut(
-                rows["train"], classes["train"], groups, count, seed, stores["train"].name
-            )
+            kept, cut = _cut(rows["train"], classes["train"], groups, count, seed, stores["train"].name)
             rows["train"], rows["cut " + split] = kept, cut
 
     labels_seen = np.bincount(classes["train"][rows["train"]], minlength=len(labels))
@@ -123,9 +121,10 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
             [labels, hashlib.sha256("\0".join(vocabulary.tokens).encode("utf-8", "replace")).hexdigest()]
         ).encode()
     )
-    for split in splits.values():
-        fingerprint.update(split.store.fingerprint.encode())
-        fingerprint.update(split.rows.astype(np.int64).tobytes() + split.labels.astype(np.int64).tobytes())
+    for of_split in splits.values():
+        fingerprint.update(of_split.store.fingerprint.encode())
+        fingerprint.update(of_split.rows.astype(np.int64).tobytes())
+        fingerprint.update(of_split.labels.astype(np.int64).tobytes())
     return Corpus(
         train=train,
         validation=validation,
@@ -199,16 +198,16 @@ def _natural(value: str) -> tuple[float, str]:
         return float("inf"), value
 
 
-def _class_indices(
-    store: TokenStore, label_map: dict[str, str], labels: list[str], given: object
-) -> Array:
+def _class_indices(store: TokenStore, label_map: dict[str, str], labels: list[str]) -> Array:
     """Return each row's class index (R,); name the first row whose label has none."""
     known = np.array([value in label_map for value in store.label_values])
     bad = np.flatnonzero(~known[store.labels])
     if len(bad):
         value = store.label_values[store.labels[bad[0]]]
         more = f" ({len(bad):,} such rows)" if len(bad) > 1 else ""
-        raise DataError(unknown_label(value, label_map) + more, file=store.name, line=int(store.lines[bad[0]]))
+        raise DataError(
+            unknown_label(value, label_map) + more, file=store.name, line=int(store.lines[bad[0]])
+        )
     index = [labels.index(label_map[value]) for value in store.label_values]
     return np.array(index, np.int64)[store.labels]
 

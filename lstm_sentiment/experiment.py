@@ -99,7 +99,7 @@ def run(config: Config) -> dict[str, Any]:
             return metrics
         metrics["total_s"] = round(time.perf_counter() - started, 1)
         write_json(folder.path / "metrics.json", metrics)
-        _report_scores(metrics, config, folder.path)
+        _report_scores(metrics, folder.path)
         return metrics
 
 
@@ -142,7 +142,7 @@ def _refuse_other_settings(folder: RunFolder, config: Config) -> None:
 
 
 def _flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if key in ("data", "text", "model", "trainer"):
             flat |= {f"{key}.{name}": inner for name, inner in value.items()}
@@ -267,8 +267,9 @@ def _report_data(corpus: Corpus, config: Config) -> None:
         )  # fmt: skip
     removed = "removed" if config.data.deduplicate else "kept"
     log.info(
-        "  repeated texts: %s %s, %s of them with more than one label; vocabulary: %s tokens",
-        f"{facts['duplicates']:,}", removed, f"{facts['conflicting_labels']:,}", f"{len(corpus.vocabulary):,}",
+        "  repeated texts: %s %s; texts with more than one label: %s; vocabulary: %s tokens",
+        f"{facts['duplicates']:,}", removed, f"{facts['conflicting_labels']:,}",
+        f"{len(corpus.vocabulary):,}",
     )  # fmt: skip
     for source, counts in facts["counts"].items():
         if counts["filtered"]:
@@ -285,7 +286,7 @@ def _report_data(corpus: Corpus, config: Config) -> None:
             log.warning("  %s: %s of its texts stand in the training rows too", split, f"{shared:,}")
 
 
-def _report_scores(metrics: dict[str, Any], config: Config, path: Path) -> None:
+def _report_scores(metrics: dict[str, Any], path: Path) -> None:
     held_out = "test" if "test" in metrics else "validation"
     log.info("best epoch %d by %s", metrics["best_epoch"], metrics["metric"])
     for line in report_lines(metrics[held_out], title=held_out):
@@ -298,7 +299,12 @@ def _report_scores(metrics: dict[str, Any], config: Config, path: Path) -> None:
     linear = metrics["baselines"].get("tfidf_logistic_regression")
     if linear and linear["macro_f1"] > metrics[held_out]["macro_f1"]:
         log.warning(
-            "the linear baseline is ahead by %.3f macro-F1: more epochs, pretrained vectors (text.vectors) or "
-            "more rows may help", linear["macro_f1"] - metrics[held_out]["macro_f1"],
+            "the linear baseline is ahead by %.3f macro-F1: more epochs, pretrained vectors (text.vectors) "
+            "or more rows may help", linear["macro_f1"] - metrics[held_out]["macro_f1"],
         )  # fmt: skip
-    log.info("%.0f s in all, %.0f s of them training; run folder: %s", metrics["total_s"], metrics["training_s"], path)
+    log.info(
+        "%.0f s in all, %.0f s of them training; run folder: %s",
+        metrics["total_s"],
+        metrics["training_s"],
+        path,
+    )

@@ -91,16 +91,16 @@ class SentimentLSTM(nn.Module):
             if mirror is None:
                 states = ahead_TBH
                 continue
-            reversed_TBH, _ = self.backward_lstms[layer](_Mirrored.apply(states, mirror))
-            states = torch.cat([ahead_TBH, _Mirrored.apply(reversed_TBH, mirror)], dim=2)
+            reversed_TBH, _ = self.backward_lstms[layer](_mirrored(states, mirror))
+            states = torch.cat([ahead_TBH, _mirrored(reversed_TBH, mirror)], dim=2)
         return states
 
     def head_logits(self, states_TBF: Tensor, lengths_B: Tensor) -> Tensor:
         """Pool states over real tokens and return logits (B, C)."""
         states_TBF = states_TBF.float()
         pooled_BP = torch.cat([self._pool(kind, states_TBF, lengths_B) for kind in self.pooling], dim=1)
-        logits_BC: Tensor = self.head(self.dropout(pooled_BP))
-        return logits_BC.float()
+        logits_BC: Tensor = self.head(self.dropout(pooled_BP)).float()
+        return logits_BC
 
     def _embed(self, tokens_TB: Tensor) -> Tensor:
         embedded_TBE: Tensor = self.embedding(tokens_TB)
@@ -120,8 +120,9 @@ class SentimentLSTM(nn.Module):
             return states_TBF.masked_fill(padding_TB[:, :, None], -torch.inf).amax(dim=0)
         if kind == "attention":
             assert self.attention is not None
-            scores_TB = self.attention(states_TBF).squeeze(2).masked_fill(padding_TB, -torch.inf)
-            return (states_TBF * scores_TB.softmax(dim=0)[:, :, None]).sum(dim=0)
+            scores_TB: Tensor = self.attention(states_TBF).squeeze(2)
+            shares_TB = scores_TB.masked_fill(padding_TB, -torch.inf).softmax(dim=0)
+            return (states_TBF * shares_TB[:, :, None]).sum(dim=0)
         # last: where each direction stops reading, as in h_n of nn.LSTM
         size = features // (2 if len(self.backward_lstms) else 1)
         place_1BH = (lengths_B - 1)[None, :, None].expand(1, batch, size)
@@ -159,7 +160,12 @@ class _Mirrored(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (mirror_N,) = ctx.saved_tensors
-        return _Mirrored.apply(gradients[0].contiguous(), mirror_N), None
+        return _mirrored(gradients[0].contiguous(), mirror_N), None
+
+
+def _mirrored(values_TBX: Tensor, mirror_N: Tensor) -> Tensor:
+    mirrored: Tensor = _Mirrored.apply(values_TBX, mirror_N)  # type: ignore[no-untyped-call]
+    return mirrored
 
 
 def _mirror(steps: int, lengths_B: Tensor) -> Tensor:

@@ -59,21 +59,21 @@ def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> tor
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """Return the optimizer's state as ``<kind>.<parameter>`` -> tensor."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
-        f"{kind}.{names[parameter]}": value
+        f"{kind}.{names[id(parameter)]}": value
         for parameter, state in optimizer.state.items()
         for kind, value in state.items()
     }
 
 
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]
-) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Undo `optimizer_tensors`."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
         parameter = parameters[name]
-        device = torch.device("cpu") if kind == "step" and parameter.device.type == "cpu" else parameter.device
+        device = (
+            torch.device("cpu") if kind == "step" and parameter.device.type == "cpu" else parameter.device
+        )
         optimizer.state[parameter][kind] = value.to(device)

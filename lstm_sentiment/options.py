@@ -7,6 +7,7 @@ here first, so that an unknown one is reported with its file, its line and the n
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import sys
@@ -50,7 +51,7 @@ def parse_config(argv: Sequence[str], *, program: str, description: str) -> Conf
     places: dict[str, str] = {}
     for file in _values_of(argv, "--config"):
         places |= _key_places(file)
-    places |= {key: "" for key in _option_names(argv)}  # the command line wins over files
+    places |= dict.fromkeys(_option_names(argv), "")  # the command line wins over files
     parser = ArgumentParser(prog=program, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file; what follows it wins over it")
     parser.add_class_arguments(Config, as_group=True)
@@ -88,6 +89,7 @@ class CommandParser(argparse.ArgumentParser):
     """An argparse parser whose mistakes are `ConfigError`s, for commands with a few flags."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and leaving."""
         raise ConfigError(f"{message} (see: {self.prog} --help)")
 
 
@@ -97,7 +99,7 @@ def _option_names(argv: Sequence[str]) -> list[str]:
 
 def _values_of(argv: Sequence[str], option: str) -> list[str]:
     values = [word.split("=", 1)[1] for word in argv if word.startswith(f"{option}=")]
-    return values + [after for word, after in zip(argv, argv[1:], strict=False) if word == option]
+    return values + [after for word, after in itertools.pairwise(argv) if word == option]
 
 
 def _reject_unknown_options(argv: Sequence[str]) -> None:

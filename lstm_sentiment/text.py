@@ -30,9 +30,14 @@ MEMO_LIMIT = 1_000_000  # remembered pieces of text; some 200 MB at the most
 IntArray = npt.NDArray[np.integer[Any]]
 
 # Scripts that put no spaces between words: each character is a token.
-_NO_SPACES = "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_NO_SPACES = (
+    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+)
 # Vowel signs and accents that stand apart from their letter and are no letters themselves.
-_MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0981-\u0983\u09bc-\u09cd\u0a3c-\u0a4d\u0b3e-\u0bcd\u0c3e-\u0c4d\u0cbe-\u0ccd\u0d3e-\u0d4d\u200c\u200d"
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900\u0903\u093a\u094f\u0981\u0983\u09bc"
+    "\u09cd\u0a3c\u0a4d\u0b3e\u0bcd\u0c3e\u0c4d\u0cbe\u0ccd\u0d3e\u0d4d\u200c\u200d"
+)
 _WORD = rf"(?:(?![{_NO_SPACES}])[\w{_MARKS}])+"
 _EMOJI = "\u2600-\u27bf\u2190-\u21ff\u2b00-\u2bff\u3030\u303d\U0001f000-\U0001faff"
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding can write it
@@ -135,6 +140,7 @@ class Tokenizer:
         self._split: Callable[[str], list[str]] = words if name == "words" else _torchtext_tokenizer(name)
 
     def __call__(self, text: str) -> list[str]:
+        """Return a text's tokens."""
         return self._split(text.lower() if self.lowercase else text)
 
 

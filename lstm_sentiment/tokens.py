@@ -31,11 +31,11 @@ from lstm_sentiment.readers import (
     REPLACEMENT,
     TEXT_COLUMNS,
     Chunk,
-    Source,
     as_text,
     pick_column,
     read_chunks,
 )
+from lstm_sentiment.sources import Source
 from lstm_sentiment.text import Lexicon, Tokenizer
 
 FORMAT = 1

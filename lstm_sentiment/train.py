@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
 def _resumed(argv: list[str]) -> list[str]:
     """With ``--resume true``, start from the settings of the run in the folder."""
     words = [part for word in argv for part in word.split("=", 1)]
-    given = dict(zip(words, words[1:], strict=False))
+    given = dict(itertools.pairwise(words))
     saved = Path(given.get("--out", "")) / "config.yaml"
     if given.get("--resume", "false").lower() == "true" and "--out" in given and saved.is_file():
         return ["--config", str(saved), *argv]

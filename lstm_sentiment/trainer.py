@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from lstm_sentiment.config import TrainerConfig
+from lstm_sentiment.config import METRICS, TrainerConfig
 from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
@@ -118,10 +118,8 @@ class Trainer:
         self.device, self.precision, self.processes = device, precision, processes
         self.store, self.facts = store, facts
         self.state = TrainingState()
-        self.average = copy.deepcopy(model).requires_grad_(False) if config.ema else None
-        self.optimizer = adamw(
-            model, learning_rate=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self.average = copy.deepcopy(model).requires_grad_(requires_grad=False) if config.ema else None
+        self.optimizer = adamw(model, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
         self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
         self.steps_per_epoch = len(self._plan(0))
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -144,7 +142,7 @@ class Trainer:
             tokens = 0
             with self._progress(state.epoch, plan) as bar:
                 for index in range(state.step_in_epoch, len(plan)):
-                    loss = self._step(plan[index], index)
+                    loss = self._step(plan[index])
                     tokens += sum(int(self.train.lengths[rows].sum()) for rows in plan[index])
                     state.step_in_epoch = index + 1
                     bar.update(1)
@@ -183,7 +181,7 @@ class Trainer:
             epoch=epoch,
         )
 
-    def _step(self, batches: list[Any], index: int) -> float:
+    def _step(self, batches: list[Any]) -> float:
         """Do one optimizer step and return this process's loss."""
         state, config = self.state, self.config
         torch.manual_seed(step_seed(self.seed, step=state.step, rank=self.processes.rank))
@@ -198,12 +196,10 @@ class Trainer:
             batch = self.train.batch(rows, weights).to(self.device)
             if isinstance(self._parallel, DistributedDataParallel):  # exchange gradients once per step
                 self._parallel.require_backward_grad_sync = i == len(share) - 1
-            with torch.autocast(
-                self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"
-            ):
+            with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
                 logits_BC = self._parallel(batch.tokens_BT, batch.lengths_B)
             loss = self.loss(logits_BC, batch)
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
@@ -237,7 +233,9 @@ class Trainer:
 
     def _update_average(self) -> None:
         assert self.average is not None
-        update = get_ema_multi_avg_fn(ema_decay_at(self.state.step, decay=self.config.ema))
+        update = get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
+            ema_decay_at(self.state.step, decay=self.config.ema)
+        )
         update(list(self.average.parameters()), list(self.model.parameters()), None)
 
     def _finish_epoch(self, tokens_per_s: float) -> None:
@@ -256,7 +254,8 @@ class Trainer:
             state.best_score, state.best_epoch, state.epochs_without_gain = value, state.epoch, 0
             if self.processes.is_main:
                 model = self.evaluated_model().state_dict()
-                self.store.save("best", {"model": model}, {**self.facts, "epoch": state.epoch, "scores": scores})
+                facts = {**self.facts, "epoch": state.epoch, "scores": scores}
+                self.store.save("best", {"model": model}, facts)
         else:
             state.epochs_without_gain += 1
         loss = self.processes.sum(state.loss_sum, self.device) / self.processes.world_size
@@ -264,7 +263,7 @@ class Trainer:
             "epoch": state.epoch + 1,
             "step": state.step,
             "train_loss": loss / self.steps_per_epoch,
-            **{f"validation_{name}": scores[name] for name in ("loss", "accuracy", "macro_f1", "macro_recall")},
+            **{f"validation_{name}": scores[name] for name in METRICS},
             "tokens_per_s": round(tokens_per_s),
         }
         state.history.append(entry)
@@ -313,7 +312,8 @@ class Trainer:
 
     def _report_first_loss(self, first_loss: float) -> None:
         expected = math.log(len(self.labels))
-        verdict = "as it should be" if abs(first_loss - expected) < 0.35 else "unusual: is an input very large?"
+        usual = abs(first_loss - expected) < 0.35
+        verdict = "as it should be" if usual else "unusual: are the vectors very large?"
         log.info(
             "first loss %.3f; a guess among %d classes costs ln(%d) = %.3f: %s",
             first_loss, len(self.labels), len(self.labels), expected, verdict,

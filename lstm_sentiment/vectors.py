@@ -29,7 +29,9 @@ class PretrainedVectors:
     known: frozenset[str]
 
 
-def load_vectors(name: str, vocabulary: Vocabulary, *, size: int, seed: int, cache: Path) -> PretrainedVectors:
+def load_vectors(
+    name: str, vocabulary: Vocabulary, *, size: int, seed: int, cache: Path
+) -> PretrainedVectors:
     """Read the vectors of a vocabulary's tokens.
 
     Args:
@@ -73,9 +75,7 @@ def load_vectors(name: str, vocabulary: Vocabulary, *, size: int, seed: int, cac
     return _match(vectors.stoi, vectors.vectors, vocabulary, seed)
 
 
-def _match(
-    index: dict[str, int], vectors_NE: Tensor, vocabulary: Vocabulary, seed: int
-) -> PretrainedVectors:
+def _match(index: dict[str, int], vectors_NE: Tensor, vocabulary: Vocabulary, seed: int) -> PretrainedVectors:
     places = [index.get(token, -1) for token in vocabulary.tokens]
     places[: len(SPECIAL_TOKENS)] = [-1] * len(SPECIAL_TOKENS)
     found_V = torch.tensor(places) >= 0

@@ -1,0 +1,192 @@
+"""Text in, labels and probabilities out: what code uses a trained run for.
+
+Legend: R texts, B texts of a batch, T padded length, C classes.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.config import Config
+from lstm_sentiment.dataset import padded_length
+from lstm_sentiment.errors import CheckpointError, DataError
+from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.options import parse_config
+from lstm_sentiment.text import PAD, UNKNOWN, Tokenizer, Vocabulary, clean, split_piece
+
+TEXTS_AT_ONCE = 8192  # texts held in memory at a time
+TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
+REMEMBERED_PIECES = 100_000
+
+Probabilities = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The answer for one text.
+
+    Args:
+        label: the most probable class.
+        score: its probability.
+        probabilities: of every class, in the order of the classifier's labels; they sum to 1.
+    """
+
+    label: str
+    score: float
+    probabilities: dict[str, float]
+
+
+def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
+    """Load the best epoch of a run.
+
+    Args:
+        run: the run folder that training wrote.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        RunError: the folder is no run.
+        CheckpointError: a file is missing or damaged; the message names it.
+        ConfigError: the device is not there.
+
+    Example::
+
+        classifier = lstm_sentiment.load("runs/sentiment")
+        classifier.predict(["Unbelievable service"])[0].label
+    """
+    folder = RunFolder(run)
+    checkpoint = folder.load(BEST)  # checks every file it depends on by its sha256
+    config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
+    vocabulary, classes = folder.read_json("vocabulary.json"), folder.read_json("labels.json")
+    try:
+        classifier = SentimentClassifier(
+            labels=classes["labels"], vocabulary=Vocabulary(vocabulary), config=config, device=device
+        )
+        classifier.model.load_state_dict(checkpoint.tensors["model"])
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder.path}: weights, vocabulary and configuration do not fit: {error}"
+        ) from None
+    classifier.label_map = classes["map"]
+    return classifier
+
+
+class SentimentClassifier:
+    """A trained classifier; make one with `load`.
+
+    A text's answer does not depend on the other texts, their order, or how many are given at once.
+
+    Args:
+        labels: class names.
+        vocabulary: known tokens.
+        config: of the run.
+        device: where to compute.
+    """
+
+    def __init__(
+        self, *, labels: list[str], vocabulary: Vocabulary, config: Config, device: str = "auto"
+    ) -> None:
+        self.labels = labels
+        self.label_map = {label: label for label in labels}
+        self.vocabulary = vocabulary
+        self.config = config
+        self.device = pick_device(device)
+        self.model = SentimentLSTM(len(vocabulary), len(labels), **asdict(config.model))
+        self.model.to(self.device).eval().requires_grad_(False)
+        self._tokenizer = Tokenizer(config.text.tokenizer, lowercase=config.text.lowercase)
+        self._encode_piece = functools.lru_cache(REMEMBERED_PIECES)(
+            lambda piece: vocabulary.encode(split_piece(piece))
+        )
+
+    def predict(self, texts: str | Iterable[str]) -> list[Prediction]:
+        """Return one `Prediction` per text, in the order given; one string counts as one text.
+
+        Raises:
+            DataError: something that is no string.
+        """
+        return [self._prediction(row_C) for row_C in self.predict_proba(texts)]
+
+    def predict_proba(self, texts: str | Iterable[str]) -> Probabilities:
+        """Return probabilities (R, C): a row per text as given, columns as in `labels`.
+
+        Raises:
+            DataError: something that is no string.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        parts = [self._probabilities(part) for part in _in_parts(texts, TEXTS_AT_ONCE)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
+
+    def tokens(self, text: str) -> list[str]:
+        """Return a text's tokens as the model reads them: cut to length, the empty text as none."""
+        tokens = self._tokenizer(text)
+        return cut(tokens, self.config.text.max_tokens, self.config.text.truncate)
+
+    def _prediction(self, row_C: npt.NDArray[np.float64]) -> Prediction:
+        best = int(row_C.argmax())
+        probabilities = dict(zip(self.labels, row_C.tolist(), strict=True))
+        return Prediction(label=self.labels[best], score=float(row_C[best]), probabilities=probabilities)
+
+    def _encode(self, text: str) -> list[int]:
+        """Return a text's token ids, at least one."""
+        if self.config.text.tokenizer == "words":  # the same tokens as `Tokenizer`, remembered by piece
+            cleaned = clean(text.lower() if self.config.text.lowercase else text)
+            ids = list(itertools.chain.from_iterable(map(self._encode_piece, cleaned.split())))
+        else:
+            ids = self.vocabulary.encode(self._tokenizer(text))
+        return cut(ids, self.config.text.max_tokens, self.config.text.truncate) or [UNKNOWN]
+
+    @torch.inference_mode()
+    def _probabilities(self, texts: list[str]) -> Probabilities:
+        ids = [self._encode(_checked(text)) for text in texts]
+        lengths_R = np.array([len(row) for row in ids])
+        answers_RC = np.empty((len(texts), len(self.labels)))
+        order_R = np.argsort(-lengths_R, kind="stable")
+        start = 0
+        while start < len(order_R):
+            width = padded_length(int(lengths_R[order_R[start]]))
+            rows_B = order_R[start : start + max(1, TOKENS_AT_ONCE // width)]
+            start += len(rows_B)
+            tokens_BT = np.full((len(rows_B), width), PAD, np.int64)
+            for place, row in enumerate(rows_B):
+                tokens_BT[place, : lengths_R[row]] = ids[row]
+            logits_BC = self.model(
+                torch.from_numpy(tokens_BT).to(self.device),
+                torch.from_numpy(lengths_R[rows_B]).to(self.device),
+            )
+            answers_RC[rows_B] = logits_BC.double().softmax(1).cpu().numpy()
+        return answers_RC
+
+
+def cut(tokens: list[Any], max_tokens: int, truncate: str) -> list[Any]:
+    """Cut a list to at most `max_tokens` items: keep the head, the tail, or both ends.
+
+    >>> cut([1, 2, 3, 4, 5], 3, "head"), cut([1, 2, 3, 4, 5], 3, "tail"), cut([1, 2, 3, 4, 5], 3, "middle")
+    ([1, 2, 3], [3, 4, 5], [1, 2, 5])
+    """
+    over = len(tokens) - max_tokens
+    if over <= 0:
+        return tokens
+    keep = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
+    return tokens[:keep] + tokens[keep + over :]
+
+
+def _in_parts(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while part := list(itertools.islice(iterator, size)):
+        yield part
+
+
+def _checked(text: object) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"a text must be a string, not {type(text).__name__}: {text!r:.60}")
+    return text

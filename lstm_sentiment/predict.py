@@ -1,0 +1,141 @@
+"""``python -m lstm_sentiment.predict RUN``: label texts, a file, or lines from stdin."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.options import CommandParser, run_command
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lstm_sentiment.classifier import Prediction, SentimentClassifier
+
+LINES_AT_ONCE = 256
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see `--help`."""
+    options = _parse(argv)
+    if options.text and options.file:
+        raise ConfigError("give texts or --file, not both")
+    if options.out and not options.file:
+        raise ConfigError("--out goes with --file")
+    from lstm_sentiment.classifier import load  # imports torch: not for --help, not for a typo
+
+    classifier = load(options.run, device=options.device)
+    if options.file:
+        _predict_file(classifier, options)
+    elif options.text:
+        for text, prediction in zip(options.text, classifier.predict(options.text), strict=True):
+            print(_for_people(text, prediction))
+    else:
+        _predict_lines(classifier)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(prog="python -m lstm_sentiment.predict", description=__doc__)
+    parser.add_argument("run", help="run folder that training wrote")
+    parser.add_argument("text", nargs="*", help="texts; without any and without --file, lines from stdin")
+    parser.add_argument("--file", help="label this file's rows (.csv .tsv .jsonl .parquet, also compressed)")
+    parser.add_argument("--out", help="write rows and predictions here; without it, JSON lines on stdout")
+    parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
+    parser.add_argument("--encoding", default="utf-8", help="encoding of --file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return parser.parse_intermixed_args(argv)
+
+
+def _for_people(text: str, prediction: Prediction) -> str:
+    """Return a text and its prediction as a line for people."""
+    shares = "  ".join(f"{label} {p:.3f}" for label, p in prediction.probabilities.items())
+    return f"{prediction.label:<10} ({shares})  {text}"
+
+
+def _predict_lines(classifier: SentimentClassifier) -> None:
+    """Answer each line of stdin with a line of JSON; at once when somebody types."""
+    from lstm_sentiment.tables import to_json_line
+
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    for texts in _batches_of_lines(1 if sys.stdin.isatty() else LINES_AT_ONCE):
+        for text, prediction in zip(texts, classifier.predict(texts), strict=True):
+            answer = {"text": text, "label": prediction.label, "score": prediction.score}
+            print(to_json_line({**answer, "probabilities": prediction.probabilities}))
+        sys.stdout.flush()
+
+
+def _batches_of_lines(size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for line in sys.stdin:
+        batch.append(line.rstrip("\n"))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) -> None:
+    """Label a file's rows chunk by chunk, in constant memory."""
+    from tqdm import tqdm
+
+    from lstm_sentiment.readers import TEXT_COLUMNS, as_text, pick_column, read_chunks
+    from lstm_sentiment.sources import open_source
+    from lstm_sentiment.tables import open_table, to_json_line
+
+    with open_source(options.file, encoding=options.encoding, encoding_errors="replace") as source:
+
+        def labelled() -> Iterator[pd.DataFrame]:
+            quiet = not sys.stderr.isatty()
+            with tqdm(unit=" rows", desc="predict", disable=quiet) as bar:
+                for chunk in read_chunks(source):
+                    column = pick_column(
+                        _text_column(classifier, options.text_column, list(chunk.frame.columns)),
+                        list(chunk.frame.columns),
+                        candidates=TEXT_COLUMNS,
+                        key="--text_column",
+                        file=options.file,
+                    )
+                    predictions = classifier.predict(map(as_text, chunk.frame[column]))
+                    yield _with_predictions(chunk.frame, predictions, options.file)
+                    bar.update(len(chunk.frame))
+
+        if options.out:
+            with open_table(options.out) as write:
+                for frame in labelled():
+                    write(frame)
+        else:
+            for frame in labelled():
+                for record in frame.to_dict("records"):
+                    print(to_json_line(record))
+
+
+def _text_column(classifier: SentimentClassifier, wanted: str, columns: list[str]) -> str:
+    """Return the column asked for; without one, that of the training data if it is here."""
+    trained = classifier.config.data.text_column
+    return trained if wanted == "auto" and trained in columns else wanted
+
+
+def _with_predictions(frame: pd.DataFrame, predictions: list[Prediction], file: str) -> pd.DataFrame:
+    """Return the rows with columns predicted_label, predicted_score and one probability per class."""
+    import pandas as pd
+
+    from lstm_sentiment.errors import DataError
+
+    added: dict[str, list[object]] = {
+        "predicted_label": [p.label for p in predictions],
+        "predicted_score": [p.score for p in predictions],
+    }
+    for label in predictions[0].probabilities if predictions else ():
+        added[f"probability_{label}"] = [p.probabilities[label] for p in predictions]
+    taken = [name for name in added if name in frame.columns]
+    if taken:
+        raise DataError(f"has a column '{taken[0]}' already, which this command adds; rename it", file=file)
+    return pd.concat([frame, pd.DataFrame(added, index=frame.index)], axis=1)
+
+
+if __name__ == "__main__":
+    run_command(main)
