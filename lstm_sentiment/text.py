@@ -54,7 +54,7 @@ _PATTERN = re.compile(
   | \d+(?:[.,:]\d+)+                                     # 3.5 1,000 10:30
   | {_WORD}(?:['’`-]{_WORD})*                            # don't  so-so
   | '{_WORD}                                             # 's 'm, when it stands apart
-  | !+ | \?+ | [!?]+ | \.{{2,}}
+  | [!?]+ | \.{{2,}}
   | \S
     """,
     re.VERBOSE,
