@@ -1,0 +1,78 @@
+"""What all tests share: a small labelled corpus, a cache of their own, a quick configuration."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lstm_sentiment.config import Config
+from lstm_sentiment.options import parse_config
+
+CLUES = {
+    "negative": ["awful", "terrible", "broken", "hate", "worst"],
+    "neutral": ["okay", "average", "plain", "so-so", "usual"],
+    "positive": ["great", "lovely", "superb", "adore", "best"],
+}
+FILLERS = "the service was and this place is a very with my of in it I we they food room day".split()
+
+
+def make_rows(count: int, *, seed: int = 0, longest: int = 20) -> list[tuple[str, str]]:
+    """Return distinct (text, label) rows whose label is told by one clue word."""
+    randomness = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = list(CLUES)[i % 3]
+        words = randomness.choices(FILLERS, k=randomness.randint(2, longest))
+        words.insert(randomness.randrange(len(words) + 1), randomness.choice(CLUES[label]))
+        rows.append((" ".join([*words, f"n{i}"]), label))
+    randomness.shuffle(rows)
+    return rows
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    """Write rows under the header text,label."""
+    lines = [f'"{text}",{label}' for text, label in rows]
+    path.write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tokenised text of tests out of the user's cache, and torch to one thread."""
+    monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """A CSV file of 240 rows in three classes."""
+    return write_csv(tmp_path / "reviews.csv", make_rows(240))
+
+
+@pytest.fixture
+def configure(reviews: Path, tmp_path: Path) -> Callable[..., Config]:
+    """A function that makes a configuration for a tiny, quick run; arguments as on the command line."""
+
+    def make(*argv: str) -> Config:
+        small = [
+            f"--data.train={reviews}",
+            f"--out={tmp_path / 'run'}",
+            "--model.embedding_size=16",
+            "--model.hidden_size=16",
+            "--trainer.epochs=3",
+            "--trainer.batch_size=16",
+            "--trainer.learning_rate=0.02",
+            "--trainer.threads=1",
+            "--trainer.precision=fp32",
+            "--text.min_frequency=1",
+            "--baseline=false",
+        ]
+        return parse_config([*small, *argv], program="test", description="")
+
+    return make
