@@ -1,0 +1,28 @@
+# Sourced by the other scripts: makes .venv once, with what pyproject.toml asks for, at tested versions.
+# Needs a Python 3.10 to 3.13 with the venv module (PYTHON=/path/to/python names one) and a package registry.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+pick_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
+        if "$candidate" -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: no Python 3.10 to 3.13 found; name one: PYTHON=/path/to/python $0" >&2
+    exit 2
+}
+
+# A stamp of the two files that decide what is installed: unchanged, nothing is done twice.
+stamp="$(cat pyproject.toml scripts/constraints.txt | cksum)"
+if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
+    python="$(pick_python)"
+    echo "setting up .venv with $("$python" --version) (once; a few minutes)" >&2
+    "$python" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --constraint scripts/constraints.txt --editable '.[demo,dev]' >&2
+    echo "$stamp" > .venv/stamp
+fi
+export PATH="$PWD/.venv/bin:$PATH"

@@ -1,0 +1,410 @@
+"""Measure this package's speed on this machine's CPU, beside the loop that a textbook would write.
+
+    python scripts/benchmark.py
+    python scripts/benchmark.py --tweets tweets.parquet --reviews reviews.csv --json speed.json
+
+Both loops train on the same token ids, in one process and in turn (A B, B A, A B, ...), so that a busy
+machine slows both; what counts is the ratio within a block. They share no model, optimizer or order
+of rows. Without files the texts are made up: words drawn from a Zipf law, lengths as in tweets and
+in film reviews.
+
+Legend: B texts of a batch, T padded length, E embedding size, H hidden size, F = 2·H features, C classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import string
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+from torch.utils.data import DataLoader
+
+from lstm_sentiment.classifier import SentimentClassifier
+from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig
+from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.dataset import TextDataset, padded_length, plan_epoch
+from lstm_sentiment.distributed import Processes
+from lstm_sentiment.hardware import DTYPES, describe_machine, pick_precision, set_up_cpu
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.optimization import cross_entropy
+from lstm_sentiment.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, open_source, pick_column, read_chunks
+from lstm_sentiment.text import PAD, Lexicon, Tokenizer
+from lstm_sentiment.trainer import Trainer
+
+SEED = 0
+TEXT, MODEL, TRAINER = TextConfig(max_tokens=400, truncate="tail"), ModelConfig(), TrainerConfig()
+CPU = torch.device("cpu")
+GEMM_SIZE = 2048  # rows and columns of the square matrices whose product shows the machine's peak
+SAMPLE_BYTES = 30_000_000  # of text that is tokenised and predicted
+REPEATS = 5  # of tokenising and of bulk prediction; the first one only warms up
+BULK_TEXTS = {"tweets": 20_000, "reviews": 2_000}
+LATENCY_TEXTS, LATENCY_WARM_UPS = 300, 100
+TRAINING_FLOP_PER_TOKEN = (  # 3: forward, and two products of the same size backward
+    3 * 2 * 8 * MODEL.hidden_size * (MODEL.embedding_size + MODEL.hidden_size)
+)
+ZIPF_WORDS = 40_000
+Metrics = dict[str, Any]
+
+
+class TextbookLSTM(nn.Module):
+    """The model of the textbook: embedding, packed bidirectional LSTM, its two last states, linear head."""
+
+    def __init__(self, vocabulary_size: int, classes: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, MODEL.embedding_size, padding_idx=PAD)
+        self.lstm = nn.LSTM(MODEL.embedding_size, MODEL.hidden_size, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * MODEL.hidden_size, classes)
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return logits (B, C)."""
+        packed = pack_padded_sequence(
+            self.embedding(tokens_BT), lengths_B, batch_first=True, enforce_sorted=False
+        )
+        _, (last_2BH, _) = self.lstm(packed)
+        features_BF = torch.cat([last_2BH[0], last_2BH[1]], dim=1)
+        logits_BC: Tensor = self.head(features_BF)
+        return logits_BC
+
+
+def textbook_steps(corpus: Corpus) -> Iterator[int]:
+    """Train as a textbook does, for ever; each item is one step done and tells its useful tokens."""
+
+    def collate(pairs: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
+        texts, labels = zip(*pairs, strict=True)
+        lengths_B = torch.tensor([len(text) for text in texts])
+        return pad_sequence(texts, batch_first=True, padding_value=PAD), lengths_B, torch.tensor(labels)
+
+    torch.manual_seed(SEED)
+    model = TextbookLSTM(len(corpus.vocabulary), len(corpus.labels))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    criterion = nn.CrossEntropyLoss()
+    pairs: Any = list(zip(token_rows(corpus.train), corpus.train.labels.tolist(), strict=True))
+    loader = DataLoader(
+        pairs,
+        batch_size=TRAINER.batch_size,
+        shuffle=True,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(SEED),
+    )
+    model.train()
+    running_loss = 0.0
+    while True:
+        for tokens_BT, lengths_B, labels_B in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(tokens_BT, lengths_B), labels_B)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+            yield int(lengths_B.sum())
+
+
+class NoStore:
+    """Keeps no checkpoint."""
+
+    def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def write_log(self, entries: list[dict[str, Any]]) -> None:
+        """Do nothing."""
+
+
+def our_steps(corpus: Corpus, precision: str) -> Iterator[int]:
+    """Train as the package does, for ever; each item is one step done and tells its useful tokens."""
+    torch.manual_seed(SEED)
+    trainer = Trainer(
+        SentimentLSTM(len(corpus.vocabulary), len(corpus.labels), **asdict(MODEL)),
+        corpus.train,
+        corpus.validation,
+        labels=corpus.labels,
+        loss=cross_entropy(None, TRAINER.label_smoothing),
+        config=TRAINER,
+        seed=SEED,
+        device=CPU,
+        precision=precision,
+        processes=Processes(),
+        store=NoStore(),
+        facts={},
+    )
+    trainer.model.train()
+    for epoch in itertools.count():
+        trainer.state.epoch = epoch
+        for index, batches in enumerate(trainer._plan(epoch)):
+            trainer._step(batches, index)
+            yield sum(int(corpus.train.lengths[rows].sum()) for rows in batches)
+
+
+def token_rows(dataset: TextDataset) -> list[Tensor]:
+    """Return the token ids of each row as the model reads them, int64 (tokens of the row,)."""
+    rows: list[Tensor] = []
+    for start in range(0, len(dataset), 256):
+        batch = dataset.batch(np.arange(start, min(start + 256, len(dataset))))
+        ends = batch.lengths_B.tolist()
+        rows += [tokens_T[:end].clone() for tokens_T, end in zip(batch.tokens_BT, ends, strict=True)]
+    return rows
+
+
+def tokens_per_s(steps: Iterator[int], *, seconds: float, least_steps: int) -> float:
+    """Take steps for some seconds, at least a few, and return useful tokens per second."""
+    tokens, started = 0, time.perf_counter()
+    for done in itertools.count(1):
+        tokens += next(steps)
+        elapsed_s = time.perf_counter() - started
+        if elapsed_s >= seconds and done >= least_steps:
+            break
+    return tokens / elapsed_s
+
+
+def gemm_gflop_per_s(precision: str) -> float:
+    """Return the speed of a large matrix product, the best that a network of such products can reach."""
+    a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(DTYPES[precision]) for _ in range(2))
+    product = a @ b
+    times_s = []
+    for _ in range(3):
+        started = time.perf_counter()
+        torch.mm(a, b, out=product)
+        times_s.append(time.perf_counter() - started)
+    return float(2 * GEMM_SIZE**3 / np.median(times_s) / 1e9)
+
+
+def measure_training(corpus: Corpus, *, precision: str, blocks: int, seconds: float) -> Metrics:
+    """Run both loops in turn; every value has one sample per block."""
+    arms = {"textbook": textbook_steps(corpus), "ours": our_steps(corpus, precision)}
+    least_steps = {"textbook": 1, "ours": 3}  # the textbook may need many seconds for a step
+    peaks = list(dict.fromkeys(["fp32", precision]))
+    samples: dict[str, list[float]] = {name: [] for name in (*arms, *peaks)}
+    for block in range(-1, blocks):  # block -1 warms up
+        for name in arms if block % 2 == 0 else reversed(arms):
+            speed = tokens_per_s(arms[name], seconds=seconds, least_steps=least_steps[name])
+            samples[name] += [speed] * (block >= 0)
+        for name in peaks:
+            samples[name] += [gemm_gflop_per_s(name)] * (block >= 0)
+    values = {name: np.array(of_blocks) for name, of_blocks in samples.items()}
+    ours_gflop_per_s = values["ours"] * TRAINING_FLOP_PER_TOKEN / 1e9
+    metrics = {
+        "textbook_tokens_per_s": spread(values["textbook"]),
+        "our_tokens_per_s": spread(values["ours"]),
+        "ratio": spread(values["ours"] / values["textbook"]),
+        "our_gflop_per_s": spread(ours_gflop_per_s),
+    }
+    for name in peaks:
+        metrics[f"gemm_{name}_gflop_per_s"] = spread(values[name])
+        metrics[f"share_of_gemm_{name}"] = spread(ours_gflop_per_s / values[name])
+    return metrics
+
+
+def spread(values: Any) -> dict[str, float]:
+    """Return the median and the 10th and 90th percentile."""
+    return {name: float(np.percentile(values, q)) for name, q in (("median", 50), ("p10", 10), ("p90", 90))}
+
+
+def padding_efficiencies(lengths: Any) -> Metrics:
+    """Return useful / padded tokens over an epoch, with random batches and with our plan."""
+    order_R, size = np.random.default_rng(SEED).permutation(len(lengths)), TRAINER.batch_size
+    random = [order_R[i : i + size] for i in range(0, len(order_R), size)]
+    steps = plan_epoch(lengths, batch_size=size, accumulate=TRAINER.accumulate, seed=SEED, epoch=0)
+    ours = [rows for step in steps for rows in step]
+    useful = float(lengths.sum())
+    return {
+        "textbook_padding_efficiency": useful / sum(len(rows) * lengths[rows].max() for rows in random),
+        "our_padding_efficiency": useful
+        / sum(len(rows) * padded_length(int(lengths[rows].max())) for rows in ours),
+    }
+
+
+def measure_tokenising(texts: list[str]) -> Metrics:
+    """Return MB of UTF-8 numbered per second, each time by a lexicon that knows no word yet."""
+    batches = [texts[i : i + CHUNK_ROWS] for i in range(0, len(texts), CHUNK_ROWS)]
+    megabytes = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
+    speeds = []
+    for _ in range(REPEATS):
+        lexicon = Lexicon(Tokenizer(TEXT.tokenizer, lowercase=TEXT.lowercase))
+        started = time.perf_counter()
+        for _numbers_N, _lengths_R in lexicon.encode_all(batches):
+            pass
+        speeds.append(megabytes / (time.perf_counter() - started))
+    return {"tokenising_mb_per_s": spread(speeds[1:])}
+
+
+def measure_prediction(corpus: Corpus, texts: list[str], *, bulk_texts: int) -> Metrics:
+    """Return bulk speed in texts per second and the latency of one text alone in milliseconds.
+
+    Every bulk repeat has a new classifier, which remembers no word from the one before.
+    """
+    config = Config(text=TEXT, model=MODEL)
+    texts = [texts[i] for i in np.random.default_rng(SEED).permutation(len(texts))]
+    speeds = []
+    for _ in range(REPEATS):
+        classifier = SentimentClassifier(
+            labels=corpus.labels, vocabulary=corpus.vocabulary, config=config, device="cpu"
+        )
+        started = time.perf_counter()
+        probabilities_RC = classifier.predict_proba(texts[:bulk_texts])
+        speeds.append(len(probabilities_RC) / (time.perf_counter() - started))
+    classifier = SentimentClassifier(
+        labels=corpus.labels, vocabulary=corpus.vocabulary, config=config, device="cpu"
+    )
+    for text in texts[-LATENCY_WARM_UPS:]:
+        classifier.predict(text)
+    times_ms = []
+    for text in texts[:LATENCY_TEXTS]:
+        started = time.perf_counter()
+        classifier.predict(text)
+        times_ms.append(1e3 * (time.perf_counter() - started))
+    return {
+        "bulk_texts_per_s": spread(speeds[1:]),
+        "latency_p50_ms": float(np.percentile(times_ms, 50)),
+        "latency_p99_ms": float(np.percentile(times_ms, 99)),
+    }
+
+
+def make_up(kind: str, folder: Path) -> str:
+    """Write made-up labelled texts and return the file's name.
+
+    Tweets have about 20 tokens (normal); reviews 240 on average, half of them under 180 (lognormal).
+    """
+    random = np.random.default_rng(SEED)
+    if kind == "tweets":
+        rows, labels = 20_000, ("negative", "neutral", "positive")
+        lengths_R = random.normal(20, 6.5, rows)
+    else:
+        rows, labels = 5_000, ("negative", "positive")
+        lengths_R = random.lognormal(np.log(180), 0.76, rows)
+    lengths_R = np.clip(lengths_R / 1.15, 2, 2_000).astype(int)  # marks behind words are tokens too
+    letters = random.choice(list(string.ascii_lowercase), (ZIPF_WORDS, 8))
+    words = np.array(["".join(row[: 2 + len(str(rank))]) for rank, row in enumerate(letters, start=1)])
+    odds = 1 / np.arange(2.0, ZIPF_WORDS + 2)
+    drawn = words[random.choice(ZIPF_WORDS, lengths_R.sum(), p=odds / odds.sum())]
+    marks = random.choice(["", ",", ".", "!"], len(drawn), p=[0.85, 0.06, 0.07, 0.02])
+    texts = np.split(np.char.add(drawn, marks), np.cumsum(lengths_R)[:-1])
+    path = folder / f"{kind}.jsonl"
+    with path.open("w", encoding="utf-8") as out:
+        for text, label in zip(texts, random.choice(labels, rows), strict=True):
+            out.write(json.dumps({"text": " ".join(text), "label": str(label)}) + "\n")
+    return str(path)
+
+
+def read_texts(name: str) -> list[str]:
+    """Return a file's first texts, at most about 30 MB."""
+    texts: list[str] = []
+    size = 0
+    with open_source(name) as source:
+        for chunk in read_chunks(source):
+            columns = [str(c) for c in chunk.frame.columns]
+            column = pick_column("auto", columns, candidates=TEXT_COLUMNS, key="data.text_column", file=name)
+            for text in map(as_text, chunk.frame[column]):
+                size += len(text.encode("utf-8", "replace"))
+                if size > SAMPLE_BYTES:
+                    return texts
+                texts.append(text)
+    return texts
+
+
+def measure(kind: str, file: str | None, args: argparse.Namespace, precision: str) -> Metrics:
+    """Return everything measured on one kind of text."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        name = file or make_up(kind, Path(folder))
+        data = DataConfig(train=name, validation=0.1, test=None)
+        corpus = prepare(data, TEXT, seed=SEED, cache=Path(folder))
+        texts, lengths = read_texts(name), corpus.train.lengths
+        return {
+            "source": file or "made up",
+            "rows": len(corpus.train),
+            "tokens_per_row": float(lengths.mean()),
+            "vocabulary": len(corpus.vocabulary),
+            **measure_training(corpus, precision=precision, blocks=args.blocks, seconds=args.seconds),
+            **padding_efficiencies(lengths),
+            **measure_tokenising(texts),
+            **measure_prediction(corpus, texts, bulk_texts=BULK_TEXTS[kind]),
+        }
+
+
+def table(results: dict[str, Metrics], precision: str) -> str:
+    """Return the results as a Markdown table; p10-p90 over blocks or repeats stand in brackets."""
+    rows = [
+        ("training rows", "rows", ",.0f"),
+        ("tokens per row, mean", "tokens_per_row", ".1f"),
+        ("vocabulary", "vocabulary", ",.0f"),
+        ("textbook, useful tokens/s", "textbook_tokens_per_s", ",.0f"),
+        ("ours, useful tokens/s", "our_tokens_per_s", ",.0f"),
+        ("**ours / textbook**", "ratio", ".2f"),
+        ("textbook, useful / padded tokens", "textbook_padding_efficiency", ".3f"),
+        ("ours, useful / padded tokens", "our_padding_efficiency", ".3f"),
+        ("ours, LSTM GFLOP/s on useful tokens", "our_gflop_per_s", ".1f"),
+    ]
+    for name in dict.fromkeys(["fp32", precision]):
+        rows.append((f"{name} GEMM peak, GFLOP/s", f"gemm_{name}_gflop_per_s", ".1f"))
+        rows.append((f"ours, share of {name} GEMM peak", f"share_of_gemm_{name}", ".0%"))
+    rows += [
+        ("tokenising, MB/s", "tokenising_mb_per_s", ".1f"),
+        ("prediction in bulk, texts/s", "bulk_texts_per_s", ",.0f"),
+        ("prediction of one text, p50 ms", "latency_p50_ms", ".2f"),
+        ("prediction of one text, p99 ms", "latency_p99_ms", ".2f"),
+    ]
+
+    def cell(value: Any, form: str) -> str:
+        if not isinstance(value, dict):
+            return format(value, form)
+        return f"{value['median']:{form}} ({value['p10']:{form}}–{value['p90']:{form}})"
+
+    lines = [f"| metric | {' | '.join(results)} |", "|--|" + "--:|" * len(results)]
+    for title, key, form in rows:
+        lines.append(f"| {title} | {' | '.join(cell(of[key], form) for of in results.values())} |")
+    return "\n".join(lines)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--tweets", metavar="FILE", help="labelled short texts; made up if left out")
+    parser.add_argument("--reviews", metavar="FILE", help="labelled long texts; made up if left out")
+    parser.add_argument("--blocks", type=int, default=7, help="timed blocks per kind of text (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=4, help="per loop and block (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all cores")
+    parser.add_argument("--json", metavar="OUT", type=Path, help="write the results there too")
+    args = parser.parse_args()
+    if args.blocks < 1 or args.threads < 0:
+        parser.error("--blocks must be at least 1 and --threads at least 0")
+    return args
+
+
+def main() -> None:
+    """Measure and report."""
+    args = parse_args()
+    threads = set_up_cpu(args.threads)  # before any other work: neither loop suffers from denormals
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    precision = pick_precision(TRAINER.precision, CPU)
+    machine = describe_machine(CPU)
+    print(
+        f"{machine['cpu']}, {cores} cores; torch {machine['torch']}, {threads} threads, ours in {precision}; "
+        f"load average at start {load:.2f}; {args.blocks} blocks of {args.seconds:g} s per loop, "
+        "median (p10–p90)",
+    )
+    if load > cores + 0.3:
+        print(f"WARNING: {cores} cores and a load average of {load:.2f}: other work disturbs these numbers")
+    results = {}
+    for kind, file in (("tweets", args.tweets), ("reviews", args.reviews)):
+        print(f"measuring {kind} ...", file=sys.stderr, flush=True)
+        results[kind] = measure(kind, file, args, precision)
+    print(f"\n{table(results, precision)}")
+    if args.json:
+        facts = {"machine": machine, "cores": cores, "threads": threads, "precision": precision}
+        facts |= {"load_average": load, "blocks": args.blocks, "seconds": args.seconds, "seed": SEED}
+        args.json.write_text(json.dumps(facts | results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
