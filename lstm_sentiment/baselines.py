@@ -6,6 +6,7 @@ which a plain LSTM often loses to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.metrics import score
 
-MAX_ROWS = 50_000  # training rows of the linear model; more would need memory beyond a laptop's
+MAX_TOKENS = 8_000_000  # of the linear model's training rows; more needs more memory than a laptop has
+ROWS_AT_ONCE = 2_000
 Array = npt.NDArray[Any]
 
 
@@ -30,9 +32,8 @@ def baseline_scores(
     """
     counts = np.bincount(train.labels, minlength=len(labels))
     majority_RC = np.tile(counts / counts.sum(), (len(test), 1))
-    rows = np.arange(len(train))
-    if len(rows) > MAX_ROWS:
-        rows = np.random.default_rng(seed).choice(len(train), MAX_ROWS, replace=False)
+    rows = np.random.default_rng(seed).permutation(len(train))
+    rows = np.sort(rows[: max(1, int((np.cumsum(train.lengths[rows]) <= MAX_TOKENS).sum()))])
     linear_RC = _linear_probabilities(train, rows, test, len(labels))
     return {
         "majority": score(test.labels, majority_RC, labels),
@@ -46,12 +47,19 @@ def _linear_probabilities(train: TextDataset, rows: Array, test: TextDataset, cl
     )
     model = LogisticRegression(max_iter=1000)
     model.fit(vectorizer.fit_transform(_documents(train, rows)), train.labels[rows])
-    fitted_RC = model.predict_proba(vectorizer.transform(_documents(test, np.arange(len(test)))))
     probabilities_RC = np.zeros((len(test), classes))
-    probabilities_RC[:, model.classes_] = fitted_RC
+    for start in range(0, len(test), ROWS_AT_ONCE):
+        part = np.arange(start, min(start + ROWS_AT_ONCE, len(test)))
+        probabilities_RC[part[:, None], model.classes_] = model.predict_proba(
+            vectorizer.transform(_documents(test, part))
+        )
     return probabilities_RC
 
 
-def _documents(dataset: TextDataset, rows: Array) -> list[str]:
+def _documents(dataset: TextDataset, rows: Array) -> Iterator[str]:
+    """Yield rows as tokens with spaces between; whole texts, where the LSTM may see a part."""
     tokens = dataset.store.tokens
-    return [" ".join([tokens[i] for i in dataset.token_ids(row)]) for row in rows]
+    for count, row in enumerate(rows, start=1):
+        yield " ".join([tokens[i] for i in dataset.token_ids(row)])
+        if count % ROWS_AT_ONCE == 0:
+            dataset.store.release()

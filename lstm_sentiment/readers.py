@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,7 +139,7 @@ def _read_delimited(source: Source, delimiter: str) -> Iterator[Chunk]:
 def _check_delimited(source: Source, delimiter: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Check every row's quotes and number of fields; return the line each row starts at."""
     csv.field_size_limit(MAX_FIELD)
-    lines: list[int] = []
+    lines = array("q")
     with open_text(source) as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         start = 1

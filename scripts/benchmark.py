@@ -8,7 +8,7 @@ machine slows both; what counts is the ratio within a block. They share no model
 of rows. Without files the texts are made up: words drawn from a Zipf law, lengths as in tweets and
 in film reviews.
 
-Legend: B texts of a batch, T padded length, E embedding size, H hidden size, F = 2·H features, C classes.
+Legend: R rows, B texts of a batch, T padded length, E embedding size, H hidden size, F = 2·H, C classes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import string
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader
 
+from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig
 from lstm_sentiment.corpus import Corpus, prepare
@@ -40,7 +41,8 @@ from lstm_sentiment.distributed import Processes
 from lstm_sentiment.hardware import DTYPES, describe_machine, pick_precision, set_up_cpu
 from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.optimization import cross_entropy
-from lstm_sentiment.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, open_source, pick_column, read_chunks
+from lstm_sentiment.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.sources import open_source
 from lstm_sentiment.text import PAD, Lexicon, Tokenizer
 from lstm_sentiment.trainer import Trainer
 
@@ -52,10 +54,27 @@ SAMPLE_BYTES = 30_000_000  # of text that is tokenised and predicted
 REPEATS = 5  # of tokenising and of bulk prediction; the first one only warms up
 BULK_TEXTS = {"tweets": 20_000, "reviews": 2_000}
 LATENCY_TEXTS, LATENCY_WARM_UPS = 300, 100
-TRAINING_FLOP_PER_TOKEN = (  # 3: forward, and two products of the same size backward
-    3 * 2 * 8 * MODEL.hidden_size * (MODEL.embedding_size + MODEL.hidden_size)
-)
+# Forward and two products of the same size backward; two directions; four gates of 2·H·(E + H).
+TRAINING_FLOP_PER_TOKEN = 3 * 2 * 4 * 2 * MODEL.hidden_size * (MODEL.embedding_size + MODEL.hidden_size)
 ZIPF_WORDS = 40_000
+ROWS = {  # of the table: metric -> title, format
+    "rows": ("training rows", ",.0f"),
+    "tokens_per_row": ("tokens per row, mean", ".1f"),
+    "textbook_tokens_per_s": ("textbook, useful tokens/s", ",.0f"),
+    "our_tokens_per_s": ("ours, useful tokens/s", ",.0f"),
+    "ratio": ("**ours / textbook**", ".2f"),
+    "textbook_padding_efficiency": ("textbook, useful / padded tokens", ".3f"),
+    "our_padding_efficiency": ("ours, useful / padded tokens", ".3f"),
+    "our_gflop_per_s": ("ours, LSTM GFLOP/s on useful tokens", ".1f"),
+    "gemm_fp32_gflop_per_s": ("fp32 GEMM peak, GFLOP/s", ".1f"),
+    "share_of_gemm_fp32": ("ours, share of fp32 GEMM peak", ".0%"),
+    "gemm_bf16_gflop_per_s": ("bf16 GEMM peak, GFLOP/s", ".1f"),
+    "share_of_gemm_bf16": ("ours, share of bf16 GEMM peak", ".0%"),
+    "tokenising_mb_per_s": ("tokenising, MB/s", ".1f"),
+    "bulk_texts_per_s": ("prediction in bulk, texts/s", ",.0f"),
+    "latency_p50_ms": ("prediction of one text, p50 ms", ".2f"),
+    "latency_p99_ms": ("prediction of one text, p99 ms", ".2f"),
+}
 Metrics = dict[str, Any]
 
 
@@ -85,20 +104,15 @@ def textbook_steps(corpus: Corpus) -> Iterator[int]:
     def collate(pairs: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
         texts, labels = zip(*pairs, strict=True)
         lengths_B = torch.tensor([len(text) for text in texts])
-        return pad_sequence(texts, batch_first=True, padding_value=PAD), lengths_B, torch.tensor(labels)
+        return pad_sequence(list(texts), batch_first=True, padding_value=PAD), lengths_B, torch.tensor(labels)
 
     torch.manual_seed(SEED)
     model = TextbookLSTM(len(corpus.vocabulary), len(corpus.labels))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     criterion = nn.CrossEntropyLoss()
     pairs: Any = list(zip(token_rows(corpus.train), corpus.train.labels.tolist(), strict=True))
-    loader = DataLoader(
-        pairs,
-        batch_size=TRAINER.batch_size,
-        shuffle=True,
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(SEED),
-    )
+    order = torch.Generator().manual_seed(SEED)
+    loader = DataLoader(pairs, TRAINER.batch_size, shuffle=True, collate_fn=collate, generator=order)
     model.train()
     running_loss = 0.0
     while True:
@@ -109,16 +123,6 @@ def textbook_steps(corpus: Corpus) -> Iterator[int]:
             optimizer.step()
             running_loss += loss.item()
             yield int(lengths_B.sum())
-
-
-class NoStore:
-    """Keeps no checkpoint."""
-
-    def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def write_log(self, entries: list[dict[str, Any]]) -> None:
-        """Do nothing."""
 
 
 def our_steps(corpus: Corpus, precision: str) -> Iterator[int]:
@@ -135,24 +139,23 @@ def our_steps(corpus: Corpus, precision: str) -> Iterator[int]:
         device=CPU,
         precision=precision,
         processes=Processes(),
-        store=NoStore(),
+        store=RunFolder("unused"),  # a step writes no checkpoint
         facts={},
     )
     trainer.model.train()
     for epoch in itertools.count():
         trainer.state.epoch = epoch
-        for index, batches in enumerate(trainer._plan(epoch)):
-            trainer._step(batches, index)
+        for batches in trainer._plan(epoch):
+            trainer._step(batches)
             yield sum(int(corpus.train.lengths[rows].sum()) for rows in batches)
 
 
 def token_rows(dataset: TextDataset) -> list[Tensor]:
     """Return the token ids of each row as the model reads them, int64 (tokens of the row,)."""
     rows: list[Tensor] = []
-    for start in range(0, len(dataset), 256):
-        batch = dataset.batch(np.arange(start, min(start + 256, len(dataset))))
-        ends = batch.lengths_B.tolist()
-        rows += [tokens_T[:end].clone() for tokens_T, end in zip(batch.tokens_BT, ends, strict=True)]
+    for places in np.array_split(np.arange(len(dataset)), 1 + len(dataset) // 256):
+        tokens_BT = dataset.batch(places).tokens_BT
+        rows += [tokens_BT[i, :length].clone() for i, length in enumerate(dataset.lengths[places])]
     return rows
 
 
@@ -170,13 +173,8 @@ def tokens_per_s(steps: Iterator[int], *, seconds: float, least_steps: int) -> f
 def gemm_gflop_per_s(precision: str) -> float:
     """Return the speed of a large matrix product, the best that a network of such products can reach."""
     a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(DTYPES[precision]) for _ in range(2))
-    product = a @ b
-    times_s = []
-    for _ in range(3):
-        started = time.perf_counter()
-        torch.mm(a, b, out=product)
-        times_s.append(time.perf_counter() - started)
-    return float(2 * GEMM_SIZE**3 / np.median(times_s) / 1e9)
+    times_s = [timed(torch.mm, a, b) for _ in range(4)]
+    return float(2 * GEMM_SIZE**3 / np.median(times_s[1:]) / 1e9)
 
 
 def measure_training(corpus: Corpus, *, precision: str, blocks: int, seconds: float) -> Metrics:
@@ -212,62 +210,59 @@ def spread(values: Any) -> dict[str, float]:
 
 def padding_efficiencies(lengths: Any) -> Metrics:
     """Return useful / padded tokens over an epoch, with random batches and with our plan."""
-    order_R, size = np.random.default_rng(SEED).permutation(len(lengths)), TRAINER.batch_size
-    random = [order_R[i : i + size] for i in range(0, len(order_R), size)]
-    steps = plan_epoch(lengths, batch_size=size, accumulate=TRAINER.accumulate, seed=SEED, epoch=0)
-    ours = [rows for step in steps for rows in step]
-    useful = float(lengths.sum())
+    size, useful = TRAINER.batch_size, float(lengths.sum())
+    order_R = np.random.default_rng(SEED).permutation(len(lengths))
+    random = [lengths[order_R[i : i + size]] for i in range(0, len(lengths), size)]
+    plan = plan_epoch(lengths, batch_size=size, accumulate=1, seed=SEED, epoch=0)
+    ours = [lengths[rows] for (rows,) in plan]
     return {
-        "textbook_padding_efficiency": useful / sum(len(rows) * lengths[rows].max() for rows in random),
-        "our_padding_efficiency": useful
-        / sum(len(rows) * padded_length(int(lengths[rows].max())) for rows in ours),
+        "textbook_padding_efficiency": useful / sum(len(n_B) * n_B.max() for n_B in random),
+        "our_padding_efficiency": useful / sum(len(n_B) * padded_length(int(n_B.max())) for n_B in ours),
     }
 
 
 def measure_tokenising(texts: list[str]) -> Metrics:
-    """Return MB of UTF-8 numbered per second, each time by a lexicon that knows no word yet."""
+    """Return MB of UTF-8 text turned into numbers per second, by a lexicon that knows no word yet."""
     batches = [texts[i : i + CHUNK_ROWS] for i in range(0, len(texts), CHUNK_ROWS)]
     megabytes = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
-    speeds = []
-    for _ in range(REPEATS):
+
+    def tokenise() -> None:
         lexicon = Lexicon(Tokenizer(TEXT.tokenizer, lowercase=TEXT.lowercase))
-        started = time.perf_counter()
-        for _numbers_N, _lengths_R in lexicon.encode_all(batches):
+        for _encoded in lexicon.encode_all(batches):
             pass
-        speeds.append(megabytes / (time.perf_counter() - started))
-    return {"tokenising_mb_per_s": spread(speeds[1:])}
+
+    times_s = [timed(tokenise) for _ in range(REPEATS)]
+    return {"tokenising_mb_per_s": spread(megabytes / np.array(times_s[1:]))}
 
 
 def measure_prediction(corpus: Corpus, texts: list[str], *, bulk_texts: int) -> Metrics:
-    """Return bulk speed in texts per second and the latency of one text alone in milliseconds.
+    """Return texts per second in bulk, and the latency of one text alone in milliseconds.
 
-    Every bulk repeat has a new classifier, which remembers no word from the one before.
+    Each bulk repeat, and the latency, has a new classifier: it remembers no word from the one before.
     """
-    config = Config(text=TEXT, model=MODEL)
+
+    def classifier() -> SentimentClassifier:
+        config, vocabulary = Config(text=TEXT, model=MODEL), corpus.vocabulary
+        return SentimentClassifier(labels=corpus.labels, vocabulary=vocabulary, config=config, device="cpu")
+
     texts = [texts[i] for i in np.random.default_rng(SEED).permutation(len(texts))]
-    speeds = []
-    for _ in range(REPEATS):
-        classifier = SentimentClassifier(
-            labels=corpus.labels, vocabulary=corpus.vocabulary, config=config, device="cpu"
-        )
-        started = time.perf_counter()
-        probabilities_RC = classifier.predict_proba(texts[:bulk_texts])
-        speeds.append(len(probabilities_RC) / (time.perf_counter() - started))
-    classifier = SentimentClassifier(
-        labels=corpus.labels, vocabulary=corpus.vocabulary, config=config, device="cpu"
-    )
+    times_s = [timed(classifier().predict_proba, texts[:bulk_texts]) for _ in range(REPEATS)]
+    predict = classifier().predict
     for text in texts[-LATENCY_WARM_UPS:]:
-        classifier.predict(text)
-    times_ms = []
-    for text in texts[:LATENCY_TEXTS]:
-        started = time.perf_counter()
-        classifier.predict(text)
-        times_ms.append(1e3 * (time.perf_counter() - started))
+        predict(text)
+    times_ms = [1e3 * timed(predict, text) for text in texts[:LATENCY_TEXTS]]
     return {
-        "bulk_texts_per_s": spread(speeds[1:]),
+        "bulk_texts_per_s": spread(len(texts[:bulk_texts]) / np.array(times_s[1:])),
         "latency_p50_ms": float(np.percentile(times_ms, 50)),
         "latency_p99_ms": float(np.percentile(times_ms, 99)),
     }
+
+
+def timed(function: Callable[..., object], *args: object) -> float:
+    """Call a function and return the seconds that it took."""
+    started = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - started
 
 
 def make_up(kind: str, folder: Path) -> str:
@@ -277,11 +272,9 @@ def make_up(kind: str, folder: Path) -> str:
     """
     random = np.random.default_rng(SEED)
     if kind == "tweets":
-        rows, labels = 20_000, ("negative", "neutral", "positive")
-        lengths_R = random.normal(20, 6.5, rows)
+        lengths_R = random.normal(20, 6.5, 20_000)
     else:
-        rows, labels = 5_000, ("negative", "positive")
-        lengths_R = random.lognormal(np.log(180), 0.76, rows)
+        lengths_R = random.lognormal(np.log(180), 0.76, 5_000)
     lengths_R = np.clip(lengths_R / 1.15, 2, 2_000).astype(int)  # marks behind words are tokens too
     letters = random.choice(list(string.ascii_lowercase), (ZIPF_WORDS, 8))
     words = np.array(["".join(row[: 2 + len(str(rank))]) for rank, row in enumerate(letters, start=1)])
@@ -291,30 +284,30 @@ def make_up(kind: str, folder: Path) -> str:
     texts = np.split(np.char.add(drawn, marks), np.cumsum(lengths_R)[:-1])
     path = folder / f"{kind}.jsonl"
     with path.open("w", encoding="utf-8") as out:
-        for text, label in zip(texts, random.choice(labels, rows), strict=True):
+        for text in texts:
+            label = random.choice(["negative", "positive"])
             out.write(json.dumps({"text": " ".join(text), "label": str(label)}) + "\n")
     return str(path)
 
 
 def read_texts(name: str) -> list[str]:
-    """Return a file's first texts, at most about 30 MB."""
+    """Return a file's first texts, about 30 MB at most."""
     texts: list[str] = []
     size = 0
     with open_source(name) as source:
         for chunk in read_chunks(source):
             columns = [str(c) for c in chunk.frame.columns]
             column = pick_column("auto", columns, candidates=TEXT_COLUMNS, key="data.text_column", file=name)
-            for text in map(as_text, chunk.frame[column]):
-                size += len(text.encode("utf-8", "replace"))
-                if size > SAMPLE_BYTES:
-                    return texts
-                texts.append(text)
+            texts += map(as_text, chunk.frame[column])
+            size += sum(len(text.encode("utf-8", "replace")) for text in texts[-len(chunk.frame) :])
+            if size > SAMPLE_BYTES:
+                break
     return texts
 
 
 def measure(kind: str, file: str | None, args: argparse.Namespace, precision: str) -> Metrics:
     """Return everything measured on one kind of text."""
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         name = file or make_up(kind, Path(folder))
         data = DataConfig(train=name, validation=0.1, test=None)
         corpus = prepare(data, TEXT, seed=SEED, cache=Path(folder))
@@ -331,28 +324,8 @@ def measure(kind: str, file: str | None, args: argparse.Namespace, precision: st
         }
 
 
-def table(results: dict[str, Metrics], precision: str) -> str:
-    """Return the results as a Markdown table; p10-p90 over blocks or repeats stand in brackets."""
-    rows = [
-        ("training rows", "rows", ",.0f"),
-        ("tokens per row, mean", "tokens_per_row", ".1f"),
-        ("vocabulary", "vocabulary", ",.0f"),
-        ("textbook, useful tokens/s", "textbook_tokens_per_s", ",.0f"),
-        ("ours, useful tokens/s", "our_tokens_per_s", ",.0f"),
-        ("**ours / textbook**", "ratio", ".2f"),
-        ("textbook, useful / padded tokens", "textbook_padding_efficiency", ".3f"),
-        ("ours, useful / padded tokens", "our_padding_efficiency", ".3f"),
-        ("ours, LSTM GFLOP/s on useful tokens", "our_gflop_per_s", ".1f"),
-    ]
-    for name in dict.fromkeys(["fp32", precision]):
-        rows.append((f"{name} GEMM peak, GFLOP/s", f"gemm_{name}_gflop_per_s", ".1f"))
-        rows.append((f"ours, share of {name} GEMM peak", f"share_of_gemm_{name}", ".0%"))
-    rows += [
-        ("tokenising, MB/s", "tokenising_mb_per_s", ".1f"),
-        ("prediction in bulk, texts/s", "bulk_texts_per_s", ",.0f"),
-        ("prediction of one text, p50 ms", "latency_p50_ms", ".2f"),
-        ("prediction of one text, p99 ms", "latency_p99_ms", ".2f"),
-    ]
+def table(results: dict[str, Metrics]) -> str:
+    """Return the results as a Markdown table; p10–p90 over blocks or repeats stand in brackets."""
 
     def cell(value: Any, form: str) -> str:
         if not isinstance(value, dict):
@@ -360,8 +333,10 @@ def table(results: dict[str, Metrics], precision: str) -> str:
         return f"{value['median']:{form}} ({value['p10']:{form}}–{value['p90']:{form}})"
 
     lines = [f"| metric | {' | '.join(results)} |", "|--|" + "--:|" * len(results)]
-    for title, key, form in rows:
-        lines.append(f"| {title} | {' | '.join(cell(of[key], form) for of in results.values())} |")
+    for key, (title, form) in ROWS.items():
+        if all(key in metrics for metrics in results.values()):
+            cells = [cell(metrics[key], form) for metrics in results.values()]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -375,8 +350,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all cores")
     parser.add_argument("--json", metavar="OUT", type=Path, help="write the results there too")
     args = parser.parse_args()
-    if args.blocks < 1 or args.threads < 0:
-        parser.error("--blocks must be at least 1 and --threads at least 0")
+    if args.blocks < 1:
+        parser.error("--blocks must be at least 1")
     return args
 
 
@@ -391,7 +366,7 @@ def main() -> None:
     print(
         f"{machine['cpu']}, {cores} cores; torch {machine['torch']}, {threads} threads, ours in {precision}; "
         f"load average at start {load:.2f}; {args.blocks} blocks of {args.seconds:g} s per loop, "
-        "median (p10–p90)",
+        "median (p10–p90)"
     )
     if load > cores + 0.3:
         print(f"WARNING: {cores} cores and a load average of {load:.2f}: other work disturbs these numbers")
@@ -399,7 +374,7 @@ def main() -> None:
     for kind, file in (("tweets", args.tweets), ("reviews", args.reviews)):
         print(f"measuring {kind} ...", file=sys.stderr, flush=True)
         results[kind] = measure(kind, file, args, precision)
-    print(f"\n{table(results, precision)}")
+    print(f"\n{table(results)}")
     if args.json:
         facts = {"machine": machine, "cores": cores, "threads": threads, "precision": precision}
         facts |= {"load_average": load, "blocks": args.blocks, "seconds": args.seconds, "seed": SEED}

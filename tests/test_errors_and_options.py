@@ -1,0 +1,747 @@
+"""Errors, configuration, command line, YAML files, and the rules every module keeps."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import subprocess
+import sys
+import time
+import typing
+from pathlib import Path
+
+import pytest
+
+import lstm_sentiment
+from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig, flatten
+from lstm_sentiment.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    RunError,
+    SentimentError,
+    TrainingError,
+    did_you_mean,
+    shown,
+)
+from lstm_sentiment.options import KEYS, CommandParser, parse_config, run_command
+
+PACKAGE = Path(lstm_sentiment.__file__).parent
+MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+SECTIONS = (Config, DataConfig, TextConfig, ModelConfig, TrainerConfig)
+
+
+def parse(*argv: str) -> Config:
+    return parse_config(list(argv), program="test", description="")
+
+
+def parse_yaml(folder: Path, content: str, *argv: str) -> Config:
+    """Parse a configuration file of this content."""
+    file = folder / "config.yaml"
+    file.write_text(content, encoding="utf-8")
+    return parse("--config", str(file), *argv)
+
+
+def refusal(*argv: str) -> str:
+    """Return the message with which a command line is refused."""
+    with pytest.raises(ConfigError) as caught:
+        parse(*argv)
+    return str(caught.value)
+
+
+def yaml_refusal(folder: Path, content: str, *argv: str) -> str:
+    """Return the message with which a file is refused, with its path written as FILE."""
+    with pytest.raises(ConfigError) as caught:
+        parse_yaml(folder, content, *argv)
+    return str(caught.value).replace(str(folder / "config.yaml"), "FILE")
+
+
+def in_yaml(key: str, value: str) -> tuple[str, int]:
+    """Return a file that sets one key, and the line of that key."""
+    *section, name = key.split(".")
+    return (f"# a comment\n{section[0]}:\n  {name}: {value}\n", 3) if section else (f"\n{name}: {value}\n", 2)
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (SentimentError, 1),
+        (ConfigError, 2),
+        (DataError, 2),
+        (RunError, 2),
+        (MissingExtraError, 2),
+        (CheckpointError, 3),
+        (TrainingError, 4),
+    ],
+)
+def test_each_error_has_its_exit_code(kind: type[SentimentError], code: int) -> None:
+    assert issubclass(kind, SentimentError)
+    assert kind("x").exit_code == code
+    assert str(kind("x")) == "x"
+
+
+def test_data_error_names_file_line_and_column() -> None:
+    assert str(DataError("bad", file="a.csv", line=3, column="text")) == "a.csv:3: column 'text': bad"
+    assert str(DataError("bad", file="a.csv")) == "a.csv: bad"
+    assert str(DataError("bad")) == "bad"
+    error = DataError("bad", file="a.csv", line=3)
+    assert (error.message, error.file, error.line, error.column) == ("bad", "a.csv", 3, None)
+
+
+def test_config_error_names_file_and_key() -> None:
+    assert str(ConfigError("bad", key="a.b", where="c.yaml:2")) == "c.yaml:2: a.b: bad"
+    assert str(ConfigError("bad", key="a.b")) == "a.b: bad"
+    assert str(ConfigError("bad", where="c.yaml")) == "c.yaml: bad"
+
+
+def test_quoted_text_holds_no_control_characters() -> None:
+    hostile = "a\x1b]0;x\x07\n\r\t\x85\u2028\u202e\ud800\x00b"
+    quoted = shown(hostile)
+    assert quoted.isprintable()
+    assert quoted.encode("utf-8")
+    assert quoted.startswith("'a")
+    assert quoted.endswith("b'")
+
+
+def test_hint_only_for_a_near_word() -> None:
+    assert did_you_mean("negatve", ["negative", "positive"]) == " Did you mean 'negative'?"
+    assert did_you_mean("xyz", ["negative", "positive"]) == ""
+
+
+# --- configuration ---
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_field_is_documented_in_order(section: type) -> None:
+    documented = re.findall(r"^    (\w+): \S", inspect.getdoc(section) or "", re.MULTILINE)
+    assert documented == [field.name for field in dataclasses.fields(section)]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_configuration_cannot_be_changed(section: type) -> None:
+    value = section()
+    name = dataclasses.fields(section)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, name, "other")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_fields_are_named_when_given(section: type) -> None:
+    with pytest.raises(TypeError):
+        section("x")
+
+
+def test_flat_keys_cover_every_field_once() -> None:
+    count = sum(len(dataclasses.fields(section)) for section in SECTIONS) - 4
+    assert len(KEYS) == len(set(KEYS)) == count
+    assert flatten(Config(seed=5))["seed"] == 5
+
+
+def test_defaults_come_from_the_dataclasses() -> None:
+    assert parse() == Config()
+
+
+OUT_OF_RANGE = [
+    ("trainer.epochs", "0"),
+    ("trainer.batch_size", "0"),
+    ("trainer.accumulate", "0"),
+    ("trainer.checkpoint_every", "0"),
+    ("trainer.threads", "-1"),
+    ("trainer.patience", "-1"),
+    ("trainer.learning_rate", "0"),
+    ("trainer.learning_rate", "-1e-3"),
+    ("trainer.learning_rate", ".nan"),
+    ("trainer.learning_rate", ".inf"),
+    ("trainer.learning_rate", "1e400"),
+    ("trainer.clip_norm", "0"),
+    ("trainer.weight_decay", "-0.1"),
+    ("trainer.weight_decay", ".nan"),
+    ("trainer.weight_decay", ".inf"),
+    ("trainer.warmup", "1.0"),
+    ("trainer.label_smoothing", "1.0"),
+    ("trainer.ema", "1.0"),
+    ("trainer.ema", "-0.1"),
+    ("trainer.device", "gpu"),
+    ("trainer.device", "cuda:x"),
+    ("model.dropout", "1.0"),
+    ("model.dropout", ".nan"),
+    ("model.embedding_dropout", "-0.1"),
+    ("model.word_dropout", "1.5"),
+    ("model.embedding_size", "0"),
+    ("model.embedding_size", "4097"),
+    ("model.hidden_size", "0"),
+    ("model.layers", "0"),
+    ("model.layers", "17"),
+    ("model.pooling", "average"),
+    ("model.pooling", "mean+mean"),
+    ("model.pooling", "mean+"),
+    ("text.max_tokens", "0"),
+    ("text.max_tokens", "1000001"),
+    ("text.min_frequency", "0"),
+    ("text.max_vocabulary", "0"),
+    ("text.max_vocabulary", "10000001"),
+    ("data.validation", "0.0"),
+    ("data.validation", "1.5"),
+    ("data.validation", "1"),
+    ("data.test", "-0.1"),
+    ("data.max_rows", "0"),
+    ("data.encoding", "utf-99"),
+    ("data.labels", "[good]"),
+    ("data.labels", "[good, good, bad]"),
+    ("data.labels", "{0: good, 1: good}"),
+    ("seed", "-1"),
+    ("seed", "2147483648"),
+]
+WRONG_TYPE = [
+    ("trainer.epochs", "many", "a whole number"),
+    ("trainer.epochs", "1.5", "a whole number"),
+    ("trainer.epochs", "true", "a whole number"),
+    ("trainer.epochs", "[3]", "a whole number"),
+    ("trainer.learning_rate", "fast", "a number"),
+    ("model.bidirectional", "maybe", "true or false"),
+    ("text.truncate", "end", "one of head, tail, middle"),
+    ("trainer.metric", "f1", "one of macro_f1, accuracy, macro_recall, loss"),
+    ("data.labels", "good", "a list of names such as [negative, positive]"),
+    ("data.filter", "good", "a map such as {key: value}"),
+    ("resume", "2", "true or false"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_with_its_place(tmp_path: Path, key: str, value: str) -> None:
+    """A value from a file is an error with file and line; from the command line, without."""
+    assert refusal(f"--{key}={value}").startswith(f"{key}: ")
+    content, line = in_yaml(key, value)
+    assert yaml_refusal(tmp_path, content).startswith(f"FILE:{line}: {key}: ")
+
+
+@pytest.mark.parametrize(("key", "value", "expected"), WRONG_TYPE)
+def test_a_wrong_type_is_refused_with_what_was_expected(
+    tmp_path: Path, key: str, value: str, expected: str
+) -> None:
+    on_command_line = refusal(f"--{key}={value}")
+    assert on_command_line.startswith(f"{key}: ")
+    content, line = in_yaml(key, value)
+    in_file = yaml_refusal(tmp_path, content)
+    assert in_file.startswith(f"FILE:{line}: {key}: ")
+    for message in (on_command_line, in_file):
+        assert expected in message
+        assert message.isprintable()
+        assert "<class" not in message
+
+
+def test_a_wrong_type_shows_what_was_found(tmp_path: Path) -> None:
+    assert "'many'" in refusal("--trainer.epochs=many")
+    assert "'many'" in yaml_refusal(tmp_path, "trainer:\n  epochs: many\n")
+    # YAML 1.1 reads unquoted no and yes as booleans: class names must be quoted, and the message is ours
+    message = yaml_refusal(tmp_path, "data:\n  labels: [no, yes]\n")
+    assert "Expected a" not in message
+
+
+def test_a_map_of_labels_has_codes_or_names_as_keys(tmp_path: Path) -> None:
+    """Unquoted no in YAML is false, which must not become a class silently called False."""
+    assert parse_yaml(tmp_path, "data:\n  labels: {0: bad, 4: good}\n").data.labels == {0: "bad", 4: "good"}
+    assert parse_yaml(tmp_path, "data:\n  labels: {'no': bad, 'yes': good}\n").data.labels == {
+        "no": "bad",
+        "yes": "good",
+    }
+    message = yaml_refusal(tmp_path, "data:\n  labels: {no: bad, yes: good}\n")
+    assert message.startswith("FILE:2: data.labels: ")
+
+
+def test_text_values_stay_text_on_the_command_line() -> None:
+    config = parse("--out=007", "--data.train=a: b.csv", "--data.text_column=1e-3")
+    assert (config.out, config.data.train, config.data.text_column) == ("007", "a: b.csv", "1e-3")
+
+
+def test_null_is_refused_where_the_default_is_not_null(tmp_path: Path) -> None:
+    owners = {"": Config} | dict(zip(("data", "text", "model", "trainer"), SECTIONS[1:], strict=True))
+    wrong = []
+    for key in KEYS:
+        section, _, name = key.rpartition(".")
+        optional = type(None) in typing.get_args(typing.get_type_hints(owners[section])[name])
+        content, line = in_yaml(key, "null")
+        try:
+            parse_yaml(tmp_path, content)
+            outcome = "accepted"
+        except ConfigError as error:
+            outcome = str(error).replace(str(tmp_path / "config.yaml"), "FILE")
+        except Exception as error:
+            outcome = repr(error)
+        if (outcome == "accepted") != optional or not (
+            optional or outcome.startswith(f"FILE:{line}: {key}: ")
+        ):
+            wrong.append(f"{key}: {outcome}")
+    assert wrong == []
+
+
+def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    assert parse_yaml(tmp_path, "trainer:\n  learning_rate: 1e-3\n").trainer.learning_rate == 0.001
+    assert parse("--trainer.learning_rate=1e-3").trainer.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "part"),
+    [
+        (["--text.freeze_vectors=true"], "text.freeze_vectors", "no vectors"),
+        (["--trainer.patience=7", "--trainer.epochs=6"], "trainer.patience", "trainer.epochs"),
+        (["--resume=true", "--overwrite=true"], "overwrite", "contradicts resume"),
+        (["--data.validation=0.5", "--data.test=0.5"], "data.validation", "data.test"),
+        (["--data.validation=0.9", "--data.test=0.9"], "data.validation", "no row to train on"),
+    ],
+)
+def test_options_in_conflict_are_refused(tmp_path: Path, argv: list[str], key: str, part: str) -> None:
+    message = refusal(*argv)
+    assert message.startswith(f"{key}: ")
+    assert part in message
+    content = "".join(in_yaml(*word[2:].split("="))[0] for word in argv)
+    sections = re.findall(r"^\w+:$", content, re.MULTILINE)
+    for section in set(sections[1:]):  # a section stands once in a file
+        head, _, tail = content.rpartition(f"# a comment\n{section}\n")
+        content = head + tail
+    assert re.match(rf"FILE:\d+: {key}: ", yaml_refusal(tmp_path, content))
+
+
+def test_options_at_the_edge_of_a_conflict_are_accepted() -> None:
+    assert parse("--trainer.patience=6", "--trainer.epochs=6").trainer.patience == 6
+    assert parse("--data.validation=0.9", "--data.test=null").data.test is None
+    assert parse("--text.freeze_vectors=true", "--text.vectors=x").text.freeze_vectors
+    assert parse("--resume=true").resume
+
+
+# --- command line ---
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("trainer.epoch", "trainer.epochs"),
+        ("epochs", "trainer.epochs"),
+        ("trainer.resume", "resume"),
+        ("modl.layers", "model.layers"),
+        ("text.tokeniser", "text.tokenizer"),
+        ("sed", "seed"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_nearest(tmp_path: Path, name: str, nearest: str) -> None:
+    assert refusal(f"--{name}=3") == f"{name}: no such option. Did you mean '{nearest}'?"
+    assert refusal(f"--{name}", "3") == f"{name}: no such option. Did you mean '{nearest}'?"
+    if name.split(".")[0] in ("trainer", "text", "epochs", "sed"):
+        content, line = in_yaml(name, "3")
+        expected = f"FILE:{line}: {name}: no such key. Did you mean '{nearest}'?"
+        assert yaml_refusal(tmp_path, content) == expected
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--trainer.epo=3"],
+        ["--data.filter.source=imdb"],
+        ["--print_confi"],
+        ["--trainer.epochs"],
+        ["--config"],
+        ["stray"],
+        ["-x"],
+    ],
+)
+def test_no_option_is_guessed(argv: list[str]) -> None:
+    """Neither an abbreviation nor a stray word is silently taken for something."""
+    assert argv[0].lstrip("-").split("=")[0] in refusal(*argv)
+
+
+def test_a_section_is_no_option() -> None:
+    message = refusal("--trainer=3")
+    assert message.startswith("trainer: ")
+    assert "trainer.epochs" in message
+
+
+def test_the_last_of_two_options_wins() -> None:
+    assert parse("--trainer.epochs=3", "--trainer.epochs", "4").trainer.epochs == 4
+
+
+def test_the_command_line_wins_over_the_file_wherever_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("trainer:\n  epochs: 3\n  ema: 0.5\n", encoding="utf-8")
+    after = parse("--config", str(file), "--trainer.epochs", "5").trainer
+    before = parse("--trainer.epochs=5", f"--config={file}").trainer
+    assert (after.epochs, after.ema) == (5, 0.5)
+    assert (before.epochs, before.ema) == (5, 0.5)
+
+
+def test_an_error_on_the_command_line_does_not_blame_the_file(tmp_path: Path) -> None:
+    content = "trainer:\n  epochs: 3\n"
+    assert yaml_refusal(tmp_path, content, "--trainer.epochs=0").startswith("trainer.epochs: ")
+    assert yaml_refusal(tmp_path, content, "--trainer.epochs=x").startswith("trainer.epochs: ")
+
+
+def test_a_later_file_wins_and_is_the_one_blamed(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("trainer:\n  epochs: 3\n  ema: 0.5\n", encoding="utf-8")
+    second.write_text("trainer:\n\n  epochs: 4\n", encoding="utf-8")
+    config = parse("--config", str(first), "--config", str(second))
+    assert (config.trainer.epochs, config.trainer.ema) == (4, 0.5)
+    second.write_text("trainer:\n\n  epochs: 0\n", encoding="utf-8")
+    assert refusal("--config", str(first), "--config", str(second)).startswith(f"{second}:3: ")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--trainer.learning_rate=1e-3", "--seed=7", "--baseline=false", "--out=a b: c"],
+        ["--data.labels={0: negative, 4: positive}", "--data.test=null", "--data.validation=val.csv"],
+        ["--data.labels=['no', 'yes']", "--data.filter={source: imdb, year: 2001}"],
+        ["--data.train=007.csv", "--text.vectors=null", "--data.text_column=1e5"],
+    ],
+)
+def test_a_printed_configuration_reads_back_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(*argv, "--print_config")
+    assert caught.value.code in (0, None)
+    assert parse_yaml(tmp_path, capsys.readouterr().out) == parse(*argv)
+
+
+def test_a_command_with_a_few_flags_raises_instead_of_leaving() -> None:
+    parser = CommandParser(prog="tool")
+    parser.add_argument("--rows", type=int)
+    with pytest.raises(ConfigError, match="tool --help"):
+        parser.parse_args(["--rows", "x"])
+
+
+# --- YAML files ---
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    message = yaml_refusal(tmp_path, "trainer:\n  epochs: 3\n  ema: 0.5\n  epochs: 4\n")
+    assert message == "FILE:4: trainer.epochs: stands twice, first at FILE:2"
+    message = yaml_refusal(tmp_path, "seed: 1\ntrainer:\n  epochs: 3\ntrainer:\n  ema: 0.5\n")
+    assert message == "FILE:4: trainer: stands twice, first at FILE:2"
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ("trainer:\n  epochs: [3\nseed: 1\n", "3:"),
+        ("trainer:\n\tepochs: 3\n", "2:1"),
+        ("trainer:\n  epochs: 3\n epochs: 4\n", "3:2"),
+        ("seed: 1\n---\nseed: 2\n", "2:1"),
+        ("out: 'a\n", ""),
+    ],
+)
+def test_broken_yaml_is_refused_with_line_and_column(tmp_path: Path, content: str, place: str) -> None:
+    message = yaml_refusal(tmp_path, content)
+    assert re.match(rf"FILE:{place or r'[12]:'}\d*: not YAML: ", message), message
+
+
+@pytest.mark.parametrize("content", ["trainer: 3\n", "trainer:\n", "trainer: [epochs]\n"])
+def test_a_section_given_as_a_value_is_refused(tmp_path: Path, content: str) -> None:
+    message = yaml_refusal(tmp_path, content)
+    assert message == "FILE:1: section trainer must hold 'key: value' lines"
+
+
+@pytest.mark.parametrize("content", ["[1, 2]\n", "trainer.epochs\n", "epochs:3\n"])
+def test_a_file_that_is_no_map_is_refused(tmp_path: Path, content: str) -> None:
+    assert yaml_refusal(tmp_path, content) == "FILE:1: the file must hold 'key: value' lines"
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "# nothing but the defaults\n", "\ufeff# byte order mark\n"])
+def test_an_empty_file_means_the_defaults(tmp_path: Path, content: str) -> None:
+    """A file holds only what differs from the defaults, which may be nothing."""
+    assert parse_yaml(tmp_path, content) == Config()
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.yaml"
+    assert refusal("--config", str(missing)) == f"{missing}: no such file"
+    assert refusal(f"--config={missing}") == f"{missing}: no such file"
+    assert refusal("--config", str(tmp_path)).startswith(f"{tmp_path}: ")
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"out: caf\xe9\n")
+    assert refusal("--config", str(latin)) == f"{latin}: not UTF-8 at byte 8"
+    large = tmp_path / "large.yaml"
+    large.write_text("#" * 1_000_001, encoding="utf-8")
+    assert refusal("--config", str(large)).startswith(f"{large}: a configuration of more than")
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.mkdir", "!other"])
+def test_a_tag_in_a_file_is_refused_and_runs_nothing(tmp_path: Path, tag: str) -> None:
+    canary = tmp_path / "canary"
+    message = yaml_refusal(tmp_path, f"seed: 1\nout: {tag} ['{canary}']\n")
+    assert not canary.exists()
+    assert message.startswith("FILE:2:")
+
+
+def test_an_alias_in_a_file_is_refused(tmp_path: Path) -> None:
+    """Nine aliases of nine aliases, nine deep, are a gigabyte in three hundred bytes."""
+    message = yaml_refusal(tmp_path, "data:\n  labels:\n    - &a [x, x]\n    - [*a, *a]\n")
+    assert message.startswith("FILE:")
+    assert "alias" in message
+
+
+def test_a_deeply_nested_file_is_refused(tmp_path: Path) -> None:
+    assert yaml_refusal(tmp_path, "out: " + "[" * 1500 + "\n").startswith("FILE:")
+
+
+# --- commands ---
+
+
+def command(module: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"lstm_sentiment.{module}", *argv],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_mistyped_option_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    done = command("train", "--trainer.epoch", "3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: trainer.epoch: no such option. Did you mean 'trainer.epochs'?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    """The best of three runs, since other work may hold the processor."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = command("train", "--help", cwd=tmp_path)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0
+        assert "--trainer.epochs" in done.stdout
+        if seconds[-1] < 1.5:
+            break
+    assert min(seconds) < 1.5
+
+
+HEAVY = ("torch", "torchtext", "sklearn", "scipy", "pandas", "pyarrow")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import lstm_sentiment",
+        "from lstm_sentiment import train; train.main(['--help'])",
+        "from lstm_sentiment import predict; predict.main(['--help'])",
+        "from lstm_sentiment import evaluate; evaluate.main(['--help'])",
+    ],
+)
+def test_neither_import_nor_help_loads_what_is_heavy(tmp_path: Path, code: str) -> None:
+    script = (
+        f"import sys\ntry:\n    {code}\nexcept SystemExit as left:\n    assert left.code in (0, None)\n"
+        f"print('loaded:', *[name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_the_package_names_what_it_offers() -> None:
+    assert {"load", "SentimentClassifier", "Prediction"} <= set(lstm_sentiment.__all__)
+    assert all(hasattr(lstm_sentiment, name) for name in lstm_sentiment.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = lstm_sentiment.lod
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (ConfigError("bad", key="seed"), 2, "error: seed: bad\n"),
+        (CheckpointError("torn"), 3, "error: torn\n"),
+        (TrainingError("not finite"), 4, "error: not finite\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (None, 0, ""),
+    ],
+)
+def test_a_command_leaves_with_the_errors_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException | None,
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tool", "a", "b"])
+    seen: list[list[str]] = []
+
+    def main(argv: list[str]) -> None:
+        seen.append(argv)
+        if raised is not None:
+            raise raised
+
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    assert (caught.value.code, seen, capsys.readouterr().err) == (code, [["a", "b"]], message)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["tool"])
+
+    def main(argv: list[str]) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(main)
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    script = (
+        "from lstm_sentiment.options import run_command\n"
+        "def main(argv):\n    for i in range(200_000):\n        print(i)\n"
+        "run_command(main)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 141
+
+
+# --- rules that every module keeps ---
+
+FLOORS = [
+    "errors",
+    "config files text schedule sources",
+    "options readers distributed hardware metrics vectors",
+    "tokens tables model checkpoint",
+    "dataset",
+    "corpus inference optimization baselines",
+    "trainer classifier",
+    "experiment",
+    "train predict evaluate",
+]
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Return the modules of the package that some code imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("lstm_sentiment.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == "lstm_sentiment":
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the package"
+            if (node.module or "").startswith("lstm_sentiment."):
+                found.add((node.module or "").partition(".")[2])
+    return found
+
+
+def test_imports_only_go_down() -> None:
+    """A module imports only from a lower floor, so there is no cycle."""
+    floor_of = {module: floor for floor, names in enumerate(FLOORS) for module in names.split()}
+    assert set(floor_of) == set(MODULES) - {"__init__"}
+    upwards = [
+        f"{module} (floor {floor_of[module]}) imports {other} (floor {floor_of[other]})"
+        for module, path in MODULES.items()
+        if module != "__init__"
+        for other in sorted(imported_modules(ast.parse(path.read_text(encoding="utf-8"))))
+        if floor_of[other] >= floor_of[module]
+    ]
+    assert upwards == []
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    code = "def f():\n    from lstm_sentiment.text import words\nfrom lstm_sentiment import corpus\n"
+    code += "import lstm_sentiment.model, os"
+    assert imported_modules(ast.parse(code)) == {"text", "corpus", "model"}
+
+
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "subprocess"}
+UNSAFE_CALLS = {
+    "eval",
+    "exec",
+    "__import__",
+    "torch.load",
+    "torch.save",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "os.system",
+}
+UNSAFE_METHODS = {"extractall"}
+UNSAFE_ARGUMENTS = {("allow_pickle", True), ("shell", True), ("weights_only", False)}
+
+
+def unsafe_code(tree: ast.AST) -> list[str]:
+    """Return what some code does that could execute foreign content or hide an error."""
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(f"{node.lineno}: bare except")
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [
+                f"{node.lineno}: import {name}" for name in names if name.split(".")[0] in UNSAFE_MODULES
+            ]
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in UNSAFE_CALLS or called.rsplit(".", 1)[-1] in UNSAFE_METHODS:
+                found.append(f"{node.lineno}: {called}")
+            for keyword in node.keywords:
+                constant = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+                if (keyword.arg, constant) in UNSAFE_ARGUMENTS:
+                    found.append(f"{node.lineno}: {keyword.arg}={constant}")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_executes_nothing_foreign(module: str) -> None:
+    assert unsafe_code(ast.parse(MODULES[module].read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(p)",
+        "eval('1')",
+        "exec(code)",
+        "yaml.load(f)",
+        "archive.extractall(p)",
+        "np.load(p, allow_pickle=True)",
+        "try:\n    f()\nexcept:\n    pass",
+    ],
+)
+def test_unsafe_code_is_noticed(code: str) -> None:
+    assert unsafe_code(ast.parse(code))
+    assert unsafe_code(ast.parse("model.eval(); np.load(p, allow_pickle=False); yaml.safe_load(f)")) == []
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"train", "predict", "evaluate", "options"}))
+def test_only_commands_print_and_leave(module: str) -> None:
+    calls = [
+        f"{node.lineno}: {ast.unparse(node.func)}"
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.exit", "exit", "quit")
+    ]
+    assert calls == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_functions_stay_short(module: str) -> None:
+    source = MODULES[module].read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 350
+    long = [
+        f"{node.name}: {(node.end_lineno or 0) - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > 60
+    ]
+    assert long == []

@@ -1,0 +1,252 @@
+"""The network equals its textbook twin, and a text's answer depends on the text alone."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import PackedSentimentLSTM
+from torch import Tensor
+
+from lstm_sentiment.config import POOLINGS
+from lstm_sentiment.model import SentimentLSTM, _mirror, _mirrored
+from lstm_sentiment.text import PAD, UNKNOWN
+
+VOCABULARY, CLASSES = 50, 3
+ALL_POOLINGS = "last+mean+max+attention"
+BATCH_LENGTHS = [5, 1, 12, 7, 12, 2, 9]
+
+
+def make_model(**settings: Any) -> SentimentLSTM:
+    """Return a small model whose every parameter, biases too, is random."""
+    torch.manual_seed(1)
+    model = SentimentLSTM(VOCABULARY, CLASSES, **{"embedding_size": 6, "hidden_size": 5, **settings})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+        model.embedding.weight[PAD] = 0.0
+    return model
+
+
+def make_batch(lengths: list[int], *, padding: int = 0) -> tuple[Tensor, Tensor]:
+    """Return random tokens (B, T) and lengths (B,), with `padding` more places than the longest text needs."""
+    tokens_BT = torch.full((len(lengths), max(lengths) + padding), PAD)
+    generator = torch.Generator().manual_seed(2)
+    for row, length in enumerate(lengths):
+        tokens_BT[row, :length] = torch.randint(UNKNOWN, VOCABULARY, (length,), generator=generator)
+    return tokens_BT, torch.tensor(lengths)
+
+
+def assert_same_logits_and_gradients(model: SentimentLSTM) -> None:
+    """Compare forward and all gradients with the packed twin."""
+    twin = PackedSentimentLSTM(model)
+    tokens_BT, lengths_B = make_batch(BATCH_LENGTHS, padding=3)
+    ours_BC, theirs_BC = model(tokens_BT, lengths_B), twin(tokens_BT, lengths_B)
+    torch.testing.assert_close(ours_BC, theirs_BC, atol=1e-6, rtol=1e-6)
+    direction_BC = torch.randn(ours_BC.shape)
+    ours_BC.backward(direction_BC)
+    theirs_BC.backward(direction_BC)
+    expected = {name: parameter.grad for name, parameter in twin.weights().items()}
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
+        assert gradient.abs().max() > 1e-3, f"{name} plays no part: nothing was compared"
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_equals_a_packed_lstm_forward_and_backward(layers: int, bidirectional: bool) -> None:
+    assert_same_logits_and_gradients(make_model(layers=layers, bidirectional=bidirectional))
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("pooling", [*POOLINGS, ALL_POOLINGS, "attention+last"])
+def test_pooling_equals_a_loop_over_rows(pooling: str, bidirectional: bool) -> None:
+    assert_same_logits_and_gradients(make_model(pooling=pooling, bidirectional=bidirectional))
+
+
+def test_dropout_settings_change_nothing_outside_training() -> None:
+    dropping = make_model(layers=2, dropout=0.5, embedding_dropout=0.5, word_dropout=0.5).eval()
+    assert_same_logits_and_gradients(dropping)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    padding=st.integers(0, 20),
+    layers=st.sampled_from([1, 2]),
+    data=st.data(),
+)
+def test_logits_ignore_padding_neighbours_and_order(
+    lengths: list[int], padding: int, layers: int, data: st.DataObject
+) -> None:
+    model = make_model(layers=layers, pooling=ALL_POOLINGS).eval()
+    tokens_BT, lengths_B = make_batch(lengths)
+    together_BC = model(tokens_BT, lengths_B)
+    padded_BC = model(*make_batch(lengths, padding=padding))
+    torch.testing.assert_close(padded_BC, together_BC, atol=1e-6, rtol=0)
+    order = torch.tensor(data.draw(st.permutations(range(len(lengths)))))
+    torch.testing.assert_close(
+        model(tokens_BT[order], lengths_B[order]), together_BC[order], atol=1e-6, rtol=0
+    )
+    for row, length in enumerate(lengths):
+        alone_1C = model(tokens_BT[row : row + 1, :length], lengths_B[row : row + 1])
+        torch.testing.assert_close(alone_1C[0], together_BC[row], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_what_stands_in_the_padding_changes_nothing(layers: int, bidirectional: bool) -> None:
+    """Not even tokens other than the padding token: lengths alone say where a text ends."""
+    model = make_model(layers=layers, bidirectional=bidirectional, pooling=ALL_POOLINGS)
+    tokens_BT, lengths_B = make_batch(BATCH_LENGTHS, padding=4)
+    expected_BC = model(tokens_BT, lengths_B)
+    behind_BT = torch.arange(tokens_BT.shape[1]) >= lengths_B[:, None]
+    found_BC = model(tokens_BT.masked_fill(behind_BT, 7), lengths_B)
+    torch.testing.assert_close(found_BC, expected_BC, atol=1e-6, rtol=0)
+
+
+def test_every_token_and_its_place_matter() -> None:
+    """The twin of the invariances: a model that ignored its input would pass those."""
+    model = make_model(pooling=ALL_POOLINGS).eval()
+    tokens_BT, lengths_B = make_batch([6])
+    logits_1C = model(tokens_BT, lengths_B)
+    for place in range(6):
+        changed_BT = tokens_BT.clone()
+        changed_BT[0, place] = (tokens_BT[0, place] + 1) % (VOCABULARY - 2) + 2
+        assert (model(changed_BT, lengths_B) - logits_1C).abs().max() > 1e-4
+    assert (model(tokens_BT.flip(1), lengths_B) - logits_1C).abs().max() > 1e-4
+
+
+def embedded_by(model: SentimentLSTM, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the token ids (T, B) looked up and the embeddings (T, B, E) that the first LSTM reads."""
+    seen: list[Tensor] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+        for module in (model.embedding, model.forward_lstms[0])
+    ]
+    model(tokens_BT, lengths_B)
+    for hook in hooks:
+        hook.remove()
+    return seen[0], seen[1]
+
+
+def test_word_dropout_replaces_tokens_while_training_only() -> None:
+    model = make_model(word_dropout=0.3)
+    tokens_BT, lengths_B = make_batch([40] * 30 + [3], padding=5)
+    tokens_BT[tokens_BT == UNKNOWN] = 2
+    before = tokens_BT.clone()
+    read_TB, _ = embedded_by(model.train(), tokens_BT, lengths_B)
+    changed_BT = read_TB.T != tokens_BT
+    real_BT = tokens_BT != PAD
+    assert 0.25 < changed_BT[real_BT].float().mean() < 0.35
+    assert (read_TB.T[changed_BT] == UNKNOWN).all()
+    assert not changed_BT[~real_BT].any()
+    assert not (changed_BT[:30, :40].float().mean(0) == 1).any(), "tokens are dropped one by one, not by place"
+    assert torch.equal(tokens_BT, before), "the batch itself was changed"
+    read_TB, _ = embedded_by(model.eval(), tokens_BT, lengths_B)
+    assert torch.equal(read_TB.T, tokens_BT)
+
+
+def test_embedding_dropout_shares_one_mask_over_a_text() -> None:
+    model = make_model(embedding_size=64, embedding_dropout=0.25)
+    tokens_BT, lengths_B = make_batch([9, 6, 9, 1])
+    raw_TBE = model.embedding(tokens_BT.T)
+    _, dropped_TBE = embedded_by(model.train(), tokens_BT, lengths_B)
+    masks_BE = []
+    for row, length in enumerate(lengths_B.tolist()):
+        factor_LE = dropped_TBE[:length, row] / raw_TBE[:length, row]
+        torch.testing.assert_close(factor_LE, factor_LE[:1].expand_as(factor_LE))
+        masks_BE.append(factor_LE[0])
+    for one_E, other_E in itertools.combinations(masks_BE, 2):
+        assert not torch.equal(one_E == 0, other_E == 0), "texts share a mask"
+    factors = torch.stack(masks_BE)
+    torch.testing.assert_close(factors[factors > 0], torch.full_like(factors[factors > 0], 1 / 0.75))
+    assert 0.1 < (factors == 0).float().mean() < 0.4
+    _, kept_TBE = embedded_by(model.eval(), tokens_BT, lengths_B)
+    assert torch.equal(kept_TBE, raw_TBE)
+
+
+def test_dropout_stands_between_layers_and_before_the_head() -> None:
+    model = make_model(layers=2, dropout=0.5, hidden_size=20).train()
+    inputs: dict[str, Tensor] = {}
+    for name, module in (
+        ("layer 1", model.forward_lstms[0]),
+        ("layer 2", model.forward_lstms[1]),
+        ("layer 2 backwards", model.backward_lstms[1]),
+        ("head", model.head),
+    ):
+        module.register_forward_pre_hook(
+            lambda _, given, name=name: inputs.__setitem__(name, given[0].detach())
+        )
+    model(*make_batch([8, 8, 8]))
+    assert (inputs["layer 1"] == 0).float().mean() == 0
+    for name in ("layer 2", "layer 2 backwards", "head"):
+        assert 0.3 < (inputs[name] == 0).float().mean() < 0.7, name
+    model.eval()
+    model(*make_batch([8, 8, 8]))
+    assert all((given == 0).float().mean() == 0 for given in inputs.values())
+
+
+def test_padding_learns_nothing() -> None:
+    model = make_model(pooling=ALL_POOLINGS).train()
+    model(*make_batch([4, 9, 1], padding=5)).sum().backward()
+    gradient_VE = model.embedding.weight.grad
+    assert gradient_VE is not None
+    assert (gradient_VE[PAD] == 0).all()
+    assert (gradient_VE != 0).any()
+
+
+def test_padding_starts_as_zero_and_other_tokens_do_not() -> None:
+    weight_VE = SentimentLSTM(VOCABULARY, CLASSES, embedding_size=6, hidden_size=5).embedding.weight
+    assert (weight_VE[PAD] == 0).all()
+    assert (weight_VE[1:] != 0).all()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_forget_gates_start_open(layers: int) -> None:
+    """PyTorch adds two biases: it is their sum that must be 1, and 0 for the other gates."""
+    model = SentimentLSTM(VOCABULARY, CLASSES, embedding_size=6, hidden_size=5, layers=layers)
+    for lstm in (*model.forward_lstms, *model.backward_lstms):
+        input_gate, forget, cell, output = (lstm.bias_ih_l0 + lstm.bias_hh_l0).chunk(4)
+        assert (forget == 1).all()
+        assert all((gate == 0).all() for gate in (input_gate, cell, output))
+
+
+@pytest.mark.parametrize("lengths", [[1], [4, 1, 3], [2, 2], [6, 5, 4, 3, 2, 1]])
+def test_mirror_reverses_each_text_within_its_length(lengths: list[int]) -> None:
+    steps = max(lengths) + 2
+    values_TBX = torch.randn(steps, len(lengths), 3)
+    mirror = _mirror(steps, torch.tensor(lengths))
+    mirrored_TBX = _mirrored(values_TBX, mirror)
+    for row, length in enumerate(lengths):
+        assert torch.equal(mirrored_TBX[:length, row], values_TBX[:length, row].flip(0))
+        assert torch.equal(mirrored_TBX[length:, row], values_TBX[length:, row])
+    assert torch.equal(_mirrored(mirrored_TBX, mirror), values_TBX), "it is its own inverse"
+
+
+def test_mirror_has_the_right_first_and_second_derivative() -> None:
+    values_TBX = torch.randn(5, 3, 2, dtype=torch.float64, requires_grad=True)
+    mirror = _mirror(5, torch.tensor([5, 1, 3]))
+
+    def curved(values: Tensor) -> Tensor:
+        weights = torch.linspace(0.5, 2, values.numel(), dtype=torch.float64).view_as(values)
+        return _mirrored(torch.tanh(values), mirror) ** 2 * weights
+
+    assert torch.autograd.gradcheck(lambda values: _mirrored(values, mirror), (values_TBX,))
+    assert torch.autograd.gradcheck(curved, (values_TBX,))
+    assert torch.autograd.gradgradcheck(curved, (values_TBX,))
+
+
+def test_logits_are_fp32_under_autocast() -> None:
+    model = make_model(pooling=ALL_POOLINGS).eval()
+    batch = make_batch(BATCH_LENGTHS)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits_BC = model(*batch)
+    assert logits_BC.dtype == torch.float32
+    torch.testing.assert_close(logits_BC, model(*batch), atol=0.05, rtol=0.05)

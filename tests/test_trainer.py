@@ -1,0 +1,469 @@
+"""The loop: it learns, equals a plain loop, keeps the best epoch, and stops before harm is done."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from reference import Weights, train_plainly
+from torch import Tensor, nn
+
+import lstm_sentiment.trainer as trainer_module
+from lstm_sentiment.config import METRICS, Config
+from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.dataset import Batch
+from lstm_sentiment.distributed import Processes
+from lstm_sentiment.errors import TrainingError
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.optimization import Loss, balanced_weights, cross_entropy
+from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.trainer import Trainer, TrainingState
+
+NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")
+LEARNS_QUICKLY = ("--trainer.epochs=6", "--trainer.ema=0.8", "--trainer.learning_rate=0.03")
+Configure = Callable[..., Config]
+
+
+@dataclass
+class MemoryStore:
+    """A `CheckpointStore` that keeps everything that was ever saved."""
+
+    saved: list[tuple[str, dict[str, Weights], dict[str, Any]]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
+        kept = {group: clone(tensors) for group, tensors in groups.items()}
+        self.saved.append((name, kept, copy.deepcopy(dict(facts))))
+
+    def write_log(self, entries: list[dict[str, Any]]) -> None:
+        self.log = copy.deepcopy(entries)
+
+    def names(self) -> list[str]:
+        return [name for name, _, _ in self.saved]
+
+
+def clone(tensors: Mapping[str, Tensor]) -> Weights:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def prepared(config: Config) -> Corpus:
+    return prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+
+
+def make_trainer(config: Config, *, loss: Loss | None = None, store: MemoryStore | None = None) -> Trainer:
+    """Return a trainer on the CPU in fp32, as `experiment.run` would build it."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    corpus = prepared(config)
+    torch.manual_seed(config.seed)
+    model = SentimentLSTM(
+        len(corpus.vocabulary), len(corpus.labels), **dataclasses.asdict(config.model)
+    )
+    weights = None
+    if config.trainer.class_weights == "balanced":
+        weights = balanced_weights(corpus.train.labels, len(corpus.labels))
+    return Trainer(
+        model,
+        corpus.train,
+        corpus.validation,
+        labels=corpus.labels,
+        loss=loss or cross_entropy(weights, config.trainer.label_smoothing),
+        config=config.trainer,
+        seed=config.seed,
+        device=torch.device("cpu"),
+        precision="fp32",
+        processes=Processes(),
+        store=store or MemoryStore(),
+        facts={"data": "toy"},
+    )
+
+
+def script_scores(monkeypatch: pytest.MonkeyPatch, values: list[float], metric: str = "macro_f1") -> None:
+    """Let validation of epoch i return `values[i]`, whatever the model says."""
+    left = iter(values)
+    real = trainer_module.score
+
+    def scripted(*args: Any) -> dict[str, Any]:
+        return real(*args) | {metric: next(left)}
+
+    monkeypatch.setattr(trainer_module, "score", scripted)
+
+
+# -- learning --------------------------------------------------------------------------------------
+
+
+def test_it_learns_a_toy_corpus_from_a_first_loss_of_ln_3(configure: Configure) -> None:
+    store = MemoryStore()
+    trainer = make_trainer(configure(*NO_DROPOUT, *LEARNS_QUICKLY), store=store)
+    trainer.fit()
+    assert trainer.state.first_loss == pytest.approx(math.log(3), abs=0.1)
+    losses = [entry["train_loss"] for entry in trainer.state.history]
+    assert losses[-1] < 0.3 < 1 < losses[0]
+    assert trainer.state.best_score is not None
+    assert trainer.state.best_score > 0.9
+    assert store.log == trainer.state.history
+    assert [entry["epoch"] for entry in store.log] == [1, 2, 3, 4, 5, 6]
+
+
+def test_it_learns_with_every_dropout_on(configure: Configure) -> None:
+    trainer = make_trainer(configure("--trainer.epochs=10", "--trainer.ema=0.9", "--trainer.learning_rate=0.03"))
+    trainer.fit()
+    assert trainer.state.best_score is not None
+    assert trainer.state.best_score > 0.9
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--trainer.clip_norm=0.2",),
+        ("--trainer.ema=0.9", "--trainer.warmup=0", "--trainer.weight_decay=0.5"),
+        ("--trainer.accumulate=3", "--model.layers=2", "--model.pooling=last+attention"),
+        ("--model.bidirectional=false", "--trainer.batch_size=50"),
+    ],
+)
+def test_training_equals_a_plain_loop_over_a_packed_lstm(configure: Configure, flags: tuple[str, ...]) -> None:
+    config = configure(*NO_DROPOUT, "--trainer.epochs=1", "--trainer.learning_rate=0.005", *flags)
+    trainer = make_trainer(config)
+    weights, average = train_plainly(
+        copy.deepcopy(trainer.model), trainer.train, config.trainer, seed=config.seed
+    )
+    start = clone(trainer.model.state_dict())
+    trainer.fit()
+    assert trainer.average is not None
+    for name, weight in trainer.model.state_dict().items():
+        torch.testing.assert_close(weight, weights[name], atol=1e-4, rtol=1e-3, msg=name)
+        torch.testing.assert_close(
+            trainer.average.state_dict()[name], average[name], atol=1e-4, rtol=1e-3, msg=name
+        )
+        assert (weight - start[name]).abs().max() > 3e-3, f"{name} has hardly moved: nothing was compared"
+
+
+def test_two_batches_of_8_are_one_of_16(configure: Configure) -> None:
+    """With texts of one length the plan of both is the same rows, if the whole corpus is one batch."""
+    common = [*NO_DROPOUT, "--trainer.epochs=3"]
+    halves = make_trainer(configure(*common, "--trainer.batch_size=96", "--trainer.accumulate=2"))
+    whole = make_trainer(configure(*common, "--trainer.batch_size=192"))
+    assert [len(batch) for batch in halves._plan(0)[0]] == [96, 96]
+    assert [len(batch) for batch in whole._plan(0)[0]] == [192]
+    halves.fit()
+    whole.fit()
+    assert halves.state.step == whole.state.step == 3
+    assert halves.state.first_loss == pytest.approx(whole.state.first_loss, rel=1e-5)
+    for name, weight in halves.model.state_dict().items():
+        torch.testing.assert_close(weight, whole.model.state_dict()[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_uneven_batches_of_a_step_weigh_by_their_rows(configure: Configure) -> None:
+    """The last step has a full and a half batch: its loss is the mean over rows, not over batches."""
+    config = configure(*NO_DROPOUT, "--trainer.batch_size=128", "--trainer.accumulate=2", "--trainer.epochs=1")
+    trainer = make_trainer(config)
+    [step] = trainer._plan(0)
+    assert sorted(len(batch) for batch in step) == [64, 128]
+    rows = [row for batch in step for row in batch]
+    batch = trainer.train.batch(rows)
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(
+            trainer.model(batch.tokens_BT, batch.lengths_B), batch.labels_B
+        )
+    trainer.fit()
+    assert trainer.state.first_loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_moving_average_equals_a_loop(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(configure("--trainer.ema=0.7", "--trainer.epochs=2"))
+    expected = clone(trainer.model.state_dict())
+    real = trainer.optimizer.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result = real(*args, **kwargs)
+        done = trainer.state.step
+        keep = min(0.7, (1 + done) / (10 + done))
+        for name, weight in trainer.model.state_dict().items():
+            expected[name] = keep * expected[name] + (1 - keep) * weight
+        return result
+
+    monkeypatch.setattr(trainer.optimizer, "step", step)
+    returned = trainer.fit()
+    assert returned is trainer.average
+    assert not any(parameter.requires_grad for parameter in returned.parameters())
+    for name, weight in returned.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_without_a_moving_average_the_model_itself_is_validated_and_saved(configure: Configure) -> None:
+    store = MemoryStore()
+    trainer = make_trainer(configure("--trainer.ema=0", "--trainer.epochs=1"), store=store)
+    assert trainer.fit() is trainer.model is trainer.evaluated_model()
+    (_, best, _), (_, last, _) = store.saved
+    assert "average" not in last
+    assert all(torch.equal(best["model"][name], weight) for name, weight in last["model"].items())
+
+
+@pytest.mark.parametrize("clip_norm", [0.01, 0.1])
+def test_no_gradient_is_longer_than_clip_norm(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, clip_norm: float
+) -> None:
+    trainer = make_trainer(configure(f"--trainer.clip_norm={clip_norm}", "--trainer.epochs=1"))
+    norms: list[float] = []
+    real = trainer.optimizer.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(float(torch.cat(gradients).norm()))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.optimizer, "step", step)
+    trainer.fit()
+    assert len(norms) == trainer.total_steps
+    assert max(norms) <= clip_norm * 1.001
+    assert max(norms) > clip_norm * 0.9, "nothing was clipped: the test shows nothing"
+
+
+def test_the_rate_of_every_step_is_the_schedules(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(configure("--trainer.warmup=0.25", "--trainer.epochs=2"))
+    rates: list[float] = []
+    real = trainer.optimizer.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        assert len({group["lr"] for group in trainer.optimizer.param_groups}) == 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.optimizer, "step", step)
+    trainer.fit()
+    peak = rates.index(max(rates))
+    assert len(rates) == 24
+    assert peak == 5
+    assert rates[peak] == pytest.approx(0.02)
+    assert rates == sorted(rates[: peak + 1]) + sorted(rates[peak + 1 :], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_class_weights_and_label_smoothing_reach_the_loss(configure: Configure) -> None:
+    def first_loss(*flags: str) -> float:
+        trainer = make_trainer(configure("--trainer.epochs=1", "--data.max_rows=60", *flags))
+        with torch.no_grad():
+            trainer.model.head.bias.copy_(torch.tensor([2.0, 0.0, -2.0]))
+        trainer.fit()
+        assert trainer.state.first_loss is not None
+        return trainer.state.first_loss
+
+    plain, smooth = first_loss(), first_loss("--trainer.label_smoothing=0.5")
+    assert abs(plain - smooth) > 1e-3
+
+
+# -- the same again --------------------------------------------------------------------------------
+
+
+def test_a_seed_decides_every_bit(configure: Configure) -> None:
+    def weights_of(seed: int) -> Weights:
+        trainer = make_trainer(configure("--trainer.epochs=2"))
+        trainer.seed = seed
+        return clone(trainer.fit().state_dict())
+
+    first, again, other = weights_of(5), weights_of(5), weights_of(6)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_outside_randomness_does_not_reach_training(configure: Configure) -> None:
+    """Dropout depends on seed and step, not on who drew random numbers before."""
+    weights = []
+    for draws in (0, 17):
+        trainer = make_trainer(configure("--trainer.epochs=1"))
+        torch.manual_seed(draws)
+        torch.rand(draws)
+        weights.append(clone(trainer.fit().state_dict()))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_test_split_cannot_reach_the_loop() -> None:
+    """There is no parameter for it, in the constructor, in `fit`, or in the state."""
+    names = [field.name for field in dataclasses.fields(TrainingState)]
+    for _, method in inspect.getmembers(Trainer, inspect.isfunction):
+        names += inspect.signature(method).parameters
+    assert "train" in names
+    assert "validation" in names
+    assert not [name for name in names if "test" in name.lower()]
+
+
+# -- harm ------------------------------------------------------------------------------------------
+
+
+def losing_at(trainers: list[Trainer], call: int, poison: Callable[[Tensor], Tensor]) -> tuple[Loss, dict[str, Any]]:
+    """Return a loss that is poisoned at its n-th call, and what the trainer held at that moment."""
+    calls: list[int] = []
+    before: dict[str, Any] = {}
+    plain = cross_entropy(None, 0.0)
+
+    def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        calls.append(1)
+        value = plain(logits_BC, batch)
+        if len(calls) != call:
+            return value
+        [trainer] = trainers
+        assert trainer.average is not None
+        before["model"] = clone(trainer.model.state_dict())
+        before["average"] = clone(trainer.average.state_dict())
+        before["rows"] = batch.rows_B.tolist()
+        return poison(value)
+
+    return loss, before
+
+
+POISONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "not a number": lambda value: value * math.nan,
+    "infinite": lambda value: value * math.inf,
+    "finite, but its gradient is not": lambda value: value.detach() + (value * 0.0).sqrt(),
+}
+
+
+@pytest.mark.parametrize("poison", POISONS)
+@pytest.mark.parametrize(("accumulate", "call", "step", "epoch"), [(1, 5, 4, 1), (1, 15, 14, 2), (2, 9, 4, 1)])
+def test_training_stops_before_a_loss_that_is_not_finite_does_harm(
+    configure: Configure, poison: str, accumulate: int, call: int, step: int, epoch: int
+) -> None:
+    """`call` counts from 1 as `step` counts from 0: with two batches per step, call 9 begins step 4."""
+    config = configure(f"--trainer.accumulate={accumulate}")
+    trainers: list[Trainer] = []
+    loss, before = losing_at(trainers, call, POISONS[poison])
+    store = MemoryStore()
+    trainers.append(make_trainer(config, loss=loss, store=store))
+    trainer = trainers[0]
+    with pytest.raises(TrainingError) as raised:
+        trainer.fit()
+    assert f"step {step} of epoch {epoch} " in str(raised.value)
+    assert "gradient" in str(raised.value) or "finite, but" not in poison
+    assert str(before["rows"][0]) in str(raised.value), "it names the rows"
+    assert raised.value.exit_code == 4
+    assert trainer.state.step == step
+    assert trainer.average is not None
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(weight, before["model"][name]), name
+        assert torch.equal(trainer.average.state_dict()[name], before["average"][name]), name
+    assert store.names() == ["best", "last"] * (epoch - 1), "nothing is saved on the way out"
+
+
+# -- the best epoch --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "epochs_done", "best"),
+    [
+        ([0.5, 0.4, 0.45, 0.9, 0.9, 0.9], 2, 3, 0),
+        ([0.5, 0.4, 0.6, 0.5, 0.5, 0.9], 2, 5, 2),
+        ([0.5, 0.5, 0.9, 0.9, 0.9, 0.9], 1, 2, 0),
+        ([0.5, 0.4, 0.3, 0.2, 0.1, 0.6], 0, 6, 5),
+        ([0.5, math.nan, math.nan, 0.9, 0.9, 0.9], 2, 3, 0),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 2, 6, 5),
+    ],
+)
+def test_early_stopping_waits_for_its_patience(
+    configure: Configure,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+    patience: int,
+    epochs_done: int,
+    best: int,
+) -> None:
+    script_scores(monkeypatch, scores)
+    trainer = make_trainer(configure("--trainer.epochs=6", f"--trainer.patience={patience}"))
+    trainer.fit()
+    assert trainer.state.epoch == len(trainer.state.history) == epochs_done
+    assert trainer.state.best_epoch == best
+    assert trainer.state.best_score == scores[best]
+    assert trainer.state.finished
+
+
+@pytest.mark.parametrize(
+    ("metric", "scores", "best"),
+    [
+        ("macro_f1", [0.3, 0.8, 0.5], 1),
+        ("accuracy", [0.3, 0.2, 0.5], 2),
+        ("macro_recall", [0.3, 0.3, 0.3], 0),
+        ("loss", [0.9, 0.2, 0.5], 1),
+        ("macro_f1", [math.nan, 0.1, math.nan], 1),
+        ("loss", [math.nan, 0.5, math.nan], 1),
+    ],
+)
+def test_best_holds_the_weights_of_the_best_epoch(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, metric: str, scores: list[float], best: int
+) -> None:
+    assert metric in METRICS
+    script_scores(monkeypatch, scores, metric)
+    validated: list[Weights] = []
+    real = trainer_module.predict_logits
+
+    def watched(model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        validated.append(clone(model.state_dict()))
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_module, "predict_logits", watched)
+    store = MemoryStore()
+    make_trainer(configure(f"--trainer.metric={metric}"), store=store).fit()
+    kept = [(groups["model"], facts) for name, groups, facts in store.saved if name == "best"]
+    weights, facts = kept[-1]
+    assert facts["epoch"] == best
+    assert facts["scores"][metric] == scores[best]
+    assert facts["data"] == "toy"
+    assert all(torch.equal(weights[name], validated[best][name]) for name in weights)
+    assert not all(torch.equal(weights[name], validated[best - 1][name]) for name in weights)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_weights_that_answer_nan_never_become_best(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, metric: str
+) -> None:
+    """argmax of NaN is class 0, so that accuracy and F1 look like numbers: they must not count."""
+    real = trainer_module.predict_logits
+    epochs: list[int] = []
+
+    def failing_at_first(*args: Any, **kwargs: Any) -> Tensor:
+        epochs.append(1)
+        logits_RC = real(*args, **kwargs)
+        return logits_RC if len(epochs) > 1 else logits_RC * math.nan
+
+    monkeypatch.setattr(trainer_module, "predict_logits", failing_at_first)
+    store = MemoryStore()
+    config = configure(f"--trainer.metric={metric}", "--trainer.epochs=2")
+    make_trainer(config, store=store).fit()
+    assert [facts["epoch"] for name, _, facts in store.saved if name == "best"] == [1]
+
+
+def test_validation_leaves_the_model_in_training_mode(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or dropout would be off from the second epoch on."""
+    trainer = make_trainer(configure("--trainer.ema=0", "--trainer.epochs=3"))
+    modes: list[bool] = []
+    real = trainer._step
+
+    def step(batches: Any) -> float:
+        modes.append(trainer.model.training)
+        return real(batches)
+
+    monkeypatch.setattr(trainer, "_step", step)
+    trainer.fit()
+    assert len(modes) == 36
+    assert all(modes)
+
+
+def test_checkpoints_come_every_few_steps_and_at_the_end_of_each_epoch(configure: Configure) -> None:
+    store = MemoryStore()
+    make_trainer(configure("--trainer.checkpoint_every=5", "--trainer.epochs=2"), store=store).fit()
+    steps = [facts["training"]["step"] for name, _, facts in store.saved if name == "last"]
+    assert steps == [5, 10, 12, 15, 20, 24]
+    assert [facts["training"]["finished"] for name, _, facts in store.saved if name == "last"][-2:] == [
+        False,
+        True,
+    ]
