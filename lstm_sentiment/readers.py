@@ -237,12 +237,13 @@ def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
     found = sorted(p.name for p in source.path.iterdir() if p.is_dir() and next(p.glob("*.txt"), None))
     if not found:
         raise DataError("a folder must hold one folder of .txt files per class", file=source.name)
-    missing = [name for name in classes or [] if name not in found]
-    if missing:
+    wanted = [name for name in found if classes is None or name in classes]
+    if not wanted:
         raise DataError(
-            f"no class folder {shown(missing[0])}; there are {', '.join(found)}", file=source.name
+            f"none of the class folders {', '.join(classes or ())}; there are {', '.join(found)}",
+            file=source.name,
         )
-    files = [file for name in classes or found for file in sorted((source.path / name).glob("*.txt"))]
+    files = [file for name in wanted for file in sorted((source.path / name).glob("*.txt"))]
     for start in range(0, len(files), CHUNK_ROWS):
         part = files[start : start + CHUNK_ROWS]
         texts = [_read_text_file(file, source) for file in part]

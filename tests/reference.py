@@ -68,13 +68,14 @@ class PackedSentimentLSTM(nn.Module):
         if kind == "last":
             return last_F
         if kind == "mean":
-            return sum(states_LF) / len(states_LF)
+            return torch.stack([feature_L.sum() / len(states_LF) for feature_L in states_LF.T])
         if kind == "max":
             return torch.stack([feature_L.max() for feature_L in states_LF.T])
         assert kind == "attention"
         assert self.attention is not None
         scores = [torch.exp(self.attention(state_F))[0] for state_F in states_LF]
-        return sum(score * state_F for score, state_F in zip(scores, states_LF, strict=True)) / sum(scores)
+        weighted = [score * state_F for score, state_F in zip(scores, states_LF, strict=True)]
+        return torch.stack(weighted).sum(dim=0) / torch.stack(scores).sum()
 
 
 def _name_in_model(name: str) -> str:
@@ -122,7 +123,7 @@ class PlainAdamW:
 
 
 def plain_learning_rate(step: int, total_steps: int, peak: float, warmup: float) -> float:
-    """Return a 0-based step's rate: a straight line up, then half a cosine seen at the middle of each step."""
+    """Return a 0-based step's rate: a straight line up, then half a cosine, at the middle of each step."""
     rising = math.ceil(warmup * total_steps)
     if step < rising:
         return float(np.interp(step + 1, [0, rising], [0, peak]))

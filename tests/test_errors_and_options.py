@@ -27,6 +27,7 @@ from lstm_sentiment.errors import (
     did_you_mean,
     shown,
 )
+from lstm_sentiment.experiment import config_yaml
 from lstm_sentiment.options import KEYS, CommandParser, parse_config, run_command
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
@@ -390,16 +391,17 @@ def test_a_later_file_wins_and_is_the_one_blamed(tmp_path: Path) -> None:
     assert refusal("--config", str(first), "--config", str(second)).startswith(f"{second}:3: ")
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        [],
-        ["--trainer.learning_rate=1e-3", "--seed=7", "--baseline=false", "--out=a b: c"],
-        ["--data.labels={0: negative, 4: positive}", "--data.test=null", "--data.validation=val.csv"],
-        ["--data.labels=['no', 'yes']", "--data.filter={source: imdb, year: 2001}"],
-        ["--data.train=007.csv", "--text.vectors=null", "--data.text_column=1e5"],
-    ],
-)
+AS_TYPED = [
+    [],
+    ["--trainer.learning_rate=1e-3", "--seed=7", "--baseline=false", "--out=a b: c"],
+    ["--data.labels={0: negative, 4: positive}", "--data.test=null", "--data.validation=val.csv"],
+    ["--data.labels=['no', 'yes']", "--data.filter={source: imdb, year: 2001}"],
+    ["--data.train=007.csv", "--text.vectors=null", "--data.text_column=2001-01-01"],
+    ["--out=1e5"],
+]
+
+
+@pytest.mark.parametrize("argv", AS_TYPED)
 def test_a_printed_configuration_reads_back_equal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str]
 ) -> None:
@@ -407,6 +409,11 @@ def test_a_printed_configuration_reads_back_equal(
         parse(*argv, "--print_config")
     assert caught.value.code in (0, None)
     assert parse_yaml(tmp_path, capsys.readouterr().out) == parse(*argv)
+
+
+@pytest.mark.parametrize("argv", AS_TYPED)
+def test_a_run_folders_configuration_reads_back_equal(tmp_path: Path, argv: list[str]) -> None:
+    assert parse_yaml(tmp_path, config_yaml(parse(*argv))) == parse(*argv)
 
 
 def test_a_command_with_a_few_flags_raises_instead_of_leaving() -> None:

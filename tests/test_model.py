@@ -33,7 +33,7 @@ def make_model(**settings: Any) -> SentimentLSTM:
 
 
 def make_batch(lengths: list[int], *, padding: int = 0) -> tuple[Tensor, Tensor]:
-    """Return random tokens (B, T) and lengths (B,), with `padding` more places than the longest text needs."""
+    """Return random tokens (B, T) and lengths (B,), `padding` places longer than the longest text."""
     tokens_BT = torch.full((len(lengths), max(lengths) + padding), PAD)
     generator = torch.Generator().manual_seed(2)
     for row, length in enumerate(lengths):
@@ -54,6 +54,7 @@ def assert_same_logits_and_gradients(model: SentimentLSTM) -> None:
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert set(found) == set(expected)
     for name, gradient in expected.items():
+        assert gradient is not None
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
         assert gradient.abs().max() > 1e-3, f"{name} plays no part: nothing was compared"
 
@@ -142,12 +143,14 @@ def test_word_dropout_replaces_tokens_while_training_only() -> None:
     tokens_BT[tokens_BT == UNKNOWN] = 2
     before = tokens_BT.clone()
     read_TB, _ = embedded_by(model.train(), tokens_BT, lengths_B)
-    changed_BT = read_TB.T != tokens_BT
+    changed_BT = tokens_BT != read_TB.T
     real_BT = tokens_BT != PAD
     assert 0.25 < changed_BT[real_BT].float().mean() < 0.35
     assert (read_TB.T[changed_BT] == UNKNOWN).all()
     assert not changed_BT[~real_BT].any()
-    assert not (changed_BT[:30, :40].float().mean(0) == 1).any(), "tokens are dropped one by one, not by place"
+    assert not (changed_BT[:30, :40].float().mean(0) == 1).any(), (
+        "tokens are dropped one by one, not by place"
+    )
     assert torch.equal(tokens_BT, before), "the batch itself was changed"
     read_TB, _ = embedded_by(model.eval(), tokens_BT, lengths_B)
     assert torch.equal(read_TB.T, tokens_BT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -65,9 +66,9 @@ def test_learning_rate_rises_to_its_peak_then_falls(total_steps: int, warmup: fl
     ]
     rising = int(np.ceil(warmup * total_steps))
     assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
-    assert all(earlier < later for earlier, later in zip(rates[:rising], rates[1:rising], strict=False))
+    assert all(earlier < later for earlier, later in itertools.pairwise(rates[:rising]))
     falling = rates[max(0, rising - 1) :]
-    assert all(earlier > later for earlier, later in zip(falling, falling[1:], strict=False))
+    assert all(earlier > later for earlier, later in itertools.pairwise(falling))
     assert rising == 0 or rates[rising - 1] == pytest.approx(peak)
     expected = [plain_learning_rate(step, total_steps, peak, warmup) for step in range(total_steps)]
     assert rates == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -86,7 +87,7 @@ def test_learning_rate_starts_low_and_ends_near_zero(warmup: float) -> None:
 def test_a_moving_average_forgets_its_start_and_settles_at_its_decay() -> None:
     decays = [ema_decay_at(step, decay=0.98) for step in range(2000)]
     assert decays[0] <= 0.1
-    assert all(earlier <= later <= 0.98 for earlier, later in zip(decays, decays[1:], strict=False))
+    assert all(earlier <= later <= 0.98 for earlier, later in itertools.pairwise(decays))
     assert decays[-1] == 0.98
     assert ema_decay_at(10**9, decay=0.0) == 0.0
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from reference import Weights, train_plainly
@@ -22,7 +23,7 @@ from lstm_sentiment.dataset import Batch
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.optimization import Loss, balanced_weights, cross_entropy
+from lstm_sentiment.optimization import Loss, cross_entropy
 from lstm_sentiment.tokens import cache_folder
 from lstm_sentiment.trainer import Trainer, TrainingState
 
@@ -63,18 +64,13 @@ def make_trainer(config: Config, *, loss: Loss | None = None, store: MemoryStore
     torch.set_flush_denormal(True)
     corpus = prepared(config)
     torch.manual_seed(config.seed)
-    model = SentimentLSTM(
-        len(corpus.vocabulary), len(corpus.labels), **dataclasses.asdict(config.model)
-    )
-    weights = None
-    if config.trainer.class_weights == "balanced":
-        weights = balanced_weights(corpus.train.labels, len(corpus.labels))
+    model = SentimentLSTM(len(corpus.vocabulary), len(corpus.labels), **dataclasses.asdict(config.model))
     return Trainer(
         model,
         corpus.train,
         corpus.validation,
         labels=corpus.labels,
-        loss=loss or cross_entropy(weights, config.trainer.label_smoothing),
+        loss=loss or cross_entropy(None, 0.0),
         config=config.trainer,
         seed=config.seed,
         device=torch.device("cpu"),
@@ -113,7 +109,9 @@ def test_it_learns_a_toy_corpus_from_a_first_loss_of_ln_3(configure: Configure) 
 
 
 def test_it_learns_with_every_dropout_on(configure: Configure) -> None:
-    trainer = make_trainer(configure("--trainer.epochs=10", "--trainer.ema=0.9", "--trainer.learning_rate=0.03"))
+    trainer = make_trainer(
+        configure("--trainer.epochs=10", "--trainer.ema=0.9", "--trainer.learning_rate=0.03")
+    )
     trainer.fit()
     assert trainer.state.best_score is not None
     assert trainer.state.best_score > 0.9
@@ -129,9 +127,12 @@ def test_it_learns_with_every_dropout_on(configure: Configure) -> None:
         ("--model.bidirectional=false", "--trainer.batch_size=50"),
     ],
 )
-def test_training_equals_a_plain_loop_over_a_packed_lstm(configure: Configure, flags: tuple[str, ...]) -> None:
+def test_training_equals_a_plain_loop_over_a_packed_lstm(
+    configure: Configure, flags: tuple[str, ...]
+) -> None:
     config = configure(*NO_DROPOUT, "--trainer.epochs=1", "--trainer.learning_rate=0.005", *flags)
     trainer = make_trainer(config)
+    assert isinstance(trainer.model, SentimentLSTM)
     weights, average = train_plainly(
         copy.deepcopy(trainer.model), trainer.train, config.trainer, seed=config.seed
     )
@@ -146,8 +147,8 @@ def test_training_equals_a_plain_loop_over_a_packed_lstm(configure: Configure, f
         assert (weight - start[name]).abs().max() > 3e-3, f"{name} has hardly moved: nothing was compared"
 
 
-def test_two_batches_of_8_are_one_of_16(configure: Configure) -> None:
-    """With texts of one length the plan of both is the same rows, if the whole corpus is one batch."""
+def test_two_accumulated_batches_are_one_of_twice_the_size(configure: Configure) -> None:
+    """Of different plans only this one has the same rows in each step: all rows in one step."""
     common = [*NO_DROPOUT, "--trainer.epochs=3"]
     halves = make_trainer(configure(*common, "--trainer.batch_size=96", "--trainer.accumulate=2"))
     whole = make_trainer(configure(*common, "--trainer.batch_size=192"))
@@ -163,12 +164,13 @@ def test_two_batches_of_8_are_one_of_16(configure: Configure) -> None:
 
 def test_uneven_batches_of_a_step_weigh_by_their_rows(configure: Configure) -> None:
     """The last step has a full and a half batch: its loss is the mean over rows, not over batches."""
-    config = configure(*NO_DROPOUT, "--trainer.batch_size=128", "--trainer.accumulate=2", "--trainer.epochs=1")
+    config = configure(
+        *NO_DROPOUT, "--trainer.batch_size=128", "--trainer.accumulate=2", "--trainer.epochs=1"
+    )
     trainer = make_trainer(config)
     [step] = trainer._plan(0)
     assert sorted(len(batch) for batch in step) == [64, 128]
-    rows = [row for batch in step for row in batch]
-    batch = trainer.train.batch(rows)
+    batch = trainer.train.batch(np.concatenate(step))
     with torch.no_grad():
         expected = nn.functional.cross_entropy(
             trainer.model(batch.tokens_BT, batch.lengths_B), batch.labels_B
@@ -249,19 +251,6 @@ def test_the_rate_of_every_step_is_the_schedules(
     assert rates[-1] < 0.001
 
 
-def test_class_weights_and_label_smoothing_reach_the_loss(configure: Configure) -> None:
-    def first_loss(*flags: str) -> float:
-        trainer = make_trainer(configure("--trainer.epochs=1", "--data.max_rows=60", *flags))
-        with torch.no_grad():
-            trainer.model.head.bias.copy_(torch.tensor([2.0, 0.0, -2.0]))
-        trainer.fit()
-        assert trainer.state.first_loss is not None
-        return trainer.state.first_loss
-
-    plain, smooth = first_loss(), first_loss("--trainer.label_smoothing=0.5")
-    assert abs(plain - smooth) > 1e-3
-
-
 # -- the same again --------------------------------------------------------------------------------
 
 
@@ -300,7 +289,9 @@ def test_the_test_split_cannot_reach_the_loop() -> None:
 # -- harm ------------------------------------------------------------------------------------------
 
 
-def losing_at(trainers: list[Trainer], call: int, poison: Callable[[Tensor], Tensor]) -> tuple[Loss, dict[str, Any]]:
+def losing_at(
+    trainers: list[Trainer], call: int, poison: Callable[[Tensor], Tensor]
+) -> tuple[Loss, dict[str, Any]]:
     """Return a loss that is poisoned at its n-th call, and what the trainer held at that moment."""
     calls: list[int] = []
     before: dict[str, Any] = {}
@@ -329,7 +320,9 @@ POISONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("poison", POISONS)
-@pytest.mark.parametrize(("accumulate", "call", "step", "epoch"), [(1, 5, 4, 1), (1, 15, 14, 2), (2, 9, 4, 1)])
+@pytest.mark.parametrize(
+    ("accumulate", "call", "step", "epoch"), [(1, 5, 4, 1), (1, 15, 14, 2), (2, 9, 4, 1)]
+)
 def test_training_stops_before_a_loss_that_is_not_finite_does_harm(
     configure: Configure, poison: str, accumulate: int, call: int, step: int, epoch: int
 ) -> None:

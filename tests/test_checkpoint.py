@@ -1,0 +1,596 @@
+"""A run folder: what is damaged is noticed and named, and a kill at any moment loses nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from lstm_sentiment.checkpoint import BEST, FORMAT, LAST, SHARED_FILES, RunFolder
+from lstm_sentiment.errors import CheckpointError, RunError
+from lstm_sentiment.files import write_atomically, write_json
+
+TENSORS = {
+    "model": {"head.weight": torch.arange(6.0).view(2, 3), "head.bias": torch.tensor([0.5, -0.5])},
+    "optimizer": {"step.head.bias": torch.tensor(7.0), "exp_avg.head.bias": torch.zeros(2)},
+}
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside; no code may catch it."""
+
+
+@pytest.fixture(autouse=True)
+def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing takes most of the time of these tests, and only pulling the plug could show it."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run that has begun, without a checkpoint."""
+    run = RunFolder(tmp_path / "run")
+    begin(run)
+    return run
+
+
+def begin(run: RunFolder) -> None:
+    run.begin(
+        config_yaml="seed: 0\nout: run\n",
+        vocabulary=["good", "schlecht", "não"],
+        labels=["negative", "positive"],
+        label_map={"0": "negative", "1": "positive"},
+    )
+
+
+def save(run: RunFolder, name: str, step: int) -> None:
+    """Save a checkpoint all of whose parts tell the step."""
+    groups = {
+        group: {key: tensor + step for key, tensor in tensors.items()} for group, tensors in TENSORS.items()
+    }
+    run.save(name, groups, {"step": step, "history": [{"epoch": 1, "score": 0.25}]})
+
+
+def loaded_step(run: RunFolder, name: str) -> int:
+    """Load a checkpoint, check that all its parts are of one step, and return that."""
+    checkpoint = run.load(name)
+    step = checkpoint.facts["step"]
+    assert set(checkpoint.tensors) == set(TENSORS)
+    for group, tensors in TENSORS.items():
+        assert set(checkpoint.tensors[group]) == set(tensors)
+        for key, tensor in tensors.items():
+            assert torch.equal(checkpoint.tensors[group][key], tensor + step), key
+    assert isinstance(step, int)
+    return step
+
+
+def flip(file: Path, bit: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
+# -- round trip ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [BEST, LAST])
+def test_what_is_saved_is_loaded(folder: RunFolder, name: str) -> None:
+    assert not folder.has(name)
+    for step in (1, 2, 3):
+        save(folder, name, step)
+        assert loaded_step(RunFolder(folder.path), name) == step
+    assert folder.has(name)
+    assert folder.load(name).facts["history"] == [{"epoch": 1, "score": 0.25}]
+    assert folder.read_json("vocabulary.json") == ["good", "schlecht", "não"]
+    assert folder.read_json("labels.json")["map"] == {"0": "negative", "1": "positive"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
+def test_tensors_keep_their_type_shape_and_bits(folder: RunFolder, dtype: torch.dtype) -> None:
+    values = (torch.randn(4, 5) * 100).to(dtype)
+    extra = {
+        "empty": torch.zeros(0, 3, dtype=dtype),
+        "scalar": torch.tensor(3, dtype=dtype),
+        "transposed": values.clone().T,
+    }
+    folder.save(BEST, {"model": {"all": values, **extra}}, {})
+    found = folder.load(BEST).tensors["model"]
+    assert set(found) == {"all", *extra}
+    for name, expected in {"all": values, **extra}.items():
+        assert found[name].dtype == dtype
+        assert torch.equal(found[name], expected), name
+
+
+def test_parameters_of_a_model_need_no_preparation(folder: RunFolder) -> None:
+    model = torch.nn.Linear(2, 2)
+    folder.save(BEST, {"model": dict(model.named_parameters())}, {})
+    assert torch.equal(folder.load(BEST).tensors["model"]["weight"], model.weight)
+
+
+def test_nothing_but_the_documented_files_is_written(folder: RunFolder) -> None:
+    for step in (1, 2, 3):
+        save(folder, LAST, step)
+        save(folder, BEST, step)
+    folder.write_log([{"epoch": 1}, {"epoch": 2}])
+    assert {entry.name for entry in folder.path.iterdir()} == {
+        *SHARED_FILES,
+        "best",
+        "last",
+        "last.previous",
+        "log.jsonl",
+    }
+    for name in ("best", "last", "last.previous"):
+        inside = {file.name for file in (folder.path / name).iterdir()}
+        assert inside == {*CHECKPOINT_FILES, "manifest.json"}
+    assert [json.loads(line) for line in (folder.path / "log.jsonl").read_text().splitlines()] == [
+        {"epoch": 1},
+        {"epoch": 2},
+    ]
+
+
+def test_no_file_is_a_pickle(folder: RunFolder) -> None:
+    """Every file is text, or a header of JSON and the numbers that it describes."""
+    save(folder, BEST, 1)
+    save(folder, LAST, 1)
+    folder.write_log([{"epoch": 1}])
+    files = [file for file in folder.path.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} == {".json", ".jsonl", ".yaml", ".safetensors"}
+    for file in files:
+        content = file.read_bytes()
+        if file.suffix == ".safetensors":
+            length = int.from_bytes(content[:8], "little")
+            header = json.loads(content[8 : 8 + length])
+            described = max(facts["data_offsets"][1] for facts in header.values())
+            assert len(content) == 8 + length + described, file
+        else:
+            assert content.decode("utf-8").isprintable() or b"\n" in content
+            assert not content.startswith((b"\x80", b"PK")), file
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+def test_every_flipped_bit_is_noticed_and_its_file_named(folder: RunFolder, name: str) -> None:
+    save(folder, BEST, 1)
+    file = folder.path / BEST / name
+    for bit in range(0, 8 * file.stat().st_size, 37):
+        flip(file, bit)
+        with pytest.raises(CheckpointError, match=rf"{BEST}/{name}: "):
+            folder.load(BEST)
+        flip(file, bit)
+    assert loaded_step(folder, BEST) == 1
+
+
+@pytest.mark.parametrize("name", SHARED_FILES)
+def test_flipped_bits_in_what_checkpoints_depend_on_are_noticed(folder: RunFolder, name: str) -> None:
+    """Other words behind the same numbers would be other answers."""
+    save(folder, BEST, 1)
+    for bit in range(0, 8 * (folder.path / name).stat().st_size, 11):
+        flip(folder.path / name, bit)
+        with pytest.raises(CheckpointError, match=f"run/{name}: "):
+            folder.load(BEST)
+        flip(folder.path / name, bit)
+    assert loaded_step(folder, BEST) == 1
+
+
+def test_flipped_bits_in_the_manifest_are_noticed(folder: RunFolder) -> None:
+    save(folder, BEST, 1)
+    file = folder.path / BEST / "manifest.json"
+    chosen = random.Random(0).sample(range(8 * file.stat().st_size), 300)
+    for bit in chosen:
+        flip(file, bit)
+        with pytest.raises(CheckpointError, match=str(folder.path)):
+            folder.load(BEST)
+        flip(file, bit)
+    assert loaded_step(folder, BEST) == 1
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json"])
+@pytest.mark.parametrize("keep", [0, 1, 20, -1])
+def test_a_truncated_file_is_noticed_and_named(folder: RunFolder, name: str, keep: int) -> None:
+    save(folder, BEST, 1)
+    file = folder.path / BEST / name
+    content = file.read_bytes()
+    file.write_bytes(content.rstrip()[:keep])
+    with pytest.raises(CheckpointError, match=f"{BEST}/{name}: "):
+        folder.load(BEST)
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json", *SHARED_FILES[1:2]])
+def test_a_missing_file_is_noticed_and_named(folder: RunFolder, name: str) -> None:
+    save(folder, BEST, 1)
+    inside = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
+    inside.unlink()
+    with pytest.raises(CheckpointError, match=name):
+        folder.load(BEST)
+
+
+def test_an_added_file_is_noticed_and_named(folder: RunFolder) -> None:
+    save(folder, BEST, 1)
+    (folder.path / BEST / "extra.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"extra\.safetensors"):
+        folder.load(BEST)
+
+
+@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+def test_a_file_of_another_checkpoint_is_noticed_and_named(folder: RunFolder, name: str) -> None:
+    save(folder, BEST, 1)
+    save(folder, LAST, 2)
+    shutil.copy(folder.path / LAST / name, folder.path / BEST / name)
+    with pytest.raises(CheckpointError, match=f"{BEST}/{name}: "):
+        folder.load(BEST)
+
+
+def test_a_whole_checkpoint_of_another_run_is_noticed(folder: RunFolder, tmp_path: Path) -> None:
+    """Its files fit each other, but not this run's vocabulary."""
+    other = RunFolder(tmp_path / "other")
+    other.begin(config_yaml="seed: 0\nout: run\n", vocabulary=["other"], labels=["a", "b"], label_map={})
+    save(other, BEST, 2)
+    shutil.copytree(other.path / BEST, folder.path / BEST)
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json"):
+        folder.load(BEST)
+
+
+def test_an_edited_vocabulary_is_refused(folder: RunFolder) -> None:
+    save(folder, BEST, 1)
+    write_json(folder.path / "vocabulary.json", ["schlecht", "good", "não"], indent=0)
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json"):
+        folder.load(BEST)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"{}",
+        b'{"format": 1}',
+        b'{"format": 1, "files": []}',
+        b"\xff\xfe",
+        b"[" * 10**5,
+    ],
+)
+def test_a_manifest_that_is_none_is_an_error_of_ours(folder: RunFolder, manifest: bytes) -> None:
+    save(folder, BEST, 1)
+    (folder.path / BEST / "manifest.json").write_bytes(manifest)
+    with pytest.raises(CheckpointError, match=BEST):
+        folder.load(BEST)
+
+
+@pytest.mark.parametrize("names", [["../../outside.json"], ["/etc/hostname"]])
+def test_a_manifest_cannot_lead_out_of_its_folder(folder: RunFolder, names: list[str]) -> None:
+    save(folder, BEST, 1)
+    file = folder.path / BEST / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["files"] |= {name: {"sha256": "", "bytes": 0} for name in names}
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="missing or added"):
+        folder.load(BEST)
+
+
+@pytest.mark.parametrize("version", [FORMAT + 1, 99, "1", None])
+def test_a_format_of_another_version_is_refused(folder: RunFolder, version: object) -> None:
+    save(folder, BEST, 1)
+    file = folder.path / BEST / "manifest.json"
+    manifest = json.loads(file.read_text())
+    assert manifest["format"] == FORMAT
+    file.write_text(json.dumps(manifest | {"format": version}))
+    with pytest.raises(CheckpointError, match="version"):
+        folder.load(BEST)
+
+
+def test_a_folder_that_is_no_run_is_told_apart_from_a_damaged_one(tmp_path: Path, folder: RunFolder) -> None:
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(RunError, match="is no run folder"):
+            RunFolder(path).load(BEST)
+    with pytest.raises(CheckpointError, match="no checkpoint 'best'"):
+        folder.load(BEST)
+
+
+# -- the one before --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json"])
+def test_a_damaged_last_falls_back_to_the_one_before(
+    folder: RunFolder, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(folder, LAST, 1)
+    save(folder, LAST, 2)
+    flip(folder.path / LAST / name, 90)
+    with caplog.at_level(logging.WARNING):
+        assert loaded_step(folder, LAST) == 1
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"{LAST}/{name}" in record.message
+    assert "last.previous" in record.message
+
+
+def test_a_whole_last_is_loaded_without_a_word(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    save(folder, LAST, 1)
+    save(folder, LAST, 2)
+    assert loaded_step(folder, LAST) == 2
+    assert not caplog.records
+
+
+def test_two_damaged_checkpoints_are_both_named(folder: RunFolder) -> None:
+    save(folder, LAST, 1)
+    save(folder, LAST, 2)
+    flip(folder.path / LAST / "model.safetensors", 900)
+    flip(folder.path / "last.previous" / "state.json", 9)
+    with pytest.raises(CheckpointError) as raised:
+        folder.load(LAST)
+    assert "last/model.safetensors" in str(raised.value)
+    assert "last.previous/state.json" in str(raised.value)
+    assert raised.value.exit_code == 3
+
+
+def test_best_is_never_replaced_by_an_older_best(folder: RunFolder) -> None:
+    """A damaged best is an error: the epoch before it is another classifier."""
+    save(folder, BEST, 1)
+    save(folder, BEST, 2)
+    flip(folder.path / BEST / "model.safetensors", 900)
+    with pytest.raises(CheckpointError, match=r"best/model\.safetensors"):
+        folder.load(BEST)
+
+
+# -- kills -----------------------------------------------------------------------------------------
+
+
+STEPS: list[tuple[Any, str]] = [
+    (os, "fsync"),
+    (Path, "rename"),
+    (Path, "replace"),
+    (Path, "mkdir"),
+    (Path, "unlink"),
+    (shutil, "rmtree"),
+    (safetensors.torch, "save_file"),
+]
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, place: int, *, after: bool) -> list[str]:
+    """Let the n-th change to the disk be the last; `after`: it is still done, else it is not even begun."""
+    done: list[str] = []
+
+    def stopping(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(done) >= place:
+                raise Killed
+            if len(done) == place - 1 and not after:
+                done.append(name)
+                raise Killed
+            done.append(name)
+            result = real(*args, **kwargs)
+            if len(done) == place:
+                raise Killed
+            return result
+
+        return call
+
+    for owner, name in STEPS:
+        monkeypatch.setattr(owner, name, stopping(name, getattr(owner, name)))
+    return done
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", [BEST, LAST])
+@pytest.mark.parametrize("earlier", [1, 2])
+def test_a_kill_while_saving_leaves_the_old_or_the_new_checkpoint(
+    tmp_path: Path, name: str, earlier: int, after: bool
+) -> None:
+    """At every single step of a save; then the run goes on as if nothing had been."""
+    outcomes: list[int] = []
+    for place in range(1, 100):
+        run = RunFolder(tmp_path / str(place))
+        begin(run)
+        for step in range(earlier):
+            save(run, name, step)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, place, after=after)
+            try:
+                save(run, name, earlier)
+            except Killed:
+                killed = True
+            else:
+                killed = False
+        outcomes.append(loaded_step(RunFolder(run.path), name))
+        assert outcomes[-1] in (earlier - 1, earlier)
+        save(run, name, earlier + 1)
+        assert loaded_step(RunFolder(run.path), name) == earlier + 1
+        if not killed:
+            break
+    assert len(outcomes) > 12, "hardly any step was tried"
+    assert set(outcomes) == {earlier - 1, earlier}
+    assert outcomes == sorted(outcomes)
+
+
+@pytest.mark.parametrize("name", [BEST, LAST])
+def test_all_files_are_flushed_before_a_checkpoint_takes_its_place(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Or a power cut after the rename leaves a checkpoint of empty files."""
+    flushed: set[int] = set()
+    renamed: list[str] = []
+    rename = Path.rename
+
+    def checked_rename(path: Path, target: Path) -> Path:
+        if path.name.endswith(".tmp"):
+            unflushed = [file.name for file in (path, *path.iterdir()) if file.stat().st_ino not in flushed]
+            assert not unflushed
+            renamed.append(target.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.add(os.fstat(handle).st_ino))
+    monkeypatch.setattr(Path, "rename", checked_rename)
+    save(folder, name, 1)
+    assert renamed == [name]
+    assert folder.path.stat().st_ino in flushed, "the rename itself"
+
+
+def test_a_half_written_file_of_a_killed_save_does_no_harm(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(tensors: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise Killed
+
+    save(folder, LAST, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", torn)
+        with pytest.raises(Killed):
+            save(folder, LAST, 2)
+    assert loaded_step(folder, LAST) == 1
+    save(folder, LAST, 3)
+    assert loaded_step(folder, LAST) == 3
+    assert not list(folder.path.glob("*.tmp"))
+    assert not list(folder.path.glob(".*"))
+
+
+def test_what_other_processes_left_when_they_were_killed_is_cleared_away(folder: RunFolder) -> None:
+    """A resumed run has another process id, and a temporary folder is as large as a checkpoint."""
+    save(folder, LAST, 1)
+    shutil.copytree(folder.path / LAST, folder.path / ".last.999999999.tmp")
+    save(folder, LAST, 2)
+    assert loaded_step(folder, LAST) == 2
+    assert not list(folder.path.glob(".*"))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_while_a_run_begins_leaves_a_folder_that_can_be_begun_again(
+    tmp_path: Path, after: bool
+) -> None:
+    for place in range(1, 100):
+        run = RunFolder(tmp_path / str(place))
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, place, after=after)
+            try:
+                begin(run)
+            except Killed:
+                killed = True
+            else:
+                killed = False
+        run.clear()
+        begin(run)
+        save(run, BEST, 1)
+        assert loaded_step(run, BEST) == 1
+        if not killed:
+            break
+    assert place > 5, "hardly any step was tried"
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_while_a_run_is_replaced_leaves_a_folder_that_can_be_begun_again(
+    tmp_path: Path, after: bool
+) -> None:
+    for place in range(1, 100):
+        run = RunFolder(tmp_path / str(place))
+        begin(run)
+        save(run, BEST, 1)
+        save(run, LAST, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, place, after=after)
+            try:
+                run.clear()
+            except Killed:
+                killed = True
+            else:
+                killed = False
+        run.clear()
+        begin(run)
+        save(run, BEST, 2)
+        assert loaded_step(run, BEST) == 2
+        if not killed:
+            break
+    assert place > 4, "hardly any step was tried"
+
+
+# -- clearing --------------------------------------------------------------------------------------
+
+
+def test_clear_removes_a_run_and_nothing_else(folder: RunFolder) -> None:
+    for step in (1, 2):
+        save(folder, BEST, step)
+        save(folder, LAST, step)
+    for name in ("metrics.json", "environment.json", "data.json", "log.jsonl"):
+        (folder.path / name).write_text("{}")
+    (folder.path / "notes.txt").write_text("mine")
+    (folder.path / "plots").mkdir()
+    (folder.path / "plots" / "best").write_text("mine")
+    (folder.path / "draft.tmp").write_text("mine")
+    folder.clear()
+    assert sorted(str(p.relative_to(folder.path)) for p in folder.path.rglob("*")) == [
+        "draft.tmp",
+        "notes.txt",
+        "plots",
+        "plots/best",
+    ]
+
+
+def test_clear_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.docx").write_text("mine")
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "photo.jpg").write_text("mine")
+    with pytest.raises(RunError, match="no run of this package"):
+        RunFolder(tmp_path).clear()
+    assert (tmp_path / "thesis.docx").read_text() == "mine"
+    assert (tmp_path / "best" / "photo.jpg").read_text() == "mine"
+
+
+def test_clear_of_nothing_does_nothing(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "missing").clear()
+    (tmp_path / "empty").mkdir()
+    RunFolder(tmp_path / "empty").clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_a_file_in_the_place_of_a_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    run = RunFolder(tmp_path / "run")
+    assert run.occupied()
+    with pytest.raises(RunError):
+        run.clear()
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+# -- atomic files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    file = tmp_path / "metrics.json"
+    write_atomically(file, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(type(error)):
+            write_atomically(file, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert file.read_bytes() == b"old"
+    write_atomically(file, b"new")
+    assert file.read_bytes() == b"new"
+
+
+def test_json_is_utf_8_and_ends_with_a_line_break(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"größe": [1, 0.5, None, "😀"]})
+    content = (tmp_path / "a.json").read_bytes().decode("utf-8")
+    assert content.endswith("\n")
+    assert "größe" in content
+    assert "😀" in content
+    assert json.loads(content) == {"größe": [1, 0.5, None, "😀"]}

@@ -1,0 +1,357 @@
+"""Text in, probabilities out: the model's own answers, whatever stands beside a text."""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_rows, write_csv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lstm_sentiment
+from lstm_sentiment.classifier import Prediction, SentimentClassifier, cut, load
+from lstm_sentiment.config import Config
+from lstm_sentiment.corpus import prepare
+from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError, SentimentError
+from lstm_sentiment.experiment import run
+from lstm_sentiment.inference import predict_logits
+from lstm_sentiment.options import parse_config
+from lstm_sentiment.text import UNKNOWN, Tokenizer
+
+LABELS = ["negative", "neutral", "positive"]
+ODD_TEXTS = [
+    "",
+    "   \t\n ",
+    "😀👍🏽",
+    "\ufeff",
+    "\x00",
+    "great " * 10_000,
+    "x" * 100_000,
+    "שלום 你好",
+    "\ud800 great",
+]
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run that was trained once for all tests of this module."""
+
+    config: Config
+    path: Path
+    cache: Path
+    classifier: SentimentClassifier
+
+
+def train(folder: Path, *flags: str) -> Trained:
+    """Train a run on the toy corpus in a folder of its own."""
+    reviews = write_csv(folder / "reviews.csv", make_rows(240))
+    argv = [
+        f"--data.train={reviews}",
+        f"--out={folder / 'run'}",
+        "--model.embedding_size=16",
+        "--model.hidden_size=16",
+        "--trainer.epochs=5",
+        "--trainer.ema=0.8",
+        "--trainer.batch_size=16",
+        "--trainer.learning_rate=0.03",
+        "--trainer.threads=1",
+        "--trainer.precision=fp32",
+        "--text.min_frequency=1",
+        "--baseline=false",
+    ]
+    config = parse_config([*argv, *flags], program="test", description="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
+        run(config)
+    return Trained(
+        config=config,
+        path=folder / "run",
+        cache=folder / "cache",
+        classifier=load(folder / "run", device="cpu"),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="module")
+def with_basic_english(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(
+        tmp_path_factory.mktemp("basic_english"),
+        "--text.tokenizer=basic_english",
+        "--text.max_tokens=9",
+        "--trainer.epochs=1",
+    )
+
+
+@pytest.fixture(scope="module")
+def with_tail_and_case(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(
+        tmp_path_factory.mktemp("tail"),
+        "--text.lowercase=false",
+        "--text.max_tokens=7",
+        "--text.truncate=tail",
+        "--trainer.epochs=1",
+    )
+
+
+def texts_of(config: Config) -> list[str]:
+    with Path(config.data.train).open(newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)]
+
+
+# -- the answers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fixture", ["trained", "with_basic_english", "with_tail_and_case"])
+def test_answers_are_the_softmax_of_the_models_logits_on_the_training_path(
+    request: pytest.FixtureRequest, fixture: str
+) -> None:
+    """A text that a user types gives the tokens, and so the logits, that the same row gave in training."""
+    of_run: Trained = request.getfixturevalue(fixture)
+    config, classifier = of_run.config, of_run.classifier
+    corpus = prepare(config.data, config.text, seed=config.seed, cache=of_run.cache)
+    texts = texts_of(config)
+    for dataset in (corpus.train, corpus.validation, corpus.test):
+        assert dataset is not None
+        logits_RC = predict_logits(classifier.model, dataset, device=torch.device("cpu"), batch_size=16)
+        expected_RC = logits_RC.double().softmax(1).numpy()
+        found_RC = classifier.predict_proba(texts[row] for row in dataset.rows)
+        np.testing.assert_allclose(found_RC, expected_RC, atol=1e-6)
+
+
+def test_it_tells_good_from_bad(trained: Trained) -> None:
+    predictions = trained.classifier.predict(
+        ["this place is awful", "the food was superb", "an average room"]
+    )
+    assert [p.label for p in predictions] == ["negative", "positive", "neutral"]
+
+
+def test_probabilities_sum_to_one_and_stand_in_the_order_of_labels(trained: Trained) -> None:
+    classifier = trained.classifier
+    texts = texts_of(trained.config)[:50] + ODD_TEXTS
+    probabilities_RC = classifier.predict_proba(texts)
+    assert classifier.labels == LABELS
+    assert probabilities_RC.shape == (len(texts), 3)
+    assert probabilities_RC.dtype == np.float64
+    assert (probabilities_RC >= 0).all()
+    np.testing.assert_allclose(probabilities_RC.sum(axis=1), 1, atol=1e-12)
+    for prediction, row_C in zip(classifier.predict(texts), probabilities_RC, strict=True):
+        assert list(prediction.probabilities) == LABELS
+        assert list(prediction.probabilities.values()) == row_C.tolist()
+        assert prediction.label == LABELS[row_C.argmax()]
+        assert prediction.score == row_C.max()
+        assert isinstance(prediction.score, float)
+
+
+def test_predictions_are_plain_values(trained: Trained) -> None:
+    [prediction] = trained.classifier.predict("great")
+    assert type(prediction) is Prediction
+    assert {type(value) for value in prediction.probabilities.values()} == {float}
+    with pytest.raises(AttributeError):
+        prediction.label = "negative"  # type: ignore[misc]
+
+
+def test_one_string_a_list_a_generator_and_a_series_are_the_same(trained: Trained) -> None:
+    classifier = trained.classifier
+    texts = ["great food", "", "awful", "so-so :-)"]
+    expected_RC = classifier.predict_proba(texts)
+    series = pd.Series(texts, index=[7, 3, 3, 0])
+    forms: list[Any] = [tuple(texts), (text for text in texts), iter(texts), series, np.array(texts, object)]
+    for form in forms:
+        assert np.array_equal(classifier.predict_proba(form), expected_RC)
+    assert classifier.predict(series) == classifier.predict(texts)
+    for text, row_C in zip(texts, expected_RC, strict=True):
+        np.testing.assert_allclose(classifier.predict_proba(text), [row_C], atol=1e-6)
+    assert len(classifier.predict("great food")) == 1, "one string is one text, not its letters"
+
+
+def test_nothing_gives_nothing(trained: Trained) -> None:
+    assert trained.classifier.predict([]) == []
+    assert trained.classifier.predict_proba([]).shape == (0, 3)
+    assert trained.classifier.predict_proba(iter(())).shape == (0, 3)
+
+
+def test_order_is_kept_over_lengths_and_parts(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are sorted by length inside, and read in parts: neither may show."""
+    monkeypatch.setattr(lstm_sentiment.classifier, "TEXTS_AT_ONCE", 37)
+    monkeypatch.setattr(lstm_sentiment.classifier, "TOKENS_AT_ONCE", 200)
+    texts = (
+        [text * (1 + i % 5) for i, text in enumerate(texts_of(trained.config))] + [""] * 3 + ["great"] * 40
+    )
+    found_RC = trained.classifier.predict_proba(texts)
+    monkeypatch.undo()
+    expected_RC = np.concatenate([trained.classifier.predict_proba(text) for text in texts])
+    np.testing.assert_allclose(found_RC, expected_RC, atol=1e-6)
+    assert len(np.unique(expected_RC.round(6), axis=0)) > 200, "texts cannot be told apart"
+
+
+@pytest.mark.parametrize("text", ["awful", "", "the food was superb " * 3, "great " * 500])
+def test_neighbours_do_not_change_an_answer(trained: Trained, text: str) -> None:
+    alone_1C = trained.classifier.predict_proba(text)
+    others = texts_of(trained.config) + ["so-so " * n for n in range(60)]
+    assert len(others) == 300
+    for place in (0, 150, 300):
+        among_RC = trained.classifier.predict_proba([*others[:place], text, *others[place:]])
+        np.testing.assert_allclose(among_RC[place], alone_1C[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS, ids=lambda text: ascii(text[:12]))
+def test_odd_texts_have_an_answer(trained: Trained, text: str) -> None:
+    [prediction] = trained.classifier.predict(text)
+    assert prediction.label in LABELS
+    assert math.isfinite(prediction.score)
+
+
+def test_texts_without_a_token_are_one_unknown_token(trained: Trained) -> None:
+    """The empty text has an answer of its own, the same as that of a word never seen."""
+    empty, blank, unseen = trained.classifier.predict_proba(["", " \n ", "xyzzyplugh"])
+    np.testing.assert_allclose(blank, empty, atol=1e-6)
+    np.testing.assert_allclose(unseen, empty, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "texts", [[None], ["fine", 5], [b"bytes"], [["nested"]], pd.Series(["a", None], dtype=object), [1.5]]
+)
+def test_what_is_no_string_is_an_error_of_ours(trained: Trained, texts: Any) -> None:
+    with pytest.raises(DataError, match="must be a string, not"):
+        trained.classifier.predict(texts)
+
+
+@pytest.mark.parametrize("texts", [None, 5, 1.5])
+def test_what_is_neither_a_string_nor_many_is_an_error_of_ours(trained: Trained, texts: Any) -> None:
+    with pytest.raises(DataError):
+        trained.classifier.predict(texts)
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fixture", ["trained", "with_basic_english", "with_tail_and_case"])
+def test_the_fast_path_gives_the_tokenizers_tokens(request: pytest.FixtureRequest, fixture: str) -> None:
+    """`_encode` remembers pieces of text; `Tokenizer` splits each text anew."""
+    of_run: Trained = request.getfixturevalue(fixture)
+    classifier, text_config = of_run.classifier, of_run.config.text
+    tokenizer = Tokenizer(text_config.tokenizer, lowercase=text_config.lowercase)
+
+    @quick
+    @given(st.text(max_size=60) | st.lists(st.sampled_from(PIECES), max_size=20).map(" ".join))
+    def check(text: str) -> None:
+        expected = cut(tokenizer(text), text_config.max_tokens, text_config.truncate)
+        assert classifier.tokens(text) == expected
+        assert classifier._encode(text) == (classifier.vocabulary.encode(expected) or [UNKNOWN])
+        assert classifier._encode(text) == classifier._encode(text), "asked again"
+
+    check()
+
+
+PIECES = [
+    *make_rows(1)[0][0].split(),
+    "GREAT",
+    "great!!!",
+    ":-)",
+    "I'm",
+    "&amp;",
+    "<br />",
+    "http://a.b/c",
+    "\u00a0",
+    "é",
+    "\u0130",
+]
+
+
+def test_a_long_text_is_cut_as_in_training(with_tail_and_case: Trained) -> None:
+    classifier = with_tail_and_case.classifier
+    assert classifier.tokens("a b c d e f g h Great I") == ["d", "e", "f", "g", "h", "Great", "I"]
+    long, end = classifier.predict_proba(["awful " * 50 + "d e f g h great i", "d e f g h great i"])
+    np.testing.assert_allclose(long, end, atol=1e-6)
+
+
+def test_known_words_are_known(trained: Trained) -> None:
+    ids = trained.classifier._encode("great awful xyzzyplugh okay")
+    assert ids[2] == UNKNOWN
+    assert UNKNOWN not in (ids[0], ids[1], ids[3])
+    assert len(set(ids)) == 4
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(trained: Trained, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the run in another place, with the training file and the cache out of reach."""
+    shutil.copytree(trained.path, tmp_path / "copy")
+    away = Path(trained.config.data.train)
+    away.rename(away.with_suffix(".away"))
+    yield tmp_path / "copy"
+    away.with_suffix(".away").rename(away)
+
+
+def test_a_run_needs_neither_its_data_nor_its_place(
+    trained: Trained, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["great food", "awful", ""]
+    expected_RC = trained.classifier.predict_proba(texts)
+    monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path / "no cache"))
+    monkeypatch.chdir(tmp_path)
+    for path in (moved, str(moved), "copy", Path("copy"), "./copy/"):
+        assert np.array_equal(lstm_sentiment.load(path, device="cpu").predict_proba(texts), expected_RC)
+    for name in ("last", "last.previous", "metrics.json", "log.jsonl", "data.json", "environment.json"):
+        target = moved / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    assert np.array_equal(load("copy").predict_proba(texts), expected_RC)
+    assert not (tmp_path / "no cache").exists()
+
+
+def test_loading_changes_nothing(trained: Trained) -> None:
+    before = {file: file.read_bytes() for file in trained.path.rglob("*") if file.is_file()}
+    load(trained.path).predict(["great"])
+    assert {file: file.read_bytes() for file in trained.path.rglob("*") if file.is_file()} == before
+
+
+def test_a_loaded_model_is_ready_to_answer_and_not_to_learn(trained: Trained) -> None:
+    model = load(trained.path, device="cpu").model
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_folder_that_is_no_run_is_an_error_of_ours(trained: Trained, tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path, trained.path / "best", trained.path / "config.yaml"):
+        with pytest.raises(RunError, match="is no run folder") as raised:
+            load(path)
+        assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("file", ["vocabulary.json", "labels.json", "config.yaml", "best/model.safetensors"])
+def test_a_run_that_was_tampered_with_is_not_loaded(moved: Path, file: str) -> None:
+    content = bytearray((moved / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (moved / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=file):
+        load(moved)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta"])
+def test_a_device_that_is_not_there_is_an_error_of_ours(trained: Trained, device: str) -> None:
+    with pytest.raises(ConfigError):
+        load(trained.path, device=device)
+
+
+def test_all_errors_share_one_base(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(SentimentError):
+        load(tmp_path)
+    with pytest.raises(SentimentError):
+        trained.classifier.predict([None])  # type: ignore[list-item]

@@ -1,0 +1,248 @@
+"""Two processes are one: the same weights and scores, each row once, one writer, no orphan."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_rows, write_csv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import lstm_sentiment.distributed as distributed
+from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
+from lstm_sentiment.config import Config
+from lstm_sentiment.distributed import Processes, process_environment
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.experiment import config_yaml, run
+
+Configure = Callable[..., Config]
+NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+# Trains, and notes everything that its process opens for writing or renames below the run folder.
+RECORDING_WORKER = """
+import os, pathlib, sys
+
+out, notes = sys.argv[1], []
+
+def watch(event, args):
+    written = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+    if written or event in ("os.rename", "os.mkdir", "os.remove"):
+        if isinstance(args[0], (str, os.PathLike)) and os.fspath(args[0]).startswith(out):
+            notes.append(os.fspath(args[0]))
+
+sys.addaudithook(watch)
+from lstm_sentiment.train import main
+main(sys.argv[2:])
+pathlib.Path(out + "-written-by-" + os.environ["RANK"]).write_text("\\n".join(notes))
+"""
+
+
+def workers_of(torchrun: subprocess.Popen[str]) -> dict[int, int]:
+    """Return rank -> process id of torchrun's workers."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
+            if entry.name.isdigit() and parent_of(entry) == torchrun.pid:
+                variables = (entry / "environ").read_bytes().split(b"\0")
+                ranks = [v.removeprefix(b"RANK=") for v in variables if v.startswith(b"RANK=")]
+                found |= {int(rank): int(entry.name) for rank in ranks}
+    return found
+
+
+def parent_of(process: Path) -> int:
+    behind_name = (process / "stat").read_text().rpartition(")")[2]
+    return int(behind_name.split()[1])
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """A function that starts two processes under torchrun; none of them outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*argv: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with (tmp_path / "stdout").open("w") as stdout, (tmp_path / "stderr").open("w") as stderr:
+            started.append(
+                subprocess.Popen([*TORCHRUN, *argv], stdout=stdout, stderr=stderr, env=environment, text=True)
+            )
+        return started[-1]
+
+    yield start
+    for process in started:
+        for pid in workers_of(process).values():
+            os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+
+
+def write_settings(config: Config, tmp_path: Path) -> str:
+    file = tmp_path / "settings.yaml"
+    file.write_text(config_yaml(config))
+    return str(file)
+
+
+def test_two_processes_equal_one(
+    configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """With odd numbers of rows in every split, a last batch of one row, and batches added up."""
+    write_csv(tmp_path / "train.csv", make_rows(5 * 16 + 1))
+    write_csv(tmp_path / "validation.csv", make_rows(33, seed=1))
+    write_csv(tmp_path / "test.csv", make_rows(27, seed=2))
+    flags = [
+        *NO_DROPOUT,
+        *(f"--data.{name}={tmp_path / name}.csv" for name in ("train", "validation", "test")),
+        "--trainer.accumulate=2",
+        "--trainer.epochs=2",
+        "--trainer.learning_rate=0.01",
+        "--trainer.checkpoint_every=2",
+    ]
+    one = configure(*flags, f"--out={tmp_path / 'one'}")
+    expected = run(one)
+    two = configure(*flags, f"--out={tmp_path / 'two'}")
+    worker = tmp_path / "worker.py"
+    worker.write_text(RECORDING_WORKER)
+    process = torchrun(str(worker), two.out, "--config", write_settings(two, tmp_path))
+    assert process.wait(timeout=120) == 0, (tmp_path / "stderr").read_text()
+
+    found = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert (expected["validation"]["rows"], expected["test"]["rows"]) == (33, 27)
+    for split in ("validation", "test"):
+        assert found[split]["rows"] == expected[split]["rows"]
+        assert sum(map(sum, found[split]["confusion"])) == expected[split]["rows"]
+        assert found[split]["loss"] == pytest.approx(expected[split]["loss"], abs=1e-4)
+        assert found[split]["confusion"] == expected[split]["confusion"]
+    assert found["steps"] == expected["steps"] == 2 * 3
+    assert_equal_checkpoints(tmp_path / "two", tmp_path / "one")
+
+    stdout = (tmp_path / "stdout").read_text()
+    assert "2 processes" in stdout
+    assert stdout.count("first loss") == 1, "both processes print"
+    assert stdout.count("epoch 2/2") == 1
+    written = [(tmp_path / f"two-written-by-{rank}").read_text().splitlines() for rank in (0, 1)]
+    assert not written[1], "two processes write into one folder"
+    assert len(written[0]) > 20, "the recording of what is written does not work"
+
+
+def assert_equal_checkpoints(found: Path, expected: Path) -> None:
+    """Compare weights, optimizer state and facts of two runs to float rounding."""
+    for name in (BEST, LAST):
+        ours, theirs = RunFolder(found).load(name), RunFolder(expected).load(name)
+        assert ours.tensors.keys() == theirs.tensors.keys()
+        for group, tensors in theirs.tensors.items():
+            for key, tensor in tensors.items():
+                torch.testing.assert_close(
+                    ours.tensors[group][key], tensor, atol=1e-4, rtol=1e-3, msg=f"{group} {key}"
+                )
+    states = [RunFolder(path).load(LAST).facts["training"] for path in (found, expected)]
+    assert states[0]["first_loss"] == pytest.approx(states[1]["first_loss"], abs=1e-5)
+    for ours, theirs in zip(states[0]["history"], states[1]["history"], strict=True):
+        del ours["tokens_per_s"], theirs["tokens_per_s"]
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_a_killed_process_ends_the_job(
+    configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    config = configure("--trainer.epochs=100000", "--trainer.checkpoint_every=5")
+    process = torchrun("-m", "lstm_sentiment.train", "--config", write_settings(config, tmp_path))
+    deadline = time.monotonic() + 90
+    while not (Path(config.out) / LAST).exists():
+        assert process.poll() is None, (tmp_path / "stderr").read_text()
+        assert time.monotonic() < deadline, "training did not begin"
+        time.sleep(0.05)
+    workers = workers_of(process)
+    assert sorted(workers) == [0, 1]
+    os.kill(workers[1], signal.SIGKILL)
+    killed = time.monotonic()
+    assert process.wait(timeout=60) != 0
+    assert time.monotonic() - killed < 30
+    assert not is_running(workers[0]), "the other process goes on alone"
+    assert RunFolder(config.out).load(LAST).facts["training"]["step"] >= 5
+
+
+# -- the parts -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(count=st.integers(1, 40), world_size=st.integers(1, 9), width=st.integers(0, 3))
+def test_gathered_rows_stand_in_order_each_once(count: int, world_size: int, width: int) -> None:
+    """The processes are played one after the other; some have no row at all."""
+    rows = torch.arange(count * max(1, width)).view(count, *([width] if width else []))
+    dealt = [rows[rank::world_size] for rank in range(world_size)]
+    padded: dict[int, Tensor] = {}
+
+    def gather_from(rank: int) -> Tensor:
+        return Processes(rank=rank, world_size=world_size).gather_rows(dealt[rank], count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for rank in range(world_size):
+            patch.setattr(
+                distributed.dist,
+                "all_gather",
+                lambda parts, mine, rank=rank: padded.__setitem__(rank, mine.clone()),
+            )
+            gather_from(rank)
+        assert len({part.shape for part in padded.values()}) <= 1, "all_gather needs equal shapes"
+
+        def all_gather(parts: list[Tensor], mine: Tensor) -> None:
+            for rank, part in enumerate(parts):
+                part.copy_(padded[rank])
+
+        patch.setattr(distributed.dist, "all_gather", all_gather)
+        for rank in range(world_size):
+            assert torch.equal(gather_from(rank), rows)
+
+
+def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(*_: Any, **__: Any) -> None:
+        raise AssertionError("torch.distributed was called")
+
+    for name in ("barrier", "all_reduce", "all_gather", "init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(distributed.dist, name, unexpected)
+    alone = Processes()
+    alone.barrier()
+    with alone.main_first(), distributed.process_group(alone, torch.device("cpu")):
+        assert alone.sum(2.5, torch.device("cpu")) == 2.5
+        assert alone.gather_rows(torch.ones(3), 3).tolist() == [1, 1, 1]
+
+
+def test_the_main_process_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(distributed.dist, "barrier", lambda: events.append("barrier"))
+    for rank in (0, 1):
+        with Processes(rank=rank, world_size=2).main_first():
+            events.append(f"work of {rank}")
+    assert events == ["work of 0", "barrier", "barrier", "work of 1"]
+
+
+def test_the_place_of_a_process_comes_from_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert process_environment() == Processes()
+    values = {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    assert process_environment() == Processes(rank=5, world_size=8, local_rank=1, local_world_size=4)
+    assert not process_environment().is_main
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(ConfigError, match="RANK"):
+        process_environment()

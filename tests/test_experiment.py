@@ -1,0 +1,556 @@
+"""Whole runs: what is written, resuming bit for bit, and folders that are in the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import make_rows, write_csv
+
+import lstm_sentiment.experiment as experiment
+import lstm_sentiment.trainer as trainer_module
+from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
+from lstm_sentiment.classifier import load
+from lstm_sentiment.config import Config
+from lstm_sentiment.dataset import Batch
+from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
+from lstm_sentiment.experiment import run
+from lstm_sentiment.options import parse_config
+from lstm_sentiment.train import _resumed
+
+Configure = Callable[..., Config]
+TRAIN = (sys.executable, "-m", "lstm_sentiment.train")
+WEIGHTS = ("best/model", "last/model", "last/optimizer")
+
+
+@pytest.fixture(autouse=True)
+def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing takes half the time of these tests, and only pulling the plug could show it."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside; no code may catch it."""
+
+
+def weights_of(folder: str | Path) -> dict[str, bytes]:
+    """Return the bytes of all files of weights and optimizer state that a resumed run must reproduce."""
+    files = sorted(f for name in (BEST, LAST) for f in (Path(folder) / name).glob("*.safetensors"))
+    found = {f"{file.parent.name}/{file.stem}": file.read_bytes() for file in files}
+    assert set(WEIGHTS) <= set(found)
+    return found
+
+
+def differing(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
+    """Return the names of files that differ; never the bytes, which nobody wants to read."""
+    return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+
+
+def history_of(folder: str | Path) -> list[dict[str, Any]]:
+    lines = (Path(folder) / "log.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if key != "tokens_per_s"} for line in lines
+    ]
+
+
+def run_until_save(config: Config, name: str, count: int) -> None:
+    """Run until the n-th checkpoint of a name is written, and no further."""
+    saves: list[str] = []
+    real = RunFolder.save
+
+    def save(folder: RunFolder, saved: str, *args: Any) -> None:
+        real(folder, saved, *args)
+        saves.append(saved)
+        if saves.count(name) == count:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save", save)
+        with pytest.raises(Killed):
+            run(config)
+
+
+# -- what a run leaves -----------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_promises(configure: Configure) -> None:
+    config = configure("--baseline=true", "--trainer.epochs=5", "--trainer.ema=0.8")
+    returned = run(config)
+    folder = Path(config.out)
+    assert {entry.name for entry in folder.iterdir()} == {
+        "best",
+        "config.yaml",
+        "data.json",
+        "environment.json",
+        "labels.json",
+        "last",
+        "last.previous",
+        "log.jsonl",
+        "metrics.json",
+        "vocabulary.json",
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == returned
+    assert set(metrics["baselines"]) == {"majority", "tfidf_logistic_regression"}
+    scored = [metrics["validation"], metrics["test"], *metrics["baselines"].values()]
+    for scores in scored:
+        assert scores["rows"] == 24
+        assert all(0 <= scores[name] <= 1 for name in ("accuracy", "macro_f1", "macro_recall"))
+        assert set(scores["per_class"]) == {"negative", "neutral", "positive"}
+    assert metrics["baselines"]["majority"]["accuracy"] == pytest.approx(1 / 3, abs=0.01)
+    assert metrics["test"]["accuracy"] > 0.7
+    assert metrics["steps"] == 5 * 12
+    assert metrics["epochs"] == len(history_of(folder)) == 5
+    scores_by_epoch = [entry["validation_macro_f1"] for entry in history_of(folder)]
+    assert metrics["validation"]["macro_f1"] == pytest.approx(max(scores_by_epoch))
+    assert metrics["best_epoch"] == scores_by_epoch.index(max(scores_by_epoch)) + 1
+    model = RunFolder(folder).load(BEST).tensors["model"]
+    assert metrics["parameters"] == sum(weight.numel() for weight in model.values())
+
+
+def test_the_written_configuration_is_complete_and_gives_the_same_run(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure("--data.labels=[negative, neutral, positive]", "--trainer.learning_rate=1e-3")
+    run(config)
+    again = parse_config(["--config", str(tmp_path / "run" / "config.yaml")], program="test", description="")
+    assert again == config
+    run(dataclasses.replace(again, out=str(tmp_path / "again")))
+    assert not differing(weights_of(config.out), weights_of(tmp_path / "again"))
+    assert history_of(config.out) == history_of(tmp_path / "again")
+
+
+def test_resume_and_overwrite_are_no_part_of_a_written_configuration(configure: Configure) -> None:
+    for flag in ("--resume=true", "--overwrite=true"):
+        plain = yaml.safe_load(experiment.config_yaml(configure(flag)))
+        assert (plain["resume"], plain["overwrite"]) == (False, False)
+
+
+def test_another_seed_is_another_run(configure: Configure, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        run(configure(f"--seed={seed}", "--trainer.epochs=1", f"--out={tmp_path / str(seed)}"))
+    assert "best/model" in differing(weights_of(tmp_path / "1"), weights_of(tmp_path / "2"))
+
+
+def test_test_rows_change_no_weight(configure: Configure, tmp_path: Path) -> None:
+    """Not even when their labels are all wrong, or when there are none."""
+    write_csv(tmp_path / "right.csv", make_rows(30, seed=1))
+    write_csv(tmp_path / "wrong.csv", [(text, "negative") for text, _ in make_rows(33, seed=2)])
+    metrics = {}
+    for name in ("right.csv", "wrong.csv", "null"):
+        source = name if name == "null" else tmp_path / name
+        metrics[name] = run(configure(f"--data.test={source}", f"--out={tmp_path / 'runs' / name}"))
+    for name in ("wrong.csv", "null"):
+        assert not differing(
+            weights_of(tmp_path / "runs" / "right.csv"), weights_of(tmp_path / "runs" / name)
+        )
+    assert [of_run["validation"] for of_run in metrics.values()] == [metrics["null"]["validation"]] * 3
+    assert (metrics["right.csv"]["test"]["rows"], metrics["wrong.csv"]["test"]["rows"]) == (30, 33)
+    assert "test" not in metrics["null"]
+
+
+def test_class_weights_and_label_smoothing_reach_the_loss(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: dict[str, Any] = {}
+
+    def trainer(*args: Any, **kwargs: Any) -> None:
+        handed.update(kwargs, train=args[1])
+        raise Killed
+
+    monkeypatch.setattr(experiment, "Trainer", trainer)
+    uneven = [row for row in make_rows(240) if row[1] != "neutral" or row[0].endswith("1")]
+    write_csv(tmp_path / "uneven.csv", uneven)
+    with pytest.raises(Killed):
+        run(
+            configure(
+                f"--data.train={tmp_path / 'uneven.csv'}",
+                "--trainer.class_weights=balanced",
+                "--trainer.label_smoothing=0.1",
+            )
+        )
+    labels = handed["train"].labels
+    counts_C = torch.bincount(torch.from_numpy(labels), minlength=3)
+    assert counts_C[1] < counts_C[0] / 2
+    logits_BC, labels_B = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    rows_B = torch.nn.functional.cross_entropy(logits_BC, labels_B, reduction="none", label_smoothing=0.1)
+    expected = (rows_B * (len(labels) / (3 * counts_C))[labels_B]).mean()
+    batch = Batch(
+        tokens_BT=torch.ones(6, 1, dtype=torch.int64),
+        lengths_B=torch.ones(6, dtype=torch.int64),
+        labels_B=labels_B,
+        weights_B=torch.full((6,), 1 / 6),
+        rows_B=torch.arange(6),
+    )
+    torch.testing.assert_close(handed["loss"](logits_BC, batch), expected)
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "basic_english"])
+def test_half_a_character_in_a_text_is_no_reason_to_stop(
+    configure: Configure, tmp_path: Path, tokenizer: str
+) -> None:
+    r"""JSON can say "\ud83d" alone; tweets that were cut inside an emoji do."""
+    rows = [{"text": f"{text} \ud83d", "label": label} for text, label in make_rows(60)]
+    file = tmp_path / "tweets.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    run(configure(f"--data.train={file}", f"--text.tokenizer={tokenizer}", "--trainer.epochs=1"))
+    assert load(tmp_path / "run", device="cpu").predict("great \ud83d")[0].label
+
+
+# -- resuming --------------------------------------------------------------------------------------
+
+# 192 training rows, 6 steps per epoch, checkpoints after steps 2, 4, 6 (end of epoch), 8, 10, 12, ...
+RESUMED = ("--trainer.accumulate=2", "--trainer.checkpoint_every=2", "--trainer.epochs=3")
+
+
+KILLS = {
+    "in the middle of the first epoch": [("last", 1)],
+    "at the end of the first epoch": [("last", 3)],
+    "in the middle of the second epoch": [("last", 5)],
+    "between best and last": [("best", 1)],
+    "three times": [("last", 2)] * 3,
+}
+
+
+@pytest.mark.parametrize("ema", ["0.9", "0"])
+def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_that_was_not(
+    configure: Configure, tmp_path: Path, ema: str
+) -> None:
+    flags = [*RESUMED, f"--trainer.ema={ema}"]
+    straight = configure(*flags, f"--out={tmp_path / 'straight'}")
+    expected = run(straight)
+    for when, kills in KILLS.items():
+        config = configure(*flags, f"--out={tmp_path / when}")
+        for i, (name, count) in enumerate(kills):
+            run_until_save(dataclasses.replace(config, resume=i > 0), name, count)
+        assert not (Path(config.out) / "metrics.json").exists()
+        metrics = run(dataclasses.replace(config, resume=True))
+        assert not differing(weights_of(config.out), weights_of(straight.out)), when
+        assert history_of(config.out) == history_of(straight.out), when
+        assert without_times(metrics) == without_times(expected), when
+
+
+def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if not key.endswith("_s")}
+
+
+def test_an_interrupted_run_had_not_yet_the_final_weights(configure: Configure, tmp_path: Path) -> None:
+    """The twin of the test above: there is something left to do after the kill."""
+    straight = configure(*RESUMED, f"--out={tmp_path / 'straight'}")
+    run(straight)
+    config = configure(*RESUMED)
+    run_until_save(config, "last", 5)
+    assert "last/model" in differing(weights_of(config.out), weights_of(straight.out))
+    state = RunFolder(config.out).load(LAST).facts["training"]
+    assert (state["step"], state["epoch"], state["step_in_epoch"]) == (10, 1, 4)
+
+
+def test_early_stopping_counts_on_over_a_resume(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.4, 0.3, 0.2])
+    real = trainer_module.score
+    monkeypatch.setattr(trainer_module, "score", lambda *args: real(*args) | {"macro_f1": next(scores)})
+    config = configure(*RESUMED, "--trainer.epochs=6", "--trainer.patience=3")
+    run_until_save(config, "last", 7)
+    assert RunFolder(config.out).load(LAST).facts["training"]["epochs_without_gain"] == 1
+    metrics = run(dataclasses.replace(config, resume=True))
+    assert (metrics["epochs"], metrics["best_epoch"]) == (4, 1)
+
+
+def test_resuming_a_finished_run_only_reports_again(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    metrics = run(config)
+    before = weights_of(config.out), history_of(config.out)
+    monkeypatch.setattr(experiment.Trainer, "_step", None)  # a step would be an error
+    again = run(dataclasses.replace(config, resume=True))
+    assert (weights_of(config.out), history_of(config.out)) == before
+    assert again["test"] == metrics["test"]
+    assert again["steps"] == metrics["steps"]
+
+
+def test_resume_without_a_run_starts_one(configure: Configure, tmp_path: Path) -> None:
+    expected = run(configure(f"--out={tmp_path / 'straight'}"))
+    metrics = run(configure("--resume=true"))
+    assert metrics["test"] == expected["test"]
+    assert not differing(weights_of(tmp_path / "run"), weights_of(tmp_path / "straight"))
+
+
+def test_resume_of_a_run_killed_before_its_first_checkpoint_starts_over(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    expected = run(configure(f"--out={tmp_path / 'straight'}"))
+    config = configure()
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.Trainer, "_step", killed)
+        with pytest.raises(Killed):
+            run(config)
+    assert not (Path(config.out) / LAST).exists()
+    metrics = run(dataclasses.replace(config, resume=True))
+    assert metrics["test"] == expected["test"]
+    assert not differing(weights_of(config.out), weights_of(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "key", "old", "new"),
+    [
+        ("--trainer.learning_rate=0.5", "trainer.learning_rate", "0.02", "0.5"),
+        ("--trainer.epochs=30", "trainer.epochs", "3", "30"),
+        ("--model.pooling=last", "model.pooling", "mean+max", "last"),
+        ("--seed=9", "seed", "0", "9"),
+        ("--text.lowercase=false", "text.lowercase", "True", "False"),
+        ("--data.labels={negative: bad, neutral: so, positive: good}", "data.labels", "None", "good"),
+    ],
+)
+def test_resuming_with_another_setting_is_refused(
+    configure: Configure, flag: str, key: str, old: str, new: str
+) -> None:
+    config = configure(*RESUMED)
+    run_until_save(config, "last", 1)
+    before = files_of_last(config)
+    with pytest.raises(RunError) as raised:
+        run(configure(*RESUMED, "--resume=true", flag))
+    message = str(raised.value)
+    assert f"{key} {old!r}" in message or f"{key} {old}" in message
+    assert new in message.split("now it is")[1]
+    assert raised.value.exit_code == 2
+    assert files_of_last(config) == before
+
+
+def files_of_last(config: Config) -> list[bytes]:
+    return [file.read_bytes() for file in sorted((Path(config.out) / LAST).iterdir())]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--trainer.checkpoint_every=7", "--baseline=true", "--trainer.device=cpu", "--trainer.threads=2"]
+)
+def test_settings_that_change_nothing_that_is_learned_may_differ(configure: Configure, flag: str) -> None:
+    config = configure(*RESUMED)
+    run_until_save(config, "last", 4)
+    metrics = run(configure(*RESUMED, "--resume=true", flag))
+    assert metrics["steps"] == 18
+
+
+def test_resuming_on_other_data_is_refused(configure: Configure, reviews: Path) -> None:
+    config = configure(*RESUMED)
+    run_until_save(config, "last", 1)
+    before, content = files_of_last(config), reviews.read_text()
+    for changed in (
+        content.replace(",positive", ",negative", 1),
+        content.replace("great", "grand"),
+        content + '"one more",positive\n',
+        "\n".join(content.splitlines()[:-1]) + "\n",
+    ):
+        assert changed != content
+        reviews.write_text(changed)
+        with pytest.raises(RunError, match="no longer those the run began with"):
+            run(dataclasses.replace(config, resume=True))
+    assert files_of_last(config) == before
+    reviews.write_text(content)
+    assert run(dataclasses.replace(config, resume=True))["steps"] == 18
+
+
+def test_a_damaged_last_checkpoint_costs_only_the_steps_since_the_one_before(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight = configure(*RESUMED, f"--out={tmp_path / 'straight'}")
+    run(straight)
+    config = configure(*RESUMED)
+    run_until_save(config, "last", 5)
+    (Path(config.out) / LAST / "model.safetensors").write_bytes(b"damaged")
+    with caplog.at_level(logging.INFO):
+        run(dataclasses.replace(config, resume=True))
+    assert "last/model.safetensors" in caplog.text
+    assert "going on from step 8 of 18" in caplog.text
+    assert not differing(weights_of(config.out), weights_of(straight.out))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_of_its_own(configure: Configure) -> None:
+    config = configure(*RESUMED)
+    run_until_save(config, "last", 2)
+    for name in (LAST, "last.previous"):
+        (Path(config.out) / name / "optimizer.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"last/optimizer\.safetensors") as raised:
+        run(dataclasses.replace(config, resume=True))
+    assert raised.value.exit_code == 3
+
+
+def test_out_and_resume_alone_pick_up_the_runs_own_settings(configure: Configure, tmp_path: Path) -> None:
+    config = configure(*RESUMED)
+    run_until_save(config, "last", 2)
+    moved = tmp_path / "moved"
+    Path(config.out).rename(moved)
+    for argv in (
+        ["--out", str(moved), "--resume", "true"],
+        [f"--out={moved}", "--resume=true"],
+        ["--resume=True", f"--out={moved}"],
+    ):
+        again = parse_config(_resumed(argv), program="test", description="")
+        assert again == dataclasses.replace(config, out=str(moved), resume=True)
+    changed = parse_config(
+        _resumed([f"--out={moved}", "--resume=true", "--trainer.epochs=9"]), program="test", description=""
+    )
+    assert changed.trainer.epochs == 9
+    for argv in (
+        [f"--out={moved}"],
+        [f"--out={moved}", "--resume=false"],
+        [f"--out={tmp_path}", "--resume=true"],
+    ):
+        assert _resumed(argv) == argv
+
+
+def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configure, tmp_path: Path) -> None:
+    """SIGKILL while it runs, then ``--out X --resume true`` and nothing else, in a fresh process."""
+    flags = [*RESUMED, "--trainer.epochs=8", "--trainer.checkpoint_every=1"]
+    straight = configure(*flags, f"--out={tmp_path / 'straight'}")
+    run(straight)
+    config = configure(*flags)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(experiment.config_yaml(config))
+    process = subprocess.Popen(
+        [*TRAIN, "--config", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    last, deadline = Path(config.out) / LAST, time.monotonic() + 60
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was over before it was killed"
+    step = RunFolder(config.out).load(LAST).facts["training"]["step"]
+    assert 0 < step < 48
+    result = subprocess.run(
+        [*TRAIN, "--out", config.out, "--resume", "true"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"going on from step {step} of 48" in result.stdout
+    assert not differing(weights_of(config.out), weights_of(straight.out))
+    assert history_of(config.out) == history_of(straight.out)
+
+
+# -- folders that are in the way -------------------------------------------------------------------
+
+
+def test_a_run_in_the_folder_is_not_touched_unasked(configure: Configure) -> None:
+    config = configure()
+    run(config)
+    before = snapshot(Path(config.out))
+    with pytest.raises(RunError, match="--resume true") as raised:
+        run(configure("--seed=3"))
+    assert raised.value.exit_code == 2
+    assert snapshot(Path(config.out)) == before
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_overwrite_replaces_a_run_and_keeps_what_is_not_ours(configure: Configure, tmp_path: Path) -> None:
+    run(configure(f"--out={tmp_path / 'fresh'}", "--seed=3", "--trainer.epochs=1"))
+    config = configure()
+    run(config)
+    folder = Path(config.out)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "evaluation.json").write_text('{"accuracy": 1.0}')
+    run(configure("--overwrite=true", "--seed=3", "--trainer.epochs=1"))
+    assert not differing(weights_of(folder), weights_of(tmp_path / "fresh"))
+    assert len(history_of(folder)) == 1
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_leaves_no_evaluation_of_the_run_that_is_gone(configure: Configure) -> None:
+    """`evaluate` writes it into the run folder; beside other weights it would be a lie."""
+    config = configure("--trainer.epochs=1")
+    run(config)
+    (Path(config.out) / "evaluation.json").write_text('{"accuracy": 1.0}')
+    run(dataclasses.replace(config, overwrite=True))
+    assert not (Path(config.out) / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite=true",), ("--resume=true",)])
+def test_a_folder_with_other_files_is_never_written_to(
+    configure: Configure, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "thesis"
+    (folder / "best").mkdir(parents=True)
+    (folder / "chapter.tex").write_text("mine")
+    (folder / "best" / "photo.jpg").write_bytes(b"mine")
+    (folder / "metrics.json").write_text("mine")
+    before = snapshot(folder)
+    with pytest.raises(RunError) as raised:
+        run(configure(f"--out={folder}", *flags))
+    assert raised.value.exit_code == 2
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--data.train=missing.csv",
+        "--data.text_column=missing",
+        "--text.vectors=missing.txt",
+        "--text.tokenizer=missing",
+        "--data.labels=[negative, positive]",
+    ],
+)
+def test_a_mistake_found_before_training_leaves_the_old_run_alone(configure: Configure, flag: str) -> None:
+    config = configure("--trainer.epochs=1")
+    run(config)
+    before = snapshot(Path(config.out))
+    with pytest.raises(SentimentError) as raised:
+        run(configure("--overwrite=true", flag))
+    assert raised.value.exit_code == 2
+    assert snapshot(Path(config.out)) == before
+
+
+def test_a_mistake_leaves_no_folder_behind(configure: Configure) -> None:
+    config = configure("--data.text_column=missing")
+    with pytest.raises(DataError):
+        run(config)
+    assert not Path(config.out).exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error_of_ours(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    for flag in ("--resume=true", "--overwrite=true", "--resume=false"):
+        with pytest.raises(RunError):
+            run(configure(flag))
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_no_file_of_a_run_is_a_pickle(configure: Configure) -> None:
+    config = configure("--trainer.epochs=1")
+    run(config)
+    files = [file for file in Path(config.out).rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} == {".json", ".jsonl", ".yaml", ".safetensors"}
+    for file in files:
+        content = file.read_bytes()
+        if file.suffix == ".safetensors":
+            length = int.from_bytes(content[:8], "little")
+            assert isinstance(json.loads(content[8 : 8 + length]), dict)
+        else:
+            assert not content.startswith((b"\x80", b"PK", b"\x93NUMPY")), file
+            content.decode("utf-8")
+
+
+def test_temporary_files_are_gone_after_a_run(configure: Configure) -> None:
+    config = configure(*RESUMED)
+    run(config)
+    inside = [path.name for path in Path(config.out).rglob("*")]
+    assert not [name for name in inside if name.startswith(".") or name.endswith(".tmp")]
+    assert not [name for name in os.listdir(Path(config.out).parent) if name.endswith(".tmp")]  # noqa: PTH208

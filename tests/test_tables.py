@@ -1,0 +1,213 @@
+"""Rows to files, and that a file is there whole or not at all."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.readers import as_text, read_chunks
+from lstm_sentiment.sources import open_source
+from lstm_sentiment.tables import open_table, to_json_line
+
+ENDINGS = [
+    *(".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zst"),
+    *(".tsv", ".tsv.gz", ".jsonl", ".jsonl.bz2", ".jsonl.zst", ".parquet"),
+]
+DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.decompress,
+    "bz2": bz2.decompress,
+    "xz": lzma.decompress,
+    "zst": lambda content: pa.input_stream(pa.py_buffer(content), compression="zstd").read(),
+}
+VALUES = st.one_of(
+    st.text("a,;\t\"'\n\r\x85\u2028\\ é😀#", max_size=10),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10),
+    st.sampled_from(["NA", "", "007", "True", "nan", "=1+1"]),
+)
+Rows = list[tuple[str, str]]
+
+
+def frame_of(rows: Rows) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["text", "label"], dtype=object)
+
+
+def write(file: Path, *parts: Rows) -> None:
+    with open_table(str(file)) as append:
+        for rows in parts:
+            append(frame_of(rows))
+
+
+def read_back(file: Path) -> Rows:
+    with open_source(str(file)) as source:
+        frame = pd.concat([chunk.frame for chunk in read_chunks(source)])
+    assert list(frame.columns) == ["text", "label"]
+    return [
+        (as_text(text), as_text(label)) for text, label in zip(frame["text"], frame["label"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_written_reads_back_equal(tmp_path: Path, ending: str) -> None:
+    rows = [('good, "very"\n\tgood 😀\x85\u2028', "positive"), ("NA", "007"), ("", ""), (" d\r\ne ", "True")]
+    file = tmp_path / f"rows{ending}"
+    write(file, rows[:1], rows[1:])
+    assert read_back(file) == rows
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=5), st.integers(0, 5))
+@example([("a\rb", "x")], 0)
+@settings(max_examples=40, deadline=None)
+def test_any_text_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, rows: Rows, cut: int) -> None:
+    for ending in (".csv", ".tsv", ".jsonl", ".parquet"):
+        file = tmp_path_factory.getbasetemp() / f"written{ending}"
+        write(file, *(part for part in (rows[:cut], rows[cut:]) if part))
+        assert read_back(file) == rows, ending
+
+
+def test_a_single_column_of_empty_texts_reads_back_equal(tmp_path: Path) -> None:
+    for ending in (".csv", ".tsv", ".jsonl", ".parquet"):
+        file = tmp_path / f"rows{ending}"
+        with open_table(str(file)) as append:
+            append(pd.DataFrame({"text": ["a", "", " ", "b"]}, dtype=object))
+        with open_source(str(file)) as source:
+            texts = [text for chunk in read_chunks(source) for text in chunk.frame["text"]]
+        assert texts == ["a", "", " ", "b"], ending
+
+
+@pytest.mark.parametrize("ending", [e for e in ENDINGS if e.count(".") == 2])
+def test_the_ending_tells_the_compression(tmp_path: Path, ending: str) -> None:
+    write(tmp_path / f"rows{ending}", [("a", "x")])
+    content = DECOMPRESS[ending.rsplit(".", 1)[1]]((tmp_path / f"rows{ending}").read_bytes())
+    write(tmp_path / f"plain{Path(ending).stem or ending}", [("a", "x")])
+    expected = {".csv": "text,label\na,x\n", ".tsv": "text\tlabel\na\tx\n"}
+    format_ = "." + ending.split(".")[1]
+    assert content.decode() == expected.get(format_, '{"text": "a", "label": "x"}\n')
+
+
+def test_a_name_that_promises_compressed_parquet_keeps_its_word_or_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet.gz"
+    try:
+        write(file, [("a", "x")])
+    except DataError:
+        assert list(tmp_path.iterdir()) == []
+    else:
+        table = pq.read_table(io.BytesIO(gzip.decompress(file.read_bytes())))
+        assert table.to_pylist() == [{"text": "a", "label": "x"}]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("rows_before", [0, 1])
+def test_nothing_is_left_behind_when_writing_stops(tmp_path: Path, ending: str, rows_before: int) -> None:
+    file = tmp_path / f"rows{ending}"
+
+    def interrupted() -> None:
+        with open_table(str(file)) as append:
+            for _ in range(rows_before):
+                append(frame_of([("a", "x")]))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_file_before_stays_when_writing_stops(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"rows{ending}"
+    write(file, [("before", "x")])
+
+    def interrupted() -> None:
+        with open_table(str(file)) as append:
+            append(frame_of([("after", "y")]))
+            assert read_back(file) == [("before", "x")]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert read_back(file) == [("before", "x")]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    write(file, [("after", "y")])
+    assert read_back(file) == [("after", "y")]
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.json", "rows.xlsx", "rows.csv.zip"])
+def test_an_unknown_ending_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"\.csv \.tsv \.jsonl \.parquet"):
+        write(tmp_path / name, [("a", "x")])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl.gz", ".csv.zst", ".parquet"])
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / f"folder{ending}").mkdir()
+    for place in (f"missing/rows{ending}", f"file/rows{ending}", f"folder{ending}"):
+        with pytest.raises(DataError) as caught:
+            write(tmp_path / place, [("a", "x")])
+        assert str(caught.value).startswith(f"{tmp_path / place}: cannot be written: ")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", f"folder{ending}"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv.gz", ".jsonl", ".parquet"])
+def test_half_a_character_is_refused_or_replaced(tmp_path: Path, ending: str) -> None:
+    """JSON can hold one, as an escape; no file in UTF-8 can."""
+    file = tmp_path / f"rows{ending}"
+    try:
+        write(file, [("a\ud83d", "x")])
+    except DataError as error:
+        message = str(error)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        message = f"{file}: "
+        assert read_back(file) in ([("a\ufffd", "x")], [("a?", "x")], [("a\ud83d", "x")])
+    assert message.startswith(f"{file}: ")
+
+
+def test_parquet_refuses_a_value_of_another_kind_than_before(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+
+    def mixed() -> None:
+        with open_table(str(file)) as append:
+            append(pd.DataFrame({"text": ["a"], "n": [1]}))
+            append(pd.DataFrame({"text": ["b"], "n": ["many"]}))
+
+    with pytest.raises(DataError, match=r"write \.jsonl instead"):
+        mixed()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_are_no_text_are_spelled_as_in_json(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"n": [1, 2], "flag": [True, None], "map": [{"neg": 0.5}, {}], "list": [[1, "a"], []]}, dtype=object
+    )
+    csv_file, json_file = tmp_path / "rows.csv", tmp_path / "rows.jsonl"
+    for file in (csv_file, json_file):
+        with open_table(str(file)) as append:
+            append(frame)
+    with open_source(str(csv_file)) as source:
+        records = next(read_chunks(source)).frame.to_dict("records")
+    assert records == [
+        {"n": "1", "flag": "true", "map": '{"neg": 0.5}', "list": '[1, "a"]'},
+        {"n": "2", "flag": "", "map": "{}", "list": "[]"},
+    ]
+    lines = [json.loads(line) for line in json_file.read_text(encoding="utf-8").splitlines()]
+    assert lines == frame.to_dict("records")
+
+
+def test_a_json_line_is_one_line_of_readable_text() -> None:
+    line = to_json_line({"text": "é\n\r😀", 7: pd.Timestamp("2020-01-02")})
+    assert line == '{"text": "é\\n\\r😀", "7": "2020-01-02 00:00:00"}'
