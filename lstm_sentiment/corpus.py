@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from lstm_sentiment.config import MAX_CLASSES, DataConfig, TextConfig
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.errors import DataError, did_you_mean, shown
 from lstm_sentiment.sources import open_source
+from lstm_sentiment.splits import split_rows
 from lstm_sentiment.text import Tokenizer, Vocabulary
 from lstm_sentiment.tokens import Columns, TokenStore, tokenize_source
 
+SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]
 
 
@@ -65,75 +66,47 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         ConfigError: no such tokenizer.
     """
     tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase)
-    stores = {"train": _load(data.train, data, tokenizer, cache)}
-    for split in ("validation", "test"):
-        source = getattr(data, split)
-        if isinstance(source, str):
-            stores[split] = _load(source, data, tokenizer, cache)
+    sources = {split: getattr(data, split) for split in SPLITS}
+    stores = {
+        split: _load(source, data, tokenizer, cache)
+        for split, source in sources.items()
+        if isinstance(source, str)
+    }
     label_map = class_map(data.labels, stores["train"])
     labels = list(dict.fromkeys(label_map.values()))
     classes = {split: _class_indices(store, label_map, labels) for split, store in stores.items()}
-    facts: dict[str, Any] = {"counts": {split: dict(store.counts) for split, store in stores.items()}}
-
-    rows = {split: np.arange(len(of_split)) for split, of_split in classes.items()}
-    facts["duplicates"], facts["conflicting_labels"], first = _duplicates(stores["train"], classes["train"])
-    if data.deduplicate:
-        rows["train"] = first
-    if data.max_rows is not None and data.max_rows < len(rows["train"]):
-        chosen = _cut(rows["train"], classes["train"], None, data.max_rows, seed, stores["train"].name)
-        rows["train"] = np.sort(chosen[1])
-    for split in ("test", "validation"):
-        share = getattr(data, split)
-        if isinstance(share, float):
-            count = round(share * (len(rows["train"]) + len(rows.get("cut test", ()))))
-            groups = stores["train"].groups if data.group_column else None
-            kept, cut = _cut(rows["train"], classes["train"], groups, count, seed, stores["train"].name)
-            rows["train"], rows["cut " + split] = kept, cut
-
-    labels_seen = np.bincount(classes["train"][rows["train"]], minlength=len(labels))
-    for label, count in zip(labels, labels_seen, strict=True):
-        if count == 0:
-            raise DataError(f"no training row has the label {shown(label)}", file=data.train)
+    cut = split_rows(stores["train"], classes["train"], data, seed=seed)
+    _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
     vocabulary = build_vocabulary(
-        stores["train"], rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
+        stores["train"], cut.rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
     )
-
-    def dataset(split: str) -> TextDataset:
-        origin = "train" if split == "train" or "cut " + split in rows else split
-        chosen = rows.get("cut " + split, rows.get(split))
-        assert chosen is not None
-        return TextDataset(
+    splits = {}
+    for split in [name for name in SPLITS if sources[name] is not None]:
+        origin = "train" if split in cut.rows else split  # cut from the training file, or a file of its own
+        rows = cut.rows.get(split, np.arange(len(classes[origin])))
+        splits[split] = TextDataset(
             stores[origin],
-            chosen,
-            classes[origin][chosen],
+            rows,
+            classes[origin][rows],
             vocabulary=vocabulary,
             max_tokens=text.max_tokens,
             truncate=text.truncate,
         )
-
-    train, validation = dataset("train"), dataset("validation")
-    test = None if data.test is None else dataset("test")
-    splits = {"train": train, "validation": validation} | ({"test": test} if test else {})
-    facts["splits"] = {name: _split_facts(split, labels) for name, split in splits.items()}
-    facts["shared_texts"] = _shared_texts(splits)
-    fingerprint = hashlib.sha256(
-        json.dumps(
-            [labels, hashlib.sha256("\0".join(vocabulary.tokens).encode("utf-8", "replace")).hexdigest()]
-        ).encode()
-    )
-    for of_split in splits.values():
-        fingerprint.update(of_split.store.fingerprint.encode())
-        fingerprint.update(of_split.rows.astype(np.int64).tobytes())
-        fingerprint.update(of_split.labels.astype(np.int64).tobytes())
     return Corpus(
-        train=train,
-        validation=validation,
-        test=test,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits.get("test"),
         labels=labels,
         label_map=label_map,
         vocabulary=vocabulary,
-        facts=facts,
-        fingerprint=fingerprint.hexdigest(),
+        facts={
+            "duplicates": cut.duplicates,
+            "conflicting_labels": cut.conflicting,
+            "counts": {split: dict(store.counts) for split, store in stores.items()},
+            "splits": {name: _split_facts(split, labels) for name, split in splits.items()},
+            "shared_texts": _shared_texts(splits),
+        },
+        fingerprint=_fingerprint(splits, labels, vocabulary),
     )
 
 
@@ -212,43 +185,20 @@ def _class_indices(store: TokenStore, label_map: dict[str, str], labels: list[st
     return np.array(index, np.int64)[store.labels]
 
 
-def _duplicates(store: TokenStore, classes: Array) -> tuple[int, int, Array]:
-    """Count repeated texts and those with several labels; return the rows where a text stands first."""
-    _, first, inverse = np.unique(store.hashes, return_index=True, return_inverse=True)
-    conflicting = np.unique(inverse[classes != classes[first][inverse]])
-    return len(store.hashes) - len(first), len(conflicting), np.sort(first)
+def _check_every_class(classes: Array, labels: list[str], file: str) -> None:
+    for label, count in zip(labels, np.bincount(classes, minlength=len(labels)), strict=True):
+        if count == 0:
+            raise DataError(f"no training row has the label {shown(label)}", file=file)
 
 
-def _cut(
-    rows: Array, classes: Array, groups: Array | None, count: int, seed: int, name: str
-) -> tuple[Array, Array]:
-    """Set `count` of some rows aside, with the same class balance, and whole groups if given."""
-    if not 0 < count < len(rows):
-        raise DataError(f"{len(rows)} rows are too few to set {count} aside", file=name)
-    if groups is not None:
-        folds = max(2, round(len(rows) / count))
-        if len(np.unique(groups[rows])) < folds:
-            raise DataError(
-                f"data.group_column has {len(np.unique(groups[rows]))} groups, too few to set "
-                f"1 in {folds} aside",
-                file=name,
-            )
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        try:
-            kept, cut = next(splitter.split(rows, classes[rows], groups[rows]))
-        except ValueError as error:
-            raise DataError(f"cannot be split: {error}", file=name) from None
-        return rows[kept], rows[cut]
-    smallest = np.bincount(classes[rows])
-    classes_here = int((smallest > 0).sum())
-    if smallest[smallest > 0].min() < 2 or count < classes_here or len(rows) - count < classes_here:
-        raise DataError(
-            f"too few rows for a split that holds every class: {count} of {len(rows)} rows, the rarest "
-            f"class has {smallest[smallest > 0].min()}; give data.validation and data.test as files",
-            file=name,
-        )
-    kept, cut = train_test_split(rows, test_size=count, random_state=seed, stratify=classes[rows])
-    return np.sort(kept), np.sort(cut)
+def _fingerprint(splits: dict[str, TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:
+    """Return a hash that changes with any row, label, split or token."""
+    digest = hashlib.sha256(json.dumps([labels, vocabulary.tokens]).encode())
+    for split in splits.values():
+        digest.update(split.store.fingerprint.encode())
+        digest.update(split.rows.astype(np.int64).tobytes())
+        digest.update(split.labels.astype(np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def _evaluate_best(
         metrics["test"] = scores_of(corpus.test)
     metrics["baselines"] = {}
     if config.baseline and processes.is_main:
-        held_out = corpus.test or corpus.validation
+        held_out = corpus.validation if corpus.test is None else corpus.test
         metrics["baselines"] = baseline_scores(corpus.train, held_out, corpus.labels, seed=config.seed)
     state = trainer.state
     return metrics | {

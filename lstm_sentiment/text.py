@@ -141,6 +141,8 @@ class Tokenizer:
 
     def __call__(self, text: str) -> list[str]:
         """Return a text's tokens."""
+        if not text.isascii():
+            text = _SURROGATE.sub("\ufffd", text)
         return self._split(text.lower() if self.lowercase else text)
 
 

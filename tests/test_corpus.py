@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -243,8 +244,10 @@ def test_a_filter_reaches_every_file(tmp_path: Path, load: Callable[..., Corpus]
 
 def test_a_filter_may_hold_numbers(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     file = tmp_path / "a.jsonl"
-    lines = [f'{{"text": "{text}", "label": "{label}", "year": {2000 + i % 2}}}' for i, (text, label) in
-             enumerate(make_rows(120))]  # fmt: skip
+    records = [
+        {"text": text, "label": label, "year": 2000 + i % 2} for i, (text, label) in enumerate(make_rows(120))
+    ]
+    lines = map(json.dumps, records)
     file.write_text("\n".join(lines), encoding="utf-8")
     corpus = load(file, filter={"year": 2001})
     assert sum(len(split) for split in splits_of(corpus).values()) == 60

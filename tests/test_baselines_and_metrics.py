@@ -1,0 +1,228 @@
+"""Scores against counting, and the two baselines."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_rows, write_csv
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lstm_sentiment import baselines
+from lstm_sentiment.baselines import baseline_scores
+from lstm_sentiment.config import DataConfig, TextConfig
+from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.metrics import better, report_lines, score
+
+LABELS = ["negative", "neutral", "positive"]
+PREDICTED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
+
+
+def one_hot(predicted: list[int], classes: int = 3) -> np.ndarray[Any, Any]:
+    return np.eye(classes)[predicted] * 0.7 + 0.1
+
+
+def counted(truth: list[int], predicted: list[int], classes: int = 3) -> dict[str, Any]:
+    """Reference: every score by counting rows."""
+    pairs = list(zip(truth, predicted, strict=True))
+    confusion = [[pairs.count((t, p)) for p in range(classes)] for t in range(classes)]
+
+    def share(part: int, whole: int) -> float:
+        return part / whole if whole else 0.0
+
+    precision = [share(confusion[c][c], predicted.count(c)) for c in range(classes)]
+    recall = [share(confusion[c][c], truth.count(c)) for c in range(classes)]
+    f1 = [share(2 * confusion[c][c], truth.count(c) + predicted.count(c)) for c in range(classes)]
+    return {
+        "rows": len(truth),
+        "accuracy": sum(t == p for t, p in pairs) / len(pairs),
+        "macro_f1": sum(f1) / classes,
+        "macro_recall": sum(recall) / classes,
+        "macro_precision": sum(precision) / classes,
+        "confusion": confusion,
+        "per_class": [
+            {"precision": p, "recall": r, "f1": f, "rows": truth.count(c)}
+            for c, (p, r, f) in enumerate(zip(precision, recall, f1, strict=True))
+        ],
+    }
+
+
+# --- metrics ---
+
+
+@given(PREDICTED)
+@example([(0, 0)])
+@example([(0, 1), (1, 0)])
+@settings(max_examples=50, deadline=None)
+def test_scores_equal_counting(pairs: list[tuple[int, int]]) -> None:
+    """Classes without a row, and classes never predicted, included; no warning either."""
+    truth, predicted = [t for t, _ in pairs], [p for _, p in pairs]
+    found, expected = score(np.array(truth), one_hot(predicted), LABELS), counted(truth, predicted)
+    for name in ("rows", "accuracy", "macro_f1", "macro_recall", "macro_precision"):
+        assert found[name] == pytest.approx(expected[name]), name
+    assert found["confusion"] == expected["confusion"]
+    assert list(found["per_class"]) == LABELS
+    for of_class, counts in zip(found["per_class"].values(), expected["per_class"], strict=True):
+        assert of_class == pytest.approx(counts)
+
+
+@given(st.lists(st.lists(st.floats(0.01, 1), min_size=3, max_size=3), min_size=1, max_size=20), st.data())
+@settings(max_examples=50, deadline=None)
+def test_the_loss_is_the_mean_negative_log_likelihood(raw: list[list[float]], data: st.DataObject) -> None:
+    truth = data.draw(st.lists(st.integers(0, 2), min_size=len(raw), max_size=len(raw)))
+    probabilities = [[value / sum(row) for value in row] for row in raw]
+    expected = -sum(math.log(row[t]) for row, t in zip(probabilities, truth, strict=True)) / len(raw)
+    assert score(np.array(truth), np.array(probabilities), LABELS)["loss"] == pytest.approx(expected)
+
+
+def test_a_sure_mistake_costs_a_finite_loss() -> None:
+    loss = score(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), ["a", "b"])["loss"]
+    assert 10 < loss < 100
+
+
+def test_scores_do_not_depend_on_the_order_of_rows() -> None:
+    random = np.random.default_rng(0)
+    truth, probabilities = random.integers(0, 3, 50), random.dirichlet([1, 1, 1], 50)
+    order = random.permutation(50)
+    first, second = (
+        score(truth, probabilities, LABELS),
+        score(truth[order], probabilities[order], LABELS),
+    )
+    assert first.pop("loss") == pytest.approx(second.pop("loss"))
+    assert first == second
+
+
+def test_scores_are_plain_values() -> None:
+    """They are written as JSON."""
+    found = score(np.array([0, 1]), one_hot([0, 0]), LABELS)
+    kinds = {type(value) for value in found.values()} | {type(n) for row in found["confusion"] for n in row}
+    assert kinds <= {int, float, dict, list}
+    assert {type(v) for of in found["per_class"].values() for v in of.values()} <= {int, float}
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "macro_recall", "loss"])
+@given(new=st.floats(), old=st.one_of(st.none(), st.floats(allow_nan=False)))
+@settings(max_examples=50, deadline=None)
+def test_better_is_strict_and_never_not_a_number(metric: str, new: float, old: float | None) -> None:
+    found = better(new, old, metric)
+    if math.isnan(new):
+        assert not found
+    elif old is None:
+        assert found
+    else:
+        assert found == (new < old if metric == "loss" else new > old)
+
+
+def test_a_report_shows_every_class_and_count() -> None:
+    scores = score(np.array([0, 0, 1, 2] * 500), one_hot([0, 1, 1, 1] * 500), LABELS)
+    lines = report_lines(scores, title="test")
+    assert len(lines) == 5
+    assert lines[0].startswith("test: accuracy 0.5000")
+    assert "rows 2,000" in lines[0]
+    for label, line, row in zip(LABELS, lines[2:], scores["confusion"], strict=True):
+        fields = line.split()
+        assert fields[0] == label
+        assert [int(field.replace(",", "")) for field in fields[-3:]] == row
+    assert len({len(line) for line in lines[2:]}) == 1
+
+
+# --- baselines ---
+
+
+def corpus_of(folder: Path, rows: list[tuple[str, str]], **data: Any) -> Corpus:
+    file = write_csv(folder / "train.csv", rows)
+    config = DataConfig(train=str(file), **data)
+    return prepare(config, TextConfig(min_frequency=1), seed=0, cache=folder / "cache")
+
+
+def held_out(corpus: Corpus) -> TextDataset:
+    assert corpus.test is not None
+    return corpus.test
+
+
+def test_the_majority_is_that_of_the_training_rows(tmp_path: Path) -> None:
+    rows = [(f"text n{i}", "abbbcc"[i % 6]) for i in range(60)]
+    test = write_csv(tmp_path / "test.csv", [("x", "a"), ("y", "a"), ("z", "b"), ("q", "c")])
+    corpus = corpus_of(tmp_path, rows, test=str(test), validation=0.2)
+    found = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)["majority"]
+    expected = counted([0, 0, 1, 2], [1, 1, 1, 1])
+    assert found["confusion"] == expected["confusion"]
+    assert found["accuracy"] == pytest.approx(expected["accuracy"])
+    assert found["macro_f1"] == pytest.approx(expected["macro_f1"])
+    shares = np.bincount(corpus.train.labels) / len(corpus.train)
+    assert found["loss"] == pytest.approx(-np.log(shares[[0, 0, 1, 2]]).mean())
+
+
+def test_the_linear_baseline_learns_what_one_word_tells(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, make_rows(240), test=0.2)
+    scores = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    linear = scores["tfidf_logistic_regression"]
+    assert linear["accuracy"] > 0.9
+    assert linear["macro_f1"] > 0.9
+    assert linear["training_rows"] == len(corpus.train)
+    assert scores["majority"]["accuracy"] < 0.5
+    again = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    assert again == scores
+
+
+def test_the_linear_baseline_reads_texts_of_any_kind(tmp_path: Path) -> None:
+    """Empty ones, and test words that no training row has."""
+    test = write_csv(tmp_path / "test.csv", [("", "negative"), ("quokka", "neutral"), ("great", "positive")])
+    corpus = corpus_of(tmp_path, [*make_rows(90), ("", "negative")], test=str(test))
+    found = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    linear = found["tfidf_logistic_regression"]
+    assert linear["rows"] == 3
+    assert math.isfinite(linear["loss"])
+    assert linear["confusion"][2] == [0, 0, 1]
+
+
+def test_the_linear_baseline_sees_training_rows_alone(tmp_path: Path) -> None:
+    """The words that tell the class of the test rows stand in no training row."""
+    train = [(f"plain words n{i}", LABELS[i % 2]) for i in range(80)]
+    told = [(f"tell{i % 2} n{i}", LABELS[i % 2]) for i in range(100, 140)]
+    test = write_csv(tmp_path / "test.csv", told)
+    corpus = corpus_of(tmp_path, train, test=str(test), validation=0.2)
+    found = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    assert found["tfidf_logistic_regression"]["accuracy"] == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_class_that_no_fitted_row_has_keeps_its_column(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, make_rows(90), test=0.2)
+    seen = np.flatnonzero(corpus.train.labels != 1)
+    probabilities_RC = baselines._linear_probabilities(corpus.train, seen, held_out(corpus), 3)
+    assert probabilities_RC.shape == (len(held_out(corpus)), 3)
+    assert (probabilities_RC[:, 1] == 0).all()
+    assert probabilities_RC.sum(axis=1) == pytest.approx(np.ones(len(probabilities_RC)))
+
+
+def test_a_large_corpus_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The linear model's rows are bounded, and drawn from all of them by the seed."""
+    corpus = corpus_of(tmp_path, make_rows(240), test=0.2)
+    test = held_out(corpus)
+    whole = baseline_scores(corpus.train, test, corpus.labels, seed=0)["tfidf_logistic_regression"]
+    monkeypatch.setattr(baselines, "MAX_TOKENS", int(corpus.train.lengths.sum()) // 3)
+    monkeypatch.setattr(baselines, "ROWS_AT_ONCE", 7)
+    first, again, other = (
+        baseline_scores(corpus.train, test, corpus.labels, seed=seed)["tfidf_logistic_regression"]
+        for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first["loss"] != other["loss"]
+    assert whole["training_rows"] * 0.25 < first["training_rows"] < whole["training_rows"] * 0.42
+    assert first["accuracy"] > 0.6
+
+
+def test_reading_the_test_rows_in_parts_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = corpus_of(tmp_path, make_rows(120), test=0.3)
+    rows = np.arange(len(corpus.train))
+    whole = baselines._linear_probabilities(corpus.train, rows, held_out(corpus), 3)
+    monkeypatch.setattr(baselines, "ROWS_AT_ONCE", 5)
+    parts = baselines._linear_probabilities(corpus.train, rows, held_out(corpus), 3)
+    assert parts == pytest.approx(whole)

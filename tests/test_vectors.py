@@ -1,0 +1,215 @@
+"""Pretrained vectors from files, and what is said of those that do not fit."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import ssl
+from pathlib import Path
+
+import pytest
+import torch
+
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.text import Vocabulary
+from lstm_sentiment.vectors import PretrainedVectors, load_vectors
+
+SIZE = 6
+
+
+def rows_of(count: int, size: int = SIZE, seed: int = 0) -> dict[str, list[float]]:
+    randomness = random.Random(seed)
+    return {
+        f"w{i}": [round(randomness.gauss(place, 0.5 + place / 4), 5) for place in range(size)]
+        for i in range(count)
+    }
+
+
+def as_lines(vectors: dict[str, list[float]]) -> str:
+    return "".join(f"{word} {' '.join(map(str, values))}\n" for word, values in vectors.items())
+
+
+def load(name: Path | str, words: list[str], *, size: int = SIZE, seed: int = 0) -> PretrainedVectors:
+    cache = Path(name).parent / "cache"
+    return load_vectors(str(name), Vocabulary(words), size=size, seed=seed, cache=cache)
+
+
+def refusal(name: Path | str, *, size: int = SIZE) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(name, ["w1"], size=size)
+    assert caught.value.key == "text.vectors"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["glove.txt", "word2vec.vec", "glove.txt.gz", "word2vec.gz"])
+def test_known_words_get_the_files_vectors(tmp_path: Path, name: str) -> None:
+    """GloVe's format is lines alone; word2vec's and fastText's has a line with counts before them."""
+    vectors = rows_of(30)
+    content = (f"30 {SIZE}\n" if "word2vec" in name else "") + as_lines(vectors)
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    words = ["w3", "unseen", "w29", "w0"]
+    loaded = load(file, words)
+    assert loaded.known == {"w3", "w29", "w0"}
+    assert loaded.weight_VE.shape == (6, SIZE)
+    assert loaded.weight_VE.dtype == torch.float32
+    for place, word in enumerate(words, start=2):
+        if word in vectors:
+            assert torch.equal(loaded.weight_VE[place], torch.tensor(vectors[word]))
+    assert not torch.equal(loaded.weight_VE[3], torch.zeros(SIZE))
+
+
+def test_padding_is_zero_and_special_tokens_are_not_looked_up(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(as_lines({"<unk>": [9.0] * SIZE, "<pad>": [9.0] * SIZE, **rows_of(20)}), encoding="utf-8")
+    loaded = load(file, ["w1"])
+    assert loaded.weight_VE[0].tolist() == [0.0] * SIZE
+    assert loaded.weight_VE[1].tolist() != [9.0] * SIZE
+    assert loaded.known == {"w1"}
+
+
+def test_unknown_words_are_drawn_with_the_files_mean_and_spread(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    vectors = rows_of(500)
+    file.write_text(as_lines(vectors), encoding="utf-8")
+    drawn = load(file, [f"unseen{i}" for i in range(4000)]).weight_VE[2:]
+    matrix = torch.tensor(list(vectors.values()))
+    for place in range(SIZE):
+        assert drawn[:, place].std() == pytest.approx(matrix[:, place].std().item(), rel=0.06)
+        assert drawn[:, place].mean() == pytest.approx(matrix[:, place].mean().item(), abs=0.15)
+    assert len({tuple(row) for row in drawn.tolist()}) == 4000
+
+
+def test_the_seed_alone_decides_what_is_drawn(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(as_lines(rows_of(20)), encoding="utf-8")
+    words = ["w1", "unseen", "w2", "other"]
+    torch.manual_seed(1)
+    first = load(file, words, seed=3).weight_VE
+    torch.manual_seed(2)
+    assert torch.equal(load(file, words, seed=3).weight_VE, first)
+    other = load(file, words, seed=4).weight_VE
+    assert torch.equal(other[[2, 4]], first[[2, 4]])
+    assert not torch.equal(other[[3, 5]], first[[3, 5]])
+
+
+def test_reading_vectors_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(as_lines(rows_of(20)), encoding="utf-8")
+    before = torch.get_rng_state()
+    load(file, ["w1", "unseen"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_vocabulary_without_a_known_word_is_drawn_throughout(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(as_lines(rows_of(20)), encoding="utf-8")
+    loaded = load(file, ["unseen"])
+    assert loaded.known == frozenset()
+    assert loaded.weight_VE.isfinite().all()
+
+
+def test_a_file_of_one_vector_gives_finite_values(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(as_lines(rows_of(1)), encoding="utf-8")
+    loaded = load(file, ["w0", "unseen"])
+    assert loaded.weight_VE[2].tolist() == pytest.approx(rows_of(1)["w0"])
+    assert loaded.weight_VE.isfinite().all()
+
+
+@pytest.mark.parametrize("header", ["", f"30 {SIZE}\n"])
+def test_vectors_of_another_size_are_refused_with_the_right_one(tmp_path: Path, header: str) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(header + as_lines(rows_of(30)), encoding="utf-8")
+    message = refusal(file, size=128)
+    assert message == (
+        f"text.vectors: '{file}' has vectors of {SIZE} values but model.embedding_size is 128; "
+        f"set model.embedding_size {SIZE}"
+    )
+
+
+def test_a_name_tells_its_size_before_anything_is_downloaded(tmp_path: Path) -> None:
+    for name, size in ("glove.6B.100d", 100), ("glove.840B.300d", 300), ("fasttext.en.300d", 300):
+        assert f"set model.embedding_size {size}" in refusal(name, size=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["glove.6B.99d", "no-such-file.txt", "glove"])
+def test_an_unknown_name_is_refused_with_those_known(name: str) -> None:
+    message = refusal(name)
+    assert message.startswith(f"text.vectors: '{name}' is neither a file nor one of ")
+    assert "glove.6B.100d" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.txt", b""),
+        ("words.txt", b"one\ntwo\n"),
+        ("binary.gz", b"w0 1 2 3 4 5 6\n"),
+        ("cut.txt.gz", gzip.compress(as_lines(rows_of(3000)).encode())[:9000]),
+        ("ragged.txt", b"w0 1 2 3 4 5 6\nw1 1 2 3\nw2 1 2 3 4 5 6\n"),
+        ("letters.txt", b"w0 1 2 3 4 5 6\nw1 1 2 x 4 5 6\nw2 1 2 3 4 5 6\n"),
+        ("latin.txt", b"w0 1 2 3 4 5 six\nw1 1 2 3 4 5 6\n"),
+    ],
+)
+def test_a_file_that_holds_no_vectors_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    assert str(file) in refusal(file)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """One of them would make every drawn vector, and then every gradient, not a number."""
+    file = tmp_path / "vectors.txt"
+    file.write_text(as_lines(rows_of(20)) + "bad 1 2 nan 4 5 6\n", encoding="utf-8")
+    assert str(file) in refusal(file)
+
+
+def test_a_word_that_is_not_utf_8_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_bytes(as_lines(rows_of(20)).encode() + b"caf\xe9 1 2 3 4 5 6\nlast 6 5 4 3 2 1\n")
+    loaded = load(file, ["last", "w19"])
+    assert loaded.known == {"last", "w19"}
+    assert loaded.weight_VE[2].tolist() == [6, 5, 4, 3, 2, 1]
+
+
+def test_words_that_are_passed_over_do_not_shift_the_spread(tmp_path: Path) -> None:
+    """A header or a broken word must not count as a vector of zeros."""
+    vectors = {word: [100.0 + value for value in values] for word, values in rows_of(4).items()}
+    file = tmp_path / "vectors.txt"
+    file.write_bytes(f"4 {SIZE}\n".encode() + as_lines(vectors).encode() + b"\xe9 100 100 100 100 100 100\n")
+    drawn = load(file, [f"unseen{i}" for i in range(300)]).weight_VE[2:]
+    matrix = torch.tensor(list(vectors.values()))
+    assert (drawn.mean(dim=0) - matrix.mean(dim=0)).abs().max() < 1
+
+
+@pytest.mark.parametrize("name", ["vectors.txt", "vectors.txt.gz"])
+def test_nothing_is_left_beside_the_file(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    content = as_lines(rows_of(20)).encode()
+    (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    load_vectors(str(folder / name), Vocabulary(["w1"]), size=SIZE, seed=0, cache=tmp_path / "cache")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [name]
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(as_lines(rows_of(20)), encoding="utf-8")
+    load(file, ["w1"])
+    changed = rows_of(20, seed=1)
+    file.write_text(as_lines(changed), encoding="utf-8")
+    assert load(file, ["w1"]).weight_VE[2].tolist() == pytest.approx(changed["w1"])
+
+
+def test_reading_vectors_does_not_switch_off_the_checking_of_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchtext does so for the whole process, and everything downloaded later would be unchecked."""
+    checked = ssl.create_default_context
+    monkeypatch.setattr(ssl, "_create_default_https_context", checked)
+    file = tmp_path / "vectors.txt"
+    file.write_text(as_lines(rows_of(20)), encoding="utf-8")
+    load(file, ["w1"])
+    assert ssl._create_default_https_context is checked
