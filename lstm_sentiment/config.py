@@ -214,13 +214,13 @@ class TrainerConfig:
         checkpoint_every: steps between checkpoints to resume from, besides the end of each epoch.
     """
 
-    epochs: int = 6
+    epochs: int = 4
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip_norm: float = 1.0
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     class_weights: Literal["none", "balanced"] = "none"
     ema: float = 0.99
     accumulate: int = 1
