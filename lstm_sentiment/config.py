@@ -239,7 +239,9 @@ class TrainerConfig:
         for name in ("learning_rate", "clip_norm"):
             value = getattr(self, name)
             _check(0 < value < float("inf"), f"trainer.{name}", f"must be above 0, not {value}")
-        _check(self.weight_decay >= 0, "trainer.weight_decay", "must not be negative")
+        _check(
+            0 <= self.weight_decay < float("inf"), "trainer.weight_decay", "must not be negative or infinite"
+        )
         for name in ("warmup", "label_smoothing", "ema"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"trainer.{name}", f"must be at least 0 and below 1, not {value}")

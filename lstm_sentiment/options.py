@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -24,6 +25,7 @@ from lstm_sentiment.errors import ConfigError, SentimentError, did_you_mean, sho
 
 SECTIONS = ("data", "text", "model", "trainer")
 KEYS = tuple(flatten(Config()))
+PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
 MAX_CONFIG_BYTES = 1_000_000
 
 
@@ -48,21 +50,18 @@ def parse_config(argv: Sequence[str], *, program: str, description: str) -> Conf
     """
     argv = list(argv)
     _reject_unknown_options(argv)
+    from_files: list[str] = []
     places: dict[str, str] = {}
     for file in _values_of(argv, "--config"):
-        places |= _key_places(file)
-    places |= dict.fromkeys(_option_names(argv), "")  # the command line wins over files
+        read = _read_file(file)
+        from_files += [f"--{key}={value}" for key, (value, _) in read.items()]
+        places |= {key: place for key, (_, place) in read.items()}
     parser = ArgumentParser(prog=program, description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file; what follows it wins over it")
+    parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
     parser.add_class_arguments(Config, as_group=True)
-    try:
-        parsed = parser.instantiate(parser.parse_args(argv))
-        return Config(**{name: parsed[name] for name in Config.__dataclass_fields__})
-    except ConfigError as error:
-        where = places.get(error.key or "") or None
-        raise ConfigError(error.message, key=error.key, where=where) from None
-    except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise _explain(str(error), places) from None
+    _parse(parser, from_files, places)  # alone first: what is wrong here is the file's fault
+    on_command_line = dict.fromkeys(_option_names(argv), "")
+    return _parse(parser, from_files + _without(argv, "--config"), places | on_command_line)
 
 
 def run_command(main: Callable[[list[str]], None]) -> NoReturn:
@@ -98,8 +97,36 @@ def _option_names(argv: Sequence[str]) -> list[str]:
 
 
 def _values_of(argv: Sequence[str], option: str) -> list[str]:
-    values = [word.split("=", 1)[1] for word in argv if word.startswith(f"{option}=")]
-    return values + [after for word, after in itertools.pairwise(argv) if word == option]
+    values = []
+    for word, after in itertools.pairwise([*argv, ""]):
+        if word.startswith(f"{option}="):
+            values.append(word.split("=", 1)[1])
+        elif word == option and after:
+            values.append(after)
+        elif word == option:
+            raise ConfigError("needs a value", key=option[2:])
+    return values
+
+
+def _without(argv: Sequence[str], option: str) -> list[str]:
+    pairs = itertools.pairwise(["", *argv])
+    return [word for before, word in pairs if option not in (before, word.split("=", 1)[0])]
+
+
+def _parse(parser: ArgumentParser, argv: list[str], places: Mapping[str, str]) -> Config:
+    """Parse options; blame the place that a key came from for what is wrong with its value."""
+    try:
+        parsed = parser.parse_args(argv)
+        for key in KEYS:
+            if parsed[key] is None and type(None) not in typing.get_args(_hint(key)):
+                raise ConfigError(f"null is not {_expected(key)}", key=key)
+        parsed = parser.instantiate(parsed)
+        return Config(**{name: parsed[name] for name in Config.__dataclass_fields__})
+    except ConfigError as error:
+        where = places.get(error.key or "") or None
+        raise ConfigError(error.message, key=error.key, where=where) from None
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        raise _explain(str(error), places) from None
 
 
 def _reject_unknown_options(argv: Sequence[str]) -> None:
@@ -120,45 +147,88 @@ def _nearest(key: str) -> str:
     return did_you_mean(key, in_section or KEYS, cutoff=0.75)
 
 
-def _key_places(file: str) -> dict[str, str]:
-    """Return where each key of a YAML file stands, as ``file:line``; refuse keys that do not exist."""
+def _read_file(file: str) -> dict[str, tuple[str, str]]:
+    """Return the keys of a YAML file -> value as on the command line, place as ``file:line``."""
     path = Path(file)
     if not path.is_file():
         raise ConfigError("no such file", where=file)
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"a configuration of more than {MAX_CONFIG_BYTES:,} bytes", where=file)
     try:
-        root = yaml.compose(path.read_text("utf-8-sig"), Loader=yaml.SafeLoader)
+        text = path.read_text("utf-8-sig")
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
+                raise ConfigError("an alias (*name); write the value out", where=_place(file, event))
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 at byte {error.start}", where=file) from None
+    except RecursionError:
+        raise ConfigError("nested too deeply", where=file) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
         raise ConfigError(f"not YAML: {getattr(error, 'problem', None) or error}", where=where) from None
-    places: dict[str, str] = {}
+    read: dict[str, tuple[str, str]] = {}
     if root is not None:
-        _walk(root, "", file, places)
-    return places
+        _walk(root, "", file, read)
+    return {key: found for key, found in read.items() if key not in SECTIONS}
 
 
-def _walk(node: yaml.Node, prefix: str, file: str, places: dict[str, str]) -> None:
-    where = f"{file}:{node.start_mark.line + 1}"
+def _place(file: str, node: yaml.Node | yaml.Event) -> str:
+    return f"{file}:{node.start_mark.line + 1}"  # type: ignore[union-attr]
+
+
+def _walk(node: yaml.Node, prefix: str, file: str, read: dict[str, tuple[str, str]]) -> None:
     if not isinstance(node, yaml.MappingNode):
         what = f"section {prefix[:-1]}" if prefix else "the file"
-        raise ConfigError(f"{what} must hold 'key: value' lines", where=where)
+        raise ConfigError(f"{what} must hold 'key: value' lines", where=_place(file, node))
     for key_node, value_node in node.value:
-        where = f"{file}:{key_node.start_mark.line + 1}"
+        where = _place(file, key_node)
         key = prefix + str(key_node.value)
-        if key in places:
-            raise ConfigError(f"stands twice, first at {places[key]}", key=key, where=where)
-        places[key] = where
+        if key in read:
+            raise ConfigError(f"stands twice, first at {read[key][1]}", key=key, where=where)
+        read[key] = ("", where)
         if key in SECTIONS:
-            _walk(value_node, f"{key}.", file, places)
-        elif key not in KEYS:
+            _walk(value_node, f"{key}.", file, read)
+        elif key in KEYS:
+            read[key] = (_as_option(key, value_node, where), where)
+        else:
             raise ConfigError(f"no such key.{_nearest(key)}", key=key, where=where)
 
 
-def _explain(message: str, places: dict[str, str]) -> ConfigError:
+def _as_option(key: str, node: yaml.Node, where: str) -> str:
+    """Return a YAML value as it would be typed on the command line; refuse what YAML misreads."""
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if isinstance(node, yaml.ScalarNode):
+        takes = (_hint(key), *typing.get_args(_hint(key)))
+        unquoted_text = str in takes and kind not in ("str", "null") and float not in takes
+        padded = kind == "int" and re.match(r"[-+]?0\d", node.value)  # YAML 1.1: 012 is ten
+        no_value = kind == "null" and type(None) not in takes
+        if unquoted_text or padded or no_value or kind not in PLAIN_KINDS:
+            raise ConfigError(f"{shown(node.value)} is not {_expected(key)}", key=key, where=where)
+        if kind == "bool":
+            return "true" if node.value.lower() in ("true", "yes", "on") else "false"
+        return "null" if kind == "null" else str(node.value)
+    return _flow(key, node, where)
+
+
+def _flow(key: str, node: yaml.Node, where: str) -> str:
+    """Return a list or map on one line, its text quoted."""
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if isinstance(node, yaml.ScalarNode) and kind in ("str", "int"):
+        return json.dumps(node.value) if kind == "str" else str(node.value)
+    if isinstance(node, yaml.SequenceNode) and kind == "seq":
+        return "[" + ", ".join(_flow(key, item, where) for item in node.value) + "]"
+    if isinstance(node, yaml.MappingNode) and kind == "map":
+        pairs = (f"{_flow(key, k, where)}: {_flow(key, v, where)}" for k, v in node.value)
+        return "{" + ", ".join(pairs) + "}"
+    found = shown(node.value) if isinstance(node, yaml.ScalarNode) else f"a {kind}"
+    raise ConfigError(
+        f"{found} is not text or a whole number (quote names such as 'no')", key=key, where=where
+    )
+
+
+def _explain(message: str, places: Mapping[str, str]) -> ConfigError:
     """Turn jsonargparse's message into ours: file and line, key, what was found, what was expected."""
     found_key = re.search(r'Parser key "([\w.]+)"', message) or re.search(r"argument --([\w.]+)", message)
     if found_key is None:
@@ -166,9 +236,18 @@ def _explain(message: str, places: dict[str, str]) -> ConfigError:
     key = found_key[1]
     if "expected one argument" in message:
         return ConfigError("needs a value", key=key)
-    value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
-    found = f"{shown(value[1].strip())} is not " if value else "expected "
+    values = re.findall(r"Given value: (.*)", message) or re.findall(r"Got value: (.*)", message)
+    found = f"{shown(values[-1].strip())} is not " if values else "expected "
     return ConfigError(f"{found}{_expected(key)}", key=key, where=places.get(key) or None)
+
+
+def _hint(key: str) -> Any:
+    """Return the type of a key."""
+    owner: type = Config
+    *sections, name = key.split(".")
+    for section in sections:
+        owner = typing.get_type_hints(owner)[section]
+    return typing.get_type_hints(owner).get(name)
 
 
 def _expected(key: str) -> str:
@@ -177,11 +256,7 @@ def _expected(key: str) -> str:
     >>> _expected("trainer.epochs"), _expected("text.truncate")
     ('a whole number', 'one of head, tail, middle')
     """
-    owner: type = Config
-    *sections, name = key.split(".")
-    for section in sections:
-        owner = typing.get_type_hints(owner)[section]
-    hint = typing.get_type_hints(owner).get(name)
+    hint = _hint(key)
     if typing.get_origin(hint) is typing.Literal:
         return f"one of {', '.join(map(str, typing.get_args(hint)))}"
     words = {

@@ -177,7 +177,7 @@ def measure_training(corpus: Corpus, *, precision: str, blocks: int, seconds: fl
     metrics = {
         "textbook_useful_tokens_per_s": spread(values["textbook"]),
         "our_useful_tokens_per_s": spread(values["ours"]),
-        "our_tokens_per_textbook_token": spread(values["ours"] / values["textbook"]),
+        "ours_over_textbook": spread(values["ours"] / values["textbook"]),
         "our_lstm_gflop_per_s": spread(gflop_per_s),
     }
     for name in peaks:
@@ -296,7 +296,6 @@ def measure(kind: str, file: str | None, args: argparse.Namespace, precision: st
         corpus = prepare(data, TEXT, seed=SEED, cache=Path(folder))
         texts, lengths = read_texts(name), corpus.train.lengths
         return {
-            "source": file or "made up",
             "training_rows": len(corpus.train),
             "tokens_per_row": float(lengths.mean()),
             "vocabulary": len(corpus.vocabulary),
@@ -313,7 +312,7 @@ def table(results: dict[str, Metrics]) -> str:
     def shown(value: Any) -> str:
         if isinstance(value, dict):
             return f"{shown(value['median'])} ({shown(value['p10'])}–{shown(value['p90'])})"
-        return value if isinstance(value, str) else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
     lines = [f"| metric | {' | '.join(results)} |", "|--|" + "--:|" * len(results)]
     for name in next(iter(results.values())):
@@ -361,6 +360,7 @@ def main() -> None:
         facts = {"machine": machine, "cores": cores, "threads": threads, "precision": precision}
         facts["omp_wait_policy"] = os.environ.get("OMP_WAIT_POLICY", "default")
         facts |= {"load_average": load, "blocks": args.blocks, "seconds": args.seconds, "seed": SEED}
+        facts |= {"sources": {"tweets": args.tweets or "made up", "reviews": args.reviews or "made up"}}
         args.json.write_text(json.dumps(facts | results, indent=2) + "\n", encoding="utf-8")
 
 

@@ -405,6 +405,7 @@ def test_a_kill_while_saving_leaves_the_old_or_the_new_checkpoint(
                 killed = True
             else:
                 killed = False
+        assert RunFolder(run.path).has(name), "resume would not look for it"
         outcomes.append(loaded_step(RunFolder(run.path), name))
         assert outcomes[-1] in (earlier - 1, earlier)
         save(run, name, earlier + 1)

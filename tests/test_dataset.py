@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -341,7 +342,7 @@ def test_little_is_padded() -> None:
 def test_processes_share_a_step_fairly(sizes: list[int], world_size: int) -> None:
     ends = np.cumsum([0, *sizes])
     rows = np.random.default_rng(0).permutation(int(ends[-1])) + 100
-    step = [rows[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    step = [rows[a:b] for a, b in itertools.pairwise(ends)]
     shares = [rank_share(step, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert {len(share) for share in shares} == {len(step)}
     counted: Counter[int] = Counter()
@@ -362,7 +363,7 @@ def test_processes_share_a_step_fairly(sizes: list[int], world_size: int) -> Non
 def test_the_mean_over_processes_is_the_mean_over_rows(sizes: list[int], world_size: int) -> None:
     """What averaging the processes' gradients does, with a loss per row in place of a gradient."""
     ends = np.cumsum([0, *sizes])
-    step = [np.arange(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    step = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
     loss = np.random.default_rng(1).normal(size=int(ends[-1]))
     sums = [
         sum(

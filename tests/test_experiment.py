@@ -343,7 +343,7 @@ def files_of_last(config: Config) -> list[bytes]:
 )
 def test_settings_that_change_nothing_that_is_learned_may_differ(configure: Configure, flag: str) -> None:
     config = configure(*RESUMED)
-    run_until_save(config, "last", 4)
+    run_until_save(config, "last", 9)
     metrics = run(configure(*RESUMED, "--resume=true", flag))
     assert metrics["steps"] == 18
 

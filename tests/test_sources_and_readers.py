@@ -190,6 +190,13 @@ def test_lines_are_where_rows_begin(tmp_path: Path) -> None:
     assert lines == [2, 3, 8, 9, 11]
 
 
+def test_a_header_may_take_several_lines(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b'text,"long\n\nname",label\na,1,x\nb,2,y\n')
+    frame, lines = read(file)
+    assert (list(frame.columns), lines) == (["text", "long\n\nname", "label"], [4, 5])
+
+
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n", "\r"]))
 @settings(max_examples=50, deadline=None)
 def test_a_rows_line_is_where_its_text_stands(

@@ -130,8 +130,28 @@ def test_vectors_of_another_size_are_refused_with_the_right_one(tmp_path: Path, 
 
 def test_a_name_tells_its_size_before_anything_is_downloaded(tmp_path: Path) -> None:
     for name, size in ("glove.6B.100d", 100), ("glove.840B.300d", 300), ("fasttext.en.300d", 300):
-        assert f"set model.embedding_size {size}" in refusal(name, size=64)
+        with pytest.raises(ConfigError, match=f"set model.embedding_size {size}"):
+            load_vectors(name, Vocabulary(["w1"]), size=64, seed=0, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_is_checked_and_one_that_fails_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchtext switches the checking of certificates off, and takes half a file for a whole one."""
+    modes = []
+
+    def broken(url: str, file: str, **_: object) -> None:
+        modes.append(ssl._create_default_https_context().verify_mode)
+        Path(file).write_bytes(b"PK half a file")
+        raise OSError("connection lost")
+
+    monkeypatch.setattr("torchtext.vocab.urlretrieve", broken)
+    monkeypatch.setattr(ssl, "_create_default_https_context", ssl.create_default_context)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"glove\.6B\.50d cannot be downloaded: connection lost"):
+            load_vectors("glove.6B.50d", Vocabulary(["w1"]), size=50, seed=0, cache=tmp_path)
+    assert modes == [ssl.CERT_REQUIRED] * 2
 
 
 @pytest.mark.parametrize("name", ["glove.6B.99d", "no-such-file.txt", "glove"])
