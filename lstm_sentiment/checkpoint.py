@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 BEST, LAST = "best", "last"
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
+OWN_FILES = (*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json", "evaluation.json")
 MAX_JSON_BYTES = 500_000_000
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 
@@ -78,6 +80,12 @@ class RunFolder:
         """Whether the folder was made by this package."""
         return (self.path / "config.yaml").is_file() and (self.path / "labels.json").is_file()
 
+    def is_foreign(self) -> bool:
+        """Whether the folder holds other things and no run; one that is just being made is a run."""
+        if self.path.exists() and not self.path.is_dir():
+            return True
+        return self.occupied() and not self.is_run() and not all(map(_is_ours, self.path.iterdir()))
+
     def begin(
         self, *, config_yaml: str, vocabulary: list[str], labels: list[str], label_map: dict[str, str]
     ) -> None:
@@ -95,14 +103,12 @@ class RunFolder:
         """
         if not self.occupied():
             return
-        if not self.is_run():
+        if self.is_foreign():
             raise RunError(f"{self.path}: holds files that are no run of this package; choose another out")
-        own = {BEST, LAST, f"{LAST}.previous", f"{BEST}.previous"}
-        files = {*SHARED_FILES, "metrics.json", "log.jsonl", "environment.json", "data.json"}
-        for entry in self.path.iterdir():
-            if entry.is_dir() and (entry.name in own or entry.name.endswith(".tmp")):
+        for entry in filter(_is_ours, self.path.iterdir()):
+            if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.is_file() and (entry.name in files or entry.name.endswith(".tmp")):
+            else:
                 entry.unlink()
 
     def save(self, name: str, groups: TensorGroups, facts: Mapping[str, Any]) -> None:
@@ -115,7 +121,8 @@ class RunFolder:
         """
         final, previous = self.path / name, self.path / f"{name}.previous"
         building = self.path / f".{name}.{os.getpid()}.tmp"
-        shutil.rmtree(building, ignore_errors=True)
+        for left_by_a_kill in self.path.glob(f".{name}.*.tmp"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
         building.mkdir()
         for group, tensors in groups.items():
             plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
@@ -214,6 +221,17 @@ class RunFolder:
             except (safetensors.SafetensorError, OSError, ValueError) as error:
                 raise CheckpointError(f"{file}: {error}") from None
         return Checkpoint(tensors=tensors, facts=_read_json(folder / "state.json"))
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry of a run folder is one that this package makes, or what a kill left of one."""
+    name = entry.name
+    unfinished = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
+    if unfinished:
+        name = unfinished[1]
+    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous"):
+        return entry.is_dir()
+    return name in OWN_FILES and entry.is_file()
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

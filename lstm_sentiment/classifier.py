@@ -123,6 +123,8 @@ class SentimentClassifier:
             DataError: something that is no string.
         """
         texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, Iterable):
+            raise DataError(f"texts must be a string or many strings, not {type(texts).__name__}")
         parts = [self._probabilities(part) for part in _in_parts(texts, TEXTS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 

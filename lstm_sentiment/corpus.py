@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,10 +167,9 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path) -> Tok
 
 
 def _natural(value: str) -> tuple[float, str]:
-    try:
-        return float(value), value
-    except ValueError:
-        return float("inf"), value
+    """Order numbers by value, before names."""
+    is_number = re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", value) is not None
+    return (float(value) if is_number else math.inf), value
 
 
 def _class_indices(store: TokenStore, label_map: dict[str, str], labels: list[str]) -> Array:

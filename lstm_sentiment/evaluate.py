@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lstm_sentiment.errors import DataError
 from lstm_sentiment.options import CommandParser, run_command
 
 if TYPE_CHECKING:
@@ -19,10 +20,12 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.files import write_json
     from lstm_sentiment.metrics import report_lines
 
+    out = Path(options.out) if options.out else Path(options.run) / "evaluation.json"
+    if options.out and not out.parent.is_dir():
+        raise DataError(f"no such folder: {out.parent}", file=options.out)
     classifier = load(options.run, device=options.device)
     scores = evaluate_file(classifier, options)
     print("\n".join(report_lines(scores, title=options.file)))
-    out = Path(options.out) if options.out else Path(options.run) / "evaluation.json"
     write_json(out, {"file": options.file, **scores})
     print(f"written to {out}")
 
@@ -37,7 +40,6 @@ def evaluate_file(classifier: SentimentClassifier, options: argparse.Namespace) 
     from tqdm import tqdm
 
     from lstm_sentiment.corpus import unknown_label
-    from lstm_sentiment.errors import DataError
     from lstm_sentiment.metrics import score
     from lstm_sentiment.readers import (
         LABEL_COLUMNS,

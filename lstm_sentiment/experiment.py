@@ -111,10 +111,11 @@ def config_yaml(config: Config) -> str:
 
 def _check_folder(folder: RunFolder, config: Config) -> bool:
     """Return whether to go on from a run in the folder; refuse to write over one unasked."""
-    if config.resume and folder.is_run():
+    if config.resume and folder.is_run() and folder.has(LAST):
         _refuse_other_settings(folder, config)
-        return folder.has(LAST)
-    if folder.occupied() and not config.overwrite and not (config.resume and folder.is_run()):
+        return True
+    may_begin = config.overwrite or (config.resume and not folder.is_foreign())
+    if folder.occupied() and not may_begin:
         raise RunError(
             f"{folder.path}: is not empty; use --resume true to go on, --overwrite true to replace it, or "
             "another --out"

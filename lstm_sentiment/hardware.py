@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
 
 from lstm_sentiment.errors import ConfigError
 
+DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,6 +39,8 @@ def pick_device(wanted: str, *, local_rank: int = 0) -> torch.device:
     Raises:
         ConfigError: it is not there.
     """
+    if not re.fullmatch(DEVICES, wanted):
+        raise ConfigError(f"'{wanted}' is not one of auto, cpu, cuda, cuda:N, mps", key="device")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(wanted)

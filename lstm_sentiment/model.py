@@ -112,16 +112,15 @@ class SentimentLSTM(nn.Module):
 
     def _pool(self, kind: str, states_TBF: Tensor, lengths_B: Tensor) -> Tensor:
         steps, batch, features = states_TBF.shape
-        padding_TB = torch.arange(steps, device=lengths_B.device)[:, None] >= lengths_B
+        real_TB = torch.arange(steps, device=lengths_B.device)[:, None] < lengths_B
         if kind == "mean":
-            total_BF = states_TBF.masked_fill(padding_TB[:, :, None], 0.0).sum(dim=0)
-            return total_BF / lengths_B[:, None]
+            return torch.einsum("tb,tbf->bf", real_TB / lengths_B, states_TBF)
         if kind == "max":
-            return states_TBF.masked_fill(padding_TB[:, :, None], -torch.inf).amax(dim=0)
+            return states_TBF.masked_fill(~real_TB[:, :, None], -torch.inf).max(dim=0).values
         if kind == "attention":
             assert self.attention is not None
             scores_TB: Tensor = self.attention(states_TBF).squeeze(2)
-            shares_TB = scores_TB.masked_fill(padding_TB, -torch.inf).softmax(dim=0)
+            shares_TB = scores_TB.masked_fill(~real_TB, -torch.inf).softmax(dim=0)
             return (states_TBF * shares_TB[:, :, None]).sum(dim=0)
         # last: where each direction stops reading, as in h_n of nn.LSTM
         size = features // (2 if len(self.backward_lstms) else 1)

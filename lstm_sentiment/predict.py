@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
     if options.file:
         _predict_file(classifier, options)
     elif options.text:
-        for text, prediction in zip(options.text, classifier.predict(options.text), strict=True):
+        # Bytes that the terminal's encoding does not allow arrive as half characters.
+        texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in options.text]
+        for text, prediction in zip(texts, classifier.predict(texts), strict=True):
             print(_for_people(text, prediction))
     else:
         _predict_lines(classifier)
@@ -104,7 +106,8 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
                     bar.update(len(chunk.frame))
 
         if options.out:
-            with open_table(options.out) as write:
+            like = source.path if source.format == ".parquet" else None
+            with open_table(options.out, like=like) as write:
                 for frame in labelled():
                     write(frame)
         else:

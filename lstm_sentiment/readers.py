@@ -113,22 +113,33 @@ def _chunks(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
 
 
 def _read_delimited(source: Source, delimiter: str) -> Iterator[Chunk]:
-    """Read CSV or TSV with pandas, after a strict pass that checks quotes and field counts."""
+    """Read CSV or TSV with pandas, after a strict pass that checks quotes and field counts.
+
+    pandas alone fills short rows, drops what is over in long ones, and knows no lines.
+    """
     lines_R = _check_delimited(source, delimiter)
+    if not (lines_R > 0).any():
+        return
     start = 0
     with open_text(source) as text:
+        header = _next_record(csv.reader(text, delimiter=delimiter))
         chunks = pd.read_csv(
             text,
             sep=delimiter,
+            header=None,
+            names=header,
             dtype=str,
             keep_default_na=False,
             na_filter=False,
             index_col=False,
+            skip_blank_lines=False,
             chunksize=CHUNK_ROWS,
         )
         for frame in chunks:
-            yield Chunk(frame=frame, lines=lines_R[start : start + len(frame)])
+            lines = lines_R[start : start + len(frame)]
             start += len(frame)
+            if len(lines) == len(frame):
+                yield Chunk(frame=frame[lines > 0].reset_index(drop=True), lines=lines[lines > 0])
     if start != len(lines_R):
         raise DataError(
             f"two parsers disagree: {len(lines_R)} or {start} rows; save it as .jsonl or .parquet",
@@ -137,26 +148,26 @@ def _read_delimited(source: Source, delimiter: str) -> Iterator[Chunk]:
 
 
 def _check_delimited(source: Source, delimiter: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Check every row's quotes and number of fields; return the line each row starts at."""
+    """Check every record's quotes and number of fields; return the line it starts at, 0 for a blank one."""
     csv.field_size_limit(MAX_FIELD)
     lines = array("q")
     with open_text(source) as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         start = 1
         try:
-            header = next(reader, [])
+            header = _next_record(reader)
             _check_header(header, source)
             start = reader.line_num + 1
             for row in reader:
-                if row and (len(row) > 1 or row[0].strip(" \t")):
-                    if len(row) != len(header):
-                        raise DataError(
-                            f"{len(row)} fields where the header has {len(header)}; quote fields that "
-                            f"hold {'a tab' if delimiter == chr(9) else 'a comma'}",
-                            file=source.name,
-                            line=start,
-                        )
-                    lines.append(start)
+                blank = not row or (row[0].isspace() and len(row) == 1 and len(header) > 1)
+                if not blank and len(row) != len(header):
+                    raise DataError(
+                        f"{len(row)} fields where the header has {len(header)}; quote fields that "
+                        f"hold {'a tab' if delimiter == chr(9) else 'a comma'}",
+                        file=source.name,
+                        line=start,
+                    )
+                lines.append(0 if blank else start)
                 start = reader.line_num + 1
         except csv.Error as error:
             raise DataError(
@@ -165,6 +176,11 @@ def _check_delimited(source: Source, delimiter: str) -> np.ndarray[Any, np.dtype
                 line=start,
             ) from None
     return np.array(lines, np.int64)
+
+
+def _next_record(reader: Iterator[list[str]]) -> list[str]:
+    """Return the first record that is no blank line."""
+    return next((record for record in reader if record), [])
 
 
 def _csv_problem(message: str) -> str:
@@ -193,9 +209,11 @@ def _read_jsonl(source: Source) -> Iterator[Chunk]:
                 continue
             try:
                 record = json.loads(content)
-            except (json.JSONDecodeError, RecursionError) as error:
-                problem = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            except (ValueError, RecursionError) as error:
+                problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
                 raise DataError(f"not JSON: {problem}", file=source.name, line=line) from None
+            if "\\ud" in content.lower():  # an escape that may be half a character
+                record = _mended(record)
             if not isinstance(record, dict):
                 raise DataError("each line must be one JSON object {...}", file=source.name, line=line)
             records.append(record)
@@ -207,8 +225,19 @@ def _read_jsonl(source: Source) -> Iterator[Chunk]:
         yield _json_chunk(records, lines)
 
 
+def _mended(value: Any) -> Any:
+    """Replace half characters, which JSON can spell and no encoding can write, in all strings."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_mended(key): _mended(inner) for key, inner in value.items()}
+    return [_mended(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
-    frame = pd.DataFrame(records, dtype=object)
+    columns = dict.fromkeys(column for record in records for column in record)
+    values = {column: [record.get(column) for record in records] for column in columns}
+    frame = pd.DataFrame(values, dtype=object)
     return Chunk(frame=frame, lines=np.array(lines, np.int64))
 
 
@@ -228,7 +257,7 @@ def _read_parquet(source: Source) -> Iterator[Chunk]:
                 frame = pd.DataFrame(columns)
                 yield Chunk(frame=frame, lines=np.arange(start, start + len(frame)))
                 start += len(frame)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"is no readable Parquet file: {error}", file=source.name) from None
 
 

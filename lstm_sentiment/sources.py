@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import gzip
+import http.client
 import importlib.util
 import io
 import lzma
@@ -12,6 +14,7 @@ import shutil
 import tempfile
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +63,12 @@ def open_source(name: str, *, encoding: str = "utf-8", encoding_errors: str = "s
         DataError: there is no such file, package or format.
         MissingExtraError: the URL's filesystem package is not installed.
     """
+    try:
+        codecs.lookup(encoding)
+    except LookupError:
+        raise DataError(
+            f"'{encoding}' is no encoding that Python knows; try utf-8 or latin-1", file=name
+        ) from None
     with contextlib.ExitStack() as stack:
         if name.startswith("package:"):
             path = _package_path(name)
@@ -82,9 +91,7 @@ def open_text(source: Source) -> Iterator[IO[str]]:
         DataError: it cannot be read or decoded; the message names the line.
     """
     compression = compression_of(source.name)
-    encoding = (
-        "utf-8-sig" if source.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else source.encoding
-    )
+    encoding = "utf-8-sig" if codecs.lookup(source.encoding).name == "utf-8" else source.encoding
     try:
         with io.BufferedReader(open_binary(source.path, compression)) as raw:
             _refuse_utf16(raw, source)
@@ -92,14 +99,16 @@ def open_text(source: Source) -> Iterator[IO[str]]:
                 yield text
     except UnicodeDecodeError as error:
         raise _undecodable(source, compression, error) from None
-    except (EOFError, OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise DataError(error.strerror or "cannot be read", file=source.name) from None
         raise DataError(f"cannot be read: {error}", file=source.name) from None
 
 
 def _refuse_utf16(raw: io.BufferedReader, source: Source) -> None:
-    if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") and not source.encoding.lower().startswith("utf-16"):
+    if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") and not codecs.lookup(source.encoding).name.startswith(
+        "utf-16"
+    ):
         raise DataError("is UTF-16 by its first two bytes; set data.encoding utf-16", file=source.name)
 
 
@@ -126,14 +135,16 @@ def format_of(name: str) -> str:
     Raises:
         DataError: it stands for none.
     """
-    path = name.split("?")[0].rstrip("/")
+    path = name.split("?")[0].rstrip("/").lower()
     for ending in COMPRESSIONS:
         path = path.removesuffix(ending)
-    ending = "." + path.rsplit("/", 1)[-1].rsplit(".", 1)[-1].lower()
+    ending = "." + path.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
     if ending not in FORMATS:
         raise DataError(
             f"the name ends in none of {' '.join(FORMATS)} (also with {' '.join(COMPRESSIONS)})", file=name
         )
+    if ending == ".parquet" and compression_of(name):
+        raise DataError("Parquet is compressed inside; leave the second ending away", file=name)
     return ending
 
 
@@ -183,12 +194,13 @@ def _fetched(url: str) -> Iterator[Path]:
                 shutil.copyfileobj(opened, out, 1 << 20)
         except ImportError as error:
             raise MissingExtraError(f"{url}: {error}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise DataError(f"cannot be fetched: {error}", file=url) from None
         yield path
 
 
 def _sibling_hint(path: Path) -> str:
     with contextlib.suppress(OSError):
-        return did_you_mean(path.name, [p.name for p in path.parent.iterdir()]).replace("'", "")
+        hint = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+        return "." + hint if hint else ""
     return ""

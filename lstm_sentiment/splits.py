@@ -47,7 +47,7 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
     duplicates, conflicting, first = find_duplicates(store, classes)
     left = first if data.deduplicate else np.arange(len(classes))
     if data.max_rows is not None and data.max_rows < len(left):
-        _, left = _cut(left, classes, None, data.max_rows, seed, store.name)
+        left = _sample(left, classes, data.max_rows, seed)
     groups = store.groups if data.group_column else None
     in_all = len(left)
     rows = {}
@@ -63,6 +63,15 @@ def find_duplicates(store: TokenStore, classes: Array) -> tuple[int, int, Array]
     _, first, inverse = np.unique(store.hashes, return_index=True, return_inverse=True)
     conflicting = np.unique(inverse[classes != classes[first][inverse]])
     return len(store.hashes) - len(first), len(conflicting), np.sort(first)
+
+
+def _sample(rows: Array, classes: Array, count: int, seed: int) -> Array:
+    """Return `count` of some rows, with the same class balance to within a row."""
+    random = np.random.default_rng([seed, count])
+    shuffled = random.permutation(rows)
+    shuffled = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    # Every len/count-th row of rows ordered by class: each class gets its share, rounded.
+    return np.sort(shuffled[((np.arange(count) + random.random()) * len(rows) / count).astype(np.int64)])
 
 
 def _cut(

@@ -20,11 +20,12 @@ Write = Callable[[pd.DataFrame], None]
 
 
 @contextlib.contextmanager
-def open_table(name: str) -> Iterator[Write]:
+def open_table(name: str, *, like: Path | None = None) -> Iterator[Write]:
     """Yield a function that appends a frame's rows to a new file; the file appears when all is written.
 
     Args:
         name: a path whose ending tells the format, as in `readers`.
+        like: a Parquet file whose column types a new Parquet file takes over.
 
     Raises:
         DataError: no such format or folder, or a value that the format cannot hold.
@@ -34,16 +35,21 @@ def open_table(name: str) -> Iterator[Write]:
     try:
         with contextlib.ExitStack() as stack:
             if ending == ".parquet":
-                yield _parquet_writer(beside, name, stack)
+                yield _parquet_writer(beside, name, like, stack)
             else:
                 raw = stack.enter_context(open_binary(beside, compression_of(name), "wb"))
                 out = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
                 yield _jsonl_writer(out) if ending == ".jsonl" else _delimited_writer(out, ending)
         beside.replace(path)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"a text holds half a character, which no file can: {error.reason}", file=name
+        ) from None
     except OSError as error:
         raise DataError(f"cannot be written: {error.strerror or error}", file=name) from None
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def to_json_line(record: Mapping[Any, Any]) -> str:
@@ -52,7 +58,8 @@ def to_json_line(record: Mapping[Any, Any]) -> str:
     >>> to_json_line({"text": "so-so", "n": 1})
     '{"text": "so-so", "n": 1}'
     """
-    return json.dumps({str(key): value for key, value in record.items()}, ensure_ascii=False, default=str)
+    whole = {str(k): None if isinstance(v, float) and v != v else v for k, v in record.items()}
+    return json.dumps(whole, ensure_ascii=False, default=str)
 
 
 def _jsonl_writer(out: IO[str]) -> Write:
@@ -67,30 +74,52 @@ def _delimited_writer(out: IO[str], ending: str) -> Write:
 
     def write(frame: pd.DataFrame) -> None:
         nonlocal first
-        texts = frame.map(lambda v: json.dumps(v) if isinstance(v, dict | list) else as_text(v))
+        texts = frame.map(_cell)
         texts.to_csv(
-            out, sep="\t" if ending == ".tsv" else ",", index=False, header=first, lineterminator="\n"
+            out, sep="\t" if ending == ".tsv" else ",", index=False, header=first, lineterminator="\r\n"
         )
         first = False
 
     return write
 
 
-def _parquet_writer(path: Path, name: str, stack: contextlib.ExitStack) -> Write:
+def _parquet_writer(path: Path, name: str, like: Path | None, stack: contextlib.ExitStack) -> Write:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    known: dict[str, Any] = {}
     writer: pq.ParquetWriter | None = None
+
+    def column(column_name: str, values: list[Any]) -> pa.Array:
+        kind = known.get(column_name)
+        if kind == pa.string():
+            return pa.array([None if v is None else _cell(v) for v in values], kind)
+        array = pa.array(values, kind)
+        if pa.types.is_null(array.type):  # no value so far: text can hold whatever comes
+            array = array.cast(pa.string())
+        return array
 
     def write(frame: pd.DataFrame) -> None:
         nonlocal writer
+        if writer is None and like is not None:
+            known.update({field.name: field.type for field in pq.read_schema(like)})
         try:
-            schema = writer.schema if writer else None
-            table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-        except (pa.ArrowException, KeyError) as error:
-            raise DataError(f"{error}; write .jsonl instead", file=name) from None
+            columns = {str(c): column(str(c), frame[c].tolist()) for c in frame.columns}
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise DataError(
+                f"values of several types in a column: {error}; write .jsonl instead", file=name
+            ) from None
+        table = pa.table(columns)
         if writer is None:
+            known.update({field.name: field.type for field in table.schema})
             writer = stack.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
+        if table.schema.names != writer.schema.names:
+            raise DataError("rows further down have other columns; write .jsonl instead", file=name)
         writer.write_table(table)
 
     return write
+
+
+def _cell(value: Any) -> str:
+    """Return a value as text; lists and maps as JSON."""
+    return json.dumps(value, default=str) if isinstance(value, dict | list) else as_text(value)

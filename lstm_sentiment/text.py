@@ -7,8 +7,10 @@ tokens of the training rows, behind a padding and an unknown token.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
+import ssl
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,8 +37,10 @@ _NO_SPACES = (
 )
 # Vowel signs and accents that stand apart from their letter and are no letters themselves.
 _MARKS = (
-    "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900\u0903\u093a\u094f\u0981\u0983\u09bc"
-    "\u09cd\u0a3c\u0a4d\u0b3e\u0bcd\u0c3e\u0c4d\u0cbe\u0ccd\u0d3e\u0d4d\u200c\u200d"
+    "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962"
+    "\u0963\u0981-\u0983\u09bc-\u09cd\u0a01-\u0a03\u0a3c-\u0a4d\u0a70\u0a71\u0a81-\u0a83"
+    "\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bcd\u0c00-\u0c04\u0c3c-\u0c56"
+    "\u0c81-\u0c83\u0cbc-\u0cd6\u0d00-\u0d03\u0d3b-\u0d4d\u200c\u200d"
 )
 _WORD = rf"(?:(?![{_NO_SPACES}])[\w{_MARKS}])+"
 _EMOJI = "\u2600-\u27bf\u2190-\u21ff\u2b00-\u2bff\u3030\u303d\U0001f000-\U0001faff"
@@ -61,6 +65,7 @@ _PATTERN = re.compile(
 )
 
 
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _MARKS_AFTER_WORDS = frozenset('.,;?!")')
 
 
@@ -89,7 +94,7 @@ def clean(text: str) -> str:
     'It\\'s "good" '
     """
     if "<" in text:
-        text = text.replace("<br />", " ").replace("<br/>", " ").replace("<br>", " ")
+        text = _LINE_BREAK.sub(" ", text)
     if "&" in text:
         text = html.unescape(text)
     if not text.isascii():
@@ -265,11 +270,25 @@ def _cut(texts: Sequence[str], lowercase: bool) -> tuple[IntArray, IntArray, lis
     return rows.offsets.to_numpy(), pieces.indices.to_numpy(), pieces.dictionary.to_pylist()
 
 
-def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
-    from torchtext.data.utils import get_tokenizer  # imports torch: only where it is asked for
-
+@contextlib.contextmanager
+def certificates_checked() -> Iterator[None]:
+    """Undo what torchtext does on import and use: it stops checking certificates in the whole process."""
+    names = ("_create_default_https_context", "_create_unverified_context")
+    before = [getattr(ssl, name) for name in names]
+    setattr(ssl, names[1], ssl.create_default_context)
     try:
-        tokenizer: Callable[[str], list[str]] = get_tokenizer(name)
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(ssl, name, value)
+
+
+def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
+    try:
+        with certificates_checked():
+            from torchtext.data.utils import get_tokenizer  # imports torch: only where it is asked for
+
+            tokenizer: Callable[[str], list[str]] = get_tokenizer(name)
     except ImportError as error:
         raise ConfigError(f"'{name}' needs a package: {error}", key="text.tokenizer") from None
     except Exception:  # torchtext raises plain ValueError, spaCy OSError, whatever the name leads to

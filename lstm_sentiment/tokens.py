@@ -10,12 +10,14 @@ of the split or the vocabulary: a second run with another seed, vocabulary or le
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
 import os
 import shutil
 import tempfile
+import zipfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ from lstm_sentiment.readers import (
 from lstm_sentiment.sources import Source
 from lstm_sentiment.text import Lexicon, Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
 ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines")
 Array = npt.NDArray[Any]
@@ -107,21 +109,23 @@ def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cach
     Raises:
         DataError: a row or column that cannot be used, with file and line.
     """
-    key = _key(source, columns, tokenizer)
-    folder = cache / key
-    if not _complete(folder):
+    folder = cache / _key(source, columns, tokenizer)
+    store = _open(folder, source.name)
+    if store is None:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        building = Path(tempfile.mkdtemp(prefix=f".{key[:8]}-", dir=cache))
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
         try:
             _build(source, columns, tokenizer, building)
-            shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
-            building.rename(folder)
-        except OSError:
-            if not _complete(folder):  # else another process was faster
-                raise
+            if _open(folder, source.name) is None:  # else another process was faster
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    building.rename(folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    return _open(folder, source.name)
+        store = _open(folder, source.name)
+    if store is None:
+        raise DataError(f"its tokens cannot be kept in {cache}; set LSTM_SENTIMENT_CACHE", file=source.name)
+    return store
 
 
 def content_hash(path: Path) -> str:
@@ -155,30 +159,28 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _complete(folder: Path) -> bool:
+def _open(folder: Path, name: str) -> TokenStore | None:
+    """Return what is in a cache folder, or None when it is not there or not whole."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
-        return bool((folder / "ids.bin").stat().st_size == 4 * meta["tokens_in_all"])
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _open(folder: Path, name: str) -> TokenStore:
-    meta = json.loads((folder / "meta.json").read_bytes())
-    with np.load(folder / "rows.npz", allow_pickle=False) as rows:
-        arrays = {key: rows[key] for key in ROW_ARRAYS}
-    ids_N: Array = np.zeros(0, np.int32)
-    if meta["tokens_in_all"]:  # private and writable, which torch asks for; nothing writes to it
-        ids_N = np.memmap(folder / "ids.bin", np.int32, mode="c")
-    return TokenStore(
-        name=name,
-        ids_N=ids_N,
-        tokens=meta["tokens"],
-        label_values=meta["label_values"],
-        counts=meta["counts"],
-        fingerprint=folder.name,
-        **arrays,
-    )
+        with (folder / "rows.npz").open("rb") as file, np.load(file, allow_pickle=False) as rows:
+            arrays = {key: rows[key] for key in ROW_ARRAYS}
+        if (folder / "ids.bin").stat().st_size != 4 * int(arrays["offsets"][-1]):
+            return None
+        ids_N: Array = np.zeros(0, np.int32)
+        if arrays["offsets"][-1]:  # private and writable, which torch asks for; nothing writes to it
+            ids_N = np.memmap(folder / "ids.bin", np.int32, mode="c")
+        return TokenStore(
+            name=name,
+            ids_N=ids_N,
+            tokens=meta["tokens"],
+            label_values=meta["label_values"],
+            counts=meta["counts"],
+            fingerprint=folder.name,
+            **arrays,
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path) -> None:
@@ -186,12 +188,11 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
     lexicon = Lexicon(tokenizer)
     rows = _Rows(source, columns)
     lengths = array("q")
-    total = empty = 0
+    empty = 0
     with (folder / "ids.bin").open("wb") as out:
         for numbers_N, lengths_R in lexicon.encode_all(rows.texts()):
             out.write(numbers_N.astype(np.int32).tobytes())
             lengths.extend(lengths_R.tolist())
-            total += len(numbers_N)
             empty += int((lengths_R == 0).sum())
     if not lengths:
         raise DataError(f"no row is left after the filter {dict(columns.filter)}", file=source.name)
@@ -206,7 +207,6 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
         lines=np.array(rows.lines, np.int64),
     )
     meta = {
-        "tokens_in_all": total,
         "tokens": lexicon.tokens,
         "label_values": list(rows.label_numbers),
         "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced},

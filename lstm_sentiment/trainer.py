@@ -202,7 +202,7 @@ class Trainer:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm))
+        norm = self._clip()
         self._check_finite(total, norm, batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -215,6 +215,14 @@ class Trainer:
         state.loss_sum += total
         state.step += 1
         return total
+
+    def _clip(self) -> float:
+        """Scale the gradient down to ``clip_norm`` if it is longer, and return how long it was."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if norm > self.config.clip_norm:  # most are shorter: multiplying by 1 would cost as much
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip_norm, norm)
+        return float(norm)
 
     def _check_finite(self, loss: float, norm: float, batches: list[Any]) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -249,7 +257,7 @@ class Trainer:
             processes=self.processes,
         )
         scores = score(self.validation.labels, logits.double().softmax(1).numpy(), self.labels)
-        value = scores[config.metric]
+        value = scores[config.metric] if math.isfinite(scores["loss"]) else math.nan
         if better(value, state.best_score, config.metric):
             state.best_score, state.best_epoch, state.epochs_without_gain = value, state.epoch, 0
             if self.processes.is_main:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.text import PAD, SPECIAL_TOKENS, Vocabulary
+from lstm_sentiment.text import PAD, SPECIAL_TOKENS, Vocabulary, certificates_checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,18 @@ def load_vectors(
     Raises:
         ConfigError: no such file or name, or vectors of another size.
     """
+    with certificates_checked():
+        vectors = _read(name, size, cache)
+    if vectors.dim != size:
+        raise _wrong_size(name, vectors.dim, size)
+    rows_NE = vectors.vectors[: len(vectors.itos)]  # torchtext leaves empty rows for lines it passed over
+    if not bool(rows_NE.isfinite().all()):
+        raise ConfigError(f"{name} holds values that are not finite", key="text.vectors")
+    return _match(vectors.stoi, rows_NE, vocabulary, seed)
+
+
+def _read(name: str, size: int, cache: Path) -> Any:
+    """Return torchtext's `Vectors` of a file or a name."""
     from torchtext.vocab import Vectors, pretrained_aliases
 
     logging.getLogger("torchtext.vocab").setLevel(logging.WARNING)
@@ -55,24 +71,34 @@ def load_vectors(
             raise _wrong_size(name, found, size)
         # torchtext leaves a pickled copy beside its input: keep that in a folder that goes away.
         with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
-            vectors = Vectors(str(path.absolute()), cache=folder)
+            try:
+                vectors = Vectors(str(path.absolute()), cache=folder)
+            except (RuntimeError, ValueError, EOFError, OSError, zlib.error) as error:
+                raise ConfigError(f"{name} cannot be read: {error}", key="text.vectors") from None
     elif name in pretrained_aliases:
         named = re.search(r"\.(\d+)d$", name)
         found = int(named[1]) if named else 300 if name.startswith("fasttext") else size
         if found != size:
             raise _wrong_size(name, found, size)
-        try:
-            vectors = pretrained_aliases[name](cache=str(cache / "vectors"))
-        except (OSError, RuntimeError) as error:
-            raise ConfigError(f"{name} cannot be downloaded: {error}", key="text.vectors") from None
+        vectors = _download(name, pretrained_aliases[name], cache / "vectors")
     else:
         raise ConfigError(
             f"'{name}' is neither a file nor one of {', '.join(sorted(pretrained_aliases))}",
             key="text.vectors",
         )
-    if vectors.dim != size:
-        raise _wrong_size(name, vectors.dim, size)
-    return _match(vectors.stoi, vectors.vectors, vocabulary, seed)
+    return vectors
+
+
+def _download(name: str, reader: Callable[..., Any], folder: Path) -> Any:
+    """Let torchtext download vectors once; what a failure leaves half done is removed."""
+    before = set(folder.rglob("*"))
+    try:
+        return reader(cache=str(folder))
+    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        for path in set(folder.rglob("*")) - before:
+            if path.is_file():
+                path.unlink()
+        raise ConfigError(f"{name} cannot be downloaded: {error}", key="text.vectors") from None
 
 
 def _match(index: dict[str, int], vectors_NE: Tensor, vocabulary: Vocabulary, seed: int) -> PretrainedVectors:
@@ -80,7 +106,7 @@ def _match(index: dict[str, int], vectors_NE: Tensor, vocabulary: Vocabulary, se
     places[: len(SPECIAL_TOKENS)] = [-1] * len(SPECIAL_TOKENS)
     found_V = torch.tensor(places) >= 0
     generator = torch.Generator().manual_seed(seed)
-    spread_E, mean_E = torch.std_mean(vectors_NE, dim=0)
+    spread_E, mean_E = torch.std_mean(vectors_NE, dim=0, correction=0)
     weight_VE = torch.randn(len(places), vectors_NE.shape[1], generator=generator) * spread_E + mean_E
     weight_VE[found_V] = vectors_NE[torch.tensor(places)[found_V]]
     weight_VE[PAD] = 0.0
@@ -98,7 +124,7 @@ def _first_vector_size(path: Path) -> int:
             fields = file.readline().split()
             if len(fields) == 2:
                 fields = file.readline().split()
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{path} cannot be read: {error}", key="text.vectors") from None
     if len(fields) < 3:
         raise ConfigError(f"{path} holds no 'word number number ...' lines", key="text.vectors")

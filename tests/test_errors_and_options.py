@@ -494,7 +494,7 @@ def test_an_alias_in_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_deeply_nested_file_is_refused(tmp_path: Path) -> None:
-    assert yaml_refusal(tmp_path, "out: " + "[" * 400 + "\n").startswith("FILE:")
+    assert yaml_refusal(tmp_path, "out: " + "[" * 1000 + "\n").startswith("FILE:")
 
 
 # --- commands ---

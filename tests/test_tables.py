@@ -93,7 +93,7 @@ def test_the_ending_tells_the_compression(tmp_path: Path, ending: str) -> None:
     write(tmp_path / f"rows{ending}", [("a", "x")])
     content = DECOMPRESS[ending.rsplit(".", 1)[1]]((tmp_path / f"rows{ending}").read_bytes())
     write(tmp_path / f"plain{Path(ending).stem or ending}", [("a", "x")])
-    expected = {".csv": "text,label\na,x\n", ".tsv": "text\tlabel\na\tx\n"}
+    expected = {".csv": "text,label\r\na,x\r\n", ".tsv": "text\tlabel\r\na\tx\r\n"}
     format_ = "." + ending.split(".")[1]
     assert content.decode() == expected.get(format_, '{"text": "a", "label": "x"}\n')
 

@@ -270,11 +270,11 @@ def spoil(entry: Path, damage: str) -> None:
         "ids cut": lambda: ids.write_bytes(ids.read_bytes()[:-4]),
         "ids longer": lambda: ids.write_bytes(ids.read_bytes() + bytes(4)),
         "ids missing": ids.unlink,
-        "meta garbage": lambda: meta.write_bytes(b'{"tokens_in_all": 9, \xff'),
+        "meta garbage": lambda: meta.write_bytes(b'{"label_values": 9, \xff'),
         "meta a list": lambda: meta.write_text("[]", encoding="utf-8"),
         "meta null": lambda: meta.write_text("null", encoding="utf-8"),
         "meta incomplete": lambda: meta.write_text(
-            json.dumps({"tokens_in_all": facts["tokens_in_all"]}), encoding="utf-8"
+            json.dumps({"label_values": facts["label_values"]}), encoding="utf-8"
         ),
         "meta empty": lambda: meta.write_bytes(b""),
         "meta missing": meta.unlink,
