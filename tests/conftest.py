@@ -17,7 +17,8 @@ CLUES = {
     "neutral": ["okay", "average", "plain", "so-so", "usual"],
     "positive": ["great", "lovely", "superb", "adore", "best"],
 }
-FILLERS = ["the", "service", "was", "and", "this", "place", "is", "a", "very", "with", "my", "of", "in", "it", "I", "we", "they", "food", "room", "day"]
+FILLERS = ["the", "service", "was", "and", "this", "place", "is", "a", "very", "with"]
+FILLERS += ["my", "of", "in", "it", "I", "we", "they", "food", "room", "day"]
 
 
 def make_rows(count: int, *, seed: int = 0, longest: int = 20) -> list[tuple[str, str]]:

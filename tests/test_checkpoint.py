@@ -218,8 +218,8 @@ def test_a_missing_file_is_noticed_and_named(folder: RunFolder, name: str) -> No
 
 def test_an_added_file_is_noticed_and_named(folder: RunFolder) -> None:
     save(folder, BEST, 1)
-    (folder.path / BEST / "extra.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"extra\.safetensors"):
+    shutil.copy(folder.path / BEST / "model.safetensors", folder.path / BEST / "average.safetensors")
+    with pytest.raises(CheckpointError, match=r"average\.safetensors"):
         folder.load(BEST)
 
 
@@ -547,6 +547,20 @@ def test_clear_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
         RunFolder(tmp_path).clear()
     assert (tmp_path / "thesis.docx").read_text() == "mine"
     assert (tmp_path / "best" / "photo.jpg").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["best", "last", "last.previous", "metrics.json", "data.json"])
+def test_clear_refuses_what_another_program_may_have_written(tmp_path: Path, name: str) -> None:
+    """Other programs call their checkpoints `best` and `last` too: a name alone makes nothing ours."""
+    if name.endswith(".json"):
+        theirs = tmp_path / name
+    else:
+        (tmp_path / name).mkdir()
+        theirs = tmp_path / name / "model.safetensors"
+    theirs.write_text("theirs")
+    with pytest.raises(RunError):
+        RunFolder(tmp_path).clear()
+    assert theirs.read_text() == "theirs"
 
 
 def test_clear_of_nothing_does_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -365,6 +366,16 @@ def test_rows_of_json_may_lack_what_others_have(trained: Path, tmp_path: Path) -
         ("awful", None, None),
         ("so-so", None, 2),
     ]
+
+
+def test_numbers_that_json_does_not_know_are_written_as_json(trained: Path, tmp_path: Path) -> None:
+    """Parquet can hold infinity and NaN, alone and in lists."""
+    rows = [{"text": "great", "x": math.inf, "xs": [1.0, math.nan]}, {"text": "awful", "x": 1.5, "xs": []}]
+    source = write_rows(tmp_path / "in.parquet", rows)
+    predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "out.jsonl")])
+    found = read_rows(tmp_path / "out.jsonl")
+    assert [row["predicted_label"] for row in found] == ["positive", "negative"]
+    assert (found[1]["x"], found[1]["xs"]) == (1.5, [])
 
 
 def test_a_column_that_begins_with_missing_values_can_be_written(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -496,6 +497,34 @@ def test_a_folder_with_other_files_is_never_written_to(
         run(configure(f"--out={folder}", *flags))
     assert raised.value.exit_code == 2
     assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("flag", ["--overwrite=true", "--resume=true"])
+def test_the_checkpoints_of_another_program_are_never_removed(
+    configure: Configure, tmp_path: Path, flag: str
+) -> None:
+    """Others call them `best` and `last` too."""
+    folder = tmp_path / "theirs"
+    for name in (BEST, LAST):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.safetensors").write_bytes(b"theirs")
+    before = snapshot(folder)
+    with pytest.raises(RunError):
+        run(configure(f"--out={folder}", flag))
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("flag", ["--seed=3", "--seed=0"])
+def test_resume_never_throws_a_finished_run_away(configure: Configure, flag: str) -> None:
+    """Somebody may have removed `last` to save space: what is left is the classifier and its scores."""
+    config = configure("--trainer.epochs=1")
+    run(config)
+    for name in (LAST, "last.previous"):
+        shutil.rmtree(Path(config.out) / name, ignore_errors=True)
+    before = snapshot(Path(config.out))
+    with pytest.raises(SentimentError):
+        run(configure("--trainer.epochs=1", "--resume=true", flag))
+    assert snapshot(Path(config.out)) == before
 
 
 @pytest.mark.parametrize(

@@ -579,7 +579,7 @@ def test_a_link_that_leads_out_of_the_package_is_refused(package: Path) -> None:
 def test_a_missing_file_inside_a_package_is_refused(package: Path) -> None:
     with pytest.raises(DataError, match="no such file") as caught:
         read("package:corpora_for_tests/data/row.csv")
-    assert "Did you mean rows.csv?" in str(caught.value)
+    assert "Did you mean 'rows.csv'?" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["not_installed_anywhere", "no-name", "os.path", "", "csv"])
@@ -640,8 +640,8 @@ def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path) -> None
     (tmp_path / "reviews.csv").touch()
     message = refusal(tmp_path / "review.csv")
     assert message in (
-        "FILE: no such file or folder. Did you mean reviews.csv?",
-        "FILE: no such file or folder; did you mean reviews.csv?",
+        "FILE: no such file or folder. Did you mean 'reviews.csv'?",
+        "FILE: no such file or folder; did you mean 'reviews.csv'?",
     )
     assert refusal(tmp_path / "zzz.parquet") == "FILE: no such file or folder"
     assert refusal(tmp_path / "no" / "folder" / "rows.csv") == "FILE: no such file or folder"

@@ -433,11 +433,10 @@ def test_weights_that_answer_nan_never_become_best(
     assert [facts["epoch"] for name, _, facts in store.saved if name == "best"] == [1]
 
 
-def test_validation_leaves_the_model_in_training_mode(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Or dropout would be off from the second epoch on."""
+def test_every_step_is_done_in_training_mode(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or dropout would be off from the start, or from the first validation on."""
     trainer = make_trainer(configure("--trainer.ema=0", "--trainer.epochs=3"))
+    trainer.model.eval()
     modes: list[bool] = []
     real = trainer._step
 
@@ -449,6 +448,25 @@ def test_validation_leaves_the_model_in_training_mode(
     trainer.fit()
     assert len(modes) == 36
     assert all(modes)
+
+
+def test_the_reported_loss_is_the_mean_over_all_steps_of_an_epoch(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many checkpoints are written within it."""
+    for every in (5, 1000):
+        trainer = make_trainer(configure(f"--trainer.checkpoint_every={every}", "--trainer.epochs=2"))
+        losses: list[float] = []
+        real = trainer._step
+
+        def step(batches: Any, real: Any = real, losses: list[float] = losses) -> float:
+            losses.append(real(batches))
+            return losses[-1]
+
+        monkeypatch.setattr(trainer, "_step", step)
+        trainer.fit()
+        reported = [entry["train_loss"] for entry in trainer.state.history]
+        assert reported == pytest.approx([sum(losses[:12]) / 12, sum(losses[12:]) / 12])
 
 
 def test_checkpoints_come_every_few_steps_and_at_the_end_of_each_epoch(configure: Configure) -> None:
