@@ -84,7 +84,7 @@ class RunFolder:
         """Whether the folder holds other things and no run; one that is just being made is a run."""
         if self.path.exists() and not self.path.is_dir():
             return True
-        return self.occupied() and not self.is_run() and not all(map(_is_ours, self.path.iterdir()))
+        return self.occupied() and not self.is_run() and not all(map(_is_begun, self.path.iterdir()))
 
     def begin(
         self, *, config_yaml: str, vocabulary: list[str], labels: list[str], label_map: dict[str, str]
@@ -105,7 +105,9 @@ class RunFolder:
             return
         if self.is_foreign():
             raise RunError(f"{self.path}: holds files that are no run of this package; choose another out")
-        for entry in filter(_is_ours, self.path.iterdir()):
+        # What makes the folder a run goes last: a kill in between leaves one that can be cleared again.
+        entries = sorted(filter(_is_ours, self.path.iterdir()), key=lambda entry: entry.name in SHARED_FILES)
+        for entry in entries:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
@@ -138,9 +140,11 @@ class RunFolder:
         }
         write_json(building / "manifest.json", manifest)
         sync_folder(building)
-        if final.exists():
+        if final.exists() and self._is_whole(final):
             shutil.rmtree(previous, ignore_errors=True)
             final.rename(previous)
+        elif final.exists():  # damaged since: the one before is worth more
+            shutil.rmtree(final)
         building.rename(final)
         sync_folder(self.path)
         if name == BEST:
@@ -191,6 +195,14 @@ class RunFolder:
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         write_atomically(self.path / "log.jsonl", lines.encode())
 
+    def _is_whole(self, folder: Path) -> bool:
+        """Whether a checkpoint's files are there in their sizes; `load` compares their sha256 too."""
+        try:
+            files = _read_json(folder / "manifest.json")["files"]
+            return all((folder / name).stat().st_size == facts["bytes"] for name, facts in files.items())
+        except (CheckpointError, OSError, KeyError, TypeError, AttributeError):
+            return False
+
     def _read(self, folder: Path) -> Checkpoint:
         manifest = _read_json(folder / "manifest.json")
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
@@ -221,6 +233,12 @@ class RunFolder:
             except (safetensors.SafetensorError, OSError, ValueError) as error:
                 raise CheckpointError(f"{file}: {error}") from None
         return Checkpoint(tensors=tensors, facts=_read_json(folder / "state.json"))
+
+
+def _is_begun(entry: Path) -> bool:
+    """Whether an entry is one that a run has before its first checkpoint."""
+    unfinished = re.fullmatch(r"\.(.+)\.\d+\.tmp", entry.name)
+    return entry.is_file() and (unfinished[1] if unfinished else entry.name) in SHARED_FILES
 
 
 def _is_ours(entry: Path) -> bool:

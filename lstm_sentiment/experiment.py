@@ -22,7 +22,7 @@ from lstm_sentiment.config import Config, flatten
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.distributed import Processes, process_environment, process_group
-from lstm_sentiment.errors import RunError
+from lstm_sentiment.errors import RunError, TrainingError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.inference import predict_logits
@@ -111,9 +111,15 @@ def config_yaml(config: Config) -> str:
 
 def _check_folder(folder: RunFolder, config: Config) -> bool:
     """Return whether to go on from a run in the folder; refuse to write over one unasked."""
-    if config.resume and folder.is_run() and folder.has(LAST):
+    if config.resume and folder.is_run():
         _refuse_other_settings(folder, config)
-        return True
+        if folder.has(LAST):
+            return True
+        if (folder.path / "metrics.json").exists():
+            raise RunError(
+                f"{folder.path}: is finished and has no checkpoint '{LAST}' to go on from; use --overwrite "
+                "true to replace it, or another --out"
+            )
     may_begin = config.overwrite or (config.resume and not folder.is_foreign())
     if folder.occupied() and not may_begin:
         raise RunError(
@@ -220,6 +226,10 @@ def _evaluate_best(
 ) -> dict[str, Any]:
     """Score the best epoch's weights, once, on validation and test, beside the baselines."""
     processes.barrier()
+    if not folder.has(BEST):
+        raise TrainingError(
+            "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
+        )
     best = folder.load(BEST)
     model = trainer.evaluated_model()
     model.load_state_dict(best.tensors["model"])

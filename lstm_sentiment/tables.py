@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -58,8 +59,16 @@ def to_json_line(record: Mapping[Any, Any]) -> str:
     >>> to_json_line({"text": "so-so", "n": 1})
     '{"text": "so-so", "n": 1}'
     """
-    whole = {str(k): None if isinstance(v, float) and v != v else v for k, v in record.items()}
-    return json.dumps(whole, ensure_ascii=False, default=str)
+    return json.dumps(_json_value(dict(record)), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _json_value(value: Any) -> Any:
+    """Replace numbers that JSON does not know by null, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _json_value(inner) for key, inner in value.items()}
+    return [_json_value(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _jsonl_writer(out: IO[str]) -> Write:

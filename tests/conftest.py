@@ -47,6 +47,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
 
 
