@@ -43,9 +43,14 @@ def baseline_scores(
 
 def _linear_probabilities(train: TextDataset, rows: Array, test: TextDataset, classes: int) -> Array:
     vectorizer = TfidfVectorizer(
-        tokenizer=str.split, token_pattern=None, lowercase=False, ngram_range=(1, 2), dtype=np.float32
+        tokenizer=str.split,
+        token_pattern=None,
+        lowercase=False,
+        ngram_range=(1, 2),
+        sublinear_tf=True,
+        dtype=np.float32,
     )
-    model = LogisticRegression(max_iter=1000)
+    model = LogisticRegression(C=5.0, max_iter=1000, tol=1e-3)  # C=5 beats C=1 on SST-2's validation rows
     model.fit(vectorizer.fit_transform(_documents(train, rows)), train.labels[rows])
     probabilities_RC = np.zeros((len(test), classes))
     for start in range(0, len(test), ROWS_AT_ONCE):
