@@ -149,7 +149,7 @@ def count_tokens(store: TokenStore, rows: Array) -> Array:
     counts = np.zeros(len(store.tokens), np.int64)
     chosen_R = np.zeros(len(store.offsets) - 1, bool)
     chosen_R[rows] = True
-    step = 100_000  # rows at a time: memory does not grow with the corpus
+    step = 20_000  # rows at a time: memory does not grow with the corpus
     for start in range(0, len(chosen_R), step):
         end = min(start + step, len(chosen_R))
         lengths = np.diff(store.offsets[start : end + 1])
