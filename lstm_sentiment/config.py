@@ -198,6 +198,8 @@ class TrainerConfig:
         epochs: passes over the training rows, at most.
         batch_size: rows per batch, over all processes together.
         learning_rate: peak of the schedule: linear warm-up, then cosine decay to zero.
+        embedding_rate: learning rate of the embeddings relative to `learning_rate`; only rows that a
+            step's texts hold are updated, so that a word's vector sees few steps.
         weight_decay: AdamW's decoupled weight decay, on matrices but not on biases.
         warmup: share of all steps over which the rate rises.
         clip_norm: largest gradient norm; a larger gradient is scaled down to it.
@@ -217,6 +219,7 @@ class TrainerConfig:
     epochs: int = 4
     batch_size: int = 64
     learning_rate: float = 2e-3
+    embedding_rate: float = 3.0
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip_norm: float = 1.0
@@ -236,7 +239,7 @@ class TrainerConfig:
             _at_least(1, getattr(self, name), f"trainer.{name}")
         _at_least(0, self.threads, "trainer.threads")
         _at_least(0, self.patience, "trainer.patience")
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "embedding_rate", "clip_norm"):
             value = getattr(self, name)
             _check(0 < value < float("inf"), f"trainer.{name}", f"must be above 0, not {value}")
         _check(

@@ -1,6 +1,6 @@
 """Losses, and the optimizer with its state as named tensors.
 
-Legend: B rows of a batch, C classes.
+Legend: B rows of a batch, C classes, V rows of an embedding, U those that a step's texts hold, E its size.
 """
 
 from __future__ import annotations
@@ -46,15 +46,113 @@ def balanced_weights(labels: Any, classes: int) -> Tensor:
     return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
 
 
-def adamw(model: nn.Module, *, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over a model's trainable parameters; matrices decay, biases do not."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+class LazyAdamW(torch.optim.AdamW):
+    """AdamW that updates only those rows of an embedding that a step's texts hold.
+
+    A step's texts hold some hundred words of a vocabulary of many thousands. Where AdamW would read
+    and write all rows and their two moments, this reads and writes the few with a gradient; a row's
+    moments and decay stand still between its steps, as in `torch.optim.SparseAdam`. A group with
+    ``lazy`` True holds embeddings; its gradients may be sparse or dense, with the same result. A
+    group's ``factor`` is what `set_learning_rate` multiplies the rate by.
+
+    >>> table = nn.Parameter(torch.ones(3, 2))
+    >>> table.grad = torch.tensor([[0.0, 0.0], [5.0, 5.0], [0.0, 0.0]])
+    >>> LazyAdamW([{"params": [table], "lazy": True}], lr=0.1, weight_decay=0.0).step()
+    >>> table.detach()[:, 0]
+    tensor([1.0000, 0.9000, 1.0000])
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update the parameters; gradients of embeddings are used up."""
+        found_inf = getattr(self, "found_inf", None)  # set by a gradient scaler
+        skipped = found_inf is not None and bool(found_inf.item())
+        for group in self.param_groups:
+            for parameter in group["params"] if group.get("lazy") else []:
+                if parameter.grad is not None and not skipped:
+                    self._update_rows(parameter, group)
+                parameter.grad = None
+        return super().step(closure)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set every group's rate: `rate` times the group's factor."""
+        for group in self.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+
+    def _update_rows(self, table_VE: nn.Parameter, group: dict[str, Any]) -> None:
+        assert table_VE.grad is not None
+        rows_U, gradient_UE = _touched_rows(table_VE.grad)
+        state = self.state[table_VE]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_VE), torch.zeros_like(table_VE)
+        state["step"] += 1
+        step, (beta1, beta2), rate = int(state["step"]), group["betas"], group["lr"]
+        mean_UE = state["exp_avg"][rows_U].lerp_(gradient_UE, 1 - beta1)
+        square_UE = state["exp_avg_sq"][rows_U].lerp_(gradient_UE**2, 1 - beta2)
+        state["exp_avg"][rows_U], state["exp_avg_sq"][rows_U] = mean_UE, square_UE
+        scale_UE = (square_UE / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        values_UE = table_VE[rows_U].mul_(1 - rate * group["weight_decay"])
+        table_VE[rows_U] = values_UE.addcdiv_(mean_UE, scale_UE, value=-rate / (1 - beta1**step))
+
+
+def adamw(
+    model: nn.Module, *, learning_rate: float, weight_decay: float, embedding_factor: float = 1.0
+) -> LazyAdamW:
+    """Return AdamW over a model's trainable parameters; matrices decay, biases do not.
+
+    On the CPU the model's embeddings are told to have sparse gradients. (On other devices not: not
+    all have them, nor can all of them be exchanged between processes, and memory is faster there.)
+
+    Args:
+        model: already on its device.
+        learning_rate: of all parameters but embeddings.
+        weight_decay: of matrices.
+        embedding_factor: learning rate of embeddings relative to `learning_rate`.
+    """
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    for module in embeddings:
+        module.sparse = module.weight.device.type == "cpu"
+    tables = [module.weight for module in embeddings if module.weight.requires_grad]
+    others = [p for p in model.parameters() if p.requires_grad and all(p is not t for t in tables)]
     groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": tables, "weight_decay": weight_decay, "lazy": True, "factor": embedding_factor},
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
+    optimizer = LazyAdamW(
+        [group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.99), fused=True
+    )
+    optimizer.set_learning_rate(learning_rate)
+    return optimizer
+
+
+def clip(model: nn.Module, longest: float) -> float:
+    """Scale the gradient down if it is longer than `longest`, and return how long it was."""
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                gradients.append(parameter.grad.values())
+            else:
+                gradients.append(parameter.grad)
+    norm = float(nn.utils.get_total_norm(gradients))
+    if norm > longest:  # most are shorter: multiplying by 1 would cost as much
+        for gradient in gradients:
+            gradient.mul_(longest / (norm + 1e-6))
+    return norm
+
+
+def _touched_rows(gradient_VE: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows that are not all zero, (U,), and their values, (U, E)."""
+    if gradient_VE.is_sparse:
+        gradient_VE = gradient_VE.coalesce()
+        rows_U, values_UE = gradient_VE.indices()[0], gradient_VE.values()
+        touched_U = (values_UE != 0).any(dim=1)
+        return rows_U[touched_U], values_UE[touched_U]
+    rows_U = (gradient_VE != 0).any(dim=1).nonzero()[:, 0]
+    return rows_U, gradient_VE[rows_U]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

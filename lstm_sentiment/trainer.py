@@ -30,11 +30,12 @@ from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.hardware import DTYPES
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import better, score
-from lstm_sentiment.optimization import Loss, adamw, load_optimizer, optimizer_tensors
+from lstm_sentiment.optimization import Loss, adamw, clip, load_optimizer, optimizer_tensors
 from lstm_sentiment.schedule import ema_decay_at, learning_rate_at, step_seed
 
 log = logging.getLogger(__name__)
 
+AVERAGE_EVERY = 8  # steps between two updates of the moving average
 MAX_OVERFLOWS = 25  # fp16 steps in a row that loss scaling may skip before training stops
 
 
@@ -54,6 +55,7 @@ class TrainingState:
 
     Args:
         step: optimizer steps done.
+        averaged: step up to which the moving average has been brought.
         epoch: epochs done.
         step_in_epoch: steps done in the epoch under way.
         best_score: validation score of the best epoch, None before the first.
@@ -67,6 +69,7 @@ class TrainingState:
     """
 
     step: int = 0
+    averaged: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
     best_score: float | None = None
@@ -119,7 +122,12 @@ class Trainer:
         self.store, self.facts = store, facts
         self.state = TrainingState()
         self.average = copy.deepcopy(model).requires_grad_(requires_grad=False) if config.ema else None
-        self.optimizer = adamw(model, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+        self.optimizer = adamw(
+            model,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            embedding_factor=config.embedding_rate,
+        )
         self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
         self.steps_per_epoch = len(self._plan(0))
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -188,8 +196,7 @@ class Trainer:
         rate = learning_rate_at(
             state.step, total_steps=self.total_steps, peak=config.learning_rate, warmup=config.warmup
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.set_learning_rate(rate)
         share = rank_share(batches, rank=self.processes.rank, world_size=self.processes.world_size)
         total = 0.0
         for i, (rows, weights) in enumerate(share):
@@ -202,27 +209,19 @@ class Trainer:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.scaler.unscale_(self.optimizer)
-        norm = self._clip()
+        norm = clip(self.model, config.clip_norm)
         self._check_finite(total, norm, batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self._update_average()
         if state.step == 0:
             state.first_loss = self.processes.sum(total, self.device) / self.processes.world_size
             self._report_first_loss(state.first_loss)
         state.loss_sum += total
         state.step += 1
+        if state.step % AVERAGE_EVERY == 0:
+            self._update_average()
         return total
-
-    def _clip(self) -> float:
-        """Scale the gradient down to ``clip_norm`` if it is longer, and return how long it was."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if norm > self.config.clip_norm:  # most are shorter: multiplying by 1 would cost as much
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip_norm, norm)
-        return float(norm)
 
     def _check_finite(self, loss: float, norm: float, batches: list[Any]) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -240,15 +239,20 @@ class Trainer:
         )
 
     def _update_average(self) -> None:
-        assert self.average is not None
-        update = get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
-            ema_decay_at(self.state.step, decay=self.config.ema)
-        )
+        """Bring the moving average up to the last step; the steps since its last update count as one."""
+        state = self.state
+        if self.average is None or state.averaged == state.step:
+            return
+        steps = range(state.averaged, state.step)
+        decay = math.prod(ema_decay_at(step, decay=self.config.ema) for step in steps)
+        update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         update(list(self.average.parameters()), list(self.model.parameters()), None)
+        state.averaged = state.step
 
     def _finish_epoch(self, tokens_per_s: float) -> None:
         """Validate, keep the best, decide whether to go on."""
         state, config = self.state, self.config
+        self._update_average()
         logits = predict_logits(
             self.evaluated_model(),
             self.validation,

@@ -89,6 +89,9 @@ def _name_in_model(name: str) -> str:
 class PlainAdamW:
     """AdamW with gradient clipping and a moving average of the weights, one number after the other in time.
 
+    Rows of an embedding without a gradient, and their moments, stand still. The average is brought up
+    to date every 8 steps and when asked to.
+
     Args:
         weights: parameters by name; changed in place by `step`.
         config: learning rate, warm-up, weight decay, clipping, moving average.
@@ -100,7 +103,7 @@ class PlainAdamW:
         self.first = {name: torch.zeros_like(w) for name, w in weights.items()}
         self.second = {name: torch.zeros_like(w) for name, w in weights.items()}
         self.average = {name: w.detach().clone() for name, w in weights.items()}
-        self.steps = 0
+        self.steps, self.keep = 0, 1.0
 
     @torch.no_grad()
     def step(self, gradients: Weights) -> None:
@@ -111,15 +114,27 @@ class PlainAdamW:
         self.steps += 1
         for name, weight in self.weights.items():
             gradient = gradients[name] * min(1.0, config.clip_norm / norm)
-            self.first[name] = 0.9 * self.first[name] + 0.1 * gradient
-            self.second[name] = 0.99 * self.second[name] + 0.01 * gradient**2
-            mean = self.first[name] / (1 - 0.9**self.steps)
-            spread = (self.second[name] / (1 - 0.99**self.steps)).sqrt()
-            if weight.dim() > 1:
-                weight -= rate * config.weight_decay * weight
-            weight -= rate * mean / (spread + 1e-8)
-            keep = min(config.ema, self.steps / (9 + self.steps))
-            self.average[name] = keep * self.average[name] + (1 - keep) * weight
+            factor, moves = 1.0, torch.ones_like(weight, dtype=torch.bool)
+            if name == "embedding.weight":
+                factor, moves = config.embedding_rate, (gradient != 0).any(1, keepdim=True).expand_as(weight)
+            first = 0.9 * self.first[name] + 0.1 * gradient
+            second = 0.99 * self.second[name] + 0.01 * gradient**2
+            mean, spread = first / (1 - 0.9**self.steps), (second / (1 - 0.99**self.steps)).sqrt()
+            decayed = weight * (1 - factor * rate * config.weight_decay * (weight.dim() > 1))
+            new = decayed - factor * rate * mean / (spread + 1e-8)
+            weight.copy_(torch.where(moves, new, weight))
+            self.first[name] = torch.where(moves, first, self.first[name])
+            self.second[name] = torch.where(moves, second, self.second[name])
+        self.keep *= min(config.ema, self.steps / (9 + self.steps))
+        if self.steps % 8 == 0:
+            self.update_average()
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Bring the moving average up to date."""
+        for name, weight in self.weights.items():
+            self.average[name] = self.keep * self.average[name] + (1 - self.keep) * weight
+        self.keep = 1.0
 
 
 def plain_learning_rate(step: int, total_steps: int, peak: float, warmup: float) -> float:
@@ -154,7 +169,8 @@ def train_plainly(
         for step in plan:
             batch = dataset.batch(np.concatenate(step))
             loss = nn.functional.cross_entropy(twin(batch.tokens_BT, batch.lengths_B), batch.labels_B)
-            gradients = torch.autograd.grad(loss, list(weights.values()))
+            gradients = [g.to_dense() for g in torch.autograd.grad(loss, list(weights.values()))]
             optimizer.step(dict(zip(weights, gradients, strict=True)))
+        optimizer.update_average()
     assert optimizer is not None
     return {name: weight.detach() for name, weight in weights.items()}, optimizer.average

@@ -13,7 +13,7 @@ from reference import PackedSentimentLSTM
 from torch import Tensor
 
 from lstm_sentiment.config import POOLINGS
-from lstm_sentiment.model import SentimentLSTM, _mirror, _mirrored
+from lstm_sentiment.model import SentimentLSTM, _MaxOverTime, _mirror, _mirrored
 from lstm_sentiment.text import PAD, UNKNOWN
 
 VOCABULARY, CLASSES = 50, 3
@@ -259,8 +259,21 @@ def test_logits_are_fp32_under_autocast() -> None:
 def test_pooling_and_head_compute_in_fp32(pooling: str) -> None:
     """A mean over hundreds of half-precision states would lose what the states still hold."""
     model = make_model(pooling=pooling).eval()
-    states_TBF = torch.randn(300, 3, 10).bfloat16()
+    read = list(torch.randn(2, 300, 3, 5).bfloat16())
     lengths_B = torch.tensor([300, 1, 17])
-    found_BC = model.head_logits(states_TBF, lengths_B)
+    found_BC = model.head_logits(read, lengths_B)
     assert found_BC.dtype == torch.float32
-    assert torch.equal(found_BC, model.head_logits(states_TBF.float(), lengths_B))
+    assert torch.equal(found_BC, model.head_logits([states.float() for states in read], lengths_B))
+
+
+def test_largest_over_time_shares_its_gradient_among_equals_as_amax_does() -> None:
+    values_TBF = torch.randint(0, 3, (6, 4, 5)).double().requires_grad_()  # many are equal
+    real_TB = torch.arange(6)[:, None] < torch.tensor([6, 1, 3, 5])
+    masked_TBF = values_TBF.masked_fill(~real_TB[:, :, None], -torch.inf)
+    weights_BF = torch.randn(4, 5, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((masked_TBF.amax(dim=0) * weights_BF).sum(), values_TBF)
+    found_BF = _MaxOverTime.apply(values_TBF, real_TB)  # type: ignore[no-untyped-call]
+    (found,) = torch.autograd.grad((found_BF * weights_BF).sum(), values_TBF)
+    assert torch.equal(found_BF, masked_TBF.amax(dim=0))
+    torch.testing.assert_close(found, expected)
+    assert (found[~real_TB] == 0).all()

@@ -17,8 +17,10 @@ from lstm_sentiment.config import TrainerConfig
 from lstm_sentiment.dataset import Batch
 from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.optimization import (
+    LazyAdamW,
     adamw,
     balanced_weights,
+    clip,
     cross_entropy,
     load_optimizer,
     optimizer_tensors,
@@ -171,12 +173,15 @@ def test_adamw_equals_the_formula() -> None:
     config = TrainerConfig(epochs=1, learning_rate=0.01, weight_decay=0.1, clip_norm=1e9, warmup=0.3)
     model = make_model()
     plain = PlainAdamW({n: p.detach().clone() for n, p in model.named_parameters()}, config, 5)
-    optimizer = adamw(model, learning_rate=1.0, weight_decay=config.weight_decay)
+    optimizer = adamw(
+        model, learning_rate=1.0, weight_decay=config.weight_decay, embedding_factor=config.embedding_rate
+    )
     for step in range(5):
         give_gradients(model, step)
+        assert model.embedding.weight.grad is not None
+        model.embedding.weight.grad[step::2] = 0
         plain.step({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, total_steps=5, peak=0.01, warmup=0.3)
+        optimizer.set_learning_rate(learning_rate_at(step, total_steps=5, peak=0.01, warmup=0.3))
         optimizer.step()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), plain.weights[name], atol=1e-6, rtol=1e-5, msg=name)
@@ -190,9 +195,64 @@ def test_matrices_decay_and_biases_do_not() -> None:
             parameter.grad = torch.zeros_like(parameter)
     adamw(model, learning_rate=0.1, weight_decay=0.5).step()
     for name, parameter in model.named_parameters():
-        expected = 2.0 if "bias" in name else 2.0 * (1 - 0.1 * 0.5)
+        still = "bias" in name or "embedding" in name  # no row of the embedding was touched
+        expected = 2.0 if still else 2.0 * (1 - 0.1 * 0.5)
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected), msg=name)
     assert sum("bias" in name for name, _ in model.named_parameters()) == 9
+
+
+def embedding_after(steps: int, *, sparse: bool, optimizer: str = "lazy") -> Tensor:
+    """Train an embedding alone, by an optimizer of ours or torch's own sparse one."""
+    torch.manual_seed(0)
+    table = nn.Embedding(9, 3, padding_idx=0, sparse=sparse)
+    made: torch.optim.Optimizer = (
+        LazyAdamW([{"params": [table.weight], "lazy": True}], lr=0.1, weight_decay=0.0, betas=(0.9, 0.99))
+        if optimizer == "lazy"
+        else torch.optim.SparseAdam(table.parameters(), lr=0.1, betas=(0.9, 0.99))
+    )
+    for step in range(steps):
+        tokens_BT = torch.tensor([[1 + step % 8, 3, 3], [5, 1 + step % 3, 0]])
+        made.zero_grad()
+        (table(tokens_BT) ** 2 * torch.linspace(0.5, 2, 3)).sum().backward()
+        made.step()
+    return table.weight.detach()
+
+
+def test_rows_of_an_embedding_are_updated_as_by_torchs_sparse_adam() -> None:
+    expected = embedding_after(12, sparse=True, optimizer="torch")
+    torch.testing.assert_close(embedding_after(12, sparse=True), expected)
+    assert torch.equal(embedding_after(12, sparse=True), embedding_after(12, sparse=False))
+    before, after = embedding_after(0, sparse=True), embedding_after(2, sparse=True)
+    assert (before != after).any(dim=1).nonzero()[:, 0].tolist() == [1, 2, 3, 5]
+
+
+def test_a_sparse_and_a_dense_gradient_are_clipped_alike() -> None:
+    norms, clipped = [], []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        table = nn.Embedding(9, 3, sparse=sparse)
+        (table(torch.tensor([4, 4, 2])) ** 2).sum().backward()
+        norms.append(clip(table, 0.5))
+        assert table.weight.grad is not None
+        clipped.append(table.weight.grad.to_dense())
+    assert norms[0] == pytest.approx(norms[1])
+    assert norms[0] > 0.5
+    torch.testing.assert_close(*clipped)
+    assert float(clipped[0].norm()) == pytest.approx(0.5, rel=1e-4)
+    assert clip(table, 0.6) == pytest.approx(0.5, rel=1e-4)  # short enough: left as it is
+    assert torch.equal(table.weight.grad, clipped[1])
+
+
+def test_an_overflow_leaves_an_embedding_and_its_moments_alone() -> None:
+    """A gradient scaler tells the optimizer so."""
+    table = nn.Parameter(torch.ones(3, 2))
+    optimizer = LazyAdamW([{"params": [table], "lazy": True}], lr=0.1)
+    for overflow, expected in ((1.0, 1.0), (0.0, 0.9)):
+        table.grad = torch.ones(3, 2)
+        optimizer.found_inf = torch.tensor([overflow])  # type: ignore[attr-defined]
+        optimizer.step()
+        assert float(table.detach().max()) == pytest.approx(expected, abs=2e-3)
+        assert bool(optimizer.state) != bool(overflow)
 
 
 def test_frozen_parameters_are_left_alone() -> None:

@@ -182,16 +182,21 @@ def test_uneven_batches_of_a_step_weigh_by_their_rows(configure: Configure) -> N
 def test_the_moving_average_equals_a_loop(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(configure("--trainer.ema=0.7", "--trainer.epochs=2"))
     expected = clone(trainer.model.state_dict())
+    keep = 1.0
     real = trainer.optimizer.step
 
     def step(*args: Any, **kwargs: Any) -> Any:
+        nonlocal keep
         result = real(*args, **kwargs)
         done = trainer.state.step
-        keep = min(0.7, (1 + done) / (10 + done))
-        for name, weight in trainer.model.state_dict().items():
-            expected[name] = keep * expected[name] + (1 - keep) * weight
+        keep *= min(0.7, (1 + done) / (10 + done))
+        if (done + 1) % 8 == 0 or (done + 1) % trainer.steps_per_epoch == 0:
+            for name, weight in trainer.model.state_dict().items():
+                expected[name] = keep * expected[name] + (1 - keep) * weight
+            keep = 1.0
         return result
 
+    assert trainer.steps_per_epoch % 8, "or the end of an epoch is no case of its own"
     monkeypatch.setattr(trainer.optimizer, "step", step)
     returned = trainer.fit()
     assert returned is trainer.average
@@ -218,7 +223,8 @@ def test_no_gradient_is_longer_than_clip_norm(
     real = trainer.optimizer.step
 
     def step(*args: Any, **kwargs: Any) -> Any:
-        gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+        dense = [p.grad.to_dense() for p in trainer.model.parameters() if p.grad is not None]
+        gradients = [gradient.flatten() for gradient in dense]
         norms.append(float(torch.cat(gradients).norm()))
         return real(*args, **kwargs)
 
@@ -237,8 +243,10 @@ def test_the_rate_of_every_step_is_the_schedules(
     real = trainer.optimizer.step
 
     def step(*args: Any, **kwargs: Any) -> Any:
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
-        assert len({group["lr"] for group in trainer.optimizer.param_groups}) == 1
+        embedding, *others = (group["lr"] for group in trainer.optimizer.param_groups)
+        rates.append(others[0])
+        assert others == [others[0]] * 2
+        assert embedding == pytest.approx(trainer.config.embedding_rate * others[0])
         return real(*args, **kwargs)
 
     monkeypatch.setattr(trainer.optimizer, "step", step)
