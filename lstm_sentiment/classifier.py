@@ -1,6 +1,7 @@
 """Text in, labels and probabilities out: what code uses a trained run for.
 
-Legend: R texts, B texts of a batch, T padded length, C classes.
+Legend: R texts, B texts of a batch, T padded length, N tokens of all texts, X unknown
+tokens, K places per spelt token, C classes.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import padded_length
 from lstm_sentiment.errors import CheckpointError, DataError
 from lstm_sentiment.hardware import pick_device
-from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
+from lstm_sentiment.subwords import spell
 from lstm_sentiment.text import PAD, UNKNOWN, Tokenizer, Vocabulary, clean, split_piece
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
@@ -101,11 +103,11 @@ class SentimentClassifier:
         self.vocabulary = vocabulary
         self.config = config
         self.device = pick_device(device)
-        self.model = SentimentLSTM(len(vocabulary), len(labels), **asdict(config.model))
+        self.model = new_model(vocabulary, len(labels), subwords=config.text.subwords, **asdict(config.model))
         self.model.to(self.device).eval().requires_grad_(False)
         self._tokenizer = Tokenizer(config.text.tokenizer, lowercase=config.text.lowercase)
         self._encode_piece = functools.lru_cache(REMEMBERED_PIECES)(
-            lambda piece: vocabulary.encode(split_piece(piece))
+            lambda piece: self._encode_tokens(split_piece(piece))
         )
 
     def predict(self, texts: str | Iterable[str]) -> list[Prediction]:
@@ -138,19 +140,39 @@ class SentimentClassifier:
         probabilities = dict(zip(self.labels, row_C.tolist(), strict=True))
         return Prediction(label=self.labels[best], score=float(row_C[best]), probabilities=probabilities)
 
-    def _encode(self, text: str) -> list[int]:
-        """Return a text's token ids, at least one."""
+    def _encode(self, text: str) -> list[int | str]:
+        """Return a text's token ids, at least one; an unknown token stays as it is if the model can spell."""
         if self.config.text.tokenizer == "words":  # the same tokens as `Tokenizer`, remembered by piece
             cleaned = clean(text.lower() if self.config.text.lowercase else text)
             ids = list(itertools.chain.from_iterable(map(self._encode_piece, cleaned.split())))
         else:
-            ids = self.vocabulary.encode(self._tokenizer(text))
+            ids = self._encode_tokens(self._tokenizer(text))
         return cut(ids, self.config.text.max_tokens, self.config.text.truncate) or [UNKNOWN]
+
+    def _encode_tokens(self, tokens: list[str]) -> list[int | str]:
+        ids = self.vocabulary.encode(tokens)
+        if not self.config.text.subwords:
+            return list(ids)
+        return [token if i == UNKNOWN else i for i, token in zip(ids, tokens, strict=True)]
+
+    def _number_unknown(self, rows: list[list[int | str]]) -> tuple[list[list[int]], torch.Tensor | None]:
+        """Replace unknown tokens by V, V + 1, ... and return how each is spelt."""
+        if not self.config.text.subwords:
+            return rows, None  # type: ignore[return-value]
+        unknown: dict[str, int] = {}
+        first = len(self.vocabulary)
+        numbered = [
+            [i if isinstance(i, int) else first + unknown.setdefault(i, len(unknown)) for i in row]
+            for row in rows
+        ]
+        return numbered, torch.from_numpy(spell(list(unknown), self.config.text.subwords)).to(self.device)
 
     @torch.inference_mode()
     def _probabilities(self, texts: list[str]) -> Probabilities:
-        ids = [self._encode(_checked(text)) for text in texts]
-        lengths_R = np.array([len(row) for row in ids])
+        rows, spelling_XK = self._number_unknown([self._encode(_checked(text)) for text in texts])
+        lengths_R = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids_N = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths_R.sum()))
+        start_R = np.cumsum(lengths_R) - lengths_R
         answers_RC = np.empty((len(texts), len(self.labels)))
         order_R = np.argsort(-lengths_R, kind="stable")
         start = 0
@@ -158,12 +180,13 @@ class SentimentClassifier:
             width = padded_length(int(lengths_R[order_R[start]]))
             rows_B = order_R[start : start + max(1, TOKENS_AT_ONCE // width)]
             start += len(rows_B)
-            tokens_BT = np.full((len(rows_B), width), PAD, np.int64)
-            for place, row in enumerate(rows_B):
-                tokens_BT[place, : lengths_R[row]] = ids[row]
+            place_T = np.arange(width)
+            tokens_BT = ids_N[np.minimum(start_R[rows_B, None] + place_T, len(ids_N) - 1)]
+            tokens_BT[place_T >= lengths_R[rows_B, None]] = PAD
             logits_BC = self.model(
                 torch.from_numpy(tokens_BT).to(self.device),
                 torch.from_numpy(lengths_R[rows_B]).to(self.device),
+                spelling_XK,
             )
             answers_RC[rows_B] = logits_BC.double().softmax(1).cpu().numpy()
         return answers_RC

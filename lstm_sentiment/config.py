@@ -120,6 +120,8 @@ class TextConfig:
             out and keeps both ends).
         min_frequency: a token seen less often than this in the training rows is unknown.
         max_vocabulary: number of tokens kept, the most frequent ones.
+        subwords: size of the table of character n-gram vectors that are added to each word's own, so
+            that rare, misspelt and unknown words are read by their letters; 0 for none.
         vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, or a
             torchtext name such as glove.6B.100d. Null: learned from the training rows alone.
         freeze_vectors: keep the pretrained vectors as they are.
@@ -131,6 +133,7 @@ class TextConfig:
     truncate: Literal["head", "tail", "middle"] = "middle"
     min_frequency: int = 2
     max_vocabulary: int = 30_000
+    subwords: int = 16_384
     vectors: str | None = None
     freeze_vectors: bool = False
 
@@ -141,6 +144,11 @@ class TextConfig:
         _at_least(1, self.max_vocabulary, "text.max_vocabulary")
         _check(self.max_tokens <= 1_000_000, "text.max_tokens", "at most 1,000,000 tokens")
         _check(self.max_vocabulary <= 10_000_000, "text.max_vocabulary", "at most 10,000,000 tokens")
+        _check(
+            self.subwords == 0 or 2 <= self.subwords <= 1 << 22,
+            "text.subwords",
+            f"must be 0, or from 2 to {1 << 22:,}, not {self.subwords}",
+        )
         _check(
             not (self.freeze_vectors and self.vectors is None),
             "text.freeze_vectors",

@@ -93,6 +93,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
             vocabulary=vocabulary,
             max_tokens=text.max_tokens,
             truncate=text.truncate,
+            subwords=text.subwords,
         )
     return Corpus(
         train=splits["train"],

@@ -1,6 +1,7 @@
 """Token stores to padded batches.
 
-Legend: R rows of a dataset, B rows of a batch, T padded length of a batch, N tokens of a store.
+Legend: R rows of a dataset, B rows of a batch, T padded length of a batch, N tokens of a store, X unknown
+tokens of a batch, K places per spelt token.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lstm_sentiment.subwords import MOST_PLACES, spell, word_ids
 from lstm_sentiment.text import PAD, UNKNOWN, Vocabulary
 from lstm_sentiment.tokens import TokenStore
 
@@ -27,12 +29,13 @@ class Batch:
     """Some texts, padded on the right to one length.
 
     Args:
-        tokens_BT: token ids, int64; `PAD` behind a text's end.
+        tokens_BT: token ids, int64; `PAD` behind a text's end; V + x for the x-th row of `spelling_XK`.
         lengths_B: number of tokens of each text, at least 1, int64.
         labels_B: class indices, int64.
         weights_B: what each row's loss counts, so that the sum over all batches and processes of
             one step is a mean over its rows; 0 for a row that only fills a place.
         rows_B: place of each row in the dataset, int64.
+        spelling_XK: how the unknown tokens are spelt (see `subwords.spell`), int32; none without subwords.
     """
 
     tokens_BT: Tensor
@@ -40,6 +43,12 @@ class Batch:
     labels_B: Tensor
     weights_B: Tensor
     rows_B: Tensor
+    spelling_XK: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a model is called with."""
+        return self.tokens_BT, self.lengths_B, self.spelling_XK
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -59,6 +68,7 @@ class TextDataset:
         vocabulary: tokens that the model knows.
         max_tokens: longest text; what is over is cut.
         truncate: keep the ``head``, the ``tail``, or both ends (``middle``).
+        subwords: buckets of the model's n-gram vectors; 0 for none.
     """
 
     def __init__(
@@ -70,9 +80,14 @@ class TextDataset:
         vocabulary: Vocabulary,
         max_tokens: int,
         truncate: str,
+        subwords: int = 0,
     ) -> None:
         self.store, self.rows, self.labels = store, rows, labels
+        self._known, self._subwords = len(vocabulary), subwords
         self._lookup = torch.tensor(vocabulary.encode(store.tokens) or [UNKNOWN])
+        if subwords and store.tokens:  # the store's n-th token, when unknown, is V + n
+            own_ids = self._known + torch.arange(len(self._lookup))
+            self._lookup = torch.where(self._lookup == UNKNOWN, own_ids, self._lookup)
         self._ids_N = torch.from_numpy(store.ids_N)
         full_R = store.offsets[rows + 1] - store.offsets[rows]
         over_R = np.maximum(full_R - max_tokens, 0)
@@ -110,6 +125,7 @@ class TextDataset:
         else:
             tokens_BT = torch.zeros_like(source_BT)
         tokens_BT[:, 0].masked_fill_(count_B == 0, UNKNOWN)  # a text without tokens is one unknown token
+        spelling_XK = self._spell_unknown(tokens_BT)
         self._batches_made += 1
         if self._batches_made % RELEASE_EVERY == 0:
             self.store.release()
@@ -121,7 +137,18 @@ class TextDataset:
             if weights is None
             else torch.from_numpy(weights.astype(np.float32)),
             rows_B=rows_B,
+            spelling_XK=spelling_XK,
         )
+
+    def _spell_unknown(self, tokens_BT: Tensor) -> Tensor:
+        """Number a batch's unknown tokens from V on, in place, and return how each is spelt (X, K)."""
+        if not self._subwords:
+            return torch.zeros((0, MOST_PLACES), dtype=torch.int32)
+        unknown_BT = tokens_BT >= self._known
+        ids_X, places = torch.unique(tokens_BT[unknown_BT], return_inverse=True)
+        tokens_BT[unknown_BT] = self._known + places
+        tokens = [self.store.tokens[i - self._known] for i in ids_X.tolist()]
+        return torch.from_numpy(spell(tokens, self._subwords))
 
     def token_ids(self, row: int) -> Array:
         """Return one row's uncut tokens as numbers of the store."""
@@ -130,7 +157,7 @@ class TextDataset:
 
     def unknown_share(self) -> float:
         """Return the share of this dataset's tokens that the vocabulary does not hold."""
-        known = self._lookup.numpy() != UNKNOWN
+        known = word_ids(self._lookup, self._known).numpy() != UNKNOWN
         counts = count_tokens(self.store, self.rows)
         return 1 - float(counts[known[: len(counts)]].sum()) / max(1, int(counts.sum()))
 

@@ -27,7 +27,7 @@ from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import report_lines, score
-from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
 from lstm_sentiment.text import SPECIAL_TOKENS
 from lstm_sentiment.tokens import cache_folder
@@ -191,7 +191,9 @@ def _begin(folder: RunFolder, config: Config, corpus: Corpus, device: torch.devi
 
 def _new_model(config: Config, corpus: Corpus) -> SentimentLSTM:
     torch.manual_seed(config.seed)
-    model = SentimentLSTM(len(corpus.vocabulary), len(corpus.labels), **asdict(config.model))
+    model = new_model(
+        corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)
+    )
     if config.text.vectors is not None:
         vectors = load_vectors(
             config.text.vectors,

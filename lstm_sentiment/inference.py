@@ -27,7 +27,7 @@ def predict_logits(
     Each process answers its share of the rows, and every row is answered exactly once.
 
     Args:
-        model: called with token ids and lengths; left in the mode it was in.
+        model: called with a batch's inputs; left in the mode it was in.
         dataset: the rows.
         device: where the model is.
         batch_size: rows at a time.
@@ -40,12 +40,12 @@ def predict_logits(
     logits: Tensor | None = None
     for places in length_batches(dataset.lengths[mine], batch_size=batch_size):
         batch = dataset.batch(mine[places]).to(device)
-        answer_BC = model(batch.tokens_BT, batch.lengths_B).float()
+        answer_BC = model(*batch.inputs).float()
         if logits is None:
             logits = torch.empty(len(mine), answer_BC.shape[1], device=device)
         logits[torch.from_numpy(places).to(device)] = answer_BC
     model.train(was_training)
     if logits is None:  # fewer rows than processes: an empty share still has a number of classes
         batch = dataset.batch(np.zeros(1, np.int64)).to(device)
-        logits = model(batch.tokens_BT, batch.lengths_B).float()[:0]
+        logits = model(*batch.inputs).float()[:0]
     return processes.gather_rows(logits, len(dataset)).cpu()

@@ -1,7 +1,7 @@
 """The network: embedding, LSTM layers in both directions, pooling over real tokens, linear head.
 
 Legend: B texts, T padded length, E embedding size, H hidden size, D directions, F = D·H features,
-P pooled features, C classes.
+P pooled features, C classes, X unknown tokens of a batch, K places per spelt token.
 
 A padded batch never reaches `nn.LSTM(bidirectional=True)`, which would read the padding first when
 it reads backwards, nor a PackedSequence, which keeps both oneDNN and cuDNN from their fast kernels.
@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.text import PAD, UNKNOWN
+from lstm_sentiment.subwords import SubwordVectors, word_ids
+from lstm_sentiment.text import PAD, UNKNOWN, Vocabulary
 
 
 class SentimentLSTM(nn.Module):
@@ -33,6 +34,7 @@ class SentimentLSTM(nn.Module):
         dropout: on the pooled features and between layers.
         embedding_dropout: on embeddings, one mask per text shared over its tokens.
         word_dropout: share of tokens replaced by the unknown token while training.
+        subwords: n-gram vectors that are added to those of words; None for none.
 
     >>> model = SentimentLSTM(100, 3, embedding_size=8, hidden_size=8).eval()
     >>> tokens_BT, lengths_B = torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])
@@ -55,6 +57,7 @@ class SentimentLSTM(nn.Module):
         dropout: float = 0.0,
         embedding_dropout: float = 0.0,
         word_dropout: float = 0.0,
+        subwords: SubwordVectors | None = None,
     ) -> None:
         super().__init__()
         self.pooling = pooling.split("+")
@@ -62,6 +65,7 @@ class SentimentLSTM(nn.Module):
         features = hidden_size * (2 if bidirectional else 1)
         sizes = [embedding_size] + [features] * (layers - 1)
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
+        self.subwords = subwords
         self.forward_lstms = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
         self.backward_lstms = nn.ModuleList(
             nn.LSTM(size, hidden_size) for size in (sizes if bidirectional else [])
@@ -71,13 +75,20 @@ class SentimentLSTM(nn.Module):
         self.head = nn.Linear(features * len(self.pooling), classes)
         self._initialise()
 
-    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return the logits (B, C) of token ids (B, T) whose texts have `lengths_B` >= 1 tokens."""
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
+        """Return the logits (B, C) of texts.
+
+        Args:
+            tokens_BT: token ids, int64; with `subwords` an id beyond the vocabulary, V + x, is the x-th
+                unknown token of `spelling_XK`.
+            lengths_B: number of tokens of each text, at least 1, int64.
+            spelling_XK: see `subwords.spell`, int32; None where no token is unknown.
+        """
         tokens_TB = tokens_BT.t()
         if self.training and self.word_dropout:
             dropped = torch.rand(tokens_TB.shape, device=tokens_TB.device) < self.word_dropout
             tokens_TB = tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
-        return self.head_logits(self._read(self._embed(tokens_TB), lengths_B), lengths_B)
+        return self.head_logits(self._read(self._embed(tokens_TB, spelling_XK), lengths_B), lengths_B)
 
     def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C)."""
@@ -105,8 +116,16 @@ class SentimentLSTM(nn.Module):
         keep = 1 - self.dropout
         return values * ((torch.rand_like(values) < keep) / keep)
 
-    def _embed(self, tokens_TB: Tensor) -> Tensor:
-        embedded_TBE: Tensor = self.embedding(tokens_TB)
+    def _embed(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
+        embedded_TBE: Tensor
+        if self.subwords is None:
+            embedded_TBE = self.embedding(tokens_TB)
+        else:  # each distinct token once
+            if spelling_XK is None:
+                spelling_XK = self.subwords.spelling_VK[:0]
+            ids_U, place_TB = torch.unique(tokens_TB, return_inverse=True)
+            words_UE = self.embedding(word_ids(ids_U, self.embedding.num_embeddings))
+            embedded_TBE = nn.functional.embedding(place_TB, words_UE + self.subwords(ids_U, spelling_XK))
         if self.training and self.embedding_dropout:
             keep = 1 - self.embedding_dropout
             kept_BE = torch.rand(embedded_TBE.shape[1:], device=embedded_TBE.device) < keep
@@ -147,6 +166,22 @@ class SentimentLSTM(nn.Module):
                     nn.init.zeros_(parameter)
                     if "bias_ih" in name:  # forget gate open at first, or nothing is remembered
                         nn.init.ones_(parameter.chunk(4)[1])
+
+
+def new_model(vocabulary: Vocabulary, classes: int, *, subwords: int, **settings: Any) -> SentimentLSTM:
+    """Return a model for a vocabulary, with random weights.
+
+    Args:
+        vocabulary: tokens that have vectors of their own.
+        classes: number of classes.
+        subwords: buckets of n-gram vectors; 0 for none.
+        settings: see `SentimentLSTM`.
+
+    >>> new_model(Vocabulary(["good"]), 2, subwords=100, embedding_size=4, hidden_size=4).head.out_features
+    2
+    """
+    of_letters = SubwordVectors(vocabulary.tokens, subwords, settings["embedding_size"]) if subwords else None
+    return SentimentLSTM(len(vocabulary), classes, subwords=of_letters, **settings)
 
 
 class _Mirrored(torch.autograd.Function):

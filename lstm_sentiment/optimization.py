@@ -110,7 +110,7 @@ def adamw(
         weight_decay: of matrices.
         embedding_factor: learning rate of embeddings relative to `learning_rate`.
     """
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     for module in embeddings:
         module.sparse = module.weight.device.type == "cpu"
     tables = [module.weight for module in embeddings if module.weight.requires_grad]
@@ -146,13 +146,15 @@ def clip(model: nn.Module, longest: float) -> float:
 
 def _touched_rows(gradient_VE: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows that are not all zero, (U,), and their values, (U, E)."""
-    if gradient_VE.is_sparse:
-        gradient_VE = gradient_VE.coalesce()
-        rows_U, values_UE = gradient_VE.indices()[0], gradient_VE.values()
-        touched_U = (values_UE != 0).any(dim=1)
-        return rows_U[touched_U], values_UE[touched_U]
-    rows_U = (gradient_VE != 0).any(dim=1).nonzero()[:, 0]
-    return rows_U, gradient_VE[rows_U]
+    if not gradient_VE.is_sparse:
+        rows_U = (gradient_VE != 0).any(dim=1).nonzero()[:, 0]
+        return rows_U, gradient_VE[rows_U]
+    gradient_VE = gradient_VE.coalesce()
+    rows_U, values_UE = gradient_VE.indices()[0], gradient_VE.values()
+    touched_U = (values_UE != 0).any(dim=1)
+    if touched_U.all():
+        return rows_U, values_UE
+    return rows_U[touched_U], values_UE[touched_U]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

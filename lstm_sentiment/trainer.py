@@ -86,7 +86,7 @@ class Trainer:
     """Trains a model.
 
     Args:
-        model: called with token ids (B, T) and lengths (B,), returns logits (B, C).
+        model: called with `Batch.inputs`, returns logits (B, C).
         train: rows to learn from.
         validation: rows that pick the best epoch.
         labels: class names.
@@ -204,7 +204,7 @@ class Trainer:
             if isinstance(self._parallel, DistributedDataParallel):  # exchange gradients once per step
                 self._parallel.require_backward_grad_sync = i == len(share) - 1
             with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-                logits_BC = self._parallel(batch.tokens_BT, batch.lengths_B)
+                logits_BC = self._parallel(*batch.inputs)
             loss = self.loss(logits_BC, batch)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lstm_sentiment.config import TrainerConfig
 from lstm_sentiment.dataset import TextDataset, plan_epoch
 from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.text import UNKNOWN
 
 Weights = dict[str, Tensor]
 
@@ -31,6 +32,7 @@ class PackedSentimentLSTM(nn.Module):
         first = model.forward_lstms[0]
         self.pooling = list(model.pooling)
         self.embedding = copy.deepcopy(model.embedding)
+        self.subwords = copy.deepcopy(model.subwords)
         self.lstm = nn.LSTM(
             first.input_size,
             first.hidden_size,
@@ -44,10 +46,10 @@ class PackedSentimentLSTM(nn.Module):
             for name, parameter in self.lstm.named_parameters():
                 parameter.copy_(parameters[_name_in_model(f"lstm.{name}")])
 
-    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
         """Return logits (B, C)."""
         packed = nn.utils.rnn.pack_padded_sequence(
-            self.embedding(tokens_BT), lengths_B.cpu(), batch_first=True, enforce_sorted=False
+            self._embed(tokens_BT, spelling_XK), lengths_B.cpu(), batch_first=True, enforce_sorted=False
         )
         packed_states, (ends, _) = self.lstm(packed)
         states_TBF, _ = nn.utils.rnn.pad_packed_sequence(packed_states)
@@ -59,6 +61,17 @@ class PackedSentimentLSTM(nn.Module):
             pooled = [self._pool(kind, states_LF, last_F) for kind in self.pooling]
             logits.append(self.head(torch.cat(pooled)))
         return torch.stack(logits)
+
+    def _embed(self, tokens_BT: Tensor, spelling_XK: Tensor | None) -> Tensor:
+        known = self.embedding.num_embeddings
+        words_BTE: Tensor = self.embedding(torch.where(tokens_BT < known, tokens_BT, UNKNOWN))
+        if self.subwords is None:
+            return words_BTE
+        assert spelling_XK is not None
+        places_BTK = torch.cat([self.subwords.spelling_VK, spelling_XK])[tokens_BT]
+        grams_BTKE = self.subwords.table.weight[places_BTK] * (places_BTK != 0)[..., None]
+        count_BT1 = (places_BTK != 0).sum(dim=2, keepdim=True).clamp(min=1)
+        return words_BTE + grams_BTKE.sum(dim=2) / count_BT1.sqrt()
 
     def weights(self) -> Weights:
         """Return all parameters under the names that they have in `SentimentLSTM`."""
@@ -115,7 +128,7 @@ class PlainAdamW:
         for name, weight in self.weights.items():
             gradient = gradients[name] * min(1.0, config.clip_norm / norm)
             factor, moves = 1.0, torch.ones_like(weight, dtype=torch.bool)
-            if name == "embedding.weight":
+            if name in ("embedding.weight", "subwords.table.weight"):
                 factor, moves = config.embedding_rate, (gradient != 0).any(1, keepdim=True).expand_as(weight)
             first = 0.9 * self.first[name] + 0.1 * gradient
             second = 0.99 * self.second[name] + 0.01 * gradient**2
@@ -168,7 +181,7 @@ def train_plainly(
         optimizer = optimizer or PlainAdamW(weights, config, len(plan) * config.epochs)
         for step in plan:
             batch = dataset.batch(np.concatenate(step))
-            loss = nn.functional.cross_entropy(twin(batch.tokens_BT, batch.lengths_B), batch.labels_B)
+            loss = nn.functional.cross_entropy(twin(*batch.inputs), batch.labels_B)
             gradients = [g.to_dense() for g in torch.autograd.grad(loss, list(weights.values()))]
             optimizer.step(dict(zip(weights, gradients, strict=True)))
         optimizer.update_average()

@@ -92,6 +92,7 @@ def with_basic_english(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train(
         tmp_path_factory.mktemp("basic_english"),
         "--text.tokenizer=basic_english",
+        "--text.subwords=0",
         "--text.max_tokens=9",
         "--trainer.epochs=1",
     )
@@ -216,10 +217,11 @@ def test_odd_texts_have_an_answer(trained: Trained, text: str) -> None:
     assert math.isfinite(prediction.score)
 
 
-def test_texts_without_a_token_are_one_unknown_token(trained: Trained) -> None:
-    """The empty text has an answer of its own, the same as that of a word never seen."""
-    empty, blank, unseen = trained.classifier.predict_proba(["", " \n ", "xyzzyplugh"])
+def test_texts_without_a_token_are_one_unknown_token(trained: Trained, with_basic_english: Trained) -> None:
+    """The empty text has an answer of its own: that of a word never seen, if words are not spelt."""
+    empty, blank = trained.classifier.predict_proba(["", " \n "])
     np.testing.assert_allclose(blank, empty, atol=1e-6)
+    empty, unseen = with_basic_english.classifier.predict_proba(["", "xyzzyplugh"])
     np.testing.assert_allclose(unseen, empty, atol=1e-6)
 
 
@@ -252,7 +254,10 @@ def test_the_fast_path_gives_the_tokenizers_tokens(request: pytest.FixtureReques
     def check(text: str) -> None:
         expected = cut(tokenizer(text), text_config.max_tokens, text_config.truncate)
         assert classifier.tokens(text) == expected
-        assert classifier._encode(text) == (classifier.vocabulary.encode(expected) or [UNKNOWN])
+        ids = zip(classifier.vocabulary.encode(expected), expected, strict=True)
+        spelt = text_config.subwords > 0
+        kept = [token if spelt and i == UNKNOWN else i for i, token in ids]
+        assert classifier._encode(text) == (kept or [UNKNOWN])
         assert classifier._encode(text) == classifier._encode(text), "asked again"
 
     check()
@@ -282,9 +287,21 @@ def test_a_long_text_is_cut_as_in_training(with_tail_and_case: Trained) -> None:
 
 def test_known_words_are_known(trained: Trained) -> None:
     ids = trained.classifier._encode("great awful xyzzyplugh okay")
-    assert ids[2] == UNKNOWN
-    assert UNKNOWN not in (ids[0], ids[1], ids[3])
+    assert ids[2] == "xyzzyplugh"  # kept, to be spelt
+    assert all(isinstance(i, int) and i != UNKNOWN for i in (ids[0], ids[1], ids[3]))
     assert len(set(ids)) == 4
+
+
+def test_an_unknown_word_is_read_by_its_letters(trained: Trained, with_basic_english: Trained) -> None:
+    """Each has an answer of its own, however many stand beside it; without subwords all have the same."""
+    unknown = ["xyzzyplugh", "qwertzuiop", "xyzzyplugh qwertzuiop", "greatttt"]
+    alone = np.concatenate([trained.classifier.predict_proba(text) for text in unknown])
+    np.testing.assert_allclose(trained.classifier.predict_proba(unknown), alone, atol=1e-6)
+    np.testing.assert_allclose(trained.classifier.predict_proba(unknown[::-1]), alone[::-1], atol=1e-6)
+    assert len(np.unique(alone.round(7), axis=0)) == 4
+    assert with_basic_english.config.text.subwords == 0
+    same = with_basic_english.classifier.predict_proba(["xyzzyplugh", "qwertzuiop"])
+    np.testing.assert_array_equal(same[0], same[1])
 
 
 # -- loading ---------------------------------------------------------------------------------------

@@ -625,7 +625,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 FLOORS = [
     "errors",
     "config files text schedule sources",
-    "options readers distributed hardware metrics vectors",
+    "options readers distributed hardware metrics vectors subwords",
     "tokens tables model checkpoint",
     "dataset splits",
     "corpus inference optimization baselines",

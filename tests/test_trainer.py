@@ -22,7 +22,7 @@ from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import Batch
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
-from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import Loss, cross_entropy
 from lstm_sentiment.tokens import cache_folder
 from lstm_sentiment.trainer import Trainer, TrainingState
@@ -64,7 +64,12 @@ def make_trainer(config: Config, *, loss: Loss | None = None, store: MemoryStore
     torch.set_flush_denormal(True)
     corpus = prepared(config)
     torch.manual_seed(config.seed)
-    model = SentimentLSTM(len(corpus.vocabulary), len(corpus.labels), **dataclasses.asdict(config.model))
+    model = new_model(
+        corpus.vocabulary,
+        len(corpus.labels),
+        subwords=config.text.subwords,
+        **dataclasses.asdict(config.model),
+    )
     return Trainer(
         model,
         corpus.train,
@@ -125,6 +130,7 @@ def test_it_learns_with_every_dropout_on(configure: Configure) -> None:
         ("--trainer.ema=0.9", "--trainer.warmup=0", "--trainer.weight_decay=0.5"),
         ("--trainer.accumulate=3", "--model.layers=2", "--model.pooling=last+attention"),
         ("--model.bidirectional=false", "--trainer.batch_size=50"),
+        ("--text.subwords=0",),
     ],
 )
 def test_training_equals_a_plain_loop_over_a_packed_lstm(
@@ -172,9 +178,7 @@ def test_uneven_batches_of_a_step_weigh_by_their_rows(configure: Configure) -> N
     assert sorted(len(batch) for batch in step) == [64, 128]
     batch = trainer.train.batch(np.concatenate(step))
     with torch.no_grad():
-        expected = nn.functional.cross_entropy(
-            trainer.model(batch.tokens_BT, batch.lengths_B), batch.labels_B
-        )
+        expected = nn.functional.cross_entropy(trainer.model(*batch.inputs), batch.labels_B)
     trainer.fit()
     assert trainer.state.first_loss == pytest.approx(float(expected), rel=1e-5)
 

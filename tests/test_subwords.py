@@ -1,0 +1,129 @@
+"""Hashed n-gram vectors: which n-grams a token has, and that only they decide its vector."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import PackedSentimentLSTM
+
+from lstm_sentiment.model import new_model
+from lstm_sentiment.subwords import MOST_PLACES, NOTHING, SubwordVectors, spell
+from lstm_sentiment.text import Vocabulary
+
+MANY = 1 << 22  # buckets: two n-grams of a test hardly ever share one
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
+
+
+def grams(token: str) -> set[str]:
+    """Reference: a token's n-grams, its two ends counted as characters."""
+    spelt = "\x02" + token.lower() + "\x03"
+    return {spelt[i : i + n] for n in (2, 3, 4) for i in range(len(spelt) - n + 1)}
+
+
+def places(token: str, buckets: int = MANY) -> set[int]:
+    return set(spell([token], buckets)[0].tolist()) - {NOTHING}
+
+
+@quick
+@given(st.lists(texts, max_size=8), st.sampled_from([2, 3, 50, MANY]))
+def test_a_tokens_places_are_its_own_whatever_stands_beside_it(tokens: list[str], buckets: int) -> None:
+    together = spell(tokens, buckets)
+    assert together.shape == (len(tokens), MOST_PLACES)
+    assert together.dtype == np.int32
+    assert together.min(initial=0) >= 0
+    assert together.max(initial=0) < buckets
+    for row, token in zip(together, tokens, strict=True):
+        np.testing.assert_array_equal(row, spell([token], buckets)[0])
+        kept = row[row != NOTHING].tolist()
+        assert kept == sorted(set(kept)) == row[: len(kept)].tolist()
+        assert len(kept) <= MOST_PLACES
+        assert bool(kept) != bool(re.fullmatch("<[a-z]+>", token))
+
+
+@quick
+@given(texts, texts)
+def test_tokens_share_as_many_places_as_n_grams(one: str, other: str) -> None:
+    if max(len(grams(one)), len(grams(other))) <= MOST_PLACES:
+        assert len(places(one)) == len(grams(one))
+        assert len(places(one) & places(other)) == len(grams(one) & grams(other))
+
+
+def test_a_misspelt_word_is_nearer_to_its_word_than_another() -> None:
+    shared = {word: len(places("terrible") & places(word)) for word in ("terible", "terribleee", "wonderful")}
+    assert shared["terible"] >= 10
+    assert shared["terribleee"] >= 15
+    assert shared["wonderful"] == 1  # "er"
+    assert places("ab") != places("ba")
+
+
+def test_case_does_not_count_and_stand_ins_are_not_spelt() -> None:
+    assert places("GReaT") == places("great")
+    assert not spell(["<pad>", "<unk>", "<url>", "<user>"], 100).any()
+    assert spell(["<3", "<", ">", "<a1>"], 100).any(axis=1).all()
+    assert spell([], 100).shape == (0, MOST_PLACES)
+
+
+def test_a_long_token_keeps_as_many_places_as_there_are() -> None:
+    assert len(places("pneumonoultramicroscopicsilicovolcanoconiosis")) == MOST_PLACES
+
+
+def test_hashes_fill_the_table_evenly() -> None:
+    tokens = [chr(0x4E00 + i) for i in range(2000)]  # no two share an n-gram
+    table = spell(tokens, 101)
+    counts = np.bincount(table[table != NOTHING], minlength=101)[1:]
+    assert 0.7 < counts.std() / counts.mean() ** 0.5 < 1.3  # as of a Poisson law
+
+
+def test_spelling_is_the_same_on_every_machine() -> None:
+    """A checkpoint's table is read by it: another hash would make the table noise."""
+    expected = [[1701, 5510, 6033, 7139, 7480], [368, 1734, 3000, 5624, 7418]]
+    assert spell(["good", "ist's"], 16_384)[:, :5].tolist() == expected
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_the_model_equals_its_plain_twin(bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    vocabulary = Vocabulary(["good", "bad", "<url>", "the"])
+    model = new_model(
+        vocabulary, 3, subwords=50, embedding_size=6, hidden_size=5, bidirectional=bidirectional
+    )
+    tokens_BT = torch.tensor([[2, 6, 3, 4], [7, 6, 0, 0], [1, 5, 5, 0]])
+    inputs = tokens_BT, torch.tensor([4, 2, 3]), torch.from_numpy(spell(["goood", "xyz"], 50))
+    twin = PackedSentimentLSTM(model)
+    ours_BC, theirs_BC = model(*inputs), twin(*inputs)
+    torch.testing.assert_close(ours_BC, theirs_BC, atol=1e-6, rtol=1e-6)
+    direction_BC = torch.randn(ours_BC.shape)
+    ours_BC.backward(direction_BC)
+    theirs_BC.backward(direction_BC)
+    found = dict(model.named_parameters())
+    for name, parameter in twin.weights().items():
+        gradient, expected = found[name].grad, parameter.grad
+        assert gradient is not None
+        assert expected is not None
+        torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-5, msg=name)
+    assert model.subwords is not None
+    moved = model.subwords.table.weight.grad
+    assert moved is not None
+    assert not moved[NOTHING].any()
+
+
+def test_ids_of_unknown_tokens_may_be_numbered_in_any_order() -> None:
+    torch.manual_seed(0)
+    model = new_model(Vocabulary(["good"]), 2, subwords=50, embedding_size=4, hidden_size=4).eval()
+    length_1 = torch.tensor([3])
+    one = model(torch.tensor([[2, 3, 4]]), length_1, torch.from_numpy(spell(["ab", "cd"], 50)))
+    other = model(torch.tensor([[2, 4, 3]]), length_1, torch.from_numpy(spell(["cd", "ab"], 50)))
+    swapped = model(torch.tensor([[2, 3, 4]]), length_1, torch.from_numpy(spell(["cd", "ab"], 50)))
+    torch.testing.assert_close(one, other)
+    assert (one - swapped).abs().max() > 1e-5
+
+
+def test_the_spelling_of_the_vocabulary_is_no_weight() -> None:
+    """It follows from the vocabulary, so a checkpoint need not hold it, nor can it contradict it."""
+    assert list(SubwordVectors(["<pad>", "<unk>", "a"], 10, 4).state_dict()) == ["table.weight"]
