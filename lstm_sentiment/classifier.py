@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,18 @@ import torch
 
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
-from lstm_sentiment.dataset import padded_length
+from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, DataError
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.subwords import spell
-from lstm_sentiment.text import PAD, UNKNOWN, Tokenizer, Vocabulary, clean, split_piece
+from lstm_sentiment.text import PAD, UNKNOWN, Lexicon, Tokenizer, Vocabulary, clean, split_piece
+from lstm_sentiment.tokens import TokenStore
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
+MANY = 16  # texts that are worth arrays of their own
 REMEMBERED_PIECES = 100_000
 
 Probabilities = npt.NDArray[np.float64]
@@ -72,9 +74,12 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     vocabulary, classes = folder.read_json("vocabulary.json"), folder.read_json("labels.json")
     try:
         classifier = SentimentClassifier(
-            labels=classes["labels"], vocabulary=Vocabulary(vocabulary), config=config, device=device
+            labels=classes["labels"],
+            vocabulary=Vocabulary(vocabulary),
+            config=config,
+            weights=checkpoint.tensors["model"],
+            device=device,
         )
-        classifier.model.load_state_dict(checkpoint.tensors["model"])
     except (RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder.path}: weights, vocabulary and configuration do not fit: {error}"
@@ -92,11 +97,21 @@ class SentimentClassifier:
         labels: class names.
         vocabulary: known tokens.
         config: of the run.
+        weights: of the model; random ones without.
         device: where to compute.
+
+    Raises:
+        RuntimeError: weights that are not such a model's.
     """
 
     def __init__(
-        self, *, labels: list[str], vocabulary: Vocabulary, config: Config, device: str = "auto"
+        self,
+        *,
+        labels: list[str],
+        vocabulary: Vocabulary,
+        config: Config,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        device: str = "auto",
     ) -> None:
         self.labels = labels
         self.label_map = {label: label for label in labels}
@@ -104,7 +119,10 @@ class SentimentClassifier:
         self.config = config
         self.device = pick_device(device)
         self.model = new_model(vocabulary, len(labels), subwords=config.text.subwords, **asdict(config.model))
+        if weights is not None:
+            self.model.load_state_dict(weights)
         self.model.to(self.device).eval().requires_grad_(False)
+        self.model.fold_subwords()
         self._tokenizer = Tokenizer(config.text.tokenizer, lowercase=config.text.lowercase)
         self._encode_piece = functools.lru_cache(REMEMBERED_PIECES)(
             lambda piece: self._encode_tokens(split_piece(piece))
@@ -155,41 +173,57 @@ class SentimentClassifier:
             return list(ids)
         return [token if i == UNKNOWN else i for i, token in zip(ids, tokens, strict=True)]
 
-    def _number_unknown(self, rows: list[list[int | str]]) -> tuple[list[list[int]], torch.Tensor | None]:
+    def _number_unknown(self, rows: list[list[int | str]]) -> tuple[list[list[int]], torch.Tensor]:
         """Replace unknown tokens by V, V + 1, ... and return how each is spelt."""
-        if not self.config.text.subwords:
-            return rows, None  # type: ignore[return-value]
         unknown: dict[str, int] = {}
         first = len(self.vocabulary)
         numbered = [
             [i if isinstance(i, int) else first + unknown.setdefault(i, len(unknown)) for i in row]
             for row in rows
         ]
-        return numbered, torch.from_numpy(spell(list(unknown), self.config.text.subwords)).to(self.device)
+        return numbered, torch.from_numpy(spell(list(unknown), self.config.text.subwords))
 
-    @torch.inference_mode()
     def _probabilities(self, texts: list[str]) -> Probabilities:
-        rows, spelling_XK = self._number_unknown([self._encode(_checked(text)) for text in texts])
-        lengths_R = np.fromiter(map(len, rows), np.int64, len(rows))
-        ids_N = np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths_R.sum()))
-        start_R = np.cumsum(lengths_R) - lengths_R
+        texts = [_checked(text) for text in texts]
+        return self._probabilities_of_many(texts) if len(texts) >= MANY else self._probabilities_of_few(texts)
+
+    def _probabilities_of_few(self, texts: list[str]) -> Probabilities:
+        """Answer at once: no thread is started, and pieces of text met before are remembered."""
+        rows, spelling_XK = self._number_unknown([self._encode(text) for text in texts])
+        lengths_B = [len(row) for row in rows]
+        width = padded_length(max(lengths_B))
+        tokens_BT = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+        return self._answer(tokens_BT, torch.tensor(lengths_B), spelling_XK)
+
+    def _probabilities_of_many(self, texts: list[str]) -> Probabilities:
+        """Answer as training reads: all texts to arrays first, then batches of similar length."""
+        lexicon = Lexicon(self._tokenizer)
+        numbers_N, lengths_R = lexicon.encode(texts)
+        text = self.config.text
+        dataset = TextDataset(
+            TokenStore.in_memory(numbers_N, lengths_R, lexicon.tokens),
+            np.arange(len(texts)),
+            np.zeros(len(texts), np.int64),
+            vocabulary=self.vocabulary,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+        )
         answers_RC = np.empty((len(texts), len(self.labels)))
-        order_R = np.argsort(-lengths_R, kind="stable")
+        order_R = np.argsort(-dataset.lengths, kind="stable")
         start = 0
         while start < len(order_R):
-            width = padded_length(int(lengths_R[order_R[start]]))
+            width = padded_length(int(dataset.lengths[order_R[start]]))
             rows_B = order_R[start : start + max(1, TOKENS_AT_ONCE // width)]
             start += len(rows_B)
-            place_T = np.arange(width)
-            tokens_BT = ids_N[np.minimum(start_R[rows_B, None] + place_T, len(ids_N) - 1)]
-            tokens_BT[place_T >= lengths_R[rows_B, None]] = PAD
-            logits_BC = self.model(
-                torch.from_numpy(tokens_BT).to(self.device),
-                torch.from_numpy(lengths_R[rows_B]).to(self.device),
-                spelling_XK,
-            )
-            answers_RC[rows_B] = logits_BC.double().softmax(1).cpu().numpy()
+            answers_RC[rows_B] = self._answer(*dataset.batch(rows_B).inputs)
         return answers_RC
+
+    @torch.inference_mode()
+    def _answer(self, *inputs: torch.Tensor) -> Probabilities:
+        logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
+        probabilities_BC: Probabilities = logits_BC.double().softmax(1).cpu().numpy()
+        return probabilities_BC
 
 
 def cut(tokens: list[Any], max_tokens: int, truncate: str) -> list[Any]:

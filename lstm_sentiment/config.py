@@ -224,7 +224,7 @@ class TrainerConfig:
         checkpoint_every: steps between checkpoints to resume from, besides the end of each epoch.
     """
 
-    epochs: int = 4
+    epochs: int = 3
     batch_size: int = 64
     learning_rate: float = 2e-3
     embedding_rate: float = 3.0

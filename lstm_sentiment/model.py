@@ -65,7 +65,7 @@ class SentimentLSTM(nn.Module):
         features = hidden_size * (2 if bidirectional else 1)
         sizes = [embedding_size] + [features] * (layers - 1)
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
-        self.subwords = subwords
+        self.subwords, self._folded = subwords, False
         self.forward_lstms = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
         self.backward_lstms = nn.ModuleList(
             nn.LSTM(size, hidden_size) for size in (sizes if bidirectional else [])
@@ -89,6 +89,17 @@ class SentimentLSTM(nn.Module):
             dropped = torch.rand(tokens_TB.shape, device=tokens_TB.device) < self.word_dropout
             tokens_TB = tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
         return self.head_logits(self._read(self._embed(tokens_TB, spelling_XK), lengths_B), lengths_B)
+
+    @torch.no_grad()
+    def fold_subwords(self) -> None:
+        """Add each known token's n-gram vectors to its word's, once and for all: for prediction alone.
+
+        Answers stay the same; only unknown tokens are spelt from now on.
+        """
+        if self.subwords is not None and not self._folded:
+            ids_V = torch.arange(self.embedding.num_embeddings, device=self.embedding.weight.device)
+            self.embedding.weight += self.subwords(ids_V, self.subwords.spelling_VK[:0])
+            self._folded = True
 
     def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C)."""
@@ -117,19 +128,31 @@ class SentimentLSTM(nn.Module):
         return values * ((torch.rand_like(values) < keep) / keep)
 
     def _embed(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
-        embedded_TBE: Tensor
-        if self.subwords is None:
-            embedded_TBE = self.embedding(tokens_TB)
-        else:  # each distinct token once
-            if spelling_XK is None:
-                spelling_XK = self.subwords.spelling_VK[:0]
-            ids_U, place_TB = torch.unique(tokens_TB, return_inverse=True)
-            words_UE = self.embedding(word_ids(ids_U, self.embedding.num_embeddings))
-            embedded_TBE = nn.functional.embedding(place_TB, words_UE + self.subwords(ids_U, spelling_XK))
+        embedded_TBE = self._look_up(tokens_TB, spelling_XK)
         if self.training and self.embedding_dropout:
             keep = 1 - self.embedding_dropout
             kept_BE = torch.rand(embedded_TBE.shape[1:], device=embedded_TBE.device) < keep
             embedded_TBE = embedded_TBE * (kept_BE / keep)
+        return embedded_TBE
+
+    def _look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
+        embedded_TBE: Tensor
+        if self.subwords is None:
+            embedded_TBE = self.embedding(tokens_TB)
+            return embedded_TBE
+        known = self.embedding.num_embeddings
+        if spelling_XK is None:
+            spelling_XK = self.subwords.spelling_VK[:0]
+        if not self._folded:  # each distinct token once
+            ids_U, place_TB = torch.unique(tokens_TB, return_inverse=True)
+            vectors_UE = self.embedding(word_ids(ids_U, known)) + self.subwords(ids_U, spelling_XK)
+            return nn.functional.embedding(place_TB, vectors_UE)
+        embedded_TBE = self.embedding(word_ids(tokens_TB, known))
+        if len(spelling_XK):
+            ids_X = torch.arange(known, known + len(spelling_XK), device=tokens_TB.device)
+            unknown_TB = tokens_TB >= known
+            of_letters_XE = self.subwords(ids_X, spelling_XK)
+            embedded_TBE[unknown_TB] += of_letters_XE[tokens_TB[unknown_TB] - known]
         return embedded_TBE
 
     def _pool(self, kind: str, read: list[Tensor], lengths_B: Tensor) -> Tensor:

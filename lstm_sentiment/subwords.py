@@ -37,38 +37,39 @@ def spell(tokens: Sequence[str], buckets: int) -> npt.NDArray[np.int32]:
         buckets: size of the table, at least 2; place 0 is kept for nothing.
 
     >>> spell(["so", "<url>"], 1000)[:, :6]
-    array([[ 42,  63, 112, 216, 511, 709],
+    array([[116, 324, 394, 597, 604, 773],
            [  0,   0,   0,   0,   0,   0]], dtype=int32)
     """
     spelt = ["" if _STAND_IN.fullmatch(token) else f"\x02{token.lower()}\x03" for token in tokens]
     table = np.full((len(spelt), MOST_PLACES), NOTHING, np.int32)
     if not any(spelt):
         return table
-    codes_N = np.frombuffer("".join(spelt).encode("utf-32-le", "surrogatepass"), np.uint32)
-    lengths = np.fromiter(map(len, spelt), np.int64, len(spelt))
-    owner_N = np.repeat(np.arange(len(spelt)), lengths)
+    padding = "\0" * (LONGEST - 1)
+    codes = np.frombuffer(("".join(spelt) + padding).encode("utf-32-le", "surrogatepass"), np.uint32)
+    lengths = np.array([len(token) for token in spelt])
     end_N = np.repeat(np.cumsum(lengths), lengths)
-    found: list[npt.NDArray[np.int64]] = []
-    for size in range(SHORTEST, LONGEST + 1):
-        starts = np.arange(max(0, len(codes_N) - size + 1))
-        starts = starts[starts + size <= end_N[: len(starts)]]
-        hashed = np.full(len(starts), size, np.uint32)
-        for i in range(size):
-            hashed = _mixed(hashed ^ codes_N[starts + i])
-        found.append(owner_N[starts] * buckets + 1 + hashed % np.uint32(buckets - 1))
-    pairs = np.unique(np.concatenate(found))  # a token's places, each once, in ascending order
-    owners, places = pairs // buckets, pairs % buckets
+    left_N = end_N - np.arange(len(end_N))  # characters from here to the token's end
+    first_N = np.repeat(np.arange(len(spelt)) * buckets + 1, lengths)  # so that tokens sort apart
+    hashed_N = np.zeros(len(end_N), np.uint32)
+    found = []
+    for size in range(1, LONGEST + 1):  # the hash of an n-gram is that of one less, and a character
+        hashed_N = _mixed(hashed_N ^ codes[size - 1 : size - 1 + len(end_N)])
+        if size >= SHORTEST:
+            found.append((first_N + hashed_N % np.uint32(buckets - 1))[left_N >= size])
+    pairs = np.sort(np.concatenate(found))
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # a token's places, each once, in ascending order
+    owners = pairs // buckets
     rank = np.arange(len(pairs)) - np.searchsorted(owners, owners)
     kept = rank < MOST_PLACES
-    table[owners[kept], rank[kept]] = places[kept]
+    table[owners[kept], rank[kept]] = (pairs - owners * buckets)[kept]
     return table
 
 
 def _mixed(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """MurmurHash3's 32-bit finaliser times an odd number: each bit in changes half of the bits out."""
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 0x9E3779B1)):
-        values = (values ^ (values >> np.uint32(shift))) * np.uint32(factor)
-    return values
+    """MurmurHash3's 32-bit finaliser, and a constant so that no number stays what it is."""
+    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return (values ^ (values >> np.uint32(16))) + np.uint32(0x9E3779B1)
 
 
 class SubwordVectors(nn.Module):

@@ -87,6 +87,20 @@ class TokenStore:
     counts: dict[str, int]
     fingerprint: str
 
+    @classmethod
+    def in_memory(cls, ids_N: Array, lengths_R: Array, tokens: list[str]) -> TokenStore:
+        """Return texts without labels, as `Lexicon.encode` gives them.
+
+        >>> TokenStore.in_memory(np.array([0, 1, 0]), np.array([2, 1]), ["so", "good"]).offsets
+        array([0, 2, 3])
+        """
+        nothing = np.zeros(len(lengths_R), np.int32)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_R)])
+        return cls(
+            name="", ids_N=ids_N, offsets=offsets, labels=nothing, groups=nothing, hashes=nothing,
+            lines=nothing, tokens=tokens, label_values=[], counts={}, fingerprint="",
+        )  # fmt: skip
+
     def release(self) -> None:
         """Give the mapped pages of a large store back to the system; they are read again when needed."""
         mapped = getattr(self.ids_N, "_mmap", None)

@@ -40,7 +40,7 @@ from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset, padded_length, plan_epoch
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.hardware import DTYPES, describe_machine, pick_precision, set_up_cpu
-from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.model import new_model
 from lstm_sentiment.optimization import cross_entropy
 from lstm_sentiment.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
 from lstm_sentiment.sources import open_source
@@ -48,7 +48,9 @@ from lstm_sentiment.text import PAD, Lexicon, Tokenizer
 from lstm_sentiment.trainer import Trainer
 
 SEED = 0
-TEXT, MODEL, TRAINER = TextConfig(max_tokens=400, truncate="tail"), ModelConfig(), TrainerConfig()
+# "ours" is the textbook's model: a vector per word. The package's default spells words as well.
+PLAIN, SPELT = (TextConfig(max_tokens=400, truncate="tail", subwords=n) for n in (0, TextConfig().subwords))
+MODEL, TRAINER = ModelConfig(), TrainerConfig()
 CPU = torch.device("cpu")
 GEMM_SIZE = 2048  # rows and columns of the square matrices whose product shows the machine's peak
 SAMPLE_BYTES = 30_000_000  # of text that is tokenised and predicted
@@ -108,11 +110,11 @@ def textbook_steps(corpus: Corpus) -> Iterator[int]:
             yield int(lengths_B.sum())
 
 
-def our_steps(corpus: Corpus, precision: str) -> Iterator[int]:
+def our_steps(corpus: Corpus, text: TextConfig, precision: str) -> Iterator[int]:
     """Train as the package does, for ever; each item is one step done and tells its useful tokens."""
     torch.manual_seed(SEED)
     trainer = Trainer(
-        SentimentLSTM(len(corpus.vocabulary), len(corpus.labels), **asdict(MODEL)),
+        new_model(corpus.vocabulary, len(corpus.labels), subwords=text.subwords, **asdict(MODEL)),
         corpus.train,
         corpus.validation,
         labels=corpus.labels,
@@ -160,15 +162,21 @@ def gemm_gflop_per_s(precision: str) -> float:
     return float(2 * GEMM_SIZE**3 / np.median(times_s[1:]) / 1e9)
 
 
-def measure_training(corpus: Corpus, *, precision: str, blocks: int, seconds: float) -> Metrics:
-    """Run both loops in turn; every value has one sample per block."""
-    arms = {"textbook": textbook_steps(corpus), "ours": our_steps(corpus, precision)}
-    least_steps = {"textbook": 1, "ours": 3}  # the textbook may need many seconds for a step
+def measure_training(
+    corpus: Corpus, spelt: Corpus, *, precision: str, blocks: int, seconds: float
+) -> Metrics:
+    """Run the loops in turn; every value has one sample per block."""
+    arms = {
+        "textbook": textbook_steps(corpus),
+        "ours": our_steps(corpus, PLAIN, precision),
+        "ours_with_subwords": our_steps(spelt, SPELT, precision),
+    }
+    least_steps = {"textbook": 1}  # it may need many seconds for a step
     peaks = list(dict.fromkeys(["fp32", precision]))
     samples: dict[str, list[float]] = {name: [] for name in (*arms, *peaks)}
     for block in range(-1, blocks):  # block -1 warms up
         for name in arms if block % 2 == 0 else reversed(arms):
-            speed = tokens_per_s(arms[name], seconds=seconds, least_steps=least_steps[name])
+            speed = tokens_per_s(arms[name], seconds=seconds, least_steps=least_steps.get(name, 3))
             samples[name] += [speed] * (block >= 0)
         for name in peaks:
             samples[name] += [gemm_gflop_per_s(name)] * (block >= 0)
@@ -178,6 +186,7 @@ def measure_training(corpus: Corpus, *, precision: str, blocks: int, seconds: fl
         "textbook_useful_tokens_per_s": spread(values["textbook"]),
         "our_useful_tokens_per_s": spread(values["ours"]),
         "ours_over_textbook": spread(values["ours"] / values["textbook"]),
+        "ours_with_subwords_over_textbook": spread(values["ours_with_subwords"] / values["textbook"]),
         "our_lstm_gflop_per_s": spread(gflop_per_s),
     }
     for name in peaks:
@@ -210,7 +219,7 @@ def measure_tokenising(texts: list[str]) -> Metrics:
     megabytes = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
 
     def tokenise() -> None:
-        lexicon = Lexicon(Tokenizer(TEXT.tokenizer, lowercase=TEXT.lowercase))
+        lexicon = Lexicon(Tokenizer(PLAIN.tokenizer, lowercase=PLAIN.lowercase))
         for _encoded in lexicon.encode_all(batches):
             pass
 
@@ -218,14 +227,16 @@ def measure_tokenising(texts: list[str]) -> Metrics:
     return {"tokenising_mb_per_s": spread(megabytes / np.array(times_s[1:]))}
 
 
-def measure_prediction(corpus: Corpus, texts: list[str], *, bulk_texts: int) -> Metrics:
+def measure_prediction(
+    corpus: Corpus, text_config: TextConfig, texts: list[str], *, bulk_texts: int
+) -> Metrics:
     """Return texts per second in bulk, and the latency of one text alone in milliseconds.
 
     Each bulk repeat, and the latency, has a new classifier: it remembers no word from the one before.
     """
 
     def classifier() -> SentimentClassifier:
-        config, vocabulary = Config(text=TEXT, model=MODEL), corpus.vocabulary
+        config, vocabulary = Config(text=text_config, model=MODEL), corpus.vocabulary
         return SentimentClassifier(labels=corpus.labels, vocabulary=vocabulary, config=config, device="cpu")
 
     texts = [texts[i] for i in np.random.default_rng(SEED).permutation(len(texts))]
@@ -293,16 +304,22 @@ def measure(kind: str, file: str | None, args: argparse.Namespace, precision: st
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         name = file or make_up(kind, Path(folder))
         data = DataConfig(train=name, validation=0.1, test=None)
-        corpus = prepare(data, TEXT, seed=SEED, cache=Path(folder))
+        corpus, spelt = (prepare(data, text, seed=SEED, cache=Path(folder)) for text in (PLAIN, SPELT))
         texts, lengths = read_texts(name), corpus.train.lengths
         return {
             "training_rows": len(corpus.train),
             "tokens_per_row": float(lengths.mean()),
             "vocabulary": len(corpus.vocabulary),
-            **measure_training(corpus, precision=precision, blocks=args.blocks, seconds=args.seconds),
+            **measure_training(corpus, spelt, precision=precision, blocks=args.blocks, seconds=args.seconds),
             **padding_efficiencies(lengths),
             **measure_tokenising(texts),
-            **measure_prediction(corpus, texts, bulk_texts=BULK_TEXTS[kind]),
+            **measure_prediction(corpus, PLAIN, texts, bulk_texts=BULK_TEXTS[kind]),
+            **{
+                f"with_subwords_{name}": value
+                for name, value in measure_prediction(
+                    spelt, SPELT, texts, bulk_texts=BULK_TEXTS[kind]
+                ).items()
+            },
         }
 
 
