@@ -22,6 +22,7 @@ from lstm_sentiment.dataset import (
     plan_epoch,
     rank_share,
 )
+from lstm_sentiment.subwords import spell
 from lstm_sentiment.text import PAD, UNKNOWN, Vocabulary
 from lstm_sentiment.tokens import TokenStore
 
@@ -395,3 +396,28 @@ def test_evaluation_sees_each_row_once_longest_first(lengths: list[int], batch_s
     assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert 1 <= len(batches[-1]) <= batch_size
+
+
+def test_unknown_tokens_are_numbered_within_a_batch_and_spelt() -> None:
+    texts = [["w1", "w0", "w3"], ["w3"], [], ["w2", "w1"]]
+    store = store_of(texts)
+    dataset = TextDataset(
+        store,
+        np.arange(4),
+        np.zeros(4, np.int64),
+        vocabulary=Vocabulary(["w0", "w2"]),
+        max_tokens=400,
+        truncate="head",
+        subwords=100,
+    )
+    batch = dataset.batch(np.array([0, 1, 2, 3]))
+    ids = dict(zip(["w1", "w0", "w3"], batch.tokens_BT[0].tolist()[:3], strict=True))
+    assert ids["w0"] == 2
+    assert sorted([ids["w1"], ids["w3"]]) == [4, 5]
+    assert batch.tokens_BT[1, 0] == ids["w3"]
+    assert batch.tokens_BT[2].tolist() == [UNKNOWN] + [PAD] * 7
+    assert batch.tokens_BT[3, :2].tolist() == [3, ids["w1"]]
+    spelt = spell([token for token, i in sorted(ids.items(), key=lambda item: item[1]) if i >= 4], 100)
+    assert batch.spelling_XK.tolist() == spelt.tolist()
+    assert dataset.batch(np.array([1])).tokens_BT[0, 0] == 4  # numbered anew in each batch
+    assert dataset.unknown_share() == pytest.approx(4 / 6)

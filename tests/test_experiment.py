@@ -194,6 +194,7 @@ def test_class_weights_and_label_smoothing_reach_the_loss(
         labels_B=labels_B,
         weights_B=torch.full((6,), 1 / 6),
         rows_B=torch.arange(6),
+        spelling_XK=torch.zeros((0, 4), dtype=torch.int32),
     )
     torch.testing.assert_close(handed["loss"](logits_BC, batch), expected)
 
