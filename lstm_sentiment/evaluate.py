@@ -60,11 +60,12 @@ def evaluate_file(classifier: SentimentClassifier, options: argparse.Namespace) 
             trained = classifier.config.data
             text_column, label_column = (
                 pick_column(
-                    known if wanted == "auto" and known in columns else wanted,
+                    wanted,
                     columns,
                     candidates=candidates,
                     key=f"--{kind}_column",
                     file=options.file,
+                    trained=known,
                 )
                 for kind, wanted, known, candidates in (
                     ("text", options.text_column, trained.text_column, TEXT_COLUMNS),

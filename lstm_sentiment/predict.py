@@ -95,11 +95,12 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
             with tqdm(unit=" rows", desc="predict", disable=quiet) as bar:
                 for chunk in read_chunks(source):
                     column = pick_column(
-                        _text_column(classifier, options.text_column, list(chunk.frame.columns)),
+                        options.text_column,
                         list(chunk.frame.columns),
                         candidates=TEXT_COLUMNS,
                         key="--text_column",
                         file=options.file,
+                        trained=classifier.config.data.text_column,
                     )
                     predictions = classifier.predict(map(as_text, chunk.frame[column]))
                     yield _with_predictions(chunk.frame, predictions, options.file)
@@ -114,12 +115,6 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
             for frame in labelled():
                 for record in frame.to_dict("records"):
                     print(to_json_line(record))
-
-
-def _text_column(classifier: SentimentClassifier, wanted: str, columns: list[str]) -> str:
-    """Return the column asked for; without one, that of the training data if it is here."""
-    trained = classifier.config.data.text_column
-    return trained if wanted == "auto" and trained in columns else wanted
 
 
 def _with_predictions(frame: pd.DataFrame, predictions: list[Prediction], file: str) -> pd.DataFrame:

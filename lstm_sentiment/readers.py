@@ -67,13 +67,34 @@ def read_chunks(source: Source, *, classes: list[str] | None = None) -> Iterator
         raise DataError("holds no rows", file=source.name)
 
 
-def pick_column(wanted: str, columns: list[str], *, candidates: tuple[str, ...], key: str, file: str) -> str:
+def pick_column(
+    wanted: str,
+    columns: list[str],
+    *,
+    candidates: tuple[str, ...],
+    key: str,
+    file: str,
+    trained: str | None = None,
+) -> str:
     """Return the column to use: the one named, or with ``auto`` the only candidate there is.
+
+    Args:
+        wanted: a name, or ``auto``.
+        columns: that the file has.
+        candidates: usual names.
+        key: option that names the column.
+        file: for messages.
+        trained: with ``auto``, the column that training read, taken where the file has it.
+
+    Raises:
+        DataError: no such column, or several candidates.
 
     >>> pick_column("auto", ["id", "review"], candidates=TEXT_COLUMNS, key="data.text_column", file="a")
     'review'
     """
     listed = ", ".join(shown(c) for c in columns)
+    if wanted == "auto" and trained in columns:
+        return str(trained)
     if wanted != "auto":
         if wanted in columns:
             return wanted
