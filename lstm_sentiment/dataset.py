@@ -20,7 +20,7 @@ from lstm_sentiment.tokens import TokenStore
 
 PAD_MULTIPLE = 8  # kernels are built per shape: rounding up keeps shapes few
 POOL_BATCHES = 50  # batches whose rows are sorted by length together
-RELEASE_EVERY = 64  # batches between two releases of a large store's pages
+RELEASE_EVERY = 4096  # rows between two releases of a large store's pages; each may map 64 KB of the file
 Array = npt.NDArray[Any]
 
 
@@ -100,7 +100,7 @@ class TextDataset:
         self.cut_tokens = int(over_R.sum())
         self.all_tokens = int(full_R.sum())
         self._labels_R = torch.from_numpy(labels.astype(np.int64))
-        self._batches_made = 0
+        self._rows_since_release = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,9 +126,10 @@ class TextDataset:
             tokens_BT = torch.zeros_like(source_BT)
         tokens_BT[:, 0].masked_fill_(count_B == 0, UNKNOWN)  # a text without tokens is one unknown token
         spelling_XK = self._spell_unknown(tokens_BT)
-        self._batches_made += 1
-        if self._batches_made % RELEASE_EVERY == 0:
+        self._rows_since_release += len(rows)
+        if self._rows_since_release >= RELEASE_EVERY:
             self.store.release()
+            self._rows_since_release = 0
         return Batch(
             tokens_BT=tokens_BT,
             lengths_B=count_B.clamp(min=1),

@@ -204,11 +204,11 @@ def test_a_batch_holds_whole_numbers_and_a_mean() -> None:
 def test_a_store_is_released_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     released = []
     monkeypatch.setattr(TokenStore, "release", lambda store: released.append(store.name))
-    monkeypatch.setattr(dataset_module, "RELEASE_EVERY", 3)
-    dataset = dataset_of([["w0"]])
-    for _ in range(7):
-        dataset.batch(np.array([0]))
-    assert released == ["texts", "texts"]
+    monkeypatch.setattr(dataset_module, "RELEASE_EVERY", 6)
+    dataset = dataset_of([["w0"]] * 4)
+    for rows in ([0, 1, 2, 3], [0], [1], [2, 3], [0], [1, 2, 3]):
+        dataset.batch(np.array(rows))
+    assert released == ["texts", "texts"]  # after six rows, and six more
 
 
 # --- counts ---
