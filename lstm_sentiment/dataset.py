@@ -20,7 +20,7 @@ from lstm_sentiment.tokens import TokenStore
 
 PAD_MULTIPLE = 8  # kernels are built per shape: rounding up keeps shapes few
 POOL_BATCHES = 50  # batches whose rows are sorted by length together
-RELEASE_EVERY = 4096  # rows between two releases of a large store's pages; each may map 64 KB of the file
+RELEASE_EVERY = 256  # rows between two releases of a large store's pages: Linux maps up to 2 MB for each
 Array = npt.NDArray[Any]
 
 
@@ -121,15 +121,11 @@ class TextDataset:
         real_BT = place_T < count_B[:, None]
         if len(self._ids_N):
             source_BT.clamp_(max=len(self._ids_N) - 1)
-            tokens_BT = self._lookup[self._ids_N[source_BT]].masked_fill_(~real_BT, PAD)
+            tokens_BT = self._lookup[self._read(source_BT)].masked_fill_(~real_BT, PAD)
         else:
             tokens_BT = torch.zeros_like(source_BT)
         tokens_BT[:, 0].masked_fill_(count_B == 0, UNKNOWN)  # a text without tokens is one unknown token
         spelling_XK = self._spell_unknown(tokens_BT)
-        self._rows_since_release += len(rows)
-        if self._rows_since_release >= RELEASE_EVERY:
-            self.store.release()
-            self._rows_since_release = 0
         return Batch(
             tokens_BT=tokens_BT,
             lengths_B=count_B.clamp(min=1),
@@ -140,6 +136,17 @@ class TextDataset:
             rows_B=rows_B,
             spelling_XK=spelling_XK,
         )
+
+    def _read(self, source_BT: Tensor) -> Tensor:
+        """Gather the store's numbers at some places, and give its pages back now and then."""
+        parts = []
+        for part in torch.split(source_BT, RELEASE_EVERY):
+            parts.append(self._ids_N[part])
+            self._rows_since_release += len(part)
+            if self._rows_since_release >= RELEASE_EVERY:
+                self.store.release()
+                self._rows_since_release = 0
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _spell_unknown(self, tokens_BT: Tensor) -> Tensor:
         """Number a batch's unknown tokens from V on, in place, and return how each is spelt (X, K)."""

@@ -209,6 +209,11 @@ def test_a_store_is_released_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
     for rows in ([0, 1, 2, 3], [0], [1], [2, 3], [0], [1, 2, 3]):
         dataset.batch(np.array(rows))
     assert released == ["texts", "texts"]  # after six rows, and six more
+    whole = dataset_of([[f"w{i}"] for i in range(4)]).batch(np.array([0, 1, 2, 3]))
+    monkeypatch.setattr(dataset_module, "RELEASE_EVERY", 1)
+    parts = dataset_of([[f"w{i}"] for i in range(4)]).batch(np.array([0, 1, 2, 3]))
+    assert torch.equal(parts.tokens_BT, whole.tokens_BT)
+    assert len(released) == 6  # within a batch too
 
 
 # --- counts ---
