@@ -1,37 +1,44 @@
-"""What `set_up_cpu` promises, seen from outside in a process of its own."""
+"""What `set_up_cpu` promises."""
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 
 import pytest
 
-PAGE_FAULTS = """
-import resource, sys, torch
-if "set up" in sys.argv:
-    from lstm_sentiment.hardware import set_up_cpu
-    set_up_cpu(1)
-for size in (30_000_000, 40_000_000, 50_000_000, 30_000_000):
-    torch.ones(size)  # the heap grows to what a batch needs
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    torch.ones(20_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+from lstm_sentiment.hardware import _keep_freed_memory
 
 
-def page_faults(*arguments: str) -> int:
-    """Return how many pages the system had to hand out for five blocks of 80 MB, one after the other."""
-    command = [sys.executable, "-c", PAGE_FAULTS, *arguments]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
+class RecordingLibrary:
+    """The C library as far as it is asked here; refuses thresholds above what it takes."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.settings = most, dict[int, int]()
+
+    def mallopt(self, parameter: int, value: int) -> int:
+        if parameter == -3 and value > self.most:
+            return 0
+        self.settings[parameter] = value
+        return 1
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
-def test_memory_set_free_is_used_again() -> None:
-    assert page_faults("set up") < 1000
-    assert page_faults() > 50_000, "the system reuses it anyway: nothing was shown"
+@pytest.mark.parametrize(("most", "taken"), [(1 << 40, 1 << 30), (32 << 20, 32 << 20)])
+def test_large_blocks_set_free_are_kept(monkeypatch: pytest.MonkeyPatch, most: int, taken: int) -> None:
+    """Older versions of glibc refuse a threshold above 32 MB."""
+    library = RecordingLibrary(most)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    _keep_freed_memory()
+    assert library.settings == {-1: 1 << 30, -3: taken}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = RecordingLibrary(1 << 40)
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    _keep_freed_memory()
+    assert library.settings == {}
 
 
 FLUSHED = """
