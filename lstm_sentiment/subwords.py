@@ -89,7 +89,6 @@ class SubwordVectors(nn.Module):
 
     def __init__(self, tokens: Sequence[str], buckets: int, size: int) -> None:
         super().__init__()
-        self.buckets = buckets
         self.table = nn.EmbeddingBag(buckets, size, mode="sum", padding_idx=NOTHING)
         self.spelling_VK: Tensor
         self.register_buffer("spelling_VK", torch.from_numpy(spell(tokens, buckets)), persistent=False)

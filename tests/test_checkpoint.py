@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -468,20 +469,24 @@ def test_what_other_processes_left_when_they_were_killed_is_cleared_away(folder:
     assert not list(folder.path.glob(".*"))
 
 
+def dies_at(place: int, action: Callable[[], object], *, after: bool) -> bool:
+    """Do something with a kill at one of its steps; return whether it came that far."""
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, place, after=after)
+        try:
+            action()
+        except Killed:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_while_a_run_begins_leaves_a_folder_that_can_be_begun_again(
     tmp_path: Path, after: bool
 ) -> None:
     for place in range(1, 100):
         run = RunFolder(tmp_path / str(place))
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, place, after=after)
-            try:
-                begin(run)
-            except Killed:
-                killed = True
-            else:
-                killed = False
+        killed = dies_at(place, functools.partial(begin, run), after=after)
         run.clear()
         begin(run)
         save(run, BEST, 1)
@@ -500,14 +505,7 @@ def test_a_kill_while_a_run_is_replaced_leaves_a_folder_that_can_be_begun_again(
         begin(run)
         save(run, BEST, 1)
         save(run, LAST, 1)
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, place, after=after)
-            try:
-                run.clear()
-            except Killed:
-                killed = True
-            else:
-                killed = False
+        killed = dies_at(place, run.clear, after=after)
         run.clear()
         begin(run)
         save(run, BEST, 2)

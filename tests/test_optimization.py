@@ -267,12 +267,17 @@ def test_frozen_parameters_are_left_alone() -> None:
     assert not any(name.endswith("embedding.weight") for name in optimizer_tensors(optimizer, model))
 
 
-def test_optimizer_state_survives_a_round_trip_bit_for_bit() -> None:
+def after_three_steps() -> tuple[SentimentLSTM, LazyAdamW]:
     model = make_model()
     optimizer = adamw(model, learning_rate=0.01, weight_decay=0.1)
     for step in range(3):
         give_gradients(model, step)
         optimizer.step()
+    return model, optimizer
+
+
+def test_optimizer_state_survives_a_round_trip_bit_for_bit() -> None:
+    model, optimizer = after_three_steps()
     kept = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, model).items()}
     assert set(kept) == {
         f"{kind}.{name}" for kind in ("step", "exp_avg", "exp_avg_sq") for name, _ in model.named_parameters()
@@ -295,11 +300,7 @@ def test_optimizer_state_survives_a_round_trip_bit_for_bit() -> None:
 
 def test_a_fresh_optimizer_after_a_restart_would_differ() -> None:
     """The round trip above is worth its test: without the state the next step is another one."""
-    model = make_model()
-    optimizer = adamw(model, learning_rate=0.01, weight_decay=0.1)
-    for step in range(3):
-        give_gradients(model, step)
-        optimizer.step()
+    model, optimizer = after_three_steps()
     other = copy.deepcopy(model)
     forgetful = adamw(other, learning_rate=0.01, weight_decay=0.1)
     for changed, of_optimizer in ((model, optimizer), (other, forgetful)):
