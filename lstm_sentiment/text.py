@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import itertools
 import re
 import ssl
 import unicodedata
@@ -42,13 +43,19 @@ _MARKS = (
     "\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bcd\u0c00-\u0c04\u0c3c-\u0c56"
     "\u0c81-\u0c83\u0cbc-\u0cd6\u0d00-\u0d03\u0d3b-\u0d4d\u200c\u200d"
 )
-_WORD = rf"(?:(?![{_NO_SPACES}])[\w{_MARKS}])+"
+_SIGN = rf"(?![{_NO_SPACES}])[\w{_MARKS}]"  # of a word
+_WORD = rf"(?:[A-Za-z0-9_]+|{_SIGN})+"
+_ONLY_WORDS = (
+    "abce-gi-np-vyzABCE-NP-SU-WYZ"  # nothing but a word begins with one: most tokens, so the first try
+)
 _EMOJI = "\u2600-\u27bf\u2190-\u21ff\u2b00-\u2bff\u3030\u303d\U0001f000-\U0001faff"
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding can write it
-_PATTERN = re.compile(
+_TOKEN = re.compile(
     rf"""
-    (?P<url>(?:https?://|www\.)\S+)
-  | (?P<user>@\w+)
+    [{_ONLY_WORDS}][A-Za-z0-9_]*(?:{_SIGN})*(?:['’`-]{_WORD})*
+  | \n                                                   # between pieces of text
+  | (?:https?://|www\.)\S+
+  | @\w+
   | [<>]?[:;=8xX][-o*']?[)\](\[dDpP/\\|*3]+(?!\w)        # :-) ;D =( xD
   | [)\](\[dD/\\|][-o*']?[:;=](?!\w)                     # (-: D:
   | <+/?3+ | \^[_.]?\^ | [-oO>T][._]+[-oO<T](?!\w)       # <3 ^_^ -_- o.O
@@ -63,6 +70,7 @@ _PATTERN = re.compile(
     """,
     re.VERBOSE,
 )
+_LINK = ("http://", "https://", "www.")
 
 
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
@@ -113,15 +121,16 @@ def split_piece(piece: str) -> list[str]:
             return [piece]
         if piece[-1] in _MARKS_AFTER_WORDS and len(piece) > 3 and piece[:-1].isalpha():
             return [piece[:-1], piece[-1]]
-    tokens = []
-    for match in _PATTERN.finditer(piece):
-        token = match[0]
-        if match.lastgroup:
-            token = f"<{match.lastgroup}>"
-        elif token[0] in "!?.":
-            token = token[:3]
-        tokens.append(token[:MAX_TOKEN_LENGTH])
-    return tokens
+    return [_normal(found) for found in _TOKEN.findall(piece)]
+
+
+def _normal(found: str) -> str:
+    """Return the token that a find of the pattern stands for."""
+    if found[0] in "!?.":
+        return found[:3]
+    if found[0] == "@" and len(found) > 1:
+        return "<user>"
+    return "<url>" if found.startswith(_LINK) else found[:MAX_TOKEN_LENGTH]
 
 
 class Tokenizer:
@@ -198,10 +207,7 @@ class Lexicon:
         self, ends_R: IntArray, pieces_P: IntArray, distinct_U: list[str]
     ) -> tuple[IntArray, IntArray]:
         """Replace each piece of text by its tokens' numbers."""
-        split_U = list(map(self._pieces.__getitem__, distinct_U))
-        count_U = np.fromiter(map(len, split_U), np.int64, len(split_U))
-        flat = np.fromiter(chain.from_iterable(split_U), np.int32, int(count_U.sum()))
-        start_U = np.cumsum(count_U) - count_U
+        start_U, count_U, flat = self._pieces.look_up(distinct_U)
         count_P = count_U[pieces_P]
         end_P = np.cumsum(count_P)
         within_N = np.arange(int(count_P.sum())) - np.repeat(end_P - count_P, count_P)
@@ -240,18 +246,49 @@ class _Numbers(dict[str, int]):
         return number
 
 
-class _Pieces(dict[str, tuple[int, ...]]):
-    """piece of text -> its tokens' numbers; a missing piece is split once."""
+class _Found(dict[str, int]):
+    """what the pattern found -> number of the token that it stands for; -1 for the end of a piece."""
 
     def __init__(self, numbers: _Numbers) -> None:
-        super().__init__()
+        super().__init__({"\n": -1})
         self._numbers = numbers
 
-    def __missing__(self, piece: str) -> tuple[int, ...]:
-        if len(self) >= MEMO_LIMIT:
-            self.clear()
-        self[piece] = encoded = tuple(map(self._numbers.__getitem__, split_piece(piece)))
-        return encoded
+    def __missing__(self, found: str) -> int:
+        self[found] = number = self._numbers[_normal(found)]
+        return number
+
+
+class _Pieces:
+    """Pieces of text and their tokens' numbers; new pieces are split all at once."""
+
+    def __init__(self, numbers: _Numbers) -> None:
+        self._numbers = numbers
+        self._flat: IntArray
+        self._ends: IntArray
+        self._forget()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def look_up(self, pieces: list[str]) -> tuple[IntArray, IntArray, IntArray]:
+        """Return where each piece's tokens start in an array, how many they are, and the array."""
+        if len(self) > MEMO_LIMIT:
+            self._forget()
+        new = [piece for piece in pieces if piece not in self._places]
+        found = _TOKEN.findall("".join([f"{piece}\n" for piece in new]))
+        numbers = np.fromiter(map(self._found.__getitem__, found), np.int32, len(found))
+        counts = np.diff(np.flatnonzero(numbers < 0), prepend=-1) - 1
+        self._places.update(zip(new, itertools.count(len(self))))
+        self._flat = np.concatenate([self._flat, numbers[numbers >= 0]])
+        self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts)])
+        place_U = np.fromiter(map(self._places.__getitem__, pieces), np.int64, len(pieces))
+        start_U = self._ends[place_U]
+        return start_U, self._ends[place_U + 1] - start_U, self._flat
+
+    def _forget(self) -> None:
+        self._places: dict[str, int] = {}
+        self._found = _Found(self._numbers)
+        self._flat, self._ends = np.zeros(0, np.int32), np.zeros(1, np.int64)
 
 
 def _cut(texts: Sequence[str], lowercase: bool) -> tuple[IntArray, IntArray, list[str]]:
