@@ -83,6 +83,20 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     return wanted
 
 
+def seed_random_numbers(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of the CPU and of one device.
+
+    `torch.manual_seed` seeds those of all devices, and takes a fifth of a millisecond in each step.
+
+    >>> seed_random_numbers(3, torch.device("cpu")); first = torch.rand(())
+    >>> seed_random_numbers(3, torch.device("cpu")); first == torch.rand(())
+    tensor(True)
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
+
+
 def describe_machine(device: torch.device) -> dict[str, object]:
     """Return facts about the machine that a result depends on."""
     return {

@@ -11,6 +11,8 @@ its own length, so that padding stays behind the text, where it can change nothi
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,7 +66,7 @@ class SentimentLSTM(nn.Module):
         self.embedding_dropout, self.word_dropout = embedding_dropout, word_dropout
         features = hidden_size * (2 if bidirectional else 1)
         sizes = [embedding_size] + [features] * (layers - 1)
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=PAD)
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)  # nothing reads padding: row 0 stays 0
         self.subwords, self._folded = subwords, False
         self.forward_lstms = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
         self.backward_lstms = nn.ModuleList(
@@ -84,9 +86,11 @@ class SentimentLSTM(nn.Module):
             lengths_B: number of tokens of each text, at least 1, int64.
             spelling_XK: see `subwords.spell`, int32; None where no token is unknown.
         """
+        if lengths_B.device.type == "cpu":  # elsewhere it would have to wait for the device
+            tokens_BT = tokens_BT[:, : int(lengths_B.max())]
         tokens_TB = tokens_BT.t()
         if self.training and self.word_dropout:
-            dropped = torch.rand(tokens_TB.shape, device=tokens_TB.device) < self.word_dropout
+            dropped = _chance(tokens_TB.shape, self.word_dropout, tokens_TB.device)
             tokens_TB = tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
         return self.head_logits(self._read(self._embed(tokens_TB, spelling_XK), lengths_B), lengths_B)
 
@@ -121,17 +125,16 @@ class SentimentLSTM(nn.Module):
         return read
 
     def _drop(self, values: Tensor) -> Tensor:
-        """Dropout; a mask from `rand` costs half of one from `bernoulli_`."""
         if not self.training or not self.dropout:
             return values
         keep = 1 - self.dropout
-        return values * ((torch.rand_like(values) < keep) / keep)
+        return values * (_chance(values.shape, keep, values.device) / keep)
 
     def _embed(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
         embedded_TBE = self._look_up(tokens_TB, spelling_XK)
         if self.training and self.embedding_dropout:
             keep = 1 - self.embedding_dropout
-            kept_BE = torch.rand(embedded_TBE.shape[1:], device=embedded_TBE.device) < keep
+            kept_BE = _chance(embedded_TBE.shape[1:], keep, embedded_TBE.device)
             embedded_TBE = embedded_TBE * (kept_BE / keep)
         return embedded_TBE
 
@@ -225,14 +228,15 @@ class _Mirrored(torch.autograd.Function):
 
 
 class _MaxOverTime(torch.autograd.Function):
-    """Largest real value over time, (T, B, F) -> (B, F), at half the price of `Tensor.max` on a CPU.
+    """Largest real value over time, (T, B, F) -> (B, F), at a fifth of the price of `Tensor.max` on a CPU.
 
-    Equal largest values share the gradient, as in `Tensor.amax`.
+    There, numbers are compared and masked many times faster as floats than by way of booleans. Equal
+    largest values share the gradient, as in `Tensor.amax`.
     """
 
     @staticmethod
     def forward(ctx: Any, states_TBF: Tensor, real_TB: Tensor) -> Tensor:
-        masked_TBF = states_TBF.masked_fill(~real_TB[:, :, None], -torch.inf)
+        masked_TBF = states_TBF + torch.where(real_TB, 0.0, -torch.inf)[:, :, None]
         largest_BF = masked_TBF.amax(dim=0)
         ctx.save_for_backward(masked_TBF, largest_BF)
         return largest_BF
@@ -240,8 +244,21 @@ class _MaxOverTime(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         masked_TBF, largest_BF = ctx.saved_tensors
-        here_TBF = (masked_TBF == largest_BF).to(gradients[0].dtype)
+        here_TBF = torch.eq(masked_TBF, largest_BF, out=torch.empty_like(masked_TBF))
         return here_TBF.mul_(gradients[0] / here_TBF.sum(dim=0)), None
+
+
+def _chance(shape: Sequence[int], share: float, device: torch.device) -> Tensor:
+    """Return a mask that is True with a probability of `share`, on a CPU to within 2**-16.
+
+    There, one 64-bit random number serves four places, which takes an eighth of the time of `rand`.
+    """
+    if device.type != "cpu":
+        return torch.rand(shape, device=device) < share
+    count = math.prod(shape)
+    numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    quarters = numbers.view(torch.int16)[:count].view(*shape)
+    return quarters < min(round(share * 2**16) - 2**15, 2**15 - 1)
 
 
 def _aligned(read: list[Tensor], mirror_N: Tensor) -> Tensor:

@@ -88,11 +88,11 @@ class LazyAdamW(torch.optim.AdamW):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table_VE), torch.zeros_like(table_VE)
         state["step"] += 1
         step, (beta1, beta2), rate = int(state["step"]), group["betas"], group["lr"]
-        mean_UE = state["exp_avg"][rows_U].lerp_(gradient_UE, 1 - beta1)
-        square_UE = state["exp_avg_sq"][rows_U].lerp_(gradient_UE**2, 1 - beta2)
+        mean_UE = state["exp_avg"].index_select(0, rows_U).lerp_(gradient_UE, 1 - beta1)
+        square_UE = state["exp_avg_sq"].index_select(0, rows_U).lerp_(gradient_UE**2, 1 - beta2)
         state["exp_avg"][rows_U], state["exp_avg_sq"][rows_U] = mean_UE, square_UE
         scale_UE = (square_UE / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        values_UE = table_VE[rows_U].mul_(1 - rate * group["weight_decay"])
+        values_UE = table_VE.index_select(0, rows_U).mul_(1 - rate * group["weight_decay"])
         table_VE[rows_U] = values_UE.addcdiv_(mean_UE, scale_UE, value=-rate / (1 - beta1**step))
 
 
@@ -145,16 +145,12 @@ def clip(model: nn.Module, longest: float) -> float:
 
 
 def _touched_rows(gradient_VE: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows that are not all zero, (U,), and their values, (U, E)."""
-    if not gradient_VE.is_sparse:
-        rows_U = (gradient_VE != 0).any(dim=1).nonzero()[:, 0]
-        return rows_U, gradient_VE[rows_U]
-    gradient_VE = gradient_VE.coalesce()
-    rows_U, values_UE = gradient_VE.indices()[0], gradient_VE.values()
-    touched_U = (values_UE != 0).any(dim=1)
-    if touched_U.all():
-        return rows_U, values_UE
-    return rows_U[touched_U], values_UE[touched_U]
+    """Return the rows that a gradient holds, or, of a dense one, that are not all zero: (U,) and (U, E)."""
+    if gradient_VE.is_sparse:
+        gradient_VE = gradient_VE.coalesce()
+        return gradient_VE.indices()[0], gradient_VE.values()
+    rows_U = (gradient_VE != 0).any(dim=1).nonzero()[:, 0]
+    return rows_U, gradient_VE[rows_U]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

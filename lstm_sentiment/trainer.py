@@ -27,7 +27,7 @@ from lstm_sentiment.config import METRICS, TrainerConfig
 from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
-from lstm_sentiment.hardware import DTYPES
+from lstm_sentiment.hardware import DTYPES, seed_random_numbers
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import better, score
 from lstm_sentiment.optimization import Loss, adamw, clip, load_optimizer, optimizer_tensors
@@ -192,7 +192,8 @@ class Trainer:
     def _step(self, batches: list[Any]) -> float:
         """Do one optimizer step and return this process's loss."""
         state, config = self.state, self.config
-        torch.manual_seed(step_seed(self.seed, step=state.step, rank=self.processes.rank))
+        seed = step_seed(self.seed, step=state.step, rank=self.processes.rank)
+        seed_random_numbers(seed, self.device)
         rate = learning_rate_at(
             state.step, total_steps=self.total_steps, peak=config.learning_rate, warmup=config.warmup
         )

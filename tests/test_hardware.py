@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from lstm_sentiment.hardware import _keep_freed_memory
+from lstm_sentiment.hardware import _keep_freed_memory, seed_random_numbers
 
 
 class RecordingLibrary:
@@ -55,3 +56,10 @@ def test_denormal_numbers_become_zero() -> None:
         [sys.executable, "-c", FLUSHED], check=True, capture_output=True, text=True, timeout=120
     )
     assert result.stdout.split() == ["1", "True", "False"]
+
+
+def test_a_device_is_seeded_as_by_torch() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    seed_random_numbers(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from reference import PackedSentimentLSTM
 from torch import Tensor
 
 from lstm_sentiment.config import POOLINGS
-from lstm_sentiment.model import SentimentLSTM, _MaxOverTime, _mirror, _mirrored
+from lstm_sentiment.model import SentimentLSTM, _chance, _MaxOverTime, _mirror, _mirrored
 from lstm_sentiment.text import PAD, UNKNOWN
 
 VOCABULARY, CLASSES = 50, 3
@@ -139,7 +140,7 @@ def embedded_by(model: SentimentLSTM, tokens_BT: Tensor, lengths_B: Tensor) -> t
 
 def test_word_dropout_replaces_tokens_while_training_only() -> None:
     model = make_model(word_dropout=0.3)
-    tokens_BT, lengths_B = make_batch([40] * 30 + [3], padding=5)
+    tokens_BT, lengths_B = make_batch([40] * 30 + [3])
     tokens_BT[tokens_BT == UNKNOWN] = 2
     before = tokens_BT.clone()
     read_TB, _ = embedded_by(model.train(), tokens_BT, lengths_B)
@@ -154,6 +155,30 @@ def test_word_dropout_replaces_tokens_while_training_only() -> None:
     assert torch.equal(tokens_BT, before), "the batch itself was changed"
     read_TB, _ = embedded_by(model.eval(), tokens_BT, lengths_B)
     assert torch.equal(read_TB.T, tokens_BT)
+
+
+def test_padding_behind_the_longest_text_is_not_read() -> None:
+    tokens_BT, lengths_B = make_batch([4, 9, 1], padding=7)
+    read_TB, embedded_TBE = embedded_by(make_model(), tokens_BT, lengths_B)
+    assert torch.equal(read_TB.T, tokens_BT[:, :9])
+    assert len(embedded_TBE) == 9
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 1 - 1e-9])
+def test_a_mask_is_true_by_chance(share: float) -> None:
+    shape, cpu = (301, 7, 101), torch.device("cpu")  # no multiple of the four places of a number
+    torch.manual_seed(5)
+    mask, other = _chance(shape, share, cpu), _chance(shape, share, cpu)
+    spread = math.sqrt(share * (1 - share) / mask.numel())
+    assert mask.shape == shape
+    assert abs(float(mask.float().mean()) - share) < 4 * spread + 2**-16
+    agreement = float((mask == other).float().mean())
+    assert agreement == pytest.approx(share**2 + (1 - share) ** 2, abs=0.01)
+    for dim in range(3):  # neighbours have nothing to do with one another, within a number or not
+        here, there = mask.narrow(dim, 0, shape[dim] - 1), mask.narrow(dim, 1, shape[dim] - 1)
+        assert float((here == there).float().mean()) == pytest.approx(agreement, abs=0.01)
+    torch.manual_seed(5)
+    assert torch.equal(_chance(shape, share, cpu), mask)
 
 
 def test_embedding_dropout_shares_one_mask_over_a_text() -> None:
