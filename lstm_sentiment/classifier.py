@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
-from lstm_sentiment.errors import CheckpointError, DataError
+from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
@@ -41,14 +42,21 @@ class Prediction:
     """The answer for one text.
 
     Args:
-        label: the most probable class.
-        score: its probability.
+        label: the most probable class; None where the classifier abstains.
+        score: the probability of the most probable class.
         probabilities: of every class, in the order of the classifier's labels; they sum to 1.
+        label_set: classes that hold the true one as often as asked; None unless asked.
+        unknown_share: share of the text's tokens that are not in the vocabulary, 0 for an empty text;
+            None unless asked.
+        cut_tokens: tokens of the text that the model did not read; None unless asked.
     """
 
-    label: str
+    label: str | None
     score: float
     probabilities: dict[str, float]
+    label_set: list[str] | None = None
+    unknown_share: float | None = None
+    cut_tokens: int | None = None
 
 
 def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
@@ -78,6 +86,7 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
             vocabulary=Vocabulary(vocabulary),
             config=config,
             weights=checkpoint.tensors["model"],
+            calibration=Calibration(**checkpoint.facts.get("calibration", {})),
             device=device,
         )
     except (RuntimeError, KeyError, TypeError) as error:
@@ -98,6 +107,7 @@ class SentimentClassifier:
         vocabulary: known tokens.
         config: of the run.
         weights: of the model; random ones without.
+        calibration: what makes its probabilities honest.
         device: where to compute.
 
     Raises:
@@ -111,12 +121,14 @@ class SentimentClassifier:
         vocabulary: Vocabulary,
         config: Config,
         weights: Mapping[str, torch.Tensor] | None = None,
+        calibration: Calibration | None = None,
         device: str = "auto",
     ) -> None:
         self.labels = labels
         self.label_map = {label: label for label in labels}
         self.vocabulary = vocabulary
         self.config = config
+        self.calibration = calibration or Calibration()
         self.device = pick_device(device)
         self.model = new_model(vocabulary, len(labels), subwords=config.text.subwords, **asdict(config.model))
         if weights is not None:
@@ -128,13 +140,40 @@ class SentimentClassifier:
             lambda piece: self._encode_tokens(split_piece(piece))
         )
 
-    def predict(self, texts: str | Iterable[str]) -> list[Prediction]:
+    def predict(
+        self,
+        texts: str | Iterable[str],
+        *,
+        coverage: float | None = None,
+        abstain_below: float = 0.0,
+        details: bool = False,
+    ) -> list[Prediction]:
         """Return one `Prediction` per text, in the order given; one string counts as one text.
+
+        Args:
+            texts: what to answer.
+            coverage: also give a set of labels that holds the true one this often (see `Calibration`).
+            abstain_below: give no label where its probability is lower.
+            details: also tell how much of a text is unknown or was cut.
 
         Raises:
             DataError: something that is no string.
+            ConfigError: a coverage or probability that does not lie between 0 and 1.
         """
-        return [self._prediction(row_C) for row_C in self.predict_proba(texts)]
+        if not 0 <= abstain_below <= 1:
+            raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
+        texts = [texts] if isinstance(texts, str) else texts
+        if details and isinstance(texts, Iterable):
+            texts = list(texts)
+        probabilities_RC = self.predict_proba(texts)
+        predictions = [self._prediction(row_C, abstain_below) for row_C in probabilities_RC]
+        if coverage is not None:
+            sets_RC = self.calibration.label_sets(probabilities_RC, coverage)
+            of_texts = [[self.labels[i] for i in row_C.nonzero()[0]] for row_C in sets_RC]
+            predictions = [replace(p, label_set=s) for p, s in zip(predictions, of_texts, strict=True)]
+        if details:
+            predictions = [replace(p, **self._details(t)) for p, t in zip(predictions, texts, strict=True)]
+        return predictions
 
     def predict_proba(self, texts: str | Iterable[str]) -> Probabilities:
         """Return probabilities (R, C): a row per text as given, columns as in `labels`.
@@ -153,10 +192,20 @@ class SentimentClassifier:
         tokens = self._tokenizer(text)
         return cut(tokens, self.config.text.max_tokens, self.config.text.truncate)
 
-    def _prediction(self, row_C: npt.NDArray[np.float64]) -> Prediction:
+    def _prediction(self, row_C: npt.NDArray[np.float64], abstain_below: float) -> Prediction:
         best = int(row_C.argmax())
+        score = float(row_C[best])
+        label = self.labels[best] if score >= abstain_below else None
         probabilities = dict(zip(self.labels, row_C.tolist(), strict=True))
-        return Prediction(label=self.labels[best], score=float(row_C[best]), probabilities=probabilities)
+        return Prediction(label=label, score=score, probabilities=probabilities)
+
+    def _details(self, text: str) -> dict[str, Any]:
+        tokens = self._tokenizer(text)
+        unknown = self.vocabulary.encode(tokens).count(UNKNOWN)
+        return {
+            "unknown_share": unknown / max(1, len(tokens)),
+            "cut_tokens": max(0, len(tokens) - self.config.text.max_tokens),
+        }
 
     def _encode(self, text: str) -> list[int | str]:
         """Return a text's token ids, at least one; an unknown token stays as it is if the model can spell."""
@@ -222,8 +271,7 @@ class SentimentClassifier:
     @torch.inference_mode()
     def _answer(self, *inputs: torch.Tensor) -> Probabilities:
         logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
-        probabilities_BC: Probabilities = logits_BC.double().softmax(1).cpu().numpy()
-        return probabilities_BC
+        return self.calibration.probabilities(logits_BC.cpu().numpy())
 
 
 def cut(tokens: list[Any], max_tokens: int, truncate: str) -> list[Any]:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from lstm_sentiment.errors import ConfigError, did_you_mean
 
 POOLINGS = ("last", "mean", "max", "attention")
-METRICS = ("macro_f1", "accuracy", "macro_recall", "loss")
+METRICS = ("macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error")
 MAX_CLASSES = 100
 
 
@@ -219,7 +219,9 @@ class TrainerConfig:
             elsewhere.
         device: auto, cpu, cuda, cuda:N or mps; auto takes CUDA where there is one.
         threads: CPU threads; 0 takes the cores this process may use.
-        metric: validation score that picks the best epoch and stops early.
+        metric: validation score that picks the best epoch and stops early. The last three need class
+            names such as negative and positive: mean F1 of these without neutral ones, share of rows
+            taken for the opposite, distance on the scale.
         patience: stop after this many epochs without a better score; 0 never stops early.
         checkpoint_every: steps between checkpoints to resume from, besides the end of each epoch.
     """
@@ -238,7 +240,9 @@ class TrainerConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0
-    metric: Literal["macro_f1", "accuracy", "macro_recall", "loss"] = "macro_f1"
+    metric: Literal[
+        "macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error"
+    ] = "macro_f1"
     patience: int = 0
     checkpoint_every: int = 1000
 

@@ -7,26 +7,23 @@ import importlib.metadata
 import logging
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
 
 from lstm_sentiment import __version__
-from lstm_sentiment.baselines import baseline_scores
-from lstm_sentiment.checkpoint import BEST, LAST, Checkpoint, RunFolder
-from lstm_sentiment.config import Config, flatten
+from lstm_sentiment.assessment import assess, report_scores
+from lstm_sentiment.checkpoint import LAST, Checkpoint, RunFolder
+from lstm_sentiment.config import METRICS, Config, flatten
 from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import TextDataset, count_tokens
-from lstm_sentiment.distributed import Processes, process_environment, process_group
-from lstm_sentiment.errors import RunError, TrainingError
+from lstm_sentiment.dataset import count_tokens
+from lstm_sentiment.distributed import process_environment, process_group
+from lstm_sentiment.errors import ConfigError, RunError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
-from lstm_sentiment.inference import predict_logits
-from lstm_sentiment.metrics import report_lines, score
+from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
 from lstm_sentiment.text import SPECIAL_TOKENS
@@ -62,6 +59,7 @@ def run(config: Config) -> dict[str, Any]:
         with processes.main_first():
             corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
         _report_data(corpus, config)
+        _check_metric(config.trainer.metric, corpus.labels)
         model = _new_model(config, corpus).to(device)
         log.info(
             "model: %s parameters, %s; %s, %s, %d threads, %d process%s",
@@ -72,9 +70,8 @@ def run(config: Config) -> dict[str, Any]:
         checkpoint = _checkpoint_to_resume(folder, facts) if resuming else None
         if processes.is_main and checkpoint is None:
             _begin(folder, config, corpus, device)
-        weights = None
-        if config.trainer.class_weights == "balanced":
-            weights = balanced_weights(corpus.train.labels, len(corpus.labels))
+        balanced = config.trainer.class_weights == "balanced"
+        weights = balanced_weights(corpus.train.labels, len(corpus.labels)) if balanced else None
         trainer = Trainer(
             model,
             corpus.train,
@@ -94,12 +91,12 @@ def run(config: Config) -> dict[str, Any]:
             log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
         processes.barrier()
         trainer.fit()
-        metrics = _evaluate_best(folder, config, corpus, trainer, device, processes)
+        metrics = assess(folder, config, corpus, trainer)
         if not processes.is_main:
             return metrics
         metrics["total_s"] = round(time.perf_counter() - started, 1)
         write_json(folder.path / "metrics.json", metrics)
-        _report_scores(metrics, folder.path)
+        report_scores(metrics, folder.path)
         return metrics
 
 
@@ -107,6 +104,18 @@ def config_yaml(config: Config) -> str:
     """Return a configuration as YAML with every field; resume and overwrite are no part of a run."""
     plain = dataclasses.replace(config, resume=False, overwrite=False)
     return yaml.safe_dump(asdict(plain), sort_keys=False, allow_unicode=True)
+
+
+def _check_metric(metric: str, labels: list[str]) -> None:
+    """Refuse a score that these classes do not have."""
+    missing = set(POLARITY_METRICS) - set(polarity_metrics(labels))
+    if metric in missing:
+        wanted = "in the order of a scale " if metric == "ordinal_error" else ""
+        raise ConfigError(
+            f"'{metric}' needs classes named negative and positive {wanted}(see data.labels), not "
+            f"{', '.join(labels)}; choose among {', '.join(m for m in METRICS if m not in missing)}",
+            key="trainer.metric",
+        )
 
 
 def _check_folder(folder: RunFolder, config: Config) -> bool:
@@ -218,48 +227,6 @@ def _new_model(config: Config, corpus: Corpus) -> SentimentLSTM:
     return model
 
 
-def _evaluate_best(
-    folder: RunFolder,
-    config: Config,
-    corpus: Corpus,
-    trainer: Trainer,
-    device: torch.device,
-    processes: Processes,
-) -> dict[str, Any]:
-    """Score the best epoch's weights, once, on validation and test, beside the baselines."""
-    processes.barrier()
-    if not folder.has(BEST):
-        raise TrainingError(
-            "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
-        )
-    best = folder.load(BEST)
-    model = trainer.evaluated_model()
-    model.load_state_dict(best.tensors["model"])
-
-    def scores_of(dataset: TextDataset) -> dict[str, Any]:
-        logits_RC: Tensor = predict_logits(
-            model, dataset, device=device, batch_size=4 * config.trainer.batch_size, processes=processes
-        )
-        return score(dataset.labels, logits_RC.double().softmax(1).numpy(), corpus.labels)
-
-    metrics: dict[str, Any] = {"validation": scores_of(corpus.validation)}
-    if corpus.test is not None:
-        metrics["test"] = scores_of(corpus.test)
-    metrics["baselines"] = {}
-    if config.baseline and processes.is_main:
-        held_out = corpus.validation if corpus.test is None else corpus.test
-        metrics["baselines"] = baseline_scores(corpus.train, held_out, corpus.labels, seed=config.seed)
-    state = trainer.state
-    return metrics | {
-        "metric": config.trainer.metric,
-        "best_epoch": state.best_epoch + 1,
-        "epochs": state.epoch,
-        "steps": state.step,
-        "training_s": round(state.elapsed_s, 1),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-
-
 def _describe(config: Config) -> str:
     model = config.model
     return (
@@ -297,27 +264,3 @@ def _report_data(corpus: Corpus, config: Config) -> None:
     for split, shared in facts["shared_texts"].items():
         if shared:
             log.warning("  %s: %s of its texts stand in the training rows too", split, f"{shared:,}")
-
-
-def _report_scores(metrics: dict[str, Any], path: Path) -> None:
-    held_out = "test" if "test" in metrics else "validation"
-    log.info("best epoch %d by %s", metrics["best_epoch"], metrics["metric"])
-    for line in report_lines(metrics[held_out], title=held_out):
-        log.info("%s", line)
-    for name, scores in metrics["baselines"].items():
-        log.info(
-            "  baseline %-26s accuracy %.4f   macro-F1 %.4f   macro recall %.4f",
-            name, scores["accuracy"], scores["macro_f1"], scores["macro_recall"],
-        )  # fmt: skip
-    linear = metrics["baselines"].get("tfidf_logistic_regression")
-    if linear and linear["macro_f1"] > metrics[held_out]["macro_f1"]:
-        log.warning(
-            "the linear baseline is ahead by %.3f macro-F1: more epochs, pretrained vectors (text.vectors) "
-            "or more rows may help", linear["macro_f1"] - metrics[held_out]["macro_f1"],
-        )  # fmt: skip
-    log.info(
-        "%.0f s in all, %.0f s of them training; run folder: %s",
-        metrics["total_s"],
-        metrics["training_s"],
-        path,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import CommandParser, run_command
@@ -33,10 +33,10 @@ def main(argv: list[str]) -> None:
     elif options.text:
         # Bytes that the terminal's encoding does not allow arrive as half characters.
         texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in options.text]
-        for text, prediction in zip(texts, classifier.predict(texts), strict=True):
+        for text, prediction in zip(texts, classifier.predict(texts, **_asked(options)), strict=True):
             print(_for_people(text, prediction))
     else:
-        _predict_lines(classifier)
+        _predict_lines(classifier, options)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -48,24 +48,51 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of --file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        help="also give a set of labels that holds the true one this often: 0.9",
+    )
+    parser.add_argument(
+        "--abstain-below", type=float, default=0.0, help="give no label where its probability is below this"
+    )
+    parser.add_argument(
+        "--details", action="store_true", help="also give the share of unknown tokens and how many were cut"
+    )
     return parser.parse_intermixed_args(argv)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("coverage", "abstain_below", "details")}
 
 
 def _for_people(text: str, prediction: Prediction) -> str:
     """Return a text and its prediction as a line for people."""
     shares = "  ".join(f"{label} {p:.3f}" for label, p in prediction.probabilities.items())
-    return f"{prediction.label:<10} ({shares})  {text}"
+    answer = prediction.label or "(unsure)"
+    if prediction.label_set is not None:
+        answer = f"{answer}, {' or '.join(prediction.label_set)}"
+    details = ""
+    if prediction.unknown_share is not None:
+        details = f"  [{100 * prediction.unknown_share:.0f} % unknown, {prediction.cut_tokens} cut]"
+    return f"{answer:<10} ({shares})  {text}{details}"
 
 
-def _predict_lines(classifier: SentimentClassifier) -> None:
+def _more(prediction: Prediction) -> dict[str, Any]:
+    """Return what was asked for besides label and probabilities."""
+    more = {name: getattr(prediction, name) for name in ("label_set", "unknown_share", "cut_tokens")}
+    return {name: value for name, value in more.items() if value is not None}
+
+
+def _predict_lines(classifier: SentimentClassifier, options: argparse.Namespace) -> None:
     """Answer each line of stdin with a line of JSON; at once when somebody types."""
     from lstm_sentiment.tables import to_json_line
 
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     for texts in _batches_of_lines(1 if sys.stdin.isatty() else LINES_AT_ONCE):
-        for text, prediction in zip(texts, classifier.predict(texts), strict=True):
+        for text, prediction in zip(texts, classifier.predict(texts, **_asked(options)), strict=True):
             answer = {"text": text, "label": prediction.label, "score": prediction.score}
-            print(to_json_line({**answer, "probabilities": prediction.probabilities}))
+            print(to_json_line({**answer, "probabilities": prediction.probabilities, **_more(prediction)}))
         sys.stdout.flush()
 
 
@@ -102,7 +129,7 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
                         file=options.file,
                         trained=classifier.config.data.text_column,
                     )
-                    predictions = classifier.predict(map(as_text, chunk.frame[column]))
+                    predictions = classifier.predict(map(as_text, chunk.frame[column]), **_asked(options))
                     yield _with_predictions(chunk.frame, predictions, options.file)
                     bar.update(len(chunk.frame))
 
@@ -118,7 +145,10 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
 
 
 def _with_predictions(frame: pd.DataFrame, predictions: list[Prediction], file: str) -> pd.DataFrame:
-    """Return the rows with columns predicted_label, predicted_score and one probability per class."""
+    """Return the rows with columns predicted_label, predicted_score and one probability per class.
+
+    And label_set (names with a bar between), unknown_share and cut_tokens, if they were asked for.
+    """
     import pandas as pd
 
     from lstm_sentiment.errors import DataError
@@ -129,6 +159,9 @@ def _with_predictions(frame: pd.DataFrame, predictions: list[Prediction], file: 
     }
     for label in predictions[0].probabilities if predictions else ():
         added[f"probability_{label}"] = [p.probabilities[label] for p in predictions]
+    for name, value in _more(predictions[0]).items() if predictions else ():
+        values = [getattr(p, name) for p in predictions]
+        added[name] = ["|".join(of_row) for of_row in values] if isinstance(value, list) else values
     taken = [name for name in added if name in frame.columns]
     if taken:
         raise DataError(f"has a column '{taken[0]}' already, which this command adds; rename it", file=file)

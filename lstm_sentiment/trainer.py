@@ -276,7 +276,7 @@ class Trainer:
             "epoch": state.epoch + 1,
             "step": state.step,
             "train_loss": loss / self.steps_per_epoch,
-            **{f"validation_{name}": scores[name] for name in METRICS},
+            **{f"validation_{name}": scores[name] for name in METRICS if name in scores},
             "tokens_per_s": round(tokens_per_s),
         }
         state.history.append(entry)

@@ -11,13 +11,15 @@ import pytest
 from conftest import make_rows, write_csv
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 
 from lstm_sentiment import baselines
 from lstm_sentiment.baselines import baseline_scores
-from lstm_sentiment.config import DataConfig, TextConfig
+from lstm_sentiment.config import METRICS, DataConfig, TextConfig
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset
-from lstm_sentiment.metrics import better, report_lines, score
+from lstm_sentiment.metrics import POLARITY_METRICS, better, polarity_metrics, report_lines, score
 
 LABELS = ["negative", "neutral", "positive"]
 PREDICTED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
@@ -93,7 +95,8 @@ def test_scores_do_not_depend_on_the_order_of_rows() -> None:
         score(truth, probabilities, LABELS),
         score(truth[order], probabilities[order], LABELS),
     )
-    assert first.pop("loss") == pytest.approx(second.pop("loss"))
+    for name in ("loss", "ece"):
+        assert first.pop(name) == pytest.approx(second.pop(name))
     assert first == second
 
 
@@ -105,7 +108,41 @@ def test_scores_are_plain_values() -> None:
     assert {type(v) for of in found["per_class"].values() for v in of.values()} <= {int, float}
 
 
-@pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "macro_recall", "loss"])
+SCALES: list[tuple[list[str], list[str]]] = [
+    (["negative", "neutral", "positive"], ["polar_f1", "flip_rate", "ordinal_error"]),
+    (["Positive", "negative"], ["polar_f1", "flip_rate", "ordinal_error"]),
+    (["very_negative", "negative", "so-so", "pos", "very pos"], ["polar_f1", "flip_rate", "ordinal_error"]),
+    (["bad", "good", "neutral"], ["polar_f1", "flip_rate"]),
+    (["sport", "politics"], []),
+    (["negative", "other"], []),
+    (["posture", "negligee"], []),
+]
+
+
+@pytest.mark.parametrize(("labels", "expected"), SCALES)
+def test_only_classes_with_two_poles_have_scores_of_polarity(labels: list[str], expected: list[str]) -> None:
+    assert polarity_metrics(labels) == expected
+    truth = np.arange(len(labels))
+    found = score(truth, np.eye(len(labels)), labels)
+    assert [name for name in POLARITY_METRICS if name in found] == expected
+    lines = report_lines(found, title="test")
+    assert ("flipped" in lines[1]) == bool(expected)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_scores_of_polarity_equal_plain_loops(pairs: list[tuple[int, int]]) -> None:
+    labels = ["very negative", "negative", "neutral", "positive", "very positive"]
+    truth, predicted = (np.array(column) for column in zip(*pairs, strict=True))
+    found = score(truth, np.eye(5)[predicted], labels)
+    flips = [1 for t, p in pairs if (t < 2 and p > 2) or (t > 2 and p < 2)]
+    assert found["flip_rate"] == pytest.approx(len(flips) / len(pairs))
+    assert found["ordinal_error"] == pytest.approx(sum(abs(t - p) for t, p in pairs) / len(pairs))
+    poles = [found["per_class"][label]["f1"] for label in labels if label != "neutral"]
+    assert found["polar_f1"] == pytest.approx(sum(poles) / 4)
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @given(new=st.floats(), old=st.one_of(st.none(), st.floats(allow_nan=False)))
 @settings(max_examples=50, deadline=None)
 def test_better_is_strict_and_never_not_a_number(metric: str, new: float, old: float | None) -> None:
@@ -115,16 +152,16 @@ def test_better_is_strict_and_never_not_a_number(metric: str, new: float, old: f
     elif old is None:
         assert found
     else:
-        assert found == (new < old if metric == "loss" else new > old)
+        assert found == (new < old if metric in ("loss", "flip_rate", "ordinal_error") else new > old)
 
 
 def test_a_report_shows_every_class_and_count() -> None:
     scores = score(np.array([0, 0, 1, 2] * 500), one_hot([0, 1, 1, 1] * 500), LABELS)
     lines = report_lines(scores, title="test")
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[0].startswith("test: accuracy 0.5000")
     assert "rows 2,000" in lines[0]
-    for label, line, row in zip(LABELS, lines[2:], scores["confusion"], strict=True):
+    for label, line, row in zip(LABELS, lines[3:], scores["confusion"], strict=True):
         fields = line.split()
         assert fields[0] == label
         assert [int(field.replace(",", "")) for field in fields[-3:]] == row
@@ -168,6 +205,27 @@ def test_the_linear_baseline_learns_what_one_word_tells(tmp_path: Path) -> None:
     assert scores["majority"]["accuracy"] < 0.5
     again = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
     assert again == scores
+
+
+def test_the_linear_baseline_goes_on_to_the_end_on_long_texts(tmp_path: Path) -> None:
+    """Where each token weighs little, gradients are small from the start and stopping is easily too early."""
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(600):
+        tilt = np.where(np.arange(2000) % 2 == i % 2, 1.12, 1.0)
+        words = random.choice(2000, 250, p=tilt / tilt.sum())
+        rows.append((" ".join(f"w{word}" for word in words), ["negative", "positive"][i % 2]))
+    corpus = corpus_of(tmp_path, rows)
+    found = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    documents = [
+        [" ".join(baselines._documents(split, np.array([row]))) for row in range(len(split))]
+        for split in (corpus.train, held_out(corpus))
+    ]
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    train, test = vectorizer.fit_transform(documents[0]), vectorizer.transform(documents[1])
+    exact = LogisticRegression(C=5.0, solver="newton-cg", tol=1e-8).fit(train, corpus.train.labels)
+    expected = -np.log(exact.predict_proba(test)[np.arange(test.shape[0]), held_out(corpus).labels]).mean()
+    assert found["tfidf_logistic_regression"]["loss"] == pytest.approx(expected, abs=0.005)
 
 
 def test_the_linear_baseline_reads_texts_of_any_kind(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lstm_sentiment
+from lstm_sentiment.calibration import Calibration
+from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classifier import Prediction, SentimentClassifier, cut, load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import prepare
@@ -129,7 +131,7 @@ def test_answers_are_the_softmax_of_the_models_logits_on_the_training_path(
     for dataset in (corpus.train, corpus.validation, corpus.test):
         assert dataset is not None
         logits_RC = predict_logits(classifier.model, dataset, device=torch.device("cpu"), batch_size=16)
-        expected_RC = logits_RC.double().softmax(1).numpy()
+        expected_RC = (logits_RC.double() / classifier.calibration.temperature).softmax(1).numpy()
         found_RC = classifier.predict_proba(texts[row] for row in dataset.rows)
         np.testing.assert_allclose(found_RC, expected_RC, atol=1e-6)
 
@@ -372,3 +374,72 @@ def test_all_errors_share_one_base(trained: Trained, tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(SentimentError):
         trained.classifier.predict([None])  # type: ignore[list-item]
+
+
+# -- honest probabilities --------------------------------------------------------------------------
+
+
+def test_probabilities_are_those_of_the_temperature_kept_with_the_weights(trained: Trained) -> None:
+    classifier, kept = trained.classifier, RunFolder(trained.path).load("best").facts["calibration"]
+    assert classifier.calibration == Calibration(**kept)
+    assert kept["temperature"] != 1
+    text = "the service was okay and great"
+    hot, cold = classifier.predict_proba(text)[0], uncalibrated(trained).predict_proba(text)[0]
+    again = cold ** (1 / kept["temperature"])
+    np.testing.assert_allclose(hot, again / again.sum(), atol=1e-6)
+    assert not np.allclose(hot, cold, atol=1e-4)
+
+
+def uncalibrated(trained: Trained) -> SentimentClassifier:
+    classifier = load(trained.path, device="cpu")
+    classifier.calibration = Calibration()
+    return classifier
+
+
+def test_a_run_that_did_not_end_predicts_without_calibration(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.path, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    best = folder.load("best")
+    facts = {name: value for name, value in best.facts.items() if name != "calibration"}
+    folder.save("best", best.tensors, facts)
+    classifier = load(tmp_path / "run", device="cpu")
+    assert classifier.calibration == Calibration()
+    with pytest.raises(ConfigError, match="no thresholds"):
+        classifier.predict("great", coverage=0.9)
+
+
+def test_label_sets_come_when_asked_for(trained: Trained) -> None:
+    texts = [text for text, _ in make_rows(40, seed=5)] + [""]
+    assert {p.label_set for p in trained.classifier.predict(texts)} == {None}
+    for prediction in trained.classifier.predict(texts, coverage=0.9):
+        assert prediction.label_set is not None
+        assert prediction.label in prediction.label_set
+        least = min(prediction.probabilities[label] for label in prediction.label_set)
+        left_out = [p for label, p in prediction.probabilities.items() if label not in prediction.label_set]
+        assert all(p < least for p in left_out)
+        assert prediction.label_set == [label for label in LABELS if label in prediction.label_set]
+
+
+def test_an_unsure_answer_has_no_label_but_still_probabilities(trained: Trained) -> None:
+    texts = ["great lovely superb", "the", ""]
+    plain = trained.classifier.predict(texts)
+    bound = sorted(p.score for p in plain)[1]
+    for before, after in zip(plain, trained.classifier.predict(texts, abstain_below=bound), strict=True):
+        assert after.label == (before.label if before.score >= bound else None)
+        assert (after.score, after.probabilities) == (before.score, before.probabilities)
+
+
+@pytest.mark.parametrize("bound", [-0.1, 1.1, math.nan])
+def test_an_impossible_bound_is_refused(trained: Trained, bound: float) -> None:
+    with pytest.raises(ConfigError, match=r"^abstain_below: must lie between 0 and 1"):
+        trained.classifier.predict("great", abstain_below=bound)
+
+
+def test_details_tell_what_the_model_could_not_read(trained: Trained) -> None:
+    classifier = load(trained.path, device="cpu")
+    most = classifier.config.text.max_tokens
+    texts = ["great qwertz", "", "great " * (most + 3), "great"]
+    found = [(p.unknown_share, p.cut_tokens) for p in classifier.predict(iter(texts), details=True)]
+    assert found == [(0.5, 0), (0.0, 0), (0.0, 3), (0.0, 0)]
+    plain = classifier.predict("great")[0]
+    assert (plain.unknown_share, plain.cut_tokens) == (None, None)

@@ -656,3 +656,73 @@ def test_the_tweets_configuration_is_the_defaults() -> None:
     assert file.is_file()
     config = parse_config(["--config", str(file)], program="test", description="")
     assert dataclasses.replace(config, out=Config().out) == Config()
+
+
+# -- honest probabilities --------------------------------------------------------------------------
+
+
+def test_training_reports_calibration_and_label_sets(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    facts = metrics["calibration"]
+    assert 0.05 <= facts["temperature"] <= 20
+    for split in ("validation", "test"):
+        assert facts[split]["ece_after"] == metrics[split]["ece"]
+        assert set(facts[split]["label_sets"]) == {"0.8", "0.9", "0.95"}
+        assert all(1 <= of["labels"] <= 3 for of in facts[split]["label_sets"].values())
+    assert all(name in metrics["test"] for name in ("flip_rate", "polar_f1", "ordinal_error"))
+
+
+def test_predict_gives_sets_abstains_and_tells_details(
+    trained: Path, classifier: SentimentClassifier, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = ["--coverage", "0.99", "--abstain-below", "1", "--details"]
+    predict.main([str(trained), "qwertz asdfgh", *asked])
+    shown = capsys.readouterr().out
+    expected = classifier.predict("qwertz asdfgh", coverage=0.99)[0].label_set
+    assert expected is not None
+    assert shown.startswith(f"(unsure), {' or '.join(expected)}")
+    assert shown.endswith("[100 % unknown, 0 cut]\n")
+
+    file = write_csv(tmp_path / "in.csv", [("qwertz", "2"), ("", "2")])
+    predict.main([str(trained), "--file", str(file), "--out", str(tmp_path / "out.csv"), *asked])
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["predicted_label"] for row in rows] == ["", ""]
+    sets = [p.label_set or [] for p in classifier.predict(["qwertz", ""], coverage=0.99)]
+    assert [row["label_set"] for row in rows] == ["|".join(of_row) for of_row in sets]
+    assert [(row["unknown_share"], row["cut_tokens"]) for row in rows] == [("1.0", "0"), ("0.0", "0")]
+
+    predict.main([str(trained), "--file", str(file), *asked])
+    records = [strictly(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["predicted_label"] for record in records] == [None, None]
+
+
+@pytest.mark.parametrize("flags", [("--coverage", "90"), ("--abstain-below", "2")])
+def test_an_impossible_share_is_a_mistake_of_the_user(
+    trained: Path, flags: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, errors = fail(predict.main, [str(trained), "good", *flags], monkeypatch, capsys)
+    assert code == 2
+    assert "must lie between 0 and 1" in errors
+
+
+def test_a_score_that_the_classes_do_not_have_cannot_pick_the_best_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(text, "sport" if label == "neutral" else "politics") for text, label in make_rows(60)]
+    data = write_csv(tmp_path / "data.csv", rows)
+    argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", "--trainer.metric=flip_rate", *TINY]
+    code, errors = fail(train.main, argv, monkeypatch, capsys)
+    assert code == 2
+    assert errors.startswith("error: trainer.metric: 'flip_rate' needs classes named negative and positive")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_score_of_polarity_picks_the_best_epoch(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "data.csv", make_rows(120))
+    argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", "--trainer.metric=flip_rate", *TINY]
+    train.main([*argv, "--trainer.epochs=3", "--baseline=false"])
+    log = [strictly(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    best = json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"]
+    rates = [entry["validation_flip_rate"] for entry in log]
+    assert rates[best - 1] == min(rates)

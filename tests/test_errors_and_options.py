@@ -207,7 +207,11 @@ WRONG_TYPE = [
     ("trainer.learning_rate", "fast", "a number"),
     ("model.bidirectional", "maybe", "true or false"),
     ("text.truncate", "end", "one of head, tail, middle"),
-    ("trainer.metric", "f1", "one of macro_f1, accuracy, macro_recall, loss"),
+    (
+        "trainer.metric",
+        "f1",
+        "one of macro_f1, accuracy, macro_recall, loss, polar_f1, flip_rate, ordinal_error",
+    ),
     ("data.labels", "good", "a list of names such as [negative, positive]"),
     ("data.filter", "good", "a map such as {key: value}"),
     ("resume", "2", "true or false"),
@@ -625,11 +629,12 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 FLOORS = [
     "errors",
     "config files text schedule sources",
-    "options readers distributed hardware metrics vectors subwords",
+    "options readers distributed hardware metrics calibration vectors subwords",
     "tokens tables model checkpoint",
     "dataset splits",
     "corpus inference optimization baselines",
     "trainer classifier",
+    "assessment",
     "experiment",
     "train predict evaluate",
 ]

@@ -1,0 +1,127 @@
+"""Honest probabilities: fitted on validation rows, kept with the checkpoint, used in every prediction.
+
+A network is right less often than its probabilities say, or, with label smoothing, more often. One
+number, the temperature, mends most of it. And where one answer is too bold, a set of labels can be
+given that holds the true one as often as asked.
+
+Legend: R rows, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from lstm_sentiment.errors import ConfigError
+
+COLDEST, HOTTEST = 0.05, 20.0
+LEVELS = 1000  # coverages for which a threshold is kept: 0, 0.001, ... 1
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What turns logits into honest probabilities and label sets.
+
+    Args:
+        temperature: what logits are divided by; above 1 makes probabilities less certain.
+        thresholds: the least probability of a label in a set, for coverages of 0, 0.001, ... 1;
+            empty where none were fitted.
+    """
+
+    temperature: float = 1.0
+    thresholds: list[float] = field(default_factory=list)
+
+    def probabilities(self, logits_RC: Array) -> Array:
+        """Return probabilities (R, C), float64.
+
+        >>> Calibration(temperature=2.0).probabilities(np.array([[2.0, 0.0]])).round(3)
+        array([[0.731, 0.269]])
+        """
+        probabilities_RC: Array = softmax(np.asarray(logits_RC, np.float64) / self.temperature, axis=1)
+        return probabilities_RC
+
+    def label_sets(self, probabilities_RC: Array, coverage: float) -> Array:
+        """Return which labels are in each row's set, bool (R, C).
+
+        On rows such as those of the validation split a set holds the true label with a probability of
+        `coverage` at least. The most probable label is always in, so that no set is empty.
+
+        Args:
+            probabilities_RC: of `probabilities`.
+            coverage: 0 < coverage < 1.
+
+        Raises:
+            ConfigError: another coverage, or a run without thresholds.
+
+        >>> calibration = fit_calibration(np.array([[2.0, 0.0], [0.0, 1.0]] * 50), np.array([0, 1] * 50))
+        >>> calibration.label_sets(np.array([[0.99, 0.01], [0.5, 0.5]]), 0.9).tolist()
+        [[True, False], [True, True]]
+        """
+        if not 0 < coverage < 1:
+            raise ConfigError(f"must lie between 0 and 1, not {coverage}", key="coverage")
+        if not self.thresholds:
+            raise ConfigError(
+                "this run has no thresholds for label sets; they are fitted at the end of training",
+                key="coverage",
+            )
+        threshold = self.thresholds[min(math.ceil(coverage * LEVELS - 1e-9), LEVELS)]
+        likeliest_RC = probabilities_RC == probabilities_RC.max(axis=1, keepdims=True)
+        sets_RC: Array = (probabilities_RC >= threshold) | likeliest_RC
+        return sets_RC
+
+
+def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
+    """Fit temperature and thresholds on rows that no weight was fitted on.
+
+    The temperature minimises the negative log-likelihood (Guo et al. 2017) with one more row of each class
+    (Platt 1999), so that a few rows, all of them right, do not promise certainty. The thresholds are those
+    of split-conformal prediction with the score 1 - p(true label) (Sadinle et al. 2019, "Least
+    ambiguous set-valued classifiers"): valid for new rows that are drawn as these were.
+
+    Args:
+        logits_RC: (R, C).
+        truth_R: class indices (R,).
+
+    >>> logits_RC, truth_R = np.array([[4.0, 0.0]] * 10), np.array([0] * 7 + [1] * 3)  # right 7 times of 10
+    >>> fitted = fit_calibration(logits_RC, truth_R)
+    >>> fitted.probabilities(logits_RC)[0].round(2)
+    array([0.67, 0.33])
+    """
+    logits_RC = np.asarray(logits_RC, np.float64)
+    rows_R = np.arange(len(truth_R))
+
+    target_RC = np.ones_like(logits_RC)
+    target_RC[rows_R, truth_R] += len(truth_R)
+    target_RC /= target_RC.sum(axis=1, keepdims=True)
+
+    def loss(log_temperature: float) -> float:
+        log_probabilities_RC = log_softmax(logits_RC / math.exp(log_temperature), axis=1)
+        return -float((target_RC * log_probabilities_RC).sum(axis=1).mean())
+
+    bounds = (math.log(COLDEST), math.log(HOTTEST))
+    temperature = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    true_R = np.sort(softmax(logits_RC / temperature, axis=1)[rows_R, truth_R])
+    thresholds = []
+    for level in range(LEVELS + 1):
+        kept = math.ceil((len(true_R) + 1) * level / LEVELS - 1e-9)  # rows whose true label must be in
+        thresholds.append(0.0 if kept > len(true_R) else float(true_R[len(true_R) - max(kept, 1)]))
+    return Calibration(temperature=temperature, thresholds=thresholds)
+
+
+def coverage_of(sets_RC: Array, truth_R: Array) -> dict[str, float]:
+    """Return how often label sets hold the true label, and how many labels they have on average.
+
+    >>> coverage_of(np.array([[True, True], [True, False]]), np.array([1, 1]))
+    {'coverage': 0.5, 'labels': 1.5}
+    """
+    return {
+        "coverage": float(sets_RC[np.arange(len(truth_R)), truth_R].mean()),
+        "labels": float(sets_RC.sum(axis=1).mean()),
+    }
