@@ -69,13 +69,13 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 def _for_people(text: str, prediction: Prediction) -> str:
     """Return a text and its prediction as a line for people."""
     shares = "  ".join(f"{label} {p:.3f}" for label, p in prediction.probabilities.items())
-    answer = prediction.label or "(unsure)"
+    notes = []
     if prediction.label_set is not None:
-        answer = f"{answer}, {' or '.join(prediction.label_set)}"
-    details = ""
+        notes.append(" or ".join(prediction.label_set))
     if prediction.unknown_share is not None:
-        details = f"  [{100 * prediction.unknown_share:.0f} % unknown, {prediction.cut_tokens} cut]"
-    return f"{answer:<10} ({shares})  {text}{details}"
+        notes.append(f"{100 * prediction.unknown_share:.0f} % unknown, {prediction.cut_tokens} cut")
+    noted = f"  [{'; '.join(notes)}]" if notes else ""
+    return f"{prediction.label or '(unsure)':<10} ({shares})  {text}{noted}"
 
 
 def _more(prediction: Prediction) -> dict[str, Any]:

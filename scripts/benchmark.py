@@ -209,6 +209,7 @@ def padding_efficiencies(lengths: Any) -> Metrics:
     ours = [lengths[rows] for (rows,) in plan]
     return {
         "textbook_useful_per_padded_token": useful / sum(len(n_B) * n_B.max() for n_B in random),
+        "our_useful_per_token_read": useful / sum(len(n_B) * n_B.max() for n_B in ours),
         "our_useful_per_padded_token": useful / sum(len(n_B) * padded_length(int(n_B.max())) for n_B in ours),
     }
 

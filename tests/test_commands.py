@@ -680,8 +680,8 @@ def test_predict_gives_sets_abstains_and_tells_details(
     shown = capsys.readouterr().out
     expected = classifier.predict("qwertz asdfgh", coverage=0.99)[0].label_set
     assert expected is not None
-    assert shown.startswith(f"(unsure), {' or '.join(expected)}")
-    assert shown.endswith("[100 % unknown, 0 cut]\n")
+    assert shown.startswith("(unsure)   (negative ")
+    assert shown.endswith(f"  qwertz asdfgh  [{' or '.join(expected)}; 100 % unknown, 0 cut]\n")
 
     file = write_csv(tmp_path / "in.csv", [("qwertz", "2"), ("", "2")])
     predict.main([str(trained), "--file", str(file), "--out", str(tmp_path / "out.csv"), *asked])
