@@ -280,6 +280,8 @@ class Config:
     Args:
         out: run folder to write.
         seed: seed of the split, the initial weights, the order of batches and dropout.
+        seeds: train this many times, with `seed`, `seed` + 1, ..., each into a folder of its own below
+            `out`, and report mean and spread.
         resume: go on from the last checkpoint in `out`; without one the run starts from the beginning.
         overwrite: replace the run that is already in `out`.
         baseline: measure two baselines on the same split: majority class, and TF-IDF of 1-2-grams
@@ -292,6 +294,7 @@ class Config:
 
     out: str = "runs/sentiment"
     seed: int = 0
+    seeds: int = 1
     resume: bool = False
     overwrite: bool = False
     baseline: bool = True
@@ -302,6 +305,8 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(bool(self.out.strip()), "out", "names no folder")
+        _at_least(1, self.seeds, "seeds")
+        _check(self.seeds <= 1000, "seeds", f"at most 1000, not {self.seeds}")
         _check(0 <= self.seed < 2**31, "seed", f"must lie between 0 and 2147483647, not {self.seed}")
         _check(
             not (self.resume and self.overwrite),

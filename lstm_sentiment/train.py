@@ -24,6 +24,11 @@ def main(argv: list[str]) -> None:
         stream=sys.stdout,
         force=True,
     )
+    if config.seeds > 1:
+        from lstm_sentiment.seeds import run_seeds
+
+        run_seeds(config)
+        return
     from lstm_sentiment.experiment import run  # torch and scikit-learn: not for --help, not for a typo
 
     run(config)

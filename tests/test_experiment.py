@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -29,6 +30,7 @@ from lstm_sentiment.dataset import Batch
 from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.options import parse_config
+from lstm_sentiment.seeds import run_seeds
 from lstm_sentiment.train import _resumed
 
 Configure = Callable[..., Config]
@@ -576,6 +578,44 @@ def test_no_file_of_a_run_is_a_pickle(configure: Configure) -> None:
         else:
             assert not content.startswith((b"\x80", b"PK", b"\x93NUMPY")), file
             content.decode("utf-8")
+
+
+# -- several seeds ---------------------------------------------------------------------------------
+
+
+def test_several_seeds_are_runs_of_their_own_with_mean_and_spread(
+    configure: Configure, tmp_path: Path
+) -> None:
+    summary = run_seeds(configure("--seeds=3", "--seed=4"))
+    folders = [tmp_path / "run" / f"seed-{seed}" for seed in (4, 5, 6)]
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    assert json.loads((tmp_path / "run" / "seeds.json").read_text()) == summary
+    values = [of["test"]["macro_f1"] for of in metrics]
+    assert summary["scores"]["macro_f1"] == {
+        "mean": pytest.approx(np.mean(values)),
+        "spread": pytest.approx(np.std(values, ddof=1)),
+        "lowest": min(values),
+        "highest": max(values),
+    }
+    by_validation = sorted(folders, key=lambda f: metrics[folders.index(f)]["validation"]["macro_f1"])
+    assert summary["median_run"] == str(by_validation[1])
+    alone = run(configure("--seed=5", f"--out={tmp_path / 'alone'}"))
+    assert alone["test"] == metrics[1]["test"]
+    assert differing(weights_of(tmp_path / "alone"), weights_of(folders[1])) == []
+
+
+def test_several_seeds_go_on_where_they_were_killed(configure: Configure, tmp_path: Path) -> None:
+    expected = run_seeds(configure("--seeds=2", f"--out={tmp_path / 'whole'}"))
+    run(configure(f"--out={tmp_path / 'run' / 'seed-0'}"))  # then a kill
+    found = run_seeds(configure("--seeds=2", "--resume=true"))
+    assert found["scores"] == expected["scores"]
+
+
+def test_several_seeds_do_not_write_over_a_run(configure: Configure) -> None:
+    run(configure())
+    with pytest.raises(RunError, match="holds a single run"):
+        run_seeds(configure("--seeds=2"))
+    assert load(configure().out)
 
 
 def test_temporary_files_are_gone_after_a_run(configure: Configure) -> None:

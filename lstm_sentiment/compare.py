@@ -1,0 +1,65 @@
+"""``python -m lstm_sentiment.compare RUN_A RUN_B FILE``: is one run better, or is it chance?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lstm_sentiment.errors import DataError, RunError
+from lstm_sentiment.options import CommandParser, run_command
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see `--help`."""
+    options = _parse(argv)
+    if options.out and not Path(options.out).parent.is_dir():
+        raise DataError(f"no such folder: {Path(options.out).parent}", file=options.out)
+    import numpy as np
+
+    from lstm_sentiment.answers import answer_file  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.classifier import load
+    from lstm_sentiment.comparison import compare, comparison_lines
+    from lstm_sentiment.files import write_json
+
+    runs = [options.run_a, options.run_b]
+    classifiers = [load(run, device=options.device) for run in runs]
+    labels = classifiers[0].labels
+    if sorted(labels) != sorted(classifiers[1].labels):
+        both = [", ".join(classifier.labels) for classifier in classifiers]
+        raise RunError(f"the runs have different classes: {runs[0]}: {both[0]}; {runs[1]}: {both[1]}")
+    truths, predictions = [], []
+    for classifier in classifiers:
+        truth_R, probabilities_RC = answer_file(
+            classifier,
+            options.file,
+            text_column=options.text_column,
+            label_column=options.label_column,
+            encoding=options.encoding,
+        )
+        index_C = np.array([labels.index(label) for label in classifier.labels])
+        truths.append(index_C[truth_R])
+        predictions.append(index_C[probabilities_RC.argmax(axis=1)])
+    if (truths[0] != truths[1]).any():
+        raise RunError(f"the runs do not read the labels of {options.file} alike; see data.labels of both")
+    found = compare(truths[0], predictions[0], predictions[1], labels)
+    print("\n".join(comparison_lines(found, options.run_a, options.run_b)))
+    if options.out:
+        write_json(Path(options.out), {"file": options.file, "first": runs[0], "second": runs[1], **found})
+        print(f"written to {options.out}")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(prog="python -m lstm_sentiment.compare", description=__doc__)
+    parser.add_argument("run_a", help="run folder that training wrote")
+    parser.add_argument("run_b", help="another one, with the same classes")
+    parser.add_argument("file", help="labelled rows that neither run was trained on")
+    parser.add_argument("--out", help="write the comparison here too, as JSON")
+    parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
+    parser.add_argument("--label_column", default="auto", help="column with the label; auto finds it")
+    parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_command(main)
