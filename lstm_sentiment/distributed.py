@@ -96,8 +96,11 @@ def process_environment() -> Processes:
 
 @contextlib.contextmanager
 def process_group(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connect the processes of a job for as long as the block runs: nccl on CUDA, gloo elsewhere."""
-    if processes.world_size == 1:
+    """Connect the processes of a job for as long as the block runs: nccl on CUDA, gloo elsewhere.
+
+    A block within another one shares its connection: a job can be connected only once.
+    """
+    if processes.world_size == 1 or dist.is_initialized():
         yield
         return
     dist.init_process_group(

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lstm_sentiment.config import METRICS, Config
+from lstm_sentiment.distributed import process_environment, process_group
 from lstm_sentiment.errors import RunError
 from lstm_sentiment.experiment import config_yaml, run
 from lstm_sentiment.files import write_atomically, write_json
+from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.metrics import LOWER_IS_BETTER
 
 log = logging.getLogger(__name__)
@@ -32,25 +34,26 @@ def run_seeds(config: Config) -> dict[str, Any]:
     folder = Path(config.out)
     if (folder / "labels.json").exists():
         raise RunError(f"{folder}: holds a single run; choose another --out for {config.seeds} seeds")
-    summaries, main = [], False
-    for seed in range(config.seed, config.seed + config.seeds):
-        out = folder / f"seed-{seed}"
-        log.info("seed %d", seed)
-        metrics = run(dataclasses.replace(config, out=str(out), seed=seed, seeds=1))
-        held_out = "test" if "test" in metrics else "validation"
-        main = "total_s" in metrics  # only the main process reports and writes
-        summaries.append(
-            {
-                "out": str(out),
-                "seed": seed,
-                "validation": metrics["validation"][config.trainer.metric],
-                held_out: {name: metrics[held_out][name] for name in METRICS if name in metrics[held_out]},
-            }
-        )
-        if main:
-            write_atomically(folder / "config.yaml", config_yaml(config).encode())
+    processes, summaries = process_environment(), []
+    with process_group(processes, pick_device(config.trainer.device, local_rank=processes.local_rank)):
+        for seed in range(config.seed, config.seed + config.seeds):
+            out = folder / f"seed-{seed}"
+            log.info("seed %d", seed)
+            metrics = run(dataclasses.replace(config, out=str(out), seed=seed, seeds=1))
+            held_out = "test" if "test" in metrics else "validation"
+            scores = {name: metrics[held_out][name] for name in METRICS if name in metrics[held_out]}
+            summaries.append(
+                {
+                    "out": str(out),
+                    "seed": seed,
+                    "validation": metrics["validation"][config.trainer.metric],
+                    held_out: scores,
+                }
+            )
+            if processes.is_main:
+                write_atomically(folder / "config.yaml", config_yaml(config).encode())
     summary = _summary(summaries, held_out, config.trainer.metric)
-    if main:
+    if processes.is_main:
         write_json(folder / "seeds.json", summary)
         for line in _lines(summary, held_out, config.trainer.metric):
             log.info("%s", line)

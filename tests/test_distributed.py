@@ -161,6 +161,20 @@ def assert_equal_checkpoints(found: Path, expected: Path) -> None:
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
+def test_a_job_of_two_processes_trains_several_seeds(
+    configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """A job can be connected only once, however many runs it does."""
+    config = configure("--seeds=2", "--trainer.epochs=1")
+    process = torchrun("-m", "lstm_sentiment.train", "--config", write_settings(config, tmp_path))
+    assert process.wait(timeout=120) == 0, (tmp_path / "stderr").read_text()
+    summary = json.loads((tmp_path / "run" / "seeds.json").read_text())
+    for of in summary["runs"]:
+        metrics = json.loads((Path(of["out"]) / "metrics.json").read_text())
+        assert of["test"]["accuracy"] == metrics["test"]["accuracy"]
+    assert [of["seed"] for of in summary["runs"]] == [0, 1]
+
+
 def test_a_killed_process_ends_the_job(
     configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
