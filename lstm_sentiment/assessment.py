@@ -6,18 +6,24 @@ Legend: R rows, C classes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lstm_sentiment.baselines import baseline_scores
 from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import calibration_error, report_lines, score
+from lstm_sentiment.proof import proof_texts
+from lstm_sentiment.text import SPECIAL_TOKENS
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -65,7 +71,8 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
         }
     metrics |= {"calibration": facts, "baselines": {}}
     if processes.is_main:
-        folder.save(BEST, best.tensors, {**best.facts, "calibration": asdict(calibration)})
+        added = {"calibration": asdict(calibration), "proof": _proof(config, corpus, best.tensors["model"])}
+        folder.save(BEST, best.tensors, {**best.facts, **added})
     if config.baseline and processes.is_main:
         held_out = corpus.validation if corpus.test is None else corpus.test
         metrics["baselines"] = baseline_scores(corpus.train, held_out, corpus.labels, seed=config.seed)
@@ -78,6 +85,15 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
         "training_s": round(state.elapsed_s, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def _proof(config: Config, corpus: Corpus, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return texts and the logits that prediction gives them, on the CPU."""
+    classifier = SentimentClassifier(
+        labels=corpus.labels, vocabulary=corpus.vocabulary, config=config, weights=weights, device="cpu"
+    )
+    texts = proof_texts(corpus.vocabulary.tokens[len(SPECIAL_TOKENS) :])
+    return {"texts": texts, "logits": classifier.predict_logits(texts).tolist()}
 
 
 def report_scores(metrics: dict[str, Any], path: Path) -> None:

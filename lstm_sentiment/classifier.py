@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,12 +23,15 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
-from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.hardware import describe_machine, pick_device
 from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
+from lstm_sentiment.proof import Verified, largest_difference, texts_of, tolerance_on
 from lstm_sentiment.subwords import spell
 from lstm_sentiment.text import PAD, UNKNOWN, Lexicon, Tokenizer, Vocabulary, clean, split_piece
-from lstm_sentiment.tokens import TokenStore
+from lstm_sentiment.tokens import TokenStore, cache_folder
+
+log = logging.getLogger(__name__)
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
@@ -94,7 +98,31 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
             f"{folder.path}: weights, vocabulary and configuration do not fit: {error}"
         ) from None
     classifier.label_map = classes["map"]
+    _check_proof(classifier, checkpoint.facts.get("proof"), folder.path)
     return classifier
+
+
+def _check_proof(classifier: SentimentClassifier, proof: Any, path: Path) -> None:
+    """Warn when the texts that came with the weights are no longer answered as they were."""
+    if proof is None:  # a run that did not end
+        return
+    names = ("python", "torch", "system", "cpu", "device")
+    machine = describe_machine(classifier.device)
+    verified = Verified(cache_folder() / "proofs", proof, {name: machine[name] for name in names})
+    if verified.known():
+        return
+    try:
+        difference = largest_difference(proof, classifier.predict_logits(texts_of(proof)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if difference <= tolerance_on(classifier.device.type):
+        verified.remember()
+        return
+    log.warning(
+        "%s: the texts that came with the model are not answered as where it was trained: logits differ by "
+        "up to %.2g, rounding explains %.2g. Score it on rows that you know before you trust it here",
+        path, difference, tolerance_on(classifier.device.type),
+    )  # fmt: skip
 
 
 class SentimentClassifier:
@@ -181,10 +209,18 @@ class SentimentClassifier:
         Raises:
             DataError: something that is no string.
         """
+        return self.calibration.probabilities(self.predict_logits(texts))
+
+    def predict_logits(self, texts: str | Iterable[str]) -> npt.NDArray[np.float64]:
+        """Return the model's logits (R, C), before calibration.
+
+        Raises:
+            DataError: something that is no string.
+        """
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, Iterable):
             raise DataError(f"texts must be a string or many strings, not {type(texts).__name__}")
-        parts = [self._probabilities(part) for part in _in_parts(texts, TEXTS_AT_ONCE)]
+        parts = [self._logits(part) for part in _in_parts(texts, TEXTS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 
     def tokens(self, text: str) -> list[str]:
@@ -232,11 +268,11 @@ class SentimentClassifier:
         ]
         return numbered, torch.from_numpy(spell(list(unknown), self.config.text.subwords))
 
-    def _probabilities(self, texts: list[str]) -> Probabilities:
+    def _logits(self, texts: list[str]) -> npt.NDArray[np.float64]:
         texts = [_checked(text) for text in texts]
-        return self._probabilities_of_many(texts) if len(texts) >= MANY else self._probabilities_of_few(texts)
+        return self._logits_of_many(texts) if len(texts) >= MANY else self._logits_of_few(texts)
 
-    def _probabilities_of_few(self, texts: list[str]) -> Probabilities:
+    def _logits_of_few(self, texts: list[str]) -> npt.NDArray[np.float64]:
         """Answer at once: no thread is started, and pieces of text met before are remembered."""
         rows, spelling_XK = self._number_unknown([self._encode(text) for text in texts])
         lengths_B = [len(row) for row in rows]
@@ -244,7 +280,7 @@ class SentimentClassifier:
         tokens_BT = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
         return self._answer(tokens_BT, torch.tensor(lengths_B), spelling_XK)
 
-    def _probabilities_of_many(self, texts: list[str]) -> Probabilities:
+    def _logits_of_many(self, texts: list[str]) -> npt.NDArray[np.float64]:
         """Answer as training reads: all texts to arrays first, then batches of similar length."""
         lexicon = Lexicon(self._tokenizer)
         numbers_N, lengths_R = lexicon.encode(texts)
@@ -269,9 +305,10 @@ class SentimentClassifier:
         return answers_RC
 
     @torch.inference_mode()
-    def _answer(self, *inputs: torch.Tensor) -> Probabilities:
+    def _answer(self, *inputs: torch.Tensor) -> npt.NDArray[np.float64]:
         logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
-        return self.calibration.probabilities(logits_BC.cpu().numpy())
+        answers_BC: npt.NDArray[np.float64] = logits_BC.double().cpu().numpy()
+        return answers_BC
 
 
 def cut(tokens: list[Any], max_tokens: int, truncate: str) -> list[Any]:

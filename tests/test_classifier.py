@@ -332,7 +332,7 @@ def test_a_run_needs_neither_its_data_nor_its_place(
         target = moved / name
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     assert np.array_equal(load("copy").predict_proba(texts), expected_RC)
-    assert not (tmp_path / "no cache").exists()
+    assert [entry.name for entry in (tmp_path / "no cache").iterdir()] == ["proofs"]  # see proof.py
 
 
 def test_loading_changes_nothing(trained: Trained) -> None:

@@ -632,7 +632,7 @@ FLOORS = [
     "errors",
     "config files text schedule sources",
     "options readers distributed hardware metrics calibration vectors subwords",
-    "tokens tables model checkpoint comparison",
+    "tokens tables model checkpoint comparison proof",
     "dataset splits",
     "corpus inference optimization baselines",
     "trainer classifier",

@@ -1,0 +1,133 @@
+"""A checkpoint that proves itself: what is noticed when it is loaded, and what is not asked again."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.classifier import SentimentClassifier, load
+from lstm_sentiment.config import Config
+from lstm_sentiment.errors import CheckpointError
+from lstm_sentiment.experiment import run
+from lstm_sentiment.proof import largest_difference, proof_texts
+from lstm_sentiment.tokens import cache_folder
+
+
+@pytest.fixture
+def trained(configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that nobody has loaded yet."""
+    monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path / "cache"))
+    run(configure("--trainer.epochs=1"))
+    return tmp_path / "run"
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def save_again(run: Path, **facts: Any) -> None:
+    """Replace some facts of a checkpoint, as a valid one."""
+    folder = RunFolder(run)
+    best = folder.load(BEST)
+    folder.save(BEST, best.tensors, {**best.facts, **facts})
+
+
+def test_a_run_ends_with_texts_and_their_logits(trained: Path) -> None:
+    proof = RunFolder(trained).load(BEST).facts["proof"]
+    assert len(proof["texts"]) == len(set(proof["texts"])) == 20
+    assert "" in proof["texts"]
+    found = load(trained, device="cpu").predict_logits(proof["texts"])
+    np.testing.assert_allclose(found, proof["logits"], atol=1e-6)
+
+
+def test_texts_are_no_rows_of_the_training_data(trained: Path, reviews: Path) -> None:
+    rows = {line.split(",")[0].strip('"').lower() for line in reviews.read_text().splitlines()}
+    texts = RunFolder(trained).load(BEST).facts["proof"]["texts"]
+    assert not rows & {text.lower() for text in texts if " " in text}
+
+
+def test_loading_proves_it_once_and_says_nothing(
+    trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    answer = SentimentClassifier.predict_logits
+
+    def counted(self: SentimentClassifier, texts: Any) -> Any:
+        asked.append(len(texts))
+        return answer(self, texts)
+
+    monkeypatch.setattr(SentimentClassifier, "predict_logits", counted)
+    load(trained, device="cpu")
+    load(trained, device="cpu")
+    assert asked == [20]
+    monkeypatch.setattr("lstm_sentiment.hardware._cpu_name", lambda: "another CPU")  # it is asked again
+    load(trained, device="cpu")
+    assert asked == [20, 20]
+    assert warnings_of(caplog) == []
+
+
+def test_another_tokenizer_or_other_weights_are_noticed_each_time(
+    trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lstm_sentiment.text._normal", lambda found: found[:2])
+        for _ in range(2):
+            caplog.clear()
+            load(trained, device="cpu")
+            assert "are not answered as where it was trained" in warnings_of(caplog)[0]
+    caplog.clear()
+    load(trained, device="cpu")
+    assert warnings_of(caplog) == []
+
+    best = RunFolder(trained).load(BEST)
+    best.tensors["model"]["head.bias"] += 0.01
+    proof = {**best.facts["proof"], "seen": False}  # one that was not found good here before
+    RunFolder(trained).save(BEST, best.tensors, {**best.facts, "proof": proof})
+    load(trained, device="cpu")
+    assert "logits differ by up to 0.01" in warnings_of(caplog)[0]
+
+
+@pytest.mark.parametrize(
+    "proof",
+    ["x", 3, {}, {"texts": []}, {"texts": ["a"]}, {"texts": [1], "logits": [[1, 2, 3]]},
+     {"texts": ["a"], "logits": [[1, 2]]}, {"texts": ["a"], "logits": "x"},
+     {"texts": ["a"], "logits": [[1, 2, float("nan")]]}, {"texts": ["a", "b"], "logits": [[1, 2, 3]]}],
+)  # fmt: skip
+def test_what_is_no_proof_is_an_error_that_names_the_run(trained: Path, proof: Any) -> None:
+    save_again(trained, proof=proof)
+    with pytest.raises(CheckpointError, match="the proof is not that of this model") as caught:
+        load(trained, device="cpu")
+    assert str(caught.value).startswith(f"{trained}: ")
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(cache_folder())
+    cache_folder().write_text("a file where the folder should be")
+    assert load(trained, device="cpu").predict("great")
+    assert warnings_of(caplog) == []
+
+
+def test_a_run_without_proof_loads(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_again(trained, proof=None)
+    assert load(trained, device="cpu").predict("great")
+    assert warnings_of(caplog) == []
+
+
+def test_differences_are_measured_against_the_size_of_a_logit() -> None:
+    proof = {"logits": [[100.0, 0.5], [-2.0, 0.0]]}
+    assert largest_difference(proof, np.array([[101.0, 0.5], [-2.0, 0.0]])) == pytest.approx(0.01)
+    assert largest_difference(proof, np.array([[100.0, 0.75], [-2.0, 0.0]])) == pytest.approx(0.25)
+
+
+def test_texts_are_the_same_for_the_same_vocabulary() -> None:
+    assert proof_texts(["a", "b", "c"]) == proof_texts(["a", "b", "c"])
+    assert proof_texts([])[-1].startswith("word word")
