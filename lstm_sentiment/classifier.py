@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lstm_sentiment import __version__
 from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
@@ -108,7 +109,8 @@ def _check_proof(classifier: SentimentClassifier, proof: Any, path: Path) -> Non
         return
     names = ("python", "torch", "system", "cpu", "device")
     machine = describe_machine(classifier.device)
-    verified = Verified(cache_folder() / "proofs", proof, {name: machine[name] for name in names})
+    here = {"lstm_sentiment": __version__, **{name: machine[name] for name in names}}
+    verified = Verified(cache_folder() / "proofs", proof, here)
     if verified.known():
         return
     try:

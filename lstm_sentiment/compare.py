@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lstm_sentiment.errors import DataError, RunError
-from lstm_sentiment.options import CommandParser, run_command
+from lstm_sentiment.options import CommandParser, add_file_options, how_to_read, run_command
 
 
 def main(argv: list[str]) -> None:
@@ -29,13 +29,7 @@ def main(argv: list[str]) -> None:
         raise RunError(f"the runs have different classes: {runs[0]}: {both[0]}; {runs[1]}: {both[1]}")
     truths, predictions = [], []
     for classifier in classifiers:
-        truth_R, probabilities_RC = answer_file(
-            classifier,
-            options.file,
-            text_column=options.text_column,
-            label_column=options.label_column,
-            encoding=options.encoding,
-        )
+        truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
         index_C = np.array([labels.index(label) for label in classifier.labels])
         truths.append(index_C[truth_R])
         predictions.append(index_C[probabilities_RC.argmax(axis=1)])
@@ -54,10 +48,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("run_b", help="another one, with the same classes")
     parser.add_argument("file", help="labelled rows that neither run was trained on")
     parser.add_argument("--out", help="write the comparison here too, as JSON")
-    parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
-    parser.add_argument("--label_column", default="auto", help="column with the label; auto finds it")
-    parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_file_options(parser)
     return parser.parse_args(argv)
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.options import CommandParser, run_command
+from lstm_sentiment.options import CommandParser, add_file_options, how_to_read, run_command
 
 
 def main(argv: list[str]) -> None:
@@ -21,13 +21,7 @@ def main(argv: list[str]) -> None:
     if options.out and not out.parent.is_dir():
         raise DataError(f"no such folder: {out.parent}", file=options.out)
     classifier = load(options.run, device=options.device)
-    truth_R, probabilities_RC = answer_file(
-        classifier,
-        options.file,
-        text_column=options.text_column,
-        label_column=options.label_column,
-        encoding=options.encoding,
-    )
+    truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
     scores = score(truth_R, probabilities_RC, classifier.labels)
     print("\n".join(report_lines(scores, title=options.file)))
     write_json(out, {"file": options.file, **scores})
@@ -41,10 +35,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "file", help="labelled rows (.csv .tsv .jsonl .parquet, also compressed, or a folder)"
     )
     parser.add_argument("--out", help="write the scores here; default RUN/evaluation.json")
-    parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
-    parser.add_argument("--label_column", default="auto", help="column with the label; auto finds it")
-    parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_file_options(parser)
     return parser.parse_args(argv)
 
 

@@ -17,6 +17,16 @@ CLUES = {
     "neutral": ["okay", "average", "plain", "so-so", "usual"],
     "positive": ["great", "lovely", "superb", "adore", "best"],
 }
+TINY = (
+    "--model.embedding_size=16",
+    "--model.hidden_size=16",
+    "--trainer.batch_size=16",
+    "--trainer.learning_rate=0.03",
+    "--trainer.ema=0.8",
+    "--trainer.threads=1",
+    "--trainer.precision=fp32",
+    "--text.min_frequency=1",
+)
 FILLERS = ["the", "service", "was", "and", "this", "place", "is", "a", "very", "with"]
 FILLERS += ["my", "of", "in", "it", "I", "we", "they", "food", "room", "day"]
 
@@ -66,14 +76,10 @@ def configure(reviews: Path, tmp_path: Path) -> Callable[..., Config]:
         small = [
             f"--data.train={reviews}",
             f"--out={tmp_path / 'run'}",
-            "--model.embedding_size=16",
-            "--model.hidden_size=16",
+            *TINY,
             "--trainer.epochs=3",
-            "--trainer.batch_size=16",
             "--trainer.learning_rate=0.02",
-            "--trainer.threads=1",
-            "--trainer.precision=fp32",
-            "--text.min_frequency=1",
+            "--trainer.ema=0.99",
             "--baseline=false",
         ]
         return parse_config([*small, *argv], program="test", description="")

@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -480,39 +480,50 @@ def dies_at(place: int, action: Callable[[], object], *, after: bool) -> bool:
     return False
 
 
+def killed_at_each_place(
+    tmp_path: Path,
+    prepare: Callable[[RunFolder], None],
+    action: Callable[[RunFolder], None],
+    *,
+    after: bool,
+    least: int,
+) -> Iterator[RunFolder]:
+    """Yield folders in which an action was killed at its first place, its second, ..., and at none."""
+    for place in range(1, 100):
+        run = RunFolder(tmp_path / str(place))
+        prepare(run)
+        killed = dies_at(place, functools.partial(action, run), after=after)
+        yield run
+        if not killed:
+            break
+    assert place > least, "hardly any step was tried"
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_while_a_run_begins_leaves_a_folder_that_can_be_begun_again(
     tmp_path: Path, after: bool
 ) -> None:
-    for place in range(1, 100):
-        run = RunFolder(tmp_path / str(place))
-        killed = dies_at(place, functools.partial(begin, run), after=after)
+    for run in killed_at_each_place(tmp_path, lambda run: None, begin, after=after, least=5):
         run.clear()
         begin(run)
         save(run, BEST, 1)
         assert loaded_step(run, BEST) == 1
-        if not killed:
-            break
-    assert place > 5, "hardly any step was tried"
 
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_while_a_run_is_replaced_leaves_a_folder_that_can_be_begun_again(
     tmp_path: Path, after: bool
 ) -> None:
-    for place in range(1, 100):
-        run = RunFolder(tmp_path / str(place))
+    def prepare(run: RunFolder) -> None:
         begin(run)
         save(run, BEST, 1)
         save(run, LAST, 1)
-        killed = dies_at(place, run.clear, after=after)
+
+    for run in killed_at_each_place(tmp_path, prepare, RunFolder.clear, after=after, least=4):
         run.clear()
         begin(run)
         save(run, BEST, 2)
         assert loaded_step(run, BEST) == 2
-        if not killed:
-            break
-    assert place > 4, "hardly any step was tried"
 
 
 # -- clearing --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_rows, write_csv
+from conftest import TINY, make_rows, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,15 +61,8 @@ def train(folder: Path, *flags: str) -> Trained:
     argv = [
         f"--data.train={reviews}",
         f"--out={folder / 'run'}",
-        "--model.embedding_size=16",
-        "--model.hidden_size=16",
+        *TINY,
         "--trainer.epochs=5",
-        "--trainer.ema=0.8",
-        "--trainer.batch_size=16",
-        "--trainer.learning_rate=0.03",
-        "--trainer.threads=1",
-        "--trainer.precision=fp32",
-        "--text.min_frequency=1",
         "--baseline=false",
     ]
     config = parse_config([*argv, *flags], program="test", description="")

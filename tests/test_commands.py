@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_rows, write_csv
+from conftest import TINY, make_rows, write_csv
 
 import lstm_sentiment
 import lstm_sentiment.readers
@@ -30,16 +30,6 @@ from lstm_sentiment.options import parse_config, run_command
 CONFIGS = Path(__file__).parent.parent / "configs"
 LABELS = ["negative", "neutral", "positive"]
 ADDED = ["predicted_label", "predicted_score", *(f"probability_{label}" for label in LABELS)]
-TINY = (
-    "--model.embedding_size=16",
-    "--model.hidden_size=16",
-    "--trainer.batch_size=16",
-    "--trainer.learning_rate=0.03",
-    "--trainer.ema=0.8",
-    "--trainer.threads=1",
-    "--trainer.precision=fp32",
-    "--text.min_frequency=1",
-)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_rows, write_csv
+from conftest import TINY, make_rows, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,16 +99,7 @@ def test_a_verdict_names_the_better_one_or_none() -> None:
 
 # -- the command -----------------------------------------------------------------------------------
 
-TINY = (
-    "--model.embedding_size=16",
-    "--model.hidden_size=16",
-    "--trainer.batch_size=16",
-    "--trainer.learning_rate=0.03",
-    "--trainer.threads=1",
-    "--trainer.precision=fp32",
-    "--text.min_frequency=1",
-    "--baseline=false",
-)
+QUICK = (*TINY, "--baseline=false")
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +110,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = write_csv(folder / "other.csv", [(text, label[:3]) for text, label in make_rows(60)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
-        train.main([*TINY, f"--data.train={data}", f"--out={folder / 'good'}", "--trainer.epochs=5"])
+        train.main([*QUICK, f"--data.train={data}", f"--out={folder / 'good'}", "--trainer.epochs=5"])
         reverse = "--data.labels=[positive, neutral, negative]"
-        train.main([*TINY, f"--data.train={data}", f"--out={folder / 'poor'}", reverse, "--trainer.epochs=1"])
-        train.main([*TINY, f"--data.train={other}", f"--out={folder / 'other'}", "--trainer.epochs=1"])
+        train.main(
+            [*QUICK, f"--data.train={data}", f"--out={folder / 'poor'}", reverse, "--trainer.epochs=1"]
+        )
+        train.main([*QUICK, f"--data.train={other}", f"--out={folder / 'other'}", "--trainer.epochs=1"])
     return folder
 
 
