@@ -214,7 +214,6 @@ class Trainer:
         self._check_finite(total, norm, batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
         if state.step == 0:
             state.first_loss = self.processes.sum(total, self.device) / self.processes.world_size
             self._report_first_loss(state.first_loss)
