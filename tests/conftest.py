@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lstm_sentiment.config import Config
+from lstm_sentiment.experiment import run
 from lstm_sentiment.options import parse_config
 
 CLUES = {
@@ -60,6 +61,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # commands switch it on; hypothesis needs the smallest numbers
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three classes, trained once; tests that write into it copy it first."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = write_csv(folder / "data.csv", make_rows(240))
+    argv = [f"--data.train={data}", f"--out={folder / 'run'}", *TINY, "--trainer.epochs=5"]
+    argv += ["--baseline=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
+        run(parse_config(argv, program="test", description=""))
+    torch.set_flush_denormal(False)
+    return folder / "run"
 
 
 @pytest.fixture

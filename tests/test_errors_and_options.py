@@ -631,8 +631,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 FLOORS = [
     "errors",
     "config files text schedule sources",
-    "options readers distributed hardware metrics calibration vectors subwords",
-    "tokens tables model checkpoint comparison proof",
+    "options readers distributed hardware metrics calibration vectors subwords extras",
+    "tokens tables model checkpoint comparison proof pages",
     "dataset splits",
     "corpus inference optimization baselines",
     "trainer classifier",

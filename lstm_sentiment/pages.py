@@ -1,0 +1,46 @@
+"""Self-contained HTML pages from the templates beside this module: no script, no request, light and dark.
+
+Every value is escaped unless it is `Markup`, which only our own SVG is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lstm_sentiment.extras import need
+from lstm_sentiment.files import write_atomically
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Fill a template and write the page; a kill leaves the old page or the new one.
+
+    Args:
+        path: where to, ``.html``.
+        template: a file of `TEMPLATES` that extends ``base.html``.
+        values: what the template shows; text is escaped.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+
+    Example::
+
+        write_page(Path("report.html"), "report.html", title="Report", scores=scores)
+    """
+    jinja2 = need("jinja2", extra="report")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": lambda share, digits=1: f"{100 * share:.{digits}f} %",
+        "number": lambda value: f"{value:,}",
+        "score": lambda value, digits=3: f"{value:.{digits}f}",
+    }
+    page = environment.get_template(template).render(**values)
+    write_atomically(path, page.encode("utf-8", "replace"))
