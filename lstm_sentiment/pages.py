@@ -37,10 +37,18 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": lambda share, digits=1: f"{100 * share:.{digits}f} %",
-        "number": lambda value: f"{value:,}",
-        "score": lambda value, digits=3: f"{value:.{digits}f}",
-    }
+    environment.filters |= {"percent": _percent, "number": _number, "score": _score}
     page = environment.get_template(template).render(**values)
     write_atomically(path, page.encode("utf-8", "replace"))
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}"
+
+
+def _score(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}"
