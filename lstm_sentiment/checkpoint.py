@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 BEST, LAST = "best", "last"
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
-OWN_FILES = (*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json", "evaluation.json")
+OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
+OWN_FILES |= {"evaluation.json", "report.html"}
 MAX_JSON_BYTES = 500_000_000
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 

@@ -5,6 +5,7 @@ Legend: R rows, C classes, N resamples, U distinct triples of truth and the two 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,7 @@ def compare(truth_R: Array, first_R: Array, second_R: Array, labels: list[str]) 
     (-0.5, 20, True)
     """
     cells_3U, counts_U = np.unique(np.stack([truth_R, first_R, second_R]), axis=1, return_counts=True)
-    random = np.random.default_rng(0)
-    parts: list[list[dict[str, Array]]] = [_both_scores(counts_U[None], cells_3U, labels)]  # as observed
-    for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):  # and as it might have been
-        count = min(RESAMPLES_AT_ONCE, RESAMPLES - start)
-        drawn_NU = random.multinomial(len(truth_R), counts_U / counts_U.sum(), count)
-        parts.append(_both_scores(drawn_NU, cells_3U, labels))
+    parts = [_both_scores(counts_NU, cells_3U, labels) for counts_NU in _resamples(counts_U)]
     first, second = (
         {name: np.concatenate([part[i][name] for part in parts]) for name in parts[0][i]} for i in (0, 1)
     )
@@ -62,6 +58,34 @@ def compare(truth_R: Array, first_R: Array, second_R: Array, labels: list[str]) 
         "only_second_right": only_second,
         "mcnemar_p": float(binomtest(only_first, unlike).pvalue) if unlike else 1.0,
     }
+
+
+def score_intervals(confusion: list[list[int]], labels: list[str]) -> dict[str, dict[str, float]]:
+    """Return how far scores would spread over other rows of the same kind: a bootstrap of the rows.
+
+    Drawing rows with replacement is drawing the cells of their confusion matrix.
+
+    Args:
+        confusion: rows by truth (down) and prediction (across), (C, C).
+        labels: class names.
+
+    Returns:
+        score -> `value`, and `low` and `high`, between which 95 % of 10,000 resamples lie.
+
+    >>> found = score_intervals([[40, 10], [10, 40]], ["negative", "positive"])["accuracy"]
+    >>> found["value"], 0.71 <= found["low"] <= 0.73, 0.87 <= found["high"] <= 0.89
+    (0.8, True, True)
+    """
+    counts_CC = np.array(confusion)
+    truth_U, predicted_U = counts_CC.nonzero()
+    counts_U = counts_CC[truth_U, predicted_U]
+    parts = [_scores(counts_NU, truth_U, predicted_U, labels) for counts_NU in _resamples(counts_U)]
+    intervals = {}
+    for name in parts[0]:
+        values_N = np.concatenate([part[name] for part in parts])
+        low, high = _interval(values_N[1:])
+        intervals[name] = {"value": float(values_N[0]), "low": low, "high": high}
+    return intervals
 
 
 def comparison_lines(found: dict[str, Any], first: str, second: str) -> list[str]:
@@ -88,17 +112,30 @@ def comparison_lines(found: dict[str, Any], first: str, second: str) -> list[str
     return lines
 
 
+def _resamples(counts_U: Array) -> Iterator[Array]:
+    """Yield counts as observed (1, U), then as they might have been, (some, U) at a time."""
+    yield counts_U[None]
+    random, rows = np.random.default_rng(0), int(counts_U.sum())
+    for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        yield random.multinomial(rows, counts_U / rows, min(RESAMPLES_AT_ONCE, RESAMPLES - start))
+
+
 def _difference(first_N: Array, second_N: Array) -> dict[str, float]:
     difference_N = second_N - first_N
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(difference_N[1:], [tail, 100 - tail])
+    low, high = _interval(difference_N[1:])
     return {
         "first": float(first_N[0]),
         "second": float(second_N[0]),
         "difference": float(difference_N[0]),
-        "low": float(low),
-        "high": float(high),
+        "low": low,
+        "high": high,
     }
+
+
+def _interval(values_N: Array) -> tuple[float, float]:
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(values_N, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _both_scores(counts_NU: Array, cells_3U: Array, labels: list[str]) -> list[dict[str, Array]]:

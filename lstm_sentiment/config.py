@@ -286,6 +286,7 @@ class Config:
         overwrite: replace the run that is already in `out`.
         baseline: measure two baselines on the same split: majority class, and TF-IDF of 1-2-grams
             with logistic regression.
+        report: write the run folder's report.html at the end; needs the extra ``report``.
         data: which rows are read, and how they are split.
         text: how a text becomes tokens.
         model: the network.
@@ -298,6 +299,7 @@ class Config:
     resume: bool = False
     overwrite: bool = False
     baseline: bool = True
+    report: bool = False
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()

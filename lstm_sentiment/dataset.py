@@ -83,13 +83,19 @@ class TextDataset:
         subwords: int = 0,
     ) -> None:
         self.store, self.rows, self.labels = store, rows, labels
+        self._settings: dict[str, Any] = {
+            "vocabulary": vocabulary,
+            "max_tokens": max_tokens,
+            "truncate": truncate,
+            "subwords": subwords,
+        }
         self._known, self._subwords = len(vocabulary), subwords
         self._lookup = torch.tensor(vocabulary.encode(store.tokens) or [UNKNOWN])
         if subwords and store.tokens:  # the store's n-th token, when unknown, is V + n
             own_ids = self._known + torch.arange(len(self._lookup))
             self._lookup = torch.where(self._lookup == UNKNOWN, own_ids, self._lookup)
         self._ids_N = torch.from_numpy(store.ids_N)
-        full_R = store.offsets[rows + 1] - store.offsets[rows]
+        self.full_lengths = full_R = store.offsets[rows + 1] - store.offsets[rows]
         over_R = np.maximum(full_R - max_tokens, 0)
         # Token t of a text stands at start + t, and from place `bend` on `skip` places further.
         self._bend = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
@@ -104,6 +110,10 @@ class TextDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, places: Array) -> TextDataset:
+        """Return some rows as a dataset of their own, in the order of `places` (R,)."""
+        return TextDataset(self.store, self.rows[places], self.labels[places], **self._settings)
 
     def batch(self, rows: Array, weights: Array | None = None) -> Batch:
         """Gather some rows into a padded batch.

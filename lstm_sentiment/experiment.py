@@ -26,6 +26,7 @@ from lstm_sentiment.hardware import describe_machine, pick_device, pick_precisio
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
+from lstm_sentiment.reporting import check_extra, write_report
 from lstm_sentiment.text import SPECIAL_TOKENS
 from lstm_sentiment.tokens import cache_folder
 from lstm_sentiment.trainer import Trainer
@@ -34,7 +35,7 @@ from lstm_sentiment.vectors import load_vectors
 log = logging.getLogger(__name__)
 
 # Settings that may differ when a run is resumed: none of them changes what is learned.
-FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "trainer.checkpoint_every"}
+FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
 FREE_ON_RESUME |= {"trainer.device", "trainer.threads"}
 
 
@@ -49,6 +50,8 @@ def run(config: Config) -> dict[str, Any]:
             had begun.
     """
     started = time.perf_counter()
+    if config.report:
+        check_extra()
     processes = process_environment()
     threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
     device = pick_device(config.trainer.device, local_rank=processes.local_rank)
@@ -70,21 +73,8 @@ def run(config: Config) -> dict[str, Any]:
         checkpoint = _checkpoint_to_resume(folder, facts) if resuming else None
         if processes.is_main and checkpoint is None:
             _begin(folder, config, corpus, device)
-        balanced = config.trainer.class_weights == "balanced"
-        weights = balanced_weights(corpus.train.labels, len(corpus.labels)) if balanced else None
-        trainer = Trainer(
-            model,
-            corpus.train,
-            corpus.validation,
-            labels=corpus.labels,
-            loss=cross_entropy(weights, config.trainer.label_smoothing),
-            config=config.trainer,
-            seed=config.seed,
-            device=device,
-            precision=precision,
-            processes=processes,
-            store=folder,
-            facts=facts,
+        trainer = _new_trainer(
+            config, corpus, model, precision=precision, processes=processes, store=folder, facts=facts
         )
         if checkpoint is not None:
             trainer.resume(checkpoint.tensors, checkpoint.facts)
@@ -97,6 +87,8 @@ def run(config: Config) -> dict[str, Any]:
         metrics["total_s"] = round(time.perf_counter() - started, 1)
         write_json(folder.path / "metrics.json", metrics)
         report_scores(metrics, folder.path)
+        if config.report:
+            log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
         return metrics
 
 
@@ -225,6 +217,22 @@ def _new_model(config: Config, corpus: Corpus) -> SentimentLSTM:
             100 * corpus.facts["vectors"]["types"], 100 * corpus.facts["vectors"]["tokens"],
         )  # fmt: skip
     return model
+
+
+def _new_trainer(config: Config, corpus: Corpus, model: SentimentLSTM, **settings: Any) -> Trainer:
+    balanced = config.trainer.class_weights == "balanced"
+    weights = balanced_weights(corpus.train.labels, len(corpus.labels)) if balanced else None
+    return Trainer(
+        model,
+        corpus.train,
+        corpus.validation,
+        labels=corpus.labels,
+        loss=cross_entropy(weights, config.trainer.label_smoothing),
+        config=config.trainer,
+        seed=config.seed,
+        device=model.embedding.weight.device,
+        **settings,
+    )
 
 
 def _describe(config: Config) -> str:

@@ -632,14 +632,15 @@ FLOORS = [
     "errors",
     "config files text schedule sources",
     "options readers distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison proof pages",
+    "tokens tables model checkpoint comparison proof pages charts",
     "dataset splits",
     "corpus inference optimization baselines",
     "trainer classifier",
-    "assessment answers",
+    "assessment answers evidence",
+    "reporting",
     "experiment",
     "seeds",
-    "train predict evaluate compare",
+    "train predict evaluate compare report",
 ]
 
 
@@ -741,7 +742,7 @@ def test_unsafe_code_is_noticed(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", sorted(set(MODULES) - {"train", "predict", "evaluate", "compare", "options"})
+    "module", sorted(set(MODULES) - {"train", "predict", "evaluate", "compare", "report", "options"})
 )
 def test_only_commands_print_and_leave(module: str) -> None:
     calls = [

@@ -1,0 +1,27 @@
+"""``python -m lstm_sentiment.report RUN``: one page that shows how good a run is, and where it fails."""
+
+from __future__ import annotations
+
+import argparse
+
+from lstm_sentiment.options import CommandParser, run_command
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see `--help`."""
+    options = _parse(argv)
+    from lstm_sentiment.reporting import write_report  # imports torch: not for --help, not for a typo
+
+    page = write_report(options.run, device=options.device)
+    print(f"written to {page}")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(prog="python -m lstm_sentiment.report", description=__doc__)
+    parser.add_argument("run", help="folder of a finished run; report.html is written into it")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_command(main)

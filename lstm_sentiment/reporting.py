@@ -1,0 +1,120 @@
+"""A finished run to one self-contained page, ``report.html``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from lstm_sentiment import charts
+from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.classifier import load
+from lstm_sentiment.comparison import score_intervals
+from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.errors import RunError, SentimentError
+from lstm_sentiment.evidence import gather
+from lstm_sentiment.extras import need
+from lstm_sentiment.pages import write_page
+from lstm_sentiment.tokens import cache_folder
+
+log = logging.getLogger(__name__)
+
+SCORES = ("macro_f1", "accuracy", "macro_recall", "polar_f1", "flip_rate", "ordinal_error")
+NAMES = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "macro_recall": "macro recall",
+    "polar_f1": "F1 of the poles",
+    "flip_rate": "flipped",
+    "ordinal_error": "ordinal error",
+    "majority": "majority class",
+    "tfidf_logistic_regression": "TF-IDF of 1-2-grams, logistic regression",
+}
+
+
+def check_extra() -> None:
+    """Raise `MissingExtraError` if what a report needs is not installed."""
+    need("jinja2", extra="report")
+    need("matplotlib", extra="report")
+
+
+def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str = "auto") -> Path:
+    """Write ``report.html`` into a run's folder and return its path.
+
+    The rows are read again from where the run found them; where they are gone or have changed, the
+    report says so and shows what does not need them.
+
+    Args:
+        run: folder of a finished run.
+        corpus: its rows, where the caller has them.
+        device: where to compute.
+
+    Raises:
+        RunError: the folder is no finished run.
+        CheckpointError: a damaged file.
+        MissingExtraError: Jinja2 or Matplotlib is not installed.
+
+    Example::
+
+        write_report("runs/sentiment")
+    """
+    check_extra()
+    folder = RunFolder(run)
+    classifier = load(run, device=device)
+    if not (folder.path / "metrics.json").is_file():
+        raise RunError(f"{folder.path}: has no metrics.json; a report needs a run that has come to its end")
+    metrics, data, environment = (
+        folder.read_json(f"{name}.json") for name in ("metrics", "data", "environment")
+    )
+    epochs = [json.loads(line) for line in (folder.path / "log.jsonl").read_text("utf-8").splitlines()]
+    config, why = classifier.config, ""
+    if corpus is None:
+        try:
+            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+            if corpus.fingerprint != folder.load(BEST).facts["data"]:
+                corpus, why = None, "the rows, labels or vocabulary are no longer those of the run"
+        except SentimentError as error:
+            why = str(error)
+    evidence = gather(classifier, corpus, seed=config.seed) if corpus is not None else None
+    if why:
+        log.warning("the report does without single rows: %s", why)
+    page = folder.path / "report.html"
+    held_out = "test" if "test" in metrics else "validation"
+    write_page(
+        page,
+        "report.html",
+        title=f"Report of {folder.path.resolve().name}",
+        held_out=held_out,
+        labels=classifier.labels,
+        metrics=metrics,
+        systems=_systems(metrics, held_out, classifier.labels),
+        names=NAMES,
+        data=data,
+        environment=environment,
+        configuration=(folder.path / "config.yaml").read_text("utf-8"),
+        evidence=evidence,
+        why=why,
+        **_charts(epochs, metrics, evidence),
+    )
+    return page
+
+
+def _systems(metrics: dict[str, Any], held_out: str, labels: list[str]) -> list[dict[str, Any]]:
+    """Return this run and its baselines with their scores and intervals."""
+    found = {"this LSTM": metrics[held_out], **metrics["baselines"]}
+    return [
+        {"name": NAMES.get(name, name), "scores": score_intervals(scores["confusion"], labels)}
+        for name, scores in found.items()
+    ]
+
+
+def _charts(epochs: list[dict[str, Any]], metrics: dict[str, Any], evidence: Any) -> dict[str, Any]:
+    """Return the report's pictures; only these may stand in the page as they are."""
+    mark = need("markupsafe", extra="report").Markup
+    pictures = {"learning": charts.learning_curves(epochs, metrics["metric"], metrics["best_epoch"])}
+    if evidence is not None:
+        found = evidence["reliability"]
+        pictures["reliability"] = charts.reliability(found["before"], found["after"])
+        pictures["by_length"] = charts.by_length(evidence["lengths"])
+    return {name: mark(svg) for name, svg in pictures.items()}

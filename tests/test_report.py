@@ -1,0 +1,291 @@
+"""The report: what it says is true, and a browser shows it as it should, whatever the data hold."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY, make_rows, write_csv
+from sklearn.metrics import accuracy_score, f1_score
+
+from lstm_sentiment import report
+from lstm_sentiment.classifier import load
+from lstm_sentiment.comparison import score_intervals
+from lstm_sentiment.config import Config
+from lstm_sentiment.corpus import prepare
+from lstm_sentiment.errors import MissingExtraError, RunError, SentimentError
+from lstm_sentiment.evidence import LISTED, accuracy_by_length, doubtful_labels, gather
+from lstm_sentiment.experiment import run
+from lstm_sentiment.options import parse_config
+from lstm_sentiment.reporting import write_report
+from lstm_sentiment.tokens import cache_folder
+
+HOSTILE = [
+    "<script>document.title='owned'</script> awful",
+    "<img src=x onerror=\"document.title='owned'\"> awful",
+    "{{ 7 * 7 }} {% raw %} awful",
+    "</td></table></main> awful",
+    "\u202egnp.exe awful \x1b[31m",
+    "<iframe src='http://127.0.0.1:9/'></iframe> awful",
+]
+
+
+@pytest.fixture
+def own_run(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the trained run, with its cache."""
+    monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(trained_run.parent / "cache"))
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+
+# -- what it says ------------------------------------------------------------------------------------
+
+
+def test_intervals_are_those_of_drawing_rows() -> None:
+    """The cells of a confusion matrix drawn, against the rows drawn one by one."""
+    confusion = [[50, 7, 3], [10, 20, 5], [0, 4, 31]]
+    truth_R = np.repeat(np.repeat(np.arange(3), 3), np.ravel(confusion))
+    predicted_R = np.repeat(np.tile(np.arange(3), 3), np.ravel(confusion))
+    found = score_intervals(confusion, ["negative", "neutral", "positive"])
+    random = np.random.default_rng(1)
+    drawn = random.integers(0, len(truth_R), (2000, len(truth_R)))
+    for name, score in (
+        ("accuracy", accuracy_score),
+        ("macro_f1", lambda t, p: f1_score(t, p, labels=[0, 1, 2], average="macro")),
+    ):
+        assert found[name]["value"] == pytest.approx(score(truth_R, predicted_R))
+        low, high = np.percentile([score(truth_R[rows], predicted_R[rows]) for rows in drawn], [2.5, 97.5])
+        assert found[name]["low"] == pytest.approx(low, abs=0.012)
+        assert found[name]["high"] == pytest.approx(high, abs=0.012)
+
+
+def test_wrong_labels_are_found_and_right_ones_are_not() -> None:
+    random = np.random.default_rng(0)
+    truth_R = random.integers(0, 3, 600)
+    probabilities_RC = random.dirichlet([1, 1, 1], 600) * 0.2
+    probabilities_RC[np.arange(600), truth_R] += 0.8
+    wrong = np.sort(random.choice(600, 30, replace=False))
+    given_R = truth_R.copy()
+    given_R[wrong] = (given_R[wrong] + 1) % 3
+    found = doubtful_labels(given_R, probabilities_RC)
+    assert set(found) <= set(wrong)
+    assert len(found) >= 15, "those that are less sure than others of their class may be missed"
+    own = probabilities_RC[found, given_R[found]]
+    assert (np.diff(own) >= 0).all(), "the most doubtful first"
+
+
+def test_a_class_without_rows_is_no_alternative() -> None:
+    assert doubtful_labels(np.array([0, 0]), np.array([[0.1, 0.9], [0.9, 0.1]])).tolist() == []
+
+
+def test_bins_of_length_hold_each_row_once() -> None:
+    random = np.random.default_rng(0)
+    lengths_R, right_R = random.integers(1, 60, 500), random.random(500) < 0.7
+    bins = accuracy_by_length(lengths_R, right_R)
+    assert sum(of["rows"] for of in bins) == 500
+    assert sum(of["rows"] * of["accuracy"] for of in bins) == pytest.approx(right_R.sum())
+    for of, after in itertools.pairwise(bins):
+        assert of["longest"] < after["shortest"]
+    assert all(of["low"] <= of["accuracy"] <= of["high"] for of in bins)
+    assert len(accuracy_by_length(np.full(9, 4), np.ones(9, bool))) == 1
+
+
+def test_evidence_is_what_the_classifier_answers(own_run: Path) -> None:
+    classifier = load(own_run, device="cpu")
+    config = classifier.config
+    corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+    evidence = gather(classifier, corpus, seed=0)
+    rows = make_rows(240)
+    metrics = json.loads((own_run / "metrics.json").read_text())
+    assert corpus.test is not None
+    assert sum(of["rows"] for of in evidence["reliability"]["after"]) == len(corpus.test)
+    ece = sum(of["rows"] * abs(of["accuracy"] - of["confidence"]) for of in evidence["reliability"]["after"])
+    assert ece / len(corpus.test) == pytest.approx(metrics["test"]["ece"], abs=1e-6)
+    for row in [*evidence["mistakes"], *evidence["doubtful"]]:
+        text, label = rows[row.line - 2]  # below the header
+        assert row.given == label
+        answer = classifier.predict(text)[0]
+        assert answer.label == row.predicted
+        assert answer.probabilities[label] == pytest.approx(row.given_probability, abs=1e-5)
+        assert row.text.split()[0] == text.lower().split()[0]
+    wrong = metrics["test"]["rows"] - sum(metrics["test"]["confusion"][i][i] for i in range(3))
+    assert len(evidence["mistakes"]) == min(LISTED, wrong)
+
+
+def test_a_wrong_label_in_the_file_is_named_with_its_line(
+    tmp_path: Path, configure: Callable[..., Config]
+) -> None:
+    rows = make_rows(400, seed=3, longest=6)
+    places = [i for i, (_, label) in enumerate(rows) if label == "positive"][:12]
+    for i in places:
+        rows[i] = (rows[i][0], "negative")
+    data = write_csv(tmp_path / "rows.csv", rows)
+    config = configure(f"--data.train={data}", "--text.min_frequency=2", "--text.subwords=0")
+    run(config)
+    classifier = load(config.out, device="cpu")
+    corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+    doubtful = gather(classifier, corpus, seed=0)["doubtful"]
+    assert {row.line for row in doubtful} <= {i + 2 for i in places}
+    assert len(doubtful) >= 4
+    assert {(row.given, row.predicted) for row in doubtful} == {("negative", "positive")}
+
+
+def test_the_report_tells_the_run_s_scores(own_run: Path) -> None:
+    page = write_report(own_run, device="cpu").read_text("utf-8")
+    metrics = json.loads((own_run / "metrics.json").read_text())
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    assert f"{metrics['test']['macro_f1']:.3f}" in text
+    assert f"{metrics['parameters']:,} parameters" in text
+    for count in np.ravel(metrics["test"]["confusion"]):
+        assert f" {count} " in text
+    assert "Without single rows" not in text
+
+
+@pytest.mark.parametrize("fault", ["gone", "changed"])
+def test_without_its_rows_the_report_says_so(
+    configure: Callable[..., Config], reviews: Path, fault: str
+) -> None:
+    config = configure("--trainer.epochs=1")
+    run(config)
+    write_csv(reviews, make_rows(240, seed=9))
+    if fault == "gone":
+        reviews.unlink()
+    page = write_report(config.out, device="cpu").read_text("utf-8")
+    assert "Without single rows" in page
+    assert "The most confident mistakes" not in page
+    assert "Which classes are taken for which" in page
+
+
+def test_a_run_that_did_not_end_has_no_report(own_run: Path) -> None:
+    (own_run / "metrics.json").unlink()
+    with pytest.raises(RunError, match="come to its end"):
+        write_report(own_run, device="cpu")
+    assert not (own_run / "report.html").exists()
+
+
+def test_without_the_extra_training_does_not_begin(
+    configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    config = configure("--report=true")
+    with pytest.raises(MissingExtraError, match=r"lstm_sentiment\[report\]"):
+        run(config)
+    assert not Path(config.out).exists()
+
+
+def test_the_command(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.main([str(own_run), "--device", "cpu"])
+    assert capsys.readouterr().out == f"written to {own_run / 'report.html'}\n"
+    with pytest.raises(SentimentError):
+        report.main([str(own_run / "nowhere")])
+
+
+# -- how it looks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by Playwright."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium to look at pages with: apt-get install chromium")
+        pytest.skip("no Chromium to look at pages with")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a report, on rows whose texts and labels try to be more than text."""
+    folder = tmp_path_factory.mktemp("hostile")
+    labels = {"negative": "<b>neg</b>", "neutral": "neutral", "positive": 'pos & "quoted"'}
+    rows = [(text, labels[label]) for text, label in make_rows(180)]
+    rows += [(f"{text} {i}", labels["positive"]) for i in range(5) for text in HOSTILE]
+    quoted = [(text.replace('"', '""'), '"' + label.replace('"', '""') + '"') for text, label in rows]
+    data = write_csv(folder / "<i>data.csv", quoted)
+    argv = [f"--data.train={data}", f"--out={folder / 'run'}", *TINY, "--trainer.epochs=3", "--report=true"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
+        run(parse_config(argv, program="test", description=""))
+    return folder / "run" / "report.html"
+
+
+def opened(browser: Any, file: Path, **settings: Any) -> tuple[Any, list[str], list[str]]:
+    """Open a page; return it, what the console was told, and what was asked for."""
+    page = browser.new_page(**settings)
+    told: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    return page, told, asked
+
+
+def test_what_a_page_does_would_be_seen(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text("<img src='other.png'><script>console.error('x'); nothing()</script>")
+    page, told, asked = opened(browser, file)
+    assert len(told) >= 2
+    assert any(url.endswith("other.png") for url in asked)
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_report(browser: Any, hostile_run: Path, scheme: str) -> None:
+    page, told, asked = opened(browser, hostile_run, color_scheme=scheme)
+    assert told == []
+    assert [url for url in asked if not url.startswith("data:")] == [hostile_run.as_uri()]
+    pictures = page.locator("svg")
+    assert pictures.count() == 3
+    for i in range(pictures.count()):
+        box = pictures.nth(i).bounding_box()
+        assert box["width"] > 200
+        assert box["height"] > 100
+        assert len(pictures.nth(i).get_attribute("aria-label")) > 20
+        assert pictures.nth(i).get_attribute("role") == "img"
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    back, front = (
+        page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color")
+    )
+    assert contrast(back, front) > 7
+    for place in page.locator("svg text").all()[:5]:
+        assert contrast(back, place.evaluate("e => getComputedStyle(e).fill")) > 4.5
+    page.close()
+
+
+def test_hostile_text_stays_text(browser: Any, hostile_run: Path) -> None:
+    page = browser.new_page()
+    page.goto(hostile_run.as_uri())
+    assert page.title().startswith("Report of")
+    assert page.locator("script, img, iframe, main b, main i").count() == 0
+    shown = page.inner_text("body")
+    assert "<b>neg</b>" in shown
+    assert 'pos & "quoted"' in shown
+    assert "\x1b" not in hostile_run.read_text("utf-8")
+    page.close()
+
+
+def contrast(back: str, front: str) -> float:
+    """Return the contrast of two CSS colours, 1 to 21 (WCAG 2)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(back), luminance(front)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
