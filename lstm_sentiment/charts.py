@@ -50,6 +50,10 @@ def learning_curves(log: list[dict[str, Any]], metric: str, best_epoch: int) -> 
         log: one entry per epoch, as in ``log.jsonl``.
         metric: of the validation score.
         best_epoch: 1-based.
+
+    >>> log = [{"epoch": 1, "train_loss": 1.0, "validation_loss": 0.9, "validation_macro_f1": 0.7}]
+    >>> learning_curves(log, "macro_f1", 1).startswith('<svg role="img" aria-label="Learning curves over 1')
+    True
     """
     epochs = [entry["epoch"] for entry in log]
     scores = [entry[f"validation_{metric}"] for entry in log]
@@ -78,6 +82,10 @@ def reliability(before: list[dict[str, float]], after: list[dict[str, float]]) -
     Args:
         before: see `metrics.reliability_bins`.
         after: likewise.
+
+    >>> bins = [{"rows": 9, "accuracy": 0.7, "confidence": 0.8}]
+    >>> "answers of about 0.80 are right in 0.70" in reliability(bins, bins)
+    True
     """
     with drawing() as figure:
         axes = figure.subplots()
@@ -105,6 +113,10 @@ def by_length(bins: list[dict[str, float]]) -> str:
 
     Args:
         bins: see `evidence.accuracy_by_length`.
+
+    >>> bins = [{"shortest": 1, "longest": 9, "rows": 4, "accuracy": 0.5, "low": 0.2, "high": 0.8}]
+    >>> "1–9 tokens 0.50" in by_length(bins)
+    True
     """
     names = [_span(of["shortest"], of["longest"]) for of in bins]
     accuracies = [of["accuracy"] for of in bins]
@@ -129,6 +141,12 @@ def to_svg(figure: Any, name: str, alternative: str) -> str:
         figure: drawn in the colours of this module.
         name: letters that no other picture of the page has.
         alternative: what a reader who cannot see it is told.
+
+    >>> with drawing() as figure:
+    ...     _ = figure.subplots().plot([1, 2], color=INK)
+    ...     svg = to_svg(figure, "rise", "It rises <fast>")
+    >>> 'aria-label="It rises &lt;fast&gt;"' in svg, "stroke: currentColor" in svg
+    (True, True)
     """
     out = io.StringIO()
     figure.savefig(
@@ -153,6 +171,10 @@ def drawing(width: float = WIDTH) -> Iterator[Any]:
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
+
+    >>> with drawing(7) as figure:
+    ...     float(figure.get_figwidth())
+    7.0
     """
     matplotlib = need("matplotlib", extra="report")
     figures = need("matplotlib.figure", extra="report")
