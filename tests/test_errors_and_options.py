@@ -630,13 +630,13 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors",
-    "config files text schedule sources",
+    "config files text schedule sources probes",
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison proof pages",
     "dataset splits",
     "corpus inference optimization baselines",
     "trainer classifier",
-    "assessment answers",
+    "assessment answers behaviour",
     "experiment",
     "seeds",
     "train predict evaluate compare",
