@@ -630,9 +630,9 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors",
-    "config files text schedule sources probes",
+    "config files text schedule sources probes progress",
     "options readers distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison proof pages",
+    "tokens tables model checkpoint comparison proof pages curves",
     "dataset splits",
     "corpus inference optimization baselines",
     "trainer classifier",
