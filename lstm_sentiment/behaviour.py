@@ -1,4 +1,4 @@
-"""What a classifier can do, one capability at a time, on texts made for it (see `probes`).
+"""What a classifier can do, one capability at a time, on texts made for it (see `made_up`).
 
 Legend: R texts, C classes.
 """
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from lstm_sentiment.made_up import CAPABILITIES, Capability, Probe, make_probes
 from lstm_sentiment.metrics import polarity_metrics, sides
-from lstm_sentiment.probes import CAPABILITIES, Capability, Probe, make_probes
 
 MOST_MOVED = 0.2  # probability that a change that means nothing may move
 MOST_LOST = 0.1  # probability that an opinion made stronger may lose

@@ -17,8 +17,7 @@ from conftest import make_rows, write_csv
 from lstm_sentiment import evaluate
 from lstm_sentiment.behaviour import behaviour_lines, check_behaviour
 from lstm_sentiment.classifier import load
-from lstm_sentiment.options import run_command
-from lstm_sentiment.probes import (
+from lstm_sentiment.made_up import (
     CAPABILITIES,
     INTENSIFIERS,
     LINKS,
@@ -27,6 +26,7 @@ from lstm_sentiment.probes import (
     TESTS,
     make_probes,
 )
+from lstm_sentiment.options import run_command
 
 LABELS = ["negative", "neutral", "positive"]
 SIDE_OF_WORD = {
