@@ -7,6 +7,7 @@
       last.previous/                                 the one before, in case `last` is damaged
       */state.json  */manifest.json                  plain facts; sha256 and size of every file
       metrics.json  log.jsonl  environment.json
+      tensorboard/                                   curves, if asked for
 
 A checkpoint is written into a folder beside its place, flushed to disk, and renamed. It stores
 named tensors and plain facts and knows no model class. No pickle is written or read.
@@ -34,7 +35,7 @@ from lstm_sentiment.files import sha256_of, sync_file, sync_folder, write_atomic
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-BEST, LAST = "best", "last"
+BEST, LAST, CURVES = "best", "last", "tensorboard"
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
 OWN_FILES |= {"evaluation.json", "report.html"}
@@ -248,7 +249,7 @@ def _is_ours(entry: Path) -> bool:
     unfinished = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
     if unfinished:
         name = unfinished[1]
-    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous"):
+    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous", CURVES):
         return entry.is_dir()
     return name in OWN_FILES and entry.is_file()
 

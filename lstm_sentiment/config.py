@@ -224,6 +224,7 @@ class TrainerConfig:
             taken for the opposite, distance on the scale.
         patience: stop after this many epochs without a better score; 0 never stops early.
         checkpoint_every: steps between checkpoints to resume from, besides the end of each epoch.
+        tensorboard: write curves of losses, scores, rate and gradient norm to `out`/tensorboard.
     """
 
     epochs: int = 3
@@ -245,6 +246,7 @@ class TrainerConfig:
     ] = "macro_f1"
     patience: int = 0
     checkpoint_every: int = 1000
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):

@@ -1,30 +1,42 @@
-"""``python -m lstm_sentiment.evaluate RUN FILE``: score a run on labelled rows."""
+"""``python -m lstm_sentiment.evaluate RUN [FILE] [--behaviour]``: score a run on labelled rows.
+
+With --behaviour also, or instead, on texts made for the purpose: does it understand negation, "but",
+emoji; do names, places, typos and links leave its answer alone?
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from lstm_sentiment.errors import DataError
+from lstm_sentiment.errors import ConfigError, DataError
 from lstm_sentiment.options import CommandParser, add_file_options, how_to_read, run_command
 
 
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
+    out = Path(options.out) if options.out else Path(options.run) / "evaluation.json"
+    if options.out and not out.parent.is_dir():
+        raise DataError(f"no such folder: {out.parent}", file=options.out)
     from lstm_sentiment.answers import answer_file  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.behaviour import behaviour_lines, check_behaviour
     from lstm_sentiment.classifier import load
     from lstm_sentiment.files import write_json
     from lstm_sentiment.metrics import report_lines, score
 
-    out = Path(options.out) if options.out else Path(options.run) / "evaluation.json"
-    if options.out and not out.parent.is_dir():
-        raise DataError(f"no such folder: {out.parent}", file=options.out)
     classifier = load(options.run, device=options.device)
-    truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
-    scores = score(truth_R, probabilities_RC, classifier.labels)
-    print("\n".join(report_lines(scores, title=options.file)))
-    write_json(out, {"file": options.file, **scores})
+    found: dict[str, Any] = {}
+    if options.file:
+        truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
+        scores = score(truth_R, probabilities_RC, classifier.labels)
+        print("\n".join(report_lines(scores, title=options.file)))
+        found |= {"file": options.file, **scores}
+    if options.behaviour:
+        found["behaviour"] = check_behaviour(classifier.labels, classifier.predict_proba)
+        print("\n".join(behaviour_lines(found["behaviour"])))
+    write_json(out, found)
     print(f"written to {out}")
 
 
@@ -32,11 +44,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog="python -m lstm_sentiment.evaluate", description=__doc__)
     parser.add_argument("run", help="run folder that training wrote")
     parser.add_argument(
-        "file", help="labelled rows (.csv .tsv .jsonl .parquet, also compressed, or a folder)"
+        "file", nargs="?", help="labelled rows (.csv .tsv .jsonl .parquet, also compressed, or a folder)"
+    )
+    parser.add_argument(
+        "--behaviour", action="store_true", help="count failures on some 4,000 made-up texts, by capability"
     )
     parser.add_argument("--out", help="write the scores here; default RUN/evaluation.json")
     add_file_options(parser)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if not options.file and not options.behaviour:
+        parser.error("give a file with labelled rows, --behaviour, or both")
+    if not options.file:
+        for name, value in how_to_read(options).items():
+            if value != parser.get_default(name):
+                raise ConfigError(f"--{name} goes with a file")
+    return options
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import logging
@@ -15,11 +16,12 @@ import yaml
 
 from lstm_sentiment import __version__
 from lstm_sentiment.assessment import assess, report_scores
-from lstm_sentiment.checkpoint import LAST, Checkpoint, RunFolder
-from lstm_sentiment.config import METRICS, Config, flatten
+from lstm_sentiment.checkpoint import CURVES, LAST, Checkpoint, RunFolder
+from lstm_sentiment.config import METRICS, Config, ModelConfig, flatten
 from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.curves import Curves
 from lstm_sentiment.dataset import count_tokens
-from lstm_sentiment.distributed import process_environment, process_group
+from lstm_sentiment.distributed import Processes, process_environment, process_group
 from lstm_sentiment.errors import ConfigError, RunError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 
 # Settings that may differ when a run is resumed: none of them changes what is learned.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
-FREE_ON_RESUME |= {"trainer.device", "trainer.threads"}
+FREE_ON_RESUME |= {"trainer.device", "trainer.threads", "trainer.tensorboard"}
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def run(config: Config) -> dict[str, Any]:
     precision = pick_precision(config.trainer.precision, device)
     folder = RunFolder(config.out)
     resuming = _check_folder(folder, config)
+    curves = _new_curves(folder, config, processes)
     with process_group(processes, device):
         with processes.main_first():
             corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
@@ -65,8 +68,7 @@ def run(config: Config) -> dict[str, Any]:
         _check_metric(config.trainer.metric, corpus.labels)
         model = _new_model(config, corpus).to(device)
         log.info(
-            "model: %s parameters, %s; %s, %s, %d threads, %d process%s",
-            f"{sum(p.numel() for p in model.parameters()):,}", _describe(config),
+            "model: %s; %s, %s, %d threads, %d process%s", _describe(model, config.model),
             device, precision, threads, processes.world_size, "es" if processes.world_size > 1 else "",
         )  # fmt: skip
         facts = {"data": corpus.fingerprint, "threads": threads, "world_size": processes.world_size}
@@ -74,13 +76,21 @@ def run(config: Config) -> dict[str, Any]:
         if processes.is_main and checkpoint is None:
             _begin(folder, config, corpus, device)
         trainer = _new_trainer(
-            config, corpus, model, precision=precision, processes=processes, store=folder, facts=facts
+            config,
+            corpus,
+            model,
+            precision=precision,
+            processes=processes,
+            store=folder,
+            facts=facts,
+            scalars=curves,
         )
         if checkpoint is not None:
             trainer.resume(checkpoint.tensors, checkpoint.facts)
             log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
         processes.barrier()
-        trainer.fit()
+        with curves.after(trainer.state.step) if curves else contextlib.nullcontext():
+            trainer.fit()
         metrics = assess(folder, config, corpus, trainer)
         if not processes.is_main:
             return metrics
@@ -235,11 +245,19 @@ def _new_trainer(config: Config, corpus: Corpus, model: SentimentLSTM, **setting
     )
 
 
-def _describe(config: Config) -> str:
-    model = config.model
+def _new_curves(folder: RunFolder, config: Config, processes: Processes) -> Curves | None:
+    if not config.trainer.tensorboard:
+        return None
+    curves = Curves(folder.path / CURVES, settings=config_yaml(config), writes=processes.is_main)
+    log.info("curves: tensorboard --logdir %s", folder.path / CURVES)
+    return curves
+
+
+def _describe(model: SentimentLSTM, config: ModelConfig) -> str:
     return (
-        f"{model.layers} layer{'s' if model.layers > 1 else ''} of {'bi' if model.bidirectional else ''}LSTM "
-        f"{model.hidden_size}, {model.pooling} pooling"
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"{config.layers} layer{'s' if config.layers > 1 else ''} of "
+        f"{'bi' if config.bidirectional else ''}LSTM {config.hidden_size}, {config.pooling} pooling"
     )
 
 

@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from lstm_sentiment.config import METRICS, TrainerConfig
 from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
@@ -31,11 +29,13 @@ from lstm_sentiment.hardware import DTYPES, seed_random_numbers
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import better, score
 from lstm_sentiment.optimization import Loss, adamw, clip, load_optimizer, optimizer_tensors
+from lstm_sentiment.progress import progress_bar, report_epoch, report_first_loss
 from lstm_sentiment.schedule import ema_decay_at, learning_rate_at, step_seed
 
 log = logging.getLogger(__name__)
 
 AVERAGE_EVERY = 8  # steps between two updates of the moving average
+RECORD_EVERY = 10  # steps between two points of a curve
 MAX_OVERFLOWS = 25  # fp16 steps in a row that loss scaling may skip before training stops
 
 
@@ -47,6 +47,16 @@ class CheckpointStore(Protocol):
 
     def write_log(self, entries: list[dict[str, Any]]) -> None:
         """Keep one entry per epoch."""
+
+
+class Scalars(Protocol):
+    """Where the loop puts numbers to be drawn over the steps (see `curves.Curves`)."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to each of some curves."""
+
+    def flush(self) -> None:
+        """Keep all points: a kill loses none of them."""
 
 
 @dataclass(kw_only=True)
@@ -98,6 +108,7 @@ class Trainer:
         processes: the processes of the job.
         store: where checkpoints go.
         facts: kept with each checkpoint, to recognise the run by.
+        scalars: where curves go; in all processes or in none.
     """
 
     def __init__(
@@ -115,11 +126,12 @@ class Trainer:
         processes: Processes,
         store: CheckpointStore,
         facts: Mapping[str, Any],
+        scalars: Scalars | None = None,
     ) -> None:
         self.model, self.train, self.validation, self.labels = model, train, validation, labels
         self.loss, self.config, self.seed = loss, config, seed
         self.device, self.precision, self.processes = device, precision, processes
-        self.store, self.facts = store, facts
+        self.store, self.facts, self.scalars = store, facts, scalars
         self.state = TrainingState()
         self.average = copy.deepcopy(model).requires_grad_(requires_grad=False) if config.ema else None
         self.optimizer = adamw(
@@ -148,7 +160,13 @@ class Trainer:
             started = time.perf_counter()
             plan = self._plan(state.epoch)
             tokens = 0
-            with self._progress(state.epoch, plan) as bar:
+            with progress_bar(
+                state.epoch,
+                epochs=config.epochs,
+                step=state.step_in_epoch,
+                steps=len(plan),
+                shown=self.processes.is_main,
+            ) as bar:
                 for index in range(state.step_in_epoch, len(plan)):
                     loss = self._step(plan[index])
                     tokens += sum(int(self.train.lengths[rows].sum()) for rows in plan[index])
@@ -215,12 +233,15 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if state.step == 0:
-            state.first_loss = self.processes.sum(total, self.device) / self.processes.world_size
-            self._report_first_loss(state.first_loss)
+            state.first_loss = self._mean(total)
+            report_first_loss(state.first_loss, len(self.labels))
         state.loss_sum += total
         state.step += 1
         if state.step % AVERAGE_EVERY == 0:
             self._update_average()
+        if self.scalars is not None and state.step % RECORD_EVERY == 0:
+            points = {"loss": self._mean(total), "learning_rate": rate, "gradient_norm": norm}
+            self.scalars.add(state.step, {f"train/{name}": value for name, value in points.items()})
         return total
 
     def _check_finite(self, loss: float, norm: float, batches: list[Any]) -> None:
@@ -270,16 +291,20 @@ class Trainer:
                 self.store.save("best", {"model": model}, facts)
         else:
             state.epochs_without_gain += 1
-        loss = self.processes.sum(state.loss_sum, self.device) / self.processes.world_size
+        shown = {name: scores[name] for name in METRICS if name in scores}
         entry = {
             "epoch": state.epoch + 1,
             "step": state.step,
-            "train_loss": loss / self.steps_per_epoch,
-            **{f"validation_{name}": scores[name] for name in METRICS if name in scores},
+            "train_loss": self._mean(state.loss_sum) / self.steps_per_epoch,
+            **{f"validation_{name}": value for name, value in shown.items()},
             "tokens_per_s": round(tokens_per_s),
         }
         state.history.append(entry)
-        self._report_epoch(entry, scores)
+        is_best = state.best_epoch == state.epoch
+        report_epoch(entry, scores, self.labels, epochs=config.epochs, is_best=is_best)
+        if self.scalars is not None:
+            points = {f"validation/{name}": value for name, value in shown.items()}
+            self.scalars.add(state.step, {**points, "train/tokens_per_s": tokens_per_s})
         state.epoch, state.step_in_epoch, state.loss_sum = state.epoch + 1, 0, 0.0
         tired = config.patience and state.epochs_without_gain >= config.patience
         state.finished = bool(tired) or state.epoch == config.epochs
@@ -288,8 +313,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         """Keep everything that going on needs; it is the same in every process."""
-        total = self.processes.sum(self.state.loss_sum, self.device)
-        self.state.loss_sum = total / self.processes.world_size
+        self.state.loss_sum = self._mean(self.state.loss_sum)
         if not self.processes.is_main:
             return
         groups: dict[str, Mapping[str, Tensor]] = {
@@ -300,8 +324,13 @@ class Trainer:
             groups["average"] = self.average.state_dict()
         training = dataclasses.asdict(self.state)
         scaler = self.scaler.state_dict() if self.scaler.is_enabled() else None
+        if self.scalars is not None:  # first: a run that goes on from here draws no earlier point again
+            self.scalars.flush()
         self.store.save("last", groups, {**self.facts, "training": training, "scaler": scaler})
         self.store.write_log(self.state.history)
+
+    def _mean(self, value: float) -> float:
+        return self.processes.sum(value, self.device) / self.processes.world_size
 
     def _tick(self, started: float) -> float:
         now = time.perf_counter()
@@ -311,37 +340,3 @@ class Trainer:
     def _best(self) -> str:
         best = self.state.best_score
         return f"best {self.config.metric} {best:.3f}" if best is not None else "no score yet"
-
-    def _progress(self, epoch: int, plan: list[Any]) -> tqdm[Any]:
-        return tqdm(
-            total=len(plan),
-            initial=self.state.step_in_epoch,
-            desc=f"epoch {epoch + 1}/{self.config.epochs}",
-            unit="step",
-            leave=False,
-            disable=not (self.processes.is_main and sys.stderr.isatty()),
-        )
-
-    def _report_first_loss(self, first_loss: float) -> None:
-        expected = math.log(len(self.labels))
-        usual = abs(first_loss - expected) < 0.35
-        verdict = "as it should be" if usual else "unusual: are the vectors very large?"
-        log.info(
-            "first loss %.3f; a guess among %d classes costs ln(%d) = %.3f: %s",
-            first_loss, len(self.labels), len(self.labels), expected, verdict,
-        )  # fmt: skip
-
-    def _report_epoch(self, entry: dict[str, Any], scores: dict[str, Any]) -> None:
-        mark = " *" if self.state.best_epoch == self.state.epoch else ""
-        log.info(
-            "epoch %d/%d  train loss %.4f  validation loss %.4f  accuracy %.4f  macro-F1 %.4f  %s tokens/s%s",
-            entry["epoch"], self.config.epochs, entry["train_loss"], scores["loss"], scores["accuracy"],
-            scores["macro_f1"], f"{entry['tokens_per_s']:,}", mark,
-        )  # fmt: skip
-        predicted = np.array(scores["confusion"]).sum(axis=0)
-        if (predicted > 0).sum() == 1:
-            log.warning(
-                "every validation text was called '%s': nothing is learned yet. If this lasts, lower "
-                "trainer.learning_rate, set trainer.class_weights balanced, or look at the labels",
-                self.labels[int(predicted.argmax())],
-            )

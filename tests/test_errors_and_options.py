@@ -630,13 +630,13 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors",
-    "config files text schedule sources",
+    "config files text schedule sources made_up progress",
     "options readers distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison proof pages charts",
+    "tokens tables model checkpoint comparison proof pages charts curves",
     "dataset splits",
     "corpus inference optimization baselines",
     "trainer classifier",
-    "assessment answers evidence",
+    "assessment answers behaviour evidence",
     "reporting",
     "experiment",
     "seeds",
