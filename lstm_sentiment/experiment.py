@@ -60,7 +60,7 @@ def run(config: Config) -> dict[str, Any]:
             corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
         _report_data(corpus, config)
         _check_metric(config.trainer.metric, corpus.labels)
-        model = _new_model(config, corpus).to(device)
+        model = initial_model(config, corpus).to(device)
         log.info(
             "model: %s parameters, %s; %s, %s, %d threads, %d process%s",
             f"{sum(p.numel() for p in model.parameters()):,}", _describe(config),
@@ -198,7 +198,16 @@ def _begin(folder: RunFolder, config: Config, corpus: Corpus, device: torch.devi
     write_json(folder.path / "data.json", corpus.facts)
 
 
-def _new_model(config: Config, corpus: Corpus) -> SentimentLSTM:
+def initial_model(config: Config, corpus: Corpus) -> SentimentLSTM:
+    """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
+
+    Raises:
+        SentimentError: vectors that cannot be used.
+
+    Example::
+
+        model = initial_model(config, prepare(config.data, config.text, seed=0, cache=cache_folder()))
+    """
     torch.manual_seed(config.seed)
     model = new_model(
         corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)

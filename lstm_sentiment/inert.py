@@ -35,10 +35,16 @@ def inert_settings(config: Config, corpus: Corpus) -> list[Finding]:
     """
     settings = flatten(config)
     findings = []
-    for key, what, why in (*_of_data(config, corpus), *_of_text(config, corpus), *_of_training(config, corpus)):
+    for key, what, why in (
+        *_of_data(config, corpus),
+        *_of_text(config, corpus),
+        *_of_training(config, corpus),
+    ):
         chosen = settings[key] != DEFAULTS[key] and key not in LIMITS
         findings.append(
-            Finding(severity=WARNING if chosen else NOTE, what=f"{key} has no effect: {what}", why=why, key=key)
+            Finding(
+                severity=WARNING if chosen else NOTE, what=f"{key} has no effect: {what}", why=why, key=key
+            )
         )
     return findings
 
@@ -103,7 +109,11 @@ def _of_training(config: Config, corpus: Corpus) -> Found:
     total = steps * trainer.epochs
     batches = math.ceil(rows / trainer.batch_size)
     if trainer.batch_size > rows:
-        yield "trainer.batch_size", f"there are {rows:,} training rows", f"any value from {rows:,} on is the same"
+        yield (
+            "trainer.batch_size",
+            f"there are {rows:,} training rows",
+            f"any value from {rows:,} on is the same",
+        )
     if trainer.accumulate > batches:
         yield (
             "trainer.accumulate",
@@ -127,16 +137,21 @@ def _of_training(config: Config, corpus: Corpus) -> Found:
         )
     reached = ema_decay_at(total - 1, decay=1.0)
     if trainer.ema > reached:
+        reached = math.ceil(1000 * reached) / 1000
         yield (
             "trainer.ema",
-            f"the average's decay rises to {reached:.3g} in {total:,} steps and never reaches {trainer.ema}",
-            f"any value from {reached:.3g} on gives the same weights",
+            f"the average's decay is at most {reached:.3f} in {total:,} steps and never reaches {trainer.ema}",
+            f"any value from {reached:.3f} on gives the same weights",
         )
     counts = np.bincount(corpus.train.labels, minlength=len(corpus.labels))
     if trainer.class_weights == "balanced" and counts.min() == counts.max():
         yield "trainer.class_weights", "each class has as many rows as any other", "none says the same"
     if config.text.freeze_vectors and not config.text.subwords:
-        yield "trainer.embedding_rate", "text.freeze_vectors keeps all embeddings as they are", "leave it as it is"
+        yield (
+            "trainer.embedding_rate",
+            "text.freeze_vectors keeps all embeddings as they are",
+            "leave it as it is",
+        )
     fastest = trainer.learning_rate * max(1.0, trainer.embedding_rate)
     if 0 < trainer.weight_decay and fastest * trainer.weight_decay < LEAST_DECAY:
         yield (

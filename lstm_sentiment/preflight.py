@@ -96,11 +96,24 @@ def data_lines(facts: dict[str, Any]) -> list[str]:
     ]
     for name, of in facts["splits"].items():
         length = " ".join(f"{n:,}" for n in of["length"].values())
-        classes = ", ".join(f"{shown(label)[1:-1]} {n / of['rows']:.1%}" for label, n in of["classes"].items())
+        classes = ", ".join(
+            f"{shown(label)[1:-1]} {n / of['rows']:.1%}" for label, n in of["classes"].items()
+        )
         lines.append(
             f"{name:<11}{of['rows']:>9,} {of['unknown_tokens']:>8.1%}  {length:<30}{of['cut_texts']:>9.1%}  "
             f"{classes}"
         )
+    for pair, similar in facts["similar"].items():
+        if similar["rows"]:
+            lines.append(
+                f"near-duplicates between {pair} ({LEAST:.0%} of the distinct tokens of either in both, at "
+                f"least {SHORTEST}):"
+            )
+        for example in similar["examples"]:
+            for name in pair.split(", "):
+                place = example[name]
+                where = f"{shown(place['file'], 200)[1:-1]}:{place['line']}"
+                lines.append(f"  {name:<11}{where} {shown(place['text'], 50)}")
     return lines
 
 
@@ -177,24 +190,18 @@ def _similar_findings(facts: dict[str, Any]) -> list[Finding]:
         if not of["rows"]:
             continue
         name, other = pair.split(", ")
-        example = of["examples"][0]
-        places = " and ".join(f"{_where(example[split])} {shown(example[split]['text'], 50)}" for split in example if split != "jaccard")
+        share = of["rows"] / of["examined"]
         findings.append(
             Finding(
-                severity=WARNING if of["rows"] > SIMILAR_SHARE * of["examined"] else NOTE,
-                what=f"{of['rows']:,} of {of['examined']:,} {name} texts have a near-duplicate among the "
-                f"{other} rows ({LEAST:.0%} of the tokens the same, at least {SHORTEST} tokens), "
-                f"{of['other_label']:,} of them with another label: {places}",
-                why="scores read too high where a text was seen almost as it is; give rows of one origin the "
-                "same value in a column and split by it",
+                severity=WARNING if other == "train" and share > SIMILAR_SHARE else NOTE,
+                what=f"{of['rows']:,} of {of['examined']:,} {name} texts ({share:.1%}) have a near-duplicate "
+                f"among the {other} rows, {of['other_label']:,} of them with another label",
+                why="scores read too high where almost the same text was seen; give rows of one origin the "
+                "same value in a column, and split by it",
                 key="data.group_column",
             )
         )
     return findings
-
-
-def _where(place: dict[str, Any]) -> str:
-    return f"{shown(place['file'], 200)[1:-1]}:{place['line']}"
 
 
 def _unknown_and_cut(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
