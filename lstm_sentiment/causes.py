@@ -33,10 +33,14 @@ def probe_findings(probes: Facts) -> list[Finding]:
     ['text.vectors']
     """
     examine = {
-        "first_loss": _first_loss, "gradient_norms": _gradients, "overfit": _overfit, "control": _control,
-        "predicted": lambda _: _predicted(probes["predicted"], probes["validation"], "the run's best epoch"),
-    }  # fmt: skip
+        "first_loss": _first_loss,
+        "gradient_norms": _gradients,
+        "overfit": _overfit,
+        "control": _control,
+    }
     found = [examine[name](probes[name]) for name in examine if name in probes]
+    if "predicted" in probes:
+        found.append(_collapse(probes["predicted"], probes["validation"], "the run's best epoch"))
     return [finding for finding in found if finding is not None]
 
 
@@ -58,11 +62,11 @@ def most_likely_cause(data: Facts, probes: Facts, *, trainer: TrainerConfig, sub
     causes = (
         _unknown_words(data, subwords),
         _rates(probes, trainer),
-        _vectors_too_large(probes),
+        _first_loss(probes["first_loss"]),
         _gradients(probes["gradient_norms"]),
         _cannot_learn(probes),
         _leak(probes["control"]),
-        _one_class(data, probes),
+        _one_class(data),
         _labels_at_random(probes),
     )
     return next((cause for cause in causes if cause is not None), None)
@@ -153,7 +157,7 @@ def _control(control: Facts) -> Finding | None:
     if leak is not None:
         return leak
     if collapsed(control["predicted"], control["validation"]):
-        return _predicted(control["predicted"], control["validation"], "a short training")
+        return _collapse(control["predicted"], control["validation"], "a short training")
     if control["true"] > control["chance"] + ERRORS * control["standard_error"]:
         return None
     return Finding(
@@ -178,7 +182,7 @@ def _leak(control: Facts) -> Finding | None:
     )
 
 
-def _predicted(predicted: dict[str, int], truth: dict[str, int], who: str) -> Finding | None:
+def _collapse(predicted: dict[str, int], truth: dict[str, int], who: str) -> Finding | None:
     if not collapsed(predicted, truth):
         return None
     label = max(predicted, key=predicted.__getitem__)
@@ -222,10 +226,6 @@ def _rates(probes: Facts, trainer: TrainerConfig) -> Finding | None:
     )
 
 
-def _vectors_too_large(probes: Facts) -> Finding | None:
-    return _first_loss(probes["first_loss"])
-
-
 def _cannot_learn(probes: Facts) -> Finding | None:
     overfit = probes["overfit"]
     if overfit["learned"]:
@@ -238,7 +238,7 @@ def _cannot_learn(probes: Facts) -> Finding | None:
     )
 
 
-def _one_class(data: Facts, probes: Facts) -> Finding | None:
+def _one_class(data: Facts) -> Finding | None:
     of_train = data["splits"]["train"]
     label = max(of_train["classes"], key=of_train["classes"].__getitem__)
     share = of_train["classes"][label] / of_train["rows"]

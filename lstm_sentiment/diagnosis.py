@@ -13,6 +13,7 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment import initial_model
 from lstm_sentiment.findings import ERROR, WARNING, Finding, finding_lines, plain, worst_first
@@ -169,4 +170,15 @@ def _probe(probes: Probes) -> dict[str, Any]:
 
 
 def _answers(classifier: SentimentClassifier, corpus: Corpus) -> dict[str, int]:
-    return predicted_classes(classifier.model, corpus.validation, corpus.labels)
+    """Return how many validation rows a run's model gives to each class, in the run's own vocabulary."""
+    text, validation = classifier.config.text, corpus.validation
+    read = TextDataset(
+        validation.store,
+        validation.rows,
+        validation.labels,
+        vocabulary=classifier.vocabulary,
+        max_tokens=text.max_tokens,
+        truncate=text.truncate,
+        subwords=text.subwords,
+    )
+    return predicted_classes(classifier.model, read, classifier.labels)

@@ -13,8 +13,10 @@ are only warnings and notes; 2 and above as every command.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from lstm_sentiment.errors import ConfigError, DataError
@@ -31,20 +33,16 @@ def main(argv: list[str]) -> None:
     if run and settings:
         raise ConfigError(f"a run has its own configuration; leave out {' '.join(settings)}, or the run")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for name in (
-        "trainer",
-        "experiment",
-    ):  # trains in short, on purpose badly: its warnings mean nothing here
-        logging.getLogger(f"lstm_sentiment.{name}").setLevel(logging.ERROR)
-    if run:
-        from lstm_sentiment.diagnosis import diagnose_run
+    with _quiet("lstm_sentiment.trainer"):  # it trains in short and on shuffled labels: its warnings mislead
+        if run:
+            from lstm_sentiment.diagnosis import diagnose_run
 
-        diagnosis = diagnose_run(run)
-    else:
-        config = parse_config(settings, program="doctor", description="")
-        from lstm_sentiment.diagnosis import diagnose  # imports torch: not for --help, not for a typo
+            diagnosis = diagnose_run(run)
+        else:
+            config = parse_config(settings, program="doctor", description="")
+            from lstm_sentiment.diagnosis import diagnose  # imports torch: not for --help, not for a typo
 
-        diagnosis = diagnose(config)
+            diagnosis = diagnose(config)
     print("\n".join(diagnosis.report()))
     if options.json:
         from lstm_sentiment.files import write_json
@@ -54,6 +52,17 @@ def main(argv: list[str]) -> None:
     if not diagnosis.sound:
         sys.stdout.flush()
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _parse(argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
@@ -68,9 +77,8 @@ def _parse(argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--json", metavar="FILE", help="write all that was found here too")
-    run = (
-        argv[0] if argv and not argv[0].startswith("-") else None
-    )  # else a setting's value might be taken for it
+    # The run comes first: anywhere else the value of a setting would be taken for it.
+    run = argv[0] if argv and not argv[0].startswith("-") else None
     options, settings = parser.parse_known_args(argv[1:] if run else argv)
     return run, options, settings
 

@@ -74,7 +74,7 @@ def _of_text(config: Config, corpus: Corpus) -> Found:
     if frequent <= text.max_vocabulary:
         yield (
             "text.max_vocabulary",
-            f"{frequent:,} tokens stand {text.min_frequency} times or more, {text.max_vocabulary:,} may be known",
+            f"{frequent:,} tokens are frequent enough, and {text.max_vocabulary:,} may be known",
             f"any value from {frequent:,} on gives the same vocabulary",
         )
     rarest = int(counts[text.max_vocabulary - 1]) if len(counts) >= text.max_vocabulary else 0
@@ -93,12 +93,6 @@ def _of_text(config: Config, corpus: Corpus) -> Found:
             yield "text.truncate", f"{why}, none is cut", "lower text.max_tokens, or leave it as it is"
     if text.tokenizer == "basic_english" and not text.lowercase:
         yield "text.lowercase", "basic_english folds case itself", "text.tokenizer words keeps it"
-    if corpus.facts.get("vectors", {}).get("types") == 0:
-        yield (
-            "text.vectors",
-            "they have none of the vocabulary's words",
-            "is it another language, or another way to cut words (text.tokenizer, text.lowercase)?",
-        )
 
 
 def _of_training(config: Config, corpus: Corpus) -> Found:
@@ -120,7 +114,7 @@ def _of_training(config: Config, corpus: Corpus) -> Found:
             f"an epoch has {batches:,} batches",
             f"any value from {batches:,} on is the same: one step per epoch",
         )
-    if 0 < trainer.patience and trainer.patience >= trainer.epochs - 1:
+    if trainer.patience and trainer.patience >= trainer.epochs - 1:
         yield (
             "trainer.patience",
             f"{trainer.epochs} epochs are over before {trainer.patience} without a better score are",
@@ -140,7 +134,7 @@ def _of_training(config: Config, corpus: Corpus) -> Found:
         reached = math.ceil(1000 * reached) / 1000
         yield (
             "trainer.ema",
-            f"the average's decay is at most {reached:.3f} in {total:,} steps and never reaches {trainer.ema}",
+            f"in {total:,} steps the average's decay rises to {reached:.3f} and not to {trainer.ema}",
             f"any value from {reached:.3f} on gives the same weights",
         )
     counts = np.bincount(corpus.train.labels, minlength=len(corpus.labels))
@@ -153,10 +147,10 @@ def _of_training(config: Config, corpus: Corpus) -> Found:
             "leave it as it is",
         )
     fastest = trainer.learning_rate * max(1.0, trainer.embedding_rate)
-    if 0 < trainer.weight_decay and fastest * trainer.weight_decay < LEAST_DECAY:
+    if trainer.weight_decay and fastest * trainer.weight_decay < LEAST_DECAY:
         yield (
             "trainer.weight_decay",
-            f"times the learning rate it is {fastest * trainer.weight_decay:.1g}, less than float32 can tell from 0",
+            f"times the learning rate it is {fastest * trainer.weight_decay:.1g}, and is lost in float32",
             "raise it, or trainer.learning_rate",
         )
 

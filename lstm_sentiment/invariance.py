@@ -106,8 +106,8 @@ def invariance_findings(checks: list[Check]) -> list[Finding]:
             Finding(
                 severity=WARNING if mixed else ERROR,
                 what=f"{check.name}, the same texts get other answers than alone: logits differ by up to "
-                f"{check.difference:.2g}, rounding explains {check.tolerance:.0e}; {check.other_labels} texts "
-                "change their label",
+                f"{check.difference:.2g}, rounding explains {check.tolerance:.0e}; other labels: "
+                f"{check.other_labels}",
                 why="training in this number format is imprecise; set fp32"
                 if mixed
                 else "answers and scores depend on chance: do not use the model here, and report this with "

@@ -7,6 +7,7 @@ Legend: R rows of a split, C classes, S splits.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def data_lines(facts: dict[str, Any]) -> list[str]:
         for example in similar["examples"]:
             for name in pair.split(", "):
                 place = example[name]
-                where = f"{shown(place['file'], 200)[1:-1]}:{place['line']}"
+                where = f"{shown(Path(place['file']).name, 40)[1:-1]}:{place['line']}"
                 lines.append(f"  {name:<11}{where} {shown(place['text'], 50)}")
     return lines
 
@@ -213,6 +214,17 @@ def _unknown_and_cut(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
                 what="no word of the training rows is frequent enough for the vocabulary",
                 why="no word has a vector of its own",
                 key="text.min_frequency",
+            )
+        )
+    covered = corpus.facts.get("vectors", {}).get("tokens", 1.0)
+    if covered < 1 - UNKNOWN_SHARE:
+        findings.append(
+            Finding(
+                severity=WARNING,
+                what=f"{covered:.0%} of the training rows' tokens have a pretrained vector",
+                why="the others begin at random; are the vectors of another language, or do they cut words "
+                "otherwise (text.tokenizer, text.lowercase)?",
+                key="text.vectors",
             )
         )
     for name, of in facts["splits"].items():

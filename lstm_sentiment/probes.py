@@ -122,7 +122,7 @@ class Probes:
             return facts
         usual = TrainerConfig()
         for rate in REFERENCE_RATES:
-            tried = {
+            tried: dict[str, Any] = {
                 "learning_rate": rate,
                 "embedding_rate": usual.embedding_rate,
                 "clip_norm": usual.clip_norm,
@@ -153,12 +153,18 @@ class Probes:
         present = counts_C[counts_C > 0]
         chance = 1 / len(present)
         error = math.sqrt((chance * (1 - chance) / present).sum()) / len(present)
+        short = self._control_config(train)
         facts: dict[str, Any] = {
-            "true": None, "shuffled": None, "chance": chance, "standard_error": error, "rows": len(train),
-            "steps": self._control_config(train).epochs
-            * math.ceil(len(train) / self._control_config(train).batch_size),
-            "predicted": None, "validation": _per_class(validation.labels, self.corpus.labels), "failure": None,
-        }  # fmt: skip
+            "true": None,
+            "shuffled": None,
+            "chance": chance,
+            "standard_error": error,
+            "rows": len(train),
+            "steps": short.epochs * math.ceil(len(train) / short.batch_size),
+            "predicted": None,
+            "validation": _per_class(validation.labels, self.corpus.labels),
+            "failure": None,
+        }
         try:
             predicted_R = self._train_briefly(train, validation)
             facts["true"] = macro_recall(validation.labels, predicted_R)
@@ -171,8 +177,8 @@ class Probes:
                 if scores[0] <= leak_line(facts):
                     break
             facts["shuffled"] = float(np.median(scores))
-        except TrainingError as error:
-            facts["failure"] = str(error)
+        except TrainingError as stopped:
+            facts["failure"] = str(stopped)
         return facts
 
     def _batch_by_heart(self) -> Array:
@@ -259,7 +265,7 @@ def macro_recall(truth_R: Array, predicted_R: Array) -> float:
 
 
 def leak_line(control: Mapping[str, Any]) -> float:
-    """Return the score above which shuffled labels cannot be luck: beyond noise, and half as good as true ones.
+    """Return the score above which shuffled labels are no luck: beyond noise, and half as good as true ones.
 
     >>> leak_line({"true": 0.8, "chance": 0.5, "standard_error": 0.01})
     0.65

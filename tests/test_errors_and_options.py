@@ -630,16 +630,16 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors",
-    "config files text schedule sources",
+    "config files text schedule sources findings",
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison proof pages",
     "dataset splits",
-    "corpus inference optimization baselines",
-    "trainer classifier",
-    "assessment answers",
-    "experiment",
-    "seeds",
-    "train predict evaluate compare",
+    "corpus inference optimization baselines similar",
+    "trainer classifier preflight",
+    "assessment answers inert invariance probes",
+    "experiment causes",
+    "seeds diagnosis",
+    "train predict evaluate compare doctor",
 ]
 
 
@@ -741,7 +741,7 @@ def test_unsafe_code_is_noticed(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", sorted(set(MODULES) - {"train", "predict", "evaluate", "compare", "options"})
+    "module", sorted(set(MODULES) - {"train", "predict", "evaluate", "compare", "doctor", "options"})
 )
 def test_only_commands_print_and_leave(module: str) -> None:
     calls = [
