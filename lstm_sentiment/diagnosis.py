@@ -15,7 +15,7 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.experiment import initial_model
+from lstm_sentiment.experiment import check_metric, initial_model
 from lstm_sentiment.findings import ERROR, WARNING, Finding, finding_lines, plain, worst_first
 from lstm_sentiment.hardware import pick_device, set_up_cpu
 from lstm_sentiment.inert import inert_settings
@@ -74,7 +74,9 @@ def diagnose(config: Config) -> Diagnosis:
 
         diagnosis = diagnose(Config(data=DataConfig(train="reviews.csv")))
     """
+    set_up_cpu(config.trainer.threads)
     corpus = _prepare(config)
+    check_metric(config.trainer.metric, corpus.labels)
     return _diagnose(config, corpus, None, [])
 
 
@@ -93,6 +95,7 @@ def diagnose_run(run: str | Path) -> Diagnosis:
     classifier = load(run)
     trainer = dataclasses.replace(classifier.config.trainer, device="auto", precision="auto")
     config = dataclasses.replace(classifier.config, trainer=trainer)
+    set_up_cpu(trainer.threads)
     try:
         corpus = _prepare(config)
     except DataError as error:
@@ -123,7 +126,6 @@ def _diagnose(
     facts: dict[str, Any] = {}
     lines: list[str] = []
     cause = None
-    set_up_cpu(config.trainer.threads)
     if corpus is not None:
         log.info("examining the data ...")
         device = pick_device(config.trainer.device)

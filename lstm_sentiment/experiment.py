@@ -59,7 +59,7 @@ def run(config: Config) -> dict[str, Any]:
         with processes.main_first():
             corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
         _report_data(corpus, config)
-        _check_metric(config.trainer.metric, corpus.labels)
+        check_metric(config.trainer.metric, corpus.labels)
         model = initial_model(config, corpus).to(device)
         log.info(
             "model: %s parameters, %s; %s, %s, %d threads, %d process%s",
@@ -106,8 +106,14 @@ def config_yaml(config: Config) -> str:
     return yaml.safe_dump(asdict(plain), sort_keys=False, allow_unicode=True)
 
 
-def _check_metric(metric: str, labels: list[str]) -> None:
-    """Refuse a score that these classes do not have."""
+def check_metric(metric: str, labels: list[str]) -> None:
+    """Refuse a score that these classes do not have.
+
+    Raises:
+        ConfigError: names those that they have.
+
+    >>> check_metric("accuracy", ["sport", "politics"])
+    """
     missing = set(POLARITY_METRICS) - set(polarity_metrics(labels))
     if metric in missing:
         wanted = "in the order of a scale " if metric == "ordinal_error" else ""

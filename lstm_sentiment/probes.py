@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.corpus import Corpus
-from lstm_sentiment.dataset import TextDataset, plan_epoch
+from lstm_sentiment.dataset import Batch, TextDataset, plan_epoch
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.hardware import pick_precision, seed_random_numbers
@@ -37,7 +37,7 @@ OVERFIT_SHARE = 0.25  # of ln C: a batch that is learned by heart costs less
 REFERENCE_RATES = (2e-3, 2e-2)  # at which most models learn
 CONTROL_STEPS, CONTROL_ROWS = 150, 10_000
 CONTROL_BATCH, CONTROL_VALIDATION = 64, 1000
-CONTROL_TOKENS = 64  # longest text of a short training
+CONTROL_TOKENS = 64  # longest text of a short training, so that books take no longer than tweets
 SHUFFLES = 3  # at most: one can be lucky
 ERRORS = 3.0  # standard errors from which on a score is not by chance
 Array = npt.NDArray[Any]
@@ -115,7 +115,7 @@ class Probes:
         goal = OVERFIT_SHARE * math.log(self.classes)
         losses = self._learn_by_heart(trainer)
         facts: dict[str, Any] = {
-            "rows": len(self._batch_by_heart()), "steps": len(losses) - 1, "first": losses[0],
+            "rows": len(self._batch_by_heart().labels_B), "steps": len(losses) - 1, "first": losses[0],
             "last": losses[-1], "goal": goal, "learned": losses[-1] < goal, "learned_with": None,
         }  # fmt: skip
         if facts["learned"]:
@@ -181,16 +181,18 @@ class Probes:
             facts["failure"] = str(stopped)
         return facts
 
-    def _batch_by_heart(self) -> Array:
-        """Return rows of the first batch, without those whose text stands there with another label."""
+    def _batch_by_heart(self) -> Batch:
+        """Return the first batch as short texts, each text once: no two labels contradict each other."""
+        train = self.corpus.train
         rows = self._first_rows[:OVERFIT_ROWS]
-        hashes = self.corpus.train.store.hashes[self.corpus.train.rows[rows]]
-        return rows[np.sort(np.unique(hashes, return_index=True)[1])]
+        rows = rows[np.sort(np.unique(train.store.hashes[train.rows[rows]], return_index=True)[1])]
+        short = _labelled(train, train.labels[rows], self.corpus, self.config, rows)
+        return short.batch(np.arange(len(rows))).to(self.device)
 
     def _learn_by_heart(self, trainer: TrainerConfig) -> list[float]:
         """Return the losses of one batch, step by step at a constant rate, until it is learned by heart."""
         model = _without_dropout(self.model).train()
-        batch = self.corpus.train.batch(self._batch_by_heart()).to(self.device)
+        batch = self._batch_by_heart()
         optimizer = adamw(
             model,
             learning_rate=trainer.learning_rate,
