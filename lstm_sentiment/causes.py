@@ -214,8 +214,12 @@ def _rates(probes: Facts, trainer: TrainerConfig) -> Finding | None:
     better = probes["overfit"]["learned_with"]
     if better is None:
         return None
-    apart = {key: math.log10(getattr(trainer, key) / value) for key, value in better.items() if value}
-    key = max(("learning_rate", "embedding_rate", "clip_norm"), key=lambda name: round(abs(apart[name]), 1))
+    apart = {
+        key: round(math.log10(getattr(trainer, key) / value), 1)
+        for key, value in better.items()
+        if getattr(trainer, key) > 0  # no weight decay does no harm
+    }
+    key = max(apart, key=lambda name: abs(apart[name]))
     word = "high" if apart[key] > 0 else "low"
     return Finding(
         severity=WARNING,

@@ -71,8 +71,8 @@ def _parse(argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
         prog="python -m lstm_sentiment.doctor",
         usage=USAGE,
         description=__doc__,
-        epilog="Without a run: the settings of a training, as `python -m lstm_sentiment.train --help` lists "
-        "them; without any, the default ones.",
+        epilog="RUN is a folder that training wrote, and comes first. Without one: settings as those of\n"
+        "`python -m lstm_sentiment.train --help`; without any, the default ones.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -318,7 +318,8 @@ def test_a_healthy_configuration_is_found_healthy(configure: Configure) -> None:
     ("settings", "key", "what"),
     [
         (["--trainer.learning_rate=1000"], "trainer.learning_rate", "too high"),
-        (["--trainer.learning_rate=1e-9"], "trainer.learning_rate", "too low"),
+        (["--trainer.learning_rate=1e-9", "--trainer.weight_decay=0"], "trainer.learning_rate", "too low"),
+        (["--trainer.weight_decay=1000"], "trainer.weight_decay", "too high"),
         (["--trainer.clip_norm=1e-12"], "trainer.clip_norm", "too low"),
         (["--text.min_frequency=1000000", "--text.subwords=0"], "text.min_frequency", "100%"),
     ],
@@ -411,6 +412,15 @@ def test_a_trained_model_answers_alike_everywhere(trained_run: Path) -> None:
     assert all(check.difference < 1e-5 for check in measured if check.tolerance == 1e-4)
     if not torch.cuda.is_available():
         assert [check.difference for check in checks if check.name == "on cuda"] == [None]
+
+
+def test_mixed_precision_is_measured_where_the_machine_has_it(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lstm_sentiment.invariance.describe_machine", lambda device: {"bf16_on_cpu": True})
+    checks = {check.name: check for check in check_invariance(load(trained_run, device="cpu"))}
+    assert 1e-5 < (checks["in bf16 on cpu"].difference or 0) < 0.1  # not the fp32 numbers again
+    assert checks["in fp16 on cpu"].difference is None
 
 
 def broken_mean(self: SentimentLSTM, kind: str, read: list[torch.Tensor], _: torch.Tensor) -> torch.Tensor:
