@@ -225,6 +225,10 @@ class SentimentClassifier:
         parts = [self._logits(part) for part in _in_parts(texts, TEXTS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 
+    def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
+        """Return what the model reads: each text's token ids, and how unknown ones are spelt (X, K)."""
+        return self._number_unknown([self._encode(text) for text in texts])
+
     def tokens(self, text: str) -> list[str]:
         """Return a text's tokens as the model reads them: cut to length, the empty text as none."""
         tokens = self._tokenizer(text)
@@ -276,7 +280,7 @@ class SentimentClassifier:
 
     def _logits_of_few(self, texts: list[str]) -> npt.NDArray[np.float64]:
         """Answer at once: no thread is started, and pieces of text met before are remembered."""
-        rows, spelling_XK = self._number_unknown([self._encode(text) for text in texts])
+        rows, spelling_XK = self.encode(texts)
         lengths_B = [len(row) for row in rows]
         width = padded_length(max(lengths_B))
         tokens_BT = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])

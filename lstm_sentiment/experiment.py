@@ -65,8 +65,8 @@ def run(config: Config) -> dict[str, Any]:
         with processes.main_first():
             corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
         _report_data(corpus, config)
-        _check_metric(config.trainer.metric, corpus.labels)
-        model = _new_model(config, corpus).to(device)
+        check_metric(config.trainer.metric, corpus.labels)
+        model = initial_model(config, corpus).to(device)
         log.info(
             "model: %s; %s, %s, %d threads, %d process%s", _describe(model, config.model),
             device, precision, threads, processes.world_size, "es" if processes.world_size > 1 else "",
@@ -108,8 +108,14 @@ def config_yaml(config: Config) -> str:
     return yaml.safe_dump(asdict(plain), sort_keys=False, allow_unicode=True)
 
 
-def _check_metric(metric: str, labels: list[str]) -> None:
-    """Refuse a score that these classes do not have."""
+def check_metric(metric: str, labels: list[str]) -> None:
+    """Refuse a score that these classes do not have.
+
+    Raises:
+        ConfigError: names those that they have.
+
+    >>> check_metric("accuracy", ["sport", "politics"])
+    """
     missing = set(POLARITY_METRICS) - set(polarity_metrics(labels))
     if metric in missing:
         wanted = "in the order of a scale " if metric == "ordinal_error" else ""
@@ -200,7 +206,16 @@ def _begin(folder: RunFolder, config: Config, corpus: Corpus, device: torch.devi
     write_json(folder.path / "data.json", corpus.facts)
 
 
-def _new_model(config: Config, corpus: Corpus) -> SentimentLSTM:
+def initial_model(config: Config, corpus: Corpus) -> SentimentLSTM:
+    """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
+
+    Raises:
+        SentimentError: vectors that cannot be used.
+
+    Example::
+
+        model = initial_model(config, prepare(config.data, config.text, seed=0, cache=cache_folder()))
+    """
     torch.manual_seed(config.seed)
     model = new_model(
         corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)

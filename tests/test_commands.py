@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY, make_rows, write_csv
+from conftest import COMMANDS, TINY, make_rows, write_csv
 
 import lstm_sentiment
 import lstm_sentiment.readers
@@ -607,7 +607,7 @@ def test_commands_run_as_modules(trained: Path) -> None:
     assert result.stderr == b""
 
 
-@pytest.mark.parametrize("module", ["train", "predict", "evaluate", "compare", "report"])
+@pytest.mark.parametrize("module", COMMANDS)
 def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:
     script = (
         "import runpy, sys\n"

@@ -1,0 +1,186 @@
+"""All examinations of one configuration, or of one run, and the most likely cause of what they find."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lstm_sentiment.causes import most_likely_cause, probe_findings, probe_lines
+from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.classifier import SentimentClassifier, load
+from lstm_sentiment.config import Config
+from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.experiment import check_metric, initial_model
+from lstm_sentiment.findings import ERROR, WARNING, Finding, finding_lines, plain, worst_first
+from lstm_sentiment.hardware import pick_device, set_up_cpu
+from lstm_sentiment.inert import inert_settings
+from lstm_sentiment.invariance import check_invariance, invariance_findings, invariance_lines
+from lstm_sentiment.preflight import data_lines, examine_data
+from lstm_sentiment.probes import Probes, predicted_classes
+from lstm_sentiment.tokens import cache_folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was found.
+
+    Args:
+        findings: worst first.
+        cause: the most likely cause of what the probes found; None if they found nothing.
+        facts: `data`, `probes` and `invariance`, the numbers behind the findings.
+        lines: the facts as text.
+    """
+
+    findings: list[Finding]
+    cause: Finding | None
+    facts: dict[str, Any]
+    lines: list[str]
+
+    @property
+    def sound(self) -> bool:
+        """Whether no finding says that answers or scores are wrong."""
+        return all(finding.severity != ERROR for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as strict JSON can hold it."""
+        return {
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "cause": dataclasses.asdict(self.cause) if self.cause else None,
+            **plain(self.facts),
+        }
+
+    def report(self) -> list[str]:
+        """Return all of it as lines of text."""
+        lines = [*self.lines, "", *(finding_lines(self.findings) or ["nothing found"])]
+        if self.cause is not None:
+            lines += ["", f"most likely cause: {self.cause.what}", f"  {self.cause.why} [{self.cause.key}]"]
+        return lines
+
+
+def diagnose(config: Config) -> Diagnosis:
+    """Examine a configuration before training: its data, its settings, short trainings, an untrained model.
+
+    Raises:
+        SentimentError: data or settings with which no training could begin.
+
+    Example::
+
+        diagnosis = diagnose(Config(data=DataConfig(train="reviews.csv")))
+    """
+    set_up_cpu(config.trainer.threads)
+    corpus = _prepare(config)
+    check_metric(config.trainer.metric, corpus.labels)
+    return _diagnose(config, corpus, None, [])
+
+
+def diagnose_run(run: str | Path) -> Diagnosis:
+    """Examine a trained run: as `diagnose`, with the trained model's answers on the machine at hand.
+
+    Where its data cannot be read any more, only the model is examined, and a finding says so.
+
+    Raises:
+        SentimentError: no run, or a damaged one.
+
+    Example::
+
+        diagnose_run("runs/tweets").sound
+    """
+    classifier = load(run)
+    trainer = dataclasses.replace(classifier.config.trainer, device="auto", precision="auto")
+    config = dataclasses.replace(classifier.config, trainer=trainer)
+    set_up_cpu(trainer.threads)
+    try:
+        corpus = _prepare(config)
+    except DataError as error:
+        unread = Finding(
+            severity=WARNING,
+            what=f"the run's data cannot be read: {error}",
+            why="data and training were not examined, only the model's answers on this machine",
+            key="data.train",
+        )
+        return _diagnose(config, None, classifier, [unread])
+    findings = []
+    if RunFolder(run).load(BEST).facts.get("data") != corpus.fingerprint:
+        findings.append(
+            Finding(
+                severity=WARNING,
+                what="the rows, labels or vocabulary are not those the run was trained on",
+                why="the data were changed since, or are read otherwise by this version; what follows is "
+                "about the data as they are now",
+                key="data.train",
+            )
+        )
+    return _diagnose(config, corpus, classifier, findings)
+
+
+def _diagnose(
+    config: Config, corpus: Corpus | None, classifier: SentimentClassifier | None, findings: list[Finding]
+) -> Diagnosis:
+    facts: dict[str, Any] = {}
+    lines: list[str] = []
+    cause = None
+    if corpus is not None:
+        log.info("examining the data ...")
+        device = pick_device(config.trainer.device)
+        model = initial_model(config, corpus)
+        facts["data"], found = examine_data(corpus)
+        findings = [*findings, *found, *inert_settings(config, corpus)]
+        fresh = classifier or SentimentClassifier(
+            labels=corpus.labels,
+            vocabulary=corpus.vocabulary,
+            config=config,
+            weights=model.state_dict(),
+            device=config.trainer.device,
+        )
+        probes = facts["probes"] = _probe(Probes(model.to(device), corpus, config))
+        if classifier is not None and classifier.labels == corpus.labels:
+            probes["predicted"] = _answers(classifier, corpus)
+            probes["validation"] = facts["data"]["splits"]["validation"]["classes"]
+        findings += probe_findings(probes)
+        cause = most_likely_cause(
+            facts["data"], probes, trainer=config.trainer, subwords=config.text.subwords
+        )
+        lines += [*data_lines(facts["data"]), "", *probe_lines(probes), ""]
+        classifier = fresh
+    assert classifier is not None
+    log.info("answering the same texts in other ways ...")
+    checks = check_invariance(classifier)
+    findings += invariance_findings(checks)
+    facts["invariance"] = [dataclasses.asdict(check) for check in checks]
+    lines += ["largest logit difference of the same texts, against each alone:", *invariance_lines(checks)]
+    return Diagnosis(findings=worst_first(findings), cause=cause, facts=facts, lines=lines)
+
+
+def _prepare(config: Config) -> Corpus:
+    return prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+
+
+def _probe(probes: Probes) -> dict[str, Any]:
+    found: dict[str, Any] = {"first_loss": probes.first_loss(), "gradient_norms": probes.gradient_norms()}
+    log.info("learning one batch by heart ...")
+    found["overfit"] = probes.overfit()
+    log.info("training briefly, with true and with shuffled labels ...")
+    found["control"] = probes.control()
+    return found
+
+
+def _answers(classifier: SentimentClassifier, corpus: Corpus) -> dict[str, int]:
+    """Return how many validation rows a run's model gives to each class, in the run's own vocabulary."""
+    text, validation = classifier.config.text, corpus.validation
+    read = TextDataset(
+        validation.store,
+        validation.rows,
+        validation.labels,
+        vocabulary=classifier.vocabulary,
+        max_tokens=text.max_tokens,
+        truncate=text.truncate,
+        subwords=text.subwords,
+    )
+    return predicted_classes(classifier.model, read, classifier.labels)
