@@ -630,9 +630,9 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors",
-    "config files text schedule sources",
-    "options readers distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison proof pages",
+    "config files tokenizing schedule sources",
+    "options readers distributed hardware metrics calibration text subwords extras",
+    "tokens tables model checkpoint comparison proof pages vectors",
     "dataset splits",
     "corpus inference optimization baselines",
     "trainer classifier",
