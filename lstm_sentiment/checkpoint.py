@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 BEST, LAST = "best", "last"
+EXPORTED = "onnx"  # what `export` makes of a run, where it is told no other place
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = (*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json", "evaluation.json")
 MAX_JSON_BYTES = 500_000_000
@@ -247,7 +248,7 @@ def _is_ours(entry: Path) -> bool:
     unfinished = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
     if unfinished:
         name = unfinished[1]
-    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous"):
+    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous", EXPORTED):
         return entry.is_dir()
     return name in OWN_FILES and entry.is_file()
 
