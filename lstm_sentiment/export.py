@@ -20,6 +20,8 @@ def main(argv: list[str]) -> None:
     options = _parse(argv)
     if options.file and not (options.int8 or options.benchmark):
         raise ConfigError("--file goes with --int8 or --benchmark")
+    if options.threads < 1:
+        raise ConfigError(f"--threads must be at least 1, not {options.threads}")
     from lstm_sentiment.checkpoint import EXPORTED  # imports torch: not for --help, not for a typo
     from lstm_sentiment.classifier import load
     from lstm_sentiment.exporting import check_target, export
@@ -54,7 +56,8 @@ def _lines(exported: Exported, file: str | None) -> list[str]:
         lost: dict[str, Any] = facts["int8"]
         lines.append(
             f"int8: {before:.1f} -> {after:.1f} MB; probabilities differ by {lost['largest_difference']:.4f} "
-            f"at the most and {lost['mean_difference']:.4f} on average, {100 * lost['changed_labels']:.1f} % of the texts get another label"
+            f"at the most and {lost['mean_difference']:.4f} on average, "
+            f"{100 * lost['changed_labels']:.1f} % of the texts get another label"
         )
         if "scores" in lost:
             scores = [
@@ -73,8 +76,8 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
     from lstm_sentiment.exporting import load_runtime
     from lstm_sentiment.tokenizing import SPECIAL_TOKENS
 
-    threads = torch.get_num_threads()
-    runtime = load_runtime(out, threads=threads)
+    torch.set_num_threads(options.threads)
+    runtime = load_runtime(out, threads=options.threads)
     if options.file:
         trained = classifier.config.data.text_column
         how = {"text_column": options.text_column, "encoding": options.encoding, "trained": trained}
@@ -83,7 +86,7 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
         texts = made_up_texts(classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :])
         what = "made-up texts of 20 words"
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    title = f"speed: {what}, {threads} threads{load}; median (p10 to p90)"
+    title = f"speed: {what}; threads: {options.threads}{load}; median (p10 to p90)"
     return [title, *speed_lines(compare_speed(classifier.predict_proba, runtime.predict_proba, texts))]
 
 
@@ -101,6 +104,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--benchmark", action="store_true", help="measure speed beside PyTorch, one text and 64 at a time"
     )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of --benchmark; default 1")
     parser.add_argument("--file", help="labelled rows: scores for --int8, texts for --benchmark")
     add_file_options(parser, device=False)
     return parser.parse_args(argv)

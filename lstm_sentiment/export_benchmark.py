@@ -18,9 +18,7 @@ from lstm_sentiment.sources import open_source
 
 BATCHES = (1, 64)  # texts at a time
 CALLS = {1: 200, 64: 40}  # timed, after a tenth as many to warm up
-PAUSE_S = (
-    0.01  # the threads of the one that was called last wait busily for a while, on the cores of the other
-)
+PAUSE_S = 0.01  # threads of the one called last wait busily for a while, on the cores of the other
 WORDS, SPREAD = 20.0, 6.5  # of a made-up text, as of a tweet
 Answer = Callable[[list[str]], Any]
 
