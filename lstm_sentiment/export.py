@@ -12,7 +12,6 @@ from lstm_sentiment.options import CommandParser, add_file_options, how_to_read,
 
 if TYPE_CHECKING:
     from lstm_sentiment.classifier import SentimentClassifier
-    from lstm_sentiment.exporting import Exported
 
 
 def main(argv: list[str]) -> None:
@@ -24,13 +23,12 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--threads must be at least 1, not {options.threads}")
     from lstm_sentiment.checkpoint import EXPORTED  # imports torch: not for --help, not for a typo
     from lstm_sentiment.classifier import load
-    from lstm_sentiment.exporting import check_target, export
+    from lstm_sentiment.exporting import export
 
     run = Path(options.run)
     classifier = load(run, device="cpu")
     out = Path(options.out) if options.out else run / EXPORTED
-    check_target(out, overwrite=options.overwrite)
-    exported = export(
+    facts = export(
         classifier,
         run,
         out,
@@ -39,24 +37,24 @@ def main(argv: list[str]) -> None:
         file=options.file,
         **how_to_read(options),
     )
-    print("\n".join(_lines(exported, options.file)))
+    print("\n".join(_lines(facts, options.file)))
     print(f"written to {out}: model.onnx, model.json, runtime.py")
     if options.benchmark:
         print("\n".join(_benchmark(classifier, out, options)))
 
 
-def _lines(exported: Exported, file: str | None) -> list[str]:
+def _lines(facts: dict[str, Any], file: str | None) -> list[str]:
     """Describe an export for people."""
-    facts, (before, after) = exported.facts, exported.megabytes
+    megabytes = {kind: size / 1e6 for kind, size in facts["bytes"].items()}
     lines = [
-        f"onnx: {before:.1f} MB; {facts['check']['texts']} texts are answered as by PyTorch, alone and in "
-        f"batches: probabilities differ by {facts['check']['largest_difference']:.1e} at the most"
+        f"onnx: {megabytes['float32']:.1f} MB; {facts['check']['texts']} texts are answered as by PyTorch, "
+        f"alone and in batches: probabilities differ by {facts['check']['largest_difference']:.1e} at the most"
     ]
     if facts["int8"]:
-        lost: dict[str, Any] = facts["int8"]
+        lost = facts["int8"]
         lines.append(
-            f"int8: {before:.1f} -> {after:.1f} MB; probabilities differ by {lost['largest_difference']:.4f} "
-            f"at the most and {lost['mean_difference']:.4f} on average, "
+            f"int8: {megabytes['float32']:.1f} -> {megabytes['int8']:.1f} MB; probabilities differ by "
+            f"{lost['largest_difference']:.4f} at the most and {lost['mean_difference']:.4f} on average, "
             f"{100 * lost['changed_labels']:.1f} % of the texts get another label"
         )
         if "scores" in lost:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib.machinery
 import importlib.util
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,21 +45,6 @@ RUNTIME = "runtime.py"
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What was written.
-
-    Args:
-        runtime: the exported `Classifier`, of the very file that was written.
-        facts: of model.json, without the vocabulary.
-        megabytes: sizes of model.onnx: float32, and as kept.
-    """
-
-    runtime: Any
-    facts: dict[str, Any]
-    megabytes: tuple[float, float]
-
-
 def export(
     classifier: SentimentClassifier,
     run: Path,
@@ -68,7 +54,7 @@ def export(
     overwrite: bool = False,
     file: str | None = None,
     **columns: str,
-) -> Exported:
+) -> dict[str, Any]:
     """Write a run's best epoch for onnxruntime, and keep it if it answers as PyTorch does.
 
     The float32 graph must give the probabilities of PyTorch, for 200 texts alone and in batches, to 1e-5.
@@ -82,6 +68,9 @@ def export(
         overwrite: replace the export that is there.
         file: labelled rows to score too, before and after rounding.
         columns: of the file; see `answers.answer_file`.
+
+    Returns:
+        what model.json holds, without the long lists.
 
     Raises:
         DataError: the file cannot be used.
@@ -98,21 +87,17 @@ def export(
     expected_RC = classifier.predict_proba(texts)
     with _folder(out) as building:
         (building / RUNTIME).write_text(runtime_source(), "utf-8")
-        bytes_before = _write_model(building, classifier, facts, int8=False)
-        runtime = load_runtime(building)
-        facts["check"] = {"texts": TEXTS, "largest_difference": _checked(runtime, texts, expected_RC, out)}
-        bytes_after = bytes_before
+        _write_model(building, classifier, facts, int8=False)
+        largest = _checked(load_runtime(building), texts, expected_RC, out)
+        facts["check"] = {"texts": TEXTS, "largest_difference": largest}
         if int8:
-            bytes_after = _write_model(building, classifier, facts, int8=True)
-            runtime = load_runtime(building)
-            rounded_RC = runtime.predict_proba(texts)
-            _checked(runtime, texts, rounded_RC, out)  # alone as in a batch, rounded weights or not
-            facts["int8"] = _loss(expected_RC, rounded_RC)
+            _write_model(building, classifier, facts, int8=True)
+            rounded = load_runtime(building)
+            facts["int8"] = _loss(expected_RC, rounded.predict_proba(texts))
             if file is not None:
-                facts["int8"]["scores"] = _scores(classifier, runtime, file, columns)
+                facts["int8"]["scores"] = _scores(classifier, rounded, file, columns)
         _write_facts(building, facts)
-    del facts["vocabulary"], facts["thresholds"]
-    return Exported(runtime=runtime, facts=facts, megabytes=(bytes_before / 1e6, bytes_after / 1e6))
+    return {name: value for name, value in facts.items() if name not in ("vocabulary", "thresholds")}
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
@@ -160,29 +145,39 @@ def runtime_source() -> str:
     >>> "import lstm_sentiment" in source or "from lstm_sentiment" in source
     False
     """
-    docstring, imports, bodies = "", set[str](), list[str]()
+    docstring, modules, names, bodies = "", set[str](), dict[str, set[str]](), list[str]()
     for module in ("tokenizing", "runtime"):
         source = (Path(__file__).parent / f"{module}.py").read_text("utf-8")
         tree = ast.parse(source)
         docstring = ast.get_docstring(tree, clean=False) or ""
-        heads = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        imports |= {line for line in map(ast.unparse, heads) if "lstm_sentiment" not in line}
-        bodies.append("\n".join(source.splitlines()[heads[-1].end_lineno :]).strip())
-    imports.remove("from __future__ import annotations")
-    return "\n\n".join(
-        [
-            f'"""{docstring}"""',
-            f"# Written by lstm_sentiment {__version__}; change it there.\n"
-            "from __future__ import annotations",
-            "\n".join(sorted(imports)),
-            *bodies,
-            'if __name__ == "__main__":\n    sys.exit(main(sys.argv[1:]))\n',
-        ]
-    )
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for node in imports:
+            if isinstance(node, ast.Import):
+                modules.add(ast.unparse(node))
+            elif not (node.module or "").startswith(("lstm_sentiment", "__future__")):
+                names.setdefault(node.module or "", set()).update(alias.name for alias in node.names)
+        bodies.append("\n".join(source.splitlines()[imports[-1].end_lineno :]).strip())
+    lines = [f"from {module} import {', '.join(sorted(of))}" for module, of in sorted(names.items())]
+    parts = [
+        f'"""{docstring}"""',
+        f"# Part of lstm_sentiment {__version__} (MIT License), made of its modules tokenizing and runtime.",
+        "from __future__ import annotations",
+        "\n".join([*sorted(modules), *lines]),
+        *bodies,
+        'if __name__ == "__main__":\n    sys.exit(main(sys.argv[1:]))\n',
+    ]
+    return "\n\n".join(parts)
+
+
+class _WithoutCache(importlib.machinery.SourceFileLoader):
+    """Leaves no __pycache__ beside what it loads."""
+
+    def set_data(self, *_: Any, **__: Any) -> None:
+        pass
 
 
 def load_runtime(folder: Path, *, threads: int = 0) -> Any:
-    """Return the `Classifier` of an export, by its own file.
+    """Return the `Classifier` of an export, by its own file, whose code is run.
 
     Args:
         folder: of the export.
@@ -192,11 +187,11 @@ def load_runtime(folder: Path, *, threads: int = 0) -> Any:
 
         load_runtime(Path("runs/reviews/onnx")).predict("so-so")
     """
-    spec = importlib.util.spec_from_file_location("lstm_sentiment_exported_runtime", folder / RUNTIME)
+    loader = _WithoutCache("lstm_sentiment_exported_runtime", str(folder / RUNTIME))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module.Classifier(folder, threads=threads)
 
 
@@ -216,20 +211,21 @@ def _facts(classifier: SentimentClassifier, run: Path) -> dict[str, Any]:
         "weights_sha256": sha256_of(weights),
         "labels": classifier.labels,
         "text": {name: getattr(text, name) for name in names},
+        "bytes": {},
         "int8": None,
         **asdict(classifier.calibration),
         "vocabulary": classifier.vocabulary.tokens,
     }
 
 
-def _write_model(folder: Path, classifier: SentimentClassifier, facts: dict[str, Any], *, int8: bool) -> int:
-    """Write model.onnx and model.json; return the size of the first."""
+def _write_model(folder: Path, classifier: SentimentClassifier, facts: dict[str, Any], *, int8: bool) -> None:
+    """Write model.onnx and model.json."""
     temperature = classifier.calibration.temperature
     content: bytes = build_graph(classifier.model, temperature=temperature, int8=int8).SerializeToString()
     (folder / MODEL).write_bytes(content)
     facts["sha256"] = sha256_of(folder / MODEL)
+    facts["bytes"]["int8" if int8 else "float32"] = len(content)
     _write_facts(folder, facts)
-    return len(content)
 
 
 def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
@@ -288,7 +284,6 @@ def _folder(out: Path) -> Iterator[Path]:
     try:
         building.mkdir()
         yield building
-        shutil.rmtree(building / "__pycache__", ignore_errors=True)
         for file in building.iterdir():
             sync_file(file)
         sync_folder(building)

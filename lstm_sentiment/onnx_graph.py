@@ -28,6 +28,7 @@ from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.tokenizing import MOST_PLACES, NOTHING, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime from 1.12 on
+FLOAT, INT32, INT64 = 1, 6, 7  # of onnx.TensorProto
 MOST_BYTES = 2**31 - 2**20  # of a file in the protobuf format
 Array = npt.NDArray[Any]
 
@@ -60,7 +61,7 @@ def build_graph(model: SentimentLSTM, *, temperature: float, int8: bool = False)
         )
     graph = _Graph(onnx, int8=int8)
     tokens_TB = graph.add("Transpose", "tokens", perm=[1, 0])
-    lengths_B = graph.add("Cast", "lengths", to=onnx.TensorProto.INT32)
+    lengths_B = graph.add("Cast", "lengths", to=INT32)
     states_TBF = _embedded(graph, model, tokens_TB)
     for layer in range(len(model.forward_lstms)):
         states_TBF, last_BF = _read(graph, model, layer, states_TBF, lengths_B)
@@ -115,21 +116,19 @@ class _Graph:
         return self._to_float(*(self.add("Gather", of, ids) for of in names))
 
     def _to_float(self, rounded: str, scale: str) -> str:
-        return self.add("Mul", self.add("Cast", rounded, to=self._onnx.TensorProto.FLOAT), scale)
+        return self.add("Mul", self.add("Cast", rounded, to=FLOAT), scale)
 
     def finish(self, model: SentimentLSTM) -> Any:
         """Return the checked model."""
-        helper, kinds = self._onnx.helper, self._onnx.TensorProto
+        helper = self._onnx.helper
         inputs = [
-            helper.make_tensor_value_info("tokens", kinds.INT64, ["B", "T"]),
-            helper.make_tensor_value_info("lengths", kinds.INT64, ["B"]),
+            helper.make_tensor_value_info("tokens", INT64, ["B", "T"]),
+            helper.make_tensor_value_info("lengths", INT64, ["B"]),
         ]
         if model.subwords is not None:
-            inputs.append(helper.make_tensor_value_info("spelling", kinds.INT32, ["X", MOST_PLACES]))
+            inputs.append(helper.make_tensor_value_info("spelling", INT32, ["X", MOST_PLACES]))
         shape = ["B", model.head.out_features]
-        outputs = [
-            helper.make_tensor_value_info(name, kinds.FLOAT, shape) for name in ("logits", "probabilities")
-        ]
+        outputs = [helper.make_tensor_value_info(name, FLOAT, shape) for name in ("logits", "probabilities")]
         constants = list(self._constants.values())
         graph = helper.make_graph(
             self._nodes, "lstm_sentiment", inputs, outputs, constants, doc_string=__doc__
@@ -167,7 +166,7 @@ def _of_letters(graph: _Graph, table_GE: Array) -> str:
     clipped_XK = graph.add("Min", "spelling", graph.constant("one", np.int32(1)))  # places are not negative
     count_X1 = graph.add("ReduceSum", clipped_XK, graph.numbers(1), keepdims=1)
     counted_X1 = graph.add("Max", count_X1, "one")
-    float_X1 = graph.add("Cast", counted_X1, to=1)
+    float_X1 = graph.add("Cast", counted_X1, to=FLOAT)
     return graph.add("Div", sum_XE, graph.add("Sqrt", float_X1))
 
 
@@ -214,7 +213,7 @@ def _pooled(
     if kind == "mean":
         real_TBF = graph.add("Where", real_TB1, states_TBF, graph.constant("nought", np.float32(0)))
         sum_BF = graph.add("ReduceSum", real_TBF, graph.numbers(0), keepdims=0)
-        lengths_B1 = graph.add("Unsqueeze", graph.add("Cast", "lengths", to=1), graph.numbers(1))
+        lengths_B1 = graph.add("Unsqueeze", graph.add("Cast", "lengths", to=FLOAT), graph.numbers(1))
         return graph.add("Div", sum_BF, lengths_B1)
     lowest = graph.constant("lowest", np.float32(-np.inf))
     if kind == "max":

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -185,8 +186,15 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    for text in argv or (line.rstrip("\n") for line in sys.stdin):
-        answer = {"text": text, **classifier.predict(text)[0]._asdict()}
-        del answer["label_set"]
-        print(json.dumps(answer), flush=True)  # ASCII: fits any terminal, whatever the text holds
+    try:
+        for text in argv or (line.rstrip("\n") for line in sys.stdin):
+            found = classifier.predict(text)[0]
+            answer = {"text": text, "label": found.label, "score": found.score}
+            # ASCII fits any terminal, whatever the text holds.
+            print(json.dumps({**answer, "probabilities": found.probabilities}), flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0

@@ -308,6 +308,24 @@ def test_the_file_is_a_command(exported: Path, classifier: SentimentClassifier) 
     assert "usage" in runtime_command(exported, "--help").stdout
 
 
+def test_a_reader_that_goes_away_is_no_error(exported: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-I", str(exported / "runtime.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write(b"great\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write(b"awful\n")
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 141
+
+
 # -- what is exported ------------------------------------------------------------------------------
 
 
@@ -334,7 +352,7 @@ def test_every_setting_is_exported(
         device="cpu",
     )
     found = export(classifier, trained_run, tmp_path / "onnx", int8=True)
-    assert found.facts["check"]["largest_difference"] < 1e-6
+    assert found["check"]["largest_difference"] < 1e-6
     texts = ["Good food! Naïve http://x.y Goood", "", "good " * 30 + "Food ! !"]
     export(classifier, trained_run, tmp_path / "onnx", overwrite=True)
     runtime = load_runtime(tmp_path / "onnx")
@@ -370,6 +388,7 @@ def test_the_folder_holds_its_files_and_nothing_else(exported: Path, classifier:
     assert facts["temperature"] == classifier.calibration.temperature
     assert facts["check"]["texts"] == 200
     assert facts["int8"] is None
+    assert facts["bytes"] == {"float32": (exported / "model.onnx").stat().st_size}
 
 
 def swapped_gates(lstm: Any) -> Any:
@@ -421,6 +440,7 @@ def test_a_disk_that_is_full_leaves_the_old_export(
         export(classifier, trained_run, out, overwrite=True)
     assert list(tmp_path.iterdir()) == [out]
     assert load_runtime(out).predict("great")
+    assert {path.name for path in out.iterdir()} == FILES, "loading it writes nothing"
 
 
 def test_what_is_in_the_way_stays(exported: Path, trained_run: Path, tmp_path: Path) -> None:
