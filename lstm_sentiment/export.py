@@ -45,10 +45,10 @@ def main(argv: list[str]) -> None:
 
 def _lines(facts: dict[str, Any], file: str | None) -> list[str]:
     """Describe an export for people."""
-    megabytes = {kind: size / 1e6 for kind, size in facts["bytes"].items()}
+    megabytes, check = {kind: size / 1e6 for kind, size in facts["bytes"].items()}, facts["check"]
     lines = [
-        f"onnx: {megabytes['float32']:.1f} MB; {facts['check']['texts']} texts are answered as by PyTorch, alone "
-        f"and in batches: probabilities differ by {facts['check']['largest_difference']:.1e} at the most"
+        f"onnx: {megabytes['float32']:.1f} MB; {check['texts']} texts are answered as by PyTorch, alone and "
+        f"in batches: probabilities differ by {check['largest_difference']:.1e} at the most"
     ]
     if facts["int8"]:
         lost = facts["int8"]
