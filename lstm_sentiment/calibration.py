@@ -19,6 +19,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.runtime import label_sets
 
 COLDEST, HOTTEST = 0.05, 20.0
 LEVELS = 1000  # coverages for which a threshold is kept: 0, 0.001, ... 1
@@ -71,10 +72,7 @@ class Calibration:
                 "this run has no thresholds for label sets; they are fitted at the end of training",
                 key="coverage",
             )
-        threshold = self.thresholds[min(math.ceil(coverage * LEVELS - 1e-9), LEVELS)]
-        likeliest_RC = probabilities_RC == probabilities_RC.max(axis=1, keepdims=True)
-        sets_RC: Array = (probabilities_RC >= threshold) | likeliest_RC
-        return sets_RC
+        return label_sets(probabilities_RC, self.thresholds, coverage)
 
 
 def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 BEST, LAST, CURVES = "best", "last", "tensorboard"
+EXPORTED = "onnx"  # what `export` makes of a run, where it is told no other place
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
 OWN_FILES |= {"evaluation.json", "report.html"}
@@ -249,7 +250,7 @@ def _is_ours(entry: Path) -> bool:
     unfinished = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
     if unfinished:
         name = unfinished[1]
-    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous", CURVES):
+    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous", CURVES, EXPORTED):
         return entry.is_dir()
     return name in OWN_FILES and entry.is_file()
 

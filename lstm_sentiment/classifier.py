@@ -6,7 +6,6 @@ tokens, K places per spelt token, C classes.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,8 +27,8 @@ from lstm_sentiment.hardware import describe_machine, pick_device
 from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.proof import Verified, largest_difference, texts_of, tolerance_on
-from lstm_sentiment.subwords import spell
-from lstm_sentiment.text import PAD, UNKNOWN, Lexicon, Tokenizer, Vocabulary, clean, split_piece
+from lstm_sentiment.text import Lexicon, Tokenizer, Vocabulary
+from lstm_sentiment.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
 from lstm_sentiment.tokens import TokenStore, cache_folder
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,6 @@ log = logging.getLogger(__name__)
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
 MANY = 16  # texts that are worth arrays of their own
-REMEMBERED_PIECES = 100_000
 
 Probabilities = npt.NDArray[np.float64]
 
@@ -166,8 +164,14 @@ class SentimentClassifier:
         self.model.to(self.device).eval().requires_grad_(False)
         self.model.fold_subwords()
         self._tokenizer = Tokenizer(config.text.tokenizer, lowercase=config.text.lowercase)
-        self._encode_piece = functools.lru_cache(REMEMBERED_PIECES)(
-            lambda piece: self._encode_tokens(split_piece(piece))
+        text = config.text
+        self._encode = Encoder(
+            vocabulary.ids,
+            lowercase=text.lowercase,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+            tokenize=None if text.tokenizer == "words" else self._tokenizer,
         )
 
     def predict(
@@ -227,7 +231,9 @@ class SentimentClassifier:
 
     def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
         """Return what the model reads: each text's token ids, and how unknown ones are spelt (X, K)."""
-        return self._number_unknown([self._encode(text) for text in texts])
+        encoded = [self._encode(text) for text in texts]
+        rows, spelling_XK = number_unknown(encoded, len(self.vocabulary), self.config.text.subwords)
+        return rows, torch.from_numpy(spelling_XK)
 
     def tokens(self, text: str) -> list[str]:
         """Return a text's tokens as the model reads them: cut to length, the empty text as none."""
@@ -248,31 +254,6 @@ class SentimentClassifier:
             "unknown_share": unknown / max(1, len(tokens)),
             "cut_tokens": max(0, len(tokens) - self.config.text.max_tokens),
         }
-
-    def _encode(self, text: str) -> list[int | str]:
-        """Return a text's token ids, at least one; an unknown token stays as it is if the model can spell."""
-        if self.config.text.tokenizer == "words":  # the same tokens as `Tokenizer`, remembered by piece
-            cleaned = clean(text.lower() if self.config.text.lowercase else text)
-            ids = list(itertools.chain.from_iterable(map(self._encode_piece, cleaned.split())))
-        else:
-            ids = self._encode_tokens(self._tokenizer(text))
-        return cut(ids, self.config.text.max_tokens, self.config.text.truncate) or [UNKNOWN]
-
-    def _encode_tokens(self, tokens: list[str]) -> list[int | str]:
-        ids = self.vocabulary.encode(tokens)
-        if not self.config.text.subwords:
-            return list(ids)
-        return [token if i == UNKNOWN else i for i, token in zip(ids, tokens, strict=True)]
-
-    def _number_unknown(self, rows: list[list[int | str]]) -> tuple[list[list[int]], torch.Tensor]:
-        """Replace unknown tokens by V, V + 1, ... and return how each is spelt."""
-        unknown: dict[str, int] = {}
-        first = len(self.vocabulary)
-        numbered = [
-            [i if isinstance(i, int) else first + unknown.setdefault(i, len(unknown)) for i in row]
-            for row in rows
-        ]
-        return numbered, torch.from_numpy(spell(list(unknown), self.config.text.subwords))
 
     def _logits(self, texts: list[str]) -> npt.NDArray[np.float64]:
         texts = [_checked(text) for text in texts]
@@ -315,19 +296,6 @@ class SentimentClassifier:
         logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
         answers_BC: npt.NDArray[np.float64] = logits_BC.double().cpu().numpy()
         return answers_BC
-
-
-def cut(tokens: list[Any], max_tokens: int, truncate: str) -> list[Any]:
-    """Cut a list to at most `max_tokens` items: keep the head, the tail, or both ends.
-
-    >>> cut([1, 2, 3, 4, 5], 3, "head"), cut([1, 2, 3, 4, 5], 3, "tail"), cut([1, 2, 3, 4, 5], 3, "middle")
-    ([1, 2, 3], [3, 4, 5], [1, 2, 5])
-    """
-    over = len(tokens) - max_tokens
-    if over <= 0:
-        return tokens
-    keep = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
-    return tokens[:keep] + tokens[keep + over :]
 
 
 def _in_parts(items: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lstm_sentiment.subwords import MOST_PLACES, spell, word_ids
-from lstm_sentiment.text import PAD, UNKNOWN, Vocabulary
+from lstm_sentiment.subwords import word_ids
+from lstm_sentiment.text import Vocabulary
+from lstm_sentiment.tokenizing import MOST_PLACES, PAD, UNKNOWN, spell
 from lstm_sentiment.tokens import TokenStore
 
 PAD_MULTIPLE = 8  # kernels are built per shape: rounding up keeps shapes few
@@ -35,7 +36,7 @@ class Batch:
         weights_B: what each row's loss counts, so that the sum over all batches and processes of
             one step is a mean over its rows; 0 for a row that only fills a place.
         rows_B: place of each row in the dataset, int64.
-        spelling_XK: how the unknown tokens are spelt (see `subwords.spell`), int32; none without subwords.
+        spelling_XK: how the unknown tokens are spelt (see `tokenizing.spell`), int32; none without subwords.
     """
 
     tokens_BT: Tensor

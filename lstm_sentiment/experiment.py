@@ -29,7 +29,7 @@ from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
 from lstm_sentiment.reporting import check_extra, write_report
-from lstm_sentiment.text import SPECIAL_TOKENS
+from lstm_sentiment.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.tokens import cache_folder
 from lstm_sentiment.trainer import Trainer
 from lstm_sentiment.vectors import load_vectors

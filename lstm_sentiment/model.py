@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.subwords import SubwordVectors, word_ids
-from lstm_sentiment.text import PAD, UNKNOWN, Vocabulary
+from lstm_sentiment.text import Vocabulary
+from lstm_sentiment.tokenizing import PAD, UNKNOWN
 
 
 class SentimentLSTM(nn.Module):
@@ -84,7 +85,7 @@ class SentimentLSTM(nn.Module):
             tokens_BT: token ids, int64; with `subwords` an id beyond the vocabulary, V + x, is the x-th
                 unknown token of `spelling_XK`.
             lengths_B: number of tokens of each text, at least 1, int64.
-            spelling_XK: see `subwords.spell`, int32; None where no token is unknown.
+            spelling_XK: see `tokenizing.spell`, int32; None where no token is unknown.
         """
         if lengths_B.device.type == "cpu":  # elsewhere it would have to wait for the device
             tokens_BT = tokens_BT[:, : int(lengths_B.max())]

@@ -64,12 +64,13 @@ def parse_config(argv: Sequence[str], *, program: str, description: str) -> Conf
     return _parse(parser, from_files + _without(argv, "--config"), places | on_command_line)
 
 
-def add_file_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a command that reads labelled rows; see `how_to_read`."""
+def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+    """Add the options of a command that reads labelled rows (see `how_to_read`), and that of the device."""
     parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--label_column", default="auto", help="column with the label; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    if device:
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
 def how_to_read(options: argparse.Namespace) -> dict[str, str]:

@@ -10,66 +10,13 @@ per token, E embedding size.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.text import UNKNOWN
-
-SHORTEST, LONGEST = 2, 4  # characters of an n-gram
-MOST_PLACES = 32  # n-grams of one token; a longer token keeps some of them
-NOTHING = 0  # the place that no n-gram has
-_STAND_IN = re.compile(r"<[a-z]+>")  # <url>, <user>, <pad>: no word, and not spelt
-
-
-def spell(tokens: Sequence[str], buckets: int) -> npt.NDArray[np.int32]:
-    """Return where the n-grams of each token stand in a table: (tokens, K) with 0 for none.
-
-    N-grams have 2 to 4 characters; the token's start and end count as characters; case does not.
-
-    Args:
-        tokens: any strings.
-        buckets: size of the table, at least 2; place 0 is kept for nothing.
-
-    >>> spell(["so", "<url>"], 1000)[:, :6]
-    array([[116, 324, 394, 597, 604, 773],
-           [  0,   0,   0,   0,   0,   0]], dtype=int32)
-    """
-    spelt = ["" if _STAND_IN.fullmatch(token) else f"\x02{token.lower()}\x03" for token in tokens]
-    table = np.full((len(spelt), MOST_PLACES), NOTHING, np.int32)
-    if not any(spelt):
-        return table
-    padding = "\0" * (LONGEST - 1)
-    codes = np.frombuffer(("".join(spelt) + padding).encode("utf-32-le", "surrogatepass"), np.uint32)
-    lengths = np.array([len(token) for token in spelt])
-    end_N = np.repeat(np.cumsum(lengths), lengths)
-    left_N = end_N - np.arange(len(end_N))  # characters from here to the token's end
-    first_N = np.repeat(np.arange(len(spelt)) * buckets + 1, lengths)  # so that tokens sort apart
-    hashed_N = np.zeros(len(end_N), np.uint32)
-    found = []
-    for size in range(1, LONGEST + 1):  # the hash of an n-gram is that of one less, and a character
-        hashed_N = _mixed(hashed_N ^ codes[size - 1 : size - 1 + len(end_N)])
-        if size >= SHORTEST:
-            found.append((first_N + hashed_N % np.uint32(buckets - 1))[left_N >= size])
-    pairs = np.sort(np.concatenate(found))
-    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # a token's places, each once, in ascending order
-    owners = pairs // buckets
-    rank = np.arange(len(pairs)) - np.searchsorted(owners, owners)
-    kept = rank < MOST_PLACES
-    table[owners[kept], rank[kept]] = (pairs - owners * buckets)[kept]
-    return table
-
-
-def _mixed(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """MurmurHash3's 32-bit finaliser, and a constant so that no number stays what it is."""
-    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return (values ^ (values >> np.uint32(16))) + np.uint32(0x9E3779B1)
+from lstm_sentiment.tokenizing import NOTHING, UNKNOWN, spell
 
 
 class SubwordVectors(nn.Module):

@@ -8,11 +8,8 @@ tokens of the training rows, behind a padding and an unknown token.
 from __future__ import annotations
 
 import contextlib
-import html
 import itertools
-import re
 import ssl
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,114 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.tokenizing import (
+    HALF_CHARACTER,
+    SPECIAL_TOKENS,
+    TOKEN,
+    UNKNOWN,
+    clean,
+    normal_form,
+    words,
+)
 
-PAD, UNKNOWN = 0, 1
-SPECIAL_TOKENS = ("<pad>", "<unk>")
-MAX_TOKEN_LENGTH = 64  # characters; a longer run of letters is no word and would only fill the vocabulary
 READ_AHEAD = 2  # batches cut at white space before they are needed
 MEMO_LIMIT = 1_000_000  # remembered pieces of text; some 200 MB at the most
 
 IntArray = npt.NDArray[np.integer[Any]]
-
-# Scripts that put no spaces between words: each character is a token.
-_NO_SPACES = (
-    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-)
-# Vowel signs and accents that stand apart from their letter and are no letters themselves.
-_MARKS = (
-    "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962"
-    "\u0963\u0981-\u0983\u09bc-\u09cd\u0a01-\u0a03\u0a3c-\u0a4d\u0a70\u0a71\u0a81-\u0a83"
-    "\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bcd\u0c00-\u0c04\u0c3c-\u0c56"
-    "\u0c81-\u0c83\u0cbc-\u0cd6\u0d00-\u0d03\u0d3b-\u0d4d\u200c\u200d"
-)
-_SIGN = rf"(?![{_NO_SPACES}])[\w{_MARKS}]"  # of a word
-_WORD = rf"(?:[A-Za-z0-9_]+|{_SIGN})+"
-_ONLY_WORDS = (
-    "abce-gi-np-vyzABCE-NP-SU-WYZ"  # nothing but a word begins with one: most tokens, so the first try
-)
-_EMOJI = "\u2600-\u27bf\u2190-\u21ff\u2b00-\u2bff\u3030\u303d\U0001f000-\U0001faff"
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: no encoding can write it
-_TOKEN = re.compile(
-    rf"""
-    [{_ONLY_WORDS}][A-Za-z0-9_]*(?:{_SIGN})*(?:['’`-]{_WORD})*
-  | \n                                                   # between pieces of text
-  | (?:https?://|www\.)\S+
-  | @\w+
-  | [<>]?[:;=8xX][-o*']?[)\](\[dDpP/\\|*3]+(?!\w)        # :-) ;D =( xD
-  | [)\](\[dD/\\|][-o*']?[:;=](?!\w)                     # (-: D:
-  | <+/?3+ | \^[_.]?\^ | [-oO>T][._]+[-oO<T](?!\w)       # <3 ^_^ -_- o.O
-  | \#{_WORD}                                            # hashtags
-  | [\U0001f1e6-\U0001f1ff]{{2}}                         # flags
-  | [{_EMOJI}][\ufe0f\U0001f3fb-\U0001f3ff]*(?:\u200d[{_EMOJI}\u2640\u2642][\ufe0f\U0001f3fb-\U0001f3ff]*)*
-  | \d+(?:[.,:]\d+)+                                     # 3.5 1,000 10:30
-  | {_WORD}(?:['’`-]{_WORD})*                            # don't  so-so
-  | '{_WORD}                                             # 's 'm, when it stands apart
-  | [!?]+ | \.{{2,}}
-  | \S
-    """,
-    re.VERBOSE,
-)
-_LINK = ("http://", "https://", "www.")
-
-
-_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
-_MARKS_AFTER_WORDS = frozenset('.,;?!")')
-
-
-def words(text: str) -> list[str]:
-    """Split a text into tokens and lose nothing that carries sentiment.
-
-    Words keep their apostrophes and hyphens; emoji, emoticons, hashtags, ``!`` and ``?`` are tokens
-    (a run of them counts as at most three); a URL becomes ``<url>``, a mention ``<user>``; line
-    breaks in HTML and character entities are undone. Every token stands within one
-    whitespace-separated piece of the text.
-
-    >>> words("I can't believe it :-) SO good!!!!! #happy 😀")
-    ['I', "can't", 'believe', 'it', ':-)', 'SO', 'good', '!!!', '#happy', '😀']
-    >>> words("Fish &amp; chips<br />so-so, @bob http://t.co/x 7.5/10")
-    ['Fish', '&', 'chips', 'so-so', ',', '<user>', '<url>', '7.5', '/', '10']
-    >>> words("   ")
-    []
-    """
-    return [token for piece in clean(text).split() for token in split_piece(piece)]
-
-
-def clean(text: str) -> str:
-    """Undo HTML line breaks and entities, straighten apostrophes, compose accents (Unicode NFC).
-
-    >>> clean("It’s &quot;good&quot;<br />")
-    'It\\'s "good" '
-    """
-    if "<" in text:
-        text = _LINE_BREAK.sub(" ", text)
-    if "&" in text:
-        text = html.unescape(text)
-    if not text.isascii():
-        text = _SURROGATE.sub("\ufffd", unicodedata.normalize("NFC", text).replace("’", "'"))
-    return text
-
-
-def split_piece(piece: str) -> list[str]:
-    """Split a piece of text without white space into tokens.
-
-    >>> split_piece("good!?...")
-    ['good', '!?', '...']
-    """
-    if piece.isascii() and 0 < len(piece) <= MAX_TOKEN_LENGTH:  # most English, at a quarter of the cost
-        if piece.isalpha():
-            return [piece]
-        if piece[-1] in _MARKS_AFTER_WORDS and len(piece) > 3 and piece[:-1].isalpha():
-            return [piece[:-1], piece[-1]]
-    return [_normal(found) for found in _TOKEN.findall(piece)]
-
-
-def _normal(found: str) -> str:
-    """Return the token that a find of the pattern stands for."""
-    if found[0] in "!?.":
-        return found[:3]
-    if found[0] == "@" and len(found) > 1:
-        return "<user>"
-    return "<url>" if found.startswith(_LINK) else found[:MAX_TOKEN_LENGTH]
 
 
 class Tokenizer:
@@ -156,7 +59,7 @@ class Tokenizer:
     def __call__(self, text: str) -> list[str]:
         """Return a text's tokens."""
         if not text.isascii():
-            text = _SURROGATE.sub("\ufffd", text)
+            text = HALF_CHARACTER.sub("\ufffd", text)
         return self._split(text.lower() if self.lowercase else text)
 
 
@@ -228,14 +131,14 @@ class Vocabulary:
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self.tokens = [*SPECIAL_TOKENS, *tokens]
-        self._ids = {token: i for i, token in enumerate(self.tokens)}
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def encode(self, tokens: Sequence[str]) -> list[int]:
         """Return the id of each token, 1 for an unknown one."""
-        return [self._ids.get(token, UNKNOWN) for token in tokens]
+        return [self.ids.get(token, UNKNOWN) for token in tokens]
 
 
 class _Numbers(dict[str, int]):
@@ -254,7 +157,7 @@ class _Found(dict[str, int]):
         self._numbers = numbers
 
     def __missing__(self, found: str) -> int:
-        self[found] = number = self._numbers[_normal(found)]
+        self[found] = number = self._numbers[normal_form(found)]
         return number
 
 
@@ -275,7 +178,7 @@ class _Pieces:
         if len(self) > MEMO_LIMIT:
             self._forget()
         new = [piece for piece in pieces if piece not in self._places]
-        found = _TOKEN.findall("".join([f"{piece}\n" for piece in new]))
+        found = TOKEN.findall("".join([f"{piece}\n" for piece in new]))
         numbers = np.fromiter(map(self._found.__getitem__, found), np.int32, len(found))
         counts = np.diff(np.flatnonzero(numbers < 0), prepend=-1) - 1
         self._places.update(zip(new, itertools.count(len(self))))

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.text import PAD, SPECIAL_TOKENS, Vocabulary, certificates_checked
+from lstm_sentiment.text import Vocabulary, certificates_checked
+from lstm_sentiment.tokenizing import PAD, SPECIAL_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,8 @@ from lstm_sentiment.model import new_model
 from lstm_sentiment.optimization import cross_entropy
 from lstm_sentiment.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
 from lstm_sentiment.sources import open_source
-from lstm_sentiment.text import PAD, Lexicon, Tokenizer
+from lstm_sentiment.text import Lexicon, Tokenizer
+from lstm_sentiment.tokenizing import PAD
 from lstm_sentiment.trainer import Trainer
 
 SEED = 0

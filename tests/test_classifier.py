@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 import lstm_sentiment
 from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.classifier import Prediction, SentimentClassifier, cut, load
+from lstm_sentiment.classifier import Prediction, SentimentClassifier, load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import prepare
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError, SentimentError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.options import parse_config
-from lstm_sentiment.text import UNKNOWN, Tokenizer
+from lstm_sentiment.text import Tokenizer
+from lstm_sentiment.tokenizing import UNKNOWN, cut
 
 LABELS = ["negative", "neutral", "positive"]
 ODD_TEXTS = [

@@ -22,8 +22,8 @@ from lstm_sentiment.dataset import (
     plan_epoch,
     rank_share,
 )
-from lstm_sentiment.subwords import spell
-from lstm_sentiment.text import PAD, UNKNOWN, Vocabulary
+from lstm_sentiment.text import Vocabulary
+from lstm_sentiment.tokenizing import PAD, UNKNOWN, spell
 from lstm_sentiment.tokens import TokenStore
 
 Texts = list[list[str]]

@@ -80,7 +80,7 @@ def test_another_tokenizer_or_other_weights_are_noticed_each_time(
     trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lstm_sentiment.text._normal", lambda found: found[:2])
+        patch.setattr("lstm_sentiment.text.normal_form", lambda found: found[:2])
         for _ in range(2):
             caplog.clear()
             load(trained, device="cpu")

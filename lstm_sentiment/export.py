@@ -1,0 +1,112 @@
+"""``python -m lstm_sentiment.export RUN``: an ONNX model and one file that answers texts without PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.options import CommandParser, add_file_options, how_to_read, run_command
+
+if TYPE_CHECKING:
+    from lstm_sentiment.classifier import SentimentClassifier
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see `--help`."""
+    options = _parse(argv)
+    if options.file and not (options.int8 or options.benchmark):
+        raise ConfigError("--file goes with --int8 or --benchmark")
+    if options.threads < 1:
+        raise ConfigError(f"--threads must be at least 1, not {options.threads}")
+    from lstm_sentiment.checkpoint import EXPORTED  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.classifier import load
+    from lstm_sentiment.exporting import export
+
+    run = Path(options.run)
+    classifier = load(run, device="cpu")
+    out = Path(options.out) if options.out else run / EXPORTED
+    facts = export(
+        classifier,
+        run,
+        out,
+        int8=options.int8,
+        overwrite=options.overwrite,
+        file=options.file,
+        **how_to_read(options),
+    )
+    print("\n".join(_lines(facts, options.file)))
+    print(f"written to {out}: model.onnx, model.json, runtime.py")
+    if options.benchmark:
+        print("\n".join(_benchmark(classifier, out, options)))
+
+
+def _lines(facts: dict[str, Any], file: str | None) -> list[str]:
+    """Describe an export for people."""
+    megabytes, check = {kind: size / 1e6 for kind, size in facts["bytes"].items()}, facts["check"]
+    lines = [
+        f"onnx: {megabytes['float32']:.1f} MB; {check['texts']} texts are answered as by PyTorch, alone and "
+        f"in batches: probabilities differ by {check['largest_difference']:.1e} at the most"
+    ]
+    if facts["int8"]:
+        lost = facts["int8"]
+        lines.append(
+            f"int8: {megabytes['float32']:.1f} -> {megabytes['int8']:.1f} MB; probabilities differ by "
+            f"{lost['largest_difference']:.4f} at the most and {lost['mean_difference']:.4f} on average, "
+            f"{100 * lost['changed_labels']:.1f} % of the texts get another label"
+        )
+        if "scores" in lost:
+            scores = [
+                f"{metric.replace('_f1', '-F1')} {lost['scores']['before'][metric]:.4f} -> {after:.4f}"
+                for metric, after in lost["scores"]["after"].items()
+            ]
+            lines.append(f"  {file}: {', '.join(scores)}")
+    return lines
+
+
+def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Namespace) -> list[str]:
+    """Compare the speed of an export with that of its run; return lines for people."""
+    import torch
+
+    from lstm_sentiment.export_benchmark import compare_speed, made_up_texts, speed_lines, texts_of_file
+    from lstm_sentiment.exporting import load_runtime
+    from lstm_sentiment.tokenizing import SPECIAL_TOKENS
+
+    torch.set_num_threads(options.threads)
+    runtime = load_runtime(out, threads=options.threads)
+    if options.file:
+        trained = classifier.config.data.text_column
+        how = {"text_column": options.text_column, "encoding": options.encoding, "trained": trained}
+        texts, what = texts_of_file(options.file, **how), f"texts of {options.file}"
+    else:
+        texts = made_up_texts(classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :])
+        what = "made-up texts of 20 words"
+    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    title = f"speed: {what}; threads: {options.threads}{load}; median (p10 to p90)"
+    return [title, *speed_lines(compare_speed(classifier.predict_proba, runtime.predict_proba, texts))]
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(prog="python -m lstm_sentiment.export", description=__doc__)
+    parser.add_argument("run", help="run folder that training wrote")
+    parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the network")
+    parser.add_argument("--out", help="folder to write; default RUN/onnx")
+    parser.add_argument("--overwrite", action="store_true", help="replace the export that is there")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="round weights to 8 bits, a quarter of the size; tells what it costs",
+    )
+    parser.add_argument(
+        "--benchmark", action="store_true", help="measure speed beside PyTorch, one text and 64 at a time"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of --benchmark; default 1")
+    parser.add_argument("--file", help="labelled rows: scores for --int8, texts for --benchmark")
+    add_file_options(parser, device=False)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,254 @@
+"""A trained network as an ONNX graph, written node by node: some thirty nodes that one can read.
+
+ONNX's LSTM takes the length of every text, so padding is not read in either direction, and no row is
+turned round here. Its gates stand in the order input, output, forget, cell; PyTorch's in the order
+input, forget, cell, output.
+
+    inputs   tokens (B, T) int64       ids; V + x is the x-th unknown token; any id behind a text's end
+             lengths (B,) int64        tokens of each text, at least 1
+             spelling (X, K) int32     only of a model with sub-words: see `tokenizing.spell`; X may be 0
+    outputs  logits (B, C)             float32
+             probabilities (B, C)      float32, the calibration's temperature in them
+
+Legend: B texts, T padded length, E embedding size, H hidden size, D directions, F = D·H features,
+X unknown tokens of a batch, K places per spelt token, V known tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.extras import need
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.tokenizing import MOST_PLACES, NOTHING, UNKNOWN
+
+OPSET, IR_VERSION = 17, 8  # read by onnxruntime from 1.12 on
+FLOAT, INT32, INT64 = 1, 6, 7  # of onnx.TensorProto
+MOST_BYTES = 2**31 - 2**20  # of a file in the protobuf format
+Array = npt.NDArray[Any]
+
+
+def build_graph(model: SentimentLSTM, *, temperature: float, int8: bool = False) -> Any:
+    """Return an `onnx.ModelProto` that answers as the model does.
+
+    Args:
+        model: on the CPU, its sub-words folded (`SentimentLSTM.fold_subwords`).
+        temperature: what logits are divided by before they become probabilities.
+        int8: keep embeddings and LSTM matrices as int8 with a scale per row, a quarter of the size;
+            they are used as float32.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        ConfigError: the weights are larger than an ONNX file can be.
+
+    Example::
+
+        graph = build_graph(classifier.model, temperature=0.9)
+        Path("model.onnx").write_bytes(graph.SerializeToString())
+    """
+    onnx = need("onnx", extra="export")
+    size = sum(p.numel() for p in model.parameters()) * (1 if int8 else 4)
+    if size > MOST_BYTES:
+        raise ConfigError(
+            f"weights of {size:,} bytes; an ONNX file holds {MOST_BYTES:,} at the most: "
+            "train with a smaller text.max_vocabulary or model.embedding_size"
+            + ("" if int8 else ", or export with --int8")
+        )
+    graph = _Graph(onnx, int8=int8)
+    tokens_TB = graph.add("Transpose", "tokens", perm=[1, 0])
+    lengths_B = graph.add("Cast", "lengths", to=INT32)
+    states_TBF = _embedded(graph, model, tokens_TB)
+    for layer in range(len(model.forward_lstms)):
+        states_TBF, last_BF = _read(graph, model, layer, states_TBF, lengths_B)
+    real_TB1 = _real(graph) if set(model.pooling) != {"last"} else ""
+    pooled = [_pooled(graph, model, kind, states_TBF, last_BF, real_TB1) for kind in model.pooling]
+    features_BP = graph.add("Concat", *pooled, axis=1)
+    head = [graph.constant(f"head.{name}", _array(p)) for name, p in model.head.named_parameters()]
+    graph.add("Gemm", features_BP, *head, transB=1, output="logits")
+    scaled_BC = graph.add("Div", "logits", graph.constant("temperature", np.float32(temperature)))
+    graph.add("Softmax", scaled_BC, axis=1, output="probabilities")
+    return graph.finish(model)
+
+
+class _Graph:
+    """Collects nodes and constants; every node's result has a name."""
+
+    def __init__(self, onnx: Any, *, int8: bool) -> None:
+        self._onnx, self._int8 = onnx, int8
+        self._nodes: list[Any] = []
+        self._constants: dict[str, Any] = {}
+
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Add a node and return the name of its (first) result."""
+        name = output or f"{kind}_{len(self._nodes)}"
+        outputs = [name, f"{name}_last"] if kind == "LSTM" else [name]
+        self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, name=name, **attributes))
+        return name
+
+    def constant(self, name: str, value: Any) -> str:
+        """Keep a value and return its name."""
+        if name not in self._constants:
+            self._constants[name] = self._onnx.numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def numbers(self, *values: int) -> str:
+        """Keep whole numbers as a vector, such as axes."""
+        return self.constant("numbers_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def weight(self, name: str, values: Array) -> str:
+        """Keep a weight that is used as a whole; int8 becomes float32 once, when a session starts."""
+        if not self._int8:
+            return self.constant(name, values)
+        rounded, scale = _to_int8(values)
+        return self._to_float(self.constant(name, rounded), self.constant(f"{name}.scale", scale))
+
+    def rows(self, name: str, table: Array, ids: str) -> str:
+        """Keep a table and return some of its rows; int8 rows become float32 after they are picked."""
+        if not self._int8:
+            return self.add("Gather", self.constant(name, table), ids)
+        rounded, scale = _to_int8(table)
+        names = self.constant(name, rounded), self.constant(f"{name}.scale", scale)
+        return self._to_float(*(self.add("Gather", of, ids) for of in names))
+
+    def _to_float(self, rounded: str, scale: str) -> str:
+        return self.add("Mul", self.add("Cast", rounded, to=FLOAT), scale)
+
+    def finish(self, model: SentimentLSTM) -> Any:
+        """Return the checked model."""
+        helper = self._onnx.helper
+        inputs = [
+            helper.make_tensor_value_info("tokens", INT64, ["B", "T"]),
+            helper.make_tensor_value_info("lengths", INT64, ["B"]),
+        ]
+        if model.subwords is not None:
+            inputs.append(helper.make_tensor_value_info("spelling", INT32, ["X", MOST_PLACES]))
+        shape = ["B", model.head.out_features]
+        outputs = [helper.make_tensor_value_info(name, FLOAT, shape) for name in ("logits", "probabilities")]
+        constants = list(self._constants.values())
+        graph = helper.make_graph(
+            self._nodes, "lstm_sentiment", inputs, outputs, constants, doc_string=__doc__
+        )
+        opset = [helper.make_opsetid("", OPSET)]
+        built = helper.make_model(
+            graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="lstm_sentiment"
+        )
+        self._onnx.checker.check_model(built, full_check=True)
+        return built
+
+
+def _embedded(graph: _Graph, model: SentimentLSTM, tokens_TB: str) -> str:
+    """Return vectors (T, B, E): of the word, and for unknown tokens of their letters as well."""
+    table_VE = _array(model.embedding.weight)
+    if model.subwords is None:
+        return graph.rows("embedding", table_VE, tokens_TB)
+    known = graph.constant("known", np.int64(len(table_VE)))
+    unknown_TB = graph.add("GreaterOrEqual", tokens_TB, known)
+    words_TB = graph.add("Where", unknown_TB, graph.constant("unknown", np.int64(UNKNOWN)), tokens_TB)
+    # Row 0 of what is added is zero and for known tokens; the x-th unknown token has row x + 1.
+    beyond_TB = graph.add("Sub", tokens_TB, graph.constant("last_known", np.int64(len(table_VE) - 1)))
+    places_TB = graph.add("Max", beyond_TB, graph.constant("zero", np.int64(0)))
+    nothing_1E = graph.constant("nothing", np.zeros((1, table_VE.shape[1]), np.float32))
+    letters_XE = _of_letters(graph, _array(model.subwords.table.weight))
+    added = graph.add("Gather", graph.add("Concat", nothing_1E, letters_XE, axis=0), places_TB)
+    return graph.add("Add", graph.rows("embedding", table_VE, words_TB), added)
+
+
+def _of_letters(graph: _Graph, table_GE: Array) -> str:
+    """Return the vectors (X, E) of unknown tokens: those of their n-grams over the root of their number."""
+    table_GE = table_GE.copy()
+    table_GE[NOTHING] = 0.0
+    sum_XE = graph.add("ReduceSum", graph.rows("ngrams", table_GE, "spelling"), graph.numbers(1), keepdims=0)
+    clipped_XK = graph.add("Min", "spelling", graph.constant("one", np.int32(1)))  # places are not negative
+    count_X1 = graph.add("ReduceSum", clipped_XK, graph.numbers(1), keepdims=1)
+    counted_X1 = graph.add("Max", count_X1, "one")
+    float_X1 = graph.add("Cast", counted_X1, to=FLOAT)
+    return graph.add("Div", sum_XE, graph.add("Sqrt", float_X1))
+
+
+def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_B: str) -> tuple[str, str]:
+    """Add a layer; return its states (T, B, F), both directions place by place, and its last ones (B, F)."""
+    lstms: list[Any] = [model.forward_lstms[layer]]
+    if len(model.backward_lstms):
+        lstms.append(model.backward_lstms[layer])
+    weights = [_onnx_weights(lstm) for lstm in lstms]
+    inputs, recurrent, biases = (np.stack(parts) for parts in zip(*weights, strict=True))
+    read_TDBH = graph.add(
+        "LSTM",
+        states,
+        graph.weight(f"lstm{layer}.input", inputs),
+        graph.weight(f"lstm{layer}.recurrent", recurrent),
+        graph.constant(f"lstm{layer}.bias", biases),
+        lengths_B,
+        hidden_size=lstms[0].hidden_size,
+        direction="bidirectional" if len(lstms) == 2 else "forward",
+    )
+    by_place_TBDH = graph.add("Transpose", read_TDBH, perm=[0, 2, 1, 3])
+    last_BDH = graph.add("Transpose", f"{read_TDBH}_last", perm=[1, 0, 2])
+    features = len(lstms) * lstms[0].hidden_size
+    return (
+        graph.add("Reshape", by_place_TBDH, graph.numbers(0, 0, features)),
+        graph.add("Reshape", last_BDH, graph.numbers(0, features)),
+    )
+
+
+def _real(graph: _Graph) -> str:
+    """Return which places are tokens and no padding, bool (T, B, 1)."""
+    steps = graph.add("Squeeze", graph.add("Shape", "tokens", start=1, end=2))
+    zero, one = graph.constant("zero", np.int64(0)), graph.constant("step", np.int64(1))
+    place_T1 = graph.add("Unsqueeze", graph.add("Range", zero, steps, one), graph.numbers(1))
+    return graph.add("Unsqueeze", graph.add("Less", place_T1, "lengths"), graph.numbers(2))
+
+
+def _pooled(
+    graph: _Graph, model: SentimentLSTM, kind: str, states_TBF: str, last_BF: str, real_TB1: str
+) -> str:
+    """Return one vector per text (B, F)."""
+    if kind == "last":
+        return last_BF
+    if kind == "mean":
+        real_TBF = graph.add("Where", real_TB1, states_TBF, graph.constant("nought", np.float32(0)))
+        sum_BF = graph.add("ReduceSum", real_TBF, graph.numbers(0), keepdims=0)
+        lengths_B1 = graph.add("Unsqueeze", graph.add("Cast", "lengths", to=FLOAT), graph.numbers(1))
+        return graph.add("Div", sum_BF, lengths_B1)
+    lowest = graph.constant("lowest", np.float32(-np.inf))
+    if kind == "max":
+        return graph.add("ReduceMax", graph.add("Where", real_TB1, states_TBF, lowest), axes=[0], keepdims=0)
+    assert model.attention is not None
+    weights_F1 = graph.constant("attention", _array(model.attention.weight).T.copy())
+    scores_TB1 = graph.add("Where", real_TB1, graph.add("MatMul", states_TBF, weights_F1), lowest)
+    shares_TB1 = graph.add("Softmax", scores_TB1, axis=0)
+    weighted_TBF = graph.add("Mul", states_TBF, shares_TB1)
+    return graph.add("ReduceSum", weighted_TBF, graph.numbers(0), keepdims=0)
+
+
+def _onnx_weights(lstm: Any) -> tuple[Array, Array, Array]:
+    """Return input (4H, E) and recurrent (4H, H) weights and both biases (8H,), gates in ONNX's order."""
+
+    def reordered(weight: Tensor) -> Array:
+        input_gate, forget_gate, cell, output_gate = np.split(_array(weight), 4)
+        return np.concatenate([input_gate, output_gate, forget_gate, cell])
+
+    biases = np.concatenate([reordered(lstm.bias_ih_l0), reordered(lstm.bias_hh_l0)])
+    return reordered(lstm.weight_ih_l0), reordered(lstm.weight_hh_l0), biases
+
+
+def _to_int8(values: Array) -> tuple[Array, Array]:
+    """Round rows (..., E) to int8; return them and the number (..., 1) that each is a multiple of.
+
+    >>> rounded, scale = _to_int8(np.array([[127.0, -63.6], [0.0, 0.0]], np.float32))
+    >>> rounded.tolist(), scale.tolist()
+    ([[127, -64], [0, 0]], [[1.0], [1.0]])
+    """
+    largest = np.abs(values).max(axis=-1, keepdims=True)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.rint(values / scale).astype(np.int8), scale
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().cpu().float().numpy()
+    return array

@@ -1,0 +1,200 @@
+"""Answers texts with an exported model; needs this file, numpy and onnxruntime, and nothing else.
+
+    python runtime.py "I rate it so-so"      # or lines on stdin; every answer is a line of JSON
+
+    from runtime import Classifier
+    Classifier("runs/reviews/onnx").predict(["I rate it so-so"])[0].label
+
+The folder that holds model.onnx and model.json is the one of this file, or is given.
+
+Legend: R texts, B texts of a batch, T padded length, X unknown tokens of a batch, K places per spelt token,
+C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.tokenizing import PAD, Encoder, number_unknown
+
+FORMAT = 1  # of model.json
+MODEL, FACTS = "model.onnx", "model.json"
+TEXTS_AT_ONCE = 8192  # texts held in memory at a time
+TOKENS_AT_ONCE = 4096  # padded tokens of one batch
+
+
+class Prediction(NamedTuple):
+    """The answer for one text: label, its probability, those of all classes, a set if asked for."""
+
+    label: str
+    score: float
+    probabilities: dict[str, float]
+    label_set: list[str] | None = None
+
+
+class Classifier:
+    """An exported model. A text's answer does not depend on the other texts or how many are given at once.
+
+    Args:
+        folder: where model.onnx and model.json are; without it, the folder of this file.
+        threads: CPU threads; 0 leaves it to onnxruntime.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: model.onnx is not the file that model.json was written for.
+
+    Example::
+
+        classifier = Classifier("runs/reviews/onnx")
+        classifier.predict("so-so", coverage=0.9)  # [Prediction(label=..., score=..., ...)]
+        classifier.predict_proba(["so-so", ""])    # array (2, classes), columns as in classifier.labels
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, threads: int = 0) -> None:
+        import onnxruntime
+
+        path = Path(__file__).parent if folder is None else Path(folder)
+        facts = json.loads((path / FACTS).read_text("utf-8"))
+        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+            raise ValueError(f"{path / FACTS}: is not of format {FORMAT}, which this file reads")
+        model = (path / MODEL).read_bytes()
+        if hashlib.sha256(model).hexdigest() != facts["sha256"]:
+            raise ValueError(
+                f"{path / MODEL}: is damaged or was replaced (its sha256 is not that in {FACTS})"
+            )
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.log_severity_level = 3  # errors alone
+        self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        self.labels: list[str] = facts["labels"]
+        self._thresholds: list[float] = facts["thresholds"]
+        text = facts["text"]
+        self._known, self._subwords = len(facts["vocabulary"]), text["subwords"]
+        self._encode = Encoder(
+            {token: i for i, token in enumerate(facts["vocabulary"])},
+            lowercase=text["lowercase"],
+            max_tokens=text["max_tokens"],
+            truncate=text["truncate"],
+            subwords=text["subwords"],
+        )
+
+    def predict(self, texts: str | Iterable[str], *, coverage: float | None = None) -> list[Prediction]:
+        """Return one `Prediction` per text, in the order given; one string counts as one text.
+
+        Args:
+            texts: what to answer.
+            coverage: also give a set of labels that holds the true one this often, such as 0.9.
+
+        Raises:
+            TypeError: something that is no string.
+            ValueError: a coverage that does not lie between 0 and 1, or a run without label sets.
+        """
+        if coverage is not None and not 0 < coverage < 1:
+            raise ValueError(f"coverage must lie between 0 and 1, not {coverage}")
+        if coverage is not None and not self._thresholds:
+            raise ValueError("this model has no thresholds for label sets")
+        probabilities_RC = self.predict_proba(texts)
+        sets: list[Any] = [None] * len(probabilities_RC)
+        if coverage is not None:
+            sets_RC = label_sets(probabilities_RC, self._thresholds, coverage)
+            sets = [[self.labels[i] for i in row_C.nonzero()[0]] for row_C in sets_RC]
+        predictions = []
+        for row_C, label_set in zip(probabilities_RC.tolist(), sets, strict=True):
+            score = max(row_C)
+            of_labels = dict(zip(self.labels, row_C, strict=True))
+            predictions.append(Prediction(self.labels[row_C.index(score)], score, of_labels, label_set))
+        return predictions
+
+    def predict_proba(self, texts: str | Iterable[str]) -> npt.NDArray[np.float64]:
+        """Return probabilities (R, C): a row per text as given, columns as in `labels`.
+
+        Raises:
+            TypeError: something that is no string.
+        """
+        remaining = iter([texts] if isinstance(texts, str) else texts)
+        parts = [np.zeros((0, len(self.labels)))]
+        while part := list(itertools.islice(remaining, TEXTS_AT_ONCE)):
+            parts.append(self._answer(part))
+        return np.concatenate(parts)
+
+    def _answer(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Answer in batches of similar length, the longest first."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"a text must be a string, not {type(text).__name__}: {text!r:.60}")
+        rows = [self._encode(text) for text in texts]
+        order_R = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        answers_RC = np.empty((len(rows), len(self.labels)))
+        start = 0
+        while start < len(order_R):
+            longest = len(rows[order_R[start]])
+            batch = order_R[start : start + max(1, TOKENS_AT_ONCE // longest)]
+            start += len(batch)
+            answers_RC[batch] = self._run([rows[i] for i in batch], longest)
+        return answers_RC
+
+    def _run(self, rows: Sequence[Sequence[int | str]], longest: int) -> Any:
+        """Return the probabilities (B, C) of a batch of encoded texts."""
+        numbered, spelling_XK = number_unknown(rows, self._known, self._subwords)
+        tokens_BT = np.array([row + [PAD] * (longest - len(row)) for row in numbered], np.int64)
+        lengths_B = np.array([len(row) for row in rows], np.int64)
+        inputs: dict[str, Any] = {"tokens": tokens_BT, "lengths": lengths_B}
+        if self._subwords:
+            inputs["spelling"] = spelling_XK
+        return self._session.run(["probabilities"], inputs)[0]
+
+
+def label_sets(
+    probabilities_RC: npt.NDArray[Any], thresholds: Sequence[float], coverage: float
+) -> npt.NDArray[np.bool_]:
+    """Return which labels are in each row's set, bool (R, C); the most probable one always is.
+
+    Args:
+        probabilities_RC: calibrated probabilities.
+        thresholds: the least probability of a label in a set, for coverages of 0 to 1 in equal steps.
+        coverage: how often a set shall hold the true label, 0 < coverage < 1.
+
+    >>> label_sets(np.array([[0.7, 0.3], [0.5, 0.5]]), [0.6, 0.4, 0.2], 0.5).tolist()
+    [[True, False], [True, True]]
+    """
+    levels = len(thresholds) - 1
+    threshold = thresholds[min(math.ceil(coverage * levels - 1e-9), levels)]
+    likeliest_RC = probabilities_RC == probabilities_RC.max(axis=1, keepdims=True)
+    sets_RC: npt.NDArray[np.bool_] = (probabilities_RC >= threshold) | likeliest_RC
+    return sets_RC
+
+
+def main(argv: Sequence[str]) -> int:
+    """Answer the texts of a command line, or the lines of stdin; return the exit code."""
+    if argv and argv[0] in ("-h", "--help"):
+        print("usage: python runtime.py [TEXT ...]\n\nAnswers texts, or the lines of stdin, as JSON lines.")
+        return 0
+    try:
+        classifier = Classifier()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    try:
+        for text in argv or (line.rstrip("\n") for line in sys.stdin):
+            found = classifier.predict(text)[0]
+            answer = {"text": text, "label": found.label, "score": found.score}
+            # ASCII fits any terminal, whatever the text holds.
+            print(json.dumps({**answer, "probabilities": found.probabilities}), flush=True)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0

@@ -1,0 +1,255 @@
+"""From text to what a model reads, without the model: tokens, ids, and how unknown tokens are spelt.
+
+Everything here needs the standard library and numpy alone, and no other module of this package: it is
+also a part of the one file that answers texts without PyTorch (see `export`).
+
+Legend: B texts of a batch, T padded length, X unknown tokens of a batch, K places per spelt token.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+PAD, UNKNOWN = 0, 1
+SPECIAL_TOKENS = ("<pad>", "<unk>")
+MAX_TOKEN_LENGTH = 64  # characters; a longer run of letters is no word and would only fill the vocabulary
+REMEMBERED_PIECES = 100_000  # of text, by an `Encoder`
+SHORTEST, LONGEST = 2, 4  # characters of an n-gram
+MOST_PLACES = 32  # n-grams of one token; a longer token keeps some of them
+NOTHING = 0  # the place that no n-gram has
+
+# Scripts that put no spaces between words: each character is a token.
+_NO_SPACES = (
+    "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+)
+# Vowel signs and accents that stand apart from their letter and are no letters themselves.
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962"
+    "\u0963\u0981-\u0983\u09bc-\u09cd\u0a01-\u0a03\u0a3c-\u0a4d\u0a70\u0a71\u0a81-\u0a83"
+    "\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bcd\u0c00-\u0c04\u0c3c-\u0c56"
+    "\u0c81-\u0c83\u0cbc-\u0cd6\u0d00-\u0d03\u0d3b-\u0d4d\u200c\u200d"
+)
+_SIGN = rf"(?![{_NO_SPACES}])[\w{_MARKS}]"  # of a word
+_WORD = rf"(?:[A-Za-z0-9_]+|{_SIGN})+"
+_ONLY_WORDS = (
+    "abce-gi-np-vyzABCE-NP-SU-WYZ"  # nothing but a word begins with one: most tokens, so the first try
+)
+_EMOJI = "\u2600-\u27bf\u2190-\u21ff\u2b00-\u2bff\u3030\u303d\U0001f000-\U0001faff"
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # half a character: no encoding can write it
+TOKEN = re.compile(
+    rf"""
+    [{_ONLY_WORDS}][A-Za-z0-9_]*(?:{_SIGN})*(?:['’`-]{_WORD})*
+  | \n                                                   # between pieces of text
+  | (?:https?://|www\.)\S+
+  | @\w+
+  | [<>]?[:;=8xX][-o*']?[)\](\[dDpP/\\|*3]+(?!\w)        # :-) ;D =( xD
+  | [)\](\[dD/\\|][-o*']?[:;=](?!\w)                     # (-: D:
+  | <+/?3+ | \^[_.]?\^ | [-oO>T][._]+[-oO<T](?!\w)       # <3 ^_^ -_- o.O
+  | \#{_WORD}                                            # hashtags
+  | [\U0001f1e6-\U0001f1ff]{{2}}                         # flags
+  | [{_EMOJI}][\ufe0f\U0001f3fb-\U0001f3ff]*(?:\u200d[{_EMOJI}\u2640\u2642][\ufe0f\U0001f3fb-\U0001f3ff]*)*
+  | \d+(?:[.,:]\d+)+                                     # 3.5 1,000 10:30
+  | {_WORD}(?:['’`-]{_WORD})*                            # don't  so-so
+  | '{_WORD}                                             # 's 'm, when it stands apart
+  | [!?]+ | \.{{2,}}
+  | \S
+    """,
+    re.VERBOSE,
+)
+_LINK = ("http://", "https://", "www.")
+_STAND_IN = re.compile(r"<[a-z]+>")  # <url>, <user>, <pad>: no word, and not spelt
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_MARKS_AFTER_WORDS = frozenset('.,;?!")')
+
+
+def words(text: str) -> list[str]:
+    """Split a text into tokens and lose nothing that carries sentiment.
+
+    Words keep their apostrophes and hyphens; emoji, emoticons, hashtags, ``!`` and ``?`` are tokens
+    (a run of them counts as at most three); a URL becomes ``<url>``, a mention ``<user>``; line
+    breaks in HTML and character entities are undone. Every token stands within one
+    whitespace-separated piece of the text.
+
+    >>> words("I can't believe it :-) SO good!!!!! #happy 😀")
+    ['I', "can't", 'believe', 'it', ':-)', 'SO', 'good', '!!!', '#happy', '😀']
+    >>> words("Fish &amp; chips<br />so-so, @bob http://t.co/x 7.5/10")
+    ['Fish', '&', 'chips', 'so-so', ',', '<user>', '<url>', '7.5', '/', '10']
+    >>> words("   ")
+    []
+    """
+    return [token for piece in clean(text).split() for token in split_piece(piece)]
+
+
+def clean(text: str) -> str:
+    """Undo HTML line breaks and entities, straighten apostrophes, compose accents (Unicode NFC).
+
+    >>> clean("It’s &quot;good&quot;<br />")
+    'It\\'s "good" '
+    """
+    if "<" in text:
+        text = _LINE_BREAK.sub(" ", text)
+    if "&" in text:
+        text = html.unescape(text)
+    if not text.isascii():
+        text = HALF_CHARACTER.sub("\ufffd", unicodedata.normalize("NFC", text).replace("’", "'"))
+    return text
+
+
+def split_piece(piece: str) -> list[str]:
+    """Split a piece of text without white space into tokens.
+
+    >>> split_piece("good!?...")
+    ['good', '!?', '...']
+    """
+    if piece.isascii() and 0 < len(piece) <= MAX_TOKEN_LENGTH:  # most English, at a quarter of the cost
+        if piece.isalpha():
+            return [piece]
+        if piece[-1] in _MARKS_AFTER_WORDS and len(piece) > 3 and piece[:-1].isalpha():
+            return [piece[:-1], piece[-1]]
+    return [normal_form(found) for found in TOKEN.findall(piece)]
+
+
+def normal_form(found: str) -> str:
+    """Return the token that a find of the pattern stands for."""
+    if found[0] in "!?.":
+        return found[:3]
+    if found[0] == "@" and len(found) > 1:
+        return "<user>"
+    return "<url>" if found.startswith(_LINK) else found[:MAX_TOKEN_LENGTH]
+
+
+class Encoder:
+    """Turns a text into the row that a model reads, and remembers pieces of text met before.
+
+    Args:
+        ids: token -> id of every known token.
+        lowercase: fold case first.
+        max_tokens: longest row; what is over is cut.
+        truncate: what is kept then (see `cut`).
+        subwords: buckets of the model's n-gram vectors; 0 if it has none.
+        tokenize: another way to split a text than `words`; it folds case itself.
+
+    >>> encode = Encoder({"so": 2, "good": 3}, lowercase=True, max_tokens=9, truncate="head", subwords=50)
+    >>> encode("So goood!"), encode("")
+    ([2, 'goood', '!'], [1])
+    """
+
+    def __init__(
+        self,
+        ids: Mapping[str, int],
+        *,
+        lowercase: bool,
+        max_tokens: int,
+        truncate: str,
+        subwords: int,
+        tokenize: Callable[[str], list[str]] | None = None,
+    ) -> None:
+        self._ids, self._lowercase = ids, lowercase
+        self._max_tokens, self._truncate, self._spells = max_tokens, truncate, subwords > 0
+        self._tokenize = tokenize
+        self._row_of_piece = functools.lru_cache(REMEMBERED_PIECES)(
+            lambda piece: self._row(split_piece(piece))
+        )
+
+    def __call__(self, text: str) -> list[int | str]:
+        """Return a text's ids, at least one; an unknown token stays as it is if the model can spell."""
+        if self._tokenize is None:  # the same tokens as those of `words`, remembered by piece
+            pieces = clean(text.lower() if self._lowercase else text).split()
+            row = list(itertools.chain.from_iterable(map(self._row_of_piece, pieces)))
+        else:
+            row = self._row(self._tokenize(text))
+        return cut(row, self._max_tokens, self._truncate) or [UNKNOWN]
+
+    def _row(self, tokens: list[str]) -> list[int | str]:
+        if self._spells:
+            return [self._ids.get(token, token) for token in tokens]
+        return [self._ids.get(token, UNKNOWN) for token in tokens]
+
+
+def number_unknown(
+    rows: Sequence[Sequence[int | str]], known: int, subwords: int
+) -> tuple[list[list[int]], npt.NDArray[np.int32]]:
+    """Replace a batch's unknown tokens by V, V + 1, ...; return how each is spelt too (see `spell`).
+
+    Args:
+        rows: of an `Encoder`.
+        known: number of known tokens V.
+        subwords: buckets of the model's n-gram vectors.
+
+    >>> rows, spelling_XK = number_unknown([[2, "x"], ["yy", "x"]], 5, 50)
+    >>> rows, len(spelling_XK)
+    ([[2, 5], [6, 5]], 2)
+    """
+    unknown: dict[str, int] = {}
+    numbered = [
+        [i if isinstance(i, int) else known + unknown.setdefault(i, len(unknown)) for i in row]
+        for row in rows
+    ]
+    return numbered, spell(list(unknown), subwords)
+
+
+def cut(tokens: list[Any], max_tokens: int, truncate: str) -> list[Any]:
+    """Cut a list to at most `max_tokens` items: keep the head, the tail, or both ends.
+
+    >>> cut([1, 2, 3, 4, 5], 3, "head"), cut([1, 2, 3, 4, 5], 3, "tail"), cut([1, 2, 3, 4, 5], 3, "middle")
+    ([1, 2, 3], [3, 4, 5], [1, 2, 5])
+    """
+    over = len(tokens) - max_tokens
+    if over <= 0:
+        return tokens
+    keep = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
+    return tokens[:keep] + tokens[keep + over :]
+
+
+def spell(tokens: Sequence[str], buckets: int) -> npt.NDArray[np.int32]:
+    """Return where the n-grams of each token stand in a table: (tokens, K) with 0 for none.
+
+    N-grams have 2 to 4 characters; the token's start and end count as characters; case does not.
+
+    Args:
+        tokens: any strings.
+        buckets: size of the table, at least 2; place 0 is kept for nothing.
+
+    >>> spell(["so", "<url>"], 1000)[:, :6]
+    array([[116, 324, 394, 597, 604, 773],
+           [  0,   0,   0,   0,   0,   0]], dtype=int32)
+    """
+    spelt = ["" if _STAND_IN.fullmatch(token) else f"\x02{token.lower()}\x03" for token in tokens]
+    table = np.full((len(spelt), MOST_PLACES), NOTHING, np.int32)
+    if not any(spelt):
+        return table
+    padding = "\0" * (LONGEST - 1)
+    codes = np.frombuffer(("".join(spelt) + padding).encode("utf-32-le", "surrogatepass"), np.uint32)
+    lengths = np.array([len(token) for token in spelt])
+    end_N = np.repeat(np.cumsum(lengths), lengths)
+    left_N = end_N - np.arange(len(end_N))  # characters from here to the token's end
+    first_N = np.repeat(np.arange(len(spelt)) * buckets + 1, lengths)  # so that tokens sort apart
+    hashed_N = np.zeros(len(end_N), np.uint32)
+    found = []
+    for size in range(1, LONGEST + 1):  # the hash of an n-gram is that of one less, and a character
+        hashed_N = _mixed(hashed_N ^ codes[size - 1 : size - 1 + len(end_N)])
+        if size >= SHORTEST:
+            found.append((first_N + hashed_N % np.uint32(buckets - 1))[left_N >= size])
+    pairs = np.sort(np.concatenate(found))
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # a token's places, each once, in ascending order
+    owners = pairs // buckets
+    rank = np.arange(len(pairs)) - np.searchsorted(owners, owners)
+    kept = rank < MOST_PLACES
+    table[owners[kept], rank[kept]] = (pairs - owners * buckets)[kept]
+    return table
+
+
+def _mixed(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """MurmurHash3's 32-bit finaliser, and a constant so that no number stays what it is."""
+    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return (values ^ (values >> np.uint32(16))) + np.uint32(0x9E3779B1)
