@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,21 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lstm_sentiment import __version__
 from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
-from lstm_sentiment.hardware import describe_machine, pick_device
+from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
-from lstm_sentiment.proof import Verified, largest_difference, texts_of, tolerance_on
+from lstm_sentiment.proof import check_proof
 from lstm_sentiment.subwords import spell
 from lstm_sentiment.text import PAD, UNKNOWN, Lexicon, Tokenizer, Vocabulary, clean, split_piece
-from lstm_sentiment.tokens import TokenStore, cache_folder
-
-log = logging.getLogger(__name__)
+from lstm_sentiment.tokens import TokenStore
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
@@ -81,6 +77,16 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
         classifier = lstm_sentiment.load("runs/sentiment")
         classifier.predict(["Unbelievable service"])[0].label
     """
+    classifier = read_run(run, device=device)
+    try:
+        check_proof(classifier.proof, classifier.predict_logits, device=classifier.device, name=str(run))
+    except CheckpointError as error:
+        raise CheckpointError(f"{run}: {error}") from None
+    return classifier
+
+
+def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
+    """Load a run as `load` does, without asking whether it answers as where it was trained."""
     folder = RunFolder(run)
     checkpoint = folder.load(BEST)  # checks every file it depends on by its sha256
     config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
@@ -99,32 +105,8 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
             f"{folder.path}: weights, vocabulary and configuration do not fit: {error}"
         ) from None
     classifier.label_map = classes["map"]
-    _check_proof(classifier, checkpoint.facts.get("proof"), folder.path)
+    classifier.proof, classifier.run = checkpoint.facts.get("proof"), folder.path
     return classifier
-
-
-def _check_proof(classifier: SentimentClassifier, proof: Any, path: Path) -> None:
-    """Warn when the texts that came with the weights are no longer answered as they were."""
-    if proof is None:  # a run that did not end
-        return
-    names = ("python", "torch", "system", "cpu", "device")
-    machine = describe_machine(classifier.device)
-    here = {"lstm_sentiment": __version__, **{name: machine[name] for name in names}}
-    verified = Verified(cache_folder() / "proofs", proof, here)
-    if verified.known():
-        return
-    try:
-        difference = largest_difference(proof, classifier.predict_logits(texts_of(proof)))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if difference <= tolerance_on(classifier.device.type):
-        verified.remember()
-        return
-    log.warning(
-        "%s: the texts that came with the model are not answered as where it was trained: logits differ by "
-        "up to %.2g, rounding explains %.2g. Score it on rows that you know before you trust it here",
-        path, difference, tolerance_on(classifier.device.type),
-    )  # fmt: skip
 
 
 class SentimentClassifier:
@@ -157,6 +139,8 @@ class SentimentClassifier:
         self.labels = labels
         self.label_map = {label: label for label in labels}
         self.vocabulary = vocabulary
+        self.proof: Any = None  # see `proof`
+        self.run: Path | None = None  # the folder it was loaded from
         self.config = config
         self.calibration = calibration or Calibration()
         self.device = pick_device(device)

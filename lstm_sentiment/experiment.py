@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,12 @@ FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "trainer.checkpoint_
 FREE_ON_RESUME |= {"trainer.device", "trainer.threads"}
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     """Train, evaluate and report as configured, into ``config.out``.
+
+    Args:
+        config: what to train, on which rows.
+        cache: folder for tokenised text, if not the user's.
 
     Returns:
         what was written to metrics.json.
@@ -57,15 +62,11 @@ def run(config: Config) -> dict[str, Any]:
     resuming = _check_folder(folder, config)
     with process_group(processes, device):
         with processes.main_first():
-            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache or cache_folder())
         _report_data(corpus, config)
         _check_metric(config.trainer.metric, corpus.labels)
         model = _new_model(config, corpus).to(device)
-        log.info(
-            "model: %s parameters, %s; %s, %s, %d threads, %d process%s",
-            f"{sum(p.numel() for p in model.parameters()):,}", _describe(config),
-            device, precision, threads, processes.world_size, "es" if processes.world_size > 1 else "",
-        )  # fmt: skip
+        _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
         facts = {"data": corpus.fingerprint, "threads": threads, "world_size": processes.world_size}
         checkpoint = _checkpoint_to_resume(folder, facts) if resuming else None
         if processes.is_main and checkpoint is None:
@@ -227,12 +228,14 @@ def _new_model(config: Config, corpus: Corpus) -> SentimentLSTM:
     return model
 
 
-def _describe(config: Config) -> str:
-    model = config.model
-    return (
-        f"{model.layers} layer{'s' if model.layers > 1 else ''} of {'bi' if model.bidirectional else ''}LSTM "
-        f"{model.hidden_size}, {model.pooling} pooling"
-    )
+def _report_model(model: SentimentLSTM, config: Config, where: str, world_size: int) -> None:
+    of = config.model
+    log.info(
+        "model: %s parameters, %d layer%s of %sLSTM %d, %s pooling; %s, %d process%s",
+        f"{sum(p.numel() for p in model.parameters()):,}", of.layers, "s" if of.layers > 1 else "",
+        "bi" if of.bidirectional else "", of.hidden_size, of.pooling,
+        where, world_size, "es" if world_size > 1 else "",
+    )  # fmt: skip
 
 
 def _report_data(corpus: Corpus, config: Config) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import re
 import sys
@@ -229,7 +228,7 @@ def _flow(key: str, node: yaml.Node, where: str) -> str:
     """Return a list or map on one line, its text quoted."""
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if isinstance(node, yaml.ScalarNode) and kind in ("str", "int"):
-        return json.dumps(node.value) if kind == "str" else str(node.value)
+        return _quoted(node.value) if kind == "str" else str(node.value)
     if isinstance(node, yaml.SequenceNode) and kind == "seq":
         return "[" + ", ".join(_flow(key, item, where) for item in node.value) + "]"
     if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -239,6 +238,15 @@ def _flow(key: str, node: yaml.Node, where: str) -> str:
     raise ConfigError(
         f"{found} is not text or a whole number (quote names such as 'no')", key=key, where=where
     )
+
+
+def _quoted(text: str) -> str:
+    """Return text as YAML in double quotes, on one line.
+
+    >>> print(_quoted("no"), _quoted("😀"))
+    "no" "\\U0001F600"
+    """
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=sys.maxsize).strip()
 
 
 def _explain(message: str, places: Mapping[str, str]) -> ConfigError:

@@ -319,7 +319,7 @@ class Trainer:
             desc=f"epoch {epoch + 1}/{self.config.epochs}",
             unit="step",
             leave=False,
-            disable=not (self.processes.is_main and sys.stderr.isatty()),
+            disable=not (self.processes.is_main and log.isEnabledFor(logging.INFO) and sys.stderr.isatty()),
         )
 
     def _report_first_loss(self, first_loss: float) -> None:

@@ -404,6 +404,7 @@ AS_TYPED = [
     ["--data.labels=['no', 'yes']", "--data.filter={source: imdb, year: 2001}"],
     ["--data.train=007.csv", "--text.vectors=null", "--data.text_column=2001-01-01"],
     ["--out=1e5"],
+    ["--data.labels={0: '😀', 1: 'a\\b\"c', 2: '- d: [e]'}"],
 ]
 
 
@@ -632,13 +633,13 @@ FLOORS = [
     "errors",
     "config files text schedule sources",
     "options readers distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison proof pages",
-    "dataset splits",
+    "tokens tables model checkpoint comparison pages",
+    "dataset splits proof",
     "corpus inference optimization baselines",
     "trainer classifier",
     "assessment answers",
     "experiment",
-    "seeds",
+    "seeds estimator",
     "train predict evaluate compare",
 ]
 
