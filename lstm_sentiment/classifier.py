@@ -23,6 +23,7 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
 from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.hub import Published
 from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.proof import check_proof
@@ -109,8 +110,8 @@ def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     return classifier
 
 
-class SentimentClassifier:
-    """A trained classifier; make one with `load`.
+class SentimentClassifier(Published):
+    """A trained classifier; make one with `load` or `from_pretrained`.
 
     A text's answer does not depend on the other texts, their order, or how many are given at once.
 
@@ -140,7 +141,7 @@ class SentimentClassifier:
         self.label_map = {label: label for label in labels}
         self.vocabulary = vocabulary
         self.proof: Any = None  # see `proof`
-        self.run: Path | None = None  # the folder it was loaded from
+        self.run: Path | None = None  # the folder it was loaded from, for `save_pretrained`
         self.config = config
         self.calibration = calibration or Calibration()
         self.device = pick_device(device)
@@ -213,6 +214,10 @@ class SentimentClassifier:
         """Return a text's tokens as the model reads them: cut to length, the empty text as none."""
         tokens = self._tokenizer(text)
         return cut(tokens, self.config.text.max_tokens, self.config.text.truncate)
+
+    @classmethod
+    def _from_run(cls, run: Path, device: str) -> SentimentClassifier:
+        return load(run, device=device)
 
     def _prediction(self, row_C: npt.NDArray[np.float64], abstain_below: float) -> Prediction:
         best = int(row_C.argmax())

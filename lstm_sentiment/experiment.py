@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import logging
 import time
@@ -27,6 +26,7 @@ from lstm_sentiment.hardware import describe_machine, pick_device, pick_precisio
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
+from lstm_sentiment.options import config_yaml
 from lstm_sentiment.text import SPECIAL_TOKENS
 from lstm_sentiment.tokens import cache_folder
 from lstm_sentiment.trainer import Trainer
@@ -99,12 +99,6 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         write_json(folder.path / "metrics.json", metrics)
         report_scores(metrics, folder.path)
         return metrics
-
-
-def config_yaml(config: Config) -> str:
-    """Return a configuration as YAML with every field; resume and overwrite are no part of a run."""
-    plain = dataclasses.replace(config, resume=False, overwrite=False)
-    return yaml.safe_dump(asdict(plain), sort_keys=False, allow_unicode=True)
 
 
 def _check_metric(metric: str, labels: list[str]) -> None:

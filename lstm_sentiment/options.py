@@ -7,6 +7,7 @@ here first, so that an unknown one is reported with its file, its line and the n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import re
@@ -61,6 +62,16 @@ def parse_config(argv: Sequence[str], *, program: str, description: str) -> Conf
     _parse(parser, from_files, places)  # alone first: what is wrong here is the file's fault
     on_command_line = dict.fromkeys(_option_names(argv), "")
     return _parse(parser, from_files + _without(argv, "--config"), places | on_command_line)
+
+
+def config_yaml(config: Config) -> str:
+    """Return a configuration as YAML with every field; resume and overwrite are no part of a run.
+
+    >>> config_yaml(Config()).splitlines()[:2]
+    ['out: runs/sentiment', 'seed: 0']
+    """
+    plain = dataclasses.replace(config, resume=False, overwrite=False)
+    return yaml.safe_dump(dataclasses.asdict(plain), sort_keys=False, allow_unicode=True)
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:

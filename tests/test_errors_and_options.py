@@ -27,8 +27,7 @@ from lstm_sentiment.errors import (
     did_you_mean,
     shown,
 )
-from lstm_sentiment.experiment import config_yaml
-from lstm_sentiment.options import KEYS, CommandParser, parse_config, run_command
+from lstm_sentiment.options import KEYS, CommandParser, config_yaml, parse_config, run_command
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
 MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
@@ -633,8 +632,8 @@ FLOORS = [
     "errors",
     "config files text schedule sources",
     "options readers distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison pages",
-    "dataset splits proof",
+    "tokens tables model checkpoint comparison pages card",
+    "dataset splits proof hub",
     "corpus inference optimization baselines",
     "trainer classifier",
     "assessment answers",
