@@ -6,7 +6,8 @@ Train on the command line (``python -m lstm_sentiment.train --data.train reviews
     classifier = lstm_sentiment.load("runs/sentiment")
     classifier.predict(["Unbelievable service"])
 
-or, in scikit-learn's pipelines and searches, with `SentimentEstimator`.
+or, in scikit-learn's pipelines and searches, with `SentimentEstimator`; models on the Hugging Face Hub
+are loaded by `SentimentClassifier.from_pretrained`.
 Importing this package imports neither torch nor anything else that is heavy; `load` does.
 """
 

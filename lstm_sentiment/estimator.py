@@ -228,6 +228,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             text_column="text",
             label_column="label",
             labels=names,
+            encoding_errors="strict",  # what the texts hold was never bytes
         )
         seed = self.random_state
         if not isinstance(seed, Integral):

@@ -253,7 +253,7 @@ def _report_data(corpus: Corpus, config: Config) -> None:
             log.info("  %s: %s rows left out by data.filter", source, f"{counts['filtered']:,}")
         if counts["empty"]:
             log.info("  %s: %s empty texts, kept as one unknown token", source, f"{counts['empty']:,}")
-        if counts["replaced"]:
+        if counts["replaced"] and config.data.encoding_errors == "replace":
             log.warning(
                 "  %s: %s rows hold bytes that are not %s; they were replaced by U+FFFD",
                 source, f"{counts['replaced']:,}", config.data.encoding,

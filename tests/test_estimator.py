@@ -259,11 +259,12 @@ def test_texts_may_be_a_list_an_array_or_a_series(texts: Any, labels: Any) -> No
     assert (found == expected).all()
 
 
-def test_texts_may_hold_anything_that_a_string_may() -> None:
-    odd = ["", "\n", "\ud83d", '"quoted", \\u0041', "a\0b", "\u2028", "x" * 5000]
+def test_texts_may_hold_anything_that_a_string_may(caplog: pytest.LogCaptureFixture) -> None:
+    odd = ["\ufffd", "", "\n", "\ud83d", '"quoted", \\u0041', "a\0b", "\u2028", "x" * 5000]
     texts = [*TEXTS[:60], *odd]
     estimator = tiny(epochs=1).fit(texts, [*LABELS[:60], *["neutral"] * len(odd)])
     assert np.isfinite(estimator.predict_proba(odd)).all()
+    assert "bytes" not in caplog.text
 
 
 # -- where estimators are used ---------------------------------------------------------------------
