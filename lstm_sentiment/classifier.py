@@ -7,7 +7,6 @@ tokens, K places per spelt token, C classes.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,21 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lstm_sentiment import __version__
 from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
-from lstm_sentiment.hardware import describe_machine, pick_device
+from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.hub import Published
 from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
-from lstm_sentiment.proof import Verified, largest_difference, texts_of, tolerance_on
+from lstm_sentiment.proof import check_proof
 from lstm_sentiment.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
-from lstm_sentiment.tokens import TokenStore, cache_folder
-
-log = logging.getLogger(__name__)
+from lstm_sentiment.tokens import TokenStore
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
@@ -79,6 +76,16 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
         classifier = lstm_sentiment.load("runs/sentiment")
         classifier.predict(["Unbelievable service"])[0].label
     """
+    classifier = read_run(run, device=device)
+    try:
+        check_proof(classifier.proof, classifier.predict_logits, device=classifier.device, name=str(run))
+    except CheckpointError as error:
+        raise CheckpointError(f"{run}: {error}") from None
+    return classifier
+
+
+def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
+    """Load a run as `load` does, without asking whether it answers as where it was trained."""
     folder = RunFolder(run)
     checkpoint = folder.load(BEST)  # checks every file it depends on by its sha256
     config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
@@ -97,36 +104,12 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
             f"{folder.path}: weights, vocabulary and configuration do not fit: {error}"
         ) from None
     classifier.label_map = classes["map"]
-    _check_proof(classifier, checkpoint.facts.get("proof"), folder.path)
+    classifier.proof, classifier.run = checkpoint.facts.get("proof"), folder.path
     return classifier
 
 
-def _check_proof(classifier: SentimentClassifier, proof: Any, path: Path) -> None:
-    """Warn when the texts that came with the weights are no longer answered as they were."""
-    if proof is None:  # a run that did not end
-        return
-    names = ("python", "torch", "system", "cpu", "device")
-    machine = describe_machine(classifier.device)
-    here = {"lstm_sentiment": __version__, **{name: machine[name] for name in names}}
-    verified = Verified(cache_folder() / "proofs", proof, here)
-    if verified.known():
-        return
-    try:
-        difference = largest_difference(proof, classifier.predict_logits(texts_of(proof)))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    if difference <= tolerance_on(classifier.device.type):
-        verified.remember()
-        return
-    log.warning(
-        "%s: the texts that came with the model are not answered as where it was trained: logits differ by "
-        "up to %.2g, rounding explains %.2g. Score it on rows that you know before you trust it here",
-        path, difference, tolerance_on(classifier.device.type),
-    )  # fmt: skip
-
-
-class SentimentClassifier:
-    """A trained classifier; make one with `load`.
+class SentimentClassifier(Published):
+    """A trained classifier; make one with `load` or `from_pretrained`.
 
     A text's answer does not depend on the other texts, their order, or how many are given at once.
 
@@ -155,6 +138,8 @@ class SentimentClassifier:
         self.labels = labels
         self.label_map = {label: label for label in labels}
         self.vocabulary = vocabulary
+        self.proof: Any = None  # see `proof`
+        self.run: Path | None = None  # the folder it was loaded from, for `save_pretrained`
         self.config = config
         self.calibration = calibration or Calibration()
         self.device = pick_device(device)
@@ -239,6 +224,10 @@ class SentimentClassifier:
         """Return a text's tokens as the model reads them: cut to length, the empty text as none."""
         tokens = self._tokenizer(text)
         return cut(tokens, self.config.text.max_tokens, self.config.text.truncate)
+
+    @classmethod
+    def _from_run(cls, run: Path, device: str) -> SentimentClassifier:
+        return load(run, device=device)
 
     def _prediction(self, row_C: npt.NDArray[np.float64], abstain_below: float) -> Prediction:
         best = int(row_C.argmax())

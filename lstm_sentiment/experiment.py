@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import logging
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import yaml
 from lstm_sentiment import __version__
 from lstm_sentiment.assessment import assess, report_scores
 from lstm_sentiment.checkpoint import CURVES, LAST, Checkpoint, RunFolder
-from lstm_sentiment.config import METRICS, Config, ModelConfig, flatten
+from lstm_sentiment.config import METRICS, Config, flatten
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.curves import Curves
 from lstm_sentiment.dataset import count_tokens
@@ -28,6 +28,7 @@ from lstm_sentiment.hardware import describe_machine, pick_device, pick_precisio
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
+from lstm_sentiment.options import config_yaml
 from lstm_sentiment.reporting import check_extra, write_report
 from lstm_sentiment.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.tokens import cache_folder
@@ -41,8 +42,12 @@ FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.c
 FREE_ON_RESUME |= {"trainer.device", "trainer.threads", "trainer.tensorboard"}
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     """Train, evaluate and report as configured, into ``config.out``.
+
+    Args:
+        config: what to train, on which rows.
+        cache: folder for tokenised text, if not the user's.
 
     Returns:
         what was written to metrics.json.
@@ -63,14 +68,11 @@ def run(config: Config) -> dict[str, Any]:
     curves = _new_curves(folder, config, processes)
     with process_group(processes, device):
         with processes.main_first():
-            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache or cache_folder())
         _report_data(corpus, config)
         check_metric(config.trainer.metric, corpus.labels)
         model = initial_model(config, corpus).to(device)
-        log.info(
-            "model: %s; %s, %s, %d threads, %d process%s", _describe(model, config.model),
-            device, precision, threads, processes.world_size, "es" if processes.world_size > 1 else "",
-        )  # fmt: skip
+        _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
         facts = {"data": corpus.fingerprint, "threads": threads, "world_size": processes.world_size}
         checkpoint = _checkpoint_to_resume(folder, facts) if resuming else None
         if processes.is_main and checkpoint is None:
@@ -100,12 +102,6 @@ def run(config: Config) -> dict[str, Any]:
         if config.report:
             log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
         return metrics
-
-
-def config_yaml(config: Config) -> str:
-    """Return a configuration as YAML with every field; resume and overwrite are no part of a run."""
-    plain = dataclasses.replace(config, resume=False, overwrite=False)
-    return yaml.safe_dump(asdict(plain), sort_keys=False, allow_unicode=True)
 
 
 def check_metric(metric: str, labels: list[str]) -> None:
@@ -268,12 +264,14 @@ def _new_curves(folder: RunFolder, config: Config, processes: Processes) -> Curv
     return curves
 
 
-def _describe(model: SentimentLSTM, config: ModelConfig) -> str:
-    return (
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"{config.layers} layer{'s' if config.layers > 1 else ''} of "
-        f"{'bi' if config.bidirectional else ''}LSTM {config.hidden_size}, {config.pooling} pooling"
-    )
+def _report_model(model: SentimentLSTM, config: Config, where: str, world_size: int) -> None:
+    of = config.model
+    log.info(
+        "model: %s parameters, %d layer%s of %sLSTM %d, %s pooling; %s, %d process%s",
+        f"{sum(p.numel() for p in model.parameters()):,}", of.layers, "s" if of.layers > 1 else "",
+        "bi" if of.bidirectional else "", of.hidden_size, of.pooling,
+        where, world_size, "es" if world_size > 1 else "",
+    )  # fmt: skip
 
 
 def _report_data(corpus: Corpus, config: Config) -> None:
@@ -297,7 +295,7 @@ def _report_data(corpus: Corpus, config: Config) -> None:
             log.info("  %s: %s rows left out by data.filter", source, f"{counts['filtered']:,}")
         if counts["empty"]:
             log.info("  %s: %s empty texts, kept as one unknown token", source, f"{counts['empty']:,}")
-        if counts["replaced"]:
+        if counts["replaced"] and config.data.encoding_errors == "replace":
             log.warning(
                 "  %s: %s rows hold bytes that are not %s; they were replaced by U+FFFD",
                 source, f"{counts['replaced']:,}", config.data.encoding,

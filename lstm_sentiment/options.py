@@ -7,8 +7,8 @@ here first, so that an unknown one is reported with its file, its line and the n
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
-import json
 import os
 import re
 import sys
@@ -62,6 +62,16 @@ def parse_config(argv: Sequence[str], *, program: str, description: str) -> Conf
     _parse(parser, from_files, places)  # alone first: what is wrong here is the file's fault
     on_command_line = dict.fromkeys(_option_names(argv), "")
     return _parse(parser, from_files + _without(argv, "--config"), places | on_command_line)
+
+
+def config_yaml(config: Config) -> str:
+    """Return a configuration as YAML with every field; resume and overwrite are no part of a run.
+
+    >>> config_yaml(Config()).splitlines()[:2]
+    ['out: runs/sentiment', 'seed: 0']
+    """
+    plain = dataclasses.replace(config, resume=False, overwrite=False)
+    return yaml.safe_dump(dataclasses.asdict(plain), sort_keys=False, allow_unicode=True)
 
 
 def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
@@ -230,7 +240,7 @@ def _flow(key: str, node: yaml.Node, where: str) -> str:
     """Return a list or map on one line, its text quoted."""
     kind = node.tag.removeprefix("tag:yaml.org,2002:")
     if isinstance(node, yaml.ScalarNode) and kind in ("str", "int"):
-        return json.dumps(node.value) if kind == "str" else str(node.value)
+        return _quoted(node.value) if kind == "str" else str(node.value)
     if isinstance(node, yaml.SequenceNode) and kind == "seq":
         return "[" + ", ".join(_flow(key, item, where) for item in node.value) + "]"
     if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -240,6 +250,15 @@ def _flow(key: str, node: yaml.Node, where: str) -> str:
     raise ConfigError(
         f"{found} is not text or a whole number (quote names such as 'no')", key=key, where=where
     )
+
+
+def _quoted(text: str) -> str:
+    """Return text as YAML in double quotes, on one line.
+
+    >>> print(_quoted("no"), _quoted("😀"))
+    "no" "\\U0001F600"
+    """
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=sys.maxsize).strip()
 
 
 def _explain(message: str, places: Mapping[str, str]) -> ConfigError:

@@ -21,7 +21,7 @@ def progress_bar(epoch: int, *, epochs: int, step: int, steps: int, shown: bool)
         desc=f"epoch {epoch + 1}/{epochs}",
         unit="step",
         leave=False,
-        disable=not (shown and sys.stderr.isatty()),
+        disable=not (shown and log.isEnabledFor(logging.INFO) and sys.stderr.isatty()),
     )
 
 

@@ -12,14 +12,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from lstm_sentiment import __version__
 from lstm_sentiment.errors import CheckpointError
+from lstm_sentiment.hardware import describe_machine
+from lstm_sentiment.tokens import cache_folder
+
+log = logging.getLogger(__name__)
 
 FIXED = (
     "",
@@ -47,6 +54,37 @@ def proof_texts(words: Sequence[str]) -> list[str]:
     lengths = [round(600 ** (i / (TEXTS - len(FIXED) - 1))) for i in range(TEXTS - len(FIXED))]
     drawn = [random.integers(0, len(known), length) for length in lengths]
     return [*FIXED, *(" ".join(known[i] for i in places) for places in drawn)]
+
+
+def check_proof(proof: Any, answer: Callable[[list[str]], Array], *, device: torch.device, name: str) -> None:
+    """Warn when the texts that came with the weights are no longer answered as they were.
+
+    Args:
+        proof: what the checkpoint holds; None for a run that did not end, which proves nothing.
+        answer: texts -> logits (R, C).
+        device: that answers.
+        name: of the run, for the warning.
+
+    Raises:
+        CheckpointError: it is no proof of such a model.
+    """
+    if proof is None:
+        return
+    names = ("python", "torch", "system", "cpu", "device")
+    machine = describe_machine(device)
+    here = {"lstm_sentiment": __version__, **{fact: machine[fact] for fact in names}}
+    verified = Verified(cache_folder() / "proofs", proof, here)
+    if verified.known():
+        return
+    difference = largest_difference(proof, answer(texts_of(proof)))
+    if difference <= tolerance_on(device.type):
+        verified.remember()
+        return
+    log.warning(
+        "%s: the texts that came with the model are not answered as where it was trained: logits differ by "
+        "up to %.2g, rounding explains %.2g. Score it on rows that you know before you trust it here",
+        name, difference, tolerance_on(device.type),
+    )  # fmt: skip
 
 
 def largest_difference(proof: Any, logits_RC: Array) -> float:

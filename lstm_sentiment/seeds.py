@@ -11,10 +11,11 @@ from typing import Any
 from lstm_sentiment.config import METRICS, Config
 from lstm_sentiment.distributed import process_environment, process_group
 from lstm_sentiment.errors import RunError
-from lstm_sentiment.experiment import config_yaml, run
+from lstm_sentiment.experiment import run
 from lstm_sentiment.files import write_atomically, write_json
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.metrics import LOWER_IS_BETTER
+from lstm_sentiment.options import config_yaml
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.distributed import Processes, process_environment
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.experiment import config_yaml, run
+from lstm_sentiment.experiment import run
 
 Configure = Callable[..., Config]
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")

@@ -28,8 +28,7 @@ from lstm_sentiment.errors import (
     did_you_mean,
     shown,
 )
-from lstm_sentiment.experiment import config_yaml
-from lstm_sentiment.options import KEYS, CommandParser, parse_config, run_command
+from lstm_sentiment.options import KEYS, CommandParser, config_yaml, parse_config, run_command
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
 MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
@@ -405,6 +404,7 @@ AS_TYPED = [
     ["--data.labels=['no', 'yes']", "--data.filter={source: imdb, year: 2001}"],
     ["--data.train=007.csv", "--text.vectors=null", "--data.text_column=2001-01-01"],
     ["--out=1e5"],
+    ["--data.labels={0: '😀', 1: 'a\\b\"c', 2: '- d: [e]'}"],
 ]
 
 
@@ -633,14 +633,14 @@ FLOORS = [
     "errors tokenizing",
     "config files text schedule sources made_up progress findings runtime",
     "options readers distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison proof pages charts curves",
-    "dataset splits onnx_graph",
+    "tokens tables model checkpoint comparison pages charts curves card",
+    "dataset splits onnx_graph proof hub",
     "corpus inference optimization baselines similar",
     "trainer classifier preflight",
     "assessment answers behaviour evidence inert invariance probes export_benchmark",
     "reporting exporting",
     "experiment causes",
-    "seeds diagnosis",
+    "seeds diagnosis estimator",
     " ".join(COMMANDS),
 ]
 

@@ -70,7 +70,7 @@ def test_loading_proves_it_once_and_says_nothing(
     monkeypatch.setattr("lstm_sentiment.hardware._cpu_name", lambda: "another CPU")  # it is asked again
     load(trained, device="cpu")
     assert asked == [20, 20]
-    monkeypatch.setattr("lstm_sentiment.classifier.__version__", "99.0")  # a new tokenizer, perhaps
+    monkeypatch.setattr("lstm_sentiment.proof.__version__", "99.0")  # a new tokenizer, perhaps
     load(trained, device="cpu")
     assert asked == [20, 20, 20]
     assert warnings_of(caplog) == []

@@ -1,0 +1,195 @@
+"""A run's model card: README.md as the Hugging Face Hub reads it, with the numbers of the run's own report.
+
+Names of classes and files come from users: they are escaped, so that they stay text in Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from lstm_sentiment.config import Config, ModelConfig
+
+SCORES = {  # our name -> the Hub's, the reader's
+    "accuracy": ("accuracy", "Accuracy"),
+    "macro_f1": ("f1", "Macro-F1"),
+    "macro_recall": ("recall", "Macro recall"),
+    "loss": ("loss", "Cross-entropy"),
+    "ece": ("ece", "Calibration error"),
+}
+TAGS = ("sentiment-analysis", "text-classification", "lstm", "pytorch", "safetensors")
+_MARKS = re.compile(r"[\\`*_{}\[\]<>#|~&$@]|(?<=www)\.|:(?=//)", re.IGNORECASE)
+
+
+def model_card(
+    *,
+    name: str,
+    config: Config,
+    reports: Mapping[str, Any],
+    license: str | None = None,  # noqa: A002 - the Hub's word
+    language: str | Sequence[str] | None = None,
+) -> str:
+    """Return a model card.
+
+    Args:
+        name: of the model, as in the Hub's USER/NAME, or of its folder.
+        config: of the run, without the paths of the machine.
+        reports: what stands in ``metrics.json``, ``data.json`` and ``environment.json``.
+        license: such as ``mit``; left out when None.
+        language: ISO codes such as ``en``; left out when None, since a run does not know it.
+    """
+    metrics, data = reports["metrics.json"], reports["data.json"]
+    split = "test" if "test" in metrics else "validation"
+    facts = _front_matter(name, config.data.train, metrics[split], split)
+    facts |= {key: value for key, value in (("license", license), ("language", language)) if value}
+    parts = [
+        "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
+        f"# {_text(name.rpartition('/')[2])}",
+        _introduction(config.model, list(metrics[split]["per_class"]), reports["environment.json"]),
+        _use(name),
+        _results(metrics, split, data["shared_texts"].get(split, 0)),
+        _calibration(metrics["calibration"], split),
+        _training_data(config, data),
+        _training(config, metrics, reports["environment.json"]),
+        _limits(config, split),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(name: str, dataset: str, scores: Mapping[str, Any], split: str) -> dict[str, Any]:
+    results = [
+        {"type": kind, "name": shown_as, "value": round(scores[score], 4)}
+        for score, (kind, shown_as) in SCORES.items()
+    ]
+    slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "data"
+    result = {
+        "task": {"type": "text-classification", "name": "Text classification"},
+        "dataset": {"type": slug, "name": dataset, "split": split},
+        "metrics": results,
+    }
+    return {
+        "library_name": "lstm_sentiment",
+        "pipeline_tag": "text-classification",
+        "tags": list(TAGS),
+        "metrics": ["accuracy", "f1", "recall"],
+        "model-index": [{"name": name.rpartition("/")[2], "results": [result]}],
+    }
+
+
+def _introduction(model: ModelConfig, labels: list[str], environment: Mapping[str, Any]) -> str:
+    return (
+        f"A {'bidirectional ' if model.bidirectional else ''}LSTM that knows {len(labels)} classes of texts: "
+        f"{', '.join(map(_text, labels))}. Trained with lstm_sentiment {environment['lstm_sentiment']}."
+    )
+
+
+def _use(name: str) -> str:
+    return (
+        "## Use\n\n```python\nfrom lstm_sentiment import SentimentClassifier\n\n"
+        f"classifier = SentimentClassifier.from_pretrained({name!r})\n"
+        'classifier.predict(["Unbelievable service"], coverage=0.9)\n```\n\n'
+        "Weights are safetensors, everything else is JSON and YAML, and each file is checked by its sha256: "
+        "nothing that is downloaded is executed."
+    )
+
+
+def _results(metrics: Mapping[str, Any], split: str, shared: int) -> str:
+    scores, baselines = metrics[split], metrics["baselines"]
+    lines = [f"## Results\n\nOn {scores['rows']:,} {split} rows, which were not trained on."]
+    if split == "validation":
+        lines[0] += (
+            " They picked the best epoch and calibrated the probabilities: new texts will score lower."
+        )
+    if shared:
+        lines[0] += f" {shared:,} of their texts stand in the training rows too."
+    columns = {"this model": scores, **baselines}
+    rows = ([title, *(f"{of[key]:.4f}" for of in columns.values())] for key, (_, title) in SCORES.items())
+    lines.append(_table(["", *map(_text, columns)], rows))
+    best = max(baselines, key=lambda baseline: baselines[baseline]["macro_f1"], default=None)
+    if best is not None and baselines[best]["macro_f1"] > scores["macro_f1"]:
+        lines.append(f"By macro-F1 the baseline {_text(best)} is ahead of this model.")
+    of_classes = (
+        [_text(label), *(f"{of[key]:.4f}" for key in ("precision", "recall", "f1")), f"{of['rows']:,}"]
+        for label, of in scores["per_class"].items()
+    )
+    lines.append(_table(["class", "precision", "recall", "F1", "rows"], of_classes))
+    return "\n\n".join(lines)
+
+
+def _calibration(calibration: Mapping[str, Any], split: str) -> str:
+    facts = calibration[split]
+    sets = (
+        [f"{float(wanted):.0%}", f"{found['coverage']:.1%}", f"{found['labels']:.2f}"]
+        for wanted, found in facts["label_sets"].items()
+    )
+    return (
+        f"## Calibration\n\nProbabilities are scaled on the validation rows (temperature "
+        f"{calibration['temperature']:.2f}): on the {split} rows the calibration error goes from "
+        f"{facts['ece_before']:.4f} to {facts['ece_after']:.4f}. Label sets, on the same rows:\n\n"
+        + _table(["asked to hold the true label", "do", "labels on average"], sets)
+    )
+
+
+def _training_data(config: Config, data: Mapping[str, Any]) -> str:
+    splits = data["splits"]
+    labels = list(splits["train"]["classes"])
+    rows = [
+        [
+            split,
+            *(f"{count:,}" for count in (of["rows"], *of["classes"].values())),
+            f"{of['unknown_tokens']:.1%}",
+        ]
+        for split, of in splits.items()
+    ]
+    repeated = "removed before the split" if config.data.deduplicate else "kept"
+    return (
+        f"## Data\n\nRows of {_text(config.data.train)}: {data['duplicates']:,} repeated texts ({repeated}), "
+        f"{data['conflicting_labels']:,} texts with more than one label.\n\n"
+        + _table(["split", "rows", *map(_text, labels), "unknown tokens"], rows)
+    )
+
+
+def _training(config: Config, metrics: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    model, trainer = config.model, config.trainer
+    return (
+        f"## Training\n\n{metrics['parameters']:,} parameters: embeddings of {model.embedding_size}, "
+        f"{model.layers} LSTM layer{'s' if model.layers > 1 else ''} of {model.hidden_size} per direction, "
+        f"{_text(model.pooling)} pooling. {metrics['epochs']} epochs of batches of {trainer.batch_size}, "
+        f"{metrics['training_s']:,.0f} s on {_text(environment['cpu'])} ({_text(environment['device'])}), "
+        f"seed {config.seed}; epoch {metrics['best_epoch']} was the best by validation "
+        f"{_text(metrics['metric'])}. Every setting stands in `config.yaml`."
+    )
+
+
+def _limits(config: Config, split: str) -> str:
+    read = "It read no other text than its training rows."
+    if config.text.vectors is not None:
+        read = f"It read its training rows, and starts from word vectors: {_text(config.text.vectors)}."
+    held_out = "" if split == "test" else " There was no test split: the scores above are optimistic."
+    return (
+        "## Limits\n\n"
+        "- It knows texts as those it was trained on: on other kinds of text, of other times or in another "
+        f"language, score it before you trust it.{held_out}\n"
+        f"- {read} Irony and background knowledge are beyond it; biases of the rows and of "
+        "those who labelled them are learned.\n"
+        "- `vocabulary.json` lists the words of the training rows; no text of them is published."
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; the cells are Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "| --- " + "| --: " * (len(header) - 1) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _text(text: str) -> str:
+    """Escape text for Markdown: no link, no markup, no table's end.
+
+    >>> print(_text("<b> a|b [x](http://y) 0.5"))
+    \\<b\\> a\\|b \\[x\\](http\\://y) 0.5
+    """
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return _MARKS.sub(lambda found: "\\" + found[0], printable)

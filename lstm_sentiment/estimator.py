@@ -1,0 +1,347 @@
+"""The classifier as scikit-learn knows classifiers: fit, predict, score; in pipelines and searches.
+
+`fit` writes its rows to a temporary folder and trains there through the code of the command: the
+same rows, settings and seed give the same weights. The run folder is kept in memory (`run_`), and
+copies, pickles and `save` are made of it: they hold its bytes, which are checked when read again.
+
+Legend: R texts, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from lstm_sentiment.classifier import load, read_run
+from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig, flatten
+from lstm_sentiment.errors import ConfigError, DataError, shown
+from lstm_sentiment.experiment import run
+from lstm_sentiment.files import new_folder, write_atomically
+from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.options import parse_config
+from lstm_sentiment.readers import as_text
+
+OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
+NOT_KEPT = ("last", "last.previous", "log.jsonl")  # of a run folder: only for going on with training
+Array = npt.NDArray[Any]
+
+
+class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn has no types
+    """A scikit-learn classifier of texts, for `cross_val_score`, `GridSearchCV`, `Pipeline` and the like.
+
+    The parameters are the settings of the sections `text`, `model` and `trainer`, by their own names and
+    with their own defaults (see `TextConfig`, `ModelConfig`, `TrainerConfig`), and those below. They are
+    written out one by one because scikit-learn reads them from the signature.
+
+    Training sets the process's threads and flushes denormal numbers to zero, as the command does. With
+    ``n_jobs`` above 1, set ``threads`` to the cores that each job may use.
+
+    Args:
+        validation_fraction: share of the rows that `fit` sets aside, with the same class balance, to pick
+            the best epoch and to calibrate the probabilities.
+        deduplicate: train on each text once, with the label that it has first, as the command does: or a
+            text might stand on both sides of that cut. False where a text is repeated on purpose, as in
+            a bootstrap sample; weights of rows are not known otherwise.
+        random_state: a number, as the command's `seed`; a RandomState to draw it from; None for another
+            one each time.
+        verbose: report as the command does: to the handlers of `logging`, or else to standard output.
+
+    Attributes:
+        classes_: the labels in the type they were given in, sorted, (C,).
+        classifier_: the `SentimentClassifier`, for label sets, details and the like; its labels are text.
+        metrics_: what the command writes to metrics.json: scores on the rows set aside, times.
+        run_: name -> content of the files of the run folder.
+
+    >>> from sklearn.model_selection import cross_val_score
+    >>> texts = [f"a {word} film {i}" for i in range(20) for word in ("good", "bad")]
+    >>> estimator = SentimentEstimator(
+    ...     epochs=4, embedding_size=8, hidden_size=8, batch_size=4, learning_rate=0.05, ema=0, threads=1
+    ... )
+    >>> cross_val_score(estimator, texts, [1, 0] * 20, cv=2).tolist()
+    [1.0, 1.0]
+    >>> estimator.fit(texts, [1, 0] * 20).predict(["good", "bad"]).tolist()
+    [1, 0]
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: str = TextConfig.tokenizer,
+        lowercase: bool = TextConfig.lowercase,
+        max_tokens: int = TextConfig.max_tokens,
+        truncate: str = TextConfig.truncate,
+        min_frequency: int = TextConfig.min_frequency,
+        max_vocabulary: int = TextConfig.max_vocabulary,
+        subwords: int = TextConfig.subwords,
+        vectors: str | None = TextConfig.vectors,
+        freeze_vectors: bool = TextConfig.freeze_vectors,
+        embedding_size: int = ModelConfig.embedding_size,
+        hidden_size: int = ModelConfig.hidden_size,
+        layers: int = ModelConfig.layers,
+        bidirectional: bool = ModelConfig.bidirectional,
+        pooling: str = ModelConfig.pooling,
+        dropout: float = ModelConfig.dropout,
+        embedding_dropout: float = ModelConfig.embedding_dropout,
+        word_dropout: float = ModelConfig.word_dropout,
+        epochs: int = TrainerConfig.epochs,
+        batch_size: int = TrainerConfig.batch_size,
+        learning_rate: float = TrainerConfig.learning_rate,
+        embedding_rate: float = TrainerConfig.embedding_rate,
+        weight_decay: float = TrainerConfig.weight_decay,
+        warmup: float = TrainerConfig.warmup,
+        clip_norm: float = TrainerConfig.clip_norm,
+        label_smoothing: float = TrainerConfig.label_smoothing,
+        class_weights: str = TrainerConfig.class_weights,
+        ema: float = TrainerConfig.ema,
+        accumulate: int = TrainerConfig.accumulate,
+        precision: str = TrainerConfig.precision,
+        device: str = TrainerConfig.device,
+        threads: int = TrainerConfig.threads,
+        metric: str = TrainerConfig.metric,
+        patience: int = TrainerConfig.patience,
+        validation_fraction: float = float(DataConfig.validation),
+        deduplicate: bool = DataConfig.deduplicate,
+        random_state: int | np.random.RandomState | None = Config.seed,
+        verbose: bool = False,
+    ) -> None:
+        for name, value in list(locals().items()):
+            if name != "self":
+                setattr(self, name, value)
+
+    def fit(self, X: Sequence[str], y: Sequence[Any]) -> SentimentEstimator:
+        """Train on texts and their labels.
+
+        Args:
+            X: R texts: a list, an array or a pandas Series of strings.
+            y: R labels, all text or all numbers or truth values; at most 100 different ones.
+
+        Raises:
+            ValueError: texts, labels or settings that cannot be used, too few rows for a class. The
+                `ConfigError` or `DataError` of the package is its cause.
+            TrainingError: the loss is no longer finite.
+        """
+        texts = _texts(X)
+        classes_C, label_R = _classes(y, texts)
+        names = _class_names(classes_C)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_as_value_errors())
+            stack.enter_context(_reporting(self.verbose))
+            stack.enter_context(torch.random.fork_rng(devices=[]))  # leaves the caller's random numbers alone
+            folder = Path(stack.enter_context(_temporary_folder()))
+            rows = ({"text": text, "label": names[i]} for text, i in zip(texts, label_R, strict=True))
+            with (folder / "rows.jsonl").open("w", encoding="ascii") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+            config = self._config(folder / "rows.jsonl", names)
+            metrics = run(config, cache=folder / "cache")
+            classifier, contents = read_run(config.out, device=self.device), _contents(Path(config.out))
+        classifier.run = None  # it is gone
+        self.classes_, self.metrics_ = classes_C, metrics
+        self.classifier_, self.run_ = classifier, contents
+        return self
+
+    def predict(self, X: Sequence[str]) -> Array:
+        """Return the most probable label of each text, (R,); raises as `predict_proba`."""
+        classes_R: Array = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_)[classes_R]
+
+    def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return calibrated probabilities (R, C), columns as in `classes_`.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ValueError: something that is no text.
+        """
+        check_is_fitted(self)
+        return self.classifier_.predict_proba(_texts(X))
+
+    def save(self, folder: str | Path) -> None:
+        """Write an ordinary run folder, for `load`, the commands and the Hub; labels become text.
+
+        Args:
+            folder: a new or empty one.
+
+        Raises:
+            NotFittedError: before `fit`.
+            RunError: the folder is not empty.
+
+        Example::
+
+            estimator.fit(texts, labels).save("runs/reviews")
+            lstm_sentiment.load("runs/reviews").predict(["Unbelievable service"])
+        """
+        check_is_fitted(self)
+        with new_folder(Path(folder)) as building:
+            _write_contents(building, self.run_)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        state.pop("classifier_", None)  # made of `run_` again
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "run_" in state:
+            with _temporary_folder() as folder:
+                _write_contents(Path(folder), self.run_)
+                self.classifier_ = load(folder, device=_device_here(self.device))
+            self.classifier_.run = None  # it is gone
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.non_deterministic = not isinstance(self.random_state, Integral)
+        return tags
+
+    def _config(self, rows: Path, names: list[str]) -> Config:
+        """Return the configuration of a command with these settings."""
+        given = self.get_params(deep=False)
+        names_of_keys = {key: key.rpartition(".")[2] for key in flatten(Config())}
+        argv = [f"--{key}={_spelled(given[name])}" for key, name in names_of_keys.items() if name in given]
+        config = parse_config(argv, program="SentimentEstimator", description="")
+        if not isinstance(self.validation_fraction, Real):
+            raise ConfigError(
+                f"must be a number, not {self.validation_fraction!r}", key="validation_fraction"
+            )
+        data = dataclasses.replace(
+            config.data,
+            train=str(rows),
+            validation=float(self.validation_fraction),
+            test=None,
+            text_column="text",
+            label_column="label",
+            labels=names,
+            encoding_errors="strict",  # what the texts hold was never bytes
+        )
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        out = str(rows.with_name("run"))
+        return dataclasses.replace(config, data=data, out=out, seed=int(seed), baseline=False)
+
+
+def _texts(X: Any) -> list[str]:
+    """Return texts as a list.
+
+    >>> _texts(np.array(["so", 3], object))
+    Traceback (most recent call last):
+        ...
+    ValueError: X[1] must be a string, not int
+    """
+    shape = getattr(X, "shape", (0,))
+    if isinstance(X, str) or not isinstance(X, Iterable) or len(shape) != 1:
+        found = f"of shape {shape}" if len(shape) != 1 else f"one {type(X).__name__}"
+        raise ValueError(f"X must hold a text per row, not be {found}; a table's column is X['text']")
+    texts = list(X)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"X[{place}] must be a string, not {type(text).__name__}")  # noqa: TRY004 - as there
+    return texts
+
+
+def _classes(y: Any, texts: list[str]) -> tuple[Array, Array]:
+    """Return the different labels, sorted (C,), and each row's place among them (R,)."""
+    labels_R = column_or_1d(y)
+    check_consistent_length(texts, labels_R)
+    as_given = list(y)  # numpy would turn 1 into "1" beside text
+    if pd.isna(np.array(as_given, object)).any():
+        raise ValueError("y holds missing labels")
+    if len({isinstance(label, str) for label in as_given}) > 1:
+        raise ValueError("y mixes text and other labels; give all as text, or all as numbers")
+    check_classification_targets(labels_R)
+    classes_C, index_R = np.unique(labels_R, return_inverse=True)
+    if len(classes_C) < 2:
+        raise ValueError(f"y must hold at least 2 classes, not {len(classes_C)}")
+    return classes_C, index_R
+
+
+def _class_names(classes_C: Array) -> list[str]:
+    """Return labels as a run folder spells them.
+
+    >>> _class_names(np.array([False, True])), _class_names(np.array([-1, 1]))
+    (['false', 'true'], ['-1', '1'])
+    """
+    names = [as_text(label).strip() for label in classes_C.tolist()]
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise ValueError(f"y holds labels that are {shown(name)} but for white space; rename them")
+    return names
+
+
+def _spelled(value: Any) -> str:
+    """Return a setting as it is typed on the command line, which checks types and ranges.
+
+    >>> [_spelled(v) for v in (None, True, np.float64(0.1), "mean+max")]
+    ['null', 'true', '0.1', 'mean+max']
+    """
+    return "null" if value is None else as_text(value)
+
+
+def _device_here(wanted: str) -> str:
+    """Return a device, or auto where a pickle comes from a machine that had another one."""
+    with contextlib.suppress(ConfigError):
+        return str(pick_device(wanted))
+    return "auto"
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return name -> content of the files of a run that is only to be used."""
+    files = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    kept = {name: file for name, file in files.items() if name.parts[0] not in NOT_KEPT}
+    return {name.as_posix(): file.read_bytes() for name, file in kept.items()}
+
+
+def _write_contents(folder: Path, contents: dict[str, bytes]) -> None:
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_atomically(folder / name, content)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    # Windows cannot remove files that are still mapped; the system clears its own temporary folder.
+    return tempfile.TemporaryDirectory(prefix="lstm_sentiment-", ignore_cleanup_errors=True)
+
+
+@contextlib.contextmanager
+def _as_value_errors() -> Iterator[None]:
+    """Raise what scikit-learn expects of an estimator."""
+    try:
+        yield
+    except ConfigError as error:
+        key = OWN_NAMES.get(error.key or "", (error.key or "").rpartition(".")[2])
+        raise ValueError(f"{key}: {error.message}" if key else error.message) from error
+    except DataError as error:  # without the name of the temporary file
+        raise ValueError(error.message) from error
+
+
+@contextlib.contextmanager
+def _reporting(verbose: bool) -> Iterator[None]:
+    """Let the package's reports through, or only its warnings."""
+    package = logging.getLogger("lstm_sentiment")
+    level, handler = package.level, logging.StreamHandler(sys.stdout)
+    unheard = verbose and not package.hasHandlers()
+    package.setLevel(logging.INFO if verbose else logging.WARNING)
+    if unheard:
+        package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        package.removeHandler(handler)

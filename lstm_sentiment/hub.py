@@ -1,0 +1,256 @@
+"""Runs on the Hugging Face Hub: from_pretrained, save_pretrained, push_to_hub.
+
+What is published is a run folder that `load` reads, with a model card and without the paths of the
+machine it was trained on. What is fetched is only such files, and they go the way of every run
+folder: safetensors, JSON and YAML, each with its sha256. A local folder needs no package of the Hub.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lstm_sentiment.card import model_card
+from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
+from lstm_sentiment.config import Config
+from lstm_sentiment.errors import RunError, shown
+from lstm_sentiment.extras import need
+from lstm_sentiment.files import new_folder, write_atomically, write_json
+from lstm_sentiment.options import config_yaml, parse_config
+
+REPORTS = ("metrics.json", "data.json", "environment.json")
+WEIGHTS = tuple(f"{BEST}/{name}" for name in ("manifest.json", "model.safetensors", "state.json"))
+FILES = (*SHARED_FILES, *WEIGHTS, *REPORTS, "README.md")
+_NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
+T = TypeVar("T", bound="Published")
+
+
+class Published:
+    """The three methods, for a class that is loaded from a run folder.
+
+    Args:
+        run: the folder that an object was loaded from; None for one that was not.
+    """
+
+    run: Path | None
+
+    @classmethod
+    def _from_run(cls: type[T], run: Path, device: str) -> T:
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T],
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> T:
+        """Load a model from a folder, or by its name USER/NAME from the Hugging Face Hub.
+
+        Args:
+            name: a run folder, one that `save_pretrained` wrote, or a name on the Hub. A folder comes first.
+            revision: branch, tag or commit on the Hub; a commit is sure to be the same tomorrow.
+            device: auto, cpu, cuda, cuda:N or mps.
+            token: of the Hub, for private models; by default the one that you logged in with.
+            cache_dir: where fetched files are kept, if not in the Hub's own cache.
+
+        Raises:
+            RunError: no such folder or model; the Hub cannot be reached.
+            CheckpointError: a file is missing or damaged.
+            MissingExtraError: a name on the Hub, and huggingface_hub is not installed.
+
+        Example::
+
+            classifier = SentimentClassifier.from_pretrained("user/tweets", revision="v1")
+        """
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            folder = _fetch(str(name), revision=revision, token=token, cache_dir=cache_dir)
+        return cls._from_run(folder, device)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        license: str | None = None,  # noqa: A002 - the Hub's word
+        language: str | Sequence[str] | None = None,
+    ) -> None:
+        """Write the run that this was loaded from as a folder to publish, with a model card.
+
+        Of paths and URLs in config.yaml only the last part stays, and of ``package:...`` all.
+
+        Args:
+            folder: a new or empty one; it appears whole or not at all.
+            name: of the model in its card; without one, the folder's.
+            license: such as ``mit``, for the card.
+            language: of the texts, such as ``en``, for the card.
+
+        Raises:
+            RunError: the folder is not empty; this was not loaded from a finished run.
+            CheckpointError: a file of the run is missing or damaged.
+
+        Example::
+
+            classifier = lstm_sentiment.load("runs/tweets")
+            classifier.save_pretrained("published/tweets", license="mit", language="en")
+        """
+        if self.run is None:
+            raise RunError("there is no run folder of this model; SentimentEstimator.save writes one to load")
+        folder = Path(folder).expanduser()
+        _publish(
+            RunFolder(self.run),
+            folder,
+            name=name or folder.absolute().name,
+            license=license,
+            language=language,
+        )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload an lstm_sentiment model",
+        token: str | bool | None = None,
+        license: str | None = None,  # noqa: A002 - the Hub's word
+        language: str | Sequence[str] | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub, README.md included.
+
+        Args:
+            repo_id: USER/NAME; made if it is not there.
+            private: whether a new repository is; None for the account's default.
+            revision: branch to upload to, one that is there; None for main.
+            commit_message: of the upload.
+            token: one that may write; by default the one that you logged in with.
+            license: such as ``mit``, for the card.
+            language: of the texts, such as ``en``, for the card.
+
+        Returns:
+            the address of the commit.
+
+        Raises:
+            RunError: this was not loaded from a finished run; the Hub refuses or cannot be reached.
+            MissingExtraError: huggingface_hub is not installed.
+
+        Example::
+
+            lstm_sentiment.load("runs/tweets").push_to_hub("user/tweets", private=True, license="mit")
+        """
+        if not _NAME.fullmatch(repo_id):
+            raise RunError(f"{shown(repo_id)}: is no name on the Hugging Face Hub, which is USER/NAME")
+        api = need("huggingface_hub", extra="hub").HfApi(token=token, library_name="lstm_sentiment")
+        with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder, name=repo_id, license=license, language=language)
+            with _told(repo_id):
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                commit = api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message=commit_message, revision=revision
+                )
+        return str(commit.commit_url)
+
+
+def _fetch(
+    name: str, *, revision: str | None, token: str | bool | None, cache_dir: str | Path | None
+) -> Path:
+    """Return the folder in the Hub's cache with a model's files, and no other files of its repository."""
+    if not _NAME.fullmatch(name):
+        raise RunError(
+            f"{shown(name)}: no such folder, and no name on the Hugging Face Hub, which is USER/NAME"
+        )
+    hub = need("huggingface_hub", extra="hub")
+    with _told(name, also=f"; there is no folder {shown(name)} either"):
+        folder = Path(
+            hub.snapshot_download(
+                name, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=list(FILES)
+            )
+        )
+    if not RunFolder(folder).is_run():
+        raise RunError(f"{shown(name)}: this model of the Hugging Face Hub was not made by lstm_sentiment")
+    return folder
+
+
+def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
+    best = run.load(BEST)
+    config = _without_places(
+        parse_config(["--config", str(run.path / "config.yaml")], program="", description="")
+    )
+    if not (run.path / "metrics.json").is_file():
+        raise RunError(f"{run.path}: has no metrics.json: is it finished? Go on with --resume true")
+    reports = {report: run.read_json(report) for report in REPORTS}
+    classes = run.read_json("labels.json")
+    with new_folder(folder) as building:
+        published = RunFolder(building)
+        published.begin(
+            config_yaml=config_yaml(config),
+            vocabulary=run.read_json("vocabulary.json"),
+            labels=classes["labels"],
+            label_map=classes["map"],
+        )
+        published.save(BEST, best.tensors, best.facts)
+        for report, facts in reports.items():
+            write_json(building / report, facts)
+        text = model_card(name=name, config=config, reports=reports, **card)
+        write_atomically(building / "README.md", text.encode("utf-8", "replace"))
+
+
+def _without_places(config: Config) -> Config:
+    """Return a configuration that does not tell where things lay on the machine, nor any key in a URL."""
+    sources = {split: getattr(config.data, split) for split in ("train", "validation", "test")}
+    named: dict[str, Any] = {s: _last(place) for s, place in sources.items() if isinstance(place, str)}
+    vectors = config.text.vectors and _last(config.text.vectors)
+    return dataclasses.replace(
+        config,
+        out=Config.out,
+        data=dataclasses.replace(config.data, **named),
+        text=dataclasses.replace(config.text, vectors=vectors),
+    )
+
+
+def _last(place: str) -> str:
+    r"""Return the last part of a path or URL.
+
+    >>> [_last(p) for p in ("/home/me/a.csv", r"C:\me\b.csv", "https://me:key@host/c.csv?key=1", "texts/")]
+    ['a.csv', 'b.csv', 'c.csv', 'texts']
+    """
+    if place.startswith("package:"):
+        return place
+    path = place.split("?")[0].split("#")[0] if "://" in place else place
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or "data"
+
+
+@contextlib.contextmanager
+def _told(name: str, also: str = "") -> Iterator[None]:
+    """Raise what goes wrong with the Hub as a `RunError` that says what to do."""
+    errors = need("huggingface_hub.errors", extra="hub")
+    # The module knows all that its version can raise, those of its HTTP library among them.
+    known = (e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception))
+    failures: tuple[type[Exception], ...] = (*known, OSError, ValueError)
+    log_in = "log in with 'hf auth login', or set HF_TOKEN"
+    try:
+        yield
+    except failures as error:
+        if isinstance(error, errors.HFValidationError):
+            problem = "is no name on the Hugging Face Hub, which is USER/NAME"
+        elif isinstance(error, errors.RevisionNotFoundError):
+            problem = "has no such revision on the Hugging Face Hub"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            problem = f"is not on the Hugging Face Hub, or not for you: {log_in} if it is private"
+        elif isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+            problem = "the Hugging Face Hub cannot be reached, and the model was not fetched before"
+        elif getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
+            problem = f"the Hugging Face Hub does not let you: {log_in} to a token that may"
+        else:
+            problem = f"the Hugging Face Hub: {shown(str(error), 300)}"
+        raise RunError(f"{shown(name)}: {problem}{also}") from None

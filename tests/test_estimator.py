@@ -1,0 +1,461 @@
+"""The estimator where scikit-learn's users are: its own checks, searches, pipelines, pickles, mistakes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import logging
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_rows, write_csv
+from sklearn.base import clone, is_classifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks, get_tags
+
+import lstm_sentiment
+from lstm_sentiment import SentimentEstimator, train
+from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig
+from lstm_sentiment.errors import ConfigError, DataError, RunError
+
+NOT_OFFERED = {"checkpoint_every", "tensorboard"}  # there is no run folder to go on from or to look into
+OWN = {"validation_fraction", "deduplicate", "random_state", "verbose"}
+TINY: dict[str, Any] = {
+    "embedding_size": 16,
+    "hidden_size": 16,
+    "batch_size": 8,
+    "learning_rate": 0.03,
+    "ema": 0.0,
+    "dropout": 0.2,
+    "embedding_dropout": 0.0,
+    "word_dropout": 0.0,
+    "threads": 1,
+    "precision": "fp32",
+    "min_frequency": 1,
+    "subwords": 100,
+}
+TEXTS, LABELS = (list(column) for column in zip(*make_rows(240, longest=6), strict=True))
+FRESH, TRUTH = (list(column) for column in zip(*make_rows(60, seed=5, longest=6), strict=True))
+
+
+def tiny(**settings: Any) -> SentimentEstimator:
+    return SentimentEstimator(**{**TINY, "epochs": 6, **settings})
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> SentimentEstimator:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        estimator = tiny().fit(TEXTS, LABELS)
+    torch.set_flush_denormal(False)
+    return estimator
+
+
+# -- an estimator as scikit-learn knows them -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_estimator_cloneable",
+        "check_estimator_tags_renamed",
+        "check_valid_tag_types",
+        "check_estimator_repr",
+        "check_no_attributes_set_in_init",
+        "check_parameters_default_constructible",
+        "check_get_params_invariance",
+        "check_set_params",
+        "check_do_not_raise_errors_in_init_or_set_params",
+        "check_mixin_order",
+        "check_estimators_unfitted",
+    ],
+)
+def test_scikit_learns_own_checks_hold(check: str) -> None:
+    """`check_estimator` skips estimators of texts, since its rows are numbers; these need no rows."""
+    getattr(estimator_checks, check)("SentimentEstimator", SentimentEstimator())
+
+
+def test_parameters_are_the_settings_with_their_own_defaults() -> None:
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(SentimentEstimator).parameters.items()
+        if name not in OWN
+    }
+    fields = [f for section in (TextConfig, ModelConfig, TrainerConfig) for f in dataclasses.fields(section)]
+    assert {f.name: f.default for f in fields if f.name not in NOT_OFFERED} == defaults
+    assert SentimentEstimator().get_params().keys() == {*defaults, *OWN}
+    own = SentimentEstimator()
+    assert (own.validation_fraction, own.deduplicate) == (DataConfig().validation, DataConfig().deduplicate)
+    assert own.random_state == Config().seed
+
+
+def test_a_clone_has_the_settings_and_nothing_learned(fitted: SentimentEstimator) -> None:
+    cloned = clone(fitted)
+    assert cloned.get_params() == fitted.get_params()
+    with pytest.raises(NotFittedError):
+        cloned.predict(["great"])
+    with pytest.raises(NotFittedError):
+        cloned.save("anywhere")
+
+
+def test_tags_say_that_it_classifies_texts() -> None:
+    tags = get_tags(SentimentEstimator())
+    assert is_classifier(SentimentEstimator())
+    assert (tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array) == (
+        True,
+        True,
+        False,
+    )
+    assert tags.target_tags.required
+    assert not tags.non_deterministic
+    assert get_tags(SentimentEstimator(random_state=None)).non_deterministic
+
+
+def test_answers_have_the_shape_and_type_that_scikit_learn_expects(fitted: SentimentEstimator) -> None:
+    assert fitted.classes_.tolist() == ["negative", "neutral", "positive"]
+    probabilities_RC = fitted.predict_proba(FRESH)
+    assert probabilities_RC.shape == (60, 3)
+    np.testing.assert_allclose(probabilities_RC.sum(axis=1), 1)
+    predicted_R = fitted.predict(FRESH)
+    assert predicted_R.tolist() == fitted.classes_[probabilities_RC.argmax(axis=1)].tolist()
+    assert fitted.score(FRESH, TRUTH) == np.mean(predicted_R == np.array(TRUTH)) > 0.9
+    assert fitted.predict([]).shape == (0,)
+    assert fitted.metrics_["validation"]["rows"] == 24
+    assert fitted.classifier_.predict("great", coverage=0.9)[0].label_set == ["positive"]
+
+
+# -- the same training as the command --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"random_state": 7, "validation_fraction": 0.25, "deduplicate": False, "class_weights": "balanced"}],
+)
+def test_it_learns_what_the_command_learns(tmp_path: Path, settings: dict[str, Any]) -> None:
+    rows = [*make_rows(90), *make_rows(90)[:30]]
+    names = {
+        "random_state": "seed",
+        "validation_fraction": "data.validation",
+        "deduplicate": "data.deduplicate",
+    }
+    names["class_weights"] = "trainer.class_weights"
+    data = write_csv(tmp_path / "rows.csv", rows)
+    argv = [f"--{names[key]}={str(value).lower()}" for key, value in settings.items()]
+    sections = {name: section for section in ("model", "trainer", "text") for name in fields_of(section)}
+    argv += [f"--{sections[key]}.{key}={value}" for key, value in TINY.items()]
+    argv += [f"--data.train={data}", f"--out={tmp_path / 'run'}", "--data.test=null", "--baseline=false"]
+    train.main([*argv, "--trainer.epochs=2"])
+    by_command = lstm_sentiment.load(tmp_path / "run", device="cpu")
+    estimator = tiny(epochs=2, **settings).fit(*zip(*rows, strict=True))
+    assert (estimator.predict_proba(FRESH) == by_command.predict_proba(FRESH)).all()
+    estimator.save(tmp_path / "saved")
+    theirs, ours = (RunFolder(tmp_path / name).load(BEST).tensors["model"] for name in ("run", "saved"))
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs | ours)
+
+
+def fields_of(section: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(getattr(Config(), section))]
+
+
+def test_a_seed_repeats_and_another_one_does_not() -> None:
+    texts, labels = TEXTS[:60], LABELS[:60]
+
+    def answers(random_state: Any) -> np.ndarray:
+        return tiny(epochs=1, random_state=random_state).fit(texts, labels).predict_proba(FRESH)
+
+    assert (answers(3) == answers(3)).all()
+    assert (answers(np.random.RandomState(3)) == answers(np.random.RandomState(3))).all()
+    assert (answers(3) != answers(4)).any()
+    assert (answers(None) != answers(None)).any()
+
+
+def test_every_setting_arrives_and_is_checked_as_on_the_command_line(tmp_path: Path) -> None:
+    odd = {
+        "tokenizer": "basic_english", "lowercase": False, "max_tokens": np.int64(7), "truncate": "tail",
+        "min_frequency": 3, "max_vocabulary": 99, "subwords": 0, "vectors": "a b: {c}.txt",
+        "freeze_vectors": True, "embedding_size": 5, "hidden_size": 6, "layers": 2,
+        "bidirectional": np.bool_(False), "pooling": "attention", "dropout": np.float64(0.25),
+        "embedding_dropout": 0, "word_dropout": 0.5, "epochs": 9, "batch_size": 3,
+        "learning_rate": 1e-05, "embedding_rate": 2, "weight_decay": 0, "warmup": 0.3, "clip_norm": 5.5,
+        "label_smoothing": 0.0, "class_weights": "balanced", "ema": 0, "accumulate": 4, "precision": "bf16",
+        "device": "cpu", "threads": 2, "metric": "loss", "patience": 3,
+    }  # fmt: skip
+    config = SentimentEstimator(**odd)._config(tmp_path / "rows.jsonl", ["a", "b"])
+    arrived = {**vars(config.text), **vars(config.model), **vars(config.trainer)}
+    assert {name: arrived[name] for name in odd} == odd
+    assert all(arrived[name] != default for name, default in Default().items() if name in odd)
+
+
+class Default(dict[str, Any]):
+    """name -> default of all settings of the three sections."""
+
+    def __init__(self) -> None:
+        super().__init__({**vars(TextConfig()), **vars(ModelConfig()), **vars(TrainerConfig())})
+
+
+# -- labels of any type ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [0, 1, 2],
+        [-1, 0, 1],
+        [9, 10, 100],
+        ["9", "10", "100"],
+        [True, False],
+        [1.0, 2.0],
+        ["null", "true", "1"],
+        ["- a: [b]", "c\nd", "é😀"],
+        pd.Categorical(["low", "high", "middle"]),
+    ],
+)
+def test_labels_come_back_in_their_own_type(names: Any, tmp_path: Path) -> None:
+    names = list(names)
+    known = sorted(set(LABELS))[: len(names)]
+    rows = [
+        (text, names[known.index(label)]) for text, label in zip(TEXTS, LABELS, strict=True) if label in known
+    ]
+    texts, labels = ([row[i] for row in rows] for i in (0, 1))
+    estimator = tiny().fit(texts, labels)
+    expected, index_R = np.unique(np.asarray(labels), return_inverse=True)
+    assert estimator.classes_.tolist() == expected.tolist()
+    assert estimator.classes_.dtype == expected.dtype
+    probabilities_RC = estimator.predict_proba(texts)
+    assert np.mean(probabilities_RC.argmax(axis=1) == index_R) > 0.9  # columns as in classes_
+    predicted = estimator.predict(texts)
+    assert predicted.dtype == expected.dtype
+    estimator.save(tmp_path / "run")  # and the folder's labels can be read by all commands
+    assert (lstm_sentiment.load(tmp_path / "run").predict_proba(texts) == probabilities_RC).all()
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels"),
+    [
+        (np.array(TEXTS), np.array(LABELS)),
+        (np.array(TEXTS, object), np.array(LABELS, object)),
+        (pd.Series(TEXTS, index=range(500, 740)), pd.Series(LABELS)),
+        (pd.Series(TEXTS).astype("string[pyarrow]"), pd.Categorical(LABELS)),
+        (tuple(TEXTS), np.array(LABELS)),
+    ],
+)
+def test_texts_may_be_a_list_an_array_or_a_series(texts: Any, labels: Any) -> None:
+    found, expected = (
+        tiny(epochs=1).fit(*of).predict_proba(of[0]) for of in ((texts, labels), (TEXTS, LABELS))
+    )
+    assert (found == expected).all()
+
+
+def test_texts_may_hold_anything_that_a_string_may(caplog: pytest.LogCaptureFixture) -> None:
+    odd = ["\ufffd", "", "\n", "\ud83d", '"quoted", \\u0041', "a\0b", "\u2028", "x" * 5000]
+    texts = [*TEXTS[:60], *odd]
+    estimator = tiny(epochs=1).fit(texts, [*LABELS[:60], *["neutral"] * len(odd)])
+    assert np.isfinite(estimator.predict_proba(odd)).all()
+    assert "bytes" not in caplog.text
+
+
+# -- where estimators are used ---------------------------------------------------------------------
+
+
+def shout(texts: list[str]) -> list[str]:
+    return [text.upper() for text in texts]
+
+
+def test_it_is_cross_validated() -> None:
+    assert cross_val_score(tiny(), np.array(TEXTS), LABELS, cv=2).min() > 0.8
+
+
+def test_it_is_searched_in_a_pipeline_by_several_processes() -> None:
+    pipeline = Pipeline([("clean", FunctionTransformer(shout)), ("lstm", tiny())])
+    grid = {"lstm__hidden_size": [2, 16], "lstm__dropout": [0.2]}
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2, scoring="f1_macro").fit(TEXTS, LABELS)
+    assert search.score(FRESH, TRUTH) > 0.8
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_estimator_["lstm"].classifier_.config.model.hidden_size in (2, 16)
+
+
+def test_its_probabilities_can_be_calibrated_by_scikit_learn() -> None:
+    calibrated = CalibratedClassifierCV(tiny(), cv=2).fit(TEXTS, LABELS)
+    assert calibrated.score(FRESH, TRUTH) > 0.8
+
+
+@pytest.mark.parametrize("copied", [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy])
+def test_pickles_and_copies_answer_alike(
+    fitted: SentimentEstimator, copied: Callable[[SentimentEstimator], SentimentEstimator], tmp_path: Path
+) -> None:
+    again = copied(fitted)
+    assert (again.predict_proba(FRESH) == fitted.predict_proba(FRESH)).all()
+    assert again.predict(FRESH).tolist() == fitted.predict(FRESH).tolist()
+    assert again.get_params() == fitted.get_params()
+    again.save(tmp_path / "run")
+    assert (lstm_sentiment.load(tmp_path / "run").predict_proba(FRESH) == fitted.predict_proba(FRESH)).all()
+
+
+def test_a_pickle_holds_no_code_of_ours_but_the_class(fitted: SentimentEstimator) -> None:
+    assert b"torch" not in pickle.dumps({**fitted.__getstate__(), "run_": {}, "metrics_": {}})
+
+
+def test_a_damaged_pickle_is_noticed(fitted: SentimentEstimator) -> None:
+    state = fitted.__getstate__()
+    weights = bytearray(state["run_"]["best/model.safetensors"])
+    weights[-1] ^= 1
+    state["run_"] = {**state["run_"], "best/model.safetensors": bytes(weights)}
+    with pytest.raises(lstm_sentiment.errors.CheckpointError, match="damaged"):
+        SentimentEstimator().__setstate__(state)
+
+
+def test_a_pickle_from_a_machine_with_another_device_answers_here(fitted: SentimentEstimator) -> None:
+    elsewhere = copy.deepcopy(fitted).set_params(device="cuda:63")
+    assert copy.deepcopy(elsewhere).classifier_.device.type in ("cpu", "cuda")
+
+
+def test_a_saved_estimator_is_an_ordinary_run_folder(fitted: SentimentEstimator, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "deep" / "run")
+    loaded = lstm_sentiment.load(tmp_path / "deep" / "run")
+    assert (loaded.predict_proba(FRESH) == fitted.predict_proba(FRESH)).all()
+    assert {file.name for file in (tmp_path / "deep" / "run").iterdir()} == {
+        "best", "config.yaml", "data.json", "environment.json", "labels.json", "metrics.json",
+        "vocabulary.json",
+    }  # fmt: skip
+    with pytest.raises(RunError, match="not empty"):
+        fitted.save(tmp_path / "deep" / "run")
+    assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "run"]
+
+
+# -- what it leaves alone --------------------------------------------------------------------------
+
+
+def test_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("tmp", "cache", "here"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path / "here")
+    random_before, level_before = torch.get_rng_state(), logging.getLogger("lstm_sentiment").level
+    tiny(epochs=1).fit(TEXTS, LABELS)
+    with pytest.raises(ValueError, match="too few rows"):
+        tiny().fit(TEXTS[:6], [*"aaaaab"])
+    assert torch.equal(torch.get_rng_state(), random_before)
+    assert logging.getLogger("lstm_sentiment").level == level_before
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_reports_when_asked_to(caplog: pytest.LogCaptureFixture) -> None:
+    texts, labels = TEXTS[:60], LABELS[:60]
+    tiny(epochs=1, verbose=True).fit(texts, labels)
+    assert any("epoch 1/1" in record.getMessage() for record in caplog.records)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tiny(epochs=1).fit(texts, labels)
+    assert [record for record in caplog.records if record.levelno < logging.WARNING] == []
+
+
+def test_without_handlers_it_reports_to_standard_output(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lstm_sentiment"), "propagate", False)
+    tiny(epochs=1, verbose=True).fit(TEXTS[:60], LABELS[:60])
+    assert "epoch 1/1" in capsys.readouterr().out
+    assert logging.getLogger("lstm_sentiment").handlers == []
+
+
+# -- repeated texts --------------------------------------------------------------------------------
+
+
+def test_repeated_texts_count_once_unless_asked() -> None:
+    texts, labels = TEXTS[:60] * 2, LABELS[:60] * 2
+    once = tiny(epochs=1).fit(texts, labels)
+    twice = tiny(epochs=1, deduplicate=False).fit(texts, labels)
+    assert once.metrics_["validation"]["rows"] == 6
+    assert twice.metrics_["validation"]["rows"] == 12
+
+
+# -- mistakes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "expected"),
+    [
+        (TEXTS[:5], LABELS[:4], "inconsistent numbers of samples"),
+        ([*TEXTS[:4], None], LABELS[:5], r"X\[4\] must be a string, not NoneType"),
+        ([*TEXTS[:4], b"x"], LABELS[:5], r"X\[4\] must be a string, not bytes"),
+        (pd.Series([*TEXTS[:4], np.nan], dtype=object), LABELS[:5], r"X\[4\] must be a string, not float"),
+        (np.array(TEXTS).reshape(-1, 1), LABELS, r"a text per row, not be of shape \(240, 1\)"),
+        (pd.DataFrame({"text": TEXTS}), LABELS, r"X\['text'\]"),
+        ("a text", ["a"], "not be one str"),
+        (TEXTS, ["a"] * 240, "at least 2 classes, not 1"),
+        ([], [], "at least 2 classes, not 0"),
+        (TEXTS[:2], [1, "1"], "mixes text and other labels"),
+        (TEXTS[:2], np.array([1, "1"], object), "mixes text and other labels"),
+        (TEXTS[:2], ["a", None], "missing labels"),
+        (TEXTS[:2], [1.0, np.nan], "missing labels"),
+        (TEXTS[:2], pd.Series(["a", pd.NA], dtype="string"), "missing labels"),
+        (TEXTS[:2], ["a", " "], "white space"),
+        (TEXTS[:2], ["a", "a "], "white space"),
+        (TEXTS, np.linspace(0, 1, 240), "continuous"),
+        (TEXTS, np.eye(2)[np.arange(240) % 2], "y should be a 1d array"),
+        (TEXTS, np.arange(240) % 110, "at most 100"),
+        (TEXTS[:6], ["a", "a", "a", "a", "a", "b"], "too few rows for a split that holds every class"),
+        (TEXTS[:4], ["a", "b", "a", "b"], "too few to set 0 aside"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_a_value_error(texts: Any, labels: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
+        tiny().fit(texts, labels)
+    assert "rows.jsonl" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"epochs": 0}, "epochs: must be at least 1, not 0"),
+        ({"epochs": 2.5}, "epochs: '2.5' is not a whole number"),
+        ({"epochs": None}, "epochs: 'None' is not a whole number"),
+        ({"pooling": "men"}, "pooling: 'men' is not one of"),
+        ({"truncate": "end"}, "truncate: 'end' is not one of head, tail, middle"),
+        ({"lowercase": "perhaps"}, "lowercase: 'perhaps' is not true or false"),
+        ({"tokenizer": "no_such"}, "tokenizer: 'no_such' is not words"),
+        ({"device": "tpu"}, "device: 'tpu' is not one of auto, cpu"),
+        ({"metric": "polar_f1"}, "metric: 'polar_f1' needs classes named negative and positive"),
+        ({"validation_fraction": 0}, "validation_fraction: a share must lie between 0 and 1, not 0"),
+        ({"validation_fraction": "x.csv"}, "validation_fraction: must be a number, not 'x.csv'"),
+        ({"random_state": -1}, "random_state: must lie between 0"),
+        ({"deduplicate": "perhaps"}, "deduplicate: 'perhaps' is not true or false"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_a_value_error(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected) as caught:
+        tiny(**settings).fit(TEXTS, [label[::-1] for label in LABELS])
+    assert isinstance(caught.value.__cause__, ConfigError)
+
+
+def test_a_failed_fit_leaves_what_was_learned(fitted: SentimentEstimator) -> None:
+    estimator = copy.deepcopy(fitted)
+    with pytest.raises(ValueError, match="too few") as caught:
+        estimator.fit(TEXTS[:2], [0, 1])
+    assert isinstance(caught.value.__cause__, DataError)
+    assert (estimator.predict_proba(FRESH) == fitted.predict_proba(FRESH)).all()
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+@pytest.mark.parametrize("texts", ["a text", [1], [None], 7, np.array([["a"]])])
+def test_only_texts_are_answered(fitted: SentimentEstimator, method: str, texts: Any) -> None:
+    with pytest.raises(ValueError, match="X"):
+        getattr(fitted, method)(texts)
