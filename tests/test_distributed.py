@@ -26,6 +26,7 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.distributed import Processes, process_environment
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.experiment import run
+from lstm_sentiment.options import config_yaml
 
 Configure = Callable[..., Config]
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")
