@@ -607,7 +607,7 @@ def test_commands_run_as_modules(trained: Path) -> None:
     assert result.stderr == b""
 
 
-@pytest.mark.parametrize("module", ["train", "predict", "evaluate", "compare"])
+@pytest.mark.parametrize("module", ["train", "predict", "evaluate", "compare", "explain"])
 def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:
     script = (
         "import runpy, sys\n"

@@ -633,13 +633,13 @@ FLOORS = [
     "config files text schedule sources",
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison proof pages",
-    "dataset splits",
+    "dataset splits gates",
     "corpus inference optimization baselines",
     "trainer classifier",
-    "assessment answers",
-    "experiment",
+    "assessment answers explanation",
+    "experiment pictures",
     "seeds",
-    "train predict evaluate compare",
+    "train predict evaluate compare explain",
 ]
 
 
