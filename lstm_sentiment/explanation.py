@@ -37,12 +37,13 @@ FEWEST_STEPS, MOST_STEPS = 32, 256  # of the path of integrated gradients
 CLOSE_ENOUGH = 0.005  # completeness gap at which no more steps are taken, as a share of what is explained
 REMOVALS = 20  # sizes of a removal at the most
 RANDOM_ORDERS = 20
+ROUNDING = 1e-6  # of probabilities
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Removal:
-    """How the predicted class's probability falls as tokens are taken out of the text: is the explanation true?
+    """How the predicted class's probability falls as tokens are taken out: is it true?
 
     Tokens are taken out for good, so that the text gets shorter: another deed than what either method
     measures by. (DeYoung et al. 2020, "ERASER", call the guided curve comprehensiveness.)
@@ -70,9 +71,14 @@ class Removal:
         return float((self.random.mean(axis=0) - self.guided)[inside].mean())
 
     @property
-    def orders_beaten(self) -> int:
-        """Random orders whose curve lies higher on average than the guided one."""
-        return int((self.random.mean(axis=1) > self.guided.mean() + 1e-9).sum())
+    def worse(self) -> int:
+        """Random orders whose curve lies higher than the guided one on average."""
+        return int((self.random.mean(axis=1) > self.guided.mean() + ROUNDING).sum())
+
+    @property
+    def better(self) -> int:
+        """Random orders whose curve lies lower than the guided one on average."""
+        return int((self.random.mean(axis=1) < self.guided.mean() - ROUNDING).sum())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

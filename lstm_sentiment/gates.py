@@ -84,6 +84,7 @@ def steps_of(lstm: nn.LSTM, inputs_NX: Tensor) -> Steps:
     >>> torch.allclose(steps_of(lstm, inputs_NX).hidden, lstm(inputs_NX)[0], atol=1e-6)
     True
     """
+    assert isinstance(lstm.weight_hh_l0, Tensor)
     hidden_H = cell_H = torch.zeros(lstm.hidden_size)
     steps = []
     for input_X in inputs_NX:
@@ -94,7 +95,9 @@ def steps_of(lstm: nn.LSTM, inputs_NX: Tensor) -> Steps:
         hidden_H = o * cell_H.tanh()
         steps.append((i, f, g, o, cell_H, hidden_H))
     names = ("input", "forget", "candidate", "output", "cell", "hidden")
-    return Steps(**{name: torch.stack(values) for name, values in zip(names, zip(*steps), strict=True)})
+    return Steps(
+        **{name: torch.stack(values) for name, values in zip(names, zip(*steps, strict=True), strict=True)}
+    )
 
 
 @torch.no_grad()
@@ -154,8 +157,8 @@ def _trace(layer: int, direction: str, steps: Steps) -> GateTrace:
 def _shares(kind: str, model: SentimentLSTM, states_NF: Tensor) -> Array:
     """Return each token's share (N,) in one kind of pooling; shares sum to 1.
 
-    The share of the F features whose value comes from the token's states: with max, where the largest
-    value stands; with last, where the direction ends. The weight of the token's states, with mean and attention.
+    With max and last the share of the F features whose value comes from the token's states: where the
+    largest value stands, where the direction ends. With mean and attention the weight of its states.
     """
     tokens, features = states_NF.shape
     if kind == "max":

@@ -24,6 +24,7 @@ from lstm_sentiment.pages import filled
 MOST_CLASSES = 5  # that are drawn; of more, the most probable ones
 LEFT, RIGHT, GAP = 96, 92, 34  # pixels: beside the tokens' columns, and between panels
 NARROW, WIDE, LETTER = 40, 86, 7.5  # of a column, and of a letter
+FEW, LONGEST = 24, 16  # tokens that get wide columns, characters of a token that are drawn
 BARS, CURVES, ROW = 96, 120, 24  # heights
 PANELS = ("pushes", "trace", "gates")
 INK, SOFT = "var(--ink)", "var(--soft)"
@@ -100,6 +101,20 @@ def visible(token: str, longest: int | None = None) -> str:
     return plain if longest is None or len(plain) <= longest else plain[: longest - 1] + "…"
 
 
+def cells_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes.
+
+    >>> cells_of("so"), cells_of("好"), cells_of("e\u0301")
+    (2, 2, 1)
+    """
+    return sum(
+        0
+        if unicodedata.combining(c) or c in "\u200d\ufe0f"
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
+
+
 def colours(labels: list[str]) -> list[str]:
     """Return a colour per class, as ``r, g, b`` or a variable of that: by the side that its name takes.
 
@@ -143,22 +158,16 @@ def reading(explanation: Explanation, label: str, *, panels: tuple[str, ...] = P
 
         reading(explain(classifier, "so-so"), "positive").write(Path("so-so.svg"))
     """
-    tokens = [visible(token, 16) for token in explanation.tokens]
-    needed = max(map(_cells, tokens)) * LETTER + 8
-    column = min(max(needed, NARROW), WIDE) if len(tokens) <= 24 else NARROW
-    picture = Picture(width=LEFT + column * len(tokens) + RIGHT)
-    centres = [LEFT + column * (n + 0.5) for n in range(len(tokens))]
+    tokens = len(explanation.tokens)
+    column = min(max(_space(explanation), NARROW), WIDE) if tokens <= FEW else NARROW
+    picture = Picture(width=LEFT + column * tokens + RIGHT)
+    centres = [LEFT + column * (n + 0.5) for n in range(tokens)]
     described = []
     for panel, draw in (("pushes", _pushes), ("trace", _trace), ("gates", _gates)):
         if panel in panels:
             described.append(draw(picture, explanation, label, centres, column))
-    upright = needed <= column
-    for x, token in zip(centres, tokens, strict=True):
-        turned = {} if upright else {"anchor": "end", "turn": -40}
-        picture.words.append(
-            Words(x=x, y=picture.height + 8, text=token, colour=INK, **({"anchor": "middle"} | turned))  # type: ignore[arg-type]
-        )
-    picture.height += 20 if upright else 20 + 0.65 * needed
+            if panel in ("pushes", panels[-1]):
+                _tokens(picture, explanation, centres, column)
     picture.title = f"{visible(explanation.text, 200)}: " + "; ".join(described)
     return picture
 
@@ -205,16 +214,25 @@ def removal(explanation: Explanation) -> Picture:
     return picture
 
 
-def _cells(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    return sum(
-        0 if unicodedata.combining(c) or c in "\u200d\ufe0f" else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )
-
-
 def _colour(explanation: Explanation, label: str) -> str:
     return colours(explanation.labels)[explanation.labels.index(label)]
+
+
+def _space(explanation: Explanation) -> float:
+    """Return the pixels that the longest token takes."""
+    return max(cells_of(visible(token, LONGEST)) for token in explanation.tokens) * LETTER + 8
+
+
+def _tokens(picture: Picture, explanation: Explanation, centres: list[float], column: float) -> None:
+    """Write the tokens below what is drawn, aslant where they have no space."""
+    space = _space(explanation)
+    anchor, turn, height = ("middle", 0, 20.0) if space <= column else ("end", -40, 20 + 0.65 * space)
+    for x, token in zip(centres, explanation.tokens, strict=True):
+        text = visible(token, LONGEST)
+        picture.words.append(
+            Words(x=x, y=picture.height + 8, text=text, anchor=anchor, colour=INK, turn=turn)
+        )
+    picture.height += height
 
 
 def _frame(picture: Picture, title: str, width: float) -> float:
@@ -223,9 +241,7 @@ def _frame(picture: Picture, title: str, width: float) -> float:
     picture.words.append(Words(x=LEFT, y=top - 14, text=title, colour=INK))
     for share in (0.0, 0.5, 1.0):
         y = top + CURVES * (1 - share)
-        picture.lines.append(
-            Line(points=[(LEFT, y), (LEFT + width, y)], colour=SOFT, opacity=0.35, width=1)
-        )
+        picture.lines.append(Line(points=[(LEFT, y), (LEFT + width, y)], colour=SOFT, opacity=0.35, width=1))
         picture.words.append(Words(x=LEFT - 8, y=y + 4, text=f"{share:g}", anchor="end"))
     picture.height = top + CURVES
     return picture.height
@@ -277,7 +293,8 @@ def _trace(
     ends = []
     for c in shown:
         points = [
-            (x, bottom - CURVES * p) for x, p in zip(centres, explanation.prefixes[:, c].tolist(), strict=True)
+            (x, bottom - CURVES * p)
+            for x, p in zip(centres, explanation.prefixes[:, c].tolist(), strict=True)
         ]
         picture.lines.append(Line(points=points, colour=f"rgb({of_classes[c]})"))
         picture.boxes += [
@@ -296,7 +313,11 @@ def _trace(
 
 
 def _gates(
-    picture: Picture, explanation: Explanation, label: str, centres: list[float], column: float  # noqa: ARG001
+    picture: Picture,
+    explanation: Explanation,
+    label: str,  # noqa: ARG001 - the same for every class
+    centres: list[float],
+    column: float,
 ) -> str:
     """Draw a strip of cells for what each direction let in and forgot, and for what pooling took."""
     layers = len({trace.layer for trace in explanation.gates})

@@ -741,7 +741,7 @@ def test_unsafe_code_is_noticed(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", sorted(set(MODULES) - {"train", "predict", "evaluate", "compare", "options"})
+    "module", sorted(set(MODULES) - {"train", "predict", "evaluate", "compare", "explain", "options"})
 )
 def test_only_commands_print_and_leave(module: str) -> None:
     calls = [
