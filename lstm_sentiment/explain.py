@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lstm_sentiment.characters import cells_of, visible
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from lstm_sentiment.extras import need
 from lstm_sentiment.options import CommandParser, run_command
@@ -103,7 +104,7 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
         for line in explanation_lines(explain(classifier, "so-so"), "positive"):
             print("".join(text for text, share in line))
     """
-    from lstm_sentiment.pictures import cells_of, shown_classes, visible
+    from lstm_sentiment.pictures import shown_classes
 
     shown = shown_classes(explanation, label)
     names = [visible(explanation.labels[c], 12) for c in shown]
@@ -127,7 +128,7 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
     lines = [
         [part for token in text for part in (token, (" ", 0.0))],
         *_uncoloured([answer, "", f"What pushed, by {explanation.method.replace('_', ' ')}", *PUSH]),
-        *_uncoloured([f"  {'':<{width}}{head}   away from | towards {visible(label)}"]),
+        *_uncoloured([f"  {'':<{width}}{head}  away from | towards {visible(label)}"]),
     ]
     for n, token in enumerate(tokens):
         row = "".join(f"  {explanation.pushes[n, c]:>+12.2f}" for c in shown)
@@ -142,8 +143,6 @@ def _uncoloured(lines: list[str]) -> list[Line]:
 
 def _reading_lines(explanation: Explanation, tokens: list[str], head: str, shown: list[int]) -> list[str]:
     """Return a table of the probabilities after each token, the last layer's gates and pooling."""
-    from lstm_sentiment.pictures import cells_of
-
     last = [trace for trace in explanation.gates if trace.layer == explanation.gates[-1].layer]
     indent = " " * (2 + cells_of(tokens[0]))
     over = "".join(f"  {trace.direction:>14}" for trace in last) + f"  {'pooled':>9}"
@@ -169,16 +168,14 @@ def trust_lines(explanation: Explanation) -> list[str]:
 
         trust_lines(explain(classifier, "the seats were great but the crew was rude"))
     """
-    from lstm_sentiment.pictures import visible
-
     removal, explained_C = explanation.removal, explanation.scores - explanation.baseline
     if removal.faithfulness is None:
         lines = ["faithfulness: cannot be measured with fewer than two tokens"]
     else:
         lines = [
-            f"faithfulness {removal.faithfulness:+.3f}: by so much p({visible(explanation.label)}) is lower, on "
-            "average, when the tokens",
-            "that push most are taken out first and not in random order; 0 is chance "
+            f"faithfulness {removal.faithfulness:+.3f}: by so much p({visible(explanation.label)}) is lower "
+            "on average when tokens go",
+            "in the order of their push than when they go at random; 0 is chance "
             f"(of {len(removal.random)} random orders {removal.worse} did worse, {removal.better} better)",
         ]
     gap, most = float(abs(explanation.gap).max()), float(abs(explained_C).max())
@@ -223,7 +220,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
 def _write_html(path: Path, found: list[Explanation], label: str | None) -> None:
     """Write a page with a section per text."""
     from lstm_sentiment.pages import write_page
-    from lstm_sentiment.pictures import colours, reading, removal, shown_classes, visible
+    from lstm_sentiment.pictures import colours, reading, removal, shown_classes
 
     parts = []
     for explanation in found:

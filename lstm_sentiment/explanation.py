@@ -33,7 +33,8 @@ from lstm_sentiment.subwords import spell
 from lstm_sentiment.text import UNKNOWN
 
 METHODS = ("auto", "integrated_gradients", "occlusion")
-FEWEST_STEPS, MOST_STEPS = 32, 256  # of the path of integrated gradients
+STEPS = 32  # of a stretch of the path of integrated gradients
+PATH_TOKENS, STRETCHES = 150_000, (10, 50)  # read on a path, for long texts; at the most, fewest and most
 CLOSE_ENOUGH = 0.005  # completeness gap at which no more steps are taken, as a share of what is explained
 REMOVALS = 20  # sizes of a removal at the most
 RANDOM_ORDERS = 20
@@ -165,14 +166,13 @@ def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto")
     method = _method(method)
     reader = _Reader(classifier, classifier.tokens(text))
     tokens, whole_N = reader.tokens, np.arange(len(reader.tokens))
-    nothing_N = np.full(len(tokens), reader.unknown)
-    scores_VC = reader.scores([whole_N, nothing_N])
+    scores_VC = reader.scores(reader.ends())
     if not tokens:
         pushes_NC, steps = np.zeros((0, len(classifier.labels))), None
     elif method == "occlusion":
         pushes_NC, steps = scores_VC[0] - reader.scores(list(_each_unknown(whole_N, reader.unknown))), None
     else:
-        pushes_NC, steps = _integrated_gradients(reader, scores_VC[0] - scores_VC[1])
+        pushes_NC, steps = _integrated_gradients(reader)
     probabilities_C = _probabilities(scores_VC[:1])[0]
     gates, pooled = look_inside(reader.model, reader.vectors[: len(tokens)] if tokens else reader.vectors)
     if not tokens:  # what was read stands for no token
@@ -236,6 +236,10 @@ class _Reader:
         with torch.no_grad():
             self.vectors = self.model.look_up(torch.tensor(ids)[:, None], spelling_XK)[:, 0]
 
+    def ends(self) -> list[Array]:
+        """Return the whole text, and its baseline."""
+        return [np.arange(len(self.tokens)), np.full(len(self.tokens), self.unknown)]
+
     @torch.no_grad()
     def scores(self, variants: Sequence[Array]) -> Array:
         """Return the scores (V, C) of variants, each the rows of `vectors` that it consists of."""
@@ -266,38 +270,49 @@ def _each_unknown(whole_N: Array, unknown: int) -> Array:
     return np.where(np.eye(len(whole_N), dtype=bool), unknown, whole_N)
 
 
-def _integrated_gradients(reader: _Reader, explained_C: Array) -> tuple[Array, int]:
+def _integrated_gradients(reader: _Reader) -> tuple[Array, int]:
     """Return the pushes (N, C), and how many steps the path from the baseline to the text took.
 
-    Steps are doubled until the gap is small for every class, measured by the largest difference that
-    is to be explained: pooling by the maximum gives the path corners, at which few steps are not enough.
+    On each stretch of the path the sum of the pushes must be the difference of the scores at its ends.
+    The stretch at which it misses most is halved until the misses are small together: on long texts the
+    memory tips over somewhere on the way, and all that happens, happens there.
     """
-    attribution = need("captum.attr", extra="explain").IntegratedGradients(
+    of_path = need("captum.attr", extra="explain").IntegratedGradients(
         lambda vectors_SNE: reader.score(
             vectors_SNE.transpose(0, 1), torch.full((len(vectors_SNE),), vectors_SNE.shape[1])
         )
     )
-    text_1NE = reader.vectors[None, :-1].clone().requires_grad_()
-    baseline_1NE = reader.vectors[-1].expand_as(text_1NE).clone()
-    steps = FEWEST_STEPS
-    while True:
-        pushes_NC = np.stack(
-            [
-                attribution.attribute(
-                    text_1NE,
-                    baseline_1NE,
-                    target=c,
-                    n_steps=steps,
-                    internal_batch_size=max(1, TOKENS_AT_ONCE // text_1NE.shape[1]),
-                )[0].detach().double().sum(dim=1).numpy()
-                for c in range(len(explained_C))
-            ],
-            axis=1,
-        )  # fmt: skip
-        gap = np.abs(pushes_NC.sum(axis=0) - explained_C).max()
-        if gap <= CLOSE_ENOUGH * np.abs(explained_C).max() or 2 * steps > MOST_STEPS:
-            return pushes_NC, steps
-        steps *= 2
+    text_NE, baseline_NE = reader.vectors[:-1], reader.vectors[-1].expand_as(reader.vectors[:-1])
+    classes = reader.model.head.out_features
+
+    def stretch(start: float, end: float) -> tuple[float, float, float, Array]:
+        """Return how far the pushes (N, C) of a stretch miss, its ends, and the pushes."""
+        from_1NE, to_1NE = (torch.lerp(baseline_NE, text_NE, share)[None] for share in (start, end))
+        with torch.no_grad():
+            ends_2C = torch.cat([of_path.forward_func(at_1NE) for at_1NE in (from_1NE, to_1NE)])
+        explained_C = (ends_2C[1] - ends_2C[0]).double().numpy()
+        pushes_CN = [
+            of_path.attribute(
+                to_1NE.requires_grad_(),
+                from_1NE,
+                target=c,
+                n_steps=STEPS,
+                internal_batch_size=max(1, TOKENS_AT_ONCE // len(text_NE)),
+            )[0].detach().double().sum(dim=1).numpy()
+            for c in range(classes - 1)
+        ]  # fmt: skip
+        pushes_NC = np.stack([*pushes_CN, -np.sum(pushes_CN, axis=0)], axis=1)  # scores sum to 0
+        return float(np.abs(pushes_NC.sum(axis=0) - explained_C).max()), start, end, pushes_NC
+
+    stretches = [stretch(0.0, 1.0)]
+    most = np.clip(PATH_TOKENS // (STEPS * len(text_NE)), *STRETCHES)
+    enough = CLOSE_ENOUGH * np.abs(np.subtract(*reader.scores(reader.ends()))).max()
+    while sum(miss for miss, *_ in stretches) > enough and len(stretches) < most:
+        stretches.sort(key=lambda found: found[0])
+        _, start, end, _ = stretches.pop()
+        middle = (start + end) / 2
+        stretches += [stretch(start, middle), stretch(middle, end)]
+    return np.sum([pushes_NC for *_, pushes_NC in stretches], axis=0), STEPS * len(stretches)
 
 
 def _remove(reader: _Reader, pushes_NC: Array, label: int) -> Removal:

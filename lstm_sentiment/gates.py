@@ -95,9 +95,8 @@ def steps_of(lstm: nn.LSTM, inputs_NX: Tensor) -> Steps:
         hidden_H = o * cell_H.tanh()
         steps.append((i, f, g, o, cell_H, hidden_H))
     names = ("input", "forget", "candidate", "output", "cell", "hidden")
-    return Steps(
-        **{name: torch.stack(values) for name, values in zip(names, zip(*steps, strict=True), strict=True)}
-    )
+    stacks = (torch.stack(values) for values in zip(*steps, strict=True))
+    return Steps(**dict(zip(names, stacks, strict=True)))
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ Legend: N tokens, C classes.
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_sentiment.characters import cells_of, visible
 from lstm_sentiment.explanation import Explanation
 from lstm_sentiment.files import write_atomically
 from lstm_sentiment.metrics import sides
@@ -87,32 +87,6 @@ class Picture:
             MissingExtraError: Jinja2 is not installed.
         """
         write_atomically(path, filled("picture_file.html", picture=self, namespace=_SVG).encode())
-
-
-def visible(token: str, longest: int | None = None) -> str:
-    """Return a token with what cannot be seen escaped, cut to a length.
-
-    >>> visible("a\\x1b[31m"), visible("incomprehensible", 8)
-    ('a\\\\x1b[31m', 'incompr…')
-    """
-    plain = "".join(
-        c if c.isprintable() or c in "\u200d" else c.encode("unicode_escape").decode() for c in token
-    )
-    return plain if longest is None or len(plain) <= longest else plain[: longest - 1] + "…"
-
-
-def cells_of(text: str) -> int:
-    """Return how many columns of a terminal a text takes.
-
-    >>> cells_of("so"), cells_of("好"), cells_of("e\u0301")
-    (2, 2, 1)
-    """
-    return sum(
-        0
-        if unicodedata.combining(c) or c in "\u200d\ufe0f"
-        else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )
 
 
 def colours(labels: list[str]) -> list[str]:

@@ -630,7 +630,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors",
-    "config files text schedule sources",
+    "config files text schedule sources characters",
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison proof pages",
     "dataset splits gates",
