@@ -34,7 +34,7 @@ from lstm_sentiment.text import UNKNOWN
 
 METHODS = ("auto", "integrated_gradients", "occlusion")
 STEPS = 32  # of a stretch of the path of integrated gradients
-PATH_TOKENS, STRETCHES = 150_000, (10, 50)  # read on a path, for long texts; at the most, fewest and most
+PATH_TOKENS, STRETCHES = 200_000, (10, 50)  # read on a path, for long texts; at the most, fewest and most
 CLOSE_ENOUGH = 0.005  # completeness gap at which no more steps are taken, as a share of what is explained
 REMOVALS = 20  # sizes of a removal at the most
 RANDOM_ORDERS = 20

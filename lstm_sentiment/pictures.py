@@ -170,7 +170,7 @@ def removal(explanation: Explanation) -> Picture:
     middle = len(found.removed) // 2
     ends = [float(bottom - CURVES * chances_K[middle]) for chances_K in (found.guided, mean_K)]
     names = ["those that push most first", "in random orders (mean)"]
-    for name, y, dashed in zip(names, (picture.height + 30, picture.height + 48), (False, True), strict=True):
+    for name, y, dashed in zip(names, (picture.height + 42, picture.height + 60), (False, True), strict=True):
         colour = SOFT if dashed else f"rgb({_colour(explanation, explanation.label)})"
         picture.lines.append(Line(points=[(LEFT, y - 4), (LEFT + 28, y - 4)], colour=colour, dashed=dashed))
         picture.words.append(Words(x=LEFT + 36, y=y, text=name))
@@ -178,7 +178,7 @@ def removal(explanation: Explanation) -> Picture:
         if len(found.removed) <= 12 or k in (0, found.removed[-1]):
             picture.words.append(Words(x=x, y=bottom + 16, text=str(k), anchor="middle"))
     picture.words.append(Words(x=LEFT + 372, y=bottom + 16, text="tokens taken out"))
-    picture.height += 56
+    picture.height += 72
     at = f"with {found.removed[middle]} of {found.removed[-1]} tokens out"
     levels = [1 - (y - bottom + CURVES) / CURVES for y in ends]
     picture.title = (
@@ -251,7 +251,7 @@ def _pushes(
         )
         y = zero - size - 4 if push > 0 else zero + size + 13
         picture.words.append(Words(x=x, y=y, text=f"{push:+.2f}", anchor="middle"))
-    picture.height = top + BARS + 18
+    picture.height = top + BARS + 24
     most = int(np.abs(pushes_N).argmax())
     return f"most push towards {name}: {visible(explanation.tokens[most])} {pushes_N[most]:+.2f} nats"
 

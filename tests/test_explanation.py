@@ -334,6 +334,19 @@ def test_pushes_are_drawn_to_scale() -> None:
     heights = np.array([box.height for box in picture.boxes])
     sizes = np.abs(found.pushes[:, 1])
     assert heights / heights.max() == pytest.approx(sizes / sizes.max())
+    zero = {
+        round(box.y + box.height if push > 0 else box.y, 6)
+        for box, push in zip(picture.boxes, found.pushes[:, 1], strict=True)
+    }
+    assert len(zero) == 1  # upwards towards the class, downwards away from it
+
+
+def test_pictures_of_the_documentation_are_there() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    linked = re.findall(r"!\[[^\]]{20,}\]\((\S+)\)", (docs / "how-an-lstm-reads.md").read_text("utf-8"))
+    assert sorted(linked) == sorted(f"pictures/{path.name}" for path in (docs / "pictures").iterdir())
+    for name in linked:
+        assert ET.fromstring((docs / name).read_text("utf-8")).tag.endswith("svg")
 
 
 # -- the command -----------------------------------------------------------------------------------
