@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 HALF_BAR = 10  # characters
 LONGEST_TOKEN = 20
-FAINT, STRONG = (
-    0.1,
-    0.5,
-)  # shares of the strongest push below which a token has no colour, and from which a filled one
+FAINT, STRONG = 0.1, 0.5  # shares of the strongest push: below, no colour; from there on, a filled one
 Line = list[tuple[str, float]]  # parts of a line, see `explanation_lines`
 PUSH = [
     "a push is in nats: a token that pushes one class 0.69 more than another doubles the odds",
@@ -40,6 +37,8 @@ def main(argv: list[str]) -> None:
     for file in (options.html, options.json):
         if file and not Path(file).parent.is_dir():
             raise DataError(f"no such folder: {Path(file).parent}", file=file)
+    if options.html:
+        need("jinja2", extra="report")  # better told before the work than after it
     from lstm_sentiment.classifier import load  # imports torch: not for --help, not for a typo
     from lstm_sentiment.explanation import explain
     from lstm_sentiment.files import write_json

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from lstm_sentiment.classifier import TOKENS_AT_ONCE, SentimentClassifier
@@ -170,10 +171,11 @@ def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto")
     if not tokens:
         pushes_NC, steps = np.zeros((0, len(classifier.labels))), None
     elif method == "occlusion":
-        pushes_NC, steps = scores_VC[0] - reader.scores(list(_each_unknown(whole_N, reader.unknown))), None
+        without_NN = np.where(np.eye(len(tokens), dtype=bool), reader.unknown, whole_N)  # one token a row
+        pushes_NC, steps = scores_VC[0] - reader.scores(list(without_NN)), None
     else:
         pushes_NC, steps = _integrated_gradients(reader)
-    probabilities_C = _probabilities(scores_VC[:1])[0]
+    probabilities_C = softmax(scores_VC[0])
     gates, pooled = look_inside(reader.model, reader.vectors[: len(tokens)] if tokens else reader.vectors)
     if not tokens:  # what was read stands for no token
         gates, pooled = [], {}
@@ -190,7 +192,7 @@ def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto")
         pushes=pushes_NC,
         scores=scores_VC[0],
         baseline=scores_VC[1],
-        prefixes=_probabilities(reader.scores([whole_N[: n + 1] for n in whole_N])),
+        prefixes=softmax(reader.scores([whole_N[: n + 1] for n in whole_N]), axis=1),
         removal=_remove(reader, pushes_NC, int(probabilities_C.argmax())),
         gates=gates,
         pooled=pooled,
@@ -259,17 +261,6 @@ class _Reader:
         return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) / self.temperature
 
 
-def _probabilities(scores_VC: Array) -> Array:
-    odds_VC = np.exp(scores_VC - scores_VC.max(axis=1, keepdims=True))
-    shares_VC: Array = odds_VC / odds_VC.sum(axis=1, keepdims=True)
-    return shares_VC
-
-
-def _each_unknown(whole_N: Array, unknown: int) -> Array:
-    """Return the text with one token after the other replaced by the unknown token, (N, N)."""
-    return np.where(np.eye(len(whole_N), dtype=bool), unknown, whole_N)
-
-
 def _integrated_gradients(reader: _Reader) -> tuple[Array, int]:
     """Return the pushes (N, C), and how many steps the path from the baseline to the text took.
 
@@ -306,7 +297,8 @@ def _integrated_gradients(reader: _Reader) -> tuple[Array, int]:
 
     stretches = [stretch(0.0, 1.0)]
     most = np.clip(PATH_TOKENS // (STEPS * len(text_NE)), *STRETCHES)
-    enough = CLOSE_ENOUGH * np.abs(np.subtract(*reader.scores(reader.ends()))).max()
+    explained = float(np.abs(np.subtract(*reader.scores(reader.ends()))).max())
+    enough = max(CLOSE_ENOUGH * explained, 1e-4)  # below that it is rounding
     while sum(miss for miss, *_ in stretches) > enough and len(stretches) < most:
         stretches.sort(key=lambda found: found[0])
         _, start, end, _ = stretches.pop()
@@ -323,5 +315,5 @@ def _remove(reader: _Reader, pushes_NC: Array, label: int) -> Removal:
     guided_N = np.argsort(-pushes_NC[:, label], kind="stable")
     orders = [guided_N, *(random.permutation(tokens) for _ in range(RANDOM_ORDERS))]
     variants = [np.sort(order_N[k:]) for order_N in orders for k in removed_K]
-    chances = _probabilities(reader.scores(variants))[:, label].reshape(len(orders), len(removed_K))
+    chances = softmax(reader.scores(variants), axis=1)[:, label].reshape(len(orders), len(removed_K))
     return Removal(removed=removed_K, guided=chances[0], random=chances[1:])
