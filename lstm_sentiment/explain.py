@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.characters import cells_of, visible
@@ -20,15 +21,16 @@ HALF_BAR = 10  # characters
 LONGEST_TOKEN = 20
 FAINT, STRONG = 0.1, 0.5  # shares of the strongest push: below, no colour; from there on, a filled one
 Line = list[tuple[str, float]]  # parts of a line, see `explanation_lines`
-PUSH = [
-    "a push is in nats: a token that pushes one class 0.69 more than another doubles the odds",
-    "of the one against the other",
-]
-READING = [
-    "the probabilities of the text up to each token, as if it stopped there; what the gates did:",
-    "let in: how much the token wrote into memory, 0 to 1; forgot: the share of what stood there that went;",
-    "pooled: the token's share in what the LSTM passes on",
-]
+WIDE = 100  # characters of a line of prose
+PUSH = (
+    "A push is in nats: a token that pushes one class 0.69 more than another doubles the odds of the one "
+    "against the other."
+)
+READING = (
+    "The probabilities of the text up to each token, as if it stopped there; and what the gates did. Let in: "
+    "how much the token wrote into memory, 0 to 1. Forgot: the share of what stood there that went. "
+    "Pooled: the token's share in what the LSTM passes on."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -126,14 +128,19 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
     head = "".join(f"  {name:>12}" for name in names)
     lines = [
         [part for token in text for part in (token, (" ", 0.0))],
-        *_uncoloured([answer, "", f"What pushed, by {explanation.method.replace('_', ' ')}", *PUSH]),
+        *_uncoloured(
+            [answer, "", f"What pushed, by {explanation.method.replace('_', ' ')}", *wrap(PUSH, WIDE)]
+        ),
         *_uncoloured([f"  {'':<{width}}{head}  away from | towards {visible(label)}"]),
     ]
     for n, token in enumerate(tokens):
         row = "".join(f"  {explanation.pushes[n, c]:>+12.2f}" for c in shown)
         lines.append([("  ", 0.0), (token, shares[n]), (f"{row}  {_bar(shares[n])}", 0.0)])
     read = _reading_lines(explanation, tokens, head, shown)
-    return lines + _uncoloured(["", *read, "", *trust_lines(explanation)])
+    trust = [line for sentence in trust_in(explanation) for line in wrap(sentence, WIDE)]
+    if not all(explanation.known):
+        trust.append("? marks tokens that the vocabulary does not hold")
+    return lines + _uncoloured(["", *read, "", *trust])
 
 
 def _uncoloured(lines: list[str]) -> list[Line]:
@@ -148,7 +155,7 @@ def _reading_lines(explanation: Explanation, tokens: list[str], head: str, shown
     kinds = "".join(f"  {kind:>9}" for kind in explanation.pooled)
     lines = [
         "How it was read",
-        *READING,
+        *wrap(READING, WIDE),
         f"{indent}{'':<{len(head)}}{over}",
         f"{indent}{head}{'  let in  forgot' * len(last)}{kinds}",
     ]
@@ -160,36 +167,33 @@ def _reading_lines(explanation: Explanation, tokens: list[str], head: str, shown
     return lines
 
 
-def trust_lines(explanation: Explanation) -> list[str]:
+def trust_in(explanation: Explanation) -> list[str]:
     """Return how far an explanation can be trusted, in sentences.
 
     Example::
 
-        trust_lines(explain(classifier, "the seats were great but the crew was rude"))
+        trust_in(explain(classifier, "the seats were great but the crew was rude"))
     """
     removal, explained_C = explanation.removal, explanation.scores - explanation.baseline
     if removal.faithfulness is None:
-        lines = ["faithfulness: cannot be measured with fewer than two tokens"]
+        sentences = ["Faithfulness cannot be measured with fewer than two tokens."]
     else:
-        lines = [
-            f"faithfulness {removal.faithfulness:+.3f}: by so much p({visible(explanation.label)}) is lower "
-            "on average when tokens go",
-            "in the order of their push than when they go at random; 0 is chance "
-            f"(of {len(removal.random)} random orders {removal.worse} did worse, {removal.better} better)",
+        sentences = [
+            f"Faithfulness {removal.faithfulness:+.3f}: by so much p({visible(explanation.label)}) is lower "
+            "on average when tokens are taken out in the order of their push than at random. 0 is chance; of "
+            f"{len(removal.random)} random orders {removal.worse} did worse, {removal.better} better."
         ]
     gap, most = float(abs(explanation.gap).max()), float(abs(explained_C).max())
     of = f" ({100 * gap / most:.1f} %)" if most > 0 else ""
     numeric = explanation.method == "integrated_gradients"
     why = f"the error of {explanation.steps} steps" if numeric else "what tokens do together, not one by one"
-    lines += [
-        f"completeness gap {gap:.3f} of {most:.3f} nats{of}: the pushes added up, against what sets the text",
-        f"apart from as many unknown tokens: {why}",
-    ]
-    notes = {
-        "? marks tokens that the vocabulary does not hold": not all(explanation.known),
-        f"{explanation.cut_tokens} tokens were cut and not read": explanation.cut_tokens > 0,
-    }
-    return lines + [note for note, holds in notes.items() if holds]
+    sentences.append(
+        f"Completeness gap {gap:.3f} of {most:.3f} nats{of}: the pushes added up, against what sets the text "
+        f"apart from as many unknown tokens; {why}."
+    )
+    if explanation.cut_tokens:
+        sentences.append(f"The text was too long: {explanation.cut_tokens:,} tokens were cut and not read.")
+    return sentences
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:
@@ -236,7 +240,7 @@ def _write_html(path: Path, found: list[Explanation], label: str | None) -> None
             "shares": explanation.pushes / most,
             "reading": reading(explanation, of_class) if explanation.tokens else None,
             "removal": removal(explanation) if explanation.removal.faithfulness is not None else None,
-            "trust": " ".join(trust_lines(explanation)) if explanation.tokens else "",
+            "trust": trust_in(explanation),
         })  # fmt: skip
     write_page(
         path,

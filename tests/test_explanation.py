@@ -191,6 +191,7 @@ def test_a_long_text_is_explained_as_it_is_read() -> None:
     assert (len(found.tokens), found.cut_tokens) == (30, 12)
     assert found.tokens == classifier.tokens(text)
     assert found.probabilities == pytest.approx(classifier.predict_proba(text)[0], abs=1e-5)
+    assert "The text was too long: 12 tokens were cut and not read." in command.trust_in(found)
     assert len(found.removal.removed) == 21
     assert (found.removal.removed[0], found.removal.removed[-1]) == (0, 30)
 
@@ -367,8 +368,8 @@ def test_the_command_says_what_was_found(
     row = next(line for line in shown.splitlines() if line.startswith("  awful"))
     assert row.split()[1:4] == [f"{push:+.2f}" for push in found.pushes[3]]
     assert row.endswith("|++++++++++")
-    assert f"faithfulness {found.removal.faithfulness:+.3f}" in shown
-    assert "completeness gap" in shown
+    assert f"Faithfulness {found.removal.faithfulness:+.3f}" in shown
+    assert "Completeness gap" in shown
     assert "What pushed, by integrated gradients" in shown
     reading_row = [line for line in shown.splitlines() if line.startswith("  awful")][1]
     assert reading_row.split()[1:4] == [f"{p:.3f}" for p in found.prefixes[3]]
