@@ -247,8 +247,8 @@ def _write_html(path: Path, found: list[Explanation], label: str | None) -> None
         "explain.html",
         title="How it was read",
         parts=parts,
-        push=" ".join(PUSH),
-        read=" ".join(READING),
+        push=PUSH,
+        read=READING,
     )
 
 

@@ -399,6 +399,9 @@ def test_hostile_text_stays_text(
     html = page.read_text("utf-8")
     assert "<script" not in html
     assert "&lt;" in html
+    assert command.PUSH in html
+    assert command.READING.split("'")[0] in html
+    assert command.trust_in(explain(lstm_sentiment.load(trained_run), HOSTILE))[1] in html
     assert not re.search("[\x00-\x08\x0b-\x1f]", html)
     assert html.count('role="img"') == html.count("<svg") == 2
     assert f"written to {page}" in shown
