@@ -93,7 +93,32 @@ class SentimentLSTM(nn.Module):
         if self.training and self.word_dropout:
             dropped = _chance(tokens_TB.shape, self.word_dropout, tokens_TB.device)
             tokens_TB = tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
-        return self.head_logits(self._read(self._embed(tokens_TB, spelling_XK), lengths_B), lengths_B)
+        return self.logits_of(self._embed(tokens_TB, spelling_XK), lengths_B)
+
+    def look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
+        """Return the tokens' vectors (T, B, E), before any dropout; ids and spelling as in `forward`."""
+        embedded_TBE: Tensor
+        if self.subwords is None:
+            embedded_TBE = self.embedding(tokens_TB)
+            return embedded_TBE
+        known = self.embedding.num_embeddings
+        if spelling_XK is None:
+            spelling_XK = self.subwords.spelling_VK[:0]
+        if not self._folded:  # each distinct token once
+            ids_U, place_TB = torch.unique(tokens_TB, return_inverse=True)
+            vectors_UE = self.embedding(word_ids(ids_U, known)) + self.subwords(ids_U, spelling_XK)
+            return nn.functional.embedding(place_TB, vectors_UE)
+        embedded_TBE = self.embedding(word_ids(tokens_TB, known))
+        if len(spelling_XK):
+            ids_X = torch.arange(known, known + len(spelling_XK), device=tokens_TB.device)
+            unknown_TB = tokens_TB >= known
+            of_letters_XE = self.subwords(ids_X, spelling_XK)
+            embedded_TBE[unknown_TB] += of_letters_XE[tokens_TB[unknown_TB] - known]
+        return embedded_TBE
+
+    def logits_of(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the logits (B, C) of texts given as their tokens' vectors (T, B, E)."""
+        return self.head_logits(self._read(embedded_TBE, lengths_B), lengths_B)
 
     @torch.no_grad()
     def fold_subwords(self) -> None:
@@ -132,31 +157,11 @@ class SentimentLSTM(nn.Module):
         return values * (_chance(values.shape, keep, values.device) / keep)
 
     def _embed(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
-        embedded_TBE = self._look_up(tokens_TB, spelling_XK)
+        embedded_TBE = self.look_up(tokens_TB, spelling_XK)
         if self.training and self.embedding_dropout:
             keep = 1 - self.embedding_dropout
             kept_BE = _chance(embedded_TBE.shape[1:], keep, embedded_TBE.device)
             embedded_TBE = embedded_TBE * (kept_BE / keep)
-        return embedded_TBE
-
-    def _look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
-        embedded_TBE: Tensor
-        if self.subwords is None:
-            embedded_TBE = self.embedding(tokens_TB)
-            return embedded_TBE
-        known = self.embedding.num_embeddings
-        if spelling_XK is None:
-            spelling_XK = self.subwords.spelling_VK[:0]
-        if not self._folded:  # each distinct token once
-            ids_U, place_TB = torch.unique(tokens_TB, return_inverse=True)
-            vectors_UE = self.embedding(word_ids(ids_U, known)) + self.subwords(ids_U, spelling_XK)
-            return nn.functional.embedding(place_TB, vectors_UE)
-        embedded_TBE = self.embedding(word_ids(tokens_TB, known))
-        if len(spelling_XK):
-            ids_X = torch.arange(known, known + len(spelling_XK), device=tokens_TB.device)
-            unknown_TB = tokens_TB >= known
-            of_letters_XE = self.subwords(ids_X, spelling_XK)
-            embedded_TBE[unknown_TB] += of_letters_XE[tokens_TB[unknown_TB] - known]
         return embedded_TBE
 
     def _pool(self, kind: str, read: list[Tensor], lengths_B: Tensor) -> Tensor:

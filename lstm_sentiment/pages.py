@@ -29,6 +29,15 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
         write_page(Path("report.html"), "report.html", title="Report", scores=scores)
     """
+    write_atomically(path, filled(template, **values).encode("utf-8", "replace"))
+
+
+def filled(template: str, **values: Any) -> str:
+    """Return a template filled with values, see `write_page`.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+    """
     jinja2 = need("jinja2", extra="report")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -38,8 +47,8 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "number": _number, "score": _score}
-    page = environment.get_template(template).render(**values)
-    write_atomically(path, page.encode("utf-8", "replace"))
+    page: str = environment.get_template(template).render(**values)
+    return page
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -631,14 +631,14 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors tokenizing",
-    "config files text schedule sources made_up progress findings runtime",
+    "config files text schedule sources made_up progress findings runtime characters",
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison pages charts curves card",
-    "dataset splits onnx_graph proof hub",
+    "dataset splits onnx_graph proof hub gates",
     "corpus inference optimization baselines similar",
     "trainer classifier preflight",
-    "assessment answers behaviour evidence inert invariance probes export_benchmark",
-    "reporting exporting",
+    "assessment answers behaviour evidence inert invariance probes export_benchmark explanation",
+    "reporting exporting pictures",
     "experiment causes",
     "seeds diagnosis estimator",
     " ".join(COMMANDS),

@@ -1,0 +1,31 @@
+"""Text of strangers on a terminal or a picture: nothing hidden, and as wide as it looks."""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def visible(token: str, longest: int | None = None) -> str:
+    """Return a token with what cannot be seen escaped, cut to a length.
+
+    >>> visible("a\\x1b[31m"), visible("incomprehensible", 8)
+    ('a\\\\x1b[31m', 'incompr…')
+    """
+    plain = "".join(
+        c if c.isprintable() or c in "\u200d" else c.encode("unicode_escape").decode() for c in token
+    )
+    return plain if longest is None or len(plain) <= longest else plain[: longest - 1] + "…"
+
+
+def cells_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes.
+
+    >>> cells_of("so"), cells_of("好"), cells_of("e\u0301")
+    (2, 2, 1)
+    """
+    return sum(
+        0
+        if unicodedata.combining(c) or c in "\u200d\ufe0f"
+        else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )

@@ -1,0 +1,302 @@
+"""``python -m lstm_sentiment.explain RUN TEXT ...``: which tokens pushed the answer, and how it was read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from lstm_sentiment.characters import cells_of, visible
+from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
+from lstm_sentiment.extras import need
+from lstm_sentiment.options import CommandParser, run_command
+
+if TYPE_CHECKING:
+    from lstm_sentiment.explanation import Explanation
+
+HALF_BAR = 10  # characters
+LONGEST_TOKEN = 20
+FAINT, STRONG = 0.1, 0.5  # shares of the strongest push: below, no colour; from there on, a filled one
+Line = list[tuple[str, float]]  # parts of a line, see `explanation_lines`
+WIDE = 100  # characters of a line of prose
+PUSH = (
+    "A push is in nats: a token that pushes one class 0.69 more than another doubles the odds of the one "
+    "against the other."
+)
+READING = (
+    "The probabilities of the text up to each token, as if it stopped there; and what the gates did. Let in: "
+    "how much the token wrote into memory, 0 to 1. Forgot: the share of what stood there that went. "
+    "Pooled: the token's share in what the LSTM passes on."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see `--help`."""
+    options = _parse(argv)
+    for file in (options.html, options.json):
+        if file and not Path(file).parent.is_dir():
+            raise DataError(f"no such folder: {Path(file).parent}", file=file)
+    if options.html:
+        need("jinja2", extra="report")  # better told before the work than after it
+    from lstm_sentiment.classifier import load  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.explanation import explain
+    from lstm_sentiment.files import write_json
+
+    classifier = load(options.run, device=options.device)
+    if options.class_ is not None and options.class_ not in classifier.labels:
+        hint = did_you_mean(options.class_, classifier.labels)
+        raise ConfigError(
+            f"'{options.class_}' is not one of {', '.join(classifier.labels)}.{hint}", key="--class"
+        )
+    # Bytes that the terminal's encoding does not allow arrive as half characters.
+    texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in options.text]
+    found = [explain(classifier, text, method=options.method) for text in texts]
+    if options.json:
+        write_json(Path(options.json), [as_json(explanation) for explanation in found])
+    if options.html:
+        _write_html(Path(options.html), found, options.class_)
+    for i, explanation in enumerate(found):
+        if i:
+            print()
+        label = options.class_ or explanation.label
+        show = _printer(label)
+        for line in explanation_lines(explanation, label):
+            show(line)
+    for file in filter(None, (options.html, options.json)):
+        print(f"written to {file}")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(prog="python -m lstm_sentiment.explain", description=__doc__)
+    parser.add_argument("run", help="run folder that training wrote")
+    parser.add_argument("text", nargs="+", help="texts to explain")
+    parser.add_argument(
+        "--method",
+        default="auto",
+        help="integrated_gradients (needs the extra 'explain'), occlusion, or auto: the first where it can",
+    )
+    parser.add_argument(
+        "--class", dest="class_", metavar="LABEL", help="colour for this class; default: the answer"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="write a page with pictures too (needs the extra 'report')"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write every number too")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return parser.parse_intermixed_args(argv)
+
+
+def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
+    """Return an explanation as lines of text.
+
+    Args:
+        explanation: of `explain`.
+        label: the class whose pushes are coloured.
+
+    Returns:
+        lines, each of parts: a text, and its colour as the share of the strongest push, from -1 (away
+        from the class) to 1 (towards it); 0 for none.
+
+    Example::
+
+        for line in explanation_lines(explain(classifier, "so-so"), "positive"):
+            print("".join(text for text, share in line))
+    """
+    from lstm_sentiment.pictures import shown_classes
+
+    shown = shown_classes(explanation, label)
+    names = [visible(explanation.labels[c], 12) for c in shown]
+    answers = "  ".join(
+        f"{name} {explanation.probabilities[c]:.3f}" for name, c in zip(names, shown, strict=True)
+    )
+    answer = f"{visible(explanation.label)}  ({answers})"
+    if not explanation.tokens:
+        nothing = "no tokens: the model reads one unknown token instead, and nothing can push"
+        return _uncoloured([visible(explanation.text), answer, nothing])
+    pushes_N = explanation.pushes[:, explanation.labels.index(label)]
+    shares = (pushes_N / max(float(abs(pushes_N).max()), 1e-9)).tolist()
+    text = [(visible(token), share) for token, share in zip(explanation.tokens, shares, strict=True)]
+    tokens = [
+        visible(token, LONGEST_TOKEN) + ("" if known else " ?")
+        for token, known in zip(explanation.tokens, explanation.known, strict=True)
+    ]
+    width = max(map(cells_of, tokens))
+    tokens = [token + " " * (width - cells_of(token)) for token in tokens]
+    head = "".join(f"  {name:>12}" for name in names)
+    lines = [
+        [part for token in text for part in (token, (" ", 0.0))],
+        *_uncoloured(
+            [answer, "", f"What pushed, by {explanation.method.replace('_', ' ')}", *wrap(PUSH, WIDE)]
+        ),
+        *_uncoloured([f"  {'':<{width}}{head}  away from | towards {visible(label)}"]),
+    ]
+    for n, token in enumerate(tokens):
+        row = "".join(f"  {explanation.pushes[n, c]:>+12.2f}" for c in shown)
+        lines.append([("  ", 0.0), (token, shares[n]), (f"{row}  {_bar(shares[n])}", 0.0)])
+    read = _reading_lines(explanation, tokens, head, shown)
+    trust = [line for sentence in trust_in(explanation) for line in wrap(sentence, WIDE)]
+    if not all(explanation.known):
+        trust.append("? marks tokens that the vocabulary does not hold")
+    return lines + _uncoloured(["", *read, "", *trust])
+
+
+def _uncoloured(lines: list[str]) -> list[Line]:
+    return [[(line, 0.0)] for line in lines]
+
+
+def _reading_lines(explanation: Explanation, tokens: list[str], head: str, shown: list[int]) -> list[str]:
+    """Return a table of the probabilities after each token, the last layer's gates and pooling."""
+    last = [trace for trace in explanation.gates if trace.layer == explanation.gates[-1].layer]
+    indent = " " * (2 + cells_of(tokens[0]))
+    over = "".join(f"  {trace.direction:>14}" for trace in last) + f"  {'pooled':>9}"
+    kinds = "".join(f"  {kind:>9}" for kind in explanation.pooled)
+    lines = [
+        "How it was read",
+        *wrap(READING, WIDE),
+        f"{indent}{'':<{len(head)}}{over}",
+        f"{indent}{head}{'  let in  forgot' * len(last)}{kinds}",
+    ]
+    for n, token in enumerate(tokens):
+        row = "".join(f"  {explanation.prefixes[n, c]:>12.3f}" for c in shown)
+        row += "".join(f"  {trace.let_in[n]:>6.2f}  {1 - trace.kept[n]:>6.2f}" for trace in last)
+        row += "".join(f"  {share_N[n]:>9.2f}" for share_N in explanation.pooled.values())
+        lines.append(f"  {token}{row}")
+    return lines
+
+
+def trust_in(explanation: Explanation) -> list[str]:
+    """Return how far an explanation can be trusted, in sentences.
+
+    Example::
+
+        trust_in(explain(classifier, "the seats were great but the crew was rude"))
+    """
+    removal, explained_C = explanation.removal, explanation.scores - explanation.baseline
+    if removal.faithfulness is None:
+        sentences = ["Faithfulness cannot be measured with fewer than two tokens."]
+    else:
+        sentences = [
+            f"Faithfulness {removal.faithfulness:+.3f}: by so much p({visible(explanation.label)}) is lower "
+            "on average when tokens are taken out in the order of their push than at random. 0 is chance; of "
+            f"{len(removal.random)} random orders {removal.worse} did worse, {removal.better} better."
+        ]
+    gap, most = float(abs(explanation.gap).max()), float(abs(explained_C).max())
+    of = f" ({100 * gap / most:.1f} %)" if most > 0 else ""
+    numeric = explanation.method == "integrated_gradients"
+    why = f"the error of {explanation.steps} steps" if numeric else "what tokens do together, not one by one"
+    sentences.append(
+        f"Completeness gap {gap:.3f} of {most:.3f} nats{of}: the pushes added up, against what sets the text "
+        f"apart from as many unknown tokens; {why}."
+    )
+    if explanation.cut_tokens:
+        sentences.append(f"The text was too long: {explanation.cut_tokens:,} tokens were cut and not read.")
+    return sentences
+
+
+def as_json(explanation: Explanation) -> dict[str, Any]:
+    """Return an explanation as plain values, with every class and every gate.
+
+    Example::
+
+        json.dumps(as_json(explain(classifier, "so-so")), allow_nan=False)
+    """
+    removal = explanation.removal
+    plain = {name: _plain(value) for name, value in vars(explanation).items()}
+    curves = {name: _plain(value) for name, value in vars(removal).items()}
+    return plain | {
+        "label": explanation.label,
+        "gap": _plain(explanation.gap),
+        "gates": [{name: _plain(value) for name, value in vars(of).items()} for of in explanation.gates],
+        "pooled": {kind: _plain(share_N) for kind, share_N in explanation.pooled.items()},
+        "removal": {
+            "faithfulness": removal.faithfulness,
+            "worse": removal.worse,
+            "better": removal.better,
+            **curves,
+        },
+    }
+
+
+def _write_html(path: Path, found: list[Explanation], label: str | None) -> None:
+    """Write a page with a section per text."""
+    from lstm_sentiment.pages import write_page
+    from lstm_sentiment.pictures import colours, reading, removal, shown_classes
+
+    parts = []
+    for explanation in found:
+        of_class = label or explanation.label
+        shown = shown_classes(explanation, of_class)
+        most = max(float(abs(explanation.pushes).max(initial=0)), 1e-9)
+        parts.append({
+            "found": explanation,
+            "text": visible(explanation.text),
+            "tokens": [visible(token) for token in explanation.tokens],
+            "class": of_class,
+            "shown": sorted(shown, key=lambda c: explanation.labels[c] != of_class),
+            "colours": colours(explanation.labels),
+            "shares": explanation.pushes / most,
+            "reading": reading(explanation, of_class) if explanation.tokens else None,
+            "removal": removal(explanation) if explanation.removal.faithfulness is not None else None,
+            "trust": trust_in(explanation),
+        })  # fmt: skip
+    write_page(
+        path,
+        "explain.html",
+        title="How it was read",
+        parts=parts,
+        push=PUSH,
+        read=READING,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _bar(share: float) -> str:
+    """Return a bar from the middle: to the right towards the class, to the left away from it.
+
+    >>> _bar(0.5), _bar(-1.0)
+    ('          |+++++     ', '----------|          ')
+    """
+    length = round(abs(share) * HALF_BAR)
+    left, right = ("", "+" * length) if share > 0 else ("-" * length, "")
+    return f"{left:>{HALF_BAR}}|{right:<{HALF_BAR}}"
+
+
+def _printer(label: str) -> Callable[[Line], None]:
+    """Return what prints a line: in colours by rich, if that is installed and somebody looks at it."""
+    if sys.stdout.isatty():
+        try:
+            console = need("rich.console", extra="explain").Console(highlight=False)
+            styled = need("rich.text", extra="explain").Text
+        except MissingExtraError:
+            pass
+        else:
+            from lstm_sentiment.metrics import sides
+
+            colour = {-1: "red", 0: "magenta", 1: "blue"}[sides([label])[0]]
+            return lambda line: console.print(
+                styled.assemble(*((text, _style(share, colour)) for text, share in line)), soft_wrap=True
+            )
+    return lambda line: print("".join(text for text, _ in line).rstrip())
+
+
+def _style(share: float, colour: str) -> str:
+    """Return rich's style of a push: the class's colour towards it, yellow away from it, filled where strong.
+
+    >>> _style(0.9, "red"), _style(-0.3, "red"), _style(0.01, "red")
+    ('bold white on red', 'yellow', '')
+    """
+    if abs(share) < FAINT:
+        return ""
+    if abs(share) < STRONG:
+        return colour if share > 0 else "yellow"
+    return f"bold white on {colour}" if share > 0 else "black on yellow"
+
+
+if __name__ == "__main__":
+    run_command(main)
