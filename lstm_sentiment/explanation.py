@@ -30,8 +30,7 @@ from lstm_sentiment.classifier import TOKENS_AT_ONCE, SentimentClassifier
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from lstm_sentiment.extras import need
 from lstm_sentiment.gates import GateTrace, look_inside
-from lstm_sentiment.subwords import spell
-from lstm_sentiment.text import UNKNOWN
+from lstm_sentiment.tokenizing import UNKNOWN, spell
 
 METHODS = ("auto", "integrated_gradients", "occlusion")
 STEPS = 32  # of a stretch of the path of integrated gradients
