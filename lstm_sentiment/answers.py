@@ -14,8 +14,8 @@ from tqdm import tqdm
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.corpus import unknown_label
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
-from lstm_sentiment.sources import open_source
+from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.reading.sources import open_source
 
 Array = npt.NDArray[Any]
 

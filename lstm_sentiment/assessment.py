@@ -23,7 +23,7 @@ from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import calibration_error, report_lines, score
 from lstm_sentiment.proof import proof_texts
-from lstm_sentiment.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from lstm_sentiment.deployment.runtime import label_sets
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.runtime import label_sets
 
 COLDEST, HOTTEST = 0.05, 20.0
 LEVELS = 1000  # coverages for which a threshold is kept: 0, 0.001, ... 1

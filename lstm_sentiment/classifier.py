@@ -26,9 +26,9 @@ from lstm_sentiment.hub import Published
 from lstm_sentiment.model import new_model
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.proof import check_proof
-from lstm_sentiment.text import Lexicon, Tokenizer, Vocabulary
-from lstm_sentiment.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
-from lstm_sentiment.tokens import TokenStore
+from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
+from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
+from lstm_sentiment.reading.tokens import TokenStore
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch

@@ -20,10 +20,10 @@ import numpy.typing as npt
 from lstm_sentiment.config import MAX_CLASSES, DataConfig, TextConfig
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.errors import DataError, did_you_mean, shown
-from lstm_sentiment.sources import open_source
-from lstm_sentiment.splits import split_rows
-from lstm_sentiment.text import Tokenizer, Vocabulary
-from lstm_sentiment.tokens import Columns, TokenStore, tokenize_source
+from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.reading.splits import split_rows
+from lstm_sentiment.reading.text import Tokenizer, Vocabulary
+from lstm_sentiment.reading.tokens import Columns, TokenStore, tokenize_source
 
 SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]

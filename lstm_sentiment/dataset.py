@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lstm_sentiment.subwords import word_ids
-from lstm_sentiment.text import Vocabulary
-from lstm_sentiment.tokenizing import MOST_PLACES, PAD, UNKNOWN, spell
-from lstm_sentiment.tokens import TokenStore
+from lstm_sentiment.reading.subwords import word_ids
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import MOST_PLACES, PAD, UNKNOWN, spell
+from lstm_sentiment.reading.tokens import TokenStore
 
 PAD_MULTIPLE = 8  # kernels are built per shape: rounding up keeps shapes few
 POOL_BATCHES = 50  # batches whose rows are sorted by length together

@@ -35,12 +35,14 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     with _quiet("lstm_sentiment.trainer"):  # it trains in short and on shuffled labels: its warnings mislead
         if run:
-            from lstm_sentiment.diagnosis import diagnose_run
+            from lstm_sentiment.diagnosis.examination import diagnose_run
 
             diagnosis = diagnose_run(run)
         else:
             config = parse_config(settings, program="doctor", description="")
-            from lstm_sentiment.diagnosis import diagnose  # imports torch: not for --help, not for a typo
+            from lstm_sentiment.diagnosis.examination import (
+                diagnose,  # imports torch: not for --help, not for a typo
+            )
 
             diagnosis = diagnose(config)
     print("\n".join(diagnosis.report()))

@@ -36,7 +36,7 @@ from lstm_sentiment.experiment import run
 from lstm_sentiment.files import new_folder, write_atomically
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.options import parse_config
-from lstm_sentiment.readers import as_text
+from lstm_sentiment.reading.readers import as_text
 
 OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
 NOT_KEPT = ("last", "last.previous", "log.jsonl")  # of a run folder: only for going on with training

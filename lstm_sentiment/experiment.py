@@ -29,11 +29,11 @@ from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
 from lstm_sentiment.options import config_yaml
-from lstm_sentiment.reporting import check_extra, write_report
-from lstm_sentiment.tokenizing import SPECIAL_TOKENS
-from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.pages.reporting import check_extra, write_report
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.reading.tokens import cache_folder
+from lstm_sentiment.reading.vectors import load_vectors
 from lstm_sentiment.trainer import Trainer
-from lstm_sentiment.vectors import load_vectors
 
 log = logging.getLogger(__name__)
 

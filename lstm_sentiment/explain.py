@@ -105,7 +105,7 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
         for line in explanation_lines(explain(classifier, "so-so"), "positive"):
             print("".join(text for text, share in line))
     """
-    from lstm_sentiment.pictures import shown_classes
+    from lstm_sentiment.pages.pictures import shown_classes
 
     shown = shown_classes(explanation, label)
     names = [visible(explanation.labels[c], 12) for c in shown]
@@ -222,8 +222,8 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
 
 def _write_html(path: Path, found: list[Explanation], label: str | None) -> None:
     """Write a page with a section per text."""
-    from lstm_sentiment.pages import write_page
-    from lstm_sentiment.pictures import colours, reading, removal, shown_classes
+    from lstm_sentiment.pages.page import write_page
+    from lstm_sentiment.pages.pictures import colours, reading, removal, shown_classes
 
     parts = []
     for explanation in found:

@@ -30,7 +30,7 @@ from lstm_sentiment.classifier import TOKENS_AT_ONCE, SentimentClassifier
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from lstm_sentiment.extras import need
 from lstm_sentiment.gates import GateTrace, look_inside
-from lstm_sentiment.tokenizing import UNKNOWN, spell
+from lstm_sentiment.reading.tokenizing import UNKNOWN, spell
 
 METHODS = ("auto", "integrated_gradients", "occlusion")
 STEPS = 32  # of a stretch of the path of integrated gradients
@@ -154,7 +154,7 @@ def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto")
         MissingExtraError: integrated_gradients without captum.
 
     >>> from lstm_sentiment.config import Config, ModelConfig, TextConfig
-    >>> from lstm_sentiment.text import Vocabulary
+    >>> from lstm_sentiment.reading.text import Vocabulary
     >>> config = Config(model=ModelConfig(embedding_size=4, hidden_size=4), text=TextConfig(subwords=0))
     >>> untrained = SentimentClassifier(labels=["bad", "good"], vocabulary=Vocabulary(["so"]), config=config)
     >>> found = explain(untrained, "so so", method="occlusion")

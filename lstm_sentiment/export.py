@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--threads must be at least 1, not {options.threads}")
     from lstm_sentiment.checkpoint import EXPORTED  # imports torch: not for --help, not for a typo
     from lstm_sentiment.classifier import load
-    from lstm_sentiment.exporting import export
+    from lstm_sentiment.deployment.exporting import export
 
     run = Path(options.run)
     classifier = load(run, device="cpu")
@@ -70,9 +70,14 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
     """Compare the speed of an export with that of its run; return lines for people."""
     import torch
 
-    from lstm_sentiment.export_benchmark import compare_speed, made_up_texts, speed_lines, texts_of_file
-    from lstm_sentiment.exporting import load_runtime
-    from lstm_sentiment.tokenizing import SPECIAL_TOKENS
+    from lstm_sentiment.deployment.export_benchmark import (
+        compare_speed,
+        made_up_texts,
+        speed_lines,
+        texts_of_file,
+    )
+    from lstm_sentiment.deployment.exporting import load_runtime
+    from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 
     torch.set_num_threads(options.threads)
     runtime = load_runtime(out, threads=options.threads)

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.subwords import SubwordVectors, word_ids
-from lstm_sentiment.text import Vocabulary
-from lstm_sentiment.tokenizing import PAD, UNKNOWN
+from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
 
 
 class SentimentLSTM(nn.Module):

@@ -86,7 +86,7 @@ def _more(prediction: Prediction) -> dict[str, Any]:
 
 def _predict_lines(classifier: SentimentClassifier, options: argparse.Namespace) -> None:
     """Answer each line of stdin with a line of JSON; at once when somebody types."""
-    from lstm_sentiment.tables import to_json_line
+    from lstm_sentiment.reading.tables import to_json_line
 
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     for texts in _batches_of_lines(1 if sys.stdin.isatty() else LINES_AT_ONCE):
@@ -111,9 +111,9 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
     """Label a file's rows chunk by chunk, in constant memory."""
     from tqdm import tqdm
 
-    from lstm_sentiment.readers import TEXT_COLUMNS, as_text, pick_column, read_chunks
-    from lstm_sentiment.sources import open_source
-    from lstm_sentiment.tables import open_table, to_json_line
+    from lstm_sentiment.reading.readers import TEXT_COLUMNS, as_text, pick_column, read_chunks
+    from lstm_sentiment.reading.sources import open_source
+    from lstm_sentiment.reading.tables import open_table, to_json_line
 
     with open_source(options.file, encoding=options.encoding, encoding_errors="replace") as source:
 

@@ -24,7 +24,7 @@ import torch
 from lstm_sentiment import __version__
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.hardware import describe_machine
-from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.reading.tokens import cache_folder
 
 log = logging.getLogger(__name__)
 

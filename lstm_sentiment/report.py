@@ -10,7 +10,7 @@ from lstm_sentiment.options import CommandParser, run_command
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
-    from lstm_sentiment.reporting import write_report  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.pages.reporting import write_report  # imports torch: not for --help, not for a typo
 
     page = write_report(options.run, device=options.device)
     print(f"written to {page}")

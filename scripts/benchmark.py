@@ -42,10 +42,10 @@ from lstm_sentiment.distributed import Processes
 from lstm_sentiment.hardware import DTYPES, describe_machine, pick_precision, set_up_cpu
 from lstm_sentiment.model import new_model
 from lstm_sentiment.optimization import cross_entropy
-from lstm_sentiment.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
-from lstm_sentiment.sources import open_source
-from lstm_sentiment.text import Lexicon, Tokenizer
-from lstm_sentiment.tokenizing import PAD
+from lstm_sentiment.reading.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.reading.text import Lexicon, Tokenizer
+from lstm_sentiment.reading.tokenizing import PAD
 from lstm_sentiment.trainer import Trainer
 
 SEED = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lstm_sentiment.classifier import load
 from lstm_sentiment.explanation import explain
-from lstm_sentiment.pictures import reading, removal
+from lstm_sentiment.pages.pictures import reading, removal
 
 TEXT = "the seats were great but the crew was rude"
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lstm_sentiment.config import TrainerConfig
 from lstm_sentiment.dataset import TextDataset, plan_epoch
 from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.tokenizing import UNKNOWN
+from lstm_sentiment.reading.tokenizing import UNKNOWN
 
 Weights = dict[str, Tensor]
 

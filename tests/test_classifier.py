@@ -28,8 +28,8 @@ from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunEr
 from lstm_sentiment.experiment import run
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.options import parse_config
-from lstm_sentiment.text import Tokenizer
-from lstm_sentiment.tokenizing import UNKNOWN, cut
+from lstm_sentiment.reading.text import Tokenizer
+from lstm_sentiment.reading.tokenizing import UNKNOWN, cut
 
 LABELS = ["negative", "neutral", "positive"]
 ODD_TEXTS = [

@@ -22,9 +22,9 @@ from lstm_sentiment.dataset import (
     plan_epoch,
     rank_share,
 )
-from lstm_sentiment.text import Vocabulary
-from lstm_sentiment.tokenizing import PAD, UNKNOWN, spell
-from lstm_sentiment.tokens import TokenStore
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, spell
+from lstm_sentiment.reading.tokens import TokenStore
 
 Texts = list[list[str]]
 WORDS = [f"w{i}" for i in range(12)]

@@ -12,24 +12,25 @@ import pytest
 import torch
 
 from lstm_sentiment import doctor
-from lstm_sentiment.causes import most_likely_cause, probe_findings
 from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
 from lstm_sentiment.classifier import load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset
-from lstm_sentiment.diagnosis import diagnose, diagnose_run
+from lstm_sentiment.diagnosis import examination
+from lstm_sentiment.diagnosis.causes import most_likely_cause, probe_findings
+from lstm_sentiment.diagnosis.examination import diagnose, diagnose_run
+from lstm_sentiment.diagnosis.findings import ERROR, NOTE, WARNING, Finding
+from lstm_sentiment.diagnosis.inert import inert_settings
+from lstm_sentiment.diagnosis.invariance import check_invariance, invariance_findings
+from lstm_sentiment.diagnosis.preflight import class_shift, data_lines, examine_data
+from lstm_sentiment.diagnosis.probes import Probes
+from lstm_sentiment.diagnosis.similar import near_duplicates
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.experiment import initial_model, run
-from lstm_sentiment.findings import ERROR, NOTE, WARNING, Finding
-from lstm_sentiment.inert import inert_settings
-from lstm_sentiment.invariance import check_invariance, invariance_findings
 from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.preflight import class_shift, data_lines, examine_data
-from lstm_sentiment.probes import Probes
-from lstm_sentiment.similar import near_duplicates
-from lstm_sentiment.text import Lexicon, Tokenizer, Vocabulary
-from lstm_sentiment.tokens import TokenStore, cache_folder
+from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
+from lstm_sentiment.reading.tokens import TokenStore, cache_folder
 from tests.conftest import FILLERS, make_rows, write_csv
 
 Configure = Callable[..., Config]
@@ -95,8 +96,8 @@ def test_near_duplicates_are_those_that_looking_at_all_pairs_finds(
     expected = nearest_by_looking_at_all(mine, others)
     assert len(expected) > 10
     for rows_at_once, pairs_at_once in ((50_000, 1_000_000), (37, 50)):  # parts make no difference
-        monkeypatch.setattr("lstm_sentiment.similar.ROWS_AT_ONCE", rows_at_once)
-        monkeypatch.setattr("lstm_sentiment.similar.PAIRS_AT_ONCE", pairs_at_once)
+        monkeypatch.setattr("lstm_sentiment.diagnosis.similar.ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr("lstm_sentiment.diagnosis.similar.PAIRS_AT_ONCE", pairs_at_once)
         found = near_duplicates(dataset_of(mine), dataset_of(others))
         assert found.examined == 120
         assert found.rows.tolist() == list(expected)
@@ -108,7 +109,7 @@ def test_rows_are_sampled_where_there_is_too_much_to_look_at(monkeypatch: pytest
     texts = [f"all of these are the very same but n{i}" for i in range(200)]
     every = near_duplicates(dataset_of(texts[:100]), dataset_of(texts[100:]))
     assert (every.examined, len(every.rows)) == (100, 100)
-    monkeypatch.setattr("lstm_sentiment.similar.MOST_PAIRS", 2500)
+    monkeypatch.setattr("lstm_sentiment.diagnosis.similar.MOST_PAIRS", 2500)
     some = near_duplicates(dataset_of(texts[:100]), dataset_of(texts[100:]))
     assert 0 < some.examined < 100
     assert len(some.rows) == some.examined
@@ -417,7 +418,9 @@ def test_a_trained_model_answers_alike_everywhere(trained_run: Path) -> None:
 def test_mixed_precision_is_measured_where_the_machine_has_it(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lstm_sentiment.invariance.describe_machine", lambda device: {"bf16_on_cpu": True})
+    monkeypatch.setattr(
+        "lstm_sentiment.diagnosis.invariance.describe_machine", lambda device: {"bf16_on_cpu": True}
+    )
     checks = {check.name: check for check in check_invariance(load(trained_run, device="cpu"))}
     assert 1e-5 < (checks["in bf16 on cpu"].difference or 0) < 0.1  # not the fp32 numbers again
     assert checks["in fp16 on cpu"].difference is None
@@ -493,8 +496,10 @@ def test_test_rows_are_never_answered(configure: Configure, monkeypatch: pytest.
 
     seen: list[int] = []
     monkeypatch.setattr(TextDataset, "batch", watched)
-    monkeypatch.setattr("lstm_sentiment.diagnosis.prepare", kept)
-    monkeypatch.setattr("lstm_sentiment.diagnosis.check_invariance", lambda _: [])  # texts of its own
+    monkeypatch.setattr(examination, "prepare", kept)
+    monkeypatch.setattr(
+        "lstm_sentiment.diagnosis.examination.check_invariance", lambda _: []
+    )  # texts of its own
     diagnose(configure())
     assert set(seen) >= set(corpora[0].validation.rows.tolist())
     assert corpora[0].test is not None
@@ -531,7 +536,7 @@ def test_the_command_prints_writes_and_leaves(
 def test_the_command_leaves_with_one_if_answers_are_wrong(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lstm_sentiment.diagnosis.load", lambda run: classifier)
+    monkeypatch.setattr("lstm_sentiment.diagnosis.examination.load", lambda run: classifier)
     classifier = load(trained_run)
     monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
     with pytest.raises(SystemExit) as left:

@@ -31,7 +31,9 @@ from lstm_sentiment.errors import (
 from lstm_sentiment.options import KEYS, CommandParser, config_yaml, parse_config, run_command
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
-MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+MODULES = {path.stem: path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name not in ROOMS}
+MODULES |= {path.stem: path for path in sorted(PACKAGE.glob("*/*.py")) if path.name != "__init__.py"}
 SECTIONS = (Config, DataConfig, TextConfig, ModelConfig, TrainerConfig)
 
 
@@ -633,14 +635,14 @@ FLOORS = [
     "errors tokenizing",
     "config files text schedule sources made_up progress findings runtime characters",
     "options readers distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison pages charts curves card",
+    "tokens tables model checkpoint comparison page charts curves card",
     "dataset splits onnx_graph proof hub gates",
     "corpus inference optimization baselines similar",
     "trainer classifier preflight",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation",
     "reporting exporting pictures",
     "experiment causes",
-    "seeds diagnosis estimator",
+    "seeds examination estimator",
     " ".join(COMMANDS),
 ]
 
@@ -650,18 +652,21 @@ def imported_modules(tree: ast.AST) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("lstm_sentiment.")}
-        elif isinstance(node, ast.ImportFrom) and node.module == "lstm_sentiment":
-            found |= {alias.name for alias in node.names if alias.name in MODULES}
+            found |= {a.name.rpartition(".")[2] for a in node.names if a.name.startswith("lstm_sentiment.")}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports name the package"
-            if (node.module or "").startswith("lstm_sentiment."):
-                found.add((node.module or "").partition(".")[2])
+            package, _, module = (node.module or "").rpartition(".")
+            if node.module == "lstm_sentiment" or module in ROOMS:
+                found |= {alias.name for alias in node.names if alias.name in MODULES}
+            elif package.split(".")[0] == "lstm_sentiment":
+                found.add(module)
     return found
 
 
 def test_imports_only_go_down() -> None:
     """A module imports only from a lower floor, so there is no cycle."""
+    files = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    assert len(files) == len(MODULES) - 1, "two modules have the same name"
     floor_of = {module: floor for floor, names in enumerate(FLOORS) for module in names.split()}
     assert set(floor_of) == set(MODULES) - {"__init__"}
     upwards = [
@@ -675,9 +680,9 @@ def test_imports_only_go_down() -> None:
 
 
 def test_imports_are_found_wherever_they_stand() -> None:
-    code = "def f():\n    from lstm_sentiment.text import words\nfrom lstm_sentiment import corpus\n"
-    code += "import lstm_sentiment.model, os"
-    assert imported_modules(ast.parse(code)) == {"text", "corpus", "model"}
+    code = "def f():\n    from lstm_sentiment.reading.text import words\nfrom lstm_sentiment import corpus\n"
+    code += "import lstm_sentiment.model, os\nfrom lstm_sentiment.pages import charts"
+    assert imported_modules(ast.parse(code)) == {"text", "corpus", "model", "charts"}
 
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "subprocess"}

@@ -25,8 +25,8 @@ from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError
 from lstm_sentiment.explanation import Explanation, explain
 from lstm_sentiment.gates import look_inside, steps_of
 from lstm_sentiment.options import run_command
-from lstm_sentiment.pictures import reading, removal
-from lstm_sentiment.text import Vocabulary
+from lstm_sentiment.pages.pictures import reading, removal
+from lstm_sentiment.reading.text import Vocabulary
 
 TEXT = "the room was great and my food is awful today"
 KINDS = {

@@ -22,18 +22,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lstm_sentiment import export as command
-from lstm_sentiment import export_benchmark, onnx_graph
 from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.config import POOLINGS, Config, ModelConfig, TextConfig
+from lstm_sentiment.deployment import export_benchmark, onnx_graph
+from lstm_sentiment.deployment.exporting import check_texts, export, load_runtime, runtime_source
+from lstm_sentiment.deployment.onnx_graph import build_graph
 from lstm_sentiment.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from lstm_sentiment.exporting import check_texts, export, load_runtime, runtime_source
 from lstm_sentiment.metrics import score
 from lstm_sentiment.model import SentimentLSTM, new_model
-from lstm_sentiment.onnx_graph import build_graph
 from lstm_sentiment.options import run_command
-from lstm_sentiment.text import Vocabulary
-from lstm_sentiment.tokenizing import NOTHING, PAD, UNKNOWN, spell
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import NOTHING, PAD, UNKNOWN, spell
 
 KNOWN = 30
 UNKNOWN_WORDS = ["goood", "x", "<url>"]

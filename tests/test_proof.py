@@ -17,7 +17,7 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.proof import largest_difference, proof_texts
-from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.reading.tokens import cache_folder
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_another_tokenizer_or_other_weights_are_noticed_each_time(
     trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lstm_sentiment.text.normal_form", lambda found: found[:2])
+        patch.setattr("lstm_sentiment.reading.text.normal_form", lambda found: found[:2])
         for _ in range(2):
             caplog.clear()
             load(trained, device="cpu")

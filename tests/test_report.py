@@ -22,11 +22,11 @@ from lstm_sentiment.comparison import score_intervals
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import prepare
 from lstm_sentiment.errors import MissingExtraError, RunError, SentimentError
-from lstm_sentiment.evidence import LISTED, accuracy_by_length, doubtful_labels, gather
 from lstm_sentiment.experiment import run
 from lstm_sentiment.options import parse_config
-from lstm_sentiment.reporting import write_report
-from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.pages.evidence import LISTED, accuracy_by_length, doubtful_labels, gather
+from lstm_sentiment.pages.reporting import write_report
+from lstm_sentiment.reading.tokens import cache_folder
 
 HOSTILE = [
     "<script>document.title='owned'</script> awful",

@@ -24,10 +24,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lstm_sentiment import readers
 from lstm_sentiment.errors import DataError, MissingExtraError
-from lstm_sentiment.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
-from lstm_sentiment.sources import compression_of, format_of, open_source
+from lstm_sentiment.reading import readers
+from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.reading.sources import compression_of, format_of, open_source
 
 Rows = list[tuple[str, str]]
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
 
 from lstm_sentiment.model import new_model
-from lstm_sentiment.subwords import SubwordVectors
-from lstm_sentiment.text import Vocabulary
-from lstm_sentiment.tokenizing import MOST_PLACES, NOTHING, spell
+from lstm_sentiment.reading.subwords import SubwordVectors
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import MOST_PLACES, NOTHING, spell
 
 MANY = 1 << 22  # buckets: two n-grams of a test hardly ever share one
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lstm_sentiment import readers, tokens
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.sources import open_source
-from lstm_sentiment.text import Tokenizer
-from lstm_sentiment.tokens import Columns, TokenStore, cache_folder, content_hash, tokenize_source
+from lstm_sentiment.reading import readers, tokens
+from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.reading.text import Tokenizer
+from lstm_sentiment.reading.tokens import Columns, TokenStore, cache_folder, content_hash, tokenize_source
 
 CONTENT = (
     "text,label,source,author\n"

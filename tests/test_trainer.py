@@ -24,7 +24,7 @@ from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.model import SentimentLSTM, new_model
 from lstm_sentiment.optimization import Loss, cross_entropy
-from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.trainer import Trainer, TrainingState
 
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")

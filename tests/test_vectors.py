@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.text import Vocabulary
-from lstm_sentiment.vectors import PretrainedVectors, load_vectors
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.vectors import PretrainedVectors, load_vectors
 
 SIZE = 6
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lstm_sentiment.causes import most_likely_cause, probe_findings, probe_lines
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.diagnosis.causes import most_likely_cause, probe_findings, probe_lines
+from lstm_sentiment.diagnosis.findings import ERROR, WARNING, Finding, finding_lines, plain, worst_first
+from lstm_sentiment.diagnosis.inert import inert_settings
+from lstm_sentiment.diagnosis.invariance import check_invariance, invariance_findings, invariance_lines
+from lstm_sentiment.diagnosis.preflight import data_lines, examine_data
+from lstm_sentiment.diagnosis.probes import Probes, predicted_classes
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment import check_metric, initial_model
-from lstm_sentiment.findings import ERROR, WARNING, Finding, finding_lines, plain, worst_first
 from lstm_sentiment.hardware import pick_device, set_up_cpu
-from lstm_sentiment.inert import inert_settings
-from lstm_sentiment.invariance import check_invariance, invariance_findings, invariance_lines
-from lstm_sentiment.preflight import data_lines, examine_data
-from lstm_sentiment.probes import Probes, predicted_classes
-from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.reading.tokens import cache_folder
 
 log = logging.getLogger(__name__)
 

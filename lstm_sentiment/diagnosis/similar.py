@@ -55,8 +55,8 @@ def near_duplicates(dataset: TextDataset, others: TextDataset, *, rows: Array | 
         others: looked at.
         rows: places in `dataset` to look from; None for all.
 
-    >>> from lstm_sentiment.text import Lexicon, Tokenizer, Vocabulary
-    >>> from lstm_sentiment.tokens import TokenStore
+    >>> from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
+    >>> from lstm_sentiment.reading.tokens import TokenStore
     >>> def dataset(*texts):
     ...     lexicon = Lexicon(Tokenizer("words", lowercase=True))
     ...     store = TokenStore.in_memory(*lexicon.encode(texts), lexicon.tokens)

@@ -15,8 +15,8 @@ import numpy as np
 from lstm_sentiment.config import Config, flatten
 from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import count_tokens, plan_epoch
-from lstm_sentiment.findings import NOTE, WARNING, Finding
-from lstm_sentiment.preflight import splits_of
+from lstm_sentiment.diagnosis.findings import NOTE, WARNING, Finding
+from lstm_sentiment.diagnosis.preflight import splits_of
 from lstm_sentiment.schedule import ema_decay_at
 
 DEFAULTS = flatten(Config())

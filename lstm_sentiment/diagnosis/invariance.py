@@ -15,10 +15,10 @@ import torch
 
 from lstm_sentiment.classifier import MANY, SentimentClassifier
 from lstm_sentiment.dataset import padded_length
-from lstm_sentiment.findings import ERROR, WARNING, Finding
+from lstm_sentiment.diagnosis.findings import ERROR, WARNING, Finding
 from lstm_sentiment.hardware import DTYPES, describe_machine
 from lstm_sentiment.proof import proof_texts, tolerance_on
-from lstm_sentiment.tokenizing import PAD, SPECIAL_TOKENS
+from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS
 
 ROUNDING = 1e-4  # of logits: what the order of additions explains on one device in fp32
 MIXED = 0.1  # what 8 bits of mantissa explain

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.readers import (
+from lstm_sentiment.reading.readers import (
     LABEL_COLUMNS,
     REPLACEMENT,
     TEXT_COLUMNS,
@@ -37,8 +37,8 @@ from lstm_sentiment.readers import (
     pick_column,
     read_chunks,
 )
-from lstm_sentiment.sources import Source
-from lstm_sentiment.text import Lexicon, Tokenizer
+from lstm_sentiment.reading.sources import Source
+from lstm_sentiment.reading.text import Lexicon, Tokenizer
 
 FORMAT = 2
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training

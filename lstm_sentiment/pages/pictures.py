@@ -19,7 +19,7 @@ from lstm_sentiment.characters import cells_of, visible
 from lstm_sentiment.explanation import Explanation
 from lstm_sentiment.files import write_atomically
 from lstm_sentiment.metrics import sides
-from lstm_sentiment.pages import filled
+from lstm_sentiment.pages.page import filled
 
 MOST_CLASSES = 5  # that are drawn; of more, the most probable ones
 LEFT, RIGHT, GAP = 96, 92, 34  # pixels: beside the tokens' columns, and between panels

@@ -14,8 +14,8 @@ from typing import IO, Any
 import pandas as pd
 
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.readers import as_text
-from lstm_sentiment.sources import compression_of, format_of, open_binary
+from lstm_sentiment.reading.readers import as_text
+from lstm_sentiment.reading.sources import compression_of, format_of, open_binary
 
 Write = Callable[[pd.DataFrame], None]
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.text import Vocabulary, certificates_checked
-from lstm_sentiment.tokenizing import PAD, SPECIAL_TOKENS
+from lstm_sentiment.reading.text import Vocabulary, certificates_checked
+from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ import math
 from typing import Any
 
 from lstm_sentiment.config import TrainerConfig
+from lstm_sentiment.diagnosis.findings import ERROR, WARNING, Finding
+from lstm_sentiment.diagnosis.preflight import MAJORITY_SHARE
+from lstm_sentiment.diagnosis.probes import ERRORS, collapsed, leak_line
 from lstm_sentiment.errors import shown
-from lstm_sentiment.findings import ERROR, WARNING, Finding
-from lstm_sentiment.preflight import MAJORITY_SHARE
-from lstm_sentiment.probes import ERRORS, collapsed, leak_line
 
 LOSS_OFF = 0.35  # nats between first loss and ln C, as the trainer's report has it
 VANISHED = 1e-5  # of the largest block's gradient norm

@@ -16,9 +16,9 @@ from scipy.stats import chi2_contingency
 
 from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.diagnosis.findings import NOTE, WARNING, Finding
+from lstm_sentiment.diagnosis.similar import LEAST, SHORTEST, near_duplicates
 from lstm_sentiment.errors import shown
-from lstm_sentiment.findings import NOTE, WARNING, Finding
-from lstm_sentiment.similar import LEAST, SHORTEST, near_duplicates
 
 PERCENTILES = (50, 90, 99, 100)
 EXAMPLES = 3  # of each pair of splits

@@ -13,6 +13,7 @@ import ast
 import contextlib
 import importlib.machinery
 import importlib.util
+import inspect
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,14 +29,16 @@ from lstm_sentiment import __version__
 from lstm_sentiment.answers import answer_file
 from lstm_sentiment.checkpoint import BEST
 from lstm_sentiment.classifier import SentimentClassifier
+from lstm_sentiment.deployment import runtime
+from lstm_sentiment.deployment.onnx_graph import build_graph
+from lstm_sentiment.deployment.runtime import FACTS, FORMAT, MODEL
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import sha256_of, sync_file, sync_folder, write_json
 from lstm_sentiment.metrics import score
-from lstm_sentiment.onnx_graph import build_graph
 from lstm_sentiment.proof import FIXED
-from lstm_sentiment.runtime import FACTS, FORMAT, MODEL
-from lstm_sentiment.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.reading import tokenizing
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 
 TOLERANCE = 1e-5  # of probabilities: float32 sums in another order explain a hundredth of it
 TEXTS = 200
@@ -146,8 +149,8 @@ def runtime_source() -> str:
     False
     """
     docstring, modules, names, bodies = "", set[str](), dict[str, set[str]](), list[str]()
-    for module in ("tokenizing", "runtime"):
-        source = (Path(__file__).parent / f"{module}.py").read_text("utf-8")
+    for module in (tokenizing, runtime):
+        source = inspect.getsource(module)
         tree = ast.parse(source)
         docstring = ast.get_docstring(tree, clean=False) or ""
         imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -232,14 +235,14 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
     write_json(folder / FACTS, facts, indent=None)
 
 
-def _checked(runtime: Any, texts: list[str], expected_RC: Array, out: Path) -> float:
+def _checked(loaded: Any, texts: list[str], expected_RC: Array, out: Path) -> float:
     """Return the largest difference of probabilities, of texts in batches and alone.
 
     Raises:
         CheckpointError: it is too large; the message names the text.
     """
-    alone_RC = np.concatenate([runtime.predict_proba(text) for text in texts])
-    differences = [np.abs(found_RC - expected_RC) for found_RC in (runtime.predict_proba(texts), alone_RC)]
+    alone_RC = np.concatenate([loaded.predict_proba(text) for text in texts])
+    differences = [np.abs(found_RC - expected_RC) for found_RC in (loaded.predict_proba(texts), alone_RC)]
     largest_R = np.max(differences, axis=(0, 2))
     worst = int(np.argmax(largest_R))  # the first that is not a number, if there is one
     if not largest_R[worst] <= TOLERANCE:
@@ -261,14 +264,14 @@ def _loss(expected_RC: Array, rounded_RC: Array) -> dict[str, Any]:
 
 
 def _scores(
-    classifier: SentimentClassifier, runtime: Any, file: str, columns: Mapping[str, str]
+    classifier: SentimentClassifier, loaded: Any, file: str, columns: Mapping[str, str]
 ) -> dict[str, dict[str, float]]:
     """Return accuracy and macro-F1 of the run and of its export on labelled rows."""
     exported: Any = SimpleNamespace(
         labels=classifier.labels,
         label_map=classifier.label_map,
         config=classifier.config,
-        predict_proba=runtime.predict_proba,
+        predict_proba=loaded.predict_proba,
     )
     found = {}
     for name, answering in (("before", classifier), ("after", exported)):

@@ -7,16 +7,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lstm_sentiment import charts
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import load
 from lstm_sentiment.comparison import score_intervals
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.errors import RunError, SentimentError
-from lstm_sentiment.evidence import gather
 from lstm_sentiment.extras import need
-from lstm_sentiment.pages import write_page
-from lstm_sentiment.tokens import cache_folder
+from lstm_sentiment.pages import charts
+from lstm_sentiment.pages.evidence import gather
+from lstm_sentiment.pages.page import write_page
+from lstm_sentiment.reading.tokens import cache_folder
 
 log = logging.getLogger(__name__)
 

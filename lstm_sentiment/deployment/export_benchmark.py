@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lstm_sentiment.readers import TEXT_COLUMNS, as_text, pick_column, read_chunks
-from lstm_sentiment.sources import open_source
+from lstm_sentiment.reading.readers import TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.reading.sources import open_source
 
 BATCHES = (1, 64)  # texts at a time
 CALLS = {1: 200, 64: 40}  # timed, after a tenth as many to warm up

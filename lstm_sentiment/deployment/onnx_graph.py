@@ -25,7 +25,7 @@ from torch import Tensor
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.extras import need
 from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.tokenizing import MOST_PLACES, NOTHING, UNKNOWN
+from lstm_sentiment.reading.tokenizing import MOST_PLACES, NOTHING, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime from 1.12 on
 FLOAT, INT32, INT64 = 1, 6, 7  # of onnx.TensorProto

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.tokenizing import (
+from lstm_sentiment.reading.tokenizing import (
     HALF_CHARACTER,
     SPECIAL_TOKENS,
     TOKEN,

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from lstm_sentiment.config import DataConfig
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.tokens import TokenStore
+from lstm_sentiment.reading.tokens import TokenStore
 
 Array = npt.NDArray[Any]
 

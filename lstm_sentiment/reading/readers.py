@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lstm_sentiment.errors import DataError, did_you_mean, shown
-from lstm_sentiment.sources import Source, open_text
+from lstm_sentiment.reading.sources import Source, open_text
 
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
@@ -54,7 +54,7 @@ def read_chunks(source: Source, *, classes: list[str] | None = None) -> Iterator
     >>> import pathlib, tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
     >>> _ = file.write_text("text,label\\nNA,007\\n")
-    >>> from lstm_sentiment.sources import open_source
+    >>> from lstm_sentiment.reading.sources import open_source
     >>> with open_source(str(file)) as source:
     ...     next(read_chunks(source)).frame.to_dict("records")
     [{'text': 'NA', 'label': '007'}]

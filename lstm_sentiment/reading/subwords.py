@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.tokenizing import NOTHING, UNKNOWN, spell
+from lstm_sentiment.reading.tokenizing import NOTHING, UNKNOWN, spell
 
 
 class SubwordVectors(nn.Module):

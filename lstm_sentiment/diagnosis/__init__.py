@@ -1,0 +1,1 @@
+"""What is wrong with data, settings or model: the rooms of the command `doctor`."""

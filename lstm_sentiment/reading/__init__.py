@@ -1,0 +1,1 @@
+"""From files to token numbers: sources, tables, tokens, vocabulary, vectors."""
