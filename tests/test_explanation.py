@@ -8,10 +8,12 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from browsing import check_page
 from conftest import CLUES
 
 import lstm_sentiment
@@ -414,6 +416,13 @@ def test_hostile_text_stays_text(
 def trained_labels(found: dict[str, list[str]]) -> list[str]:
     """Return the class names of an explanation in JSON."""
     return found["labels"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_page(browser: Any, trained_run: Path, tmp_path: Path, scheme: str) -> None:
+    page = tmp_path / "page.html"
+    command.main([str(trained_run), HOSTILE, "the room was great", f"--html={page}", "--device=cpu"])
+    check_page(browser, page, scheme, pictures=4)
 
 
 def test_colours_on_a_terminal(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import check_page, opened
 from conftest import TINY, make_rows, write_csv
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -191,21 +191,6 @@ def test_the_command(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, driven by Playwright."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium to look at pages with: apt-get install chromium")
-        pytest.skip("no Chromium to look at pages with")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a report, on rows whose texts and labels try to be more than text."""
     folder = tmp_path_factory.mktemp("hostile")
@@ -221,18 +206,6 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run" / "report.html"
 
 
-def opened(browser: Any, file: Path, **settings: Any) -> tuple[Any, list[str], list[str]]:
-    """Open a page; return it, what the console was told, and what was asked for."""
-    page = browser.new_page(**settings)
-    told: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(file.as_uri())
-    return page, told, asked
-
-
 def test_what_a_page_does_would_be_seen(browser: Any, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text("<img src='other.png'><script>console.error('x'); nothing()</script>")
@@ -244,27 +217,7 @@ def test_what_a_page_does_would_be_seen(browser: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_the_report(browser: Any, hostile_run: Path, scheme: str) -> None:
-    page, told, asked = opened(browser, hostile_run, color_scheme=scheme)
-    assert told == []
-    assert [url for url in asked if not url.startswith("data:")] == [hostile_run.as_uri()]
-    pictures = page.locator("svg")
-    assert pictures.count() == 3
-    for i in range(pictures.count()):
-        box = pictures.nth(i).bounding_box()
-        assert box["width"] > 200
-        assert box["height"] > 100
-        assert len(pictures.nth(i).get_attribute("aria-label")) > 20
-        assert pictures.nth(i).get_attribute("role") == "img"
-    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
-    assert len(ids) == len(set(ids))
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    back, front = (
-        page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color")
-    )
-    assert contrast(back, front) > 7
-    for place in page.locator("svg text").all()[:5]:
-        assert contrast(back, place.evaluate("e => getComputedStyle(e).fill")) > 4.5
-    page.close()
+    check_page(browser, hostile_run, scheme, pictures=3)
 
 
 def test_hostile_text_stays_text(browser: Any, hostile_run: Path) -> None:
@@ -277,15 +230,3 @@ def test_hostile_text_stays_text(browser: Any, hostile_run: Path) -> None:
     assert 'pos & "quoted"' in shown
     assert "\x1b" not in hostile_run.read_text("utf-8")
     page.close()
-
-
-def contrast(back: str, front: str) -> float:
-    """Return the contrast of two CSS colours, 1 to 21 (WCAG 2)."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    light, dark = sorted((luminance(back), luminance(front)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)

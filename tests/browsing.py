@@ -1,0 +1,57 @@
+"""What a browser says about a page that the package writes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+
+def opened(browser: Any, file: Path, **settings: Any) -> tuple[Any, list[str], list[str]]:
+    """Open a page; return it, what the console was told, and what was asked for."""
+    page = browser.new_page(**settings)
+    told: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    return page, told, asked
+
+
+def check_page(browser: Any, file: Path, scheme: str, *, pictures: int) -> None:
+    """Check that a page asks for nothing and can be read, and that its pictures can be seen and told."""
+    page, told, asked = opened(browser, file, color_scheme=scheme)
+    assert told == []
+    assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
+    found = page.locator("svg").all()
+    assert len(found) == pictures
+    for picture in found:
+        box = picture.bounding_box()
+        assert box["width"] > 150
+        assert box["height"] > 100
+        assert picture.get_attribute("role") == "img"
+        told_instead = picture.get_attribute("aria-label") or picture.locator("title").first.text_content()
+        assert len(told_instead) > 20
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    back, front = (
+        page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color")
+    )
+    assert contrast(back, front) > 7
+    for place in page.locator("svg text").all()[:5]:
+        assert contrast(back, place.evaluate("e => getComputedStyle(e).fill")) > 4.5
+    page.close()
+
+
+def contrast(back: str, front: str) -> float:
+    """Return the contrast of two CSS colours, 1 to 21 (WCAG 2)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(back), luminance(front)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
