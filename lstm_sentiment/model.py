@@ -166,6 +166,9 @@ class SentimentLSTM(nn.Module):
 
     def _pool(self, kind: str, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         steps, batch, size = read[0].shape
+        if not self.training and kind in ("mean", "max") and _is_full(steps, lengths_B):
+            pooled = [of.mean(dim=0) if kind == "mean" else of.amax(dim=0) for of in read]
+            return torch.cat(pooled, dim=1)
         real_TB = torch.arange(steps, device=lengths_B.device)[:, None] < lengths_B
         if kind == "attention":
             assert self.attention is not None
@@ -267,19 +270,31 @@ def _chance(shape: Sequence[int], share: float, device: torch.device) -> Tensor:
     return quarters < min(round(share * 2**16) - 2**15, 2**15 - 1)
 
 
-def _aligned(read: list[Tensor], mirror_N: Tensor) -> Tensor:
+def _aligned(read: list[Tensor], mirror_N: Tensor | None) -> Tensor:
     """Return states (T, B, F) place by place: what reads backwards is turned round."""
     return torch.cat([read[0], *(_mirrored(states_TBH, mirror_N) for states_TBH in read[1:])], dim=2)
 
 
-def _mirrored(values_TBX: Tensor, mirror_N: Tensor) -> Tensor:
+def _mirrored(values_TBX: Tensor, mirror_N: Tensor | None) -> Tensor:
+    if mirror_N is None:
+        return values_TBX.flip(0)
     mirrored: Tensor = _Mirrored.apply(values_TBX, mirror_N)  # type: ignore[no-untyped-call]
     return mirrored
 
 
-def _mirror(steps: int, lengths_B: Tensor) -> Tensor:
-    """Return the index (T·B,) into flattened (T, B) that reverses each text within its own length."""
+def _mirror(steps: int, lengths_B: Tensor) -> Tensor | None:
+    """Return the index (T·B,) into flattened (T, B) that reverses each text within its own length.
+
+    None where that is to reverse all alike: a single text need not wait for an index.
+    """
+    if _is_full(steps, lengths_B):
+        return None
     place_TB = torch.arange(steps, device=lengths_B.device)[:, None].expand(steps, len(lengths_B))
     mirrored_TB = torch.where(place_TB < lengths_B, lengths_B - 1 - place_TB, place_TB)
     index_TB = mirrored_TB * len(lengths_B) + torch.arange(len(lengths_B), device=lengths_B.device)
     return index_TB.flatten()
+
+
+def _is_full(steps: int, lengths_B: Tensor) -> bool:
+    """Whether no text is padded, where that is known without waiting for a device."""
+    return lengths_B.device.type == "cpu" and int(lengths_B.min()) == steps
