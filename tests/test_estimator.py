@@ -413,7 +413,8 @@ def test_repeated_texts_count_once_unless_asked() -> None:
         (TEXTS, np.eye(2)[np.arange(240) % 2], "y should be a 1d array"),
         (TEXTS, np.arange(240) % 110, "at most 100"),
         (TEXTS[:6], ["a", "a", "a", "a", "a", "b"], "too few rows for a split that holds every class"),
-        (TEXTS[:4], ["a", "b", "a", "b"], "too few to set 0 aside"),
+        (TEXTS[:4], ["a", "b", "a", "b"], "4 rows are too few to set 0.1 of them aside for validation; give"),
+        (TEXTS[:2] * 50, ["a", "b"] * 50, r"2 rows are too few .* validation \(98 more repeat a text\)"),
     ],
 )
 def test_rows_that_cannot_be_used_are_a_value_error(texts: Any, labels: Any, expected: str) -> None:

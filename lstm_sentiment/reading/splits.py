@@ -53,7 +53,15 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
     rows = {}
     for split, share in (("test", data.test), ("validation", data.validation)):
         if isinstance(share, float):
-            left, rows[split] = _cut(left, classes, groups, round(share * in_all), seed, store.name)
+            count = round(share * in_all)
+            if not 0 < count < len(left):
+                removed = f" ({duplicates:,} more repeat a text)" if data.deduplicate and duplicates else ""
+                raise DataError(
+                    f"{in_all} rows are too few to set {share:g} of them aside for {split}{removed}; "
+                    "give more rows, or other shares",
+                    file=store.name,
+                )
+            left, rows[split] = _cut(left, classes, groups, count, seed, store.name)
     rows["train"] = left
     return RowSplit(rows=rows, duplicates=duplicates, conflicting=conflicting)
 
@@ -78,8 +86,6 @@ def _cut(
     rows: Array, classes: Array, groups: Array | None, count: int, seed: int, name: str
 ) -> tuple[Array, Array]:
     """Set `count` of some rows aside, with the same class balance, and whole groups if given."""
-    if not 0 < count < len(rows):
-        raise DataError(f"{len(rows)} rows are too few to set {count} aside", file=name)
     if groups is not None:
         folds = max(2, round(len(rows) / count))
         if len(np.unique(groups[rows])) < folds:
