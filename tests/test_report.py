@@ -24,6 +24,7 @@ from lstm_sentiment.corpus import prepare
 from lstm_sentiment.errors import MissingExtraError, RunError, SentimentError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.options import parse_config
+from lstm_sentiment.pages.charts import by_length
 from lstm_sentiment.pages.evidence import LISTED, accuracy_by_length, doubtful_labels, gather
 from lstm_sentiment.pages.reporting import write_report
 from lstm_sentiment.reading.tokens import cache_folder
@@ -135,6 +136,14 @@ def test_a_wrong_label_in_the_file_is_named_with_its_line(
     assert {row.line for row in doubtful} <= {i + 2 for i in places}
     assert len(doubtful) >= 4
     assert {(row.given, row.predicted) for row in doubtful} == {("negative", "positive")}
+
+
+def test_drawing_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    """Training logs at this level, and what is drawn there may look like numbers."""
+    bins = accuracy_by_length(np.array([5, 5, 7, 7]), np.array([True, False, True, True]))
+    with caplog.at_level("INFO"):
+        assert "7 tokens 1.00" in by_length(bins)
+    assert caplog.messages == []
 
 
 def test_the_report_tells_the_run_s_scores(own_run: Path) -> None:

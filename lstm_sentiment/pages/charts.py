@@ -126,7 +126,9 @@ def by_length(bins: list[dict[str, float]]) -> str:
             [of["accuracy"] - of["low"] for of in bins],
             [of["high"] - of["accuracy"] for of in bins],
         ]
-        axes.errorbar(names, accuracies, yerr=errors, color=ACCENT, marker="o", linestyle="none", capsize=3)
+        places = range(len(bins))
+        axes.errorbar(places, accuracies, yerr=errors, color=ACCENT, marker="o", linestyle="none", capsize=3)
+        axes.set_xticks(places, names)
         axes.set(xlabel="tokens of the text", ylabel="accuracy")
         told = "Accuracy by length: " + "; ".join(
             f"{name} tokens {value:.2f}" for name, value in zip(names, accuracies, strict=True)
