@@ -48,7 +48,7 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
     best = folder.load(BEST)
     model = trainer.evaluated_model()
     model.load_state_dict(best.tensors["model"])
-    splits = {"validation": corpus.validation} | ({"test": corpus.test} if corpus.test is not None else {})
+    splits = {name: rows for name, rows in corpus.splits.items() if name != "train"}
     logits = {
         name: predict_logits(
             model, rows, device=trainer.device, batch_size=4 * config.trainer.batch_size, processes=processes

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lstm_sentiment.errors import DataError, RunError
-from lstm_sentiment.options import CommandParser, add_file_options, how_to_read, run_command
+from lstm_sentiment.errors import RunError
+from lstm_sentiment.options import CommandParser, add_file_options, check_out, how_to_read, run_command
 
 
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
-    if options.out and not Path(options.out).parent.is_dir():
-        raise DataError(f"no such folder: {Path(options.out).parent}", file=options.out)
+    check_out(options.out)
     import numpy as np
 
     from lstm_sentiment.answers import answer_file  # imports torch: not for --help, not for a typo

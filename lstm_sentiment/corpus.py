@@ -53,6 +53,12 @@ class Corpus:
     facts: dict[str, Any]
     fingerprint: str
 
+    @property
+    def splits(self) -> dict[str, TextDataset]:
+        """The datasets by name: train, validation and, where there are test rows, test."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in found.items() if rows is not None}
+
 
 def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Corpus:
     """Read, check, split and encode the rows that a configuration names.

@@ -19,8 +19,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lstm_sentiment.errors import ConfigError, DataError
-from lstm_sentiment.options import CommandParser, parse_config, run_command
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.options import CommandParser, check_out, parse_config, run_command
 
 USAGE = "python -m lstm_sentiment.doctor [RUN | --config FILE --section.key VALUE ...] [--json FILE]"
 
@@ -28,8 +28,7 @@ USAGE = "python -m lstm_sentiment.doctor [RUN | --config FILE --section.key VALU
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     run, options, settings = _parse(argv)
-    if options.json and not Path(options.json).parent.is_dir():
-        raise DataError(f"no such folder: {Path(options.json).parent}", file=options.json)
+    check_out(options.json)
     if run and settings:
         raise ConfigError(f"a run has its own configuration; leave out {' '.join(settings)}, or the run")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)

@@ -10,16 +10,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lstm_sentiment.errors import ConfigError, DataError
-from lstm_sentiment.options import CommandParser, add_file_options, how_to_read, run_command
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.options import CommandParser, add_file_options, check_out, how_to_read, run_command
 
 
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
     out = Path(options.out) if options.out else Path(options.run) / "evaluation.json"
-    if options.out and not out.parent.is_dir():
-        raise DataError(f"no such folder: {out.parent}", file=options.out)
+    check_out(options.out)
     from lstm_sentiment.answers import answer_file  # imports torch: not for --help, not for a typo
     from lstm_sentiment.behaviour import behaviour_lines, check_behaviour
     from lstm_sentiment.classifier import load

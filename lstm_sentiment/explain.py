@@ -10,9 +10,9 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.characters import cells_of, visible
-from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
+from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
 from lstm_sentiment.extras import need
-from lstm_sentiment.options import CommandParser, run_command
+from lstm_sentiment.options import CommandParser, check_out, run_command
 
 if TYPE_CHECKING:
     from lstm_sentiment.explanation import Explanation
@@ -36,9 +36,7 @@ READING = (
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
-    for file in (options.html, options.json):
-        if file and not Path(file).parent.is_dir():
-            raise DataError(f"no such folder: {Path(file).parent}", file=file)
+    check_out(options.html, options.json)
     if options.html:
         need("jinja2", extra="report")  # better told before the work than after it
     from lstm_sentiment.classifier import load  # imports torch: not for --help, not for a typo

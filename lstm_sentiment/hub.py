@@ -7,6 +7,7 @@ folder: safetensors, JSON and YAML, each with its sha256. A local folder needs n
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import re
@@ -30,7 +31,7 @@ _NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 T = TypeVar("T", bound="Published")
 
 
-class Published:
+class Published(abc.ABC):
     """The three methods, for a class that is loaded from a run folder.
 
     Args:
@@ -40,8 +41,9 @@ class Published:
     run: Path | None
 
     @classmethod
+    @abc.abstractmethod
     def _from_run(cls: type[T], run: Path, device: str) -> T:
-        raise NotImplementedError
+        """Load a run folder."""
 
     @classmethod
     def from_pretrained(

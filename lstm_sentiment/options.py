@@ -21,7 +21,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.errors import ConfigError, SentimentError, did_you_mean, shown
+from lstm_sentiment.errors import ConfigError, DataError, SentimentError, did_you_mean, shown
 
 SECTIONS = ("data", "text", "model", "trainer")
 KEYS = tuple(flatten(Config()))
@@ -86,6 +86,19 @@ def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) ->
 def how_to_read(options: argparse.Namespace) -> dict[str, str]:
     """Return which columns and encoding a command line asks for, as `answers.answer_file` takes them."""
     return {name: getattr(options, name) for name in ("text_column", "label_column", "encoding")}
+
+
+def check_out(*files: str | None) -> None:
+    """Refuse files to be written whose folder is not there, before any work is done; None is no file.
+
+    Raises:
+        DataError: names the folder.
+
+    >>> check_out(None, "here.json")
+    """
+    for file in files:
+        if file and not Path(file).parent.is_dir():
+            raise DataError(f"no such folder: {Path(file).parent}", file=file)
 
 
 def run_command(main: Callable[[list[str]], None]) -> NoReturn:

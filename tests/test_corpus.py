@@ -43,11 +43,6 @@ def rows_of(corpus: Corpus, dataset: TextDataset) -> list[tuple[str, str]]:
     return [(t, corpus.labels[c]) for t, c in zip(texts(dataset), dataset.labels, strict=True)]
 
 
-def splits_of(corpus: Corpus) -> dict[str, TextDataset]:
-    splits = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
-    return {name: split for name, split in splits.items() if split is not None}
-
-
 def skewed_rows(counts: dict[str, int], seed: int = 0) -> Rows:
     rows = [(f"{label} text n{label}{i}", label) for label, count in counts.items() for i in range(count)]
     random.Random(seed).shuffle(rows)
@@ -61,9 +56,9 @@ def skewed_rows(counts: dict[str, int], seed: int = 0) -> Rows:
 def test_the_splits_hold_each_row_once_with_its_label(load: Callable[..., Corpus], seed: int) -> None:
     rows = make_rows(240)
     corpus = load(rows, seed=seed)
-    found = [row for split in splits_of(corpus).values() for row in rows_of(corpus, split)]
+    found = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
     assert sorted(found) == sorted((text.lower(), label) for text, label in rows)
-    assert [len(split) for split in splits_of(corpus).values()] == [192, 24, 24]
+    assert [len(split) for split in corpus.splits.values()] == [192, 24, 24]
 
 
 @pytest.mark.parametrize("counts", [{"a": 90, "b": 37, "c": 13}, {"a": 12, "b": 500}, {"a": 30, "b": 30}])
@@ -74,7 +69,7 @@ def test_each_class_has_the_same_share_of_every_split(
     """A split of n rows holds n times a class's share of all rows, to within one row."""
     corpus = load(skewed_rows(counts), validation=validation, test=test)
     total = sum(counts.values())
-    splits = splits_of(corpus)
+    splits = corpus.splits
     assert abs(len(corpus.validation) - validation * total) <= 0.5
     assert abs(len(splits.get("test", ())) - (test or 0) * total) <= 0.5
     for split in splits.values():
@@ -87,16 +82,16 @@ def test_each_class_has_the_same_share_of_every_split(
 def test_the_seed_alone_decides_the_split(load: Callable[..., Corpus]) -> None:
     rows = make_rows(240)
     first, again, other = (load(rows, seed=seed) for seed in (3, 3, 4))
-    for name, split in splits_of(first).items():
-        assert texts(split) == texts(splits_of(again)[name])
-        assert texts(split) != texts(splits_of(other)[name])
+    for name, split in first.splits.items():
+        assert texts(split) == texts(again.splits[name])
+        assert texts(split) != texts(other.splits[name])
 
 
 def test_the_split_does_not_depend_on_the_text_settings(load: Callable[..., Corpus]) -> None:
     rows = make_rows(240)
     plain, other = load(rows), load(rows, text=TextConfig(max_tokens=3, min_frequency=5, lowercase=False))
-    for name, split in splits_of(plain).items():
-        assert split.rows.tolist() == splits_of(other)[name].rows.tolist()
+    for name, split in plain.splits.items():
+        assert split.rows.tolist() == other.splits[name].rows.tolist()
 
 
 def test_no_test_rows_if_none_are_asked_for(load: Callable[..., Corpus]) -> None:
@@ -114,11 +109,11 @@ def test_a_group_stays_on_one_side(tmp_path: Path, load: Callable[..., Corpus], 
     file.write_text("\n".join(["text,label,author", *lines]), encoding="utf-8")
     corpus = load(file, group_column="author", seed=seed, validation=0.2, test=0.2)
     author_of = {text.lower(): a for (text, _), a in zip(make_rows(300), authors, strict=True)}
-    sides = {name: {author_of[t] for t in texts(split)} for name, split in splits_of(corpus).items()}
+    sides = {name: {author_of[t] for t in texts(split)} for name, split in corpus.splits.items()}
     assert sides["train"] | sides["validation"] | sides["test"] == set(authors)
     assert sum(map(len, sides.values())) == len(set(authors))
-    assert sum(len(split) for split in splits_of(corpus).values()) == 300
-    assert all(30 <= len(splits_of(corpus)[name]) <= 90 for name in ("validation", "test"))
+    assert sum(len(split) for split in corpus.splits.values()) == 300
+    assert all(30 <= len(corpus.splits[name]) <= 90 for name in ("validation", "test"))
 
 
 def test_too_few_groups_are_refused(tmp_path: Path, load: Callable[..., Corpus]) -> None:
@@ -148,13 +143,13 @@ def test_repeated_texts_are_removed_before_the_split(load: Callable[..., Corpus]
     rows = make_rows(120)
     repeated = [*rows, *[(f" {text} ", label) for text, label in rows[:50]], *rows[:10]]
     corpus = load(repeated)
-    found = [text for split in splits_of(corpus).values() for text in texts(split)]
+    found = [text for split in corpus.splits.values() for text in texts(split)]
     assert sorted(found) == sorted(text.lower() for text, _ in rows)
     assert corpus.facts["duplicates"] == 60
     assert corpus.facts["conflicting_labels"] == 0
     assert corpus.facts["shared_texts"] == {"validation": 0, "test": 0}
     kept = load(repeated, deduplicate=False)
-    assert sum(len(split) for split in splits_of(kept).values()) == 180
+    assert sum(len(split) for split in kept.splits.values()) == 180
     assert kept.facts["duplicates"] == 60
 
 
@@ -162,7 +157,7 @@ def test_of_a_repeated_text_the_first_row_stays(load: Callable[..., Corpus]) -> 
     rows = make_rows(60)
     other = {"negative": "positive", "neutral": "negative", "positive": "neutral"}
     corpus = load([*rows, *[(text, other[label]) for text, label in rows[:7]], *rows[:3]])
-    found = [row for split in splits_of(corpus).values() for row in rows_of(corpus, split)]
+    found = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
     assert sorted(found) == sorted((text.lower(), label) for text, label in rows)
     assert corpus.facts["duplicates"] == 10
     assert corpus.facts["conflicting_labels"] == 7
@@ -190,10 +185,10 @@ def test_rows_of_another_file_are_left_as_they_are(tmp_path: Path, load: Callabl
 def test_a_file_beside_a_share(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     test = write_csv(tmp_path / "test.csv", make_rows(9, seed=5))
     corpus = load(make_rows(100), validation=0.2, test=str(test))
-    assert [len(split) for split in splits_of(corpus).values()] == [80, 20, 9]
+    assert [len(split) for split in corpus.splits.values()] == [80, 20, 9]
     validation = write_csv(tmp_path / "validation.csv", make_rows(9, seed=6))
     corpus = load(make_rows(100), validation=str(validation), test=0.2)
-    assert [len(split) for split in splits_of(corpus).values()] == [80, 9, 20]
+    assert [len(split) for split in corpus.splits.values()] == [80, 9, 20]
 
 
 # --- a part of the rows ---
@@ -203,7 +198,7 @@ def test_a_file_beside_a_share(tmp_path: Path, load: Callable[..., Corpus]) -> N
 def test_a_sample_keeps_the_class_balance(load: Callable[..., Corpus], max_rows: int) -> None:
     counts = {"a": 90, "b": 37, "c": 13}
     corpus = load(skewed_rows(counts), max_rows=max_rows, test=None, validation=0.3)
-    kept = [row for split in splits_of(corpus).values() for row in rows_of(corpus, split)]
+    kept = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
     assert len(kept) == len(set(kept)) == max_rows
     for label, count in Counter(label for _, label in kept).items():
         assert abs(count - max_rows * counts[label] / 140) <= 1
@@ -214,7 +209,7 @@ def test_a_sample_is_seeded_and_drawn_from_all_rows(load: Callable[..., Corpus])
 
     def sample(seed: int, max_rows: int = 60) -> set[str]:
         corpus = load(rows, max_rows=max_rows, seed=seed)
-        return {text for split in splits_of(corpus).values() for text in texts(split)}
+        return {text for split in corpus.splits.values() for text in texts(split)}
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
@@ -225,7 +220,7 @@ def test_a_sample_is_seeded_and_drawn_from_all_rows(load: Callable[..., Corpus])
 def test_a_sample_is_taken_of_the_training_file_alone(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     test = write_csv(tmp_path / "test.csv", make_rows(90, seed=5))
     corpus = load(make_rows(200), max_rows=60, validation=0.5, test=str(test))
-    assert [len(split) for split in splits_of(corpus).values()] == [30, 30, 90]
+    assert [len(split) for split in corpus.splits.values()] == [30, 30, 90]
 
 
 def test_a_filter_reaches_every_file(tmp_path: Path, load: Callable[..., Corpus]) -> None:
@@ -235,7 +230,7 @@ def test_a_filter_reaches_every_file(tmp_path: Path, load: Callable[..., Corpus]
         return tmp_path / name
 
     corpus = load(write("a.csv", 120), test=str(write("b.csv", 30)), filter={"source": "s1"})
-    assert (len(corpus.train) + len(corpus.validation), len(splits_of(corpus)["test"])) == (60, 15)
+    assert (len(corpus.train) + len(corpus.validation), len(corpus.splits["test"])) == (60, 15)
     assert corpus.facts["counts"]["train"]["filtered"] == 60
     assert corpus.facts["counts"]["test"]["filtered"] == 15
     with pytest.raises(DataError, match=r"no row is left after the filter \{'source': 's2'\}"):
@@ -250,7 +245,7 @@ def test_a_filter_may_hold_numbers(tmp_path: Path, load: Callable[..., Corpus]) 
     lines = map(json.dumps, records)
     file.write_text("\n".join(lines), encoding="utf-8")
     corpus = load(file, filter={"year": 2001})
-    assert sum(len(split) for split in splits_of(corpus).values()) == 60
+    assert sum(len(split) for split in corpus.splits.values()) == 60
 
 
 # --- labels ---
@@ -278,7 +273,7 @@ def test_named_classes_keep_their_order(load: Callable[..., Corpus]) -> None:
     corpus = load(rows, labels=["positive", "negative", "neutral"])
     assert corpus.labels == ["positive", "negative", "neutral"]
     assert corpus.label_map == {name: name for name in corpus.labels}
-    found = [row for split in splits_of(corpus).values() for row in rows_of(corpus, split)]
+    found = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
     assert sorted(found) == sorted((text.lower(), label) for text, label in rows)
 
 
@@ -289,7 +284,7 @@ def test_codes_are_mapped_to_classes(load: Callable[..., Corpus]) -> None:
     corpus = load(rows, labels=names)
     assert corpus.labels == ["good", "bad", "so-so"]
     assert corpus.label_map == {"4": "good", "3": "good", "0": "bad", "1": "bad", "2": "so-so"}
-    found = [row for split in splits_of(corpus).values() for row in rows_of(corpus, split)]
+    found = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
     assert sorted(found) == sorted((text, corpus.label_map[label]) for text, label in rows)
     assert corpus.facts["splits"]["train"]["classes"] == {"good": 32, "bad": 32, "so-so": 16}
 
@@ -354,7 +349,7 @@ def test_class_folders_are_chosen_by_the_labels(tmp_path: Path, load: Callable[.
         tmp_path / "train", test=str(tmp_path / "test"), labels={"neg": "negative", "pos": "positive"}
     )
     assert corpus.labels == ["negative", "positive"]
-    assert sorted(rows_of(corpus, splits_of(corpus)["test"])) == sorted(
+    assert sorted(rows_of(corpus, corpus.splits["test"])) == sorted(
         (f"{name[:3]} test {i}", name) for name in ("negative", "positive") for i in range(4)
     )
     assert len(corpus.train) + len(corpus.validation) == 60
@@ -379,7 +374,7 @@ def test_the_vocabulary_is_counted_on_the_training_rows(
 def test_a_word_of_test_rows_alone_is_unknown(load: Callable[..., Corpus]) -> None:
     corpus = load(make_rows(240))
     for name in ("validation", "test"):
-        split = splits_of(corpus)[name]
+        split = corpus.splits[name]
         own = {
             token for row in texts(split) for token in row.split() if token[0] == "n" and token[1:].isdigit()
         }
@@ -396,7 +391,7 @@ def test_facts_are_what_counting_gives(load: Callable[..., Corpus]) -> None:
     rows = [*make_rows(200), *[("", "neutral")]]
     corpus = load(rows, text=TextConfig(min_frequency=2, max_tokens=8), deduplicate=False)
     known = set(corpus.vocabulary.tokens)
-    for name, split in splits_of(corpus).items():
+    for name, split in corpus.splits.items():
         tokens = [row.split() for row in texts(split)]
         flat = [token for row in tokens for token in row]
         facts = corpus.facts["splits"][name]

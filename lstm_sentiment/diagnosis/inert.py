@@ -16,7 +16,6 @@ from lstm_sentiment.config import Config, flatten
 from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import count_tokens, plan_epoch
 from lstm_sentiment.diagnosis.findings import NOTE, WARNING, Finding
-from lstm_sentiment.diagnosis.preflight import splits_of
 from lstm_sentiment.schedule import ema_decay_at
 
 DEFAULTS = flatten(Config())
@@ -84,7 +83,7 @@ def _of_text(config: Config, corpus: Corpus) -> Found:
             f"text.max_vocabulary already leaves out every token that stands less than {rarest} times",
             f"any value up to {rarest} gives the same vocabulary",
         )
-    splits = splits_of(corpus).values()
+    splits = corpus.splits.values()
     longest = max(int(np.diff(s.store.offsets)[s.rows].max(initial=0)) for s in splits)
     if longest <= text.max_tokens:
         why = f"the longest text has {longest:,} tokens"

@@ -46,7 +46,7 @@ def examine_data(corpus: Corpus) -> tuple[dict[str, Any], list[Finding]]:
 
         facts, findings = examine_data(prepare(config.data, config.text, seed=0, cache=cache_folder()))
     """
-    splits = splits_of(corpus)
+    splits = corpus.splits
     facts: dict[str, Any] = {
         "splits": {
             name: corpus.facts["splits"][name] | _lengths(split, corpus) for name, split in splits.items()
@@ -66,12 +66,6 @@ def examine_data(corpus: Corpus) -> tuple[dict[str, Any], list[Finding]]:
         *_class_findings(facts, corpus),
     ]
     return facts, findings
-
-
-def splits_of(corpus: Corpus) -> dict[str, TextDataset]:
-    """Return a corpus's datasets by name; without test rows there are two."""
-    splits = {"train": corpus.train, "validation": corpus.validation}
-    return splits | ({"test": corpus.test} if corpus.test is not None else {})
 
 
 def class_shift(labels_R: Array, other_labels_R: Array, classes: int) -> dict[str, float]:

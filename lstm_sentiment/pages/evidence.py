@@ -67,14 +67,11 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
         a text), `mistakes` (the most confident ones), `doubtful` (rows whose label looks wrong),
         `doubtful_share` and `looked_through` per split, `unknown_words` with counts, `unknown_distinct`.
     """
-    splits = {"train": corpus.train, "validation": corpus.validation}
-    if corpus.test is not None:
-        splits["test"] = corpus.test
     held_out = "test" if corpus.test is not None else "validation"
     random = np.random.default_rng(seed)
     evidence: dict[str, Any] = {"held_out": held_out, "doubtful_share": {}, "looked_through": {}}
     doubtful: list[Row] = []
-    for name, rows in splits.items():
+    for name, rows in corpus.splits.items():
         places = np.arange(len(rows))
         if name != held_out and len(rows) > MOST_ROWS:
             places = np.sort(random.choice(len(rows), MOST_ROWS, replace=False))
