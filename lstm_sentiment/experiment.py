@@ -17,6 +17,7 @@ import yaml
 from lstm_sentiment import __version__
 from lstm_sentiment.assessment import assess, report_scores
 from lstm_sentiment.checkpoint import CURVES, LAST, Checkpoint, RunFolder
+from lstm_sentiment.classification import Classification
 from lstm_sentiment.config import METRICS, Config, flatten
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.curves import Curves
@@ -240,18 +241,28 @@ def initial_model(config: Config, corpus: Corpus) -> SentimentLSTM:
     return model
 
 
-def _new_trainer(config: Config, corpus: Corpus, model: SentimentLSTM, **settings: Any) -> Trainer:
+def _new_trainer(
+    config: Config, corpus: Corpus, model: SentimentLSTM, *, processes: Processes, **settings: Any
+) -> Trainer:
     balanced = config.trainer.class_weights == "balanced"
     weights = balanced_weights(corpus.train.labels, len(corpus.labels)) if balanced else None
+    device = model.embedding.weight.device
+    task = Classification(
+        corpus.validation,
+        corpus.labels,
+        loss=cross_entropy(weights, config.trainer.label_smoothing),
+        device=device,
+        batch_size=4 * config.trainer.batch_size,
+        processes=processes,
+    )
     return Trainer(
         model,
         corpus.train,
-        corpus.validation,
-        labels=corpus.labels,
-        loss=cross_entropy(weights, config.trainer.label_smoothing),
+        task,
         config=config.trainer,
         seed=config.seed,
-        device=model.embedding.weight.device,
+        device=device,
+        processes=processes,
         **settings,
     )
 

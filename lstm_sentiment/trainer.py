@@ -1,4 +1,4 @@
-"""The training loop: it is handed a model, two datasets and a loss, and knows no file and no flag.
+"""The training loop: it is handed a model, rows and a task, and knows no file and no flag.
 
 There is no parameter for test rows. What must survive a crash is one explicit value,
 `TrainingState`; everything else is a pure function of seed and step.
@@ -22,14 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lstm_sentiment.config import METRICS, TrainerConfig
-from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
+from lstm_sentiment.dataset import Batch, TextDataset, plan_epoch, rank_share
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.hardware import DTYPES, seed_random_numbers
-from lstm_sentiment.inference import predict_logits
-from lstm_sentiment.metrics import better, score
-from lstm_sentiment.optimization import Loss, adamw, clip, load_optimizer, optimizer_tensors
-from lstm_sentiment.progress import progress_bar, report_epoch, report_first_loss
+from lstm_sentiment.metrics import better
+from lstm_sentiment.optimization import adamw, clip, load_optimizer, optimizer_tensors
+from lstm_sentiment.progress import progress_bar, report_first_loss
 from lstm_sentiment.schedule import ema_decay_at, learning_rate_at, step_seed
 
 log = logging.getLogger(__name__)
@@ -47,6 +46,21 @@ class CheckpointStore(Protocol):
 
     def write_log(self, entries: list[dict[str, Any]]) -> None:
         """Keep one entry per epoch."""
+
+
+class Task(Protocol):
+    """What is to be learned (see `classification.Classification`)."""
+
+    choices: int  # that a guess is made among: it costs ln(choices)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the sum of a batch's weighted losses (see `Batch`), nats."""
+
+    def score(self, model: nn.Module) -> dict[str, Any]:
+        """Return validation scores, the same in every process: ``loss`` and what is to be the best."""
+
+    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+        """Tell the terminal how an epoch went."""
 
 
 class Scalars(Protocol):
@@ -96,11 +110,9 @@ class Trainer:
     """Trains a model.
 
     Args:
-        model: called with `Batch.inputs`, returns logits (B, C).
+        model: what the task's loss is called with.
         train: rows to learn from.
-        validation: rows that pick the best epoch.
-        labels: class names.
-        loss: of logits and batch: the sum of the rows' weighted losses.
+        task: what to learn.
         config: the `trainer` section.
         seed: of the order of batches and of dropout.
         device: where the model is.
@@ -115,10 +127,8 @@ class Trainer:
         self,
         model: nn.Module,
         train: TextDataset,
-        validation: TextDataset,
+        task: Task,
         *,
-        labels: list[str],
-        loss: Loss,
         config: TrainerConfig,
         seed: int,
         device: torch.device,
@@ -128,8 +138,7 @@ class Trainer:
         facts: Mapping[str, Any],
         scalars: Scalars | None = None,
     ) -> None:
-        self.model, self.train, self.validation, self.labels = model, train, validation, labels
-        self.loss, self.config, self.seed = loss, config, seed
+        self.model, self.train, self.task, self.config, self.seed = model, train, task, config, seed
         self.device, self.precision, self.processes = device, precision, processes
         self.store, self.facts, self.scalars = store, facts, scalars
         self.state = TrainingState()
@@ -223,8 +232,7 @@ class Trainer:
             if isinstance(self._parallel, DistributedDataParallel):  # exchange gradients once per step
                 self._parallel.require_backward_grad_sync = i == len(share) - 1
             with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-                logits_BC = self._parallel(*batch.inputs)
-            loss = self.loss(logits_BC, batch)
+                loss = self.task.loss(self._parallel, batch)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.scaler.unscale_(self.optimizer)
@@ -234,7 +242,7 @@ class Trainer:
         self.scaler.update()
         if state.step == 0:
             state.first_loss = self._mean(total)
-            report_first_loss(state.first_loss, len(self.labels))
+            report_first_loss(state.first_loss, self.task.choices)
         state.loss_sum += total
         state.step += 1
         if state.step % AVERAGE_EVERY == 0:
@@ -274,14 +282,7 @@ class Trainer:
         """Validate, keep the best, decide whether to go on."""
         state, config = self.state, self.config
         self._update_average()
-        logits = predict_logits(
-            self.evaluated_model(),
-            self.validation,
-            device=self.device,
-            batch_size=4 * config.batch_size,
-            processes=self.processes,
-        )
-        scores = score(self.validation.labels, logits.double().softmax(1).numpy(), self.labels)
+        scores = self.task.score(self.evaluated_model())
         value = scores[config.metric] if math.isfinite(scores["loss"]) else math.nan
         if better(value, state.best_score, config.metric):
             state.best_score, state.best_epoch, state.epochs_without_gain = value, state.epoch, 0
@@ -301,7 +302,7 @@ class Trainer:
         }
         state.history.append(entry)
         is_best = state.best_epoch == state.epoch
-        report_epoch(entry, scores, self.labels, epochs=config.epochs, is_best=is_best)
+        self.task.report(entry, scores, epochs=config.epochs, is_best=is_best)
         if self.scalars is not None:
             points = {f"validation/{name}": value for name, value in shown.items()}
             self.scalars.add(state.step, {**points, "train/tokens_per_s": tokens_per_s})

@@ -34,6 +34,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader
 
 from lstm_sentiment.checkpoint import RunFolder
+from lstm_sentiment.classification import Classification
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig
 from lstm_sentiment.corpus import Corpus, prepare
@@ -117,9 +118,14 @@ def our_steps(corpus: Corpus, text: TextConfig, precision: str) -> Iterator[int]
     trainer = Trainer(
         new_model(corpus.vocabulary, len(corpus.labels), subwords=text.subwords, **asdict(MODEL)),
         corpus.train,
-        corpus.validation,
-        labels=corpus.labels,
-        loss=cross_entropy(None, TRAINER.label_smoothing),
+        Classification(
+            corpus.validation,
+            corpus.labels,
+            loss=cross_entropy(None, TRAINER.label_smoothing),
+            device=CPU,
+            batch_size=TRAINER.batch_size,
+            processes=Processes(),
+        ),
         config=TRAINER,
         seed=SEED,
         device=CPU,

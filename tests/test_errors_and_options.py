@@ -638,7 +638,7 @@ FLOORS = [
     "tokens tables model checkpoint comparison page charts curves card",
     "dataset splits onnx_graph proof hub gates",
     "corpus inference optimization baselines similar",
-    "trainer classifier preflight",
+    "trainer classification classifier preflight",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation",
     "reporting exporting pictures",
     "experiment causes",

@@ -16,7 +16,8 @@ import torch
 from reference import Weights, train_plainly
 from torch import Tensor, nn
 
-import lstm_sentiment.trainer as trainer_module
+import lstm_sentiment.classification as classification_module
+from lstm_sentiment.classification import Classification
 from lstm_sentiment.config import METRICS, Config
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import Batch
@@ -73,9 +74,14 @@ def make_trainer(config: Config, *, loss: Loss | None = None, store: MemoryStore
     return Trainer(
         model,
         corpus.train,
-        corpus.validation,
-        labels=corpus.labels,
-        loss=loss or cross_entropy(None, 0.0),
+        Classification(
+            corpus.validation,
+            corpus.labels,
+            loss=loss or cross_entropy(None, 0.0),
+            device=torch.device("cpu"),
+            batch_size=4 * config.trainer.batch_size,
+            processes=Processes(),
+        ),
         config=config.trainer,
         seed=config.seed,
         device=torch.device("cpu"),
@@ -89,12 +95,12 @@ def make_trainer(config: Config, *, loss: Loss | None = None, store: MemoryStore
 def script_scores(monkeypatch: pytest.MonkeyPatch, values: list[float], metric: str = "macro_f1") -> None:
     """Let validation of epoch i return `values[i]`, whatever the model says."""
     left = iter(values)
-    real = trainer_module.score
+    real = classification_module.score
 
     def scripted(*args: Any) -> dict[str, Any]:
         return real(*args) | {metric: next(left)}
 
-    monkeypatch.setattr(trainer_module, "score", scripted)
+    monkeypatch.setattr(classification_module, "score", scripted)
 
 
 # -- learning --------------------------------------------------------------------------------------
@@ -289,10 +295,11 @@ def test_outside_randomness_does_not_reach_training(configure: Configure) -> Non
 
 
 def test_the_test_split_cannot_reach_the_loop() -> None:
-    """There is no parameter for it, in the constructor, in `fit`, or in the state."""
+    """There is no parameter for it, in a method of the loop or of its task, or in the state."""
     names = [field.name for field in dataclasses.fields(TrainingState)]
-    for _, method in inspect.getmembers(Trainer, inspect.isfunction):
-        names += inspect.signature(method).parameters
+    for of in (Trainer, Classification):
+        for _, method in inspect.getmembers(of, inspect.isfunction):
+            names += inspect.signature(method).parameters
     assert "train" in names
     assert "validation" in names
     assert not [name for name in names if "test" in name.lower()]
@@ -407,13 +414,13 @@ def test_best_holds_the_weights_of_the_best_epoch(
     assert metric in METRICS
     script_scores(monkeypatch, scores, metric)
     validated: list[Weights] = []
-    real = trainer_module.predict_logits
+    real = classification_module.predict_logits
 
     def watched(model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         validated.append(clone(model.state_dict()))
         return real(model, *args, **kwargs)
 
-    monkeypatch.setattr(trainer_module, "predict_logits", watched)
+    monkeypatch.setattr(classification_module, "predict_logits", watched)
     store = MemoryStore()
     make_trainer(configure(f"--trainer.metric={metric}"), store=store).fit()
     kept = [(groups["model"], facts) for name, groups, facts in store.saved if name == "best"]
@@ -430,7 +437,7 @@ def test_weights_that_answer_nan_never_become_best(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, metric: str
 ) -> None:
     """argmax of NaN is class 0, so that accuracy and F1 look like numbers: they must not count."""
-    real = trainer_module.predict_logits
+    real = classification_module.predict_logits
     epochs: list[int] = []
 
     def failing_at_first(*args: Any, **kwargs: Any) -> Tensor:
@@ -438,7 +445,7 @@ def test_weights_that_answer_nan_never_become_best(
         logits_RC = real(*args, **kwargs)
         return logits_RC if len(epochs) > 1 else logits_RC * math.nan
 
-    monkeypatch.setattr(trainer_module, "predict_logits", failing_at_first)
+    monkeypatch.setattr(classification_module, "predict_logits", failing_at_first)
     store = MemoryStore()
     config = configure(f"--trainer.metric={metric}", "--trainer.epochs=2")
     make_trainer(config, store=store).fit()

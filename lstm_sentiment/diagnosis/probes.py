@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.classification import Classification
 from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import Batch, TextDataset, plan_epoch
@@ -225,12 +226,18 @@ class Probes:
 
     def _train_briefly(self, train: TextDataset, validation: TextDataset) -> Array:
         """Return the class (R,) that the trained model gives each validation row."""
+        task = Classification(
+            validation,
+            self.corpus.labels,
+            loss=cross_entropy(self._weights, self.config.trainer.label_smoothing),
+            device=self.device,
+            batch_size=4 * CONTROL_BATCH,
+            processes=Processes(),
+        )
         trainer = Trainer(
             copy.deepcopy(self.model),
             train,
-            validation,
-            labels=self.corpus.labels,
-            loss=cross_entropy(self._weights, self.config.trainer.label_smoothing),
+            task,
             config=self._control_config(train),
             seed=self.config.seed,
             device=self.device,

@@ -1,0 +1,60 @@
+"""What the loop is told to learn when rows have labels.
+
+Legend: B rows of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.dataset import Batch, TextDataset
+from lstm_sentiment.distributed import Processes
+from lstm_sentiment.inference import predict_logits
+from lstm_sentiment.metrics import score
+from lstm_sentiment.optimization import Loss
+from lstm_sentiment.progress import report_epoch
+
+
+class Classification:
+    """Rows of text to one of some classes: a `trainer.Task`.
+
+    Args:
+        validation: rows that pick the best epoch.
+        labels: class names.
+        loss: of logits (B, C) and batch: the sum of the rows' weighted losses.
+        device: where the model is.
+        batch_size: rows answered at a time.
+        processes: the processes of the job.
+    """
+
+    def __init__(
+        self,
+        validation: TextDataset,
+        labels: list[str],
+        *,
+        loss: Loss,
+        device: torch.device,
+        batch_size: int,
+        processes: Processes,
+    ) -> None:
+        self.validation, self.labels, self._loss = validation, labels, loss
+        self.device, self.batch_size, self.processes = device, batch_size, processes
+        self.choices = len(labels)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
+        return self._loss(model(*batch.inputs), batch)
+
+    def score(self, model: nn.Module) -> dict[str, Any]:
+        """Return the scores of the validation rows (see `metrics.score`), the same in every process."""
+        logits_RC = predict_logits(
+            model, self.validation, device=self.device, batch_size=self.batch_size, processes=self.processes
+        )
+        return score(self.validation.labels, logits_RC.double().softmax(1).numpy(), self.labels)
+
+    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+        """Tell the terminal how an epoch went."""
+        report_epoch(entry, scores, self.labels, epochs=epochs, is_best=is_best)
