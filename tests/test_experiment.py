@@ -21,8 +21,8 @@ import torch
 import yaml
 from conftest import make_rows, write_csv
 
+import lstm_sentiment.classification as classification_module
 import lstm_sentiment.experiment as experiment
-import lstm_sentiment.trainer as trainer_module
 from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
 from lstm_sentiment.classifier import load
 from lstm_sentiment.config import Config
@@ -170,7 +170,7 @@ def test_class_weights_and_label_smoothing_reach_the_loss(
     handed: dict[str, Any] = {}
 
     def trainer(*args: Any, **kwargs: Any) -> None:
-        handed.update(kwargs, train=args[1])
+        handed.update(train=args[1], task=args[2])
         raise Killed
 
     monkeypatch.setattr(experiment, "Trainer", trainer)
@@ -198,7 +198,7 @@ def test_class_weights_and_label_smoothing_reach_the_loss(
         rows_B=torch.arange(6),
         spelling_XK=torch.zeros((0, 4), dtype=torch.int32),
     )
-    torch.testing.assert_close(handed["loss"](logits_BC, batch), expected)
+    torch.testing.assert_close(handed["task"].loss(lambda *_: logits_BC, batch), expected)
 
 
 @pytest.mark.parametrize("tokenizer", ["words", "basic_english"])
@@ -265,8 +265,10 @@ def test_early_stopping_counts_on_over_a_resume(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.4, 0.3, 0.2])
-    real = trainer_module.score
-    monkeypatch.setattr(trainer_module, "score", lambda *args: real(*args) | {"macro_f1": next(scores)})
+    real = classification_module.score
+    monkeypatch.setattr(
+        classification_module, "score", lambda *args: real(*args) | {"macro_f1": next(scores)}
+    )
     config = configure(*RESUMED, "--trainer.epochs=6", "--trainer.patience=3")
     run_until_save(config, "last", 7)
     assert RunFolder(config.out).load(LAST).facts["training"]["epochs_without_gain"] == 1
