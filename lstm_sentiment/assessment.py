@@ -1,27 +1,32 @@
 """How good a run's best epoch is: calibrated, scored once, beside the baselines.
 
-Legend: R rows, C classes.
+Legend: R rows, C classes, K branches.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from lstm_sentiment.baselines import baseline_scores
-from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration
+from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration, fit_shares
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
+from lstm_sentiment.dataset import Array, TextDataset
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import calibration_error, report_lines, score
+from lstm_sentiment.network import WideAndDeep
 from lstm_sentiment.proof import proof_texts
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.trainer import Trainer
@@ -49,14 +54,20 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
     model = trainer.evaluated_model()
     model.load_state_dict(best.tensors["model"])
     splits = {name: rows for name, rows in corpus.splits.items() if name != "train"}
-    logits = {
-        name: predict_logits(
-            model, rows, device=trainer.device, batch_size=4 * config.trainer.batch_size, processes=processes
-        ).numpy()
-        for name, rows in splits.items()
-    }
-    calibration = fit_calibration(logits["validation"], corpus.validation.labels)
+
+    def answers(of: nn.Module) -> dict[str, Array]:
+        size = 4 * config.trainer.batch_size
+        answering = functools.partial(predict_logits, of, device=trainer.device, batch_size=size)
+        return {name: answering(rows, processes=processes).numpy() for name, rows in splits.items()}
+
     metrics: dict[str, Any] = {}
+    if isinstance(model, WideAndDeep):
+        of_branches = {name: answers(branch) for name, branch in model.named_children()}
+        metrics["branches"], shares_K = _weigh(of_branches, splits, corpus.labels)
+        model.shares.copy_(torch.from_numpy(shares_K))
+        best.tensors["model"]["shares"] = model.shares.cpu().clone()
+    logits = answers(model)
+    calibration = fit_calibration(logits["validation"], corpus.validation.labels)
     facts: dict[str, Any] = {"temperature": calibration.temperature}
     for name, rows in splits.items():
         probabilities_RC = calibration.probabilities(logits[name])
@@ -87,6 +98,28 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
     }
 
 
+def _weigh(
+    logits: dict[str, dict[str, Array]], splits: dict[str, TextDataset], labels: list[str]
+) -> tuple[dict[str, Any], Array]:
+    """Return the scores of each branch alone, by name, and the branches' shares (K,).
+
+    Args:
+        logits: by branch, by split, (R, C).
+        splits: validation and, where there is one, test.
+        labels: class names.
+    """
+    truth_R = splits["validation"].labels
+    shares_K = fit_shares(np.stack([of_splits["validation"] for of_splits in logits.values()]), truth_R)
+    branches: dict[str, Any] = {}
+    for (branch, of_splits), share in zip(logits.items(), shares_K.tolist(), strict=True):
+        alone = fit_calibration(of_splits["validation"], truth_R)
+        branches[branch] = {"share": share} | {
+            name: score(splits[name].labels, alone.probabilities(logits_RC), labels)
+            for name, logits_RC in of_splits.items()
+        }
+    return branches, shares_K
+
+
 def _proof(config: Config, corpus: Corpus, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return texts and the logits that prediction gives them, on the CPU."""
     classifier = SentimentClassifier(
@@ -111,6 +144,12 @@ def report_scores(metrics: dict[str, Any], path: Path) -> None:
         log.info(
             "  label sets for %.0f%%: %.1f%% hold the true label; %.2f labels on average",
             100 * float(wanted), 100 * found["coverage"], found["labels"],
+        )  # fmt: skip
+    for name, branch in metrics.get("branches", {}).items():
+        log.info(
+            "  branch %-28s accuracy %.4f   macro-F1 %.4f   macro recall %.4f   share %.2f",
+            f"{name}, alone", branch[held_out]["accuracy"], branch[held_out]["macro_f1"],
+            branch[held_out]["macro_recall"], branch["share"],
         )  # fmt: skip
     for name, scores in metrics["baselines"].items():
         log.info(

@@ -4,7 +4,7 @@ A network is right less often than its probabilities say, or, with label smoothi
 number, the temperature, mends most of it. And where one answer is too bold, a set of labels can be
 given that holds the true one as often as asked.
 
-Legend: R rows, C classes.
+Legend: R rows, C classes, K branches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from lstm_sentiment.deployment.runtime import label_sets
@@ -94,10 +94,7 @@ def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
     """
     logits_RC = np.asarray(logits_RC, np.float64)
     rows_R = np.arange(len(truth_R))
-
-    target_RC = np.ones_like(logits_RC)
-    target_RC[rows_R, truth_R] += len(truth_R)
-    target_RC /= target_RC.sum(axis=1, keepdims=True)
+    target_RC = _target(logits_RC, truth_R)
 
     def loss(log_temperature: float) -> float:
         log_probabilities_RC = log_softmax(logits_RC / math.exp(log_temperature), axis=1)
@@ -111,6 +108,43 @@ def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
         kept = math.ceil((len(true_R) + 1) * level / LEVELS - 1e-9)  # rows whose true label must be in
         thresholds.append(0.0 if kept > len(true_R) else float(true_R[len(true_R) - max(kept, 1)]))
     return Calibration(temperature=temperature, thresholds=thresholds)
+
+
+def fit_shares(logits_KRC: Array, truth_R: Array) -> Array:
+    """Return how much each of several branches' logits count in their sum: (K,), with mean 1.
+
+    They minimise the negative log-likelihood of the sum, on rows that no weight was fitted on, as the
+    temperature does; branches that say less than nothing count 0.
+
+    Args:
+        logits_KRC: (K, R, C).
+        truth_R: class indices (R,).
+
+    >>> knows_RC, guesses_RC = np.array([[1.0, 0.0], [0.0, 1.0]] * 50), np.array([[1.0, 0.0]] * 100)
+    >>> fit_shares(np.stack([knows_RC, guesses_RC]), np.array([0, 1] * 50)).round(2)
+    array([2., 0.])
+    """
+    logits_KRC = np.asarray(logits_KRC, np.float64)
+    target_RC = _target(logits_KRC[0], truth_R)
+
+    def loss(shares_K: Array) -> tuple[float, Array]:
+        log_RC = log_softmax(np.tensordot(shares_K, logits_KRC, axes=1), axis=1)
+        gradient_K = ((np.exp(log_RC) - target_RC) * logits_KRC).sum(axis=(1, 2)) / len(truth_R)
+        return -float((target_RC * log_RC).sum(axis=1).mean()), gradient_K
+
+    branches = len(logits_KRC)
+    found = minimize(loss, np.ones(branches), jac=True, bounds=[(0.0, 1 / COLDEST)] * branches)
+    total = float(found.x.sum())
+    shares_K: Array = found.x * branches / total if total > 0 else np.ones(branches)
+    return shares_K
+
+
+def _target(logits_RC: Array, truth_R: Array) -> Array:
+    """Return what rows are fitted to (R, C): the truth, and one more row of each class (Platt 1999)."""
+    target_RC = np.ones_like(logits_RC)
+    target_RC[np.arange(len(truth_R)), truth_R] += len(truth_R)
+    target_RC /= target_RC.sum(axis=1, keepdims=True)
+    return target_RC
 
 
 def coverage_of(sets_RC: Array, truth_R: Array) -> dict[str, float]:

@@ -23,7 +23,7 @@ from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.hub import Published
-from lstm_sentiment.model import new_model
+from lstm_sentiment.network import lstm_of, new_network
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.proof import check_proof
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
@@ -143,11 +143,13 @@ class SentimentClassifier(Published):
         self.config = config
         self.calibration = calibration or Calibration()
         self.device = pick_device(device)
-        self.model = new_model(vocabulary, len(labels), subwords=config.text.subwords, **asdict(config.model))
+        self.model = new_network(
+            vocabulary, len(labels), subwords=config.text.subwords, **asdict(config.model)
+        )
         if weights is not None:
             self.model.load_state_dict(weights)
         self.model.to(self.device).eval().requires_grad_(False)
-        self.model.fold_subwords()
+        lstm_of(self.model).fold_subwords()
         self._tokenizer = Tokenizer(config.text.tokenizer, lowercase=config.text.lowercase)
         text = config.text
         self._encode = Encoder(

@@ -170,6 +170,8 @@ class ModelConfig:
         dropout: share of values dropped before the head and, with several layers, between them.
         embedding_dropout: share of embedding values dropped, the same ones at every token of a text.
         word_dropout: share of training tokens replaced by the unknown token.
+        ngrams: size of the table of word pairs of a linear model that is trained beside the LSTM, and
+            whose logits are added to the LSTM's; 0 for no such branch.
     """
 
     embedding_size: int = 128
@@ -180,8 +182,15 @@ class ModelConfig:
     dropout: float = 0.5
     embedding_dropout: float = 0.3
     word_dropout: float = 0.1
+    ngrams: int = 0
 
     def __post_init__(self) -> None:
+        most_ngrams = 1 << 24
+        _check(
+            self.ngrams == 0 or 2 <= self.ngrams <= most_ngrams,
+            "model.ngrams",
+            f"must be 0, or from 2 to {most_ngrams:,}, not {self.ngrams}",
+        )
         for name, most in (("embedding_size", 4096), ("hidden_size", 4096), ("layers", 16)):
             _at_least(1, getattr(self, name), f"model.{name}")
             _check(getattr(self, name) <= most, f"model.{name}", f"at most {most}")

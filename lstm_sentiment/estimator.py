@@ -100,6 +100,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         dropout: float = ModelConfig.dropout,
         embedding_dropout: float = ModelConfig.embedding_dropout,
         word_dropout: float = ModelConfig.word_dropout,
+        ngrams: int = ModelConfig.ngrams,
         epochs: int = TrainerConfig.epochs,
         batch_size: int = TrainerConfig.batch_size,
         learning_rate: float = TrainerConfig.learning_rate,

@@ -27,7 +27,7 @@ from lstm_sentiment.errors import ConfigError, RunError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
-from lstm_sentiment.model import SentimentLSTM, new_model
+from lstm_sentiment.network import Network, lstm_of, new_network
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.pages.reporting import check_extra, write_report
@@ -203,7 +203,7 @@ def _begin(folder: RunFolder, config: Config, corpus: Corpus, device: torch.devi
     write_json(folder.path / "data.json", corpus.facts)
 
 
-def initial_model(config: Config, corpus: Corpus) -> SentimentLSTM:
+def initial_model(config: Config, corpus: Corpus) -> Network:
     """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
 
     Raises:
@@ -214,7 +214,7 @@ def initial_model(config: Config, corpus: Corpus) -> SentimentLSTM:
         model = initial_model(config, prepare(config.data, config.text, seed=0, cache=cache_folder()))
     """
     torch.manual_seed(config.seed)
-    model = new_model(
+    model = new_network(
         corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)
     )
     if config.text.vectors is not None:
@@ -225,9 +225,10 @@ def initial_model(config: Config, corpus: Corpus) -> SentimentLSTM:
             seed=config.seed,
             cache=cache_folder(),
         )
+        embedding = lstm_of(model).embedding
         with torch.no_grad():
-            model.embedding.weight.copy_(vectors.weight_VE)
-        model.embedding.weight.requires_grad_(not config.text.freeze_vectors)
+            embedding.weight.copy_(vectors.weight_VE)
+        embedding.weight.requires_grad_(not config.text.freeze_vectors)
         counts = count_tokens(corpus.train.store, corpus.train.rows)
         covered = np.array([token in vectors.known for token in corpus.train.store.tokens])
         corpus.facts["vectors"] = {
@@ -242,11 +243,11 @@ def initial_model(config: Config, corpus: Corpus) -> SentimentLSTM:
 
 
 def _new_trainer(
-    config: Config, corpus: Corpus, model: SentimentLSTM, *, processes: Processes, **settings: Any
+    config: Config, corpus: Corpus, model: Network, *, processes: Processes, **settings: Any
 ) -> Trainer:
     balanced = config.trainer.class_weights == "balanced"
     weights = balanced_weights(corpus.train.labels, len(corpus.labels)) if balanced else None
-    device = model.embedding.weight.device
+    device = next(model.parameters()).device
     task = Classification(
         corpus.validation,
         corpus.labels,
@@ -275,13 +276,13 @@ def _new_curves(folder: RunFolder, config: Config, processes: Processes) -> Curv
     return curves
 
 
-def _report_model(model: SentimentLSTM, config: Config, where: str, world_size: int) -> None:
+def _report_model(model: Network, config: Config, where: str, world_size: int) -> None:
     of = config.model
     log.info(
-        "model: %s parameters, %d layer%s of %sLSTM %d, %s pooling; %s, %d process%s",
+        "model: %s parameters, %d layer%s of %sLSTM %d, %s pooling%s; %s, %d process%s",
         f"{sum(p.numel() for p in model.parameters()):,}", of.layers, "s" if of.layers > 1 else "",
         "bi" if of.bidirectional else "", of.hidden_size, of.pooling,
-        where, world_size, "es" if world_size > 1 else "",
+        ", n-grams beside it" if of.ngrams else "", where, world_size, "es" if world_size > 1 else "",
     )  # fmt: skip
 
 

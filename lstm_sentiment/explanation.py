@@ -30,6 +30,7 @@ from lstm_sentiment.classifier import TOKENS_AT_ONCE, SentimentClassifier
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from lstm_sentiment.extras import need
 from lstm_sentiment.gates import GateTrace, look_inside
+from lstm_sentiment.network import WideAndDeep, lstm_of
 from lstm_sentiment.reading.tokenizing import UNKNOWN, spell
 
 METHODS = ("auto", "integrated_gradients", "occlusion")
@@ -222,7 +223,13 @@ class _Reader:
 
     def __init__(self, classifier: SentimentClassifier, tokens: list[str]) -> None:
         on_cpu = classifier.device.type == "cpu"
-        self.model = classifier.model if on_cpu else copy.deepcopy(classifier.model).cpu()
+        network = classifier.model if on_cpu else copy.deepcopy(classifier.model).cpu()
+        self.model, self.ngrams = (
+            lstm_of(network),
+            network.ngrams if isinstance(network, WideAndDeep) else None,
+        )
+        self.shares = network.shares if isinstance(network, WideAndDeep) else torch.ones(1)
+        self.labels = len(classifier.labels)
         self.temperature = classifier.calibration.temperature
         self.tokens = tokens
         self.unknown = len(tokens)  # the row of `vectors` that says nothing
@@ -234,8 +241,9 @@ class _Reader:
                 ids[n] = len(classifier.vocabulary) + x
             of_spelt = spell([tokens[n] for n in spelt], classifier.config.text.subwords)
             spelling_XK = torch.from_numpy(of_spelt)
+        self.ids = torch.tensor(ids)
         with torch.no_grad():
-            self.vectors = self.model.look_up(torch.tensor(ids)[:, None], spelling_XK)[:, 0]
+            self.vectors = self.model.look_up(self.ids[:, None], spelling_XK)[:, 0]
 
     def ends(self) -> list[Array]:
         """Return the whole text, and its baseline."""
@@ -245,19 +253,36 @@ class _Reader:
     def scores(self, variants: Sequence[Array]) -> Array:
         """Return the scores (V, C) of variants, each the rows of `vectors` that it consists of."""
         filled = [rows if len(rows) else np.array([self.unknown]) for rows in variants]  # the empty text
-        scores = [np.zeros((0, self.model.head.out_features))]
+        scores = [np.zeros((0, self.labels))]
         per_batch = max(1, TOKENS_AT_ONCE // max(map(len, filled), default=1))
         for start in range(0, len(filled), per_batch):
             batch = [torch.from_numpy(rows) for rows in filled[start : start + per_batch]]
             rows_TB = torch.nn.utils.rnn.pad_sequence(batch, padding_value=self.unknown)
             lengths_B = torch.tensor([len(rows) for rows in batch])
-            scores.append(self.score(self.vectors[rows_TB], lengths_B).double().numpy())
+            scores_BC = self.score(self.vectors[rows_TB], lengths_B)
+            if self.ngrams is not None:
+                scores_BC += self._scaled(self.ngrams(self.ids[rows_TB].t(), lengths_B), self.shares[1])
+            scores.append(scores_BC.double().numpy())
         return np.concatenate(scores)
 
     def score(self, vectors_TBE: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return the scores (B, C) of texts given as vectors; gradients flow through it."""
-        logits_BC = self.model.logits_of(vectors_TBE, lengths_B)
-        return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) / self.temperature
+        """Return the LSTM's part of the scores (B, C), of texts as vectors; gradients flow through it."""
+        return self._scaled(self.model.logits_of(vectors_TBE, lengths_B), self.shares[0])
+
+    def pushes_of_ngrams(self) -> Array:
+        """Return the wide branch's part of the pushes (N, C) of the text's tokens; its sum is exact.
+
+        What the baseline gets from it is taken from all tokens alike.
+        """
+        tokens = len(self.tokens)
+        if self.ngrams is None:
+            return np.zeros((tokens, self.labels))
+        ends = [self.ngrams.pushes(self.ids[torch.from_numpy(rows)]) for rows in self.ends()]
+        pushes_NC = ends[0] - ends[1].sum(dim=0) / tokens
+        return self._scaled(pushes_NC, self.shares[1]).double().numpy()
+
+    def _scaled(self, logits_BC: Tensor, share: Tensor) -> Tensor:
+        return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) * share / self.temperature
 
 
 def _integrated_gradients(reader: _Reader) -> tuple[Array, int]:
@@ -273,7 +298,7 @@ def _integrated_gradients(reader: _Reader) -> tuple[Array, int]:
         )
     )
     text_NE, baseline_NE = reader.vectors[:-1], reader.vectors[-1].expand_as(reader.vectors[:-1])
-    classes = reader.model.head.out_features
+    classes = reader.labels
 
     def stretch(start: float, end: float) -> tuple[float, float, float, Array]:
         """Return how far the pushes (N, C) of a stretch miss, its ends, and the pushes."""
@@ -303,7 +328,8 @@ def _integrated_gradients(reader: _Reader) -> tuple[Array, int]:
         _, start, end, _ = stretches.pop()
         middle = (start + end) / 2
         stretches += [stretch(start, middle), stretch(middle, end)]
-    return np.sum([pushes_NC for *_, pushes_NC in stretches], axis=0), STEPS * len(stretches)
+    pushes_NC = np.sum([pushes_NC for *_, pushes_NC in stretches], axis=0)
+    return pushes_NC + reader.pushes_of_ngrams(), STEPS * len(stretches)
 
 
 def _remove(reader: _Reader, pushes_NC: Array, label: int) -> Removal:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
-from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
 
 
@@ -201,22 +200,6 @@ class SentimentLSTM(nn.Module):
                     nn.init.zeros_(parameter)
                     if "bias_ih" in name:  # forget gate open at first, or nothing is remembered
                         nn.init.ones_(parameter.chunk(4)[1])
-
-
-def new_model(vocabulary: Vocabulary, classes: int, *, subwords: int, **settings: Any) -> SentimentLSTM:
-    """Return a model for a vocabulary, with random weights.
-
-    Args:
-        vocabulary: tokens that have vectors of their own.
-        classes: number of classes.
-        subwords: buckets of n-gram vectors; 0 for none.
-        settings: see `SentimentLSTM`.
-
-    >>> new_model(Vocabulary(["good"]), 2, subwords=100, embedding_size=4, hidden_size=4).head.out_features
-    2
-    """
-    of_letters = SubwordVectors(vocabulary.tokens, subwords, settings["embedding_size"]) if subwords else None
-    return SentimentLSTM(len(vocabulary), classes, subwords=of_letters, **settings)
 
 
 class _Mirrored(torch.autograd.Function):

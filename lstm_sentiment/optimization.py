@@ -1,6 +1,7 @@
 """Losses, and the optimizer with its state as named tensors.
 
-Legend: B rows of a batch, C classes, V rows of an embedding, U those that a step's texts hold, E its size.
+Legend: B rows of a batch, C classes, K branches, V rows of an embedding, U those that a step's texts hold,
+E its size.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ Loss = Callable[[Tensor, Batch], Tensor]
 def cross_entropy(class_weights_C: Tensor | None, label_smoothing: float) -> Loss:
     """Return the loss of logits (B, C) and a batch: the sum over rows of weight x cross-entropy.
 
+    Of several branches' logits, (K, B, C), it is the mean of their losses.
+
     Args:
         class_weights_C: a factor per class, with mean 1 over the training rows; None for 1.
         label_smoothing: share of the target spread evenly over all classes.
     """
 
     def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        if logits_BC.dim() == 3:
+            return torch.stack([loss(of_branch_BC, batch) for of_branch_BC in logits_BC]).mean()
         loss_B = nn.functional.cross_entropy(
             logits_BC, batch.labels_B, reduction="none", label_smoothing=label_smoothing
         )
@@ -133,6 +138,8 @@ def adamw(
 ) -> LazyAdamW:
     """Return AdamW over a model's trainable parameters; matrices decay, biases do not.
 
+    An embedding with a ``rate`` of its own learns at that, relative to `learning_rate`.
+
     On the CPU the model's embeddings are told to have sparse gradients. (On other devices not: not
     all have them, nor can all of them be exchanged between processes, and memory is faster there.)
 
@@ -145,10 +152,18 @@ def adamw(
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     for module in embeddings:
         module.sparse = module.weight.device.type == "cpu"
-    tables = [module.weight for module in embeddings if module.weight.requires_grad]
-    others = [p for p in model.parameters() if p.requires_grad and all(p is not t for t in tables)]
+    tables = dict[float, list[Tensor]]()
+    for module in embeddings:
+        if module.weight.requires_grad:
+            factor = float(getattr(module, "rate", embedding_factor))
+            tables.setdefault(factor, []).append(module.weight)
+    in_tables = {id(table) for of_rate in tables.values() for table in of_rate}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in in_tables]
     groups = [
-        {"params": tables, "weight_decay": weight_decay, "lazy": True, "factor": embedding_factor},
+        *(
+            {"params": of_rate, "weight_decay": weight_decay, "lazy": True, "factor": factor}
+            for factor, of_rate in tables.items()
+        ),
         {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
     ]

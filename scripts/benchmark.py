@@ -41,7 +41,7 @@ from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset, padded_length, plan_epoch
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.hardware import DTYPES, describe_machine, pick_precision, set_up_cpu
-from lstm_sentiment.model import new_model
+from lstm_sentiment.network import new_network
 from lstm_sentiment.optimization import cross_entropy
 from lstm_sentiment.reading.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
 from lstm_sentiment.reading.sources import open_source
@@ -116,7 +116,7 @@ def our_steps(corpus: Corpus, text: TextConfig, precision: str) -> Iterator[int]
     """Train as the package does, for ever; each item is one step done and tells its useful tokens."""
     torch.manual_seed(SEED)
     trainer = Trainer(
-        new_model(corpus.vocabulary, len(corpus.labels), subwords=text.subwords, **asdict(MODEL)),
+        new_network(corpus.vocabulary, len(corpus.labels), subwords=text.subwords, **asdict(MODEL)),
         corpus.train,
         Classification(
             corpus.validation,

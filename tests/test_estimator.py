@@ -188,7 +188,7 @@ def test_every_setting_arrives_and_is_checked_as_on_the_command_line(tmp_path: P
         "min_frequency": 3, "max_vocabulary": 99, "subwords": 0, "vectors": "a b: {c}.txt",
         "freeze_vectors": True, "embedding_size": 5, "hidden_size": 6, "layers": 2,
         "bidirectional": np.bool_(False), "pooling": "attention", "dropout": np.float64(0.25),
-        "embedding_dropout": 0, "word_dropout": 0.5, "epochs": 9, "batch_size": 3,
+        "embedding_dropout": 0, "word_dropout": 0.5, "ngrams": 64, "epochs": 9, "batch_size": 3,
         "learning_rate": 1e-05, "embedding_rate": 2, "weight_decay": 0, "warmup": 0.3, "clip_norm": 5.5,
         "label_smoothing": 0.0, "class_weights": "balanced", "ema": 0, "accumulate": 4, "precision": "bf16",
         "device": "cpu", "threads": 2, "metric": "loss", "patience": 3,

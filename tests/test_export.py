@@ -30,7 +30,8 @@ from lstm_sentiment.deployment.exporting import check_texts, export, load_runtim
 from lstm_sentiment.deployment.onnx_graph import build_graph
 from lstm_sentiment.errors import CheckpointError, ConfigError, MissingExtraError, RunError
 from lstm_sentiment.metrics import score
-from lstm_sentiment.model import SentimentLSTM, new_model
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.network import new_lstm
 from lstm_sentiment.options import run_command
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import NOTHING, PAD, UNKNOWN, spell
@@ -46,7 +47,7 @@ def make_model(**given_settings: Any) -> SentimentLSTM:
     """Return a small folded model whose every weight is random."""
     torch.manual_seed(1)
     model_settings = {"embedding_size": 6, "hidden_size": 5, "subwords": 40, **given_settings}
-    model = new_model(Vocabulary([f"w{i}" for i in range(KNOWN - 2)]), 3, **model_settings).eval()
+    model = new_lstm(Vocabulary([f"w{i}" for i in range(KNOWN - 2)]), 3, **model_settings).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)

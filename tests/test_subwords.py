@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
 
-from lstm_sentiment.model import new_model
+from lstm_sentiment.network import new_lstm
 from lstm_sentiment.reading.subwords import SubwordVectors
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import MOST_PLACES, NOTHING, spell
@@ -91,9 +91,7 @@ def test_spelling_is_the_same_on_every_machine() -> None:
 def test_the_model_equals_its_plain_twin(bidirectional: bool) -> None:
     torch.manual_seed(0)
     vocabulary = Vocabulary(["good", "bad", "<url>", "the"])
-    model = new_model(
-        vocabulary, 3, subwords=50, embedding_size=6, hidden_size=5, bidirectional=bidirectional
-    )
+    model = new_lstm(vocabulary, 3, subwords=50, embedding_size=6, hidden_size=5, bidirectional=bidirectional)
     tokens_BT = torch.tensor([[2, 6, 3, 4], [7, 6, 0, 0], [1, 5, 5, 0]])
     inputs = tokens_BT, torch.tensor([4, 2, 3]), torch.from_numpy(spell(["goood", "xyz"], 50))
     twin = PackedSentimentLSTM(model)
@@ -116,7 +114,7 @@ def test_the_model_equals_its_plain_twin(bidirectional: bool) -> None:
 
 def test_folding_changes_no_answer() -> None:
     torch.manual_seed(0)
-    model = new_model(Vocabulary(["good", "bad"]), 3, subwords=50, embedding_size=6, hidden_size=5).eval()
+    model = new_lstm(Vocabulary(["good", "bad"]), 3, subwords=50, embedding_size=6, hidden_size=5).eval()
     tokens_BT = torch.tensor([[2, 5, 3, 4], [3, 1, 0, 0]])
     inputs = tokens_BT, torch.tensor([4, 2]), torch.from_numpy(spell(["goood", "xyz"], 50))
     with torch.no_grad():
@@ -132,7 +130,7 @@ def test_folding_changes_no_answer() -> None:
 
 def test_ids_of_unknown_tokens_may_be_numbered_in_any_order() -> None:
     torch.manual_seed(0)
-    model = new_model(Vocabulary(["good"]), 2, subwords=50, embedding_size=4, hidden_size=4).eval()
+    model = new_lstm(Vocabulary(["good"]), 2, subwords=50, embedding_size=4, hidden_size=4).eval()
     length_1 = torch.tensor([3])
     one = model(torch.tensor([[2, 3, 4]]), length_1, torch.from_numpy(spell(["ab", "cd"], 50)))
     other = model(torch.tensor([[2, 4, 3]]), length_1, torch.from_numpy(spell(["cd", "ab"], 50)))

@@ -23,7 +23,8 @@ from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import Batch
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
-from lstm_sentiment.model import SentimentLSTM, new_model
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.network import new_network
 from lstm_sentiment.optimization import Loss, cross_entropy
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.trainer import Trainer, TrainingState
@@ -65,7 +66,7 @@ def make_trainer(config: Config, *, loss: Loss | None = None, store: MemoryStore
     torch.set_flush_denormal(True)
     corpus = prepared(config)
     torch.manual_seed(config.seed)
-    model = new_model(
+    model = new_network(
         corpus.vocabulary,
         len(corpus.labels),
         subwords=config.text.subwords,

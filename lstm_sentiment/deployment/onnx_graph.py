@@ -25,7 +25,8 @@ from torch import Tensor
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.extras import need
 from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.reading.tokenizing import MOST_PLACES, NOTHING, UNKNOWN
+from lstm_sentiment.network import HASH, Network, NgramBranch, WideAndDeep, lstm_of
+from lstm_sentiment.reading.tokenizing import MOST_PLACES, NOTHING, PAD, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime from 1.12 on
 FLOAT, INT32, INT64 = 1, 6, 7  # of onnx.TensorProto
@@ -33,11 +34,11 @@ MOST_BYTES = 2**31 - 2**20  # of a file in the protobuf format
 Array = npt.NDArray[Any]
 
 
-def build_graph(model: SentimentLSTM, *, temperature: float, int8: bool = False) -> Any:
+def build_graph(network: Network, *, temperature: float, int8: bool = False) -> Any:
     """Return an `onnx.ModelProto` that answers as the model does.
 
     Args:
-        model: on the CPU, its sub-words folded (`SentimentLSTM.fold_subwords`).
+        network: on the CPU, its sub-words folded (`SentimentLSTM.fold_subwords`).
         temperature: what logits are divided by before they become probabilities.
         int8: keep embeddings and LSTM matrices as int8 with a scale per row, a quarter of the size;
             they are used as float32.
@@ -52,14 +53,14 @@ def build_graph(model: SentimentLSTM, *, temperature: float, int8: bool = False)
         Path("model.onnx").write_bytes(graph.SerializeToString())
     """
     onnx = need("onnx", extra="export")
-    size = sum(p.numel() for p in model.parameters()) * (1 if int8 else 4)
+    size = sum(p.numel() for p in network.parameters()) * (1 if int8 else 4)
     if size > MOST_BYTES:
         raise ConfigError(
             f"weights of {size:,} bytes; an ONNX file holds {MOST_BYTES:,} at the most: "
             "train with a smaller text.max_vocabulary or model.embedding_size"
             + ("" if int8 else ", or export with --int8")
         )
-    graph = _Graph(onnx, int8=int8)
+    graph, model = _Graph(onnx, int8=int8), lstm_of(network)
     tokens_TB = graph.add("Transpose", "tokens", perm=[1, 0])
     lengths_B = graph.add("Cast", "lengths", to=INT32)
     states_TBF = _embedded(graph, model, tokens_TB)
@@ -69,7 +70,13 @@ def build_graph(model: SentimentLSTM, *, temperature: float, int8: bool = False)
     pooled = [_pooled(graph, model, kind, states_TBF, last_BF, real_TB1) for kind in model.pooling]
     features_BP = graph.add("Concat", *pooled, axis=1)
     head = [graph.constant(f"head.{name}", _array(p)) for name, p in model.head.named_parameters()]
-    graph.add("Gemm", features_BP, *head, transB=1, output="logits")
+    if isinstance(network, WideAndDeep):
+        branches = graph.add("Gemm", features_BP, *head, transB=1), _wide(graph, network.ngrams)
+        shares = [graph.constant(f"share{k}", np.float32(share)) for k, share in enumerate(network.shares)]
+        weighed = [graph.add("Mul", *pair) for pair in zip(branches, shares, strict=True)]
+        graph.add("Add", *weighed, output="logits")
+    else:
+        graph.add("Gemm", features_BP, *head, transB=1, output="logits")
     scaled_BC = graph.add("Div", "logits", graph.constant("temperature", np.float32(temperature)))
     graph.add("Softmax", scaled_BC, axis=1, output="probabilities")
     return graph.finish(model)
@@ -168,6 +175,40 @@ def _of_letters(graph: _Graph, table_GE: Array) -> str:
     counted_X1 = graph.add("Max", count_X1, "one")
     float_X1 = graph.add("Cast", counted_X1, to=FLOAT)
     return graph.add("Div", sum_XE, graph.add("Sqrt", float_X1))
+
+
+def _wide(graph: _Graph, branch: NgramBranch) -> str:
+    """Return the logits (B, C) of the wide branch; its places are found here as in `NgramBranch.places`."""
+    known, none = (
+        graph.constant("known", np.int64(branch.vocabulary_size)),
+        graph.constant("zero", np.int64(0)),
+    )
+    unknown_BT = graph.add("GreaterOrEqual", "tokens", known)
+    words_BT = graph.add("Where", unknown_BT, graph.constant("unknown", np.int64(UNKNOWN)), "tokens")
+    real_BT = graph.add("Transpose", graph.add("Squeeze", _real(graph), graph.numbers(2)), perm=[1, 0])
+    words_BT = graph.add("Where", real_BT, words_BT, none)
+    ends = [("first", 0, -1), ("second", 1, MOST_BYTES)]  # of each pair
+    first_BT, second_BT = (
+        graph.add("Slice", words_BT, *(graph.numbers(number) for number in (start, end, 1)), output=name)
+        for name, start, end in ends
+    )
+    numbers = (*HASH, branch.buckets)
+    p, r, q, buckets = (graph.constant(f"hash{k}", np.int64(number)) for k, number in enumerate(numbers))
+    hashed_BT = graph.add("Mod", graph.add("Mul", first_BT, p), r)
+    hashed_BT = graph.add("Add", hashed_BT, graph.add("Mul", second_BT, q))
+    pairs_BT = graph.add("Add", graph.add("Mod", hashed_BT, buckets), known)
+    pairs_BT = graph.add("Where", graph.add("Equal", second_BT, none), none, pairs_BT)
+    places_BN = graph.add("Concat", words_BT, pairs_BT, axis=1)
+    table = _array(branch.weights.weight).copy()
+    table[PAD] = 0.0
+    sum_BC = graph.add("ReduceSum", graph.rows("pairs", table, places_BN), graph.numbers(1), keepdims=0)
+    lengths_B = graph.add("Cast", "lengths", to=FLOAT)
+    twice_B = graph.add("Mul", lengths_B, graph.constant("two", np.float32(2)))
+    count_B = graph.add("Sub", twice_B, graph.constant("single", np.float32(1)))
+    root_B1 = graph.add("Unsqueeze", graph.add("Sqrt", count_B), graph.numbers(1))
+    return graph.add(
+        "Add", graph.add("Div", sum_BC, root_B1), graph.constant("pairs.bias", _array(branch.bias))
+    )
 
 
 def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_B: str) -> tuple[str, str]:

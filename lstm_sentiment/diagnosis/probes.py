@@ -27,7 +27,7 @@ from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.hardware import pick_precision, seed_random_numbers
 from lstm_sentiment.inference import predict_logits
-from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.network import Network, lstm_of
 from lstm_sentiment.optimization import adamw, balanced_weights, clip, cross_entropy
 from lstm_sentiment.trainer import Trainer
 
@@ -58,7 +58,7 @@ class Probes:
         probes.overfit()["learned"]
     """
 
-    def __init__(self, model: SentimentLSTM, corpus: Corpus, config: Config) -> None:
+    def __init__(self, model: Network, corpus: Corpus, config: Config) -> None:
         self.model, self.corpus, self.config = model, corpus, config
         self.device = next(model.parameters()).device
         self.classes = len(corpus.labels)
@@ -331,13 +331,14 @@ def _labelled(
     )
 
 
-def _without_dropout(model: SentimentLSTM) -> SentimentLSTM:
+def _without_dropout(model: Network) -> Network:
     still = copy.deepcopy(model)
-    still.dropout = still.embedding_dropout = still.word_dropout = 0.0
+    lstm = lstm_of(still)
+    lstm.dropout = lstm.embedding_dropout = lstm.word_dropout = 0.0
     return still
 
 
 def _block(parameter: str) -> str:
     """Return the block that a parameter belongs to, such as ``forward_lstms.0``."""
-    parts = parameter.split(".")
+    parts = parameter.removeprefix("lstm.").split(".")
     return ".".join(parts[:2]) if parts[0].endswith("lstms") else parts[0]

@@ -1,0 +1,169 @@
+"""What a run trains: the LSTM alone, or with a wide branch beside it whose logits are added to its own.
+
+An LSTM is slow to learn what a linear model knows at once, that "must see" and "waste of" say it all; a
+linear model never learns what an LSTM does, that order matters over more than two words. Each branch
+learns by a loss of its own, as if it were alone (with one loss of the sum the LSTM has little left to
+learn), and how much each of them counts is fitted on validation rows. The idea is that of Cheng et al.
+2016, "Wide & deep learning"; the pairs of words are hashed, as in Vowpal Wabbit and fastText.
+
+Legend: B texts, T padded length, N n-grams of a text, P pairs of tokens, K branches, V known
+tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import PAD
+
+# A pair (a, b) stands at V + ((a·p mod r) + b·q) mod buckets. Without r it would be linear in both, and
+# with many a number of buckets (b, a) would stand there too.
+HASH = (998_244_353, 2_147_483_647, 754_974_721)  # primes p, r, q
+BRANCHES = ("lstm", "ngrams")
+RATE = 10.0  # of the n-grams' weights, relative to the learning rate: most of them see few steps
+
+
+class NgramBranch(nn.Module):
+    """A linear model: logits are the weights of a text's words and word pairs, added up.
+
+    The sum is divided by the root of their number, so that a long text is not more certain only for being
+    long.
+
+    Args:
+        vocabulary_size: V, with padding (0) and unknown (1).
+        classes: C.
+        buckets: rows for the pairs; pairs whose hashes meet share one.
+
+    >>> branch = NgramBranch(100, 3, buckets=1000)
+    >>> branch(torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(self, vocabulary_size: int, classes: int, *, buckets: int) -> None:
+        super().__init__()
+        self.vocabulary_size, self.buckets = vocabulary_size, buckets
+        self.weights = nn.EmbeddingBag(vocabulary_size + buckets, classes, mode="sum", padding_idx=PAD)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.weights.rate = RATE  # type: ignore[assignment]
+        nn.init.zeros_(self.weights.weight)
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, *_: Any) -> Tensor:
+        """Return the logits (B, C) of texts; what is given is what `SentimentLSTM.forward` is given."""
+        real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
+        places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
+        logits_BC: Tensor = self.weights(places_BN) / (2 * lengths_B[:, None] - 1).sqrt() + self.bias
+        return logits_BC
+
+    def places(self, tokens_BT: Tensor) -> Tensor:
+        """Return the rows of the table of each token, then of each pair, (B, N = 2T - 1); padding's is 0.
+
+        >>> NgramBranch(10, 2, buckets=5).places(torch.tensor([[4, 4, 4, 0]])).tolist()
+        [[4, 4, 4, 0, 11, 11, 0]]
+        """
+        tokens_BT = word_ids(tokens_BT, self.vocabulary_size)
+        first_BT, second_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
+        p, r, q = HASH
+        pairs_BT = (first_BT * p % r + second_BT * q) % self.buckets + self.vocabulary_size
+        return torch.cat([tokens_BT, pairs_BT.masked_fill(second_BT == PAD, PAD)], dim=1)
+
+    @torch.no_grad()
+    def pushes(self, tokens_T: Tensor) -> Tensor:
+        """Return what each token adds to a text's logits, (T, C): their sum and the bias are the logits.
+
+        Half of a pair's weight is each token's.
+
+        >>> branch = NgramBranch(10, 2, buckets=5)
+        >>> _ = nn.init.normal_(branch.weights.weight[1:])
+        >>> tokens_T = torch.tensor([4, 7, 4])
+        >>> alone_C = branch(tokens_T[None], torch.tensor([3]))[0]
+        >>> torch.allclose(branch.pushes(tokens_T).sum(0) + branch.bias, alone_C, atol=1e-6)
+        True
+        """
+        places_N = self.places(tokens_T[None])[0]
+        pushes_NC = self.weights.weight[places_N] / math.sqrt(len(places_N))
+        pushes_TC, of_pairs_PC = pushes_NC[: len(tokens_T)], pushes_NC[len(tokens_T) :]
+        pushes_TC[:-1] += of_pairs_PC / 2
+        pushes_TC[1:] += of_pairs_PC / 2
+        return pushes_TC
+
+
+class WideAndDeep(nn.Module):
+    """An LSTM and a linear model of n-grams side by side.
+
+    While training it returns the logits of both, (2, B, C), each to learn by a loss of its own; otherwise
+    their sum, (B, C), weighted by `shares`.
+
+    Args:
+        lstm: one branch.
+        ngrams: the other.
+
+    >>> lstm = SentimentLSTM(100, 3, embedding_size=8, hidden_size=8)
+    >>> both = WideAndDeep(lstm, NgramBranch(100, 3, buckets=1000))
+    >>> tokens_BT, lengths_B = torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])
+    >>> both(tokens_BT, lengths_B).shape, both.eval()(tokens_BT, lengths_B).shape
+    (torch.Size([2, 2, 3]), torch.Size([2, 3]))
+    """
+
+    def __init__(self, lstm: SentimentLSTM, ngrams: NgramBranch) -> None:
+        super().__init__()
+        self.lstm, self.ngrams = lstm, ngrams
+        self.shares: Tensor
+        self.register_buffer("shares", torch.ones(len(BRANCHES)))
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
+        """Return logits; what is given is what `SentimentLSTM.forward` is given."""
+        inputs = (tokens_BT, lengths_B, spelling_XK)
+        logits_KBC = torch.stack([self.lstm(*inputs), self.ngrams(*inputs)])
+        if self.training:
+            return logits_KBC
+        return (self.shares[:, None, None] * logits_KBC).sum(dim=0)
+
+
+Network = SentimentLSTM | WideAndDeep
+
+
+def lstm_of(network: Network) -> SentimentLSTM:
+    """Return the LSTM of a network, which may be all of it."""
+    return network.lstm if isinstance(network, WideAndDeep) else network
+
+
+def new_lstm(vocabulary: Vocabulary, classes: int, *, subwords: int, **settings: Any) -> SentimentLSTM:
+    """Return an LSTM for a vocabulary, with random weights.
+
+    Args:
+        vocabulary: tokens that have vectors of their own.
+        classes: number of classes.
+        subwords: buckets of vectors of letters; 0 for none.
+        settings: see `SentimentLSTM`.
+
+    >>> new_lstm(Vocabulary(["good"]), 2, subwords=100, embedding_size=4, hidden_size=4).head.out_features
+    2
+    """
+    of_letters = SubwordVectors(vocabulary.tokens, subwords, settings["embedding_size"]) if subwords else None
+    return SentimentLSTM(len(vocabulary), classes, subwords=of_letters, **settings)
+
+
+def new_network(vocabulary: Vocabulary, classes: int, *, ngrams: int, **settings: Any) -> Network:
+    """Return a network for a vocabulary, with random weights.
+
+    Args:
+        vocabulary: tokens that have vectors of their own.
+        classes: number of classes.
+        ngrams: buckets of word pairs of the wide branch; 0 for no such branch.
+        settings: see `new_lstm`.
+
+    >>> sizes = {"subwords": 100, "embedding_size": 4, "hidden_size": 4}
+    >>> type(new_network(Vocabulary(["good"]), 2, ngrams=50, **sizes)).__name__
+    'WideAndDeep'
+    """
+    lstm = new_lstm(vocabulary, classes, **settings)
+    if not ngrams:
+        return lstm
+    return WideAndDeep(lstm, NgramBranch(len(vocabulary), classes, buckets=ngrams))

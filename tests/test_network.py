@@ -1,0 +1,262 @@
+"""The wide branch, alone, beside the LSTM, and through everything that a trained run is used for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+from torch import Tensor
+
+import lstm_sentiment
+from lstm_sentiment.calibration import fit_calibration, fit_shares
+from lstm_sentiment.classifier import SentimentClassifier
+from lstm_sentiment.config import Config
+from lstm_sentiment.dataset import Batch
+from lstm_sentiment.experiment import run
+from lstm_sentiment.explanation import explain
+from lstm_sentiment.network import HASH, NgramBranch, WideAndDeep, new_network
+from lstm_sentiment.optimization import adamw, cross_entropy
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import UNKNOWN
+
+Configure = Callable[..., Config]
+KNOWN, BUCKETS, CLASSES = 12, 50, 3
+WIDE = "--model.ngrams=500"
+quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+texts = st.lists(st.lists(st.integers(1, KNOWN + 3), min_size=1, max_size=9), min_size=1, max_size=5)
+
+
+def random_branch() -> NgramBranch:
+    """Return a branch whose every weight is random; only padding weighs nothing."""
+    torch.manual_seed(0)
+    branch = NgramBranch(KNOWN, CLASSES, buckets=BUCKETS)
+    with torch.no_grad():
+        branch.weights.weight.normal_()
+        branch.weights.weight[0] = 0.0
+        branch.bias.normal_()
+    return branch.requires_grad_(False)
+
+
+def random_network(**given: Any) -> WideAndDeep:
+    torch.manual_seed(1)
+    sizes = {"subwords": 0, "embedding_size": 4, "hidden_size": 4, **given}
+    network = new_network(Vocabulary([f"w{i}" for i in range(KNOWN - 2)]), CLASSES, ngrams=BUCKETS, **sizes)
+    assert isinstance(network, WideAndDeep)
+    network.ngrams.load_state_dict(random_branch().state_dict())
+    return network
+
+
+def padded(rows: list[list[int]], beyond: int = 2) -> tuple[Tensor, Tensor]:
+    """Return texts with other tokens behind their ends, which nothing may read."""
+    width = max(map(len, rows)) + beyond
+    filled = [row + [5] * (width - len(row)) for row in rows]
+    return torch.tensor(filled), torch.tensor([len(row) for row in rows])
+
+
+def plain_logits(branch: NgramBranch, row: list[int]) -> Tensor:
+    """Return a text's logits (C,) by the definition."""
+    ids = [i if i < KNOWN else UNKNOWN for i in row]
+    p, r, q = HASH
+    pairs = [KNOWN + ((a * p) % r + b * q) % BUCKETS for a, b in itertools.pairwise(ids)]
+    of_ngrams = [branch.weights.weight[place] for place in ids + pairs]
+    return torch.stack(of_ngrams).sum(0) / math.sqrt(len(of_ngrams)) + branch.bias
+
+
+# -- the branch alone ------------------------------------------------------------------------------
+
+
+@quick
+@given(texts)
+def test_logits_are_those_of_the_definition_whatever_stands_beside_a_text(rows: list[list[int]]) -> None:
+    branch = random_branch()
+    logits_BC = branch(*padded(rows))
+    for row, logits_C in zip(rows, logits_BC, strict=True):
+        torch.testing.assert_close(logits_C, plain_logits(branch, row), atol=1e-5, rtol=1e-5)
+
+
+@quick
+@given(texts)
+def test_what_tokens_add_is_the_whole(rows: list[list[int]]) -> None:
+    branch = random_branch()
+    for row in rows:
+        pushes_TC = branch.pushes(torch.tensor(row))
+        assert pushes_TC.shape == (len(row), CLASSES)
+        expected_C = plain_logits(branch, row)
+        torch.testing.assert_close(pushes_TC.sum(0) + branch.bias, expected_C, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("buckets", [997, 1000, 1024, 2000])
+def test_pairs_stand_where_chance_would_put_them(buckets: int) -> None:
+    """As many meet as do with random places: no number of buckets is a bad one."""
+    branch = NgramBranch(1000, 2, buckets=buckets)
+    random = np.random.default_rng(0)
+    pairs_NP = np.unique(random.integers(2, 1000, (400, 2)), axis=0)
+    pairs_NP = pairs_NP[pairs_NP[:, 0] != pairs_NP[:, 1]]
+
+    def place_of(pairs_NP: np.ndarray) -> np.ndarray:
+        return branch.places(torch.from_numpy(np.ascontiguousarray(pairs_NP)))[:, 2].numpy()
+
+    places_N = place_of(pairs_NP)
+    expected = buckets * (1 - (1 - 1 / buckets) ** len(pairs_NP))
+    assert len(np.unique(places_N)) > 0.93 * expected
+    assert (places_N == place_of(pairs_NP[:, ::-1])).mean() < 0.02, "the order of two words does not matter"
+
+
+# -- both branches ---------------------------------------------------------------------------------
+
+
+def batch_of(rows: list[list[int]], labels: list[int]) -> Batch:
+    tokens_BT, lengths_B = padded(rows)
+    return Batch(
+        tokens_BT=tokens_BT,
+        lengths_B=lengths_B,
+        labels_B=torch.tensor(labels),
+        weights_B=torch.full((len(rows),), 1 / len(rows)),
+        rows_B=torch.arange(len(rows)),
+        spelling_XK=torch.zeros((0, 4), dtype=torch.int32),
+    )
+
+
+def test_each_branch_learns_by_its_own_loss() -> None:
+    """Its gradient is that of its own loss alone; a loss of the sum would mix them."""
+    batch, loss = batch_of([[4, 7, 3], [2, 9]], [0, 2]), cross_entropy(None, 0.1)
+    network = random_network().train()
+    loss(network(*batch.inputs), batch).backward()
+    for branch in (network.lstm, network.ngrams):
+        together = [parameter.grad.clone() for parameter in branch.parameters() if parameter.grad is not None]
+        branch.zero_grad()
+        loss(branch(*batch.inputs), batch).backward()
+        alone = [parameter.grad / 2 for parameter in branch.parameters() if parameter.grad is not None]
+        assert len(alone) == len(list(branch.parameters()))
+        torch.testing.assert_close(together, alone)
+
+
+def test_the_answer_is_the_weighed_sum() -> None:
+    network, inputs = random_network().eval(), padded([[4, 7, 3], [2, 9]])
+    network.shares.copy_(torch.tensor([0.5, 1.5]))
+    expected_BC = 0.5 * network.lstm(*inputs) + 1.5 * network.ngrams(*inputs)
+    torch.testing.assert_close(network(*inputs), expected_BC)
+
+
+def test_ngrams_learn_faster_than_vectors() -> None:
+    optimizer = adamw(random_network(), learning_rate=0.1, weight_decay=0.0, embedding_factor=3.0)
+    factors = [group["factor"] for group in optimizer.param_groups if group.get("lazy")]
+    assert sorted(factors) == [3.0, 10.0]
+
+
+# -- shares ----------------------------------------------------------------------------------------
+
+
+def likelihood_loss(logits_RC: np.ndarray, truth_R: np.ndarray) -> float:
+    return -float(log_softmax(logits_RC, axis=1)[np.arange(len(truth_R)), truth_R].mean())
+
+
+def test_shares_are_as_good_as_any_that_a_search_finds() -> None:
+    random = np.random.default_rng(0)
+    truth_R = random.integers(0, 3, 3000)
+    hints_KRC = random.normal(size=(2, 3000, 3)) + np.array([0.8, 1.6])[:, None, None] * np.eye(3)[truth_R]
+    shares_K = fit_shares(hints_KRC, truth_R)
+    assert shares_K.sum() == pytest.approx(2)
+    assert shares_K[1] == pytest.approx(2 * shares_K[0], rel=0.15), "the true ratio of these is 1 to 2"
+
+    def loss_of(shares_K: np.ndarray) -> float:
+        """Return the loss at the best temperature: shares are free up to a factor."""
+        logits_RC = np.tensordot(shares_K, hints_KRC, axes=1)
+        return likelihood_loss(logits_RC / fit_calibration(logits_RC, truth_R).temperature, truth_R)
+
+    others = [loss_of(np.array([share, 2 - share])) for share in np.linspace(0, 2, 41)]
+    assert loss_of(shares_K) <= min(others) + 1e-5
+
+
+def test_a_branch_that_misleads_counts_nothing() -> None:
+    truth_R = np.array([0, 1] * 100)
+    right_RC = np.eye(2)[truth_R]
+    np.testing.assert_allclose(fit_shares(np.stack([right_RC, -right_RC]), truth_R), [2, 0], atol=1e-6)
+    assert fit_shares(np.stack([-right_RC, -right_RC]), truth_R).tolist() == [1, 1]
+
+
+# -- a run -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with both branches."""
+    from conftest import TINY, make_rows, write_csv
+
+    from lstm_sentiment.options import parse_config
+
+    folder = tmp_path_factory.mktemp("wide")
+    data = write_csv(folder / "data.csv", make_rows(240))
+    argv = [f"--data.train={data}", f"--out={folder / 'run'}", *TINY, "--trainer.epochs=5", WIDE]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
+        run(parse_config([*argv, "--baseline=false"], program="test", description=""))
+    torch.set_flush_denormal(False)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def classifier(wide_run: Path) -> SentimentClassifier:
+    return lstm_sentiment.load(wide_run, device="cpu")
+
+
+def test_a_run_tells_of_each_branch_and_of_both(wide_run: Path, classifier: SentimentClassifier) -> None:
+    metrics = json.loads((wide_run / "metrics.json").read_text())
+    branches = metrics["branches"]
+    assert list(branches) == ["lstm", "ngrams"]
+    for branch in branches.values():
+        assert metrics["validation"]["loss"] <= branch["validation"]["loss"] + 1e-4
+        assert set(branch["test"]) == set(metrics["test"])
+    assert isinstance(classifier.model, WideAndDeep)
+    shares = [branch["share"] for branch in branches.values()]
+    torch.testing.assert_close(classifier.model.shares, torch.tensor(shares))
+    assert shares != [1.0, 1.0]
+
+
+def test_answers_alone_are_those_among_others(classifier: SentimentClassifier) -> None:
+    texts = ["good good service", "", "bad", "never a wonderful unheardof thing at all", *["so-so"] * 20]
+    together_RC = classifier.predict_proba(texts)
+    alone_RC = np.concatenate([classifier.predict_proba(text) for text in texts])
+    np.testing.assert_allclose(together_RC, alone_RC, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
+def test_an_explanation_explains_both_branches(classifier: SentimentClassifier, method: str) -> None:
+    text = "a bad unheardof service but good good food"
+    found = explain(classifier, text, method=method)
+    expected_C = np.log(classifier.predict_proba(text)[0])
+    np.testing.assert_allclose(found.scores, expected_C - expected_C.mean(), atol=1e-5)
+    if method == "integrated_gradients":
+        explained_C = found.scores - found.baseline
+        gap = np.abs(found.pushes.sum(axis=0) - explained_C).max()
+        assert gap < 0.02 * np.abs(explained_C).max()
+
+
+def test_an_export_answers_alike(wide_run: Path, classifier: SentimentClassifier, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from lstm_sentiment.deployment.exporting import export
+
+    facts = export(classifier, wide_run, tmp_path / "onnx", int8=True)
+    assert facts["check"]["largest_difference"] < 1e-5
+    assert facts["int8"]["largest_difference"] > 0
+
+
+def test_resuming_is_exact(configure: Configure, tmp_path: Path) -> None:
+    from test_experiment import differing, run_until_save, weights_of
+
+    flags = [WIDE, "--trainer.checkpoint_every=2", "--trainer.epochs=2"]
+    straight = configure(*flags, f"--out={tmp_path / 'straight'}")
+    run(straight)
+    run_until_save(configure(*flags), "last", 2)
+    run(configure(*flags, "--resume=true"))
+    assert differing(weights_of(tmp_path / "straight"), weights_of(tmp_path / "run")) == []
