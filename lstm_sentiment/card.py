@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lstm_sentiment.config import Config, ModelConfig
+from lstm_sentiment.metrics import compared
 
 SCORES = {  # our name -> the Hub's, the reader's
     "accuracy": ("accuracy", "Accuracy"),
@@ -105,7 +106,7 @@ def _results(metrics: Mapping[str, Any], split: str, shared: int) -> str:
         )
     if shared:
         lines[0] += f" {shared:,} of their texts stand in the training rows too."
-    columns = {"this model": scores, **baselines}
+    columns = compared(metrics, split)
     rows = ([title, *(f"{of[key]:.4f}" for of in columns.values())] for key, (_, title) in SCORES.items())
     lines.append(_table(["", *map(_text, columns)], rows))
     best = max(baselines, key=lambda baseline: baselines[baseline]["macro_f1"], default=None)
@@ -154,10 +155,12 @@ def _training_data(config: Config, data: Mapping[str, Any]) -> str:
 
 def _training(config: Config, metrics: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     model, trainer = config.model, config.trainer
+    beside = ", and a linear model of words and word pairs beside them" if model.ngrams else ""
     return (
         f"## Training\n\n{metrics['parameters']:,} parameters: embeddings of {model.embedding_size}, "
         f"{model.layers} LSTM layer{'s' if model.layers > 1 else ''} of {model.hidden_size} per direction, "
-        f"{_text(model.pooling)} pooling. {metrics['epochs']} epochs of batches of {trainer.batch_size}, "
+        f"{_text(model.pooling)} pooling{beside}. {metrics['epochs']} epochs of batches of "
+        f"{trainer.batch_size}, "
         f"{metrics['training_s']:,.0f} s on {_text(environment['cpu'])} ({_text(environment['device'])}), "
         f"seed {config.seed}; epoch {metrics['best_epoch']} was the best by validation "
         f"{_text(metrics['metric'])}. Every setting stands in `config.yaml`."

@@ -27,7 +27,7 @@ from lstm_sentiment.errors import ConfigError, RunError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
-from lstm_sentiment.network import Network, lstm_of, new_network
+from lstm_sentiment.network import Network, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.pages.reporting import check_extra, write_report
@@ -217,6 +217,8 @@ def initial_model(config: Config, corpus: Corpus) -> Network:
     model = new_network(
         corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)
     )
+    if isinstance(model, WideAndDeep):
+        model.ngrams.learn_by_ratio(corpus.train)
     if config.text.vectors is not None:
         vectors = load_vectors(
             config.text.vectors,

@@ -6,6 +6,7 @@ Legend: R rows, C classes.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -171,3 +172,18 @@ def report_lines(scores: dict[str, Any], *, title: str) -> list[str]:
             f"{of['rows']:>7,}                 {counts}"
         )
     return lines
+
+
+def compared(metrics: Mapping[str, Any], split: str) -> dict[str, dict[str, Any]]:
+    """Return the scores of a run on a split, of each of its branches, and of its baselines, by name.
+
+    Args:
+        metrics: of metrics.json.
+        split: validation or test; the baselines were scored on the last of the two.
+
+    >>> metrics = {"test": {}, "branches": {"lstm": {"test": {}}}, "baselines": {"majority": {}}}
+    >>> list(compared(metrics, "test"))
+    ['this model', 'lstm alone', 'majority']
+    """
+    branches = {f"{name} alone": of[split] for name, of in metrics.get("branches", {}).items()}
+    return {"this model": metrics[split], **branches, **metrics["baselines"]}

@@ -6,8 +6,8 @@ learns by a loss of its own, as if it were alone (with one loss of the sum the L
 learn), and how much each of them counts is fitted on validation rows. The idea is that of Cheng et al.
 2016, "Wide & deep learning"; the pairs of words are hashed, as in Vowpal Wabbit and fastText.
 
-Legend: B texts, T padded length, N n-grams of a text, P pairs of tokens, K branches, V known
-tokens, C classes.
+Legend: B texts, T padded length, N n-grams of a text, P pairs of tokens, R rows of the table,
+K branches, V known tokens, C classes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
 from lstm_sentiment.reading.text import Vocabulary
@@ -27,7 +29,15 @@ from lstm_sentiment.reading.tokenizing import PAD
 # with many a number of buckets (b, a) would stand there too.
 HASH = (998_244_353, 2_147_483_647, 754_974_721)  # primes p, r, q
 BRANCHES = ("lstm", "ngrams")
-RATE = 10.0  # of the n-grams' weights, relative to the learning rate: most of them see few steps
+RATE = 30.0  # of the n-grams, relative to the learning rate; most of them see few steps
+ROWS_AT_ONCE = 512  # texts that are counted together
+
+
+class NgramWeights(nn.EmbeddingBag):
+    """A table that learns at a rate of its own (see `optimization.adamw`)."""
+
+    rate = RATE
+    row_rates: Tensor | None = None
 
 
 class NgramBranch(nn.Module):
@@ -49,9 +59,8 @@ class NgramBranch(nn.Module):
     def __init__(self, vocabulary_size: int, classes: int, *, buckets: int) -> None:
         super().__init__()
         self.vocabulary_size, self.buckets = vocabulary_size, buckets
-        self.weights = nn.EmbeddingBag(vocabulary_size + buckets, classes, mode="sum", padding_idx=PAD)
+        self.weights = NgramWeights(vocabulary_size + buckets, classes, mode="sum", padding_idx=PAD)
         self.bias = nn.Parameter(torch.zeros(classes))
-        self.weights.rate = RATE  # type: ignore[assignment]
         nn.init.zeros_(self.weights.weight)
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, *_: Any) -> Tensor:
@@ -92,6 +101,29 @@ class NgramBranch(nn.Module):
         pushes_TC[:-1] += of_pairs_PC / 2
         pushes_TC[1:] += of_pairs_PC / 2
         return pushes_TC
+
+    @torch.no_grad()
+    def learn_by_ratio(self, train: TextDataset) -> None:
+        """Let each n-gram learn at a rate that tells how much it differs between the classes.
+
+        The rate is the largest distance of its log-probability in a class from the mean over the classes,
+        counted in training texts, as in NB-SVM (Wang and Manning 2012, "Baselines and bigrams", where it
+        multiplies the feature): what is as frequent everywhere hardly moves, and cannot be learned by heart.
+
+        Args:
+            train: rows that the weights will be learned from.
+        """
+        rows, classes = self.weights.weight.shape
+        counts_RC = torch.ones(rows, classes)
+        for part in np.array_split(np.arange(len(train)), 1 + len(train) // ROWS_AT_ONCE):
+            batch = train.batch(part)
+            places_BN = self.places(batch.tokens_BT).sort(dim=1).values
+            places_BN[:, 1:].masked_fill_(places_BN[:, 1:] == places_BN[:, :-1], PAD)  # once per text
+            cells_BN = places_BN * classes + batch.labels_B[:, None]
+            counts_RC.view(-1).index_add_(0, cells_BN.flatten(), torch.ones(cells_BN.numel()))
+        counts_RC[PAD] = 1.0
+        ratios_RC = (counts_RC / counts_RC.sum(dim=0)).log()
+        self.weights.row_rates = (ratios_RC - ratios_RC.mean(dim=1, keepdim=True)).abs().amax(dim=1)
 
 
 class WideAndDeep(nn.Module):

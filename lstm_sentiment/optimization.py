@@ -59,7 +59,8 @@ class LazyAdamW(torch.optim.AdamW):
     and write all rows and their two moments, this reads and writes the few with a gradient; a row's
     moments and decay stand still between its steps, as in `torch.optim.SparseAdam`. A group with
     ``lazy`` True holds embeddings; its gradients may be sparse or dense, with the same result. A
-    group's ``factor`` is what `set_learning_rate` multiplies the rate by.
+    group's ``factor`` is what `set_learning_rate` multiplies the rate by, its ``row_factors`` (V,) what each
+    row's is multiplied by.
 
     >>> table = nn.Parameter(torch.ones(3, 2))
     >>> table.grad = torch.tensor([[0.0, 0.0], [5.0, 5.0], [0.0, 0.0]])
@@ -121,6 +122,8 @@ class LazyAdamW(torch.optim.AdamW):
         state["exp_avg"].index_copy_(0, rows_U, mean_UE)
         state["exp_avg_sq"].index_copy_(0, rows_U, square_UE)
         scale_UE = (square_UE / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        if group.get("row_factors") is not None:
+            mean_UE = mean_UE * group["row_factors"].index_select(0, rows_U)[:, None]
         values_UE = table_VE.index_select(0, rows_U).mul_(1 - rate * group["weight_decay"])
         values_UE.addcdiv_(mean_UE, scale_UE, value=-rate / (1 - beta1**step))
         table_VE.index_copy_(0, rows_U, values_UE)
@@ -138,7 +141,8 @@ def adamw(
 ) -> LazyAdamW:
     """Return AdamW over a model's trainable parameters; matrices decay, biases do not.
 
-    An embedding with a ``rate`` of its own learns at that, relative to `learning_rate`.
+    An embedding with a ``rate`` of its own learns at that, relative to `learning_rate`; with ``row_rates``
+    (V,) each row learns at its own, relative to the others.
 
     On the CPU the model's embeddings are told to have sparse gradients. (On other devices not: not
     all have them, nor can all of them be exchanged between processes, and memory is faster there.)
@@ -152,18 +156,21 @@ def adamw(
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     for module in embeddings:
         module.sparse = module.weight.device.type == "cpu"
-    tables = dict[float, list[Tensor]]()
-    for module in embeddings:
-        if module.weight.requires_grad:
-            factor = float(getattr(module, "rate", embedding_factor))
-            tables.setdefault(factor, []).append(module.weight)
-    in_tables = {id(table) for of_rate in tables.values() for table in of_rate}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in in_tables]
-    groups = [
-        *(
-            {"params": of_rate, "weight_decay": weight_decay, "lazy": True, "factor": factor}
-            for factor, of_rate in tables.items()
-        ),
+    tables = [module for module in embeddings if module.weight.requires_grad]
+    others = [p for p in model.parameters() if p.requires_grad and all(p is not t.weight for t in tables)]
+    groups: list[dict[str, Any]] = []
+    for table in tables:
+        row_rates = getattr(table, "row_rates", None)
+        groups.append(
+            {
+                "params": [table.weight],
+                "weight_decay": weight_decay,
+                "lazy": True,
+                "factor": getattr(table, "rate", embedding_factor),
+                "row_factors": None if row_rates is None else row_rates.to(table.weight.device),
+            }
+        )
+    groups += [
         {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay},
         {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
     ]

@@ -21,13 +21,15 @@ import lstm_sentiment
 from lstm_sentiment.calibration import fit_calibration, fit_shares
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config
+from lstm_sentiment.corpus import prepare
 from lstm_sentiment.dataset import Batch
-from lstm_sentiment.experiment import run
+from lstm_sentiment.experiment import initial_model, run
 from lstm_sentiment.explanation import explain
 from lstm_sentiment.network import HASH, NgramBranch, WideAndDeep, new_network
 from lstm_sentiment.optimization import adamw, cross_entropy
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import UNKNOWN
+from lstm_sentiment.reading.tokens import cache_folder
 
 Configure = Callable[..., Config]
 KNOWN, BUCKETS, CLASSES = 12, 50, 3
@@ -151,7 +153,35 @@ def test_the_answer_is_the_weighed_sum() -> None:
 def test_ngrams_learn_faster_than_vectors() -> None:
     optimizer = adamw(random_network(), learning_rate=0.1, weight_decay=0.0, embedding_factor=3.0)
     factors = [group["factor"] for group in optimizer.param_groups if group.get("lazy")]
-    assert sorted(factors) == [3.0, 10.0]
+    assert sorted(factors) == [3.0, 30.0]
+
+
+def test_n_grams_learn_by_how_much_classes_differ_in_them(configure: Configure) -> None:
+    """Against the definition, counted word by word; and rows of the table move accordingly."""
+    config = configure(WIDE)
+    corpus = prepare(config.data, config.text, seed=0, cache=cache_folder())
+    network = initial_model(config, corpus)
+    assert isinstance(network, WideAndDeep)
+    rates_R = network.ngrams.weights.row_rates
+    assert rates_R is not None
+    counts_RC = np.ones((len(rates_R), 3))
+    counts_RC[0] = 1
+    for row in range(len(corpus.train)):
+        batch = corpus.train.batch(np.array([row]))
+        places = set(network.ngrams.places(batch.tokens_BT)[0].tolist()) - {0}
+        counts_RC[sorted(places), int(batch.labels_B[0])] += 1
+    ratios_RC = np.log(counts_RC / counts_RC.sum(axis=0))
+    expected_R = np.abs(ratios_RC - ratios_RC.mean(axis=1, keepdims=True)).max(axis=1)
+    np.testing.assert_allclose(rates_R, expected_R, rtol=1e-4, atol=1e-6)
+    before_RC = network.ngrams.weights.weight.detach().clone()
+    optimizer = adamw(network, learning_rate=0.01, weight_decay=0.0)
+    batch = corpus.train.batch(np.arange(8))
+    cross_entropy(None, 0.0)(network.train()(*batch.inputs), batch).backward()
+    optimizer.step()
+    moved_R = (network.ngrams.weights.weight - before_RC).abs().amax(dim=1).detach()
+    seen_R = moved_R > 0
+    assert seen_R.sum() > 5
+    torch.testing.assert_close(moved_R[seen_R], 0.3 * rates_R[seen_R], rtol=1e-3, atol=1e-6)
 
 
 # -- shares ----------------------------------------------------------------------------------------

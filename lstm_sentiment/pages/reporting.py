@@ -13,6 +13,7 @@ from lstm_sentiment.comparison import score_intervals
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.errors import RunError, SentimentError
 from lstm_sentiment.extras import need
+from lstm_sentiment.metrics import compared
 from lstm_sentiment.pages import charts
 from lstm_sentiment.pages.evidence import gather
 from lstm_sentiment.pages.page import write_page
@@ -28,6 +29,8 @@ NAMES = {
     "polar_f1": "F1 of the poles",
     "flip_rate": "flipped",
     "ordinal_error": "ordinal error",
+    "lstm alone": "its LSTM alone",
+    "ngrams alone": "its n-grams alone",
     "majority": "majority class",
     "tfidf_logistic_regression": "TF-IDF of 1-2-grams, logistic regression",
 }
@@ -101,8 +104,8 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
 
 
 def _systems(metrics: dict[str, Any], held_out: str, labels: list[str]) -> list[dict[str, Any]]:
-    """Return this run and its baselines with their scores and intervals."""
-    found = {"this LSTM": metrics[held_out], **metrics["baselines"]}
+    """Return this run, its branches and its baselines with their scores and intervals."""
+    found = compared(metrics, held_out)
     return [
         {"name": NAMES.get(name, name), "scores": score_intervals(scores["confusion"], labels)}
         for name, scores in found.items()
