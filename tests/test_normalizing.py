@@ -106,6 +106,7 @@ def test_what_an_escape_stands_for_is_read_as_if_it_stood_there() -> None:
 
 
 @given(TEXTS)
+@example("0N'TN'T")
 @quick
 def test_splitting_negations_adds_spaces_and_nothing_else(text: str) -> None:
     once = split_negations(text)

@@ -43,7 +43,7 @@ class Tokenizer:
     Args:
         name: ``words``, or a name that torchtext's ``get_tokenizer`` takes.
         lowercase: fold case first.
-        normalize: what ``words`` does besides (see `TextConfig`): some of `NORMALIZATIONS`, joined by ``+``.
+        normalize: what ``words`` does besides: escapes, negation, escapes+negation or none; see `TextConfig`.
 
     Raises:
         ConfigError: no such tokenizer, or one that needs a package that is not installed.

@@ -69,10 +69,9 @@ _LINK = ("http://", "https://", "www.")
 _STAND_IN = re.compile(r"<[a-z]+>")  # <url>, <user>, <pad>: no word, and not spelt
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _MARKS_AFTER_WORDS = frozenset('.,;?!")')
-NORMALIZATIONS = ("escapes", "negation")
 # ASCII letters and digits are not escaped by any program, and a decoded backslash would make new escapes.
 _ESCAPES = re.compile(r"(?:\\u(?!00(?:3\d|[46][1-9a-fA-F]|[57][\daA]|5[cC]))[\da-fA-F]{4})+", re.ASCII)
-_NEGATION = re.compile(r"(?<=\w)n't(?!\w)", re.IGNORECASE)
+_NEGATION = re.compile(r"(?<=\w)(?<!n't)n't(?!\w)", re.IGNORECASE)
 
 
 def words(text: str) -> list[str]:
@@ -179,7 +178,7 @@ class Encoder:
         max_tokens: longest row; what is over is cut.
         truncate: what is kept then (see `cut`).
         subwords: buckets of the model's n-gram vectors; 0 if it has none.
-        normalize: some of `NORMALIZATIONS`, joined by ``+``, or ``none``.
+        normalize: escapes, negation, both joined by ``+``, or none (see `TextConfig`).
         tokenize: another way to split a text than `words`; it folds case itself.
 
     >>> encode = Encoder({"so": 2, "good": 3}, lowercase=True, max_tokens=9, truncate="head", subwords=50)
