@@ -115,7 +115,7 @@ class TextConfig:
         tokenizer: words (our own: Unicode-aware, keeps emoji, emoticons, contractions, hashtags,
             ! and ?), or a name that torchtext's get_tokenizer takes, such as basic_english.
         lowercase: fold case before tokenising.
-        normalize: what the tokenizer words does besides: none, escapes (decodes \\\\u2019 and the like, which
+        normalize: what the tokenizer words does besides: none, escapes (decodes \\u2019 and the like, which
             some files hold in the place of characters), negation (splits don't into do and n't, as word
             vectors want it), or both: escapes+negation.
         max_tokens: longest text in tokens; what is over is cut.
