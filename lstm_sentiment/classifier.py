@@ -150,14 +150,15 @@ class SentimentClassifier(Published):
             self.model.load_state_dict(weights)
         self.model.to(self.device).eval().requires_grad_(False)
         lstm_of(self.model).fold_subwords()
-        self._tokenizer = Tokenizer(config.text.tokenizer, lowercase=config.text.lowercase)
         text = config.text
+        self._tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
         self._encode = Encoder(
             vocabulary.ids,
             lowercase=text.lowercase,
             max_tokens=text.max_tokens,
             truncate=text.truncate,
             subwords=text.subwords,
+            normalize=text.normalize,
             tokenize=None if text.tokenizer == "words" else self._tokenizer,
         )
 

@@ -115,6 +115,9 @@ class TextConfig:
         tokenizer: words (our own: Unicode-aware, keeps emoji, emoticons, contractions, hashtags,
             ! and ?), or a name that torchtext's get_tokenizer takes, such as basic_english.
         lowercase: fold case before tokenising.
+        normalize: what the tokenizer words does besides: none, escapes (decodes \\u2019 and the like, which
+            some files hold in the place of characters), negation (splits don't into do and n't, as word
+            vectors want it), or both: escapes+negation.
         max_tokens: longest text in tokens; what is over is cut.
         truncate: which part of a longer text is kept: head, tail, or middle (which cuts the middle
             out and keeps both ends).
@@ -129,6 +132,7 @@ class TextConfig:
 
     tokenizer: str = "words"
     lowercase: bool = True
+    normalize: Literal["none", "escapes", "negation", "escapes+negation"] = "none"
     max_tokens: int = 400
     truncate: Literal["head", "tail", "middle"] = "middle"
     min_frequency: int = 2
@@ -139,6 +143,11 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         _check(bool(self.tokenizer.strip()), "text.tokenizer", "names no tokenizer")
+        _check(
+            self.tokenizer == "words" or self.normalize == "none",
+            "text.normalize",
+            f"'{self.tokenizer}' does not know it; use text.tokenizer words, or none here",
+        )
         _at_least(1, self.max_tokens, "text.max_tokens")
         _at_least(1, self.min_frequency, "text.min_frequency")
         _at_least(1, self.max_vocabulary, "text.max_vocabulary")

@@ -73,7 +73,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         DataError: anything wrong with a file, a row, or a label, with its place.
         ConfigError: no such tokenizer.
     """
-    tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase)
+    tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
     sources = {split: getattr(data, split) for split in SPLITS}
     stores = {
         split: _load(source, data, tokenizer, cache)

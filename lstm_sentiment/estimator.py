@@ -85,6 +85,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         *,
         tokenizer: str = TextConfig.tokenizer,
         lowercase: bool = TextConfig.lowercase,
+        normalize: str = TextConfig.normalize,
         max_tokens: int = TextConfig.max_tokens,
         truncate: str = TextConfig.truncate,
         min_frequency: int = TextConfig.min_frequency,

@@ -206,7 +206,7 @@ def _facts(classifier: SentimentClassifier, run: Path) -> dict[str, Any]:
             "train with text.tokenizer words",
             key="text.tokenizer",
         )
-    names = ("tokenizer", "lowercase", "max_tokens", "truncate", "subwords")
+    names = ("tokenizer", "lowercase", "normalize", "max_tokens", "truncate", "subwords")
     weights = run / BEST / "model.safetensors"
     return {
         "format": FORMAT,

@@ -87,6 +87,7 @@ class Classifier:
             max_tokens=text["max_tokens"],
             truncate=text["truncate"],
             subwords=text["subwords"],
+            normalize=text.get("normalize", "none"),  # earlier exports do not say
         )
 
     def predict(self, texts: str | Iterable[str], *, coverage: float | None = None) -> list[Prediction]:

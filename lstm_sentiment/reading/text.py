@@ -25,9 +25,10 @@ from lstm_sentiment.reading.tokenizing import (
     SPECIAL_TOKENS,
     TOKEN,
     UNKNOWN,
-    clean,
     normal_form,
-    words,
+    prepare,
+    split_negations,
+    split_piece,
 )
 
 READ_AHEAD = 2  # batches cut at white space before they are needed
@@ -42,6 +43,7 @@ class Tokenizer:
     Args:
         name: ``words``, or a name that torchtext's ``get_tokenizer`` takes.
         lowercase: fold case first.
+        normalize: what ``words`` does besides: escapes, negation, escapes+negation or none; see `TextConfig`.
 
     Raises:
         ConfigError: no such tokenizer, or one that needs a package that is not installed.
@@ -52,15 +54,23 @@ class Tokenizer:
     ['so', 'good', '!']
     """
 
-    def __init__(self, name: str, *, lowercase: bool) -> None:
-        self.name, self.lowercase = name, lowercase
-        self._split: Callable[[str], list[str]] = words if name == "words" else _torchtext_tokenizer(name)
+    def __init__(self, name: str, *, lowercase: bool, normalize: str = "none") -> None:
+        self.name, self.lowercase, self.normalize = name, lowercase, normalize
+        self.escapes, self.negation = "escapes" in normalize, "negation" in normalize
+        self._split = None if name == "words" else _torchtext_tokenizer(name)
 
     def __call__(self, text: str) -> list[str]:
         """Return a text's tokens."""
+        if self._split is None:
+            pieces = self.prepare(text).split()
+            return [token for piece in pieces for token in split_piece(piece, negation=self.negation)]
         if not text.isascii():
             text = HALF_CHARACTER.sub("\ufffd", text)
         return self._split(text.lower() if self.lowercase else text)
+
+    def prepare(self, text: str) -> str:
+        """Return a text that ``words`` may cut at white space (see `tokenizing.prepare`)."""
+        return prepare(text, lowercase=self.lowercase, escapes=self.escapes)
 
 
 class Lexicon:
@@ -78,7 +88,7 @@ class Lexicon:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._numbers = _Numbers()
-        self._pieces = _Pieces(self._numbers)
+        self._pieces = _Pieces(self._numbers, negation=tokenizer.negation)
 
     @property
     def tokens(self) -> list[str]:
@@ -100,7 +110,7 @@ class Lexicon:
         with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
             ahead: deque[Future[tuple[IntArray, IntArray, list[str]]]] = deque()
             for texts in batches:
-                ahead.append(pool.submit(_cut, texts, self._tokenizer.lowercase))
+                ahead.append(pool.submit(_cut, texts, self._tokenizer))
                 if len(ahead) > READ_AHEAD:
                     yield self._number(*ahead.popleft().result())
             while ahead:
@@ -164,8 +174,8 @@ class _Found(dict[str, int]):
 class _Pieces:
     """Pieces of text and their tokens' numbers; new pieces are split all at once."""
 
-    def __init__(self, numbers: _Numbers) -> None:
-        self._numbers = numbers
+    def __init__(self, numbers: _Numbers, *, negation: bool) -> None:
+        self._numbers, self._negation = numbers, negation
         self._flat: IntArray
         self._ends: IntArray
         self._forget()
@@ -178,7 +188,8 @@ class _Pieces:
         if len(self) > MEMO_LIMIT:
             self._forget()
         new = [piece for piece in pieces if piece not in self._places]
-        found = TOKEN.findall("".join([f"{piece}\n" for piece in new]))
+        lines = "".join([f"{piece}\n" for piece in new])
+        found = TOKEN.findall(split_negations(lines) if self._negation else lines)
         numbers = np.fromiter(map(self._found.__getitem__, found), np.int32, len(found))
         counts = np.diff(np.flatnonzero(numbers < 0), prepend=-1) - 1
         self._places.update(zip(new, itertools.count(len(self))))
@@ -194,7 +205,7 @@ class _Pieces:
         self._flat, self._ends = np.zeros(0, np.int32), np.zeros(1, np.int64)
 
 
-def _cut(texts: Sequence[str], lowercase: bool) -> tuple[IntArray, IntArray, list[str]]:
+def _cut(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[IntArray, IntArray, list[str]]:
     """Cut texts at white space.
 
     Returns:
@@ -204,7 +215,7 @@ def _cut(texts: Sequence[str], lowercase: bool) -> tuple[IntArray, IntArray, lis
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    cleaned = pa.array([clean(text.lower() if lowercase else text) for text in texts], pa.large_string())
+    cleaned = pa.array([tokenizer.prepare(text) for text in texts], pa.large_string())
     rows = pc.utf8_split_whitespace(cleaned)
     pieces = rows.flatten().dictionary_encode()
     return rows.offsets.to_numpy(), pieces.indices.to_numpy(), pieces.dictionary.to_pylist()

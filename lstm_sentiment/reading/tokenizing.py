@@ -69,6 +69,9 @@ _LINK = ("http://", "https://", "www.")
 _STAND_IN = re.compile(r"<[a-z]+>")  # <url>, <user>, <pad>: no word, and not spelt
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _MARKS_AFTER_WORDS = frozenset('.,;?!")')
+# ASCII letters and digits are not escaped by any program, and a decoded backslash would make new escapes.
+_ESCAPES = re.compile(r"(?:\\u(?!00(?:3\d|[46][1-9a-fA-F]|[57][\daA]|5[cC]))[\da-fA-F]{4})+", re.ASCII)
+_NEGATION = re.compile(r"(?<=\w)(?<!n't)n't(?!\w)", re.IGNORECASE)
 
 
 def words(text: str) -> list[str]:
@@ -104,18 +107,57 @@ def clean(text: str) -> str:
     return text
 
 
-def split_piece(piece: str) -> list[str]:
+def prepare(text: str, *, lowercase: bool, escapes: bool) -> str:
+    """Return a text that is ready to be cut at white space: escapes decoded, case folded, clean.
+
+    >>> prepare("It\\\\u2019s GOOD&#33;", lowercase=True, escapes=True)
+    "it's good!"
+    """
+    if escapes and "\\u" in text:
+        text = decode_escapes(text)
+    return clean(text.lower() if lowercase else text)
+
+
+def decode_escapes(text: str) -> str:
+    r"""Decode what a program left undecoded: ``\u`` and four hexadecimal digits, in UTF-16.
+
+    ASCII letters, digits and the backslash stay as they are, so that twice is the same as once.
+
+    >>> decode_escapes(r"it\u2019s good\u002c really \ud83d\ude00, \u0041")
+    'it’s good, really 😀, \\u0041'
+    """
+    return _ESCAPES.sub(
+        lambda found: bytes.fromhex(found[0].replace("\\u", "")).decode("utf-16-be", "replace"), text
+    )
+
+
+def split_negations(text: str) -> str:
+    """Set ``n't`` apart, as the Penn Treebank does and the corpora that word vectors are made of.
+
+    So that *don't* and *didn't* share what they say, with *doesn't*, which stands nowhere else.
+
+    >>> split_negations("I can't, he DIDN'T!").split()
+    ['I', 'ca', "n't", ',', 'he', 'DID', "N'T", '!']
+    """
+    return _NEGATION.sub(r" \g<0> ", text)
+
+
+def split_piece(piece: str, *, negation: bool = False) -> list[str]:
     """Split a piece of text without white space into tokens.
 
-    >>> split_piece("good!?...")
-    ['good', '!?', '...']
+    Args:
+        piece: clean.
+        negation: set ``n't`` apart.
+
+    >>> split_piece("good!?..."), split_piece("don't!", negation=True)
+    (['good', '!?', '...'], ['do', "n't", '!'])
     """
     if piece.isascii() and 0 < len(piece) <= MAX_TOKEN_LENGTH:  # most English, at a quarter of the cost
         if piece.isalpha():
             return [piece]
         if piece[-1] in _MARKS_AFTER_WORDS and len(piece) > 3 and piece[:-1].isalpha():
             return [piece[:-1], piece[-1]]
-    return [normal_form(found) for found in TOKEN.findall(piece)]
+    return [normal_form(found) for found in TOKEN.findall(split_negations(piece) if negation else piece)]
 
 
 def normal_form(found: str) -> str:
@@ -136,6 +178,7 @@ class Encoder:
         max_tokens: longest row; what is over is cut.
         truncate: what is kept then (see `cut`).
         subwords: buckets of the model's n-gram vectors; 0 if it has none.
+        normalize: escapes, negation, both joined by ``+``, or none (see `TextConfig`).
         tokenize: another way to split a text than `words`; it folds case itself.
 
     >>> encode = Encoder({"so": 2, "good": 3}, lowercase=True, max_tokens=9, truncate="head", subwords=50)
@@ -151,19 +194,21 @@ class Encoder:
         max_tokens: int,
         truncate: str,
         subwords: int,
+        normalize: str = "none",
         tokenize: Callable[[str], list[str]] | None = None,
     ) -> None:
         self._ids, self._lowercase = ids, lowercase
         self._max_tokens, self._truncate, self._spells = max_tokens, truncate, subwords > 0
         self._tokenize = tokenize
+        self._escapes, negation = "escapes" in normalize, "negation" in normalize
         self._row_of_piece = functools.lru_cache(REMEMBERED_PIECES)(
-            lambda piece: self._row(split_piece(piece))
+            lambda piece: self._row(split_piece(piece, negation=negation))
         )
 
     def __call__(self, text: str) -> list[int | str]:
         """Return a text's ids, at least one; an unknown token stays as it is if the model can spell."""
         if self._tokenize is None:  # the same tokens as those of `words`, remembered by piece
-            pieces = clean(text.lower() if self._lowercase else text).split()
+            pieces = prepare(text, lowercase=self._lowercase, escapes=self._escapes).split()
             row = list(itertools.chain.from_iterable(map(self._row_of_piece, pieces)))
         else:
             row = self._row(self._tokenize(text))

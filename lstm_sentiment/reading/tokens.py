@@ -169,6 +169,7 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
         columns.classes,
         tokenizer.name,
         tokenizer.lowercase,
+        tokenizer.normalize,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
