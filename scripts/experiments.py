@@ -1,0 +1,218 @@
+"""The table of experiments, experiments.yaml: which runs there are, and the rows that each is tested on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from sklearn.model_selection import train_test_split
+
+from lstm_sentiment.config import DataConfig
+from lstm_sentiment.errors import ConfigError, DataError
+from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.reading.sources import open_source
+
+DATA = "DATA/"  # stands for the folder given by --data
+AS_CONFIGURED = "as-configured"  # what an ablation's levers are compared with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Rows to train and to test on, and how well others did there; experiments.yaml explains the fields."""
+
+    name: str
+    title: str
+    config: str
+    train: str
+    metric: str
+    validation: str | None = None
+    test: str | None = None
+    split: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    anchors: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if (self.test is None) != (list(self.split) in (["share"], ["column"])):
+            raise ConfigError("needs either test, or split with share or column", key=self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One setting, trained with several seeds.
+
+    Args:
+        name: of the benchmark alone for a row of the main table, else ``benchmark/what``.
+        benchmark: on which rows.
+        settings: options of the training command besides those of the benchmark's configuration.
+        scored_on: ``test``, or ``validation`` where scores serve to choose.
+    """
+
+    name: str
+    benchmark: Benchmark
+    settings: dict[str, Any]
+    scored_on: str = "test"
+
+    def options(self, train: str) -> list[str]:
+        """Return the training command's options; DATA/ stands for the folder with the data.
+
+        Args:
+            train: file to train on.
+        """
+        of = self.benchmark
+        settings = {"data.train": train, "data.validation": of.validation, "data.test": "null"}
+        settings = {key: value for key, value in settings.items() if value is not None}
+        settings |= of.settings | self.settings
+        return ["--config", of.config, *(f"--{key}={_as_option(value)}" for key, value in settings.items())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lever:
+    """A line of the ablation table: a lever, and the two experiments that tell what it is worth."""
+
+    title: str
+    benchmark: str
+    with_it: str
+    without_it: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Scores of one benchmark against seconds of training, or against training rows."""
+
+    title: str
+    benchmark: str
+    against: str
+    experiments: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """All of experiments.yaml: experiments by name, in the order of the file; files by what they hold."""
+
+    benchmarks: dict[str, Benchmark]
+    experiments: dict[str, Experiment]
+    levers: list[Lever]
+    curves: list[Curve]
+    files: dict[str, str]
+
+
+def read_table(path: Path) -> Table:
+    """Read a table of experiments.
+
+    Raises:
+        ConfigError: names the file and what is wrong with it.
+    """
+    try:
+        of = yaml.safe_load(path.read_text("utf-8"))
+        benchmarks = {name: Benchmark(name=name, **fields) for name, fields in of["benchmarks"].items()}
+        experiments = [Experiment(name=b.name, benchmark=b, settings={}) for b in benchmarks.values()]
+        levers, curves = [], []
+        ablations = of.get("ablations", {"benchmarks": [], "levers": {}})
+        for benchmark in ablations["benchmarks"]:
+            base = Experiment(
+                name=f"{benchmark}/{AS_CONFIGURED}", benchmark=benchmarks[benchmark], settings={},
+                scored_on="validation",
+            )  # fmt: skip
+            experiments.append(base)
+            for key, change in ablations["levers"].items():
+                ((side, settings),) = ((side, change[side]) for side in ("with", "without") if side in change)
+                name = f"{benchmark}/{key}"
+                pair = (name, base.name) if side == "with" else (base.name, name)
+                levers.append(
+                    Lever(title=change["lever"], benchmark=benchmark, with_it=pair[0], without_it=pair[1])
+                )
+                experiments.append(
+                    Experiment(name=name, benchmark=base.benchmark, settings=settings, scored_on="validation")
+                )
+        for curve in of.get("curves", []):
+            benchmark, points = curve["benchmark"], curve.pop("points")
+            named = {f"{benchmark}/{point}": settings for point, settings in points.items()}
+            curves.append(Curve(**curve, experiments=list(named)))
+            experiments += [
+                Experiment(name=name, benchmark=benchmarks[benchmark], settings=settings)
+                for name, settings in named.items()
+            ]
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    except ConfigError as error:
+        raise ConfigError(error.message, key=error.key, where=str(path)) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"not a table of experiments: {error!r}", where=str(path)) from None
+    return Table(
+        benchmarks=benchmarks,
+        experiments={experiment.name: experiment for experiment in experiments},
+        levers=levers,
+        curves=curves,
+        files=of.get("files", {}),
+    )
+
+
+def cut(benchmark: Benchmark, data: DataConfig, *, source: str, seed: int, folder: Path) -> dict[str, Path]:
+    """Put test rows of a benchmark aside, into files of their own, so that training cannot read them.
+
+    Repeated texts are removed first, and rows that the configuration leaves out are left out.
+
+    Args:
+        benchmark: its `split` says which rows.
+        data: columns, filter and encoding of the benchmark's configuration.
+        source: file to cut.
+        seed: which rows `share` draws.
+        folder: is made, and gets a folder with train.parquet and test.parquet per part.
+
+    Returns:
+        name of a part -> its folder; one part for `share`, one for each value for `column`.
+
+    Raises:
+        DataError: no such file or column.
+    """
+    with open_source(source, encoding=data.encoding, encoding_errors=data.encoding_errors) as opened:
+        rows = pd.concat([chunk.frame for chunk in read_chunks(opened)], ignore_index=True)
+    columns = [str(column) for column in rows.columns]
+    text, label = (
+        pick_column(wanted, columns, candidates=candidates, key=f"data.{key}", file=source)
+        for wanted, candidates, key in (
+            (data.text_column, TEXT_COLUMNS, "text_column"),
+            (data.label_column, LABEL_COLUMNS, "label_column"),
+        )
+    )
+    by = benchmark.split.get("column")
+    if by is not None and by not in columns:
+        raise DataError(f"no such column; there are {', '.join(columns)}", file=source, column=by)
+    rows = rows.apply(lambda values: values.map(as_text))
+    for column, value in data.filter.items():
+        rows = rows[rows[column] == str(value)]
+    rows = rows.drop_duplicates(text)
+    if by is not None:
+        parts = {_slug(value): (rows[rows[by] != value], held) for value, held in rows.groupby(by)}
+    else:
+        share = benchmark.split["share"]
+        parts = {"all": train_test_split(rows, test_size=share, random_state=seed, stratify=rows[label])}
+    for name, of_part in parts.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for file, held in zip(("train", "test"), of_part, strict=True):
+            held.to_parquet(folder / name / f"{file}.parquet", index=False)
+    return {name: folder / name for name in parts}
+
+
+def _as_option(value: Any) -> str:
+    """Return a value as it is typed on the command line.
+
+    >>> _as_option(True), _as_option({"a": 1}), _as_option("last")
+    ('true', '{"a": 1}', 'last')
+    """
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _slug(title: str) -> str:
+    """Return a title as a file name.
+
+    >>> _slug("mean+max pooling, not last")
+    'mean-max-pooling-not-last'
+    """
+    return "-".join("".join(c if c.isalnum() else " " for c in title).lower().split())
