@@ -55,8 +55,9 @@ def main(argv: list[str]) -> None:
     options.docs.mkdir(parents=True, exist_ok=True)
     log = options.docs / "results.jsonl"
     if not options.render:
-        for name in _chosen(options, list(table.experiments)):
-            Reproduction(table.experiments[name], options).run(log)
+        names = _chosen(options, list(table.experiments))
+        for reproduction in [Reproduction(table.experiments[name], options) for name in names]:
+            reproduction.run(log)
             write_page(read_log(log), table, options.docs)
     print(f"written to {write_page(read_log(log), table, options.docs)}")
 
