@@ -81,12 +81,12 @@ class Lever:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Scores of one benchmark against seconds of training, or against training rows."""
+    """Scores of a benchmark's experiments, `points`, against their seconds or rows of training."""
 
     title: str
     benchmark: str
     against: str
-    experiments: list[str]
+    points: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,33 +109,9 @@ def read_table(path: Path) -> Table:
     try:
         of = yaml.safe_load(path.read_text("utf-8"))
         benchmarks = {name: Benchmark(name=name, **fields) for name, fields in of["benchmarks"].items()}
-        experiments = [Experiment(name=b.name, benchmark=b, settings={}) for b in benchmarks.values()]
-        levers, curves = [], []
-        ablations = of.get("ablations", {"benchmarks": [], "levers": {}})
-        for benchmark in ablations["benchmarks"]:
-            base = Experiment(
-                name=f"{benchmark}/{AS_CONFIGURED}", benchmark=benchmarks[benchmark], settings={},
-                scored_on="validation",
-            )  # fmt: skip
-            experiments.append(base)
-            for key, change in ablations["levers"].items():
-                ((side, settings),) = ((side, change[side]) for side in ("with", "without") if side in change)
-                name = f"{benchmark}/{key}"
-                pair = (name, base.name) if side == "with" else (base.name, name)
-                levers.append(
-                    Lever(title=change["lever"], benchmark=benchmark, with_it=pair[0], without_it=pair[1])
-                )
-                experiments.append(
-                    Experiment(name=name, benchmark=base.benchmark, settings=settings, scored_on="validation")
-                )
-        for curve in of.get("curves", []):
-            benchmark, points = curve["benchmark"], curve.pop("points")
-            named = {f"{benchmark}/{point}": settings for point, settings in points.items()}
-            curves.append(Curve(**curve, experiments=list(named)))
-            experiments += [
-                Experiment(name=name, benchmark=benchmarks[benchmark], settings=settings)
-                for name, settings in named.items()
-            ]
+        main = [Experiment(name=name, benchmark=b, settings={}) for name, b in benchmarks.items()]
+        levers, compared = _levers(of.get("ablations", {"benchmarks": [], "levers": {}}), benchmarks)
+        curves, points = _curves(of.get("curves", []), benchmarks)
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except yaml.YAMLError as error:
@@ -146,11 +122,58 @@ def read_table(path: Path) -> Table:
         raise ConfigError(f"not a table of experiments: {error!r}", where=str(path)) from None
     return Table(
         benchmarks=benchmarks,
-        experiments={experiment.name: experiment for experiment in experiments},
+        experiments={experiment.name: experiment for experiment in (*main, *compared, *points)},
         levers=levers,
         curves=curves,
         files=of.get("files", {}),
     )
+
+
+def _levers(
+    ablations: dict[str, Any], benchmarks: dict[str, Benchmark]
+) -> tuple[list[Lever], list[Experiment]]:
+    """Return the lines of the ablation table, and the experiments that they compare."""
+    levers: list[Lever] = []
+    experiments: dict[str, Experiment] = {}
+    named = {
+        *ablations["benchmarks"],
+        *(b for of in ablations["levers"].values() for b in of.get("benchmarks", [])),
+    }
+    if unknown := named - set(benchmarks):
+        raise ConfigError(f"no such benchmark: {', '.join(sorted(unknown))}", key="ablations")
+    for name, of in benchmarks.items():
+        base = Experiment(name=f"{name}/{AS_CONFIGURED}", benchmark=of, settings={}, scored_on="validation")
+        for key, change in ablations["levers"].items():
+            if name not in change.get("benchmarks", ablations["benchmarks"]):
+                continue
+            changed = Experiment(
+                name=f"{name}/{key}",
+                benchmark=of,
+                settings=change["with"] if "with" in change else change["without"],
+                scored_on="validation",
+            )
+            pair = (changed.name, base.name) if "with" in change else (base.name, changed.name)
+            levers.append(Lever(title=change["lever"], benchmark=name, with_it=pair[0], without_it=pair[1]))
+            experiments |= {base.name: base, changed.name: changed}
+    return levers, list(experiments.values())
+
+
+def _curves(
+    curves: list[dict[str, Any]], benchmarks: dict[str, Benchmark]
+) -> tuple[list[Curve], list[Experiment]]:
+    """Return the curves, and the experiments that are their points."""
+    found, experiments = [], []
+    for of in curves:
+        points = [
+            Experiment(
+                name=f"{of['benchmark']}/{key}", benchmark=benchmarks[of["benchmark"]], settings=settings
+            )
+            for key, settings in of["points"].items()
+        ]
+        names = [point.name for point in points]
+        found.append(Curve(**{**of, "points": names}))
+        experiments += points
+    return found, experiments
 
 
 def cut(benchmark: Benchmark, data: DataConfig, *, source: str, seed: int, folder: Path) -> dict[str, Path]:

@@ -97,7 +97,7 @@ class Reproduction:
         self.config = self._config(experiment.options(self.benchmark.train))
         self.test = self._located(self.benchmark.test) if self.benchmark.test else None
         sources = [self.config.data.train, self.config.data.validation, self.config.text.vectors, self.test]
-        files = [Path(name) for name in sources if isinstance(name, str) and ":" not in name]
+        files = [Path(name) for name in sources if isinstance(name, str) and Path(name).is_absolute()]
         for file in files:
             if not file.is_file():
                 raise DataError(f"no such file, which {experiment.name} needs; see --data", file=str(file))

@@ -178,7 +178,7 @@ def verdict(gain: float, error: float) -> str:
 
 def _points(latest: dict[str, Entry], curve: Curve) -> list[Entry]:
     """Return the entries of a curve that were measured on the same code, that of the last one."""
-    found = [latest[name] for name in curve.experiments if name in latest]
+    found = [latest[name] for name in curve.points if name in latest]
     newest = max(found, key=lambda of: of["date"], default=None)
     return [of for of in found if newest is not None and of["code"] == newest["code"]]
 

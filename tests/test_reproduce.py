@@ -362,6 +362,10 @@ def test_missing_files_are_named_before_anything_is_trained(
         ("benchmarks: {b: {title: x}}", "not a table of experiments"),
         ("a: 1", "not a table of experiments"),
         (
+            "benchmarks: {}\nablations: {benchmarks: [sst3], levers: {}}",
+            "ablations: no such benchmark: sst3",
+        ),
+        (
             "benchmarks: {b: {title: x, config: c, train: t, metric: m}}",
             "b: needs either test, or split with share or column",
         ),
