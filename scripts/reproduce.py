@@ -30,13 +30,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment import __version__
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import ConfigError, DataError, RunError, did_you_mean
 from lstm_sentiment.files import sha256_of, write_json
 from lstm_sentiment.options import CommandParser, parse_config, run_command
+
+if TYPE_CHECKING:
+    from experiments import Experiment
 
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "experiments.yaml"
@@ -83,7 +86,7 @@ class Reproduction:
     """One experiment, its settings resolved and its files found.
 
     Args:
-        experiment: which one, an `experiments.Experiment`.
+        experiment: which one.
         options: of the command line.
 
     Raises:
@@ -91,7 +94,7 @@ class Reproduction:
         DataError: a file that is not there.
     """
 
-    def __init__(self, experiment: Any, options: argparse.Namespace) -> None:
+    def __init__(self, experiment: Experiment, options: argparse.Namespace) -> None:
         self.experiment, self.options, self.benchmark = experiment, options, experiment.benchmark
         self.seeds = list(range(options.seeds))
         self.config = self._config(experiment.options(self.benchmark.train))
@@ -226,7 +229,7 @@ class Reproduction:
         """Return an option or a file with DATA/ replaced by the folder that it stands for."""
         folder = self.options.data
         if folder is None and re.search("(^|=)DATA/", word):
-            raise ConfigError(f"{self.experiment.name} reads files: name their folder", key="data")
+            raise ConfigError(f"{self.experiment.name} reads files of a folder; name it: --data FOLDER")
         return re.sub("(^|=)DATA/", lambda found: f"{found[1]}{folder.absolute()}/", word)
 
 

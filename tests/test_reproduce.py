@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -344,6 +345,21 @@ def test_mistakes_are_told_in_a_line(reproduced: Callable[..., str], argv: list[
     assert raised.value.exit_code == 2
 
 
+def test_help_does_not_wait_for_torch() -> None:
+    script = f"""
+import runpy, sys
+sys.argv = ["reproduce", "--help"]
+try:
+    runpy.run_path({str(SCRIPTS / "reproduce.py")!r}, run_name="__main__")
+except SystemExit as left:
+    assert left.code in (0, None)
+sys.exit(bool({{"torch", "pandas", "sklearn"}} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "usage: scripts/reproduce" in result.stdout
+
+
 def test_missing_files_are_named_before_anything_is_trained(
     folder: Path, reproduced: Callable[..., str], calls: list[Call]
 ) -> None:
@@ -351,7 +367,7 @@ def test_missing_files_are_named_before_anything_is_trained(
     with pytest.raises(SentimentError, match=r"a/test.parquet: no such file, which given needs"):
         reproduced("drawn", "given")
     assert calls == []
-    with pytest.raises(ConfigError, match=r"data: drawn reads files: name their folder"):
+    with pytest.raises(ConfigError, match="drawn reads files of a folder; name it: --data"):
         reproduce.main(["drawn", f"--docs={folder}", f"--table={folder / 'table.yaml'}"])
 
 
