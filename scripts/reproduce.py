@@ -141,6 +141,8 @@ class Reproduction:
         if len(parts) > 1:
             found["parts"] = parts
         found["machine"] = _read_json(folder / next(iter(parts)) / "run" / "environment.json")
+        if code_of(self.benchmark.config) != self.code:
+            raise RunError("the package or the configuration was changed meanwhile; start again")
         write_json(kept, found)
         shutil.rmtree(folder)
         return found
@@ -164,9 +166,7 @@ class Reproduction:
         if self.options.threads:
             arguments.append(f"--trainer.threads={self.options.threads}")
         call("train", arguments, log=folder / "log", launch=self.options.launch)
-        metrics, data = (
-            json.loads((run / f"{name}.json").read_text("utf-8")) for name in ("metrics", "data")
-        )
+        metrics, data = _read_json(run / "metrics.json"), _read_json(run / "data.json")
         found = {
             "validation": metrics["validation"][metric],
             "training_s": metrics["training_s"],
@@ -184,11 +184,13 @@ class Reproduction:
 
     def _entry(self, of_seeds: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the line of the log; the clock and the repository are read here."""
-        scored_on, template = self.experiment.scored_on, self.experiment.options(self.benchmark.train)
+        scored_on, split = self.experiment.scored_on, self.benchmark.split
+        options = self.experiment.options("CUT/train.parquet" if split else self.benchmark.train)
         machine = {name: of_seeds[-1]["machine"][name] for name in ("cpu", "device", "threads", "torch")}
         entry = {
             "name": self.experiment.name,
-            "command": shlex.join(["python", "-m", "lstm_sentiment.train", *template, "--seed=SEED"]),
+            "command": shlex.join(["python", "-m", "lstm_sentiment.train", *options, "--seed=SEED"]),
+            "split": split,
             "scored_on": scored_on,
             "metric": self.benchmark.metric,
             "seeds": self.seeds,
@@ -208,13 +210,10 @@ class Reproduction:
             seconds = statistics.fmean(of["linear_s"] for of in of_seeds)
             entry["linear"] = {"scores": scores, **_mean_and_sd(scores), "seconds": seconds}
             entry["validation"] = [of["validation"] for of in of_seeds]
+        kinds = [kind for kind in (scored_on, "linear") if kind in of_seeds[0]]
         if "parts" in of_seeds[0]:
             entry["parts"] = {
-                name: {
-                    kind: statistics.fmean(of["parts"][name][kind] for of in of_seeds)
-                    for kind in (scored_on, "linear")
-                    if kind in of_seeds[0]["parts"][name]
-                }
+                name: {kind: statistics.fmean(of["parts"][name][kind] for of in of_seeds) for kind in kinds}
                 for name in of_seeds[0]["parts"]
             }
         return entry

@@ -24,9 +24,10 @@ INTRODUCTION = """# Results
 Written by `scripts/reproduce --render` from `docs/results.jsonl`, a line per experiment; the table of
 experiments is `scripts/experiments.yaml`. Every line is made by `scripts/reproduce NAME --data FOLDER`: the
 package's training command, once per seed, without any test rows; these are read once, at the end, by
-`python -m lstm_sentiment.evaluate`. Scores are means ± standard deviations over seeds, which also draw the
-split where there is no official one. "Linear" is TF-IDF of 1-2-grams with logistic regression, fitted on the
-LSTM's training rows; its seconds leave out reading and tokenising, as the LSTM's training seconds do.
+`python -m lstm_sentiment.evaluate`. Scores are means ± standard deviations over seeds. Where there is no
+official split, test rows are put aside first, and `CUT/train.parquet` holds the others. "Linear" is TF-IDF of
+1-2-grams with logistic regression, fitted on the LSTM's training rows; its seconds leave out reading and
+tokenising, as the LSTM's training seconds do.
 """
 FILES = """## Files
 

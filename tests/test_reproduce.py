@@ -202,6 +202,23 @@ def test_finished_seeds_are_kept_when_a_later_one_breaks_off(
     assert len(log_of(folder)["given"]["scores"]) == 2
 
 
+def test_nothing_is_kept_of_a_run_during_which_the_code_changed(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = reproduce.call
+
+    def edits(module: str, arguments: list[str], **places: Any) -> None:
+        working(module, arguments, **places)
+        with (folder / "tiny.yaml").open("a", encoding="utf-8") as config:
+            config.write("# changed\n")
+
+    monkeypatch.setattr(reproduce, "call", edits)
+    with pytest.raises(RunError, match="was changed meanwhile"):
+        reproduced("given/as-configured", "--seeds=1")
+    assert log_of(folder) == {}
+    assert not list((folder / "work").rglob("seed-0.json"))
+
+
 def test_parts_by_column_hold_all_rows_of_a_value_out_in_turn(tmp_path: Path) -> None:
     rows = rows_of(60, 0)
     repeated = pd.concat([rows, rows.head(5).assign(author="Cy")])
@@ -255,6 +272,7 @@ def test_a_score_over_parts_is_their_mean(
     assert entries["drawn"]["training_rows"] == 180 - 36 - 14  # test, validation
     page = (folder / "docs" / "results.md").read_text("utf-8")
     assert f"| bo | {parts['bo']['test']:.3f} | {parts['bo']['linear']:.3f} |" in page
+    assert "--data.train=CUT/train.parquet" in entries["drawn"]["command"]
     assert "Not measured yet" in page
     assert "`given/two-layers`" in page
 
