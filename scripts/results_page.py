@@ -217,16 +217,20 @@ def _draw(points: list[Entry], curve: Curve) -> bytes:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained", facecolor="white")
         axes = figure.subplots()
-        lines = (("LSTM", "#1f5fbf", points), ("linear", "#b5541c", [of["linear"] for of in points]))
-        for side, (name, colour, scored) in enumerate(lines):
-            places = [_place(of, curve)[side] for of in points]
+        sides = [("LSTM", "#1f5fbf", points), ("linear", "#b5541c", points)]
+        if curve.against == "seconds":
+            sides[1] = ("linear", "#b5541c", points[:1])  # the same fit at each point of the LSTM
+        ticks: list[float] = []
+        for side, (name, colour, of_side) in enumerate(sides):
+            places = [_place(of, curve)[side] for of in of_side]
+            scored = [of["linear"] if name == "linear" else of for of in of_side]
             means, spreads = ([of[key] for of in scored] for key in ("mean", "sd"))
-            joined = "none" if curve.against == "seconds" and name == "linear" else "-"
-            axes.errorbar(
-                places, means, yerr=spreads, color=colour, marker="o", linestyle=joined, capsize=3, label=name
-            )
+            axes.errorbar(places, means, yerr=spreads, color=colour, marker="o", capsize=3, label=name)
+            ticks += places
         axes.set(xlabel=_AXES[curve.against], ylabel=f"test {METRICS[points[0]['metric']]}")
         axes.set_xscale("log")
+        axes.set_xticks([], minor=True)
+        axes.set_xticks(sorted(set(ticks)), [f"{tick:,.0f}" for tick in sorted(set(ticks))])
         axes.legend(loc="lower right")
         out = io.BytesIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
