@@ -189,10 +189,10 @@ def cut(benchmark: Benchmark, data: DataConfig, *, source: str, seed: int, folde
         folder: is made, and gets a folder with train.parquet and test.parquet per part.
 
     Returns:
-        name of a part -> its folder; one part for `share`, one for each value for `column`.
+        name of a part -> its folder; one part, "all", for `share`, one for each value for `column`.
 
     Raises:
-        DataError: no such file or column.
+        DataError: no such file or column, or too few rows.
     """
     with open_source(source, encoding=data.encoding, encoding_errors=data.encoding_errors) as opened:
         rows = pd.concat([chunk.frame for chunk in read_chunks(opened)], ignore_index=True)
@@ -204,23 +204,27 @@ def cut(benchmark: Benchmark, data: DataConfig, *, source: str, seed: int, folde
             (data.label_column, LABEL_COLUMNS, "label_column"),
         )
     )
-    by = benchmark.split.get("column")
-    if by is not None and by not in columns:
-        raise DataError(f"no such column; there are {', '.join(columns)}", file=source, column=by)
     rows = rows.apply(lambda values: values.map(as_text))
     for column, value in data.filter.items():
         rows = rows[rows[column] == str(value)]
     rows = rows.drop_duplicates(text)
-    if by is not None:
-        parts = {_slug(value): (rows[rows[by] != value], held) for value, held in rows.groupby(by)}
+    if share := benchmark.split.get("share"):
+        try:
+            cut_once = train_test_split(rows, test_size=share, random_state=seed, stratify=rows[label])
+        except ValueError as error:
+            raise DataError(f"too few rows for a split of {share:g}: {error}", file=source) from None
+        parts = {"all": cut_once}
     else:
-        share = benchmark.split["share"]
-        parts = {"all": train_test_split(rows, test_size=share, random_state=seed, stratify=rows[label])}
+        by = benchmark.split["column"]
+        if by not in columns:
+            raise DataError(f"no such column; there are {', '.join(columns)}", file=source, column=by)
+        parts = {value: (rows[rows[by] != value], held) for value, held in rows.groupby(by)}
+    folders = {name: folder / str(number) for number, name in enumerate(parts)}
     for name, of_part in parts.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
+        folders[name].mkdir(parents=True, exist_ok=True)
         for file, held in zip(("train", "test"), of_part, strict=True):
-            held.to_parquet(folder / name / f"{file}.parquet", index=False)
-    return {name: folder / name for name in parts}
+            held.to_parquet(folders[name] / f"{file}.parquet", index=False)
+    return folders
 
 
 def _as_option(value: Any) -> str:
@@ -230,12 +234,3 @@ def _as_option(value: Any) -> str:
     ('true', '{"a": 1}', 'last')
     """
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _slug(title: str) -> str:
-    """Return a title as a file name.
-
-    >>> _slug("mean+max pooling, not last")
-    'mean-max-pooling-not-last'
-    """
-    return "-".join("".join(c if c.isalnum() else " " for c in title).lower().split())

@@ -133,33 +133,33 @@ class Reproduction:
         kept = folder.with_suffix(".json")
         if kept.exists():
             return _read_json(kept)
-        files = self._parts(seed, folder)
-        parts = {name: self._part(folder / name, seed, *of_part) for name, of_part in files.items()}
+        places = self._parts(seed, folder)
+        parts = {name: self._part(seed, *of_part) for name, of_part in places.items()}
         first = next(iter(parts.values()))
         found: dict[str, Any] = {key: statistics.fmean(of[key] for of in parts.values()) for key in first}
         found |= {key: sum(of[key] for of in parts.values()) for key in first if key.endswith("_s")}
         if len(parts) > 1:
             found["parts"] = parts
-        found["machine"] = _read_json(folder / next(iter(parts)) / "run" / "environment.json")
+        found["machine"] = _read_json(next(iter(places.values()))[0] / "run" / "environment.json")
         if code_of(self.benchmark.config) != self.code:
             raise RunError("the package or the configuration was changed meanwhile; start again")
         write_json(kept, found)
         shutil.rmtree(folder)
         return found
 
-    def _parts(self, seed: int, folder: Path) -> dict[str, tuple[str, str]]:
-        """Return name of a part -> the files to train and to test on."""
+    def _parts(self, seed: int, folder: Path) -> dict[str, tuple[Path, str, str]]:
+        """Return name of a part -> a folder for it, the file to train on, the file to test on."""
         train, data = self.config.data.train, self.config.data
         if self.test:
-            return {"all": (train, self.test)}
+            (folder / "0").mkdir(parents=True, exist_ok=True)
+            return {"all": (folder / "0", train, self.test)}
         from experiments import cut
 
         found = cut(self.benchmark, data, source=train, seed=seed, folder=folder)
-        return {name: (str(of / "train.parquet"), str(of / "test.parquet")) for name, of in found.items()}
+        return {name: (of, str(of / "train.parquet"), str(of / "test.parquet")) for name, of in found.items()}
 
-    def _part(self, folder: Path, seed: int, train: str, test: str) -> dict[str, float]:
+    def _part(self, seed: int, folder: Path, train: str, test: str) -> dict[str, float]:
         """Train once without test rows, then score as the experiment asks."""
-        folder.mkdir(parents=True, exist_ok=True)
         run, metric = folder / "run", self.benchmark.metric
         arguments = [self._located(word) for word in self.experiment.options(train)]
         arguments += [f"--seed={seed}", "--baseline=false", "--resume=true", f"--out={run}"]

@@ -16,7 +16,7 @@ import pytest
 from conftest import TINY, make_rows
 
 from lstm_sentiment.config import DataConfig
-from lstm_sentiment.errors import ConfigError, RunError, SentimentError
+from lstm_sentiment.errors import ConfigError, DataError, RunError, SentimentError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # scripts are no package
@@ -228,11 +228,11 @@ def test_parts_by_column_hold_all_rows_of_a_value_out_in_turn(tmp_path: Path) ->
         name="b", title="", config="", train="", metric="accuracy", split={"column": "author"}
     )
     parts = experiments.cut(benchmark, DataConfig(), source=str(source), seed=0, folder=tmp_path)
-    assert sorted(parts) == ["ann-lee", "bo", "cy"]
+    assert sorted(parts) == ["Ann Lee", "Bo", "Cy"]
     tested: list[str] = []
-    for part in parts.values():
+    for author, part in parts.items():
         train, test = (pd.read_parquet(part / f"{name}.parquet") for name in ("train", "test"))
-        assert test.author.nunique() == 1
+        assert set(test.author) == {author}
         assert not set(test.author) & set(train.author)
         assert not set(test.text) & set(train.text)
         assert len(train) + len(test) == 60
@@ -258,6 +258,19 @@ def test_a_share_is_drawn_by_the_seed_from_the_rows_that_the_filter_leaves(tmp_p
     assert (len(train), len(test), len(train & test)) == (30, 10, 0)
     assert drawn(0, "again") == (train, test)
     assert drawn(1, "other")[1] != test
+    rows_of(4, 0).to_csv(source, index=False)
+    with pytest.raises(DataError, match="too few rows for a split of 0.25"):
+        drawn(0, "few")
+
+
+def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "all.csv"
+    rows_of(6, 0).to_csv(source, index=False)
+    benchmark = experiments.Benchmark(
+        name="b", title="", config="", train="", metric="accuracy", split={"column": "writer"}
+    )
+    with pytest.raises(DataError, match="column 'writer': no such column; there are text, label, author"):
+        experiments.cut(benchmark, DataConfig(), source=str(source), seed=0, folder=tmp_path)
 
 
 def test_a_score_over_parts_is_their_mean(
@@ -266,12 +279,12 @@ def test_a_score_over_parts_is_their_mean(
     reproduced("authors", "drawn", "--seeds=1")
     entries = log_of(folder)
     parts = entries["authors"]["parts"]
-    assert list(parts) == ["ann-lee", "bo", "cy"]
+    assert list(parts) == ["Ann Lee", "Bo", "Cy"]
     assert entries["authors"]["scores"] == pytest.approx([np.mean([of["test"] for of in parts.values()])])
     assert "parts" not in entries["drawn"]
     assert entries["drawn"]["training_rows"] == 180 - 36 - 14  # test, validation
     page = (folder / "docs" / "results.md").read_text("utf-8")
-    assert f"| bo | {parts['bo']['test']:.3f} | {parts['bo']['linear']:.3f} |" in page
+    assert f"| Bo | {parts['Bo']['test']:.3f} | {parts['Bo']['linear']:.3f} |" in page
     assert "--data.train=CUT/train.parquet" in entries["drawn"]["command"]
     assert "Not measured yet" in page
     assert "`given/two-layers`" in page
