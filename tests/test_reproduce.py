@@ -259,7 +259,7 @@ def test_a_share_is_drawn_by_the_seed_from_the_rows_that_the_filter_leaves(tmp_p
     assert drawn(0, "again") == (train, test)
     assert drawn(1, "other")[1] != test
     rows_of(4, 0).to_csv(source, index=False)
-    with pytest.raises(DataError, match="too few rows for a split of 0.25"):
+    with pytest.raises(DataError, match=r"too few rows for a split of 0\.25"):
         drawn(0, "few")
 
 
