@@ -1,0 +1,236 @@
+"""The table of experiments, experiments.yaml: which runs there are, and the rows that each is tested on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from sklearn.model_selection import train_test_split
+
+from lstm_sentiment.config import DataConfig
+from lstm_sentiment.errors import ConfigError, DataError
+from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.reading.sources import open_source
+
+DATA = "DATA/"  # stands for the folder given by --data
+AS_CONFIGURED = "as-configured"  # what an ablation's levers are compared with
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Rows to train and to test on, and how well others did there; experiments.yaml explains the fields."""
+
+    name: str
+    title: str
+    config: str
+    train: str
+    metric: str
+    validation: str | None = None
+    test: str | None = None
+    split: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    anchors: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if (self.test is None) != (list(self.split) in (["share"], ["column"])):
+            raise ConfigError("needs either test, or split with share or column", key=self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One setting, trained with several seeds.
+
+    Args:
+        name: of the benchmark alone for a row of the main table, else ``benchmark/what``.
+        benchmark: on which rows.
+        settings: options of the training command besides those of the benchmark's configuration.
+        scored_on: ``test``, or ``validation`` where scores serve to choose.
+    """
+
+    name: str
+    benchmark: Benchmark
+    settings: dict[str, Any]
+    scored_on: str = "test"
+
+    def options(self, train: str) -> list[str]:
+        """Return the training command's options; DATA/ stands for the folder with the data.
+
+        Args:
+            train: file to train on.
+        """
+        of = self.benchmark
+        settings = {"data.train": train, "data.validation": of.validation, "data.test": "null"}
+        settings = {key: value for key, value in settings.items() if value is not None}
+        settings |= of.settings | self.settings
+        return ["--config", of.config, *(f"--{key}={_as_option(value)}" for key, value in settings.items())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lever:
+    """A line of the ablation table: a lever, and the two experiments that tell what it is worth."""
+
+    title: str
+    benchmark: str
+    with_it: str
+    without_it: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Scores of a benchmark's experiments, `points`, against their seconds or rows of training."""
+
+    title: str
+    benchmark: str
+    against: str
+    points: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """All of experiments.yaml: experiments by name, in the order of the file; files by what they hold."""
+
+    benchmarks: dict[str, Benchmark]
+    experiments: dict[str, Experiment]
+    levers: list[Lever]
+    curves: list[Curve]
+    files: dict[str, str]
+
+
+def read_table(path: Path) -> Table:
+    """Read a table of experiments.
+
+    Raises:
+        ConfigError: names the file and what is wrong with it.
+    """
+    try:
+        of = yaml.safe_load(path.read_text("utf-8"))
+        benchmarks = {name: Benchmark(name=name, **fields) for name, fields in of["benchmarks"].items()}
+        main = [Experiment(name=name, benchmark=b, settings={}) for name, b in benchmarks.items()]
+        levers, compared = _levers(of.get("ablations", {"benchmarks": [], "levers": {}}), benchmarks)
+        curves, points = _curves(of.get("curves", []), benchmarks)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    except ConfigError as error:
+        raise ConfigError(error.message, key=error.key, where=str(path)) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"not a table of experiments: {error!r}", where=str(path)) from None
+    return Table(
+        benchmarks=benchmarks,
+        experiments={experiment.name: experiment for experiment in (*main, *compared, *points)},
+        levers=levers,
+        curves=curves,
+        files=of.get("files", {}),
+    )
+
+
+def _levers(
+    ablations: dict[str, Any], benchmarks: dict[str, Benchmark]
+) -> tuple[list[Lever], list[Experiment]]:
+    """Return the lines of the ablation table, and the experiments that they compare."""
+    levers: list[Lever] = []
+    experiments: dict[str, Experiment] = {}
+    named = {
+        *ablations["benchmarks"],
+        *(b for of in ablations["levers"].values() for b in of.get("benchmarks", [])),
+    }
+    if unknown := named - set(benchmarks):
+        raise ConfigError(f"no such benchmark: {', '.join(sorted(unknown))}", key="ablations")
+    for name, of in benchmarks.items():
+        base = Experiment(name=f"{name}/{AS_CONFIGURED}", benchmark=of, settings={}, scored_on="validation")
+        for key, change in ablations["levers"].items():
+            if name not in change.get("benchmarks", ablations["benchmarks"]):
+                continue
+            changed = Experiment(
+                name=f"{name}/{key}",
+                benchmark=of,
+                settings=change["with"] if "with" in change else change["without"],
+                scored_on="validation",
+            )
+            pair = (changed.name, base.name) if "with" in change else (base.name, changed.name)
+            levers.append(Lever(title=change["lever"], benchmark=name, with_it=pair[0], without_it=pair[1]))
+            experiments |= {base.name: base, changed.name: changed}
+    return levers, list(experiments.values())
+
+
+def _curves(
+    curves: list[dict[str, Any]], benchmarks: dict[str, Benchmark]
+) -> tuple[list[Curve], list[Experiment]]:
+    """Return the curves, and the experiments that are their points."""
+    found, experiments = [], []
+    for of in curves:
+        points = [
+            Experiment(
+                name=f"{of['benchmark']}/{key}", benchmark=benchmarks[of["benchmark"]], settings=settings
+            )
+            for key, settings in of["points"].items()
+        ]
+        names = [point.name for point in points]
+        found.append(Curve(**{**of, "points": names}))
+        experiments += points
+    return found, experiments
+
+
+def cut(benchmark: Benchmark, data: DataConfig, *, source: str, seed: int, folder: Path) -> dict[str, Path]:
+    """Put test rows of a benchmark aside, into files of their own, so that training cannot read them.
+
+    Repeated texts are removed first, and rows that the configuration leaves out are left out.
+
+    Args:
+        benchmark: its `split` says which rows.
+        data: columns, filter and encoding of the benchmark's configuration.
+        source: file to cut.
+        seed: which rows `share` draws.
+        folder: is made, and gets a folder with train.parquet and test.parquet per part.
+
+    Returns:
+        name of a part -> its folder; one part, "all", for `share`, one for each value for `column`.
+
+    Raises:
+        DataError: no such file or column, or too few rows.
+    """
+    with open_source(source, encoding=data.encoding, encoding_errors=data.encoding_errors) as opened:
+        rows = pd.concat([chunk.frame for chunk in read_chunks(opened)], ignore_index=True)
+    columns = [str(column) for column in rows.columns]
+    text, label = (
+        pick_column(wanted, columns, candidates=candidates, key=f"data.{key}", file=source)
+        for wanted, candidates, key in (
+            (data.text_column, TEXT_COLUMNS, "text_column"),
+            (data.label_column, LABEL_COLUMNS, "label_column"),
+        )
+    )
+    rows = rows.apply(lambda values: values.map(as_text))
+    for column, value in data.filter.items():
+        rows = rows[rows[column] == str(value)]
+    rows = rows.drop_duplicates(text)
+    if share := benchmark.split.get("share"):
+        try:
+            cut_once = train_test_split(rows, test_size=share, random_state=seed, stratify=rows[label])
+        except ValueError as error:
+            raise DataError(f"too few rows for a split of {share:g}: {error}", file=source) from None
+        parts = {"all": cut_once}
+    else:
+        by = benchmark.split["column"]
+        if by not in columns:
+            raise DataError(f"no such column; there are {', '.join(columns)}", file=source, column=by)
+        parts = {value: (rows[rows[by] != value], held) for value, held in rows.groupby(by)}
+    folders = {name: folder / str(number) for number, name in enumerate(parts)}
+    for name, of_part in parts.items():
+        folders[name].mkdir(parents=True, exist_ok=True)
+        for file, held in zip(("train", "test"), of_part, strict=True):
+            held.to_parquet(folders[name] / f"{file}.parquet", index=False)
+    return folders
+
+
+def _as_option(value: Any) -> str:
+    """Return a value as it is typed on the command line.
+
+    >>> _as_option(True), _as_option({"a": 1}), _as_option("last")
+    ('true', '{"a": 1}', 'last')
+    """
+    return value if isinstance(value, str) else json.dumps(value)

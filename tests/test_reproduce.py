@@ -1,0 +1,443 @@
+"""scripts/reproduce: what is trained on which rows, what is kept, what the page says of it."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, make_rows
+
+from lstm_sentiment.config import DataConfig
+from lstm_sentiment.errors import ConfigError, DataError, RunError, SentimentError
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))  # scripts are no package
+
+import experiments  # noqa: E402
+import reproduce  # noqa: E402
+import results_page  # noqa: E402
+
+AUTHORS = ["Ann Lee", "Bo", "Cy"]
+TABLE = """
+benchmarks:
+  given: {title: Own test file, config: CONFIG, train: DATA/a/train.parquet, test: DATA/a/test.parquet,
+    metric: accuracy, anchors: [{score: 0.5, what: guess, source: a coin}]}
+  drawn: {title: Share, config: CONFIG, train: DATA/all.parquet, split: {share: 0.2}, metric: macro_f1}
+  authors: {title: Authors, config: CONFIG, train: DATA/all.parquet, split: {column: author},
+    metric: accuracy, settings: {trainer.epochs: 1}}
+ablations:
+  benchmarks: [given]
+  levers:
+    one-direction: {lever: both directions, without: {model.bidirectional: false}}
+    two-layers: {lever: a second layer, with: {model.layers: 2}}
+curves:
+  - {title: Rows, benchmark: given, against: rows, points: {few: {data.max_rows: 60}, all: {}}}
+files: {all.parquet: everything}
+"""
+
+
+def rows_of(count: int, seed: int) -> pd.DataFrame:
+    rows = pd.DataFrame(make_rows(count, seed=seed), columns=["text", "label"])
+    return rows.assign(author=[AUTHORS[i % 3] for i in range(count)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Data, a table and a configuration of small experiments."""
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    rows_of(180, 0).to_parquet(tmp_path / "data" / "a" / "train.parquet")
+    rows_of(60, 1).to_parquet(tmp_path / "data" / "a" / "test.parquet")
+    rows_of(180, 2).to_parquet(tmp_path / "data" / "all.parquet")
+    tiny = (option.removeprefix("--").replace("=", ": ") for option in TINY)
+    sections: dict[str, list[str]] = {}
+    for line in tiny:
+        section, _, key = line.partition(".")
+        sections.setdefault(section, []).append(f"  {key}")
+    text = "".join(f"{name}:\n" + "\n".join(lines) + "\n" for name, lines in sections.items())
+    (tmp_path / "tiny.yaml").write_text(text, encoding="utf-8")
+    table = TABLE.replace("CONFIG", str(tmp_path / "tiny.yaml"))
+    (tmp_path / "table.yaml").write_text(table, encoding="utf-8")
+    return tmp_path
+
+
+Call = tuple[str, list[str]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
+    """Record the commands that are run; they run in this process, which spares the imports."""
+    from lstm_sentiment import evaluate
+    from lstm_sentiment.experiment import run
+    from lstm_sentiment.options import parse_config
+
+    made: list[Call] = []
+
+    def call(module: str, arguments: list[str], *, log: Path, launch: str) -> None:
+        made.append((module, arguments))
+        if module == "evaluate":
+            evaluate.main(arguments)
+        else:
+            run(parse_config(arguments, program="train", description=""))
+
+    monkeypatch.setattr(reproduce, "call", call)
+    return made
+
+
+@pytest.fixture
+def reproduced(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A function that runs the command in the folder and returns what it printed."""
+
+    def run(*argv: str) -> str:
+        places = [f"--{name}={folder / name}" for name in ("work", "docs")]
+        data = [f"--data={folder / 'data'}"]
+        reproduce.main([*argv, *places, *data, f"--table={folder / 'table.yaml'}"])
+        return capsys.readouterr().out
+
+    return run
+
+
+def log_of(folder: Path) -> dict[str, dict[str, Any]]:
+    return {of["name"]: of for of in reproduce.read_log(folder / "docs" / "results.jsonl")}
+
+
+def test_doctests_of_the_scripts() -> None:
+    for module in (experiments, reproduce, results_page):
+        assert doctest.testmod(module).failed == 0
+
+
+def test_the_table_of_the_repository_is_whole() -> None:
+    table = experiments.read_table(SCRIPTS / "experiments.yaml")
+    for experiment in table.experiments.values():
+        words = experiment.options(experiment.benchmark.train)
+        words[1] = str(SCRIPTS.parent / words[1])
+        from lstm_sentiment.options import parse_config
+
+        config = parse_config(words, program="", description="")
+        assert config.data.test is None
+    for lever in table.levers:
+        assert {lever.with_it, lever.without_it} <= set(table.experiments)
+        changed = [table.experiments[name].settings for name in (lever.with_it, lever.without_it)]
+        assert changed[0] != changed[1]
+    files = " ".join(table.files)
+    for benchmark in table.benchmarks.values():
+        for name in (benchmark.train, benchmark.test or ""):
+            if name.startswith(experiments.DATA):
+                assert name.removeprefix(experiments.DATA).split("/")[0] in files
+
+
+def test_the_test_rows_are_read_by_evaluate_alone(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call]
+) -> None:
+    reproduced("given", "--seeds=2")
+    assert [module for module, _ in calls] == ["train", "evaluate"] * 2
+    test = str(folder / "data" / "a" / "test.parquet")
+    for module, arguments in calls:
+        assert any(test in word for word in arguments) == (module == "evaluate")
+    assert all("--data.test=null" in arguments for module, arguments in calls if module == "train")
+    entry = log_of(folder)["given"]
+    assert entry["seeds"] == [0, 1]
+    assert len(entry["scores"]) == len(entry["linear"]["scores"]) == 2
+    assert entry["mean"] == pytest.approx(np.mean(entry["scores"]))
+    assert entry["sd"] == pytest.approx(np.std(entry["scores"], ddof=1))
+    assert entry["training_rows"] == 162
+    assert entry["training_s"] > 0
+    assert str(folder) not in entry["command"].replace(str(folder / "tiny.yaml"), "")
+    assert not (folder / "work" / "given" / entry["fingerprint"]).exists()
+
+
+def test_an_ablation_never_sees_the_test_rows(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call]
+) -> None:
+    reproduced("given/one-direction", "given/as-configured", "--seeds=1")
+    assert [module for module, _ in calls] == ["train", "train"]
+    entry = log_of(folder)["given/one-direction"]
+    assert entry["scored_on"] == "validation"
+    assert "linear" not in entry
+    assert ["--model.bidirectional=false" in arguments for _, arguments in calls] == [False, True]
+
+
+def test_what_is_in_the_log_is_not_repeated_unless_something_changed(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call]
+) -> None:
+    reproduced("given", "--seeds=1")
+    calls.clear()
+    assert "is in results.jsonl already" in reproduced("given", "--seeds=1")
+    assert calls == []
+    reproduced("given", "--seeds=1", "--again")
+    assert len(calls) == 2
+    calls.clear()
+    rows_of(60, 3).to_parquet(folder / "data" / "a" / "test.parquet")
+    reproduced("given", "--seeds=1")
+    assert len(calls) == 2
+
+
+def test_finished_seeds_are_kept_when_a_later_one_breaks_off(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = reproduce.call
+
+    def breaks(module: str, arguments: list[str], **places: Any) -> None:
+        if "--seed=1" in arguments:
+            raise RunError("out of luck")
+        working(module, arguments, **places)
+
+    monkeypatch.setattr(reproduce, "call", breaks)
+    with pytest.raises(RunError):
+        reproduced("given", "--seeds=2")
+    assert log_of(folder) == {}
+    monkeypatch.setattr(reproduce, "call", working)
+    calls.clear()
+    reproduced("given", "--seeds=2")
+    trained = [arguments for module, arguments in calls if module == "train"]
+    assert len(trained) == 1
+    assert "--seed=1" in trained[0]
+    assert len(log_of(folder)["given"]["scores"]) == 2
+
+
+def test_nothing_is_kept_of_a_run_during_which_the_code_changed(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = reproduce.call
+
+    def edits(module: str, arguments: list[str], **places: Any) -> None:
+        working(module, arguments, **places)
+        with (folder / "tiny.yaml").open("a", encoding="utf-8") as config:
+            config.write("# changed\n")
+
+    monkeypatch.setattr(reproduce, "call", edits)
+    with pytest.raises(RunError, match="was changed meanwhile"):
+        reproduced("given/as-configured", "--seeds=1")
+    assert log_of(folder) == {}
+    assert not list((folder / "work").rglob("seed-0.json"))
+
+
+def test_parts_by_column_hold_all_rows_of_a_value_out_in_turn(tmp_path: Path) -> None:
+    rows = rows_of(60, 0)
+    repeated = pd.concat([rows, rows.head(5).assign(author="Cy")])
+    source = tmp_path / "all.csv"
+    repeated.to_csv(source, index=False)
+    benchmark = experiments.Benchmark(
+        name="b", title="", config="", train="", metric="accuracy", split={"column": "author"}
+    )
+    parts = experiments.cut(benchmark, DataConfig(), source=str(source), seed=0, folder=tmp_path)
+    assert sorted(parts) == ["Ann Lee", "Bo", "Cy"]
+    tested: list[str] = []
+    for author, part in parts.items():
+        train, test = (pd.read_parquet(part / f"{name}.parquet") for name in ("train", "test"))
+        assert set(test.author) == {author}
+        assert not set(test.author) & set(train.author)
+        assert not set(test.text) & set(train.text)
+        assert len(train) + len(test) == 60
+        tested += list(test.text)
+    assert sorted(tested) == sorted(rows.text)
+
+
+def test_a_share_is_drawn_by_the_seed_from_the_rows_that_the_filter_leaves(tmp_path: Path) -> None:
+    source = tmp_path / "all.csv"
+    rows_of(120, 0).to_csv(source, index=False)
+    benchmark = experiments.Benchmark(
+        name="b", title="", config="", train="", metric="accuracy", split={"share": 0.25}
+    )
+    data = DataConfig(filter={"author": "Bo"})
+
+    def drawn(seed: int, folder: str) -> tuple[set[str], set[str]]:
+        parts = experiments.cut(benchmark, data, source=str(source), seed=seed, folder=tmp_path / folder)
+        train, test = (pd.read_parquet(parts["all"] / f"{name}.parquet") for name in ("train", "test"))
+        assert set(train.author) | set(test.author) == {"Bo"}
+        return set(train.text), set(test.text)
+
+    train, test = drawn(0, "first")
+    assert (len(train), len(test), len(train & test)) == (30, 10, 0)
+    assert drawn(0, "again") == (train, test)
+    assert drawn(1, "other")[1] != test
+    rows_of(4, 0).to_csv(source, index=False)
+    with pytest.raises(DataError, match=r"too few rows for a split of 0\.25"):
+        drawn(0, "few")
+
+
+def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "all.csv"
+    rows_of(6, 0).to_csv(source, index=False)
+    benchmark = experiments.Benchmark(
+        name="b", title="", config="", train="", metric="accuracy", split={"column": "writer"}
+    )
+    with pytest.raises(DataError, match="column 'writer': no such column; there are text, label, author"):
+        experiments.cut(benchmark, DataConfig(), source=str(source), seed=0, folder=tmp_path)
+
+
+def test_a_score_over_parts_is_their_mean(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call]
+) -> None:
+    reproduced("authors", "drawn", "--seeds=1")
+    entries = log_of(folder)
+    parts = entries["authors"]["parts"]
+    assert list(parts) == ["Ann Lee", "Bo", "Cy"]
+    assert entries["authors"]["scores"] == pytest.approx([np.mean([of["test"] for of in parts.values()])])
+    assert "parts" not in entries["drawn"]
+    assert entries["drawn"]["training_rows"] == 180 - 36 - 14  # test, validation
+    page = (folder / "docs" / "results.md").read_text("utf-8")
+    assert f"| Bo | {parts['Bo']['test']:.3f} | {parts['Bo']['linear']:.3f} |" in page
+    assert "--data.train=CUT/train.parquet" in entries["drawn"]["command"]
+    assert "Not measured yet" in page
+    assert "`given/two-layers`" in page
+
+
+def entry_of(name: str, scores: list[float], **more: Any) -> dict[str, Any]:
+    linear = {"scores": scores, "mean": 0.4, "sd": 0.01, "seconds": 1.5}
+    return {
+        "name": name, "command": "python -m lstm_sentiment.train", "scored_on": "test", "metric": "accuracy",
+        "seeds": list(range(len(scores))), "scores": scores, "mean": float(np.mean(scores)),
+        "sd": float(np.std(scores, ddof=1)), "training_s": 10.0, "training_rows": 100.0, "parameters": 1234,
+        "date": "2025-01-01T00:00:00+00:00", "commit": "abc", "dirty": False, "code": "c", "version": "0",
+        "fingerprint": name, "linear": linear,
+        "machine": {"cpu": "a cpu", "device": "cpu", "threads": 1, "torch": "2"}, **more,
+    }  # fmt: skip
+
+
+def ablation(name: str, scores: list[float], **more: Any) -> dict[str, Any]:
+    return entry_of(f"given/{name}", scores, scored_on="validation", **more)
+
+
+def test_the_page_tells_gains_with_their_sign_and_what_they_mean(folder: Path) -> None:
+    table = experiments.read_table(folder / "table.yaml")
+    entries = [
+        ablation("as-configured", [0.10, 0.20, 0.30]),
+        ablation("as-configured", [0.80, 0.81, 0.82]),  # the last one counts
+        ablation("one-direction", [0.70, 0.71, 0.73]),
+        ablation("two-layers", [0.80, 0.82, 0.82]),
+    ]
+    page = results_page.write_page(entries, table, folder).read_text("utf-8")
+    (both,) = [line for line in page.splitlines() if line.startswith("| both directions")]
+    (second,) = [line for line in page.splitlines() if line.startswith("| a second layer")]
+    assert "+0.0967" in both
+    assert "pays" in both
+    assert both.index("0.7133") < both.index("0.8100")
+    assert "+0.0033" in second
+    assert "within noise" in second
+    entries[-1] = ablation("two-layers", [0.80, 0.82, 0.82], code="other")
+    page = results_page.write_page(entries, table, folder).read_text("utf-8")
+    assert "a second layer" not in page  # measured on other code: the difference may be the code's
+
+
+def test_the_standard_error_is_that_of_a_two_way_layout() -> None:
+    random = np.random.default_rng(0)
+    scores_SN = random.normal(size=(7, 4))
+    design = [[*np.eye(7)[s], *np.eye(4)[n]] for s in range(7) for n in range(4)]
+    *_, rank, _ = fit = np.linalg.lstsq(np.array(design), scores_SN.ravel(), rcond=None)
+    rest = scores_SN.ravel() - np.array(design) @ fit[0]
+    expected = np.sqrt(2 * (rest @ rest) / (28 - rank) / 4)
+    entries = {str(i): {"scores": list(of)} for i, of in enumerate(scores_SN)}
+    assert results_page.standard_error(entries) == pytest.approx(expected)
+    assert results_page.standard_error({"one": {"scores": [1.0, 2.0]}}) is None
+
+
+def test_main_table_and_curve_say_what_the_log_says(folder: Path) -> None:
+    table = experiments.read_table(folder / "table.yaml")
+    entries = [
+        entry_of("given", [0.5, 0.7], dirty=True),
+        entry_of("given/few", [0.4, 0.4], training_rows=54.0),
+        entry_of("given/all", [0.6, 0.6], training_rows=162.0),
+    ]
+    page = results_page.write_page(entries, table, folder).read_text("utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| Own test file")]
+    assert row.split(" | ")[1:] == [
+        "accuracy", "0.6000 ± 0.1414", "0.4000 ± 0.0100", "2", "100", "10 s", "1.5 s", "1,234",
+        "abc, changed", "0.5 guess (a coin) |",
+    ]  # fmt: skip
+    picture = folder / "pictures" / "results-given-rows.svg"
+    drawn = picture.read_bytes()
+    assert f"](pictures/{picture.name})" in page
+    assert b"training rows" in drawn
+    results_page.write_page(entries, table, folder)
+    assert picture.read_bytes() == drawn
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["givn"], "no experiment 'givn'; --list names all. Did you mean 'given'?"),
+        ([], "give names or --all to train, or one of --list and --render"),
+        (["given", "--render"], "give names or --all"),
+        (["given", "--seeds=0"], "--seeds must be at least 1"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(reproduced: Callable[..., str], argv: list[str], told: str) -> None:
+    with pytest.raises(SentimentError) as raised:
+        reproduced(*argv)
+    assert told in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = f"""
+import runpy, sys
+sys.argv = ["reproduce", "--help"]
+try:
+    runpy.run_path({str(SCRIPTS / "reproduce.py")!r}, run_name="__main__")
+except SystemExit as left:
+    assert left.code in (0, None)
+sys.exit(bool({{"torch", "pandas", "sklearn"}} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "usage: scripts/reproduce" in result.stdout
+
+
+def test_missing_files_are_named_before_anything_is_trained(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call]
+) -> None:
+    (folder / "data" / "a" / "test.parquet").unlink()
+    with pytest.raises(SentimentError, match=r"a/test.parquet: no such file, which given needs"):
+        reproduced("drawn", "given")
+    assert calls == []
+    with pytest.raises(ConfigError, match="drawn reads files of a folder; name it: --data"):
+        reproduce.main(["drawn", f"--docs={folder}", f"--table={folder / 'table.yaml'}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("benchmarks: [", "not YAML"),
+        ("benchmarks: {b: {title: x}}", "not a table of experiments"),
+        ("a: 1", "not a table of experiments"),
+        (
+            "benchmarks: {}\nablations: {benchmarks: [sst3], levers: {}}",
+            "ablations: no such benchmark: sst3",
+        ),
+        (
+            "benchmarks: {b: {title: x, config: c, train: t, metric: m}}",
+            "b: needs either test, or split with share or column",
+        ),
+    ],
+)
+def test_a_table_that_is_none_is_told(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=told) as raised:
+        experiments.read_table(file)
+    assert str(file) in str(raised.value)
+
+
+def test_a_damaged_log_is_told_with_its_line(tmp_path: Path) -> None:
+    log = tmp_path / "results.jsonl"
+    log.write_text(json.dumps({"name": "a"}) + "\n{broken\n", encoding="utf-8")
+    with pytest.raises(SentimentError, match=r"results.jsonl:2: not JSON"):
+        reproduce.read_log(log)
+
+
+def test_a_command_that_fails_is_told_with_its_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(RunError, match=r"evaluate left with exit code 2: error: .*no_such_run"):
+        reproduce.call("evaluate", ["no_such_run", "file.csv"], log=log, launch="")
+    with pytest.raises(RunError, match=r"no-such-program: No such file"):
+        reproduce.call("evaluate", [], log=log, launch="no-such-program -n")
+    reproduce.call("evaluate", ["--help"], log=log, launch="env")
+    assert "usage: python -m lstm_sentiment.evaluate" in log.read_text("utf-8")
