@@ -41,9 +41,9 @@ class DataConfig:
     """Which rows are read, and how they are split.
 
     Args:
-        train: labelled text: a file (.csv .tsv .jsonl .parquet, also .gz .bz2 .xz .zst), a folder
-            with one folder of .txt files per class, a URL, or package:NAME/PATH for a file inside
-            an installed package.
+        train: labelled text: a file (.csv .tsv .jsonl .parquet, or .txt .ptb .tree with a sentiment
+            tree per line, also .gz .bz2 .xz .zst), a folder with one folder of .txt files per class,
+            a URL, or package:NAME/PATH for a file inside an installed package.
         validation: another such source, or the share of `train` to set aside (0 < share < 1).
         test: another such source, the share of `train` to set aside, or null for none.
         text_column: column with the text; auto takes the only one of text, review, sentence,
@@ -51,8 +51,10 @@ class DataConfig:
         label_column: column with the label; auto takes the only one of label, sentiment, class,
             polarity that the file has.
         labels: class names in the order wanted, or a map from what the file says to class names,
-            such as {0: negative, 1: positive}; several codes may share a name. Null: the sorted
-            values of the training file.
+            such as {0: negative, 1: positive}; several codes may share a name, and rows of a code
+            whose name is null are left out. Null: the sorted values of the training file.
+        phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
+            phrases out. Only trees have any; validation and test rows are always sentences.
         filter: keep only rows whose columns have these values, such as {source: imdb}.
         group_column: rows with the same value here stay on the same side of a split.
         deduplicate: remove repeated texts from `train` before it is cut.
@@ -68,7 +70,8 @@ class DataConfig:
     test: float | str | None = 0.1
     text_column: str = "auto"
     label_column: str = "auto"
-    labels: list[str] | dict[int | str, str] | None = None
+    labels: list[str] | dict[int | str, str | None] | None = None
+    phrases: float = 0.0
     filter: dict[str, str | int] = field(default_factory=dict)
     group_column: str | None = None
     deduplicate: bool = True
@@ -86,9 +89,11 @@ class DataConfig:
                 _check(bool(value.strip()), f"data.{name}", "names no file")
         shares = [v for v in (self.validation, self.test) if isinstance(v, float)]
         _check(sum(shares) < 1, "data.validation", "with data.test this leaves no row to train on")
+        _check(0 <= self.phrases <= 1, "data.phrases", f"must lie between 0 and 1, not {self.phrases}")
         _check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
         if self.labels is not None:
-            names = list(self.labels.values() if isinstance(self.labels, dict) else self.labels)
+            found = self.labels.values() if isinstance(self.labels, dict) else self.labels
+            names = [name for name in found if name is not None]
             distinct = list(dict.fromkeys(names))
             _check(len(distinct) >= 2, "data.labels", f"needs at least 2 class names, not {len(distinct)}")
             _check(

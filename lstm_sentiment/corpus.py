@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import numpy.typing as npt
 
 from lstm_sentiment.config import MAX_CLASSES, DataConfig, TextConfig
 from lstm_sentiment.dataset import TextDataset, count_tokens
-from lstm_sentiment.errors import DataError, did_you_mean, shown
-from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.errors import ConfigError, DataError, did_you_mean, shown
+from lstm_sentiment.reading.sources import TREES, open_source
 from lstm_sentiment.reading.splits import split_rows
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokens import Columns, TokenStore, tokenize_source
@@ -38,7 +39,7 @@ class Corpus:
         validation: rows that pick the best epoch.
         test: rows for the last report, or None.
         labels: class names; a class index is a place here.
-        label_map: what files say -> class name.
+        label_map: what files say -> class name, or None for rows to leave out.
         vocabulary: tokens of the training rows.
         facts: counts for the report.
         fingerprint: changes with any row, label, split or token.
@@ -48,7 +49,7 @@ class Corpus:
     validation: TextDataset
     test: TextDataset | None
     labels: list[str]
-    label_map: dict[str, str]
+    label_map: dict[str, str | None]
     vocabulary: Vocabulary
     facts: dict[str, Any]
     fingerprint: str
@@ -71,27 +72,29 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
 
     Raises:
         DataError: anything wrong with a file, a row, or a label, with its place.
-        ConfigError: no such tokenizer.
+        ConfigError: no such tokenizer; phrases of a file that has none.
     """
     tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase)
     sources = {split: getattr(data, split) for split in SPLITS}
     stores = {
-        split: _load(source, data, tokenizer, cache)
+        split: _load(source, data, tokenizer, cache, phrases=split == "train" and data.phrases > 0)
         for split, source in sources.items()
         if isinstance(source, str)
     }
     label_map = class_map(data.labels, stores["train"])
-    labels = list(dict.fromkeys(label_map.values()))
+    labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
     classes = {split: _class_indices(store, label_map, labels) for split, store in stores.items()}
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
     vocabulary = build_vocabulary(
-        stores["train"], cut.rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
+        stores["train"], cut.counted, min_frequency=text.min_frequency, most=text.max_vocabulary
     )
     splits = {}
     for split in [name for name in SPLITS if sources[name] is not None]:
         origin = "train" if split in cut.rows else split  # cut from the training file, or a file of its own
-        rows = cut.rows.get(split, np.arange(len(classes[origin])))
+        rows = cut.rows.get(split, np.flatnonzero(classes[origin] >= 0))
+        if not len(rows):
+            raise DataError("data.labels leaves every row out", file=stores[origin].name)
         splits[split] = TextDataset(
             stores[origin],
             rows,
@@ -100,6 +103,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
             max_tokens=text.max_tokens,
             truncate=text.truncate,
             subwords=text.subwords,
+            weights=np.where(stores[origin].phrases[rows], data.phrases, 1.0) if split == "train" else None,
         )
     return Corpus(
         train=splits["train"],
@@ -111,7 +115,11 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         facts={
             "duplicates": cut.duplicates,
             "conflicting_labels": cut.conflicting,
-            "counts": {split: dict(store.counts) for split, store in stores.items()},
+            "counts": {
+                split: {**store.counts, "left_out": int((classes[split][~store.phrases] < 0).sum())}
+                for split, store in stores.items()
+            },
+            "phrases": int(stores["train"].phrases[cut.rows["train"]].sum()),
             "splits": {name: _split_facts(split, labels) for name, split in splits.items()},
             "shared_texts": _shared_texts(splits),
         },
@@ -119,8 +127,10 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
     )
 
 
-def class_map(labels: list[str] | dict[int | str, str] | None, store: TokenStore) -> dict[str, str]:
-    """Return what a file says -> class name, in class order.
+def class_map(
+    labels: list[str] | dict[int | str, str | None] | None, store: TokenStore
+) -> dict[str, str | None]:
+    """Return what a file says -> class name, in class order; None for rows to leave out.
 
     Raises:
         DataError: one class only, or more than 100.
@@ -152,7 +162,7 @@ def build_vocabulary(store: TokenStore, rows: Array, *, min_frequency: int, most
     return Vocabulary(store.tokens[i] for i in known)
 
 
-def unknown_label(value: str, label_map: dict[str, str]) -> str:
+def unknown_label(value: str, label_map: Mapping[str, str | None]) -> str:
     """Say what is wrong with a label that no class has."""
     message = f"label {shown(value)} is not one of {', '.join(label_map)}.{did_you_mean(value, label_map)}"
     if value.lstrip("-").isdigit():
@@ -160,8 +170,12 @@ def unknown_label(value: str, label_map: dict[str, str]) -> str:
     return message
 
 
-def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path) -> TokenStore:
+def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool) -> TokenStore:
     with open_source(name, encoding=data.encoding, encoding_errors=data.encoding_errors) as source:
+        if phrases and source.format not in TREES:
+            raise ConfigError(
+                f"{name} has none: only trees do ({' '.join(TREES)}); leave this 0", key="data.phrases"
+            )
         folders = tuple(str(code) for code in data.labels) if data.labels else None
         columns = Columns(
             text=data.text_column,
@@ -169,6 +183,7 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path) -> Tok
             group=data.group_column,
             filter=tuple((column, str(value)) for column, value in sorted(data.filter.items())),
             classes=folders if source.format == "folder" else None,
+            phrases=phrases,
         )
         return tokenize_source(source, columns, tokenizer, cache)
 
@@ -179,8 +194,8 @@ def _natural(value: str) -> tuple[float, str]:
     return (float(value) if is_number else math.inf), value
 
 
-def _class_indices(store: TokenStore, label_map: dict[str, str], labels: list[str]) -> Array:
-    """Return each row's class index (R,); name the first row whose label has none."""
+def _class_indices(store: TokenStore, label_map: Mapping[str, str | None], labels: list[str]) -> Array:
+    """Return each row's class index (R,), -1 to leave it out; name the first row whose label is unknown."""
     known = np.array([value in label_map for value in store.label_values])
     bad = np.flatnonzero(~known[store.labels])
     if len(bad):
@@ -189,8 +204,9 @@ def _class_indices(store: TokenStore, label_map: dict[str, str], labels: list[st
         raise DataError(
             unknown_label(value, label_map) + more, file=store.name, line=int(store.lines[bad[0]])
         )
-    index = [labels.index(label_map[value]) for value in store.label_values]
-    return np.array(index, np.int64)[store.labels]
+    index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
+    index[None] = -1
+    return np.array([index[label_map[value]] for value in store.label_values], np.int64)[store.labels]
 
 
 def _check_every_class(classes: Array, labels: list[str], file: str) -> None:

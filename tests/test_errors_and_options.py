@@ -633,7 +633,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors tokenizing",
-    "config files text schedule sources made_up progress findings runtime characters",
+    "config files text schedule sources trees made_up progress findings runtime characters",
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison page charts curves card",
     "dataset splits onnx_graph proof hub gates",
