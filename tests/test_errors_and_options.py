@@ -406,6 +406,7 @@ AS_TYPED = [
     ["--data.labels=['no', 'yes']", "--data.filter={source: imdb, year: 2001}"],
     ["--data.train=007.csv", "--text.vectors=null", "--data.text_column=2001-01-01"],
     ["--out=1e5"],
+    ["--data.labels={0: bad, 2: null, 'null': null, 4: good}", "--data.phrases=0.25"],
     ["--data.labels={0: '😀', 1: 'a\\b\"c', 2: '- d: [e]'}"],
 ]
 
