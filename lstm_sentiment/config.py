@@ -129,6 +129,8 @@ class TextConfig:
             that rare, misspelt and unknown words are read by their letters; 0 for none.
         vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, or a
             torchtext name such as glove.6B.100d. Null: learned from the training rows alone.
+        vector_words: so many words from the beginning of `vectors`, as a rule its most frequent ones,
+            are known even if no training row holds them.
         freeze_vectors: keep the pretrained vectors as they are.
     """
 
@@ -140,11 +142,13 @@ class TextConfig:
     max_vocabulary: int = 30_000
     subwords: int = 16_384
     vectors: str | None = None
+    vector_words: int = 0
     freeze_vectors: bool = False
 
     def __post_init__(self) -> None:
         _check(bool(self.tokenizer.strip()), "text.tokenizer", "names no tokenizer")
         _at_least(1, self.max_tokens, "text.max_tokens")
+        _at_least(0, self.vector_words, "text.vector_words")
         _at_least(1, self.min_frequency, "text.min_frequency")
         _at_least(1, self.max_vocabulary, "text.max_vocabulary")
         _check(self.max_tokens <= 1_000_000, "text.max_tokens", "at most 1,000,000 tokens")
@@ -154,11 +158,12 @@ class TextConfig:
             "text.subwords",
             f"must be 0, or from 2 to {1 << 22:,}, not {self.subwords}",
         )
-        _check(
-            not (self.freeze_vectors and self.vectors is None),
-            "text.freeze_vectors",
-            "there are no vectors to freeze; set text.vectors or leave this false",
-        )
+        for name, off in (("freeze_vectors", "false"), ("vector_words", "0")):
+            _check(
+                self.vectors is not None or not getattr(self, name),
+                f"text.{name}",
+                f"there are no vectors; set text.vectors or leave this {off}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

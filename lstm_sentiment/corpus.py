@@ -1,7 +1,7 @@
 """From the `data` and `text` sections to three datasets, a vocabulary and the facts about them.
 
 Labels are checked over all files before any model exists. The vocabulary is counted on training
-rows alone; validation and test rows are only looked up in it.
+rows, and on words of pretrained vectors; validation and test rows are only looked up in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from lstm_sentiment.errors import ConfigError, DataError, did_you_mean, shown
 from lstm_sentiment.reading.sources import TREES, open_source
 from lstm_sentiment.reading.splits import split_rows
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import Columns, TokenStore, tokenize_source
+from lstm_sentiment.reading.vectors import vector_words
 
 SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]
@@ -40,7 +42,7 @@ class Corpus:
         test: rows for the last report, or None.
         labels: class names; a class index is a place here.
         label_map: what files say -> class name, or None for rows to leave out.
-        vocabulary: tokens of the training rows.
+        vocabulary: tokens of the training rows, and words of `text.vectors` if asked for.
         facts: counts for the report.
         fingerprint: changes with any row, label, split or token.
     """
@@ -89,6 +91,10 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
     vocabulary = build_vocabulary(
         stores["train"], cut.counted, min_frequency=text.min_frequency, most=text.max_vocabulary
     )
+    if text.vectors is not None and text.vector_words:
+        more = vector_words(text.vectors, text.vector_words, cache=cache)
+        known = [*vocabulary.tokens[len(SPECIAL_TOKENS) :], *more]
+        vocabulary = Vocabulary(word for word in dict.fromkeys(known) if word not in SPECIAL_TOKENS)
     splits = {}
     for split in [name for name in SPLITS if sources[name] is not None]:
         origin = "train" if split in cut.rows else split  # cut from the training file, or a file of its own
@@ -166,7 +172,7 @@ def unknown_label(value: str, label_map: Mapping[str, str | None]) -> str:
     """Say what is wrong with a label that no class has."""
     message = f"label {shown(value)} is not one of {', '.join(label_map)}.{did_you_mean(value, label_map)}"
     if value.lstrip("-").isdigit():
-        message += " If it is a code, map it to a name: data.labels {0: negative, 1: positive}"
+        message += " If it is a code, map it to a name, or to null: data.labels {0: bad, 1: good, 2: null}"
     return message
 
 

@@ -123,6 +123,10 @@ class TextDataset:
             self.store, self.rows[places], self.labels[places], weights=self.weights[places], **self._settings
         )
 
+    def sentences(self) -> TextDataset:
+        """Return the rows that are no phrases (see `reading.trees`)."""
+        return self.part(np.flatnonzero(~self.store.phrases[self.rows]))
+
     def batch(self, rows: Array, weights: Array | None = None) -> Batch:
         """Gather some rows into a padded batch.
 

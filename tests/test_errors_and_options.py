@@ -186,6 +186,8 @@ OUT_OF_RANGE = [
     ("model.pooling", "mean+"),
     ("text.max_tokens", "0"),
     ("text.max_tokens", "1000001"),
+    ("text.vector_words", "-1"),
+    ("text.vector_words", "10"),
     ("text.min_frequency", "0"),
     ("text.max_vocabulary", "0"),
     ("text.max_vocabulary", "10000001"),
