@@ -76,5 +76,5 @@ def answer_file(
     if left_out:
         log.warning("%s: %s rows left out by the run's data.labels", file, f"{left_out:,}")
     if not any(map(len, truth)):
-        raise DataError("holds no row that the run's data.labels does not leave out", file=file)
+        raise DataError("every row is left out by the run's data.labels", file=file)
     return np.concatenate(truth), np.concatenate(answers)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,14 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
     classes = {split: _class_indices(store, label_map, labels) for split, store in stores.items()}
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
+    words = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else []
     vocabulary = build_vocabulary(
-        stores["train"], cut.counted, min_frequency=text.min_frequency, most=text.max_vocabulary
+        stores["train"],
+        cut.counted,
+        min_frequency=text.min_frequency,
+        most=text.max_vocabulary,
+        more=words,
     )
-    if text.vectors is not None and text.vector_words:
-        more = vector_words(text.vectors, text.vector_words, cache=cache)
-        known = [*vocabulary.tokens[len(SPECIAL_TOKENS) :], *more]
-        vocabulary = Vocabulary(word for word in dict.fromkeys(known) if word not in SPECIAL_TOKENS)
     splits = {}
     for split in [name for name in SPLITS if sources[name] is not None]:
         origin = "train" if split in cut.rows else split  # cut from the training file, or a file of its own
@@ -121,10 +122,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         facts={
             "duplicates": cut.duplicates,
             "conflicting_labels": cut.conflicting,
-            "counts": {
-                split: {**store.counts, "left_out": int((classes[split][~store.phrases] < 0).sum())}
-                for split, store in stores.items()
-            },
+            "counts": {split: _counts(store, classes[split]) for split, store in stores.items()},
             "phrases": int(stores["train"].phrases[cut.rows["train"]].sum()),
             "splits": {name: _split_facts(split, labels) for name, split in splits.items()},
             "shared_texts": _shared_texts(splits),
@@ -160,12 +158,15 @@ def class_map(
     return {value: value for value in values}
 
 
-def build_vocabulary(store: TokenStore, rows: Array, *, min_frequency: int, most: int) -> Vocabulary:
-    """Return the most frequent tokens of some rows; ties go to the token seen first."""
+def build_vocabulary(
+    store: TokenStore, rows: Array, *, min_frequency: int, most: int, more: Sequence[str] = ()
+) -> Vocabulary:
+    """Return the most frequent tokens of some rows, and `more`; ties go to the token seen first."""
     counts = count_tokens(store, rows)
     order = np.argsort(-counts, kind="stable")
     known = order[counts[order] >= min_frequency][:most]
-    return Vocabulary(store.tokens[i] for i in known)
+    others = (word for word in more if word not in SPECIAL_TOKENS)
+    return Vocabulary(dict.fromkeys([*(store.tokens[i] for i in known), *others]))
 
 
 def unknown_label(value: str, label_map: Mapping[str, str | None]) -> str:
@@ -229,6 +230,11 @@ def _fingerprint(splits: dict[str, TextDataset], labels: list[str], vocabulary: 
         digest.update(split.rows.astype(np.int64).tobytes())
         digest.update(split.labels.astype(np.int64).tobytes())
     return digest.hexdigest()
+
+
+def _counts(store: TokenStore, classes: Array) -> dict[str, int]:
+    """Return what was counted while reading, and the rows that `data.labels` leaves out."""
+    return {**store.counts, "left_out": int((classes[~store.phrases] < 0).sum())}
 
 
 def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:

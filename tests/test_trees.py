@@ -421,7 +421,7 @@ def test_what_evaluation_leaves_out_is_told(tree_run: Path, caplog: pytest.LogCa
 
 def test_a_file_without_a_row_to_score_is_refused(tree_run: Path, tmp_path: Path) -> None:
     neutral = write_trees(tmp_path / "neutral.txt", [(2, "so"), (2, "plain")])
-    with pytest.raises(DataError, match=r"neutral\.txt: holds no row that the run's data\.labels does not"):
+    with pytest.raises(DataError, match=r"neutral\.txt: every row is left out by the run's data\.labels"):
         evaluate.main([str(tree_run / "run"), str(neutral)])
 
 

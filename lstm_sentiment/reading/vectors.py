@@ -78,6 +78,8 @@ def vector_words(name: str, most: int, *, cache: Path) -> list[str]:
     >>> vector_words(str(file), 2, cache=file.parent)
     ['good', 'bad']
     """
+    if not most:
+        return []
     path = Path(name).expanduser()
     if not path.is_file():
         with certificates_checked():
