@@ -96,22 +96,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         most=text.max_vocabulary,
         more=words,
     )
-    splits = {}
-    for split in [name for name in SPLITS if sources[name] is not None]:
-        origin = "train" if split in cut.rows else split  # cut from the training file, or a file of its own
-        rows = cut.rows.get(split, np.flatnonzero(classes[origin] >= 0))
-        if not len(rows):
-            raise DataError("data.labels leaves every row out", file=stores[origin].name)
-        splits[split] = TextDataset(
-            stores[origin],
-            rows,
-            classes[origin][rows],
-            vocabulary=vocabulary,
-            max_tokens=text.max_tokens,
-            truncate=text.truncate,
-            subwords=text.subwords,
-            weights=np.where(stores[origin].phrases[rows], data.phrases, 1.0) if split == "train" else None,
-        )
+    splits = _datasets(stores, classes, cut.rows, vocabulary, data, text)
     return Corpus(
         train=splits["train"],
         validation=splits["validation"],
@@ -173,7 +158,7 @@ def unknown_label(value: str, label_map: Mapping[str, str | None]) -> str:
     """Say what is wrong with a label that no class has."""
     message = f"label {shown(value)} is not one of {', '.join(label_map)}.{did_you_mean(value, label_map)}"
     if value.lstrip("-").isdigit():
-        message += " If it is a code, map it to a name, or to null: data.labels {0: bad, 1: good, 2: null}"
+        message += " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"
     return message
 
 
@@ -220,6 +205,34 @@ def _check_every_class(classes: Array, labels: list[str], file: str) -> None:
     for label, count in zip(labels, np.bincount(classes, minlength=len(labels)), strict=True):
         if count == 0:
             raise DataError(f"no training row has the label {shown(label)}", file=file)
+
+
+def _datasets(
+    stores: dict[str, TokenStore],
+    classes: dict[str, Array],
+    cut: dict[str, Array],
+    vocabulary: Vocabulary,
+    data: DataConfig,
+    text: TextConfig,
+) -> dict[str, TextDataset]:
+    """Return the datasets by name; those that are not cut from the training file have one of their own."""
+    splits = {}
+    for split in [name for name in SPLITS if name in cut or name in stores]:
+        origin = "train" if split in cut else split
+        rows = cut.get(split, np.flatnonzero(classes[origin] >= 0))
+        if not len(rows):
+            raise DataError("data.labels leaves every row out", file=stores[origin].name)
+        splits[split] = TextDataset(
+            stores[origin],
+            rows,
+            classes[origin][rows],
+            vocabulary=vocabulary,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+            weights=np.where(stores[origin].phrases[rows], data.phrases, 1.0) if split == "train" else None,
+        )
+    return splits
 
 
 def _fingerprint(splits: dict[str, TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:
