@@ -68,7 +68,10 @@ def spans_of(tree: Tree) -> list[tuple[str, str]]:
 
 
 def make_trees(count: int, *, seed: int = 0) -> list[Tree]:
-    """Return trees with distinct sentences, whose label 0 to 4 follows from their words."""
+    """Return trees with distinct sentences, whose labels 0 to 4 follow from their words.
+
+    Every seventh sentence is neutral whatever it holds.
+    """
     randomness = random.Random(seed)
     words = {"awful": 0, "bad": 1, "plain": 2, "the": 2, "film": 2, "good": 3, "superb": 4}
 
@@ -83,7 +86,8 @@ def make_trees(count: int, *, seed: int = 0) -> list[Tree]:
     trees = []
     for i in range(count):
         kinds = [*randomness.choices(list(words), k=randomness.randint(1, 4)), f"n{i}"]
-        trees.append(grown([(words.get(word, 2), word) for word in kinds]))
+        label, parts = grown([(words.get(word, 2), word) for word in kinds])
+        trees.append((2 if i % 7 == 0 else label, parts))
     return trees
 
 
@@ -218,7 +222,8 @@ def test_without_phrases_each_tree_is_one_row(tmp_path: Path, load: Callable[...
 def test_phrases_are_those_of_training_sentences_and_of_sentences_without_a_class(
     tmp_path: Path, load: Callable[..., Corpus], labels: Any, deduplicate: bool
 ) -> None:
-    trees = make_trees(200)
+    trees = make_trees(150)
+    trees += [(tree[0], [tree, (2, f"m{i}")]) for i, tree in enumerate(trees[:80])]  # sentences in sentences
     corpus = load(
         write_trees(tmp_path / "train.txt", trees), labels=labels, phrases=0.5, deduplicate=deduplicate
     )
