@@ -249,6 +249,18 @@ def test_phrases_are_those_of_training_sentences_and_of_sentences_without_a_clas
         )
 
 
+def test_a_neutral_twin_lends_no_phrase_of_a_held_out_sentence(
+    tmp_path: Path, load: Callable[..., Corpus]
+) -> None:
+    trees = [tree for tree in make_trees(150) if tree[0] != 2]
+    twins = [(2, parts) for _, parts in trees]
+    corpus = load(write_trees(tmp_path / "train.txt", trees + twins), labels=POLAR, phrases=1.0)
+    words = {part: " ".join(text for text, _ in rows_of(corpus, rows)).split() for part, rows in
+             corpus.splits.items()}  # fmt: skip
+    own = {part: {word for word in found if word[0] == "n"} for part, found in words.items()}
+    assert not own["train"] & (own["validation"] | own["test"]), "each sentence has one word of its own"
+
+
 def test_a_sample_of_sentences_has_their_phrases_alone(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     trees = make_trees(200)
     data: dict[str, Any] = {"labels": POLAR, "phrases": 0.5, "max_rows": 40, "test": None}
