@@ -5,6 +5,7 @@ Legend: R rows, C classes.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from lstm_sentiment.corpus import unknown_label
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
 from lstm_sentiment.reading.sources import open_source
+
+log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
@@ -34,16 +37,21 @@ def answer_file(
         classifier: what answers.
         file: labelled rows, anything that training reads too.
         text_column: where the text is; auto finds it.
-        label_column: where the label is, spelt as in the training data or by class name.
+        label_column: where the label is, spelt as in the training data or by class name. Rows that
+            training leaves out (see ``data.labels``) are left out here too, and told of in the log.
         encoding: of a text file; bytes that it does not allow are read as U+FFFD.
 
     Raises:
-        DataError: a file, column or label that cannot be used; a file without rows.
+        DataError: a file, column or label that cannot be used; a file without rows to score.
     """
-    classes = {label: label for label in classifier.labels} | classifier.label_map
+    classes: dict[str, str | None] = {label: label for label in classifier.labels}
+    classes |= classifier.label_map
+    index: dict[str | None, int] = {label: i for i, label in enumerate(classifier.labels)}
+    index[None] = -1
     trained = classifier.config.data
-    truth: list[int] = []
+    truth: list[Array] = []
     answers = []
+    left_out = 0
     with open_source(file, encoding=encoding, encoding_errors="replace") as source:
         for chunk in tqdm(read_chunks(source), desc="evaluate", unit=" chunks", disable=None):
             columns = [str(c) for c in chunk.frame.columns]
@@ -56,10 +64,17 @@ def answer_file(
                     ("label", label_column, trained.label_column, LABEL_COLUMNS),
                 )
             )
-            for value, line in zip(chunk.frame[of_label], chunk.lines, strict=True):
-                label = as_text(value).strip()
+            labels = [as_text(value).strip() for value in chunk.frame[of_label]]
+            for label, line in zip(labels, chunk.lines, strict=True):
                 if label not in classes:
                     raise DataError(unknown_label(label, classes), file=file, line=int(line))
-                truth.append(classifier.labels.index(classes[label]))
-            answers.append(classifier.predict_proba(map(as_text, chunk.frame[of_text])))
-    return np.array(truth), np.concatenate(answers)
+            truth_R = np.array([index[classes[label]] for label in labels], np.int64)
+            scored_R = truth_R >= 0
+            left_out += int((~scored_R).sum())
+            truth.append(truth_R[scored_R])
+            answers.append(classifier.predict_proba(map(as_text, chunk.frame[of_text][scored_R])))
+    if left_out:
+        log.warning("%s: %s rows left out by the run's data.labels", file, f"{left_out:,}")
+    if not any(map(len, truth)):
+        raise DataError("every row is left out by the run's data.labels", file=file)
+    return np.concatenate(truth), np.concatenate(answers)

@@ -30,7 +30,7 @@ def baseline_scores(
     Returns:
         ``majority`` and ``tfidf_logistic_regression`` -> scores.
     """
-    counts = np.bincount(train.labels, minlength=len(labels))
+    counts = np.bincount(train.labels, train.weights, minlength=len(labels))
     majority_RC = np.tile(counts / counts.sum(), (len(test), 1))
     rows = np.random.default_rng(seed).permutation(len(train))
     rows = np.sort(rows[: max(1, int((np.cumsum(train.lengths[rows]) <= MAX_TOKENS).sum()))])
@@ -53,7 +53,7 @@ def _linear_probabilities(train: TextDataset, rows: Array, test: TextDataset, cl
     # C=5 beats C=1 on the validation rows of SST-2, tweets and IMDB. A tolerance of 1e-3, ten times as
     # large, would be met long before the end on long texts, whose tokens weigh little each.
     model = LogisticRegression(C=5.0, max_iter=1000, tol=1e-4)
-    model.fit(vectorizer.fit_transform(_documents(train, rows)), train.labels[rows])
+    model.fit(vectorizer.fit_transform(_documents(train, rows)), train.labels[rows], train.weights[rows])
     probabilities_RC = np.zeros((len(test), classes))
     for start in range(0, len(test), ROWS_AT_ONCE):
         part = np.arange(start, min(start + ROWS_AT_ONCE, len(test)))

@@ -146,9 +146,13 @@ def _training_data(config: Config, data: Mapping[str, Any]) -> str:
         for split, of in splits.items()
     ]
     repeated = "removed before the split" if config.data.deduplicate else "kept"
+    phrases, left_out = data.get("phrases", 0), data["counts"]["train"].get("left_out", 0)
+    notes = f"; {left_out:,} rows of a class that was left out" if left_out else ""
+    if phrases:
+        notes += f"; {phrases:,} training rows are phrases, which count {config.data.phrases:g} of a sentence"
     return (
         f"## Data\n\nRows of {_text(config.data.train)}: {data['duplicates']:,} repeated texts ({repeated}), "
-        f"{data['conflicting_labels']:,} texts with more than one label.\n\n"
+        f"{data['conflicting_labels']:,} texts with more than one label{notes}.\n\n"
         + _table(["split", "rows", *map(_text, labels), "unknown tokens"], rows)
     )
 

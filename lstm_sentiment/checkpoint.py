@@ -90,7 +90,12 @@ class RunFolder:
         return self.occupied() and not self.is_run() and not all(map(_is_begun, self.path.iterdir()))
 
     def begin(
-        self, *, config_yaml: str, vocabulary: list[str], labels: list[str], label_map: dict[str, str]
+        self,
+        *,
+        config_yaml: str,
+        vocabulary: list[str],
+        labels: list[str],
+        label_map: Mapping[str, str | None],
     ) -> None:
         """Make the folder and write what does not change while training."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -136,7 +136,7 @@ class SentimentClassifier(Published):
         device: str = "auto",
     ) -> None:
         self.labels = labels
-        self.label_map = {label: label for label in labels}
+        self.label_map: dict[str, str | None] = {label: label for label in labels}
         self.vocabulary = vocabulary
         self.proof: Any = None  # see `proof`
         self.run: Path | None = None  # the folder it was loaded from, for `save_pretrained`

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         index_C = np.array([labels.index(label) for label in classifier.labels])
         truths.append(index_C[truth_R])
         predictions.append(index_C[probabilities_RC.argmax(axis=1)])
-    if (truths[0] != truths[1]).any():
+    if not np.array_equal(truths[0], truths[1]):
         raise RunError(f"the runs do not read the labels of {options.file} alike; see data.labels of both")
     found = compare(truths[0], predictions[0], predictions[1], labels)
     print("\n".join(comparison_lines(found, options.run_a, options.run_b)))

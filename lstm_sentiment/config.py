@@ -41,9 +41,9 @@ class DataConfig:
     """Which rows are read, and how they are split.
 
     Args:
-        train: labelled text: a file (.csv .tsv .jsonl .parquet, also .gz .bz2 .xz .zst), a folder
-            with one folder of .txt files per class, a URL, or package:NAME/PATH for a file inside
-            an installed package.
+        train: labelled text: a file (.csv .tsv .jsonl .parquet, or .txt .ptb .tree with a sentiment
+            tree per line, also .gz .bz2 .xz .zst), a folder with one folder of .txt files per class,
+            a URL, or package:NAME/PATH for a file inside an installed package.
         validation: another such source, or the share of `train` to set aside (0 < share < 1).
         test: another such source, the share of `train` to set aside, or null for none.
         text_column: column with the text; auto takes the only one of text, review, sentence,
@@ -51,8 +51,10 @@ class DataConfig:
         label_column: column with the label; auto takes the only one of label, sentiment, class,
             polarity that the file has.
         labels: class names in the order wanted, or a map from what the file says to class names,
-            such as {0: negative, 1: positive}; several codes may share a name. Null: the sorted
-            values of the training file.
+            such as {0: negative, 1: positive}; several codes may share a name, and rows of a code
+            whose name is null are left out. Null: the sorted values of the training file.
+        phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
+            phrases out. Only trees have any; validation and test rows are always sentences.
         filter: keep only rows whose columns have these values, such as {source: imdb}.
         group_column: rows with the same value here stay on the same side of a split.
         deduplicate: remove repeated texts from `train` before it is cut.
@@ -68,7 +70,8 @@ class DataConfig:
     test: float | str | None = 0.1
     text_column: str = "auto"
     label_column: str = "auto"
-    labels: list[str] | dict[int | str, str] | None = None
+    labels: list[str] | dict[int | str, str | None] | None = None
+    phrases: float = 0.0
     filter: dict[str, str | int] = field(default_factory=dict)
     group_column: str | None = None
     deduplicate: bool = True
@@ -86,9 +89,11 @@ class DataConfig:
                 _check(bool(value.strip()), f"data.{name}", "names no file")
         shares = [v for v in (self.validation, self.test) if isinstance(v, float)]
         _check(sum(shares) < 1, "data.validation", "with data.test this leaves no row to train on")
+        _check(0 <= self.phrases <= 1, "data.phrases", f"must lie between 0 and 1, not {self.phrases}")
         _check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
         if self.labels is not None:
-            names = list(self.labels.values() if isinstance(self.labels, dict) else self.labels)
+            found = self.labels.values() if isinstance(self.labels, dict) else self.labels
+            names = [name for name in found if name is not None]
             distinct = list(dict.fromkeys(names))
             _check(len(distinct) >= 2, "data.labels", f"needs at least 2 class names, not {len(distinct)}")
             _check(
@@ -127,6 +132,8 @@ class TextConfig:
             that rare, misspelt and unknown words are read by their letters; 0 for none.
         vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, or a
             torchtext name such as glove.6B.100d. Null: learned from the training rows alone.
+        vector_words: so many words from the beginning of `vectors`, as a rule its most frequent ones,
+            are known even if no training row holds them.
         freeze_vectors: keep the pretrained vectors as they are.
     """
 
@@ -139,6 +146,7 @@ class TextConfig:
     max_vocabulary: int = 30_000
     subwords: int = 16_384
     vectors: str | None = None
+    vector_words: int = 0
     freeze_vectors: bool = False
 
     def __post_init__(self) -> None:
@@ -149,6 +157,7 @@ class TextConfig:
             f"'{self.tokenizer}' does not know it; use text.tokenizer words, or none here",
         )
         _at_least(1, self.max_tokens, "text.max_tokens")
+        _at_least(0, self.vector_words, "text.vector_words")
         _at_least(1, self.min_frequency, "text.min_frequency")
         _at_least(1, self.max_vocabulary, "text.max_vocabulary")
         _check(self.max_tokens <= 1_000_000, "text.max_tokens", "at most 1,000,000 tokens")
@@ -158,11 +167,12 @@ class TextConfig:
             "text.subwords",
             f"must be 0, or from 2 to {1 << 22:,}, not {self.subwords}",
         )
-        _check(
-            not (self.freeze_vectors and self.vectors is None),
-            "text.freeze_vectors",
-            "there are no vectors to freeze; set text.vectors or leave this false",
-        )
+        for name, off in (("freeze_vectors", "false"), ("vector_words", "0")):
+            _check(
+                self.vectors is not None or not getattr(self, name),
+                f"text.{name}",
+                f"there are no vectors; set text.vectors or leave this {off}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """From the `data` and `text` sections to three datasets, a vocabulary and the facts about them.
 
 Labels are checked over all files before any model exists. The vocabulary is counted on training
-rows alone; validation and test rows are only looked up in it.
+rows, and on words of pretrained vectors; validation and test rows are only looked up in it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import numpy.typing as npt
 
 from lstm_sentiment.config import MAX_CLASSES, DataConfig, TextConfig
 from lstm_sentiment.dataset import TextDataset, count_tokens
-from lstm_sentiment.errors import DataError, did_you_mean, shown
-from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.errors import ConfigError, DataError, did_you_mean, shown
+from lstm_sentiment.reading.sources import TREES, open_source
 from lstm_sentiment.reading.splits import split_rows
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import Columns, TokenStore, tokenize_source
+from lstm_sentiment.reading.vectors import vector_words
 
 SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]
@@ -38,8 +41,8 @@ class Corpus:
         validation: rows that pick the best epoch.
         test: rows for the last report, or None.
         labels: class names; a class index is a place here.
-        label_map: what files say -> class name.
-        vocabulary: tokens of the training rows.
+        label_map: what files say -> class name, or None for rows to leave out.
+        vocabulary: tokens of the training rows, and words of `text.vectors` if asked for.
         facts: counts for the report.
         fingerprint: changes with any row, label, split or token.
     """
@@ -48,7 +51,7 @@ class Corpus:
     validation: TextDataset
     test: TextDataset | None
     labels: list[str]
-    label_map: dict[str, str]
+    label_map: dict[str, str | None]
     vocabulary: Vocabulary
     facts: dict[str, Any]
     fingerprint: str
@@ -71,36 +74,29 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
 
     Raises:
         DataError: anything wrong with a file, a row, or a label, with its place.
-        ConfigError: no such tokenizer.
+        ConfigError: no such tokenizer; phrases of a file that has none.
     """
     tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
     sources = {split: getattr(data, split) for split in SPLITS}
     stores = {
-        split: _load(source, data, tokenizer, cache)
+        split: _load(source, data, tokenizer, cache, phrases=split == "train" and data.phrases > 0)
         for split, source in sources.items()
         if isinstance(source, str)
     }
     label_map = class_map(data.labels, stores["train"])
-    labels = list(dict.fromkeys(label_map.values()))
+    labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
     classes = {split: _class_indices(store, label_map, labels) for split, store in stores.items()}
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
+    words = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else []
     vocabulary = build_vocabulary(
-        stores["train"], cut.rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
+        stores["train"],
+        cut.counted,
+        min_frequency=text.min_frequency,
+        most=text.max_vocabulary,
+        more=words,
     )
-    splits = {}
-    for split in [name for name in SPLITS if sources[name] is not None]:
-        origin = "train" if split in cut.rows else split  # cut from the training file, or a file of its own
-        rows = cut.rows.get(split, np.arange(len(classes[origin])))
-        splits[split] = TextDataset(
-            stores[origin],
-            rows,
-            classes[origin][rows],
-            vocabulary=vocabulary,
-            max_tokens=text.max_tokens,
-            truncate=text.truncate,
-            subwords=text.subwords,
-        )
+    splits = _datasets(stores, classes, cut.rows, vocabulary, data, text)
     return Corpus(
         train=splits["train"],
         validation=splits["validation"],
@@ -111,7 +107,8 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         facts={
             "duplicates": cut.duplicates,
             "conflicting_labels": cut.conflicting,
-            "counts": {split: dict(store.counts) for split, store in stores.items()},
+            "counts": {split: _counts(store, classes[split]) for split, store in stores.items()},
+            "phrases": int(stores["train"].phrases[cut.rows["train"]].sum()),
             "splits": {name: _split_facts(split, labels) for name, split in splits.items()},
             "shared_texts": _shared_texts(splits),
         },
@@ -119,8 +116,10 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
     )
 
 
-def class_map(labels: list[str] | dict[int | str, str] | None, store: TokenStore) -> dict[str, str]:
-    """Return what a file says -> class name, in class order.
+def class_map(
+    labels: list[str] | dict[int | str, str | None] | None, store: TokenStore
+) -> dict[str, str | None]:
+    """Return what a file says -> class name, in class order; None for rows to leave out.
 
     Raises:
         DataError: one class only, or more than 100.
@@ -144,24 +143,31 @@ def class_map(labels: list[str] | dict[int | str, str] | None, store: TokenStore
     return {value: value for value in values}
 
 
-def build_vocabulary(store: TokenStore, rows: Array, *, min_frequency: int, most: int) -> Vocabulary:
-    """Return the most frequent tokens of some rows; ties go to the token seen first."""
+def build_vocabulary(
+    store: TokenStore, rows: Array, *, min_frequency: int, most: int, more: Sequence[str] = ()
+) -> Vocabulary:
+    """Return the most frequent tokens of some rows, and `more`; ties go to the token seen first."""
     counts = count_tokens(store, rows)
     order = np.argsort(-counts, kind="stable")
     known = order[counts[order] >= min_frequency][:most]
-    return Vocabulary(store.tokens[i] for i in known)
+    others = (word for word in more if word not in SPECIAL_TOKENS)
+    return Vocabulary(dict.fromkeys([*(store.tokens[i] for i in known), *others]))
 
 
-def unknown_label(value: str, label_map: dict[str, str]) -> str:
+def unknown_label(value: str, label_map: Mapping[str, str | None]) -> str:
     """Say what is wrong with a label that no class has."""
     message = f"label {shown(value)} is not one of {', '.join(label_map)}.{did_you_mean(value, label_map)}"
     if value.lstrip("-").isdigit():
-        message += " If it is a code, map it to a name: data.labels {0: negative, 1: positive}"
+        message += " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"
     return message
 
 
-def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path) -> TokenStore:
+def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool) -> TokenStore:
     with open_source(name, encoding=data.encoding, encoding_errors=data.encoding_errors) as source:
+        if phrases and source.format not in TREES:
+            raise ConfigError(
+                f"{name} has none: only trees do ({' '.join(TREES)}); leave this 0", key="data.phrases"
+            )
         folders = tuple(str(code) for code in data.labels) if data.labels else None
         columns = Columns(
             text=data.text_column,
@@ -169,6 +175,7 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path) -> Tok
             group=data.group_column,
             filter=tuple((column, str(value)) for column, value in sorted(data.filter.items())),
             classes=folders if source.format == "folder" else None,
+            phrases=phrases,
         )
         return tokenize_source(source, columns, tokenizer, cache)
 
@@ -179,8 +186,8 @@ def _natural(value: str) -> tuple[float, str]:
     return (float(value) if is_number else math.inf), value
 
 
-def _class_indices(store: TokenStore, label_map: dict[str, str], labels: list[str]) -> Array:
-    """Return each row's class index (R,); name the first row whose label has none."""
+def _class_indices(store: TokenStore, label_map: Mapping[str, str | None], labels: list[str]) -> Array:
+    """Return each row's class index (R,), -1 to leave it out; name the first row whose label is unknown."""
     known = np.array([value in label_map for value in store.label_values])
     bad = np.flatnonzero(~known[store.labels])
     if len(bad):
@@ -189,14 +196,43 @@ def _class_indices(store: TokenStore, label_map: dict[str, str], labels: list[st
         raise DataError(
             unknown_label(value, label_map) + more, file=store.name, line=int(store.lines[bad[0]])
         )
-    index = [labels.index(label_map[value]) for value in store.label_values]
-    return np.array(index, np.int64)[store.labels]
+    index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
+    index[None] = -1
+    return np.array([index[label_map[value]] for value in store.label_values], np.int64)[store.labels]
 
 
 def _check_every_class(classes: Array, labels: list[str], file: str) -> None:
     for label, count in zip(labels, np.bincount(classes, minlength=len(labels)), strict=True):
         if count == 0:
             raise DataError(f"no training row has the label {shown(label)}", file=file)
+
+
+def _datasets(
+    stores: dict[str, TokenStore],
+    classes: dict[str, Array],
+    cut: dict[str, Array],
+    vocabulary: Vocabulary,
+    data: DataConfig,
+    text: TextConfig,
+) -> dict[str, TextDataset]:
+    """Return the datasets by name; those that are not cut from the training file have one of their own."""
+    splits = {}
+    for split in [name for name in SPLITS if name in cut or name in stores]:
+        origin = "train" if split in cut else split
+        rows = cut.get(split, np.flatnonzero(classes[origin] >= 0))
+        if not len(rows):
+            raise DataError("data.labels leaves every row out", file=stores[origin].name)
+        splits[split] = TextDataset(
+            stores[origin],
+            rows,
+            classes[origin][rows],
+            vocabulary=vocabulary,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+            weights=np.where(stores[origin].phrases[rows], data.phrases, 1.0) if split == "train" else None,
+        )
+    return splits
 
 
 def _fingerprint(splits: dict[str, TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:
@@ -207,6 +243,11 @@ def _fingerprint(splits: dict[str, TextDataset], labels: list[str], vocabulary: 
         digest.update(split.rows.astype(np.int64).tobytes())
         digest.update(split.labels.astype(np.int64).tobytes())
     return digest.hexdigest()
+
+
+def _counts(store: TokenStore, classes: Array) -> dict[str, int]:
+    """Return what was counted while reading, and the rows that `data.labels` leaves out."""
+    return {**store.counts, "left_out": int((classes[~store.phrases] < 0).sum())}
 
 
 def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:

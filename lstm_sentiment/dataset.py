@@ -33,8 +33,8 @@ class Batch:
         tokens_BT: token ids, int64; `PAD` behind a text's end; V + x for the x-th row of `spelling_XK`.
         lengths_B: number of tokens of each text, at least 1, int64.
         labels_B: class indices, int64.
-        weights_B: what each row's loss counts, so that the sum over all batches and processes of
-            one step is a mean over its rows; 0 for a row that only fills a place.
+        weights_B: what each row's loss counts, so that the sum over all batches and processes of one
+            step is a mean over its rows, each times its own weight; 0 for a row that only fills a place.
         rows_B: place of each row in the dataset, int64.
         spelling_XK: how the unknown tokens are spelt (see `tokenizing.spell`), int32; none without subwords.
     """
@@ -70,6 +70,9 @@ class TextDataset:
         max_tokens: longest text; what is over is cut.
         truncate: keep the ``head``, the ``tail``, or both ends (``middle``).
         subwords: buckets of the model's n-gram vectors; 0 for none.
+        weights: what each row counts relative to others, (R,); None for the same. A batch's weights come
+            from them divided by their mean: over an epoch, and not within a batch, since one of short
+            texts may hold nothing but rows that count little.
     """
 
     def __init__(
@@ -82,8 +85,10 @@ class TextDataset:
         max_tokens: int,
         truncate: str,
         subwords: int = 0,
+        weights: Array | None = None,
     ) -> None:
         self.store, self.rows, self.labels = store, rows, labels
+        self.weights = np.ones(len(rows)) if weights is None else weights / weights.mean()
         self._settings: dict[str, Any] = {
             "vocabulary": vocabulary,
             "max_tokens": max_tokens,
@@ -114,15 +119,22 @@ class TextDataset:
 
     def part(self, places: Array) -> TextDataset:
         """Return some rows as a dataset of their own, in the order of `places` (R,)."""
-        return TextDataset(self.store, self.rows[places], self.labels[places], **self._settings)
+        return TextDataset(
+            self.store, self.rows[places], self.labels[places], weights=self.weights[places], **self._settings
+        )
+
+    def sentences(self) -> TextDataset:
+        """Return the rows that are no phrases (see `reading.trees`)."""
+        return self.part(np.flatnonzero(~self.store.phrases[self.rows]))
 
     def batch(self, rows: Array, weights: Array | None = None) -> Batch:
         """Gather some rows into a padded batch.
 
         Args:
             rows: places in this dataset, (B,).
-            weights: see `Batch`; 1 / B each when left out.
+            weights: what each counts in the step if all rows are alike; 1 / B when left out.
         """
+        alike_B = np.full(len(rows), 1 / len(rows)) if weights is None else weights
         rows_B = torch.from_numpy(np.asarray(rows, np.int64))
         count_B = self._count_R[rows_B]
         padded = padded_length(int(count_B.max()))
@@ -141,9 +153,7 @@ class TextDataset:
             tokens_BT=tokens_BT,
             lengths_B=count_B.clamp(min=1),
             labels_B=self._labels_R[rows_B],
-            weights_B=torch.full((len(rows),), 1 / len(rows))
-            if weights is None
-            else torch.from_numpy(weights.astype(np.float32)),
+            weights_B=torch.from_numpy((alike_B * self.weights[rows]).astype(np.float32)),
             rows_B=rows_B,
             spelling_XK=spelling_XK,
         )
@@ -244,7 +254,8 @@ def rank_share(step: list[Array], *, rank: int, world_size: int) -> list[tuple[A
 
     Every process gets the same number of batches and at least one row in each; where there are
     fewer rows than processes, a row of weight 0 fills the place. Weights are such that the mean
-    over processes of the summed weighted losses is the mean loss over the step's rows.
+    over processes of the summed weighted losses is the mean loss over the step's rows, if these have
+    no weights of their own (see `TextDataset.batch`).
 
     >>> rank_share([np.array([3, 4, 5])], rank=1, world_size=2)
     [(array([4]), array([0.66666667]))]

@@ -92,6 +92,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         max_vocabulary: int = TextConfig.max_vocabulary,
         subwords: int = TextConfig.subwords,
         vectors: str | None = TextConfig.vectors,
+        vector_words: int = TextConfig.vector_words,
         freeze_vectors: bool = TextConfig.freeze_vectors,
         embedding_size: int = ModelConfig.embedding_size,
         hidden_size: int = ModelConfig.hidden_size,

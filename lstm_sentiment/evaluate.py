@@ -42,9 +42,7 @@ def main(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog="python -m lstm_sentiment.evaluate", description=__doc__)
     parser.add_argument("run", help="run folder that training wrote")
-    parser.add_argument(
-        "file", nargs="?", help="labelled rows (.csv .tsv .jsonl .parquet, also compressed, or a folder)"
-    )
+    parser.add_argument("file", nargs="?", help="labelled rows: any file or folder that training reads too")
     parser.add_argument(
         "--behaviour", action="store_true", help="count failures on some 4,000 made-up texts, by capability"
     )

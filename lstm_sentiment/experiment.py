@@ -247,8 +247,8 @@ def initial_model(config: Config, corpus: Corpus) -> Network:
 def _new_trainer(
     config: Config, corpus: Corpus, model: Network, *, processes: Processes, **settings: Any
 ) -> Trainer:
-    balanced = config.trainer.class_weights == "balanced"
-    weights = balanced_weights(corpus.train.labels, len(corpus.labels)) if balanced else None
+    train, balanced = corpus.train, config.trainer.class_weights == "balanced"
+    weights = balanced_weights(train.labels, len(corpus.labels), train.weights) if balanced else None
     device = next(model.parameters()).device
     task = Classification(
         corpus.validation,
@@ -260,7 +260,7 @@ def _new_trainer(
     )
     return Trainer(
         model,
-        corpus.train,
+        train,
         task,
         config=config.trainer,
         seed=config.seed,
@@ -304,7 +304,11 @@ def _report_data(corpus: Corpus, config: Config) -> None:
         f"{facts['duplicates']:,}", removed, f"{facts['conflicting_labels']:,}",
         f"{len(corpus.vocabulary):,}",
     )  # fmt: skip
+    if facts["phrases"]:
+        log.info("  train: %s phrases count %g each", f"{facts['phrases']:,}", config.data.phrases)
     for source, counts in facts["counts"].items():
+        if counts["left_out"]:
+            log.info("  %s: %s rows left out by data.labels", source, f"{counts['left_out']:,}")
         if counts["filtered"]:
             log.info("  %s: %s rows left out by data.filter", source, f"{counts['filtered']:,}")
         if counts["empty"]:

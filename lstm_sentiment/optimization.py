@@ -42,14 +42,19 @@ def cross_entropy(class_weights_C: Tensor | None, label_smoothing: float) -> Los
     return loss
 
 
-def balanced_weights(labels: Any, classes: int) -> Tensor:
+def balanced_weights(labels: Any, classes: int, row_weights: Any = None) -> Tensor:
     """Return class weights (C,) that give each class the same total and rows a mean weight of 1.
+
+    Args:
+        labels: class indices (R,).
+        classes: C.
+        row_weights: what each row counts (R,), with mean 1; None for 1.
 
     >>> balanced_weights(np.array([0, 0, 0, 1]), 2)
     tensor([0.6667, 2.0000])
     """
-    counts = np.bincount(labels, minlength=classes)
-    return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
+    counts_C = np.bincount(labels, row_weights, minlength=classes)
+    return torch.from_numpy(len(labels) / (classes * np.where(counts_C, counts_C, 1))).float()
 
 
 class LazyAdamW(torch.optim.AdamW):

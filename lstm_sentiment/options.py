@@ -257,12 +257,26 @@ def _flow(key: str, node: yaml.Node, where: str) -> str:
     if isinstance(node, yaml.SequenceNode) and kind == "seq":
         return "[" + ", ".join(_flow(key, item, where) for item in node.value) + "]"
     if isinstance(node, yaml.MappingNode) and kind == "map":
-        pairs = (f"{_flow(key, k, where)}: {_flow(key, v, where)}" for k, v in node.value)
+        null = "tag:yaml.org,2002:null" if _maps_to_null(key) else ""
+        pairs = (
+            f"{_flow(key, k, where)}: {'null' if v.tag == null else _flow(key, v, where)}"
+            for k, v in node.value
+        )
         return "{" + ", ".join(pairs) + "}"
     found = shown(node.value) if isinstance(node, yaml.ScalarNode) else f"a {kind}"
     raise ConfigError(
         f"{found} is not text or a whole number (quote names such as 'no')", key=key, where=where
     )
+
+
+def _maps_to_null(key: str) -> bool:
+    """Return whether a key takes a map whose values may be null.
+
+    >>> _maps_to_null("data.labels"), _maps_to_null("data.filter")
+    (True, False)
+    """
+    maps = [part for part in typing.get_args(_hint(key)) if typing.get_origin(part) is dict]
+    return any(type(None) in typing.get_args(typing.get_args(part)[1]) for part in maps)
 
 
 def _quoted(text: str) -> str:

@@ -628,7 +628,7 @@ def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:
 
 def test_there_is_a_configuration_for_each_corpus() -> None:
     found = {path.stem for path in CONFIGS.glob("*.yaml")}
-    assert {"tweets", "movies", "imdb", "sst2", "tweeteval", "smoke"} <= found
+    assert {"tweets", "movies", "imdb", "sst2", "sst5", "tweeteval", "smoke"} <= found
 
 
 def test_every_configuration_can_be_read() -> None:

@@ -405,7 +405,7 @@ def test_facts_are_what_counting_gives(load: Callable[..., Corpus]) -> None:
             sum(max(0, len(row) - 8) for row in tokens) / len(flat), abs=1e-5
         )
         assert facts["classes"] == dict(sorted(Counter(corpus.labels[c] for c in split.labels).items()))
-    assert corpus.facts["counts"] == {"train": {"filtered": 0, "empty": 1, "replaced": 0}}
+    assert corpus.facts["counts"] == {"train": {"filtered": 0, "empty": 1, "replaced": 0, "left_out": 0}}
 
 
 def test_the_fingerprint_changes_with_rows_labels_split_and_tokens(

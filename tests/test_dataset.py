@@ -45,6 +45,7 @@ def store_of(texts: Texts) -> TokenStore:
         groups=np.zeros(rows, np.int32),
         hashes=np.arange(rows, dtype=np.uint64),
         lines=np.arange(rows) + 2,
+        phrases=np.zeros(rows, bool),
         tokens=tokens,
         label_values=["a"],
         counts={},

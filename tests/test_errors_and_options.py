@@ -186,6 +186,8 @@ OUT_OF_RANGE = [
     ("model.pooling", "mean+"),
     ("text.max_tokens", "0"),
     ("text.max_tokens", "1000001"),
+    ("text.vector_words", "-1"),
+    ("text.vector_words", "10"),
     ("text.min_frequency", "0"),
     ("text.max_vocabulary", "0"),
     ("text.max_vocabulary", "10000001"),
@@ -406,6 +408,7 @@ AS_TYPED = [
     ["--data.labels=['no', 'yes']", "--data.filter={source: imdb, year: 2001}"],
     ["--data.train=007.csv", "--text.vectors=null", "--data.text_column=2001-01-01"],
     ["--out=1e5"],
+    ["--data.labels={0: bad, 2: null, 'null': null, 4: good}", "--data.phrases=0.25"],
     ["--data.labels={0: '😀', 1: 'a\\b\"c', 2: '- d: [e]'}"],
 ]
 
@@ -633,7 +636,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors tokenizing",
-    "config files text schedule sources made_up progress findings runtime characters",
+    "config files text schedule sources trees made_up progress findings runtime characters",
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison page charts curves card",
     "dataset splits proof hub gates",

@@ -185,7 +185,7 @@ def test_a_seed_repeats_and_another_one_does_not() -> None:
 def test_every_setting_arrives_and_is_checked_as_on_the_command_line(tmp_path: Path) -> None:
     odd = {
         "tokenizer": "basic_english", "lowercase": False, "max_tokens": np.int64(7), "truncate": "tail",
-        "min_frequency": 3, "max_vocabulary": 99, "subwords": 0, "vectors": "a b: {c}.txt",
+        "min_frequency": 3, "max_vocabulary": 99, "subwords": 0, "vectors": "a b: {c}.txt", "vector_words": 8,
         "freeze_vectors": True, "embedding_size": 5, "hidden_size": 6, "layers": 2,
         "bidirectional": np.bool_(False), "pooling": "attention", "dropout": np.float64(0.25),
         "embedding_dropout": 0, "word_dropout": 0.5, "ngrams": 64, "epochs": 9, "batch_size": 3,

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_csv
 
+from lstm_sentiment.config import DataConfig, TextConfig
+from lstm_sentiment.corpus import prepare
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.vectors import PretrainedVectors, load_vectors
+from lstm_sentiment.reading.vectors import PretrainedVectors, load_vectors, vector_words
 
 SIZE = 6
 
@@ -233,3 +236,40 @@ def test_reading_vectors_does_not_switch_off_the_checking_of_certificates(
     file.write_text(as_lines(rows_of(20)), encoding="utf-8")
     load(file, ["w1"])
     assert ssl._create_default_https_context is checked
+
+
+@pytest.mark.parametrize("name", ["glove.txt", "word2vec.vec", "glove.txt.gz"])
+@pytest.mark.parametrize("most", [0, 1, 7, 100])
+def test_the_first_words_of_a_file_are_those_of_its_vectors(tmp_path: Path, name: str, most: int) -> None:
+    content = ("30 6\n" if "word2vec" in name else "") + as_lines(rows_of(30))
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    assert vector_words(str(file), most, cache=tmp_path) == [f"w{i}" for i in range(min(most, 30))]
+
+
+def test_words_of_a_name_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"text\.vectors: .glove\.7B\.50d. is neither a file nor one of"):
+        vector_words("glove.7B.50d", 9, cache=tmp_path)
+    broken = tmp_path / "broken.gz"
+    broken.write_bytes(gzip.compress(as_lines(rows_of(30)).encode())[:-20])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        vector_words(str(broken), 100, cache=tmp_path)
+
+
+def test_words_that_only_the_vectors_hold_are_known(tmp_path: Path) -> None:
+    """In validation texts, with their vectors, behind those of the training rows; none is known twice."""
+    train = [(f"w{i} w{i + 1} common", ("bad", "good")[i % 2]) for i in range(8)]
+    files = [write_csv(tmp_path / "train.csv", train), write_csv(tmp_path / "v.csv", [("w20 w29 x", "bad")])]
+    content = as_lines({"<unk>": [0.0] * SIZE, **rows_of(30)})
+    (tmp_path / "glove.txt").write_text(content, encoding="utf-8")
+    data = DataConfig(train=str(files[0]), validation=str(files[1]), test=None)
+    found = {}
+    for most in (0, 22):
+        text = TextConfig(min_frequency=1, subwords=0, vectors=str(tmp_path / "glove.txt"), vector_words=most)
+        corpus = prepare(data, text, seed=0, cache=tmp_path / "cache")
+        found[most] = corpus.vocabulary.tokens
+        unknown = corpus.facts["splits"]["validation"]["unknown_tokens"]
+        assert unknown == pytest.approx(1.0 if most == 0 else 2 / 3, abs=1e-4)
+    assert found[22] == [*found[0], *(f"w{i}" for i in range(9, 21))]
+    with pytest.raises(ConfigError, match=r"text\.vector_words: there are no vectors"):
+        TextConfig(vector_words=5)

@@ -59,7 +59,9 @@ def _of_data(config: Config, corpus: Corpus) -> Found:
     filtered = sum(counts["filtered"] for counts in corpus.facts["counts"].values())
     if data.filter and not filtered:
         yield "data.filter", "every row has these values", "is it the column you mean?"
-    rows = len(corpus.train.store.labels) - data.deduplicate * corpus.facts["duplicates"]
+    left_out = corpus.facts["counts"]["train"]["left_out"]
+    sentences = int((~corpus.train.store.phrases).sum()) - left_out
+    rows = sentences - data.deduplicate * corpus.facts["duplicates"]
     if data.max_rows is not None and data.max_rows >= rows:
         yield "data.max_rows", f"there are {rows:,} rows", "null says the same"
     if not data.deduplicate and not corpus.facts["duplicates"]:

@@ -47,16 +47,17 @@ def examine_data(corpus: Corpus) -> tuple[dict[str, Any], list[Finding]]:
         facts, findings = examine_data(prepare(config.data, config.text, seed=0, cache=cache_folder()))
     """
     splits = corpus.splits
+    sentences = {**splits, "train": corpus.train.sentences()}  # others have no phrases to be compared with
     facts: dict[str, Any] = {
         "splits": {
             name: corpus.facts["splits"][name] | _lengths(split, corpus) for name, split in splits.items()
         },
         "shift": {
-            name: class_shift(corpus.train.labels, split.labels, len(corpus.labels))
+            name: class_shift(sentences["train"].labels, split.labels, len(corpus.labels))
             for name, split in splits.items()
             if name != "train"
         },
-        "similar": _all_similar(splits),
+        "similar": _all_similar(sentences),
         **{name: corpus.facts[name] for name in ("duplicates", "conflicting_labels", "shared_texts")},
     }
     findings = [

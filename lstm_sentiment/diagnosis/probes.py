@@ -68,7 +68,8 @@ class Probes:
         )
         self._first_rows = plan[0][0]
         balanced = trainer.class_weights == "balanced"
-        self._weights = balanced_weights(corpus.train.labels, self.classes) if balanced else None
+        train = corpus.train
+        self._weights = balanced_weights(train.labels, self.classes, train.weights) if balanced else None
 
     def first_loss(self) -> dict[str, float]:
         """Return the untrained model's loss on its first batch, and what a guess costs, in nats.
@@ -328,6 +329,7 @@ def _labelled(
         max_tokens=min(text.max_tokens, CONTROL_TOKENS),
         truncate=text.truncate,
         subwords=text.subwords,
+        weights=dataset.weights if rows is None else dataset.weights[rows],
     )
 
 

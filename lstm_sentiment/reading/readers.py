@@ -1,4 +1,4 @@
-"""Sources to rows: CSV, TSV, JSON lines, Parquet, folders of .txt files.
+"""Sources to rows: CSV, TSV, JSON lines, Parquet, files of trees, folders of .txt files.
 
 pandas reads, in a mode that guesses nothing: every value is text, and what pandas would silently
 repair (too few or too many fields, an unclosed quote) is an error with file and line. Rows come in
@@ -8,6 +8,7 @@ chunks, so that a file larger than memory can be read.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from array import array
 from collections.abc import Iterator, Mapping
@@ -19,10 +20,12 @@ import numpy as np
 import pandas as pd
 
 from lstm_sentiment.errors import DataError, did_you_mean, shown
-from lstm_sentiment.reading.sources import Source, open_text
+from lstm_sentiment.reading.sources import TREES, Source, open_text
+from lstm_sentiment.reading.trees import read_tree
 
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
+PHRASE = "phrase"  # column of trees: whether the text is a part of the sentence in the same line
 CHUNK_ROWS = 5_000
 MAX_FIELD = 100_000_000  # characters in one CSV field
 REPLACEMENT = "\ufffd"
@@ -41,12 +44,15 @@ class Chunk:
     lines: np.ndarray[Any, np.dtype[np.int64]] = field(repr=False)
 
 
-def read_chunks(source: Source, *, classes: list[str] | None = None) -> Iterator[Chunk]:
-    """Read a source in chunks of at most `CHUNK_ROWS` rows.
+def read_chunks(
+    source: Source, *, classes: list[str] | None = None, phrases: bool = False
+) -> Iterator[Chunk]:
+    """Read a source in chunks of at most `CHUNK_ROWS` rows, or trees.
 
     Args:
         source: from `open_source`.
         classes: for a folder, the class folders wanted; None for all.
+        phrases: for trees, give their phrases too, behind each sentence, and a column `PHRASE`.
 
     Raises:
         DataError: a row that does not fit, with file and line.
@@ -60,7 +66,7 @@ def read_chunks(source: Source, *, classes: list[str] | None = None) -> Iterator
     [{'text': 'NA', 'label': '007'}]
     """
     empty = True
-    for chunk in _chunks(source, classes):
+    for chunk in _chunks(source, classes, phrases):
         empty = empty and chunk.frame.empty
         yield chunk
     if empty:
@@ -122,13 +128,15 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def _chunks(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
+def _chunks(source: Source, classes: list[str] | None, phrases: bool) -> Iterator[Chunk]:
     if source.format == "folder":
         yield from _read_folder(source, classes)
     elif source.format == ".parquet":
         yield from _read_parquet(source)
     elif source.format == ".jsonl":
         yield from _read_jsonl(source)
+    elif source.format in TREES:
+        yield from _read_trees(source, phrases)
     else:
         yield from _read_delimited(source, "\t" if source.format == ".tsv" else ",")
 
@@ -260,6 +268,25 @@ def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
     values = {column: [record.get(column) for record in records] for column in columns}
     frame = pd.DataFrame(values, dtype=object)
     return Chunk(frame=frame, lines=np.array(lines, np.int64))
+
+
+def _read_trees(source: Source, phrases: bool) -> Iterator[Chunk]:
+    """Read one tree per line; columns text, label and, with phrases, `PHRASE`."""
+    with open_text(source) as text:
+        trees = ((line, content) for line, content in enumerate(text, start=1) if content.strip())
+        while some := list(itertools.islice(trees, CHUNK_ROWS)):
+            rows: list[tuple[str, str, bool]] = []
+            lines: list[int] = []
+            for line, content in some:
+                try:
+                    sentence, *parts = read_tree(content)
+                except DataError as error:
+                    raise DataError(error.message, file=source.name, line=line) from None
+                spans = [(*sentence, False), *((*part, True) for part in parts if phrases)]
+                rows += spans
+                lines += [line] * len(spans)
+            frame = pd.DataFrame(rows, columns=["text", "label", PHRASE], dtype=object)
+            yield Chunk(frame=frame if phrases else frame.drop(columns=PHRASE), lines=np.array(lines))
 
 
 def _read_parquet(source: Source) -> Iterator[Chunk]:

@@ -25,7 +25,9 @@ import fsspec
 from lstm_sentiment.errors import DataError, MissingExtraError, did_you_mean, shown
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+TREES = (".txt", ".ptb", ".tree")
+FORMATS = TABLES + TREES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Source:
 
     @property
     def format(self) -> str:
-        """``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` or ``folder``."""
+        """``folder``, or the file name's ending: one of `FORMATS`."""
         return "folder" if self.path.is_dir() else format_of(self.name)
 
 
@@ -129,7 +131,7 @@ def _undecodable(source: Source, compression: str, error: UnicodeDecodeError) ->
     return DataError(f"is not {source.encoding}: {error.reason}", file=source.name)
 
 
-def format_of(name: str) -> str:
+def format_of(name: str, *, among: tuple[str, ...] = FORMATS) -> str:
     """Return the format that a file name's ending stands for, such as ``.csv`` for ``a.csv.gz``.
 
     Raises:
@@ -139,9 +141,9 @@ def format_of(name: str) -> str:
     for ending in COMPRESSIONS:
         path = path.removesuffix(ending)
     ending = "." + path.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
-    if ending not in FORMATS:
+    if ending not in among:
         raise DataError(
-            f"the name ends in none of {' '.join(FORMATS)} (also with {' '.join(COMPRESSIONS)})", file=name
+            f"the name ends in none of {' '.join(among)} (also with {' '.join(COMPRESSIONS)})", file=name
         )
     if ending == ".parquet" and compression_of(name):
         raise DataError("Parquet is compressed inside; leave the second ending away", file=name)

@@ -23,11 +23,14 @@ class RowSplit:
     Args:
         rows: ``train``, and of ``validation`` and ``test`` those that are cut from the training file,
             -> rows of the store, ascending.
-        duplicates: rows whose text stands before them already.
+        counted: rows that hold each token of the training texts once: where phrases train too, their
+            sentences, which also may have no class.
+        duplicates: rows whose text stands before them already; phrases are not asked.
         conflicting: texts that stand with more than one label.
     """
 
     rows: dict[str, Array]
+    counted: Array
     duplicates: int
     conflicting: int
 
@@ -37,15 +40,16 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
 
     Args:
         store: the training file.
-        classes: class index of each row, (R,).
+        classes: class index of each row, -1 for one to leave out, (R,).
         data: shares, grouping, sampling.
         seed: of the split and the sample.
 
     Raises:
         DataError: too few rows, or too few groups.
     """
-    duplicates, conflicting, first = find_duplicates(store, classes)
-    left = first if data.deduplicate else np.arange(len(classes))
+    sentences = np.flatnonzero(~store.phrases & (classes >= 0))
+    duplicates, conflicting, first = find_duplicates(store.hashes[sentences], classes[sentences])
+    left = sentences[first] if data.deduplicate else sentences
     if data.max_rows is not None and data.max_rows < len(left):
         left = _sample(left, classes, data.max_rows, seed)
     groups = store.groups if data.group_column else None
@@ -62,15 +66,38 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
                     file=store.name,
                 )
             left, rows[split] = _cut(left, classes, groups, count, seed, store.name)
-    rows["train"] = left
-    return RowSplit(rows=rows, duplicates=duplicates, conflicting=conflicting)
+    phrases, counted = _phrases(store, classes, data, train=left, held_out=list(rows.values()))
+    rows["train"] = np.sort(np.concatenate([left, phrases]))
+    return RowSplit(rows=rows, counted=counted, duplicates=duplicates, conflicting=conflicting)
 
 
-def find_duplicates(store: TokenStore, classes: Array) -> tuple[int, int, Array]:
+def find_duplicates(hashes: Array, classes: Array) -> tuple[int, int, Array]:
     """Count repeated texts and those with several labels; return the rows where a text stands first."""
-    _, first, inverse = np.unique(store.hashes, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     conflicting = np.unique(inverse[classes != classes[first][inverse]])
-    return len(store.hashes) - len(first), len(conflicting), np.sort(first)
+    return len(hashes) - len(first), len(conflicting), np.sort(first)
+
+
+def _phrases(
+    store: TokenStore, classes: Array, data: DataConfig, *, train: Array, held_out: list[Array]
+) -> tuple[Array, Array]:
+    """Return the phrases that train, and the sentences that they and the training rows come from.
+
+    They are those of the training sentences and, unless rows are sampled, of sentences without a class:
+    a neutral sentence may hold a good phrase. A text that is held out is no phrase, and has none.
+    """
+    if not store.phrases.any():
+        return np.zeros(0, np.int64), train
+    held = store.hashes[np.concatenate([*held_out, np.zeros(0, np.int64)])]
+    unseen_R = ~np.isin(store.hashes, held)
+    without_class_R = ~store.phrases & (classes < 0) & unseen_R & (data.max_rows is None)
+    sentences = np.sort(np.concatenate([train, np.flatnonzero(without_class_R)]))
+    known_R = np.isin(store.lines, store.lines[sentences])
+    found = np.flatnonzero(store.phrases & (classes >= 0) & known_R & unseen_R)
+    if data.deduplicate:
+        found = found[~np.isin(store.hashes[found], store.hashes[train])]
+        found = found[find_duplicates(store.hashes[found], classes[found])[2]]
+    return found, sentences
 
 
 def _sample(rows: Array, classes: Array, count: int, seed: int) -> Array:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.reading.readers import as_text
-from lstm_sentiment.reading.sources import compression_of, format_of, open_binary
+from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, open_binary
 
 Write = Callable[[pd.DataFrame], None]
 
@@ -31,7 +31,7 @@ def open_table(name: str, *, like: Path | None = None) -> Iterator[Write]:
     Raises:
         DataError: no such format or folder, or a value that the format cannot hold.
     """
-    path, ending = Path(name).expanduser(), format_of(name)
+    path, ending = Path(name).expanduser(), format_of(name, among=TABLES)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
 """A source's rows as token numbers on disk: tokenised once, memory-mapped ever after.
 
     CACHE/<key>/ids.bin      all tokens of all rows, one flat int32 array (N,)
-                rows.npz     offsets (R + 1,), labels, groups, hashes, lines (R,)
+                rows.npz     offsets (R + 1,), labels, groups, hashes, lines, phrases (R,)
                 meta.json    the tokens that the numbers stand for, label values, counts
 
 The key is a hash of the file's contents and of every setting that the numbers depend on, and not
@@ -30,6 +30,7 @@ import numpy.typing as npt
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.reading.readers import (
     LABEL_COLUMNS,
+    PHRASE,
     REPLACEMENT,
     TEXT_COLUMNS,
     Chunk,
@@ -40,9 +41,9 @@ from lstm_sentiment.reading.readers import (
 from lstm_sentiment.reading.sources import Source
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
-ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines")
+ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines", "phrases")
 Array = npt.NDArray[Any]
 
 
@@ -55,6 +56,7 @@ class Columns:
     group: str | None = None
     filter: tuple[tuple[str, str], ...] = ()
     classes: tuple[str, ...] | None = None
+    phrases: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class TokenStore:
         groups: (R,) int32; equal for rows of one group; all zero without a group column.
         hashes: (R,) uint64, a hash of the text.
         lines: (R,) int64, where the row stands in its file.
+        phrases: (R,) bool, whether the row is a part of the sentence in the same line (see `trees`).
         tokens: what the numbers stand for.
         label_values: distinct labels as the file spells them.
         counts: rows that were filtered out, that hold no token, that hold replaced bytes.
@@ -82,6 +85,7 @@ class TokenStore:
     groups: Array
     hashes: Array
     lines: Array
+    phrases: Array
     tokens: list[str]
     label_values: list[str]
     counts: dict[str, int]
@@ -98,7 +102,7 @@ class TokenStore:
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_R)])
         return cls(
             name="", ids_N=ids_N, offsets=offsets, labels=nothing, groups=nothing, hashes=nothing,
-            lines=nothing, tokens=tokens, label_values=[], counts={}, fingerprint="",
+            lines=nothing, phrases=nothing > 0, tokens=tokens, label_values=[], counts={}, fingerprint="",
         )  # fmt: skip
 
     def release(self) -> None:
@@ -167,6 +171,7 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
         columns.group,
         columns.filter,
         columns.classes,
+        columns.phrases,
         tokenizer.name,
         tokenizer.lowercase,
         tokenizer.normalize,
@@ -220,6 +225,7 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
         groups=np.array(rows.groups, np.int32),
         hashes=np.array(rows.hashes, np.uint64),
         lines=np.array(rows.lines, np.int64),
+        phrases=np.array(rows.phrases, bool),
     )
     meta = {
         "tokens": lexicon.tokens,
@@ -237,12 +243,12 @@ class _Rows:
         self.label_numbers: dict[str, int] = {}
         self._group_numbers: dict[str, int] = {}
         self.labels, self.groups = array("i"), array("i")
-        self.hashes, self.lines = array("Q"), array("q")
+        self.hashes, self.lines, self.phrases = array("Q"), array("q"), array("b")
         self.filtered = self.replaced = 0
 
     def texts(self) -> Iterator[list[str]]:
         classes = list(self._columns.classes) if self._columns.classes else None
-        for chunk in read_chunks(self._source, classes=classes):
+        for chunk in read_chunks(self._source, classes=classes, phrases=self._columns.phrases):
             yield self._take(chunk)
 
     def _take(self, chunk: Chunk) -> list[str]:
@@ -274,6 +280,7 @@ class _Rows:
             self.groups.extend(numbers.setdefault(as_text(v), len(numbers)) for v in frame[wanted.group])
         self.hashes.extend(map(_text_hash, texts))
         self.lines.extend(lines_R.tolist())
+        self.phrases.extend(frame[PHRASE] if wanted.phrases else [False] * len(texts))
         self.replaced += sum(REPLACEMENT in text for text in texts)
         return texts
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import logging
 import re
 import tempfile
@@ -10,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -60,9 +62,45 @@ def load_vectors(
     return _match(vectors.stoi, rows_NE, vocabulary, seed)
 
 
+def vector_words(name: str, most: int, *, cache: Path) -> list[str]:
+    """Return the first words of a file with vectors, or of a torchtext name (see `load_vectors`).
+
+    Args:
+        name: of the vectors.
+        most: how many words at most.
+        cache: folder for downloads.
+
+    Raises:
+        ConfigError: no such file or name.
+
+    >>> file = Path(tempfile.mkdtemp()) / "vectors.txt"
+    >>> _ = file.write_text("good 0.5 0.1\\nbad -0.4 0.2\\nso 0 0\\n")
+    >>> vector_words(str(file), 2, cache=file.parent)
+    ['good', 'bad']
+    """
+    if not most:
+        return []
+    path = Path(name).expanduser()
+    if not path.is_file():
+        with certificates_checked():
+            return list(_download(name, _reader_of(name), cache / "vectors").itos[:most])
+    try:
+        with _open(path) as file:  # the words alone: a tenth of the time that vectors take
+            lines = itertools.islice(file, most + 1)  # the first may be a header of two numbers
+            fields = (line.split(maxsplit=2) for line in lines)
+            words = [found[0].decode("utf-8", "replace") for found in fields if len(found) > 2]
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", key="text.vectors") from None
+    return words[:most]
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
 def _read(name: str, size: int, cache: Path) -> Any:
     """Return torchtext's `Vectors` of a file or a name."""
-    from torchtext.vocab import Vectors, pretrained_aliases
+    from torchtext.vocab import Vectors
 
     logging.getLogger("torchtext.vocab").setLevel(logging.WARNING)
     path = Path(name).expanduser()
@@ -76,18 +114,27 @@ def _read(name: str, size: int, cache: Path) -> Any:
                 vectors = Vectors(str(path.absolute()), cache=folder)
             except (RuntimeError, ValueError, EOFError, OSError, zlib.error) as error:
                 raise ConfigError(f"{name} cannot be read: {error}", key="text.vectors") from None
-    elif name in pretrained_aliases:
+    else:
+        reader = _reader_of(name)
         named = re.search(r"\.(\d+)d$", name)
         found = int(named[1]) if named else 300 if name.startswith("fasttext") else size
         if found != size:
             raise _wrong_size(name, found, size)
-        vectors = _download(name, pretrained_aliases[name], cache / "vectors")
-    else:
+        vectors = _download(name, reader, cache / "vectors")
+    return vectors
+
+
+def _reader_of(name: str) -> Callable[..., Any]:
+    """Return what torchtext reads a name with that it knows."""
+    from torchtext.vocab import pretrained_aliases
+
+    if name not in pretrained_aliases:
         raise ConfigError(
             f"'{name}' is neither a file nor one of {', '.join(sorted(pretrained_aliases))}",
             key="text.vectors",
         )
-    return vectors
+    reader: Callable[..., Any] = pretrained_aliases[name]
+    return reader
 
 
 def _download(name: str, reader: Callable[..., Any], folder: Path) -> Any:
@@ -117,11 +164,8 @@ def _match(index: dict[str, int], vectors_NE: Tensor, vocabulary: Vocabulary, se
 
 def _first_vector_size(path: Path) -> int:
     """Return the number of values on a vector file's first line, or second if the first is a header."""
-    import gzip
-
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
+        with _open(path) as file:
             fields = file.readline().split()
             if len(fields) == 2:
                 fields = file.readline().split()
