@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.adversarial import Adversary
 from lstm_sentiment.dataset import Batch, TextDataset
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.inference import predict_logits
@@ -28,6 +29,7 @@ class Classification:
         device: where the model is.
         batch_size: rows answered at a time.
         processes: the processes of the job.
+        adversary: also learn each batch as this one pushes it; None for none.
     """
 
     def __init__(
@@ -39,13 +41,18 @@ class Classification:
         device: torch.device,
         batch_size: int,
         processes: Processes,
+        adversary: Adversary | None = None,
     ) -> None:
         self.validation, self.labels, self._loss = validation, labels, loss
         self.device, self.batch_size, self.processes = device, batch_size, processes
-        self.choices = len(labels)
+        self.choices, self.adversary = len(labels), adversary
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
+        if self.adversary is not None:
+            return self.adversary.loss(
+                lambda push_TBE: self._loss(model(*batch.inputs, push_TBE), batch), batch.tokens_BT
+            )
         return self._loss(model(*batch.inputs), batch)
 
     def score(self, model: nn.Module) -> dict[str, Any]:
