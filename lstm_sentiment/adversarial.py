@@ -69,5 +69,8 @@ def worst_push(gradient_TBE: Tensor, length: float) -> Tensor:
     tensor([[6., 0.],
             [0., 8.]])
     """
-    norm_1B1 = torch.linalg.vector_norm(gradient_TBE, dim=(0, 2), keepdim=True)
-    return gradient_TBE * (length / norm_1B1.clamp(min=torch.finfo(gradient_TBE.dtype).tiny))
+    largest_1B1 = gradient_TBE.abs().amax(dim=(0, 2), keepdim=True)
+    # A sure answer's gradient is so small that its square would be 0.
+    direction_TBE = gradient_TBE / largest_1B1.clamp(min=torch.finfo(gradient_TBE.dtype).tiny)
+    norm_1B1 = torch.linalg.vector_norm(direction_TBE, dim=(0, 2), keepdim=True)
+    return direction_TBE * (length / norm_1B1.clamp(min=1.0))
