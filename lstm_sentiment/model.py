@@ -103,7 +103,7 @@ class SentimentLSTM(nn.Module):
             tokens_TB = tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
         embedded_TBE = self._embed(tokens_TB, spelling_XK)
         if push_TBE is not None:
-            embedded_TBE = _pushed(embedded_TBE, push_TBE[: len(tokens_TB)], tokens_TB != PAD)
+            embedded_TBE = _pushed(embedded_TBE, push_TBE[: len(tokens_TB)], lengths_B)
         return self.logits_of(embedded_TBE, lengths_B)
 
     def look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
@@ -281,11 +281,10 @@ def _chance(shape: Sequence[int], share: float, device: torch.device) -> Tensor:
     return quarters < min(round(share * 2**16) - 2**15, 2**15 - 1)
 
 
-def _pushed(embedded_TBE: Tensor, push_TBE: Tensor, real_TB: Tensor) -> Tensor:
-    """Return tokens' vectors plus a push in units of the root mean square of each text's real values."""
-    squares_TB = embedded_TBE.detach().square().mean(dim=2) * real_TB
-    unit_B = (squares_TB.sum(dim=0) / real_TB.sum(dim=0)).sqrt()
-    return embedded_TBE + push_TBE * unit_B[:, None]
+def _pushed(embedded_TBE: Tensor, push_TBE: Tensor, lengths_B: Tensor) -> Tensor:
+    """Return tokens' vectors plus a push in units of the root mean square of each text's values."""
+    square_B = embedded_TBE.detach().square().mean(dim=2).sum(dim=0)  # padding's vector is 0
+    return embedded_TBE + push_TBE * (square_B / lengths_B).sqrt()[:, None]
 
 
 def _aligned(read: list[Tensor], mirror_N: Tensor | None) -> Tensor:
