@@ -72,5 +72,5 @@ def worst_push(gradient_TBE: Tensor, length: float) -> Tensor:
     largest_1B1 = gradient_TBE.abs().amax(dim=(0, 2), keepdim=True)
     # A sure answer's gradient is so small that its square would be 0.
     direction_TBE = gradient_TBE / largest_1B1.clamp(min=torch.finfo(gradient_TBE.dtype).tiny)
-    norm_1B1 = torch.linalg.vector_norm(direction_TBE, dim=(0, 2), keepdim=True)
+    norm_1B1: Tensor = torch.linalg.vector_norm(direction_TBE, dim=(0, 2), keepdim=True)
     return direction_TBE * (length / norm_1B1.clamp(min=1.0))

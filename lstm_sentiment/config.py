@@ -214,7 +214,7 @@ class TrainerConfig:
         label_smoothing: share of the target spread over all classes.
         adversarial: length of the push that hurts a text most and that it is learned with too, relative
             to the root mean square of its embedded values (see `adversarial`); 0 for none. A step takes
-            two and a half times as long.
+            2.2 times as long.
         class_weights: balanced weighs each class by the inverse of its frequency.
         ema: decay of the moving average of the weights that is validated and saved; 0 for none.
         accumulate: batches whose gradients are added up before a step.
