@@ -17,6 +17,7 @@ from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import score
 from lstm_sentiment.optimization import Loss
 from lstm_sentiment.progress import report_epoch
+from lstm_sentiment.r_drop import disagreement, twice
 
 
 class Classification:
@@ -29,6 +30,7 @@ class Classification:
         device: where the model is.
         batch_size: rows answered at a time.
         processes: the processes of the job.
+        r_drop: weight of the disagreement of two passes (see `r_drop`); 0 for a single pass.
         adversary: also learn each batch as this one pushes it; None for none.
     """
 
@@ -41,19 +43,26 @@ class Classification:
         device: torch.device,
         batch_size: int,
         processes: Processes,
+        r_drop: float = 0.0,
         adversary: Adversary | None = None,
     ) -> None:
         self.validation, self.labels, self._loss = validation, labels, loss
         self.device, self.batch_size, self.processes = device, batch_size, processes
-        self.choices, self.adversary = len(labels), adversary
+        self.choices, self.r_drop, self.adversary = len(labels), r_drop, adversary
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
-        if self.adversary is not None:
-            return self.adversary.loss(
-                lambda push_TBE: self._loss(model(*batch.inputs, push_TBE), batch), batch.tokens_BT
-            )
-        return self._loss(model(*batch.inputs), batch)
+        if self.r_drop:
+            batch = twice(batch)
+
+        def loss_at(push_TBE: Tensor | None) -> Tensor:
+            logits_BC = model(*batch.inputs, push_TBE)
+            loss = self._loss(logits_BC, batch)
+            if self.r_drop:
+                loss = loss + self.r_drop / 2 * disagreement(logits_BC, batch.weights_B)
+            return loss
+
+        return loss_at(None) if self.adversary is None else self.adversary.loss(loss_at, batch.tokens_BT)
 
     def score(self, model: nn.Module) -> dict[str, Any]:
         """Return the scores of the validation rows (see `metrics.score`), the same in every process."""

@@ -255,6 +255,7 @@ def _new_trainer(
         device=device,
         batch_size=4 * config.trainer.batch_size,
         processes=processes,
+        r_drop=config.trainer.r_drop,
         adversary=Adversary(config.trainer.adversarial, config.model.embedding_size)
         if config.trainer.adversarial
         else None,

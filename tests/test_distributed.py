@@ -103,9 +103,9 @@ def write_settings(config: Config, tmp_path: Path) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("adversarial", [0, 2])
+@pytest.mark.parametrize("others", [[], ["--trainer.r_drop=1", "--trainer.adversarial=2"]])
 def test_two_processes_equal_one(
-    configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path, adversarial: float
+    configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path, others: list[str]
 ) -> None:
     """With odd numbers of rows in every split, a last batch of one row, and batches added up."""
     write_csv(tmp_path / "train.csv", make_rows(5 * 16 + 1))
@@ -114,7 +114,7 @@ def test_two_processes_equal_one(
     flags = [
         *NO_DROPOUT,
         *(f"--data.{name}={tmp_path / name}.csv" for name in ("train", "validation", "test")),
-        f"--trainer.adversarial={adversarial}",
+        *others,
         "--trainer.accumulate=2",
         "--trainer.epochs=2",
         "--trainer.learning_rate=0.01",

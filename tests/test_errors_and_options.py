@@ -637,7 +637,7 @@ FLOORS = [
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison page charts curves card",
     "dataset adversarial splits onnx_graph proof hub gates",
-    "corpus inference optimization baselines similar",
+    "corpus inference r_drop optimization baselines similar",
     "trainer classification classifier preflight",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation",
     "reporting exporting pictures",
