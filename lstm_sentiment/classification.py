@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.adversarial import Adversary
 from lstm_sentiment.dataset import Batch, TextDataset
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.inference import predict_logits
@@ -31,7 +30,6 @@ class Classification:
         batch_size: rows answered at a time.
         processes: the processes of the job.
         r_drop: weight of the disagreement of two passes (see `r_drop`); 0 for a single pass.
-        adversary: also learn each batch as this one pushes it; None for none.
     """
 
     def __init__(
@@ -44,25 +42,18 @@ class Classification:
         batch_size: int,
         processes: Processes,
         r_drop: float = 0.0,
-        adversary: Adversary | None = None,
     ) -> None:
         self.validation, self.labels, self._loss = validation, labels, loss
         self.device, self.batch_size, self.processes = device, batch_size, processes
-        self.choices, self.r_drop, self.adversary = len(labels), r_drop, adversary
+        self.choices, self.r_drop = len(labels), r_drop
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
-        if self.r_drop:
-            batch = twice(batch)
-
-        def loss_at(push_TBE: Tensor | None) -> Tensor:
-            logits_BC = model(*batch.inputs, push_TBE)
-            loss = self._loss(logits_BC, batch)
-            if self.r_drop:
-                loss = loss + self.r_drop / 2 * disagreement(logits_BC, batch.weights_B)
-            return loss
-
-        return loss_at(None) if self.adversary is None else self.adversary.loss(loss_at, batch.tokens_BT)
+        if not self.r_drop:
+            return self._loss(model(*batch.inputs), batch)
+        both = twice(batch)
+        logits_2BC = model(*both.inputs)
+        return self._loss(logits_2BC, both) + self.r_drop / 2 * disagreement(logits_2BC, both.weights_B)
 
     def score(self, model: nn.Module) -> dict[str, Any]:
         """Return the scores of the validation rows (see `metrics.score`), the same in every process."""

@@ -15,7 +15,6 @@ import torch
 import yaml
 
 from lstm_sentiment import __version__
-from lstm_sentiment.adversarial import Adversary
 from lstm_sentiment.assessment import assess, report_scores
 from lstm_sentiment.checkpoint import CURVES, LAST, Checkpoint, RunFolder
 from lstm_sentiment.classification import Classification
@@ -256,9 +255,6 @@ def _new_trainer(
         batch_size=4 * config.trainer.batch_size,
         processes=processes,
         r_drop=config.trainer.r_drop,
-        adversary=Adversary(config.trainer.adversarial, config.model.embedding_size)
-        if config.trainer.adversarial
-        else None,
     )
     return Trainer(
         model,

@@ -78,13 +78,7 @@ class SentimentLSTM(nn.Module):
         self.head = nn.Linear(features * len(self.pooling), classes)
         self._initialise()
 
-    def forward(
-        self,
-        tokens_BT: Tensor,
-        lengths_B: Tensor,
-        spelling_XK: Tensor | None = None,
-        push_TBE: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
         """Return the logits (B, C) of texts.
 
         Args:
@@ -92,8 +86,6 @@ class SentimentLSTM(nn.Module):
                 unknown token of `spelling_XK`.
             lengths_B: number of tokens of each text, at least 1, int64.
             spelling_XK: see `tokenizing.spell`, int32; None where no token is unknown.
-            push_TBE: added to the tokens' vectors behind their dropout, in units of the root mean square
-                of a text's values (see `adversarial`); None for nothing.
         """
         if lengths_B.device.type == "cpu":  # elsewhere it would have to wait for the device
             tokens_BT = tokens_BT[:, : int(lengths_B.max())]
@@ -101,10 +93,7 @@ class SentimentLSTM(nn.Module):
         if self.training and self.word_dropout:
             dropped = _chance(tokens_TB.shape, self.word_dropout, tokens_TB.device)
             tokens_TB = tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
-        embedded_TBE = self._embed(tokens_TB, spelling_XK)
-        if push_TBE is not None:
-            embedded_TBE = _pushed(embedded_TBE, push_TBE[: len(tokens_TB)], lengths_B)
-        return self.logits_of(embedded_TBE, lengths_B)
+        return self.logits_of(self._embed(tokens_TB, spelling_XK), lengths_B)
 
     def look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
         """Return the tokens' vectors (T, B, E), before any dropout; ids and spelling as in `forward`."""
@@ -279,12 +268,6 @@ def _chance(shape: Sequence[int], share: float, device: torch.device) -> Tensor:
     numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     quarters = numbers.view(torch.int16)[:count].view(*shape)
     return quarters < min(round(share * 2**16) - 2**15, 2**15 - 1)
-
-
-def _pushed(embedded_TBE: Tensor, push_TBE: Tensor, lengths_B: Tensor) -> Tensor:
-    """Return tokens' vectors plus a push in units of the root mean square of each text's values."""
-    square_B = embedded_TBE.detach().square().mean(dim=2).sum(dim=0)  # padding's vector is 0
-    return embedded_TBE + push_TBE * (square_B / lengths_B).sqrt()[:, None]
 
 
 def _aligned(read: list[Tensor], mirror_N: Tensor | None) -> Tensor:

@@ -22,6 +22,12 @@ def twice(batch: Batch) -> Batch:
 
     Dropout's masks differ from row to row, so that one pass over it is two over the batch; it costs less,
     since an LSTM's steps come one after another.
+
+    >>> one_B = torch.ones(1, dtype=torch.int64)
+    >>> rows = {"lengths_B": one_B, "labels_B": one_B, "rows_B": one_B, "weights_B": torch.ones(1)}
+    >>> both = twice(Batch(tokens_BT=one_B[:, None], spelling_XK=torch.empty(0, 32), **rows))
+    >>> both.tokens_BT.shape, both.weights_B.tolist()
+    (torch.Size([2, 1]), [0.5, 0.5])
     """
     repeated = {name: torch.cat([tensor, tensor]) for name, tensor in vars(batch).items()}
     repeated |= {"weights_B": repeated["weights_B"] / 2, "spelling_XK": batch.spelling_XK}

@@ -636,7 +636,7 @@ FLOORS = [
     "config files text schedule sources made_up progress findings runtime characters",
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison page charts curves card",
-    "dataset adversarial splits onnx_graph proof hub gates",
+    "dataset splits onnx_graph proof hub gates",
     "corpus inference r_drop optimization baselines similar",
     "trainer classification classifier preflight",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation",

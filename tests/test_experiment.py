@@ -228,9 +228,7 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize(
-    "others", [["--trainer.ema=0.9"], ["--trainer.ema=0", "--trainer.r_drop=1", "--trainer.adversarial=2"]]
-)
+@pytest.mark.parametrize("others", [["--trainer.ema=0.9"], ["--trainer.ema=0", "--trainer.r_drop=1"]])
 def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_that_was_not(
     configure: Configure, tmp_path: Path, others: list[str]
 ) -> None:

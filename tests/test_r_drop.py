@@ -112,6 +112,12 @@ def test_training_with_it_makes_passes_agree(configure: Configure, tmp_path: Pat
     assert 0 < differ[20] < differ[0] / 2
 
 
+def test_without_dropout_it_is_refused(configure: Configure) -> None:
+    """It would cost time and do nothing."""
+    with pytest.raises(ConfigError, match=r"trainer\.r_drop: without dropout"):
+        configure(*NO_DROPOUT, "--trainer.r_drop=1")
+
+
 @pytest.mark.parametrize("weight", ["-1", ".inf", ".nan"])
 def test_a_weight_that_is_none_is_refused(configure: Configure, weight: str) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.r_drop"):
