@@ -16,6 +16,7 @@ from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import score
 from lstm_sentiment.optimization import Loss
 from lstm_sentiment.progress import report_epoch
+from lstm_sentiment.r_drop import disagreement, twice
 
 
 class Classification:
@@ -28,6 +29,7 @@ class Classification:
         device: where the model is.
         batch_size: rows answered at a time.
         processes: the processes of the job.
+        r_drop: weight of the disagreement of two passes (see `r_drop`); 0 for a single pass.
     """
 
     def __init__(
@@ -39,14 +41,19 @@ class Classification:
         device: torch.device,
         batch_size: int,
         processes: Processes,
+        r_drop: float = 0.0,
     ) -> None:
         self.validation, self.labels, self._loss = validation, labels, loss
         self.device, self.batch_size, self.processes = device, batch_size, processes
-        self.choices = len(labels)
+        self.choices, self.r_drop = len(labels), r_drop
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
-        return self._loss(model(*batch.inputs), batch)
+        if not self.r_drop:
+            return self._loss(model(*batch.inputs), batch)
+        both = twice(batch)
+        logits_2BC = model(*both.inputs)
+        return self._loss(logits_2BC, both) + self.r_drop / 2 * disagreement(logits_2BC, both.weights_B)
 
     def score(self, model: nn.Module) -> dict[str, Any]:
         """Return the scores of the validation rows (see `metrics.score`), the same in every process."""

@@ -240,6 +240,8 @@ class TrainerConfig:
         warmup: share of all steps over which the rate rises.
         clip_norm: largest gradient norm; a larger gradient is scaled down to it.
         label_smoothing: share of the target spread over all classes.
+        r_drop: weight of the disagreement between two passes over each text with different dropout (see
+            `r_drop`); 0 for a single pass. On a CPU a step takes 1.6 times as long.
         class_weights: balanced weighs each class by the inverse of its frequency.
         ema: decay of the moving average of the weights that is validated and saved; 0 for none.
         accumulate: batches whose gradients are added up before a step.
@@ -263,6 +265,7 @@ class TrainerConfig:
     warmup: float = 0.1
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
+    r_drop: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     ema: float = 0.99
     accumulate: int = 1
@@ -284,9 +287,9 @@ class TrainerConfig:
         for name in ("learning_rate", "embedding_rate", "clip_norm"):
             value = getattr(self, name)
             _check(0 < value < float("inf"), f"trainer.{name}", f"must be above 0, not {value}")
-        _check(
-            0 <= self.weight_decay < float("inf"), "trainer.weight_decay", "must not be negative or infinite"
-        )
+        for name in ("weight_decay", "r_drop"):
+            value = getattr(self, name)
+            _check(0 <= value < float("inf"), f"trainer.{name}", "must not be negative or infinite")
         for name in ("warmup", "label_smoothing", "ema"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"trainer.{name}", f"must be at least 0 and below 1, not {value}")
@@ -340,6 +343,12 @@ class Config:
         _at_least(1, self.seeds, "seeds")
         _check(self.seeds <= 1000, "seeds", f"at most 1000, not {self.seeds}")
         _check(0 <= self.seed < 2**31, "seed", f"must lie between 0 and 2147483647, not {self.seed}")
+        dropouts = (self.model.dropout, self.model.embedding_dropout, self.model.word_dropout)
+        _check(
+            not self.trainer.r_drop or any(dropouts),
+            "trainer.r_drop",
+            "without dropout two passes are the same; set this to 0, or model.dropout above 0",
+        )
         _check(
             not (self.resume and self.overwrite),
             "overwrite",

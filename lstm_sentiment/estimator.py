@@ -111,6 +111,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         warmup: float = TrainerConfig.warmup,
         clip_norm: float = TrainerConfig.clip_norm,
         label_smoothing: float = TrainerConfig.label_smoothing,
+        r_drop: float = TrainerConfig.r_drop,
         class_weights: str = TrainerConfig.class_weights,
         ema: float = TrainerConfig.ema,
         accumulate: int = TrainerConfig.accumulate,

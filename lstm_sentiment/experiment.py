@@ -257,6 +257,7 @@ def _new_trainer(
         device=device,
         batch_size=4 * config.trainer.batch_size,
         processes=processes,
+        r_drop=config.trainer.r_drop,
     )
     return Trainer(
         model,

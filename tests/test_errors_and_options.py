@@ -640,7 +640,7 @@ FLOORS = [
     "options readers distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison page charts curves card",
     "dataset splits proof hub gates",
-    "corpus inference optimization baselines similar network",
+    "corpus inference r_drop optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation",
     "reporting exporting pictures",

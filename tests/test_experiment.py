@@ -228,11 +228,11 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("ema", ["0.9", "0"])
+@pytest.mark.parametrize("others", [["--trainer.ema=0.9"], ["--trainer.ema=0", "--trainer.r_drop=1"]])
 def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_that_was_not(
-    configure: Configure, tmp_path: Path, ema: str
+    configure: Configure, tmp_path: Path, others: list[str]
 ) -> None:
-    flags = [*RESUMED, f"--trainer.ema={ema}"]
+    flags = [*RESUMED, *others]
     straight = configure(*flags, f"--out={tmp_path / 'straight'}")
     expected = run(straight)
     for when, kills in KILLS.items():
