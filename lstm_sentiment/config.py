@@ -91,11 +91,7 @@ class DataConfig:
             names = list(self.labels.values() if isinstance(self.labels, dict) else self.labels)
             distinct = list(dict.fromkeys(names))
             _check(len(distinct) >= 2, "data.labels", f"needs at least 2 class names, not {len(distinct)}")
-            _check(
-                len(distinct) <= MAX_CLASSES,
-                "data.labels",
-                f"at most {MAX_CLASSES} classes, not {len(distinct)}",
-            )
+            _check(len(distinct) <= MAX_CLASSES, "data.labels", f"at most {MAX_CLASSES}, not {len(distinct)}")
             if isinstance(self.labels, list):
                 _check(len(distinct) == len(names), "data.labels", "names a class twice")
         try:
@@ -208,6 +204,8 @@ class TrainerConfig:
         learning_rate: peak of the schedule: linear warm-up, then cosine decay to zero.
         embedding_rate: learning rate of the embeddings relative to `learning_rate`; only rows that a
             step's texts hold are updated, so that a word's vector sees few steps.
+        layer_decay: learning rate of each layer relative to the one above, from head down to embeddings.
+        unfreeze: epochs until one more layer learns, from head down to embeddings; 0: all from the start.
         weight_decay: AdamW's decoupled weight decay, on matrices but not on biases.
         warmup: share of all steps over which the rate rises.
         clip_norm: largest gradient norm; a larger gradient is scaled down to it.
@@ -231,6 +229,8 @@ class TrainerConfig:
     batch_size: int = 64
     learning_rate: float = 2e-3
     embedding_rate: float = 3.0
+    layer_decay: float = 1.0
+    unfreeze: int = 0
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip_norm: float = 1.0
@@ -251,14 +251,15 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):
             _at_least(1, getattr(self, name), f"trainer.{name}")
-        _at_least(0, self.threads, "trainer.threads")
-        _at_least(0, self.patience, "trainer.patience")
-        for name in ("learning_rate", "embedding_rate", "clip_norm"):
+        for name in ("unfreeze", "threads", "patience"):
+            _at_least(0, getattr(self, name), f"trainer.{name}")
+        for name in ("learning_rate", "embedding_rate", "layer_decay", "clip_norm"):
             value = getattr(self, name)
             _check(0 < value < float("inf"), f"trainer.{name}", f"must be above 0, not {value}")
         _check(
             0 <= self.weight_decay < float("inf"), "trainer.weight_decay", "must not be negative or infinite"
         )
+        _check(self.layer_decay <= 1, "trainer.layer_decay", f"must be at most 1, not {self.layer_decay}")
         for name in ("warmup", "label_smoothing", "ema"):
             value = getattr(self, name)
             _check(0 <= value < 1, f"trainer.{name}", f"must be at least 0 and below 1, not {value}")
@@ -289,6 +290,8 @@ class Config:
         baseline: measure two baselines on the same split: majority class, and TF-IDF of 1-2-grams
             with logistic regression.
         report: write the run folder's report.html at the end; needs the extra ``report``.
+        pretrained: folder of a `pretrain` run to start from: its vocabulary, the vectors, and the LSTMs of
+            the first layer. Null: start from random weights.
         data: which rows are read, and how they are split.
         text: how a text becomes tokens.
         model: the network.
@@ -302,6 +305,7 @@ class Config:
     overwrite: bool = False
     baseline: bool = True
     report: bool = False
+    pretrained: str | None = None
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
@@ -316,6 +320,14 @@ class Config:
             not (self.resume and self.overwrite),
             "overwrite",
             "contradicts resume: one goes on from the run in the folder, the other replaces it",
+        )
+        both = self.pretrained is not None and self.text.vectors is not None
+        _check(not both, "text.vectors", "contradicts pretrained, which brings vectors of its own")
+        frozen = self.trainer.unfreeze * (self.model.layers + 1)
+        _check(
+            frozen < self.trainer.epochs,
+            "trainer.unfreeze",
+            f"embeddings would be frozen for {frozen} epochs, and trainer.epochs is {self.trainer.epochs}",
         )
 
 

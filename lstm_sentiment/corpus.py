@@ -60,7 +60,9 @@ class Corpus:
         return {name: rows for name, rows in found.items() if rows is not None}
 
 
-def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Corpus:
+def prepare(
+    data: DataConfig, text: TextConfig, *, seed: int, cache: Path, vocabulary: Vocabulary | None = None
+) -> Corpus:
     """Read, check, split and encode the rows that a configuration names.
 
     Args:
@@ -68,6 +70,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         text: how a text becomes tokens.
         seed: of the split.
         cache: folder for tokenised text.
+        vocabulary: of a pretrained model; None counts one on the training rows.
 
     Raises:
         DataError: anything wrong with a file, a row, or a label, with its place.
@@ -85,9 +88,10 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
     classes = {split: _class_indices(store, label_map, labels) for split, store in stores.items()}
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
-    vocabulary = build_vocabulary(
-        stores["train"], cut.rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
-    )
+    if vocabulary is None:
+        vocabulary = build_vocabulary(
+            stores["train"], cut.rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
+        )
     splits = {}
     for split in [name for name in SPLITS if sources[name] is not None]:
         origin = "train" if split in cut.rows else split  # cut from the training file, or a file of its own

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw as fused_adamw
 
 from lstm_sentiment.dataset import Batch
+from lstm_sentiment.pretraining.layers import layer_depths
 
 Loss = Callable[[Tensor, Batch], Tensor]
 
@@ -129,7 +130,12 @@ class LazyAdamW(torch.optim.AdamW):
 
 
 def adamw(
-    model: nn.Module, *, learning_rate: float, weight_decay: float, embedding_factor: float = 1.0
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    embedding_factor: float = 1.0,
+    layer_decay: float = 1.0,
 ) -> LazyAdamW:
     """Return AdamW over a model's trainable parameters; matrices decay, biases do not.
 
@@ -141,19 +147,27 @@ def adamw(
         learning_rate: of all parameters but embeddings.
         weight_decay: of matrices.
         embedding_factor: learning rate of embeddings relative to `learning_rate`.
+        layer_decay: factor on the learning rate per layer below the head.
     """
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     for module in embeddings:
         module.sparse = module.weight.device.type == "cpu"
-    tables = [module.weight for module in embeddings if module.weight.requires_grad]
-    others = [p for p in model.parameters() if p.requires_grad and all(p is not t for t in tables)]
-    groups = [
-        {"params": tables, "weight_decay": weight_decay, "lazy": True, "factor": embedding_factor},
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    tables = {id(module.weight) for module in embeddings}
+    depths = layer_depths(model)
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # alike in all that a group can set
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            lazy, factor = id(parameter) in tables, layer_decay ** depths[name]
+            alike = lazy, parameter.dim() > 1, factor * (embedding_factor if lazy else 1.0)
+            groups.setdefault(alike, []).append(parameter)
     optimizer = LazyAdamW(
-        [group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.99), fused=True
+        [
+            {"params": alike, "lazy": lazy, "weight_decay": weight_decay if decays else 0.0, "factor": factor}
+            for (lazy, decays, factor), alike in groups.items()
+        ],
+        lr=learning_rate,
+        betas=(0.9, 0.99),
+        fused=True,
     )
     optimizer.set_learning_rate(learning_rate)
     return optimizer

@@ -28,6 +28,7 @@ from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.hardware import DTYPES, seed_random_numbers
 from lstm_sentiment.metrics import better
 from lstm_sentiment.optimization import adamw, clip, load_optimizer, optimizer_tensors
+from lstm_sentiment.pretraining.layers import hold_frozen
 from lstm_sentiment.progress import progress_bar, report_first_loss
 from lstm_sentiment.schedule import ema_decay_at, learning_rate_at, step_seed
 
@@ -148,6 +149,7 @@ class Trainer:
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             embedding_factor=config.embedding_rate,
+            layer_decay=config.layer_decay,
         )
         self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
         self.steps_per_epoch = len(self._plan(0))
@@ -236,6 +238,7 @@ class Trainer:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.scaler.unscale_(self.optimizer)
+        hold_frozen(self.model, epoch=state.epoch, epochs_per_layer=config.unfreeze)
         norm = clip(self.model, config.clip_norm)
         self._check_finite(total, norm, batches)
         self.scaler.step(self.optimizer)

@@ -28,12 +28,13 @@ from lstm_sentiment.errors import (
     did_you_mean,
     shown,
 )
-from lstm_sentiment.options import KEYS, CommandParser, config_yaml, parse_config, run_command
+from lstm_sentiment.options import CommandParser, config_yaml, keys_of, parse_config, run_command
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 MODULES = {path.stem: path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name not in ROOMS}
 MODULES |= {path.stem: path for path in sorted(PACKAGE.glob("*/*.py")) if path.name != "__init__.py"}
+KEYS = keys_of(Config)
 SECTIONS = (Config, DataConfig, TextConfig, ModelConfig, TrainerConfig)
 
 
@@ -633,13 +634,14 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors tokenizing",
-    "config files text schedule sources made_up progress findings runtime characters",
-    "options readers distributed hardware metrics calibration vectors subwords extras",
+    "config files text schedule sources made_up progress findings runtime characters layers",
+    "options readers settings launching distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison page charts curves card",
-    "dataset splits onnx_graph proof hub gates",
+    "dataset splits onnx_graph proof hub gates starting transfer language_model",
     "corpus inference optimization baselines similar",
-    "trainer classification classifier preflight",
-    "assessment answers behaviour evidence inert invariance probes export_benchmark explanation",
+    "trainer classification classifier preflight texts next_token",
+    "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
+    "language_training",
     "reporting exporting pictures",
     "experiment causes",
     "seeds examination estimator",
