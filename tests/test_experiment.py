@@ -29,9 +29,9 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import Batch
 from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
 from lstm_sentiment.experiment import run
+from lstm_sentiment.launching import resumed
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.seeds import run_seeds
-from lstm_sentiment.train import _resumed
 
 Configure = Callable[..., Config]
 TRAIN = (sys.executable, "-m", "lstm_sentiment.train")
@@ -406,10 +406,10 @@ def test_out_and_resume_alone_pick_up_the_runs_own_settings(configure: Configure
         [f"--out={moved}", "--resume=true"],
         ["--resume=True", f"--out={moved}"],
     ):
-        again = parse_config(_resumed(argv), program="test", description="")
+        again = parse_config(resumed(argv), program="test", description="")
         assert again == dataclasses.replace(config, out=str(moved), resume=True)
     changed = parse_config(
-        _resumed([f"--out={moved}", "--resume=true", "--trainer.epochs=9"]), program="test", description=""
+        resumed([f"--out={moved}", "--resume=true", "--trainer.epochs=9"]), program="test", description=""
     )
     assert changed.trainer.epochs == 9
     for argv in (
@@ -417,7 +417,7 @@ def test_out_and_resume_alone_pick_up_the_runs_own_settings(configure: Configure
         [f"--out={moved}", "--resume=false"],
         [f"--out={tmp_path}", "--resume=true"],
     ):
-        assert _resumed(argv) == argv
+        assert resumed(argv) == argv
 
 
 def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configure, tmp_path: Path) -> None:
