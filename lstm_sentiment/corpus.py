@@ -88,10 +88,9 @@ def prepare(
     classes = {split: _class_indices(store, label_map, labels) for split, store in stores.items()}
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
-    if vocabulary is None:
-        vocabulary = build_vocabulary(
-            stores["train"], cut.rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
-        )
+    vocabulary = vocabulary or build_vocabulary(
+        stores["train"], cut.rows["train"], min_frequency=text.min_frequency, most=text.max_vocabulary
+    )
     splits = {}
     for split in [name for name in SPLITS if sources[name] is not None]:
         origin = "train" if split in cut.rows else split  # cut from the training file, or a file of its own

@@ -47,8 +47,7 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         what was written to metrics.json.
 
     Raises:
-        SentimentError: anything that a user can mend; the run folder is untouched unless training
-            had begun.
+        SentimentError: anything that a user can mend; the run folder is untouched unless training began.
     """
     started = time.perf_counter()
     if config.report:
@@ -57,19 +56,12 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
     device = pick_device(config.trainer.device, local_rank=processes.local_rank)
     precision = pick_precision(config.trainer.precision, device)
-    folder = RunFolder(config.out)
+    folder, pretrained = RunFolder(config.out), load_pretrained(config)
     resuming = check_folder(folder, config)
     curves = new_curves(folder, config, processes)
     with process_group(processes, device):
         with processes.main_first():
-            pretrained = load_pretrained(config)
-            corpus = prepare(
-                config.data,
-                config.text,
-                seed=config.seed,
-                cache=cache or cache_folder(),
-                vocabulary=pretrained.vocabulary if pretrained else None,
-            )
+            corpus = _prepare(config, pretrained, cache or cache_folder())
         _report_data(corpus, config)
         check_metric(config.trainer.metric, corpus.labels)
         model = initial_model(config, corpus, pretrained).to(device)
@@ -78,15 +70,7 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         facts |= {"pretrained": pretrained.sha256} if pretrained else {}
         checkpoint = checkpoint_to_resume(folder, facts) if resuming else None
         if processes.is_main and checkpoint is None:
-            begin(
-                folder,
-                config,
-                vocabulary=corpus.vocabulary,
-                labels=corpus.labels,
-                label_map=corpus.label_map,
-                data_facts=corpus.facts,
-                device=device,
-            )
+            begin(folder, config, corpus, device)
         trainer = _new_trainer(
             config,
             corpus,
@@ -104,13 +88,12 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         with curves.after(trainer.state.step) if curves else contextlib.nullcontext():
             trainer.fit()
         metrics = assess(folder, config, corpus, trainer)
-        if not processes.is_main:
-            return metrics
         metrics["total_s"] = round(time.perf_counter() - started, 1)
-        write_json(folder.path / "metrics.json", metrics)
-        report_scores(metrics, folder.path)
-        if config.report:
-            log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
+        if processes.is_main:
+            write_json(folder.path / "metrics.json", metrics)
+            report_scores(metrics, folder.path)
+            if config.report:
+                log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
         return metrics
 
 
@@ -130,6 +113,11 @@ def check_metric(metric: str, labels: list[str]) -> None:
             f"{', '.join(labels)}; choose among {', '.join(m for m in METRICS if m not in missing)}",
             key="trainer.metric",
         )
+
+
+def _prepare(config: Config, pretrained: Pretrained | None, cache: Path) -> Corpus:
+    known = pretrained.vocabulary if pretrained else None
+    return prepare(config.data, config.text, seed=config.seed, cache=cache, vocabulary=known)
 
 
 def initial_model(config: Config, corpus: Corpus, pretrained: Pretrained | None = None) -> SentimentLSTM:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -29,6 +29,26 @@ log = logging.getLogger(__name__)
 # Settings that may differ when a run is resumed: none of them changes what is learned.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
 FREE_ON_RESUME |= {"trainer.device", "trainer.threads", "trainer.tensorboard"}
+
+
+class RunData(Protocol):
+    """What a run folder says of its data (see `corpus.Corpus`)."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Tokens that the model knows."""
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names; none for a language model."""
+
+    @property
+    def label_map(self) -> dict[str, str]:
+        """What files say -> class name."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Counts for the report."""
 
 
 def check_folder(folder: RunFolder, config: Any) -> bool:
@@ -123,25 +143,13 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint
     return checkpoint
 
 
-def begin(
-    folder: RunFolder,
-    config: Any,
-    *,
-    vocabulary: Vocabulary,
-    labels: list[str],
-    label_map: dict[str, str],
-    data_facts: dict[str, Any],
-    device: torch.device,
-) -> None:
+def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -> None:
     """Clear the folder and write what does not change while training.
 
     Args:
         folder: to begin in.
         config: of the run.
-        vocabulary: of the model.
-        labels: class names; none for a language model.
-        label_map: what files say -> class name.
-        data_facts: counts for the report.
+        data: that the run trains on.
         device: that the run trains on.
 
     Raises:
@@ -149,20 +157,20 @@ def begin(
 
     Example::
 
-        begin(folder, config, vocabulary=Vocabulary([]), labels=[], label_map={}, data_facts={}, device=cpu)
+        begin(RunFolder("runs/tweets"), config, corpus, torch.device("cpu"))
     """
     folder.clear()
     folder.begin(
         config_yaml=config_yaml(config),
-        vocabulary=vocabulary.tokens[len(SPECIAL_TOKENS) :],
-        labels=labels,
-        label_map=label_map,
+        vocabulary=data.vocabulary.tokens[len(SPECIAL_TOKENS) :],
+        labels=data.labels,
+        label_map=data.label_map,
     )
     packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")
     versions = {name: importlib.metadata.version(name) for name in packages}
     environment = {"lstm_sentiment": __version__, **describe_machine(device), "packages": versions}
     write_json(folder.path / "environment.json", environment)
-    write_json(folder.path / "data.json", data_facts)
+    write_json(folder.path / "data.json", data.facts)
 
 
 def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves | None:

@@ -30,7 +30,7 @@ from lstm_sentiment.dataset import Batch
 from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.launching import resumed
-from lstm_sentiment.options import parse_config
+from lstm_sentiment.options import config_yaml, parse_config
 from lstm_sentiment.seeds import run_seeds
 
 Configure = Callable[..., Config]
@@ -137,7 +137,7 @@ def test_the_written_configuration_is_complete_and_gives_the_same_run(
 
 def test_resume_and_overwrite_are_no_part_of_a_written_configuration(configure: Configure) -> None:
     for flag in ("--resume=true", "--overwrite=true"):
-        plain = yaml.safe_load(experiment.config_yaml(configure(flag)))
+        plain = yaml.safe_load(config_yaml(configure(flag)))
         assert (plain["resume"], plain["overwrite"]) == (False, False)
 
 
@@ -427,7 +427,7 @@ def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configu
     run(straight)
     config = configure(*flags)
     settings = tmp_path / "settings.yaml"
-    settings.write_text(experiment.config_yaml(config))
+    settings.write_text(config_yaml(config))
     process = subprocess.Popen(
         [*TRAIN, "--config", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

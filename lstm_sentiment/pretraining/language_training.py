@@ -60,15 +60,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         facts = {"data": texts.fingerprint, "threads": threads, "world_size": processes.world_size}
         checkpoint = checkpoint_to_resume(folder, facts) if resuming else None
         if processes.is_main and checkpoint is None:
-            begin(
-                folder,
-                config,
-                vocabulary=texts.vocabulary,
-                labels=[],
-                label_map={},
-                data_facts=texts.facts,
-                device=device,
-            )
+            begin(folder, config, texts, device)
         trainer = _new_trainer(
             config,
             texts,
@@ -141,14 +133,13 @@ def _measured(folder: RunFolder, trainer: Trainer) -> dict[str, Any]:
 
 def _report_texts(texts: Texts) -> None:
     facts = texts.facts
-    for split in facts["texts"]:
+    for split, of in facts["splits"].items():
         log.info(
             "  %-10s %9s texts in %s windows, %s tokens, %.1f%% of them unknown",
-            split, f"{facts['texts'][split]:,}", f"{facts['windows'][split]:,}",
-            f"{facts['tokens'][split]:,}", 100 * facts["unknown_tokens"][split],
+            split, f"{of['texts']:,}", f"{of['windows']:,}", f"{of['tokens']:,}", 100 * of["unknown_tokens"],
         )  # fmt: skip
     log.info(
-        "  repeated texts removed: %s; left out for validation or data.exclude: %s; vocabulary: %s tokens",
+        "  repeated texts: %s; left out for validation or data.exclude: %s; vocabulary: %s tokens",
         f"{facts['duplicates']:,}", f"{facts['excluded']:,}", f"{len(texts.vocabulary):,}",
     )  # fmt: skip
 

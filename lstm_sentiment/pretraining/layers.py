@@ -39,7 +39,8 @@ def hold_frozen(model: nn.Module, *, epoch: int, epochs_per_layer: int) -> None:
 
     >>> from lstm_sentiment.model import SentimentLSTM
     >>> model = SentimentLSTM(10, 2, embedding_size=4, hidden_size=4)
-    >>> model.head.weight.grad, model.embedding.weight.grad = model.head.weight, model.embedding.weight
+    >>> for parameter in model.parameters():
+    ...     parameter.grad = parameter.detach()
     >>> hold_frozen(model, epoch=1, epochs_per_layer=1)
     >>> model.head.weight.grad is None, model.embedding.weight.grad is None
     (False, True)

@@ -49,9 +49,9 @@ class NextToken:
         self.validation, self.directions, self.device = validation, DIRECTIONS[:directions], device
         self.batch_size, self.processes = batch_size, processes
         self.unigram = unigram_perplexity(validation, counts_V, batch_size=batch_size)
-        shares_V = unigram_shares(counts_V)
-        entropy = -float((shares_V * shares_V.clamp(min=1e-300).log()).sum())
-        self.choices = round(math.exp(entropy))  # a model that knows how frequent tokens are begins there
+        self.choices = round(
+            self.unigram
+        )  # what a model that knows no more is torn between: ours begins there
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a batch's loss: the mean over texts of the mean over a text's tokens and directions."""

@@ -3,10 +3,10 @@
 Sections are shared where they can be. A key of a shared section that means nothing to a language model
 is refused when it is set:
 
->>> PretrainConfig(trainer=TrainerConfig(metric="accuracy"))
+>>> PretrainConfig(text=TextConfig(truncate="tail"))
 Traceback (most recent call last):
     ...
-lstm_sentiment.errors.ConfigError: trainer.metric: has no effect on a language model; leave it out
+lstm_sentiment.errors.ConfigError: text.truncate: has no effect on a language model; leave it out
 """
 
 from __future__ import annotations

@@ -46,6 +46,16 @@ class Texts:
     facts: dict[str, Any]
     fingerprint: str
 
+    @property
+    def labels(self) -> list[str]:
+        """None: whatever a file says of its texts, it is not read."""
+        return []
+
+    @property
+    def label_map(self) -> dict[str, str]:
+        """None either."""
+        return {}
+
 
 def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: Path) -> Texts:
     """Read, split and encode the texts that a configuration names.
@@ -67,14 +77,14 @@ def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: 
         join_stores([_load(name, data, tokenizer, cache) for name in _names(sources)])
         for sources in (data.train, data.validation, data.exclude)
     )
-    random = np.random.default_rng(seed)
     rows = np.arange(len(store.hashes))
     if data.deduplicate:
         rows = np.sort(np.unique(store.hashes, return_index=True)[1])
-    distinct = len(rows)
+    distinct = rows
     for other in apart:
         rows = rows[~np.isin(store.hashes[rows], other.hashes)]
-    excluded = distinct - len(rows)
+    facts = {"duplicates": len(store.hashes) - len(distinct), "excluded": len(distinct) - len(rows)}
+    random = np.random.default_rng(seed)
     if data.max_rows is not None and data.max_rows < len(rows):
         rows = np.sort(random.permutation(rows)[: data.max_rows])
     held_out, held_out_rows = apart[0], np.arange(len(apart[0].hashes))
@@ -89,26 +99,18 @@ def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: 
         split = "train" if not len(train) else "validation"
         raise DataError(f"no text of two tokens or more is left for {split}", file=_names(data.train)[0])
     counts_V = np.bincount(vocabulary.encode(store.tokens), count_tokens(store, rows), len(vocabulary))
-    digest = hashlib.sha256(json.dumps([vocabulary.tokens, text.max_tokens]).encode())
-    for windows in (train, validation):
-        digest.update(windows.store.fingerprint.encode() + windows.rows.astype(np.int64).tobytes())
+    splits = {
+        "train": _split_facts(train, len(rows)),
+        "validation": _split_facts(validation, len(held_out_rows)),
+    }
     return Texts(
         train=train,
         validation=validation,
         vocabulary=vocabulary,
         counts_V=counts_V.astype(np.int64),
-        facts={
-            "texts": {"train": len(rows), "validation": len(held_out_rows)},
-            "windows": {"train": len(train), "validation": len(validation)},
-            "tokens": {"train": int(train.lengths.sum()), "validation": int(validation.lengths.sum())},
-            "unknown_tokens": {
-                "train": round(train.unknown_share(), 5), "validation": round(validation.unknown_share(), 5)
-            },
-            "duplicates": len(store.hashes) - distinct if data.deduplicate else 0,
-            "excluded": excluded,
-        },
-        fingerprint=digest.hexdigest(),
-    )  # fmt: skip
+        facts={"splits": splits, **facts},
+        fingerprint=_fingerprint(train, validation, text),
+    )
 
 
 def join_stores(stores: list[TokenStore]) -> TokenStore:
@@ -175,6 +177,29 @@ def _windows(store: TokenStore, rows: Array, vocabulary: Vocabulary, text: TextC
         truncate="head",
         subwords=text.subwords,
     )
+
+
+def _split_facts(windows: TextDataset, texts: int) -> dict[str, Any]:
+    return {
+        "texts": texts,
+        "windows": len(windows),
+        "tokens": int(windows.lengths.sum()),
+        "unknown_tokens": round(windows.unknown_share(), 5),
+    }
+
+
+def _fingerprint(train: TextDataset, validation: TextDataset, text: TextConfig) -> str:
+    """Return a hash that changes with any text, split, window or token."""
+    facts = [
+        text.max_tokens,
+        text.min_frequency,
+        text.max_vocabulary,
+    ]  # with the texts, these make the tokens
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for windows in (train, validation):
+        digest.update(windows.store.fingerprint.encode())
+        digest.update(windows.rows.astype(np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def _names(sources: float | str | list[str] | None) -> list[str]:
