@@ -54,13 +54,13 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     ``n_jobs`` above 1, set ``threads`` to the cores that each job may use.
 
     Args:
+        pretrained: folder of a `pretrain` run to start from (see `Config`).
         validation_fraction: share of the rows that `fit` sets aside, with the same class balance, to pick
             the best epoch and to calibrate the probabilities.
         deduplicate: train on each text once, with the label that it has first, as the command does: or a
             text might stand on both sides of that cut. False where a text is repeated on purpose, as in
             a bootstrap sample; weights of rows are not known otherwise.
-        random_state: a number, as the command's `seed`; a RandomState to draw it from; None for another
-            one each time.
+        random_state: a number, as the command's `seed`; a RandomState to draw it from; None for a new one.
         verbose: report as the command does: to the handlers of `logging`, or else to standard output.
 
     Attributes:
@@ -104,6 +104,8 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         batch_size: int = TrainerConfig.batch_size,
         learning_rate: float = TrainerConfig.learning_rate,
         embedding_rate: float = TrainerConfig.embedding_rate,
+        layer_decay: float = TrainerConfig.layer_decay,
+        unfreeze: int = TrainerConfig.unfreeze,
         weight_decay: float = TrainerConfig.weight_decay,
         warmup: float = TrainerConfig.warmup,
         clip_norm: float = TrainerConfig.clip_norm,
@@ -116,6 +118,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         threads: int = TrainerConfig.threads,
         metric: str = TrainerConfig.metric,
         patience: int = TrainerConfig.patience,
+        pretrained: str | None = Config.pretrained,
         validation_fraction: float = float(DataConfig.validation),
         deduplicate: bool = DataConfig.deduplicate,
         random_state: int | np.random.RandomState | None = Config.seed,

@@ -32,7 +32,7 @@ from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, T
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 
 NOT_OFFERED = {"checkpoint_every", "tensorboard"}  # there is no run folder to go on from or to look into
-OWN = {"validation_fraction", "deduplicate", "random_state", "verbose"}
+OWN = {"pretrained", "validation_fraction", "deduplicate", "random_state", "verbose"}
 TINY: dict[str, Any] = {
     "embedding_size": 16,
     "hidden_size": 16,

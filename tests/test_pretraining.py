@@ -32,6 +32,7 @@ from lstm_sentiment.corpus import prepare
 from lstm_sentiment.dataset import rank_share
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import ConfigError, DataError, RunError
+from lstm_sentiment.estimator import SentimentEstimator
 from lstm_sentiment.experiment import initial_model, run
 from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.optimization import adamw
@@ -560,6 +561,15 @@ def test_the_classifier_needs_the_language_model_no_more(
     assert "plums" in classifier.vocabulary.ids, "a word of the language model alone"
     facts = RunFolder(config.out).load(BEST).facts
     assert len(facts["pretrained"]) == 64
+
+
+def test_the_estimator_starts_from_a_language_model_too(pretrained: Path) -> None:
+    sizes = {"embedding_size": 16, "hidden_size": 16, "threads": 1, "precision": "fp32"}
+    texts, labels = zip(*make_rows(60), strict=True)
+    estimator = SentimentEstimator(pretrained=str(pretrained), epochs=1, **sizes).fit(texts, labels)
+    assert "plums" in estimator.classifier_.vocabulary.ids
+    with pytest.raises(ValueError, match=r"hidden_size: is 8, but .* pretrained with 16"):
+        SentimentEstimator(pretrained=str(pretrained), **{**sizes, "hidden_size": 8}).fit(texts, labels)
 
 
 def test_resuming_from_another_language_model_is_refused(
