@@ -9,8 +9,10 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import random
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -495,6 +497,30 @@ def test_resuming_with_other_texts_or_settings_is_refused(
     write_texts(Path(str(config.data.train)), chained_texts(149))
     with pytest.raises(RunError, match="no longer those the run began with"):
         run_pretraining(dataclasses.replace(config, resume=True))
+
+
+@pytest.mark.parametrize("samples", [0, 9])
+def test_two_processes_are_one(pretraining: PretrainConfigure, tmp_path: Path, samples: int) -> None:
+    """Without dropout and samples to the last digits; with samples, which differ, at all."""
+    flags = (
+        "--trainer.epochs=1",
+        "--model.dropout=0",
+        "--model.embedding_dropout=0",
+        f"--model.samples={samples}",
+    )
+    alone, both = (pretraining(*flags, f"--out={tmp_path / name}") for name in ("alone", "both"))
+    expected = run_pretraining(alone)["validation"]
+    settings_file = tmp_path / "both.yaml"
+    settings_file.write_text(config_yaml(both), encoding="utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = subprocess.run(
+        [*torchrun, "-m", "lstm_sentiment.pretrain", "--config", str(settings_file)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "both" / "metrics.json").read_text())["validation"]
+    assert found["guesses"] == expected["guesses"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0.1 if samples else 1e-5)
 
 
 def test_one_direction_can_be_had_alone(pretraining: PretrainConfigure) -> None:

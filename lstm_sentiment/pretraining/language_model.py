@@ -87,7 +87,9 @@ class LanguageModel(SentimentLSTM):
         if self.training and self.samples:
             return self._sampled_cost(vectors_NE, right_N)
         rows = len(vectors_NE) if self.training else max(1, LOGITS_AT_ONCE // len(self.bias))
-        known_VE = self.embedding.weight[PAD + 1 :]
+        known_VE = self._output_vectors(
+            torch.arange(PAD + 1, self.embedding.num_embeddings, device=right_N.device)
+        )
         costs = []
         for some_NE, right in zip(torch.split(vectors_NE, rows), torch.split(right_N, rows), strict=True):
             logits_NV = nn.functional.linear(some_NE, known_VE, self.bias).float()
@@ -105,7 +107,7 @@ class LanguageModel(SentimentLSTM):
         return torch.cat([logit_N1, logits_NS], dim=1).logsumexp(dim=1) - logit_N1[:, 0]
 
     def _output_vectors(self, ids: Tensor) -> Tensor:
-        """Look up words' own vectors; their gradient touches only these rows, as that of reading does."""
+        """Look up words' own vectors, with a gradient of the kind that reading gives: they are summed up."""
         return nn.functional.embedding(ids, self.embedding.weight, sparse=self.embedding.sparse)
 
 
