@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from lstm_sentiment.config import Config, ModelConfig
+from lstm_sentiment.config import Config
 from lstm_sentiment.metrics import compared
+from lstm_sentiment.sections import ModelConfig
 
 SCORES = {  # our name -> the Hub's, the reader's
     "accuracy": ("accuracy", "Accuracy"),

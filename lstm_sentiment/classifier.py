@@ -20,7 +20,7 @@ from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
-from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
+from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.hub import Published
 from lstm_sentiment.network import lstm_of, new_network
@@ -88,8 +88,10 @@ def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     """Load a run as `load` does, without asking whether it answers as where it was trained."""
     folder = RunFolder(run)
     checkpoint = folder.load(BEST)  # checks every file it depends on by its sha256
-    config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
     vocabulary, classes = folder.read_json("vocabulary.json"), folder.read_json("labels.json")
+    if not classes["labels"]:
+        raise RunError(f"{run}: is a language model; train a classifier from it: train --pretrained {run}")
+    config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
     try:
         classifier = SentimentClassifier(
             labels=classes["labels"],

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.config import MAX_CLASSES, DataConfig, TextConfig
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.errors import ConfigError, DataError, did_you_mean, shown
 from lstm_sentiment.reading.sources import TREES, open_source
@@ -27,6 +26,7 @@ from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import Columns, TokenStore, tokenize_source
 from lstm_sentiment.reading.vectors import vector_words
+from lstm_sentiment.sections import MAX_CLASSES, DataConfig, TextConfig
 
 SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]
@@ -63,7 +63,9 @@ class Corpus:
         return {name: rows for name, rows in found.items() if rows is not None}
 
 
-def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Corpus:
+def prepare(
+    data: DataConfig, text: TextConfig, *, seed: int, cache: Path, vocabulary: Vocabulary | None = None
+) -> Corpus:
     """Read, check, split and encode the rows that a configuration names.
 
     Args:
@@ -71,6 +73,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
         text: how a text becomes tokens.
         seed: of the split.
         cache: folder for tokenised text.
+        vocabulary: of a pretrained model; None counts one on the training rows.
 
     Raises:
         DataError: anything wrong with a file, a row, or a label, with its place.
@@ -89,7 +92,7 @@ def prepare(data: DataConfig, text: TextConfig, *, seed: int, cache: Path) -> Co
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
     words = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else []
-    vocabulary = build_vocabulary(
+    vocabulary = vocabulary or build_vocabulary(
         stores["train"],
         cut.counted,
         min_frequency=text.min_frequency,

@@ -15,28 +15,28 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from lstm_sentiment.classifier import load, read_run
-from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig, flatten
-from lstm_sentiment.errors import ConfigError, DataError, shown
+from lstm_sentiment.config import Config, TrainerConfig, flatten
+from lstm_sentiment.errors import ConfigError, DataError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.files import new_folder, write_atomically
 from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.labelled import class_names, classes_of, texts_of
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.reading.readers import as_text
+from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
 
 OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
 NOT_KEPT = ("last", "last.previous", "log.jsonl")  # of a run folder: only for going on with training
@@ -54,13 +54,13 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     ``n_jobs`` above 1, set ``threads`` to the cores that each job may use.
 
     Args:
+        pretrained: folder of a `pretrain` run to start from (see `Config`).
         validation_fraction: share of the rows that `fit` sets aside, with the same class balance, to pick
             the best epoch and to calibrate the probabilities.
         deduplicate: train on each text once, with the label that it has first, as the command does: or a
             text might stand on both sides of that cut. False where a text is repeated on purpose, as in
             a bootstrap sample; weights of rows are not known otherwise.
-        random_state: a number, as the command's `seed`; a RandomState to draw it from; None for another
-            one each time.
+        random_state: a number, as the command's `seed`; a RandomState to draw it from; None for a new one.
         verbose: report as the command does: to the handlers of `logging`, or else to standard output.
 
     Attributes:
@@ -107,6 +107,8 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         batch_size: int = TrainerConfig.batch_size,
         learning_rate: float = TrainerConfig.learning_rate,
         embedding_rate: float = TrainerConfig.embedding_rate,
+        layer_decay: float = TrainerConfig.layer_decay,
+        unfreeze: int = TrainerConfig.unfreeze,
         weight_decay: float = TrainerConfig.weight_decay,
         warmup: float = TrainerConfig.warmup,
         clip_norm: float = TrainerConfig.clip_norm,
@@ -120,6 +122,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         threads: int = TrainerConfig.threads,
         metric: str = TrainerConfig.metric,
         patience: int = TrainerConfig.patience,
+        pretrained: str | None = Config.pretrained,
         validation_fraction: float = float(DataConfig.validation),
         deduplicate: bool = DataConfig.deduplicate,
         random_state: int | np.random.RandomState | None = Config.seed,
@@ -141,9 +144,9 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                 `ConfigError` or `DataError` of the package is its cause.
             TrainingError: the loss is no longer finite.
         """
-        texts = _texts(X)
-        classes_C, label_R = _classes(y, texts)
-        names = _class_names(classes_C)
+        texts = texts_of(X)
+        classes_C, label_R = classes_of(y, texts)
+        names = class_names(classes_C)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_as_value_errors())
             stack.enter_context(_reporting(self.verbose))
@@ -173,7 +176,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             ValueError: something that is no text.
         """
         check_is_fitted(self)
-        return self.classifier_.predict_proba(_texts(X))
+        return self.classifier_.predict_proba(texts_of(X))
 
     def save(self, folder: str | Path) -> None:
         """Write an ordinary run folder, for `load`, the commands and the Hub; labels become text.
@@ -239,54 +242,6 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             seed = check_random_state(seed).randint(2**31 - 1)
         out = str(rows.with_name("run"))
         return dataclasses.replace(config, data=data, out=out, seed=int(seed), baseline=False)
-
-
-def _texts(X: Any) -> list[str]:
-    """Return texts as a list.
-
-    >>> _texts(np.array(["so", 3], object))
-    Traceback (most recent call last):
-        ...
-    ValueError: X[1] must be a string, not int
-    """
-    shape = getattr(X, "shape", (0,))
-    if isinstance(X, str) or not isinstance(X, Iterable) or len(shape) != 1:
-        found = f"of shape {shape}" if len(shape) != 1 else f"one {type(X).__name__}"
-        raise ValueError(f"X must hold a text per row, not be {found}; a table's column is X['text']")
-    texts = list(X)
-    for place, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"X[{place}] must be a string, not {type(text).__name__}")  # noqa: TRY004 - as there
-    return texts
-
-
-def _classes(y: Any, texts: list[str]) -> tuple[Array, Array]:
-    """Return the different labels, sorted (C,), and each row's place among them (R,)."""
-    labels_R = column_or_1d(y)
-    check_consistent_length(texts, labels_R)
-    as_given = list(y)  # numpy would turn 1 into "1" beside text
-    if pd.isna(np.array(as_given, object)).any():
-        raise ValueError("y holds missing labels")
-    if len({isinstance(label, str) for label in as_given}) > 1:
-        raise ValueError("y mixes text and other labels; give all as text, or all as numbers")
-    check_classification_targets(labels_R)
-    classes_C, index_R = np.unique(labels_R, return_inverse=True)
-    if len(classes_C) < 2:
-        raise ValueError(f"y must hold at least 2 classes, not {len(classes_C)}")
-    return classes_C, index_R
-
-
-def _class_names(classes_C: Array) -> list[str]:
-    """Return labels as a run folder spells them.
-
-    >>> _class_names(np.array([False, True])), _class_names(np.array([-1, 1]))
-    (['false', 'true'], ['-1', '1'])
-    """
-    names = [as_text(label).strip() for label in classes_C.tolist()]
-    for name in names:
-        if not name or names.count(name) > 1:
-            raise ValueError(f"y holds labels that are {shown(name)} but for white space; rename them")
-    return names
 
 
 def _spelled(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
 import time
 from dataclasses import asdict
@@ -12,35 +11,29 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
-from lstm_sentiment import __version__
 from lstm_sentiment.assessment import assess, report_scores
-from lstm_sentiment.checkpoint import CURVES, LAST, Checkpoint, RunFolder
+from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classification import Classification
-from lstm_sentiment.config import METRICS, Config, flatten
+from lstm_sentiment.config import METRICS, Config
 from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.curves import Curves
 from lstm_sentiment.dataset import count_tokens
 from lstm_sentiment.distributed import Processes, process_environment, process_group
-from lstm_sentiment.errors import ConfigError, RunError
+from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.files import write_json
-from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
+from lstm_sentiment.hardware import pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.network import Network, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.optimization import balanced_weights, cross_entropy
-from lstm_sentiment.options import config_yaml
 from lstm_sentiment.pages.reporting import check_extra, write_report
+from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.reading.vectors import load_vectors
+from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-# Settings that may differ when a run is resumed: none of them changes what is learned.
-FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
-FREE_ON_RESUME |= {"trainer.device", "trainer.threads", "trainer.tensorboard"}
 
 
 def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
@@ -54,8 +47,7 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         what was written to metrics.json.
 
     Raises:
-        SentimentError: anything that a user can mend; the run folder is untouched unless training
-            had begun.
+        SentimentError: anything that a user can mend; the run folder is untouched unless training began.
     """
     started = time.perf_counter()
     if config.report:
@@ -64,20 +56,21 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
     device = pick_device(config.trainer.device, local_rank=processes.local_rank)
     precision = pick_precision(config.trainer.precision, device)
-    folder = RunFolder(config.out)
-    resuming = _check_folder(folder, config)
-    curves = _new_curves(folder, config, processes)
+    folder, pretrained = RunFolder(config.out), load_pretrained(config)
+    resuming = check_folder(folder, config)
+    curves = new_curves(folder, config, processes)
     with process_group(processes, device):
         with processes.main_first():
-            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache or cache_folder())
+            corpus = _prepare(config, pretrained, cache or cache_folder())
         _report_data(corpus, config)
         check_metric(config.trainer.metric, corpus.labels)
-        model = initial_model(config, corpus).to(device)
+        model = initial_model(config, corpus, pretrained).to(device)
         _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
         facts = {"data": corpus.fingerprint, "threads": threads, "world_size": processes.world_size}
-        checkpoint = _checkpoint_to_resume(folder, facts) if resuming else None
+        facts |= {"pretrained": pretrained.sha256} if pretrained else {}
+        checkpoint = checkpoint_to_resume(folder, facts) if resuming else None
         if processes.is_main and checkpoint is None:
-            _begin(folder, config, corpus, device)
+            begin(folder, config, corpus, device)
         trainer = _new_trainer(
             config,
             corpus,
@@ -95,13 +88,12 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         with curves.after(trainer.state.step) if curves else contextlib.nullcontext():
             trainer.fit()
         metrics = assess(folder, config, corpus, trainer)
-        if not processes.is_main:
-            return metrics
         metrics["total_s"] = round(time.perf_counter() - started, 1)
-        write_json(folder.path / "metrics.json", metrics)
-        report_scores(metrics, folder.path)
-        if config.report:
-            log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
+        if processes.is_main:
+            write_json(folder.path / "metrics.json", metrics)
+            report_scores(metrics, folder.path)
+            if config.report:
+                log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
         return metrics
 
 
@@ -123,88 +115,18 @@ def check_metric(metric: str, labels: list[str]) -> None:
         )
 
 
-def _check_folder(folder: RunFolder, config: Config) -> bool:
-    """Return whether to go on from a run in the folder; refuse to write over one unasked."""
-    if config.resume and folder.is_run():
-        _refuse_other_settings(folder, config)
-        if folder.has(LAST):
-            return True
-        if (folder.path / "metrics.json").exists():
-            raise RunError(
-                f"{folder.path}: is finished and has no checkpoint '{LAST}' to go on from; use --overwrite "
-                "true to replace it, or another --out"
-            )
-    may_begin = config.overwrite or (config.resume and not folder.is_foreign())
-    if folder.occupied() and not may_begin:
-        raise RunError(
-            f"{folder.path}: is not empty; use --resume true to go on, --overwrite true to replace it, or "
-            "another --out"
-        )
-    if config.resume:
-        log.info("nothing to resume in %s: starting from the beginning", folder.path)
-    return False
+def _prepare(config: Config, pretrained: Pretrained | None, cache: Path) -> Corpus:
+    known = pretrained.vocabulary if pretrained else None
+    return prepare(config.data, config.text, seed=config.seed, cache=cache, vocabulary=known)
 
 
-def _refuse_other_settings(folder: RunFolder, config: Config) -> None:
-    text = (folder.path / "config.yaml").read_text("utf-8")
-    try:
-        before = yaml.safe_load(text)
-        old = _flatten_plain(before)
-    except (yaml.YAMLError, AttributeError):
-        raise RunError(f"{folder.path / 'config.yaml'}: is damaged; cannot resume") from None
-    new = _flatten_plain(yaml.safe_load(config_yaml(config)))
-    for key in flatten(config):
-        if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
-            raise RunError(
-                f"{folder.path}: the run has {key} {old.get(key)!r}, now it is {new.get(key)!r}; resume "
-                "with the run's own settings (--config "
-                f"{folder.path / 'config.yaml'}), or start another run"
-            )
-
-
-def _flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key in ("data", "text", "model", "trainer"):
-            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def _checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint:
-    checkpoint = folder.load(LAST)
-    if checkpoint.facts["data"] != facts["data"]:
-        raise RunError(
-            f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with; "
-            "restore the data files, or start another run"
-        )
-    for name in ("threads", "world_size"):
-        if checkpoint.facts[name] != facts[name]:
-            log.warning(
-                "the run had %s %s, now %s: sums are rounded in another order, so the result may differ in "
-                "the last digits", name, checkpoint.facts[name], facts[name],
-            )  # fmt: skip
-    return checkpoint
-
-
-def _begin(folder: RunFolder, config: Config, corpus: Corpus, device: torch.device) -> None:
-    folder.clear()
-    folder.begin(
-        config_yaml=config_yaml(config),
-        vocabulary=corpus.vocabulary.tokens[len(SPECIAL_TOKENS) :],
-        labels=corpus.labels,
-        label_map=corpus.label_map,
-    )
-    packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    environment = {"lstm_sentiment": __version__, **describe_machine(device), "packages": versions}
-    write_json(folder.path / "environment.json", environment)
-    write_json(folder.path / "data.json", corpus.facts)
-
-
-def initial_model(config: Config, corpus: Corpus) -> Network:
+def initial_model(config: Config, corpus: Corpus, pretrained: Pretrained | None = None) -> Network:
     """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
+
+    Args:
+        config: of the run.
+        corpus: its rows, in the vocabulary of `pretrained` if that is given.
+        pretrained: the language model that `config.pretrained` names (see `transfer.load_pretrained`).
 
     Raises:
         SentimentError: vectors that cannot be used.
@@ -219,6 +141,8 @@ def initial_model(config: Config, corpus: Corpus) -> Network:
     )
     if isinstance(model, WideAndDeep):
         model.ngrams.learn_by_ratio(corpus.train)
+    if pretrained is not None:
+        pretrained.start(lstm_of(model))
     if config.text.vectors is not None:
         vectors = load_vectors(
             config.text.vectors,
@@ -269,14 +193,6 @@ def _new_trainer(
         processes=processes,
         **settings,
     )
-
-
-def _new_curves(folder: RunFolder, config: Config, processes: Processes) -> Curves | None:
-    if not config.trainer.tensorboard:
-        return None
-    curves = Curves(folder.path / CURVES, settings=config_yaml(config), writes=processes.is_main)
-    log.info("curves: tensorboard --logdir %s", folder.path / CURVES)
-    return curves
 
 
 def _report_model(model: Network, config: Config, where: str, world_size: int) -> None:

@@ -88,11 +88,7 @@ class SentimentLSTM(nn.Module):
         """
         if lengths_B.device.type == "cpu":  # elsewhere it would have to wait for the device
             tokens_BT = tokens_BT[:, : int(lengths_B.max())]
-        tokens_TB = tokens_BT.t()
-        if self.training and self.word_dropout:
-            dropped = _chance(tokens_TB.shape, self.word_dropout, tokens_TB.device)
-            tokens_TB = tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
-        return self.logits_of(self._embed(tokens_TB, spelling_XK), lengths_B)
+        return self.logits_of(self._embed(self._drop_words(tokens_BT.t()), spelling_XK), lengths_B)
 
     def look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
         """Return the tokens' vectors (T, B, E), before any dropout; ids and spelling as in `forward`."""
@@ -148,6 +144,12 @@ class SentimentLSTM(nn.Module):
             if len(self.backward_lstms):
                 read.append(self.backward_lstms[layer](_mirrored(states, mirror_N))[0])
         return read
+
+    def _drop_words(self, tokens_TB: Tensor) -> Tensor:
+        if not self.training or not self.word_dropout:
+            return tokens_TB
+        dropped = _chance(tokens_TB.shape, self.word_dropout, tokens_TB.device)
+        return tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
 
     def _drop(self, values: Tensor) -> Tensor:
         if not self.training or not self.dropout:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw as fused_adamw
 
 from lstm_sentiment.dataset import Batch
+from lstm_sentiment.pretraining.layers import layer_depths
 
 Loss = Callable[[Tensor, Batch], Tensor]
 
@@ -142,7 +143,12 @@ class LazyAdamW(torch.optim.AdamW):
 
 
 def adamw(
-    model: nn.Module, *, learning_rate: float, weight_decay: float, embedding_factor: float = 1.0
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    embedding_factor: float = 1.0,
+    layer_decay: float = 1.0,
 ) -> LazyAdamW:
     """Return AdamW over a model's trainable parameters; matrices decay, biases do not.
 
@@ -157,30 +163,36 @@ def adamw(
         learning_rate: of all parameters but embeddings.
         weight_decay: of matrices.
         embedding_factor: learning rate of embeddings relative to `learning_rate`.
+        layer_decay: factor on the learning rate per layer below the head.
     """
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     for module in embeddings:
         module.sparse = module.weight.device.type == "cpu"
-    tables = [module for module in embeddings if module.weight.requires_grad]
-    others = [p for p in model.parameters() if p.requires_grad and all(p is not t.weight for t in tables)]
-    groups: list[dict[str, Any]] = []
-    for table in tables:
-        row_rates = getattr(table, "row_rates", None)
-        groups.append(
-            {
-                "params": [table.weight],
-                "weight_decay": weight_decay,
-                "lazy": True,
-                "factor": getattr(table, "rate", embedding_factor),
-                "row_factors": None if row_rates is None else row_rates.to(table.weight.device),
-            }
-        )
-    groups += [
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    tables = {id(module.weight): module for module in embeddings}
+    depths = layer_depths(model)
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # alike in all that a group can set
+    rated: list[dict[str, Any]] = []  # tables with rates of their own
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        table = tables.get(id(parameter))
+        rate, row_rates = getattr(table, "rate", None), getattr(table, "row_rates", None)
+        if rate is not None:
+            row_factors = None if row_rates is None else row_rates.to(parameter.device)
+            own = {"lazy": True, "weight_decay": weight_decay, "factor": rate, "row_factors": row_factors}
+            rated.append({"params": [parameter], **own})
+            continue
+        factor = layer_decay ** depths[name] * (1.0 if table is None else embedding_factor)
+        groups.setdefault((table is not None, parameter.dim() > 1, factor), []).append(parameter)
     optimizer = LazyAdamW(
-        [group for group in groups if group["params"]], lr=learning_rate, betas=(0.9, 0.99), fused=True
+        [
+            {"params": alike, "lazy": lazy, "weight_decay": weight_decay if decays else 0.0, "factor": factor}
+            for (lazy, decays, factor), alike in groups.items()
+        ]
+        + rated,
+        lr=learning_rate,
+        betas=(0.9, 0.99),
+        fused=True,
     )
     optimizer.set_learning_rate(learning_rate)
     return optimizer

@@ -47,7 +47,7 @@ def run_seeds(config: Config) -> dict[str, Any]:
                 {
                     "out": str(out),
                     "seed": seed,
-                    "validation": metrics["validation"][config.trainer.metric],
+                    "picked_by": metrics["validation"][config.trainer.metric],
                     held_out: scores,
                 }
             )
@@ -62,7 +62,7 @@ def run_seeds(config: Config) -> dict[str, Any]:
 
 
 def _summary(runs: list[dict[str, Any]], held_out: str, metric: str) -> dict[str, Any]:
-    worst_first = sorted(runs, key=lambda of: of["validation"], reverse=metric in LOWER_IS_BETTER)
+    worst_first = sorted(runs, key=lambda of: of["picked_by"], reverse=metric in LOWER_IS_BETTER)
     scores = {}
     for name in runs[0][held_out]:
         values = [of[held_out][name] for of in runs]

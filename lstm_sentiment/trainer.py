@@ -28,6 +28,7 @@ from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.hardware import DTYPES, seed_random_numbers
 from lstm_sentiment.metrics import better
 from lstm_sentiment.optimization import adamw, clip, load_optimizer, optimizer_tensors
+from lstm_sentiment.pretraining.layers import hold_frozen
 from lstm_sentiment.progress import progress_bar, report_first_loss
 from lstm_sentiment.schedule import ema_decay_at, learning_rate_at, step_seed
 
@@ -148,6 +149,7 @@ class Trainer:
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             embedding_factor=config.embedding_rate,
+            layer_decay=config.layer_decay,
         )
         self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
         self.steps_per_epoch = len(self._plan(0))
@@ -168,7 +170,7 @@ class Trainer:
         while not state.finished:
             started = time.perf_counter()
             plan = self._plan(state.epoch)
-            tokens = 0
+            tokens, trained_s = 0, 0.0
             with progress_bar(
                 state.epoch,
                 epochs=config.epochs,
@@ -182,12 +184,13 @@ class Trainer:
                     state.step_in_epoch = index + 1
                     bar.update(1)
                     if index % 10 == 0:
-                        speed = tokens / (time.perf_counter() - started)
+                        speed = tokens / (trained_s + time.perf_counter() - started)
                         bar.set_postfix_str(f"loss {loss:.3f}, {self._best()}, {speed:,.0f} tokens/s")
                     if state.step % config.checkpoint_every == 0 and index + 1 < len(plan):
+                        trained_s += time.perf_counter() - started
                         started = self._tick(started)
                         self._save_last()
-            trained_s = time.perf_counter() - started
+            trained_s += time.perf_counter() - started
             self._finish_epoch(tokens / max(trained_s, 1e-9))
             self._tick(started)
             self._save_last()
@@ -236,6 +239,7 @@ class Trainer:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.scaler.unscale_(self.optimizer)
+        hold_frozen(self.model, epoch=state.epoch, epochs_per_layer=config.unfreeze)
         norm = clip(self.model, config.clip_norm)
         self._check_finite(total, norm, batches)
         self.scaler.step(self.optimizer)

@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classification import Classification
 from lstm_sentiment.classifier import SentimentClassifier
-from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig
+from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset, padded_length, plan_epoch
 from lstm_sentiment.distributed import Processes
@@ -47,6 +47,7 @@ from lstm_sentiment.reading.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pi
 from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
 from lstm_sentiment.reading.tokenizing import PAD
+from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
 from lstm_sentiment.trainer import Trainer
 
 SEED = 0

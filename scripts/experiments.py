@@ -11,10 +11,10 @@ import pandas as pd
 import yaml
 from sklearn.model_selection import train_test_split
 
-from lstm_sentiment.config import DataConfig
 from lstm_sentiment.errors import ConfigError, DataError
 from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
 from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.sections import DataConfig
 
 DATA = "DATA/"  # stands for the folder given by --data
 AS_CONFIGURED = "as-configured"  # what an ablation's levers are compared with

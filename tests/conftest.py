@@ -21,7 +21,7 @@ CLUES = {
     "neutral": ["okay", "average", "plain", "so-so", "usual"],
     "positive": ["great", "lovely", "superb", "adore", "best"],
 }
-COMMANDS = ["train", "predict", "evaluate", "compare", "report", "explain", "doctor", "export"]
+COMMANDS = ["train", "predict", "evaluate", "compare", "report", "explain", "doctor", "export", "pretrain"]
 TINY = (
     "--model.embedding_size=16",
     "--model.hidden_size=16",

@@ -16,10 +16,11 @@ from sklearn.linear_model import LogisticRegression
 
 from lstm_sentiment import baselines
 from lstm_sentiment.baselines import baseline_scores
-from lstm_sentiment.config import METRICS, DataConfig, TextConfig
+from lstm_sentiment.config import METRICS
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.metrics import POLARITY_METRICS, better, polarity_metrics, report_lines, score
+from lstm_sentiment.sections import DataConfig, TextConfig
 
 LABELS = ["negative", "neutral", "positive"]
 PREDICTED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)

@@ -25,7 +25,8 @@ import lstm_sentiment.reading.readers
 from lstm_sentiment import evaluate, predict, train
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config
-from lstm_sentiment.options import parse_config, run_command
+from lstm_sentiment.options import parse_config, parse_settings, run_command
+from lstm_sentiment.pretraining.settings import PretrainConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LABELS = ["negative", "neutral", "positive"]
@@ -635,8 +636,8 @@ def test_every_configuration_can_be_read() -> None:
     files = sorted(CONFIGS.glob("*.yaml"))
     assert files
     for file in files:
-        config = parse_config(["--config", str(file)], program="test", description="")
-        assert isinstance(config, Config), file
+        kind: type = PretrainConfig if file.stem.startswith("pretrain-") else Config
+        assert isinstance(parse_settings(kind, ["--config", str(file)], program="test", description=""), kind)
         first = file.read_text("utf-8").splitlines()[0]
         assert first.startswith("#"), f"{file} must open with the command that uses it"
 

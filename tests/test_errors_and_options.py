@@ -16,7 +16,7 @@ import pytest
 from conftest import COMMANDS
 
 import lstm_sentiment
-from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig, flatten
+from lstm_sentiment.config import Config, TrainerConfig, flatten
 from lstm_sentiment.errors import (
     CheckpointError,
     ConfigError,
@@ -28,12 +28,14 @@ from lstm_sentiment.errors import (
     did_you_mean,
     shown,
 )
-from lstm_sentiment.options import KEYS, CommandParser, config_yaml, parse_config, run_command
+from lstm_sentiment.options import CommandParser, config_yaml, keys_of, parse_config, run_command
+from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 MODULES = {path.stem: path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name not in ROOMS}
 MODULES |= {path.stem: path for path in sorted(PACKAGE.glob("*/*.py")) if path.name != "__init__.py"}
+KEYS = keys_of(Config)
 SECTIONS = (Config, DataConfig, TextConfig, ModelConfig, TrainerConfig)
 
 
@@ -636,13 +638,14 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors tokenizing",
-    "config files text schedule sources trees made_up progress findings runtime characters",
-    "options readers distributed hardware metrics calibration vectors subwords extras",
+    "sections files text schedule sources trees made_up progress findings runtime characters layers",
+    "config readers settings launching distributed hardware metrics calibration vectors subwords extras",
     "tokens tables model checkpoint comparison page charts curves card",
-    "dataset splits proof hub gates",
+    "dataset splits proof hub gates labelled starting transfer language_model",
     "corpus inference r_drop optimization baselines similar network",
-    "trainer classification classifier preflight onnx_graph",
-    "assessment answers behaviour evidence inert invariance probes export_benchmark explanation",
+    "trainer classification classifier preflight onnx_graph texts next_token",
+    "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
+    "language_training",
     "reporting exporting pictures",
     "experiment causes",
     "seeds examination estimator",

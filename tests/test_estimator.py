@@ -28,11 +28,12 @@ from sklearn.utils import estimator_checks, get_tags
 import lstm_sentiment
 from lstm_sentiment import SentimentEstimator, train
 from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.config import Config, DataConfig, ModelConfig, TextConfig, TrainerConfig
+from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.errors import ConfigError, DataError, RunError
+from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
 
 NOT_OFFERED = {"checkpoint_every", "tensorboard"}  # there is no run folder to go on from or to look into
-OWN = {"validation_fraction", "deduplicate", "random_state", "verbose"}
+OWN = {"pretrained", "validation_fraction", "deduplicate", "random_state", "verbose"}
 TINY: dict[str, Any] = {
     "embedding_size": 16,
     "hidden_size": 16,

@@ -29,9 +29,9 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import Batch
 from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
 from lstm_sentiment.experiment import run
-from lstm_sentiment.options import parse_config
+from lstm_sentiment.launching import resumed
+from lstm_sentiment.options import config_yaml, parse_config
 from lstm_sentiment.seeds import run_seeds
-from lstm_sentiment.train import _resumed
 
 Configure = Callable[..., Config]
 TRAIN = (sys.executable, "-m", "lstm_sentiment.train")
@@ -137,7 +137,7 @@ def test_the_written_configuration_is_complete_and_gives_the_same_run(
 
 def test_resume_and_overwrite_are_no_part_of_a_written_configuration(configure: Configure) -> None:
     for flag in ("--resume=true", "--overwrite=true"):
-        plain = yaml.safe_load(experiment.config_yaml(configure(flag)))
+        plain = yaml.safe_load(config_yaml(configure(flag)))
         assert (plain["resume"], plain["overwrite"]) == (False, False)
 
 
@@ -408,10 +408,10 @@ def test_out_and_resume_alone_pick_up_the_runs_own_settings(configure: Configure
         [f"--out={moved}", "--resume=true"],
         ["--resume=True", f"--out={moved}"],
     ):
-        again = parse_config(_resumed(argv), program="test", description="")
+        again = parse_config(resumed(argv), program="test", description="")
         assert again == dataclasses.replace(config, out=str(moved), resume=True)
     changed = parse_config(
-        _resumed([f"--out={moved}", "--resume=true", "--trainer.epochs=9"]), program="test", description=""
+        resumed([f"--out={moved}", "--resume=true", "--trainer.epochs=9"]), program="test", description=""
     )
     assert changed.trainer.epochs == 9
     for argv in (
@@ -419,7 +419,7 @@ def test_out_and_resume_alone_pick_up_the_runs_own_settings(configure: Configure
         [f"--out={moved}", "--resume=false"],
         [f"--out={tmp_path}", "--resume=true"],
     ):
-        assert _resumed(argv) == argv
+        assert resumed(argv) == argv
 
 
 def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configure, tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configu
     run(straight)
     config = configure(*flags)
     settings = tmp_path / "settings.yaml"
-    settings.write_text(experiment.config_yaml(config))
+    settings.write_text(config_yaml(config))
     process = subprocess.Popen(
         [*TRAIN, "--config", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

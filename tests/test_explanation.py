@@ -22,13 +22,14 @@ from lstm_sentiment import explanation
 from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.characters import cells_of
 from lstm_sentiment.classifier import SentimentClassifier
-from lstm_sentiment.config import Config, ModelConfig, TextConfig
+from lstm_sentiment.config import Config
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError
 from lstm_sentiment.explanation import Explanation, explain
 from lstm_sentiment.gates import look_inside, steps_of
 from lstm_sentiment.options import run_command
 from lstm_sentiment.pages.pictures import reading, removal
 from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.sections import ModelConfig, TextConfig
 
 TEXT = "the room was great and my food is awful today"
 KINDS = {

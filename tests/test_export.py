@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from lstm_sentiment import export as command
 from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
-from lstm_sentiment.config import POOLINGS, Config, ModelConfig, TextConfig
+from lstm_sentiment.config import Config
 from lstm_sentiment.deployment import export_benchmark, onnx_graph
 from lstm_sentiment.deployment.exporting import check_texts, export, load_runtime, runtime_source
 from lstm_sentiment.deployment.onnx_graph import build_graph
@@ -35,6 +35,7 @@ from lstm_sentiment.network import new_lstm
 from lstm_sentiment.options import run_command
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import NOTHING, PAD, UNKNOWN, spell
+from lstm_sentiment.sections import POOLINGS, ModelConfig, TextConfig
 
 KNOWN = 30
 UNKNOWN_WORDS = ["goood", "x", "<url>"]

@@ -20,10 +20,11 @@ from huggingface_hub.utils import filter_repo_objects
 
 from lstm_sentiment import SentimentClassifier, load, train
 from lstm_sentiment.checkpoint import BEST
-from lstm_sentiment.config import Config, DataConfig, TextConfig
+from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, MissingExtraError, RunError, SentimentError
 from lstm_sentiment.estimator import SentimentEstimator
 from lstm_sentiment.hub import FILES, _without_places
+from lstm_sentiment.sections import DataConfig, TextConfig
 
 TEXTS = ["great", "awful service", "", "so-so 😀", "never seen before"]
 LABELS = ["bad |<b>*x*", "[good](http://x.y)", "no_idea: `1`"]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
 from torch import Tensor
 
-from lstm_sentiment.config import POOLINGS
 from lstm_sentiment.model import SentimentLSTM, _chance, _MaxOverTime, _mirror, _mirrored
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
+from lstm_sentiment.sections import POOLINGS
 
 VOCABULARY, CLASSES = 50, 3
 ALL_POOLINGS = "last+mean+max+attention"

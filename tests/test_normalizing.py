@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
-from lstm_sentiment.config import TextConfig
 from lstm_sentiment.deployment.exporting import export, load_runtime
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import parse_config
@@ -28,6 +27,7 @@ from lstm_sentiment.reading.tokenizing import (
     words,
 )
 from lstm_sentiment.reading.tokens import Columns, tokenize_source
+from lstm_sentiment.sections import TextConfig
 
 quick = settings(max_examples=100, deadline=None)
 SETTINGS = ["none", "escapes", "negation", "escapes+negation"]

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from conftest import TINY, make_rows
 
-from lstm_sentiment.config import DataConfig
 from lstm_sentiment.errors import ConfigError, DataError, RunError, SentimentError
+from lstm_sentiment.sections import DataConfig
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # scripts are no package

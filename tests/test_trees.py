@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import lstm_sentiment
 from lstm_sentiment import compare, evaluate, predict
 from lstm_sentiment.baselines import baseline_scores
-from lstm_sentiment.config import Config, DataConfig, TextConfig
+from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
 from lstm_sentiment.errors import ConfigError, DataError, RunError
@@ -31,6 +31,7 @@ from lstm_sentiment.reading.readers import read_chunks
 from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.reading.tables import open_table
 from lstm_sentiment.reading.trees import read_tree
+from lstm_sentiment.sections import DataConfig, TextConfig
 from lstm_sentiment.trainer import Trainer
 
 Tree = tuple[int, Any]  # label, and a word or a list of trees

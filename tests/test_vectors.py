@@ -11,11 +11,11 @@ import pytest
 import torch
 from conftest import write_csv
 
-from lstm_sentiment.config import DataConfig, TextConfig
 from lstm_sentiment.corpus import prepare
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.vectors import PretrainedVectors, load_vectors, vector_words
+from lstm_sentiment.sections import DataConfig, TextConfig
 
 SIZE = 6
 

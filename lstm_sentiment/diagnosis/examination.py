@@ -22,6 +22,8 @@ from lstm_sentiment.diagnosis.probes import Probes, predicted_classes
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment import check_metric, initial_model
 from lstm_sentiment.hardware import pick_device, set_up_cpu
+from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
+from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokens import cache_folder
 
 log = logging.getLogger(__name__)
@@ -75,9 +77,10 @@ def diagnose(config: Config) -> Diagnosis:
         diagnosis = diagnose(Config(data=DataConfig(train="reviews.csv")))
     """
     set_up_cpu(config.trainer.threads)
-    corpus = _prepare(config)
+    pretrained = load_pretrained(config)
+    corpus = _prepare(config, pretrained.vocabulary if pretrained else None)
     check_metric(config.trainer.metric, corpus.labels)
-    return _diagnose(config, corpus, None, [])
+    return _diagnose(config, corpus, None, [], pretrained)
 
 
 def diagnose_run(run: str | Path) -> Diagnosis:
@@ -97,7 +100,7 @@ def diagnose_run(run: str | Path) -> Diagnosis:
     config = dataclasses.replace(classifier.config, trainer=trainer)
     set_up_cpu(trainer.threads)
     try:
-        corpus = _prepare(config)
+        corpus = _prepare(config, classifier.vocabulary if config.pretrained else None)
     except DataError as error:
         unread = Finding(
             severity=WARNING,
@@ -121,7 +124,11 @@ def diagnose_run(run: str | Path) -> Diagnosis:
 
 
 def _diagnose(
-    config: Config, corpus: Corpus | None, classifier: SentimentClassifier | None, findings: list[Finding]
+    config: Config,
+    corpus: Corpus | None,
+    classifier: SentimentClassifier | None,
+    findings: list[Finding],
+    pretrained: Pretrained | None = None,
 ) -> Diagnosis:
     facts: dict[str, Any] = {}
     lines: list[str] = []
@@ -129,7 +136,7 @@ def _diagnose(
     if corpus is not None:
         log.info("examining the data ...")
         device = pick_device(config.trainer.device)
-        model = initial_model(config, corpus)
+        model = initial_model(config, corpus, pretrained)
         facts["data"], found = examine_data(corpus)
         findings = [*findings, *found, *inert_settings(config, corpus)]
         fresh = classifier or SentimentClassifier(
@@ -158,8 +165,8 @@ def _diagnose(
     return Diagnosis(findings=worst_first(findings), cause=cause, facts=facts, lines=lines)
 
 
-def _prepare(config: Config) -> Corpus:
-    return prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+def _prepare(config: Config, vocabulary: Vocabulary | None) -> Corpus:
+    return prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=vocabulary)
 
 
 def _probe(probes: Probes) -> dict[str, Any]:

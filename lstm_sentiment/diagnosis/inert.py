@@ -17,6 +17,7 @@ from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import count_tokens, plan_epoch
 from lstm_sentiment.diagnosis.findings import NOTE, WARNING, Finding
 from lstm_sentiment.schedule import ema_decay_at
+from lstm_sentiment.sections import TextConfig
 
 DEFAULTS = flatten(Config())
 LIMITS = ("text.max_vocabulary", "text.max_tokens", "data.max_rows")  # not reaching one is no mistake
@@ -70,6 +71,24 @@ def _of_data(config: Config, corpus: Corpus) -> Found:
 
 def _of_text(config: Config, corpus: Corpus) -> Found:
     text = config.text
+    if config.pretrained is not None:
+        why = "the vocabulary is that of the pretrained run"
+        yield "text.min_frequency", why, "any value reads the same"
+        yield "text.max_vocabulary", why, "any value reads the same"
+    else:
+        yield from _of_vocabulary(text, corpus)
+    splits = corpus.splits.values()
+    longest = max(int(np.diff(s.store.offsets)[s.rows].max(initial=0)) for s in splits)
+    if longest <= text.max_tokens:
+        why = f"the longest text has {longest:,} tokens"
+        yield "text.max_tokens", why, f"any value from {longest:,} on reads the same"
+        if text.truncate != DEFAULTS["text.truncate"]:
+            yield "text.truncate", f"{why}, none is cut", "lower text.max_tokens, or leave it as it is"
+    if text.tokenizer == "basic_english" and not text.lowercase:
+        yield "text.lowercase", "basic_english folds case itself", "text.tokenizer words keeps it"
+
+
+def _of_vocabulary(text: TextConfig, corpus: Corpus) -> Found:
     counts = np.sort(count_tokens(corpus.train.store, corpus.train.rows))[::-1]
     frequent = int((counts >= text.min_frequency).sum())
     if frequent <= text.max_vocabulary:
@@ -85,15 +104,6 @@ def _of_text(config: Config, corpus: Corpus) -> Found:
             f"text.max_vocabulary already leaves out every token that stands less than {rarest} times",
             f"any value up to {rarest} gives the same vocabulary",
         )
-    splits = corpus.splits.values()
-    longest = max(int(np.diff(s.store.offsets)[s.rows].max(initial=0)) for s in splits)
-    if longest <= text.max_tokens:
-        why = f"the longest text has {longest:,} tokens"
-        yield "text.max_tokens", why, f"any value from {longest:,} on reads the same"
-        if text.truncate != DEFAULTS["text.truncate"]:
-            yield "text.truncate", f"{why}, none is cut", "lower text.max_tokens, or leave it as it is"
-    if text.tokenizer == "basic_english" and not text.lowercase:
-        yield "text.lowercase", "basic_english folds case itself", "text.tokenizer words keeps it"
 
 
 def _of_training(config: Config, corpus: Corpus) -> Found:

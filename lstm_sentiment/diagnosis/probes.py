@@ -222,7 +222,7 @@ class Probes:
         epochs = max(1, round(CONTROL_STEPS / math.ceil(len(train) / batch)))
         return dataclasses.replace(
             self.config.trainer, epochs=epochs, batch_size=batch, accumulate=1, patience=0,
-            metric="macro_recall", checkpoint_every=10**9,
+            unfreeze=0, metric="macro_recall", checkpoint_every=10**9,
         )  # fmt: skip
 
     def _train_briefly(self, train: TextDataset, validation: TextDataset) -> Array:

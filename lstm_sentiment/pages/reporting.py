@@ -74,7 +74,8 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
     config, why = classifier.config, ""
     if corpus is None:
         try:
-            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+            own = classifier.vocabulary if config.pretrained else None
+            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
             if corpus.fingerprint != folder.load(BEST).facts["data"]:
                 corpus, why = None, "the rows, labels or vocabulary are no longer those of the run"
         except SentimentError as error:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from lstm_sentiment.config import DataConfig
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.reading.tokens import TokenStore
+from lstm_sentiment.sections import DataConfig
 
 Array = npt.NDArray[Any]
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.reading.readers import (
@@ -49,10 +50,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns and rows of a source are read (see `DataConfig`)."""
+    """Which columns and rows of a source are read (see `DataConfig`); with `label` None, no labels."""
 
     text: str = "auto"
-    label: str = "auto"
+    label: str | None = "auto"
     group: str | None = None
     filter: tuple[tuple[str, str], ...] = ()
     classes: tuple[str, ...] | None = None
@@ -257,9 +258,6 @@ class _Rows:
         text_column = pick_column(
             wanted.text, columns, candidates=TEXT_COLUMNS, key="data.text_column", file=name
         )
-        label_column = pick_column(
-            wanted.label, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name
-        )
         frame, lines_R = chunk.frame, chunk.lines
         for column, value in wanted.filter:
             pick_column(column, columns, candidates=(), key="data.filter", file=name)
@@ -267,11 +265,7 @@ class _Rows:
             self.filtered += int((~keep).sum())
             frame, lines_R = frame[keep], lines_R[keep]
         texts = [as_text(value) for value in frame[text_column]]
-        for value, line in zip(frame[label_column], lines_R, strict=True):
-            label = as_text(value).strip()
-            if not label:
-                raise DataError("has no label", file=name, line=int(line), column=label_column)
-            self.labels.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
+        self._take_labels(frame, lines_R, columns)
         if wanted.group is None:
             self.groups.extend([0] * len(texts))
         else:
@@ -283,6 +277,20 @@ class _Rows:
         self.phrases.extend(frame[PHRASE] if wanted.phrases else [False] * len(texts))
         self.replaced += sum(REPLACEMENT in text for text in texts)
         return texts
+
+    def _take_labels(self, frame: pd.DataFrame, lines_R: Array, columns: list[str]) -> None:
+        name, wanted = self._source.name, self._columns.label
+        if wanted is None:
+            self.labels.extend([0] * len(frame))
+            return
+        label_column = pick_column(
+            wanted, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name
+        )
+        for value, line in zip(frame[label_column], lines_R, strict=True):
+            label = as_text(value).strip()
+            if not label:
+                raise DataError("has no label", file=name, line=int(line), column=label_column)
+            self.labels.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
 
 
 def _text_hash(text: str) -> int:

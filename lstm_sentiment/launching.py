@@ -1,0 +1,39 @@
+"""What the commands that train have in common before torch is imported."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def log_to_stdout() -> None:
+    """Send the log to the terminal: of the first process all, of the others what is wrong.
+
+    Example::
+
+        log_to_stdout()
+    """
+    main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(
+        level=logging.INFO if main_process else logging.WARNING,
+        format="%(message)s",
+        stream=sys.stdout,
+        force=True,
+    )
+
+
+def resumed(argv: list[str]) -> list[str]:
+    """Return a command line that, with ``--resume true``, starts from the settings of the run in the folder.
+
+    >>> resumed(["--out", "runs/of-tomorrow", "--resume", "true"])  # there is none yet
+    ['--out', 'runs/of-tomorrow', '--resume', 'true']
+    """
+    words = [part for word in argv for part in word.split("=", 1)]
+    given = dict(itertools.pairwise(words))
+    saved = Path(given.get("--out", "")) / "config.yaml"
+    if given.get("--resume", "false").lower() == "true" and "--out" in given and saved.is_file():
+        return ["--config", str(saved), *argv]
+    return argv

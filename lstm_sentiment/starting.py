@@ -1,0 +1,190 @@
+"""How a run starts: into an empty folder, over an old run, or on from a checkpoint.
+
+A configuration is a `config.Config` or another dataclass with the same outer fields and sections.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from typing import Any, Protocol
+
+import torch
+import yaml
+
+from lstm_sentiment import __version__
+from lstm_sentiment.checkpoint import CURVES, LAST, Checkpoint, RunFolder
+from lstm_sentiment.config import flatten
+from lstm_sentiment.curves import Curves
+from lstm_sentiment.distributed import Processes
+from lstm_sentiment.errors import RunError
+from lstm_sentiment.files import write_json
+from lstm_sentiment.hardware import describe_machine
+from lstm_sentiment.options import config_yaml
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+
+log = logging.getLogger(__name__)
+
+# Settings that may differ when a run is resumed: none of them changes what is learned.
+FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
+FREE_ON_RESUME |= {"trainer.device", "trainer.threads", "trainer.tensorboard"}
+
+
+class RunData(Protocol):
+    """What a run folder says of its data (see `corpus.Corpus`)."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Tokens that the model knows."""
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names; none for a language model."""
+
+    @property
+    def label_map(self) -> dict[str, str | None]:
+        """What files say -> class name, or None for rows to leave out."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Counts for the report."""
+
+
+def check_folder(folder: RunFolder, config: Any) -> bool:
+    """Return whether to go on from a run in the folder; refuse to write over one unasked.
+
+    Raises:
+        RunError: the folder is in the way, or its run has other settings.
+
+    >>> from lstm_sentiment.config import Config
+    >>> check_folder(RunFolder("runs/of-tomorrow"), Config())
+    False
+    """
+    if config.resume and folder.is_run():
+        _refuse_other_settings(folder, config)
+        if folder.has(LAST):
+            return True
+        if (folder.path / "metrics.json").exists():
+            raise RunError(
+                f"{folder.path}: is finished and has no checkpoint '{LAST}' to go on from; use --overwrite "
+                "true to replace it, or another --out"
+            )
+    may_begin = config.overwrite or (config.resume and not folder.is_foreign())
+    if folder.occupied() and not may_begin:
+        raise RunError(
+            f"{folder.path}: is not empty; use --resume true to go on, --overwrite true to replace it, or "
+            "another --out"
+        )
+    if config.resume:
+        log.info("nothing to resume in %s: starting from the beginning", folder.path)
+    return False
+
+
+def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
+    text = (folder.path / "config.yaml").read_text("utf-8")
+    try:
+        before = yaml.safe_load(text)
+        old = _flatten_plain(before)
+    except (yaml.YAMLError, AttributeError):
+        raise RunError(f"{folder.path / 'config.yaml'}: is damaged; cannot resume") from None
+    new = _flatten_plain(yaml.safe_load(config_yaml(config)))
+    for key in flatten(config):
+        if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
+            raise RunError(
+                f"{folder.path}: the run has {key} {old.get(key)!r}, now it is {new.get(key)!r}; resume "
+                "with the run's own settings (--config "
+                f"{folder.path / 'config.yaml'}), or start another run"
+            )
+
+
+def _flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in ("data", "text", "model", "trainer"):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint:
+    """Return the last checkpoint of a run, if it began with the same data.
+
+    Args:
+        folder: of the run.
+        facts: of the run that is to go on: `data`, `threads`, `world_size`, and `pretrained` if it has one.
+
+    Raises:
+        RunError: the data or the pretrained model are others.
+        CheckpointError: no checkpoint is whole.
+
+    Example::
+
+        checkpoint = checkpoint_to_resume(folder, {"data": corpus.fingerprint, "threads": 2, "world_size": 1})
+    """
+    checkpoint = folder.load(LAST)
+    if checkpoint.facts["data"] != facts["data"]:
+        raise RunError(
+            f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with; "
+            "restore the data files, or start another run"
+        )
+    if checkpoint.facts.get("pretrained") != facts.get("pretrained"):
+        raise RunError(
+            f"{folder.path}: the pretrained weights are no longer those the run began with; restore them, or "
+            "start another run"
+        )
+    for name in ("threads", "world_size"):
+        if checkpoint.facts[name] != facts[name]:
+            log.warning(
+                "the run had %s %s, now %s: sums are rounded in another order, so the result may differ in "
+                "the last digits", name, checkpoint.facts[name], facts[name],
+            )  # fmt: skip
+    return checkpoint
+
+
+def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -> None:
+    """Clear the folder and write what does not change while training.
+
+    Args:
+        folder: to begin in.
+        config: of the run.
+        data: that the run trains on.
+        device: that the run trains on.
+
+    Raises:
+        RunError: the folder holds something that is no run.
+
+    Example::
+
+        begin(RunFolder("runs/tweets"), config, corpus, torch.device("cpu"))
+    """
+    folder.clear()
+    folder.begin(
+        config_yaml=config_yaml(config),
+        vocabulary=data.vocabulary.tokens[len(SPECIAL_TOKENS) :],
+        labels=data.labels,
+        label_map=data.label_map,
+    )
+    packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    environment = {"lstm_sentiment": __version__, **describe_machine(device), "packages": versions}
+    write_json(folder.path / "environment.json", environment)
+    write_json(folder.path / "data.json", data.facts)
+
+
+def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves | None:
+    """Return where a run's curves go, or None where it is to draw none.
+
+    Raises:
+        MissingExtraError: the package that writes them is not installed.
+
+    >>> from lstm_sentiment.config import Config
+    >>> new_curves(RunFolder("runs/of-tomorrow"), Config(), Processes()) is None
+    True
+    """
+    if not config.trainer.tensorboard:
+        return None
+    curves = Curves(folder.path / CURVES, settings=config_yaml(config), writes=processes.is_main)
+    log.info("curves: tensorboard --logdir %s", folder.path / CURVES)
+    return curves
