@@ -25,9 +25,9 @@ from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD
 
-# A pair (a, b) stands at V + ((a·p mod r) + b·q) mod buckets. Without r it would be linear in both, and
-# with many a number of buckets (b, a) would stand there too.
-HASH = (998_244_353, 2_147_483_647, 754_974_721)  # primes p, r, q
+# A pair (a, b) stands at V + ((a·p mod r) + b·q) mod buckets. Without r, (b, a) would stand there too for
+# many a number of buckets; p and q must not be near a multiple of a power of two, as buckets often are.
+HASH = (1_640_531_527, 2_147_483_647, 1_597_334_677)  # p, r (a prime), q
 BRANCHES = ("lstm", "ngrams")
 RATE = 30.0  # of the n-grams, relative to the learning rate; most of them see few steps
 ROWS_AT_ONCE = 512  # texts that are counted together
