@@ -74,7 +74,7 @@ class NgramBranch(nn.Module):
         """Return the rows of the table of each token, then of each pair, (B, N = 2T - 1); padding's is 0.
 
         >>> NgramBranch(10, 2, buckets=5).places(torch.tensor([[4, 4, 4, 0]])).tolist()
-        [[4, 4, 4, 0, 11, 11, 0]]
+        [[4, 4, 4, 0, 10, 10, 0]]
         """
         tokens_BT = word_ids(tokens_BT, self.vocabulary_size)
         first_BT, second_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]

@@ -23,9 +23,9 @@ from lstm_sentiment import train
 from lstm_sentiment.checkpoint import LAST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.curves import Curves
-from lstm_sentiment.errors import MissingExtraError
+from lstm_sentiment.errors import MissingExtraError, RunError
 from lstm_sentiment.experiment import run
-from lstm_sentiment.options import parse_config, run_command
+from lstm_sentiment.options import config_yaml, parse_config, run_command
 from lstm_sentiment.schedule import learning_rate_at
 
 Configure = Callable[..., Config]
@@ -123,7 +123,7 @@ def test_the_settings_stand_beside_the_curves(configure: Configure) -> None:
     run(config)
     [settings] = events_of(config.out).Tensors("settings/text_summary")
     text = settings.tensor_proto.string_val[0].decode()
-    assert text == f"```yaml\n{experiment.config_yaml(config)}```"
+    assert text == f"```yaml\n{config_yaml(config)}```"
 
 
 def test_without_it_there_are_no_curves_and_the_weights_are_the_same(
@@ -187,7 +187,7 @@ def test_a_process_killed_by_the_system_loses_no_point_before_its_checkpoint(con
         "import sys; from lstm_sentiment.train import main; main(sys.argv[1:])"
     )
     settings = Path(config.out).with_suffix(".yaml")
-    settings.write_text(experiment.config_yaml(config))
+    settings.write_text(config_yaml(config))
     process = subprocess.Popen(
         [sys.executable, "-c", script, "--config", str(settings)],
         stdout=subprocess.DEVNULL,
@@ -258,7 +258,7 @@ def test_a_folder_called_tensorboard_alone_is_not_ours(configure: Configure) -> 
     theirs = Path(configure().out) / "tensorboard" / "events.out.tfevents.1"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
-    with pytest.raises(experiment.RunError):
+    with pytest.raises(RunError):
         run(configure(*ON, "--overwrite=true"))
     assert theirs.read_text() == "theirs"
 
@@ -269,7 +269,7 @@ def test_two_processes_draw_one_curve_of_the_whole_batch(configure: Configure, t
     run(alone)
     config = configure(*ON, *plain)
     settings = tmp_path / "settings.yaml"
-    settings.write_text(experiment.config_yaml(config))
+    settings.write_text(config_yaml(config))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*torchrun, "-m", "lstm_sentiment.train", "--config", str(settings)],

@@ -639,9 +639,10 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 FLOORS = [
     "errors tokenizing",
     "sections files text schedule sources trees made_up progress findings runtime characters layers",
-    "config readers settings launching distributed hardware metrics calibration vectors subwords extras",
-    "tokens tables model checkpoint comparison page charts curves card",
-    "dataset splits proof hub gates labelled starting transfer language_model",
+    "config readers distributed hardware calibration vectors subwords extras",
+    "options metrics tokens tables model checkpoint page charts",
+    "settings launching dataset splits proof gates curves card comparison labelled language_model",
+    "starting transfer hub",
     "corpus inference r_drop optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph texts next_token",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
