@@ -20,7 +20,7 @@ from lstm_sentiment.r_drop import disagreement, twice
 
 
 class Classification:
-    """Rows of text to one of some classes: a `trainer.Task`.
+    """Rows of text to one of some classes: a `loop.Task`.
 
     Args:
         validation: rows that pick the best epoch.

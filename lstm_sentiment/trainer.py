@@ -12,8 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lstm_sentiment.config import METRICS, TrainerConfig
-from lstm_sentiment.dataset import Batch, TextDataset, plan_epoch, rank_share
+from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.hardware import DTYPES, seed_random_numbers
+from lstm_sentiment.loop import CheckpointStore, Scalars, Task, TrainingState
 from lstm_sentiment.metrics import better
 from lstm_sentiment.optimization import adamw, clip, load_optimizer, optimizer_tensors
 from lstm_sentiment.pretraining.layers import hold_frozen
@@ -37,74 +37,6 @@ log = logging.getLogger(__name__)
 AVERAGE_EVERY = 8  # steps between two updates of the moving average
 RECORD_EVERY = 10  # steps between two points of a curve
 MAX_OVERFLOWS = 25  # fp16 steps in a row that loss scaling may skip before training stops
-
-
-class CheckpointStore(Protocol):
-    """Where the loop keeps named tensors and plain facts (see `checkpoint.RunFolder`)."""
-
-    def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-        """Keep them under a name, replacing what was there."""
-
-    def write_log(self, entries: list[dict[str, Any]]) -> None:
-        """Keep one entry per epoch."""
-
-
-class Task(Protocol):
-    """What is to be learned (see `classification.Classification`)."""
-
-    choices: int  # that a guess is made among: it costs ln(choices)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the sum of a batch's weighted losses (see `Batch`), nats."""
-
-    def score(self, model: nn.Module) -> dict[str, Any]:
-        """Return validation scores, the same in every process: ``loss`` and what is to be the best."""
-
-    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
-        """Tell the terminal how an epoch went."""
-
-
-class Scalars(Protocol):
-    """Where the loop puts numbers to be drawn over the steps (see `curves.Curves`)."""
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to each of some curves."""
-
-    def flush(self) -> None:
-        """Keep all points: a kill loses none of them."""
-
-
-@dataclass(kw_only=True)
-class TrainingState:
-    """Where training stands.
-
-    Args:
-        step: optimizer steps done.
-        averaged: step up to which the moving average has been brought.
-        epoch: epochs done.
-        step_in_epoch: steps done in the epoch under way.
-        best_score: validation score of the best epoch, None before the first.
-        best_epoch: 0-based.
-        epochs_without_gain: since the best one.
-        finished: no epoch is left, or early stopping said so.
-        first_loss: of the first step, nats.
-        loss_sum: of the steps of the epoch under way.
-        elapsed_s: seconds of training, over all sessions.
-        history: one entry per epoch.
-    """
-
-    step: int = 0
-    averaged: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    best_score: float | None = None
-    best_epoch: int = -1
-    epochs_without_gain: int = 0
-    finished: bool = False
-    first_loss: float | None = None
-    loss_sum: float = 0.0
-    elapsed_s: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Trainer:
@@ -167,6 +99,7 @@ class Trainer:
         """
         state, config = self.state, self.config
         self._parallel.train()
+        self._take_memory()
         while not state.finished:
             started = time.perf_counter()
             plan = self._plan(state.epoch)
@@ -209,6 +142,19 @@ class Trainer:
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
         self.state = TrainingState(**facts["training"])
+
+    def _take_memory(self) -> None:
+        """Go once through the longest batch, without a trace: shorter ones then fit in what it set free.
+
+        Otherwise each new length takes more, and a run that has too little memory ends late.
+        """
+        rows = np.argsort(-self.train.lengths, kind="stable")[: self.config.batch_size]
+        share = rank_share([rows], rank=self.processes.rank, world_size=self.processes.world_size)
+        batch = self.train.batch(*share[0]).to(self.device)
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            loss = self.task.loss(self.model, batch)
+        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        torch.autograd.grad(loss, learned, allow_unused=True)
 
     def _plan(self, epoch: int) -> list[list[Any]]:
         return plan_epoch(

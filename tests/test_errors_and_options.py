@@ -642,7 +642,7 @@ FLOORS = [
     "config readers distributed hardware calibration vectors subwords extras",
     "options metrics tokens tables model checkpoint page charts",
     "settings launching dataset splits proof gates curves card comparison labelled language_model",
-    "starting transfer hub",
+    "starting transfer hub loop",
     "corpus inference r_drop optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph texts next_token",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "

@@ -295,6 +295,26 @@ def test_outside_randomness_does_not_reach_training(configure: Configure) -> Non
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_the_longest_batch_is_tried_first_and_leaves_no_trace(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the memory that all others fit in; a run without that ends with the same weights."""
+    trainer, other = (make_trainer(configure("--trainer.epochs=1")) for _ in range(2))
+    seen: list[int] = []
+    loss = trainer.task.loss
+
+    def watched(model: nn.Module, batch: Batch) -> Tensor:
+        seen.append(int(batch.lengths_B.max()))
+        return loss(model, batch)
+
+    monkeypatch.setattr(trainer.task, "loss", watched)
+    monkeypatch.setattr(other, "_take_memory", lambda: None)
+    weights, expected = clone(trainer.fit().state_dict()), clone(other.fit().state_dict())
+    assert seen[0] == max(seen) == trainer.train.lengths.max()
+    assert min(seen) < max(seen)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
 def test_the_test_split_cannot_reach_the_loop() -> None:
     """There is no parameter for it, in a method of the loop or of its task, or in the state."""
     names = [field.name for field in dataclasses.fields(TrainingState)]
@@ -320,7 +340,7 @@ def losing_at(
     def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
         calls.append(1)
         value = plain(logits_BC, batch)
-        if len(calls) != call:
+        if len(calls) != call + 1:  # before the first step, the longest batch is tried
             return value
         [trainer] = trainers
         assert trainer.average is not None

@@ -25,7 +25,7 @@ MAX_LOSS = 700.0  # nats; the exponential of more is beyond a float
 
 
 class NextToken:
-    """Texts to their own tokens, in both directions: a `trainer.Task`.
+    """Texts to their own tokens, in both directions: a `loop.Task`.
 
     Args:
         validation: windows of text that pick the best epoch.
