@@ -71,7 +71,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
             facts=facts,
             scalars=curves,
         )
-        log.info("%s, %s, %d threads, %d processes", device, precision, threads, processes.world_size)
+        log.info("%s, %s, threads: %d, processes: %d", device, precision, threads, processes.world_size)
         if checkpoint is not None:
             trainer.resume(checkpoint.tensors, checkpoint.facts)
             log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)

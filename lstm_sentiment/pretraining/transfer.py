@@ -96,7 +96,11 @@ def load_pretrained(config: Config) -> Pretrained | None:
 def _check_alike(theirs: dict[str, Any], config: Config, folder: Path) -> None:
     for key in ALIKE:
         section, _, name = key.partition(".")
-        found, expected = getattr(getattr(config, section), name), theirs[section][name]
+        before_it_was_one = getattr(getattr(Config(), section), name)  # runs of earlier versions name fewer
+        found, expected = (
+            getattr(getattr(config, section), name),
+            theirs[section].get(name, before_it_was_one),
+        )
         if found != expected:
             raise ConfigError(
                 f"is {found}, but {folder} was pretrained with {expected}; set it to {expected}", key=key
