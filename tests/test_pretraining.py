@@ -37,8 +37,10 @@ from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.estimator import SentimentEstimator
 from lstm_sentiment.experiment import initial_model, run
 from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.network import NgramBranch, WideAndDeep
 from lstm_sentiment.optimization import adamw
 from lstm_sentiment.options import config_yaml, parse_config, parse_settings, run_command
+from lstm_sentiment.pretraining import transfer
 from lstm_sentiment.pretraining.language_model import LanguageModel, draw_tokens
 from lstm_sentiment.pretraining.language_training import pretrain as run_pretraining
 from lstm_sentiment.pretraining.layers import layer_depths
@@ -620,6 +622,7 @@ def test_resuming_from_another_language_model_is_refused(
         ("--model.bidirectional=false", "model.bidirectional: is False, but {} was pretrained with True"),
         ("--text.subwords=100", "text.subwords: is 100, but {} was pretrained with 16384"),
         ("--text.lowercase=false", "text.lowercase: is False, but {} was pretrained with True"),
+        ("--text.normalize=negation", "text.normalize: is negation, but {} was pretrained with none"),
         ("--text.tokenizer=basic_english", "text.tokenizer: is basic_english, but {} was"),
         ("--pretrained=nowhere", "pretrained: nowhere: is no run folder"),
         ("--text.vectors=vectors.txt", "text.vectors: contradicts pretrained"),
@@ -633,6 +636,15 @@ def test_what_does_not_fit_is_named(
     assert str(raised.value).startswith(message.format(pretrained))
     assert raised.value.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_that_an_earlier_version_did_not_name_had_its_default() -> None:
+    theirs = dataclasses.asdict(Config())
+    del theirs["text"]["normalize"]
+    transfer._check_alike(theirs, Config(), Path("language"))
+    with pytest.raises(ConfigError, match="is negation, but language was pretrained with none"):
+        negated = dataclasses.replace(Config().text, normalize="negation")
+        transfer._check_alike(theirs, dataclasses.replace(Config(), text=negated), Path("language"))
 
 
 def test_a_classifier_is_no_language_model(trained_run: Path, finetuning: Configure) -> None:
@@ -658,6 +670,13 @@ def test_depths_count_from_the_head() -> None:
     }
     assert all(f"lstms.{2 - depth}." in name for name, depth in depths.items() if depth in (1, 2))
     assert [name for name, depth in depths.items() if depth == 3] == ["embedding.weight"]
+
+
+def test_depths_are_the_same_beside_a_wide_branch() -> None:
+    lstm = SentimentLSTM(9, 2, layers=2, pooling="attention", **SIZES)
+    depths = layer_depths(WideAndDeep(lstm, NgramBranch(9, 2, buckets=20)))
+    alone = {f"lstm.{name}": depth for name, depth in layer_depths(lstm).items()}
+    assert depths == alone | {"ngrams.bias": 0, "ngrams.weights.weight": 0}
 
 
 def test_each_layer_learns_at_its_rate() -> None:
