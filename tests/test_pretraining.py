@@ -778,6 +778,7 @@ def leave(main: Any, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: A
         (["--text.max_tokens=1"], "error: text.max_tokens: must be at least 2: one to read, one to guess\n"),
         (["--text.truncate=head"], "error: text.truncate: has no effect on a language model; leave it out\n"),
         (["--trainer.metric=accuracy"], "error: trainer.metric: has no effect on a language model"),
+        (["--trainer.r_drop=1"], "error: trainer.r_drop: has no effect on a language model"),
         (["--trainer.unfreeze=1"], "error: trainer.unfreeze: has no effect on a language model"),
         (["--seed=-1"], "error: seed: must lie between 0 and 2147483647, not -1\n"),
         (["--resume=true", "--overwrite=true"], "error: overwrite: contradicts resume"),
