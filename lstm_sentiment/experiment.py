@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from dataclasses import asdict
@@ -30,7 +29,7 @@ from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.reading.vectors import load_vectors
-from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves
+from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, train
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -81,12 +80,7 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
             facts=facts,
             scalars=curves,
         )
-        if checkpoint is not None:
-            trainer.resume(checkpoint.tensors, checkpoint.facts)
-            log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
-        processes.barrier()
-        with curves.after(trainer.state.step) if curves else contextlib.nullcontext():
-            trainer.fit()
+        train(trainer, checkpoint, curves)
         metrics = assess(folder, config, corpus, trainer)
         metrics["total_s"] = round(time.perf_counter() - started, 1)
         if processes.is_main:

@@ -5,6 +5,7 @@ A configuration is a `config.Config` or another dataclass with the same outer fi
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from lstm_sentiment.hardware import describe_machine
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -188,3 +190,21 @@ def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves |
     curves = Curves(folder.path / CURVES, settings=config_yaml(config), writes=processes.is_main)
     log.info("curves: tensorboard --logdir %s", folder.path / CURVES)
     return curves
+
+
+def train(trainer: Trainer, checkpoint: Checkpoint | None, curves: Curves | None) -> None:
+    """Train to the end, from a checkpoint if there is one; every process calls this.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite.
+
+    Example::
+
+        train(trainer, checkpoint_to_resume(folder, facts) if resuming else None, curves)
+    """
+    if checkpoint is not None:
+        trainer.resume(checkpoint.tensors, checkpoint.facts)
+        log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
+    trainer.processes.barrier()
+    with curves.after(trainer.state.step) if curves else contextlib.nullcontext():
+        trainer.fit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.experiment import run
 from lstm_sentiment.options import parse_config
@@ -65,6 +67,28 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # commands switch it on; hypothesis needs the smallest numbers
     torch.manual_seed(0)
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside; no code may catch it."""
+
+
+@contextlib.contextmanager
+def killed_at_save(name: str, count: int) -> Iterator[None]:
+    """Kill what runs inside, when the n-th checkpoint of a name is written."""
+    saves: list[str] = []
+    real = RunFolder.save
+
+    def save(folder: RunFolder, saved: str, *args: Any) -> None:
+        real(folder, saved, *args)
+        saves.append(saved)
+        if saves.count(name) == count:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "save", save)
+        with pytest.raises(Killed):
+            yield
 
 
 @pytest.fixture(scope="session")

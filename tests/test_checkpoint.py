@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from conftest import Killed
 
 from lstm_sentiment.checkpoint import BEST, FORMAT, LAST, SHARED_FILES, RunFolder
 from lstm_sentiment.errors import CheckpointError, RunError
@@ -25,10 +26,6 @@ TENSORS = {
     "optimizer": {"step.head.bias": torch.tensor(7.0), "exp_avg.head.bias": torch.zeros(2)},
 }
 CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-
-
-class Killed(BaseException):
-    """What a kill looks like from inside; no code may catch it."""
 
 
 @pytest.fixture(autouse=True)

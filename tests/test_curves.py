@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Killed
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
 import lstm_sentiment.experiment as experiment
@@ -38,10 +39,6 @@ PER_EPOCH = {
     *(f"validation/{name}" for name in ("macro_f1", "accuracy", "macro_recall", "loss")),
     *(f"validation/{name}" for name in ("polar_f1", "flip_rate", "ordinal_error")),
 }
-
-
-class Killed(BaseException):
-    """What a kill looks like from inside; no code may catch it."""
 
 
 def events_of(folder: str | Path) -> EventAccumulator:

@@ -642,9 +642,10 @@ FLOORS = [
     "config readers distributed hardware calibration vectors subwords extras",
     "options metrics tokens tables model checkpoint page charts",
     "settings launching dataset splits proof gates curves card comparison labelled language_model",
-    "starting transfer hub loop",
+    "transfer hub loop",
     "corpus inference r_drop optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph texts next_token",
+    "starting",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
     "language_training",
     "reporting exporting pictures",

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import make_rows, write_csv
+from conftest import Killed, killed_at_save, make_rows, write_csv
 
 import lstm_sentiment.classification as classification_module
 import lstm_sentiment.experiment as experiment
@@ -44,10 +44,6 @@ def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
-class Killed(BaseException):
-    """What a kill looks like from inside; no code may catch it."""
-
-
 def weights_of(folder: str | Path) -> dict[str, bytes]:
     """Return the bytes of all files of weights and optimizer state that a resumed run must reproduce."""
     files = sorted(f for name in (BEST, LAST) for f in (Path(folder) / name).glob("*.safetensors"))
@@ -70,19 +66,8 @@ def history_of(folder: str | Path) -> list[dict[str, Any]]:
 
 def run_until_save(config: Config, name: str, count: int) -> None:
     """Run until the n-th checkpoint of a name is written, and no further."""
-    saves: list[str] = []
-    real = RunFolder.save
-
-    def save(folder: RunFolder, saved: str, *args: Any) -> None:
-        real(folder, saved, *args)
-        saves.append(saved)
-        if saves.count(name) == count:
-            raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "save", save)
-        with pytest.raises(Killed):
-            run(config)
+    with killed_at_save(name, count):
+        run(config)
 
 
 # -- what a run leaves -----------------------------------------------------------------------------

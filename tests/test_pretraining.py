@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_rows, write_csv
+from conftest import killed_at_save, make_rows, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -397,25 +397,10 @@ def test_repeated_texts_never_stand_on_both_sides(tmp_path: Path, pretraining: P
 # -- runs ------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing in the package catches it."""
-
-
 def pretrain_until_save(config: PretrainConfig, name: str, count: int) -> None:
     """Train until a checkpoint of that name was saved so many times."""
-    saved = []
-    real = RunFolder.save
-
-    def save(self: RunFolder, of: str, *args: Any) -> None:
-        real(self, of, *args)
-        saved.append(of)
-        if saved.count(name) == count:
-            raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "save", save)
-        with pytest.raises(Killed):
-            run_pretraining(config)
+    with killed_at_save(name, count):
+        run_pretraining(config)
 
 
 def weights_of(folder: str | Path, name: str) -> dict[str, Tensor]:
@@ -720,18 +705,8 @@ def test_fine_tuning_resumes_bit_for_bit(finetuning: Configure, tmp_path: Path, 
     straight = finetuning(flag, f"--out={tmp_path / 'straight'}", "--trainer.epochs=3")
     run(straight)
     config = finetuning(flag, "--trainer.epochs=3")
-    real, saved = RunFolder.save, []
-
-    def save(self: RunFolder, name: str, *args: Any) -> None:
-        real(self, name, *args)
-        saved.append(name)
-        if saved.count(LAST) == 2:
-            raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunFolder, "save", save)
-        with pytest.raises(Killed):
-            run(config)
+    with killed_at_save(LAST, 2):
+        run(config)
     run(dataclasses.replace(config, resume=True))
     found, wanted = weights_of(config.out, LAST), weights_of(straight.out, LAST)
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from lstm_sentiment.pretraining.next_token import DIRECTIONS, NextToken
 from lstm_sentiment.pretraining.settings import PretrainConfig
 from lstm_sentiment.pretraining.texts import Texts, read_texts
 from lstm_sentiment.reading.tokens import cache_folder
-from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves
+from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, train
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -72,12 +71,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
             scalars=curves,
         )
         log.info("%s, %s, threads: %d, processes: %d", device, precision, threads, processes.world_size)
-        if checkpoint is not None:
-            trainer.resume(checkpoint.tensors, checkpoint.facts)
-            log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
-        processes.barrier()
-        with curves.after(trainer.state.step) if curves else contextlib.nullcontext():
-            trainer.fit()
+        train(trainer, checkpoint, curves)
         processes.barrier()
         metrics = _measured(folder, trainer) | {"total_s": round(time.perf_counter() - started, 1)}
         if processes.is_main:
