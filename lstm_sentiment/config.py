@@ -126,6 +126,8 @@ class Config:
         report: write the run folder's report.html at the end; needs the extra ``report``.
         pretrained: folder of a `pretrain` run to start from: its vocabulary, the vectors, and the LSTMs of
             the first layer. Null: start from random weights.
+        teacher: folder of a finished run, or a list of several, whose answers to `data.unlabelled` are
+            learned beside the labels; of several, their mean. Null: labels alone.
         data: which rows are read, and how they are split.
         text: how a text becomes tokens.
         model: the network.
@@ -140,6 +142,7 @@ class Config:
     baseline: bool = True
     report: bool = False
     pretrained: str | None = None
+    teacher: str | list[str] | None = None
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
@@ -160,6 +163,13 @@ class Config:
             not (self.resume and self.overwrite),
             "overwrite",
             "contradicts resume: one goes on from the run in the folder, the other replaces it",
+        )
+        unlabelled = self.data.unlabelled is not None
+        check(unlabelled or self.teacher is None, "teacher", "has nothing to answer; set data.unlabelled")
+        check(
+            self.teacher not in (None, []) or not unlabelled,
+            "data.unlabelled",
+            "nothing answers these texts; set teacher to the folder of a finished run",
         )
         both = self.pretrained is not None and self.text.vectors is not None
         check(not both, "text.vectors", "contradicts pretrained, which brings vectors of its own")

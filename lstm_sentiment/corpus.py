@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from lstm_sentiment.reading.sources import TREES, open_source
 from lstm_sentiment.reading.splits import split_rows
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
-from lstm_sentiment.reading.tokens import Columns, TokenStore, tokenize_source
+from lstm_sentiment.reading.tokens import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.reading.vectors import vector_words
 from lstm_sentiment.sections import MAX_CLASSES, DataConfig, TextConfig
 
@@ -40,9 +40,12 @@ class Corpus:
         train: rows to learn from.
         validation: rows that pick the best epoch.
         test: rows for the last report, or None.
+        unlabelled: texts without labels, or None; their store holds the training rows too, at the same
+            places, and `labels` are all 0.
         labels: class names; a class index is a place here.
         label_map: what files say -> class name, or None for rows to leave out.
-        vocabulary: tokens of the training rows, and words of `text.vectors` if asked for.
+        vocabulary: tokens of the training rows and of texts without labels, and words of `text.vectors` if
+            asked for.
         facts: counts for the report.
         fingerprint: changes with any row, label, split or token.
     """
@@ -50,6 +53,7 @@ class Corpus:
     train: TextDataset
     validation: TextDataset
     test: TextDataset | None
+    unlabelled: TextDataset | None
     labels: list[str]
     label_map: dict[str, str | None]
     vocabulary: Vocabulary
@@ -92,18 +96,23 @@ def prepare(
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
     words = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else []
+    more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
     vocabulary = vocabulary or build_vocabulary(
-        stores["train"],
-        cut.counted,
+        more[0] if more else stores["train"],
+        np.concatenate([cut.counted, more[1]]) if more else cut.counted,
         min_frequency=text.min_frequency,
         most=text.max_vocabulary,
         more=words,
     )
     splits = _datasets(stores, classes, cut.rows, vocabulary, data, text)
+    unlabelled = None
+    if more:
+        unlabelled = splits["train"].joined(*more, np.zeros(len(more[1]), np.int64))
     return Corpus(
         train=splits["train"],
         validation=splits["validation"],
         test=splits.get("test"),
+        unlabelled=unlabelled,
         labels=labels,
         label_map=label_map,
         vocabulary=vocabulary,
@@ -111,11 +120,14 @@ def prepare(
             "duplicates": cut.duplicates,
             "conflicting_labels": cut.conflicting,
             "counts": {split: _counts(store, classes[split]) for split, store in stores.items()},
+            "unlabelled": {"texts": len(unlabelled)} if unlabelled else {},
             "phrases": int(stores["train"].phrases[cut.rows["train"]].sum()),
             "splits": {name: _split_facts(split, labels) for name, split in splits.items()},
             "shared_texts": _shared_texts(splits),
         },
-        fingerprint=_fingerprint(splits, labels, vocabulary),
+        fingerprint=_fingerprint(
+            [*splits.values(), *([unlabelled] if unlabelled else [])], labels, vocabulary
+        ),
     )
 
 
@@ -183,6 +195,51 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
         return tokenize_source(source, columns, tokenizer, cache)
 
 
+class TextSources(Protocol):
+    """How files with texts are read: `DataConfig` without labels, or `PretrainDataConfig`."""
+
+    @property
+    def text_column(self) -> str:
+        """Column with the text, or auto."""
+
+    @property
+    def encoding(self) -> str:
+        """Character encoding."""
+
+    @property
+    def encoding_errors(self) -> Literal["strict", "replace"]:
+        """What is done at bytes that the encoding does not allow."""
+
+
+def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) -> TokenStore:
+    """Return the texts of a source as token numbers, whatever labels it has.
+
+    Raises:
+        DataError: a row or column that cannot be used, with file and line.
+    """
+    with open_source(name, encoding=data.encoding, encoding_errors=data.encoding_errors) as source:
+        return tokenize_source(source, Columns(text=data.text_column, label=None), tokenizer, cache)
+
+
+def _unlabelled(
+    stores: dict[str, TokenStore], cut: dict[str, Array], data: DataConfig, tokenizer: Tokenizer, cache: Path
+) -> tuple[TokenStore, Array] | None:
+    """Return the training file's rows and the texts without labels as one store, and which are the latter.
+
+    A text that stands in any split already is left out, and of repeated ones all but the first.
+    """
+    if data.unlabelled is None:
+        return None
+    names = [data.unlabelled] if isinstance(data.unlabelled, str) else data.unlabelled
+    train = stores["train"]
+    joined = join_stores([train, *(load_texts(name, data, tokenizer, cache) for name in names)])
+    of_splits = [store.hashes for name, store in stores.items() if name != "train"]
+    of_splits += [train.hashes[rows] for rows in cut.values()]
+    hashes = joined.hashes[len(train.hashes) :]
+    first = np.sort(np.unique(hashes, return_index=True)[1])
+    return joined, len(train.hashes) + first[~np.isin(hashes[first], np.concatenate(of_splits))]
+
+
 def _natural(value: str) -> tuple[float, str]:
     """Order numbers by value, before names."""
     is_number = re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", value) is not None
@@ -238,10 +295,10 @@ def _datasets(
     return splits
 
 
-def _fingerprint(splits: dict[str, TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:
+def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:
     """Return a hash that changes with any row, label, split or token."""
     digest = hashlib.sha256(json.dumps([labels, vocabulary.tokens]).encode())
-    for split in splits.values():
+    for split in splits:
         digest.update(split.store.fingerprint.encode())
         digest.update(split.rows.astype(np.int64).tobytes())
         digest.update(split.labels.astype(np.int64).tobytes())

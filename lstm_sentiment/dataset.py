@@ -36,6 +36,8 @@ class Batch:
         weights_B: what each row's loss counts, so that the sum over all batches and processes of one
             step is a mean over its rows, each times its own weight; 0 for a row that only fills a place.
         rows_B: place of each row in the dataset, int64.
+        targets_BC: what is to be answered in the place of `labels_B`, each row's probabilities of the
+            classes, fp32; (B, 0) where the labels are all there is.
         spelling_XK: how the unknown tokens are spelt (see `tokenizing.spell`), int32; none without subwords.
     """
 
@@ -44,6 +46,7 @@ class Batch:
     labels_B: Tensor
     weights_B: Tensor
     rows_B: Tensor
+    targets_BC: Tensor
     spelling_XK: Tensor
 
     @property
@@ -73,6 +76,8 @@ class TextDataset:
         weights: what each row counts relative to others, (R,); None for the same. A batch's weights come
             from them divided by their mean: over an epoch, and not within a batch, since one of short
             texts may hold nothing but rows that count little.
+        targets: probabilities of the classes that a model is to learn for each row, (R, C), where a label
+            does not say all (see `teaching`); None for the labels.
     """
 
     def __init__(
@@ -86,9 +91,11 @@ class TextDataset:
         truncate: str,
         subwords: int = 0,
         weights: Array | None = None,
+        targets: Array | None = None,
     ) -> None:
         self.store, self.rows, self.labels = store, rows, labels
         self.weights = np.ones(len(rows)) if weights is None else weights / weights.mean()
+        self.targets = np.empty((len(rows), 0), np.float32) if targets is None else targets
         self._settings: dict[str, Any] = {
             "vocabulary": vocabulary,
             "max_tokens": max_tokens,
@@ -119,9 +126,20 @@ class TextDataset:
 
     def part(self, places: Array) -> TextDataset:
         """Return some rows as a dataset of their own, in the order of `places` (R,)."""
-        return TextDataset(
-            self.store, self.rows[places], self.labels[places], weights=self.weights[places], **self._settings
-        )
+        rows, labels, weights = self.rows[places], self.labels[places], self.weights[places]
+        return self.joined(self.store, rows, labels, self.targets[places], weights=weights)
+
+    def joined(
+        self,
+        store: TokenStore,
+        rows: Array,
+        labels: Array,
+        targets: Array | None = None,
+        *,
+        weights: Array | None = None,
+    ) -> TextDataset:
+        """Return rows of another store, cut and encoded as these are."""
+        return TextDataset(store, rows, labels, weights=weights, targets=targets, **self._settings)
 
     def sentences(self) -> TextDataset:
         """Return the rows that are no phrases (see `reading.trees`)."""
@@ -155,6 +173,7 @@ class TextDataset:
             labels_B=self._labels_R[rows_B],
             weights_B=torch.from_numpy((alike_B * self.weights[rows]).astype(np.float32)),
             rows_B=rows_B,
+            targets_BC=torch.from_numpy(self.targets[rows]),
             spelling_XK=spelling_XK,
         )
 

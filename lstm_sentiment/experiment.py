@@ -16,7 +16,7 @@ from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classification import Classification
 from lstm_sentiment.config import METRICS, Config
 from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import count_tokens
+from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.distributed import Processes, process_environment, process_group
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.files import write_json
@@ -30,6 +30,7 @@ from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.reading.vectors import load_vectors
 from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, train
+from lstm_sentiment.teaching import load_teachers
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     device = pick_device(config.trainer.device, local_rank=processes.local_rank)
     precision = pick_precision(config.trainer.precision, device)
     folder, pretrained = RunFolder(config.out), load_pretrained(config)
+    teachers = load_teachers(config, device=str(device))
     resuming = check_folder(folder, config)
     curves = new_curves(folder, config, processes)
     with process_group(processes, device):
@@ -63,16 +65,19 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
             corpus = _prepare(config, pretrained, cache or cache_folder())
         _report_data(corpus, config)
         check_metric(config.trainer.metric, corpus.labels)
-        model = initial_model(config, corpus, pretrained).to(device)
+        learned = teachers.teach(corpus, processes) if teachers else corpus.train
+        model = initial_model(config, corpus, pretrained, learned=learned).to(device)
         _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
         facts = {"data": corpus.fingerprint, "threads": threads, "world_size": processes.world_size}
         facts |= {"pretrained": pretrained.sha256} if pretrained else {}
+        facts |= {"teacher": teachers.sha256} if teachers else {}
         checkpoint = checkpoint_to_resume(folder, facts) if resuming else None
         if processes.is_main and checkpoint is None:
             begin(folder, config, corpus, device)
         trainer = _new_trainer(
             config,
             corpus,
+            learned,
             model,
             precision=precision,
             processes=processes,
@@ -114,13 +119,20 @@ def _prepare(config: Config, pretrained: Pretrained | None, cache: Path) -> Corp
     return prepare(config.data, config.text, seed=config.seed, cache=cache, vocabulary=known)
 
 
-def initial_model(config: Config, corpus: Corpus, pretrained: Pretrained | None = None) -> Network:
+def initial_model(
+    config: Config,
+    corpus: Corpus,
+    pretrained: Pretrained | None = None,
+    *,
+    learned: TextDataset | None = None,
+) -> Network:
     """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
 
     Args:
         config: of the run.
         corpus: its rows, in the vocabulary of `pretrained` if that is given.
         pretrained: the language model that `config.pretrained` names (see `transfer.load_pretrained`).
+        learned: all rows that it will learn from; None for the training rows.
 
     Raises:
         SentimentError: vectors that cannot be used.
@@ -134,7 +146,7 @@ def initial_model(config: Config, corpus: Corpus, pretrained: Pretrained | None 
         corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)
     )
     if isinstance(model, WideAndDeep):
-        model.ngrams.learn_by_ratio(corpus.train)
+        model.ngrams.learn_by_ratio(learned or corpus.train)
     if pretrained is not None:
         pretrained.start(lstm_of(model))
     if config.text.vectors is not None:
@@ -163,10 +175,16 @@ def initial_model(config: Config, corpus: Corpus, pretrained: Pretrained | None 
 
 
 def _new_trainer(
-    config: Config, corpus: Corpus, model: Network, *, processes: Processes, **settings: Any
+    config: Config,
+    corpus: Corpus,
+    learned: TextDataset,
+    model: Network,
+    *,
+    processes: Processes,
+    **settings: Any,
 ) -> Trainer:
-    train, balanced = corpus.train, config.trainer.class_weights == "balanced"
-    weights = balanced_weights(train.labels, len(corpus.labels), train.weights) if balanced else None
+    balanced = config.trainer.class_weights == "balanced"
+    weights = balanced_weights(learned.labels, len(corpus.labels), learned.weights) if balanced else None
     device = next(model.parameters()).device
     task = Classification(
         corpus.validation,
@@ -179,7 +197,7 @@ def _new_trainer(
     )
     return Trainer(
         model,
-        train,
+        learned,
         task,
         config=config.trainer,
         seed=config.seed,

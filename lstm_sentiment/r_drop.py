@@ -25,7 +25,8 @@ def twice(batch: Batch) -> Batch:
 
     >>> one_B = torch.ones(1, dtype=torch.int64)
     >>> rows = {"lengths_B": one_B, "labels_B": one_B, "rows_B": one_B, "weights_B": torch.ones(1)}
-    >>> both = twice(Batch(tokens_BT=one_B[:, None], spelling_XK=torch.empty(0, 32), **rows))
+    >>> rows |= {"tokens_BT": one_B[:, None], "targets_BC": torch.empty(1, 0)}
+    >>> both = twice(Batch(spelling_XK=torch.empty(0, 32), **rows))
     >>> both.tokens_BT.shape, both.weights_B.tolist()
     (torch.Size([2, 1]), [0.5, 0.5])
     """

@@ -47,6 +47,9 @@ class DataConfig:
             whose name is null are left out. Null: the sorted values of the training file.
         phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
             phrases out. Only trees have any; validation and test rows are always sentences.
+        unlabelled: more texts, without labels, that `teacher` answers and the model learns those answers
+            from: another such source, or a list of several; they are held in memory, 4 bytes per token.
+            A text that stands in any split is left out.
         filter: keep only rows whose columns have these values, such as {source: imdb}.
         group_column: rows with the same value here stay on the same side of a split.
         deduplicate: remove repeated texts from `train` before it is cut.
@@ -64,6 +67,7 @@ class DataConfig:
     label_column: str = "auto"
     labels: list[str] | dict[int | str, str | None] | None = None
     phrases: float = 0.0
+    unlabelled: str | list[str] | None = None
     filter: dict[str, str | int] = field(default_factory=dict)
     group_column: str | None = None
     deduplicate: bool = True
@@ -82,6 +86,9 @@ class DataConfig:
         shares = [v for v in (self.validation, self.test) if isinstance(v, float)]
         check(sum(shares) < 1, "data.validation", "with data.test this leaves no row to train on")
         check(0 <= self.phrases <= 1, "data.phrases", f"must lie between 0 and 1, not {self.phrases}")
+        named = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
+        named_all = named is None or (named and all(source.strip() for source in named))
+        check(bool(named_all), "data.unlabelled", "names no file")
         check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
         if self.labels is not None:
             found = self.labels.values() if isinstance(self.labels, dict) else self.labels

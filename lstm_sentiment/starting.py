@@ -115,10 +115,11 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint
 
     Args:
         folder: of the run.
-        facts: of the run that is to go on: `data`, `threads`, `world_size`, and `pretrained` if it has one.
+        facts: of the run that is to go on: `data`, `threads`, `world_size`, and `pretrained` and
+            `teacher` if it has them.
 
     Raises:
-        RunError: the data or the pretrained model are others.
+        RunError: the data, the pretrained model or the teacher are others.
         CheckpointError: no checkpoint is whole.
 
     Example::
@@ -131,11 +132,12 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint
             f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with; "
             "restore the data files, or start another run"
         )
-    if checkpoint.facts.get("pretrained") != facts.get("pretrained"):
-        raise RunError(
-            f"{folder.path}: the pretrained weights are no longer those the run began with; restore them, or "
-            "start another run"
-        )
+    for name, what in (("pretrained", "pretrained weights"), ("teacher", "teacher's weights")):
+        if checkpoint.facts.get(name) != facts.get(name):
+            raise RunError(
+                f"{folder.path}: the {what} are no longer those the run began with; restore them, or start "
+                "another run"
+            )
     for name in ("threads", "world_size"):
         if checkpoint.facts[name] != facts[name]:
             log.warning(

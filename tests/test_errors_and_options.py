@@ -645,7 +645,7 @@ FLOORS = [
     "transfer hub loop",
     "corpus inference r_drop optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph texts next_token",
-    "starting",
+    "starting teaching",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
     "language_training",
     "reporting exporting pictures",

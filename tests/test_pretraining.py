@@ -46,9 +46,9 @@ from lstm_sentiment.pretraining.language_training import pretrain as run_pretrai
 from lstm_sentiment.pretraining.layers import layer_depths
 from lstm_sentiment.pretraining.next_token import NextToken, unigram_perplexity
 from lstm_sentiment.pretraining.settings import PretrainConfig, PretrainDataConfig
-from lstm_sentiment.pretraining.texts import Texts, cut_windows, join_stores, read_texts
+from lstm_sentiment.pretraining.texts import Texts, cut_windows, read_texts
 from lstm_sentiment.pretraining.transfer import TAKEN, load_pretrained
-from lstm_sentiment.reading.tokens import TokenStore, cache_folder
+from lstm_sentiment.reading.tokens import TokenStore, cache_folder, join_stores
 
 Configure = Callable[..., Config]
 PretrainConfigure = Callable[..., PretrainConfig]

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.corpus import build_vocabulary
+from lstm_sentiment.corpus import build_vocabulary, load_texts
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.pretraining.settings import PretrainDataConfig
-from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
-from lstm_sentiment.reading.tokens import Columns, TokenStore, tokenize_source
+from lstm_sentiment.reading.tokens import TokenStore, join_stores
 from lstm_sentiment.sections import TextConfig
 
 Array = npt.NDArray[Any]
@@ -74,7 +73,7 @@ def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: 
     """
     tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase)
     store, *apart = (
-        join_stores([_load(name, data, tokenizer, cache) for name in _names(sources)])
+        join_stores([load_texts(name, data, tokenizer, cache) for name in _names(sources)])
         for sources in (data.train, data.validation, data.exclude)
     )
     rows = np.arange(len(store.hashes))
@@ -110,32 +109,6 @@ def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: 
         counts_V=counts_V.astype(np.int64),
         facts={"splits": splits, **facts},
         fingerprint=_fingerprint(train, validation, text),
-    )
-
-
-def join_stores(stores: list[TokenStore]) -> TokenStore:
-    """Return the texts of several stores as one; none at all is an empty one.
-
-    >>> one = TokenStore.in_memory(np.array([0, 1]), np.array([2]), ["so", "good"])
-    >>> other = TokenStore.in_memory(np.array([0, 1]), np.array([1, 1]), ["good", "food"])
-    >>> both = join_stores([one, other])
-    >>> both.tokens, both.ids_N.tolist(), both.offsets.tolist()
-    (['so', 'good', 'food'], [0, 1, 1, 2], [0, 2, 3, 4])
-    """
-    if len(stores) == 1:  # may be mapped from disk
-        return stores[0]
-    numbers: dict[str, int] = {}
-    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-    for store in stores:
-        renumbered = [numbers.setdefault(token, len(numbers)) for token in store.tokens]
-        ids.append(np.array(renumbered, np.int32)[store.ids_N])
-        lengths.append(np.diff(store.offsets))
-    joined = TokenStore.in_memory(np.concatenate(ids), np.concatenate(lengths), list(numbers))
-    return replace(
-        joined,
-        name=", ".join(store.name for store in stores),
-        hashes=np.concatenate([np.zeros(0, np.uint64), *(store.hashes for store in stores)]),
-        fingerprint=" ".join(store.fingerprint for store in stores),
     )
 
 
@@ -206,8 +179,3 @@ def _names(sources: float | str | list[str] | None) -> list[str]:
     if isinstance(sources, str):
         return [sources]
     return sources if isinstance(sources, list) else []
-
-
-def _load(name: str, data: PretrainDataConfig, tokenizer: Tokenizer, cache: Path) -> TokenStore:
-    with open_source(name, encoding=data.encoding, encoding_errors=data.encoding_errors) as source:
-        return tokenize_source(source, Columns(text=data.text_column, label=None), tokenizer, cache)

@@ -20,7 +20,7 @@ import tempfile
 import zipfile
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,33 @@ class TokenStore:
         mapped = getattr(self.ids_N, "_mmap", None)
         if mapped is not None and self.ids_N.nbytes > LARGE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def join_stores(stores: list[TokenStore]) -> TokenStore:
+    """Return the texts of several stores as one, without labels; none at all is an empty one.
+
+    >>> one = TokenStore.in_memory(np.array([0, 1]), np.array([2]), ["so", "good"])
+    >>> other = TokenStore.in_memory(np.array([0, 1]), np.array([1, 1]), ["good", "food"])
+    >>> both = join_stores([one, other])
+    >>> both.tokens, both.ids_N.tolist(), both.offsets.tolist()
+    (['so', 'good', 'food'], [0, 1, 1, 2], [0, 2, 3, 4])
+    """
+    if len(stores) == 1:  # may be mapped from disk
+        return stores[0]
+    numbers: dict[str, int] = {}
+    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for store in stores:
+        renumbered = [numbers.setdefault(token, len(numbers)) for token in store.tokens]
+        ids.append(np.array(renumbered, np.int32)[store.ids_N])
+        lengths.append(np.diff(store.offsets))
+    joined = TokenStore.in_memory(np.concatenate(ids), np.concatenate(lengths), list(numbers))
+    return replace(
+        joined,
+        name=", ".join(store.name for store in stores),
+        hashes=np.concatenate([np.zeros(0, np.uint64), *(store.hashes for store in stores)]),
+        lines=np.concatenate([np.zeros(0, np.int64), *(store.lines for store in stores)]),
+        fingerprint=" ".join(store.fingerprint for store in stores),
+    )
 
 
 def cache_folder() -> Path:
