@@ -105,9 +105,7 @@ def prepare(
         more=words,
     )
     splits = _datasets(stores, classes, cut.rows, vocabulary, data, text)
-    unlabelled = None
-    if more:
-        unlabelled = splits["train"].joined(*more, np.zeros(len(more[1]), np.int64))
+    unlabelled = splits["train"].joined(*more, np.zeros(len(more[1]), np.int64)) if more else None
     return Corpus(
         train=splits["train"],
         validation=splits["validation"],
@@ -125,9 +123,7 @@ def prepare(
             "splits": {name: _split_facts(split, labels) for name, split in splits.items()},
             "shared_texts": _shared_texts(splits),
         },
-        fingerprint=_fingerprint(
-            [*splits.values(), *([unlabelled] if unlabelled else [])], labels, vocabulary
-        ),
+        fingerprint=_fingerprint([*splits.values(), *filter(None, [unlabelled])], labels, vocabulary),
     )
 
 

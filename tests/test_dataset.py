@@ -192,6 +192,7 @@ def test_a_batch_holds_whole_numbers_and_a_mean() -> None:
         "labels_B": torch.int64,
         "weights_B": torch.float32,
         "rows_B": torch.int64,
+        "targets_BC": torch.float32,
         "spelling_XK": torch.int32,
     }
     assert batch.weights_B.tolist() == [0.5, 0.5]

@@ -179,6 +179,7 @@ def test_class_weights_and_label_smoothing_reach_the_loss(
         tokens_BT=torch.ones(6, 1, dtype=torch.int64),
         lengths_B=torch.ones(6, dtype=torch.int64),
         labels_B=labels_B,
+        targets_BC=torch.empty(6, 0),
         weights_B=torch.full((6,), 1 / 6),
         rows_B=torch.arange(6),
         spelling_XK=torch.zeros((0, 4), dtype=torch.int32),

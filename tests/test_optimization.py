@@ -43,6 +43,7 @@ def make_batch(rows: int, *, weights: Tensor | None = None) -> Batch:
         labels_B=torch.randint(0, 3, (rows,), generator=generator),
         weights_B=torch.full((rows,), 1 / rows) if weights is None else weights,
         rows_B=torch.arange(rows),
+        targets_BC=torch.empty(rows, 0),
         spelling_XK=torch.zeros((0, 4), dtype=torch.int32),
     )
 
