@@ -53,7 +53,7 @@ def answer_file(
     truth: list[Array] = []
     answers = []
     left_out = 0
-    unknown: dict[str, tuple[int, int]] = {}
+    unknown: dict[str, list[int]] = {}
     with open_source(file, encoding=encoding, encoding_errors="replace") as source:
         for chunk in tqdm(read_chunks(source), desc="evaluate", unit=" chunks", disable=None):
             columns = [str(c) for c in chunk.frame.columns]
@@ -69,8 +69,7 @@ def answer_file(
             labels = [label.strip() for label in column_texts(chunk, of_label, file)]
             for label, line in zip(labels, chunk.lines, strict=True):
                 if label not in classes:
-                    first, count = unknown.get(label, (int(line), 0))
-                    unknown[label] = first, count + 1
+                    unknown.setdefault(label, []).append(int(line))
             if unknown:  # nothing is scored: look for the others
                 continue
             truth_R = np.array([index[classes[label]] for label in labels], np.int64)

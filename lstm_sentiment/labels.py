@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def class_indices(
     classes, problems = {}, Problems[DataError]()
     for split, store in stores.items():
         unknown = {
-            value: (_first_line(store, value), int((store.labels == number).sum()))
+            value: store.lines[store.labels == number].tolist()
             for number, value in enumerate(store.label_values)
             if value not in label_map
         }
@@ -88,22 +88,22 @@ def class_indices(
 
 
 def unknown_labels(
-    found: Mapping[str, tuple[int, int]], label_map: Mapping[str, str | None], *, file: str
+    found: Mapping[str, Sequence[int]], label_map: Mapping[str, str | None], *, file: str
 ) -> Problems[DataError]:
     """Say what is wrong with labels that no class has.
 
     Args:
-        found: label -> line of its first row, and number of its rows.
+        found: label -> lines of its rows.
         label_map: labels that are known.
         file: for messages.
 
-    >>> unknown_labels({"postive": (17, 2)}, {"negative": None, "positive": None}, file="a.csv").raise_any()
+    >>> unknown_labels({"postive": [17, 30]}, {"negative": None, "positive": None}, file="a.csv").raise_any()
     Traceback (most recent call last):
         ...
     lstm_sentiment.errors.DataError: a.csv:17: label 'postive' is not one of negative, positive. Did you ...
     """
     problems = Problems[DataError]()
-    for value, (line, count) in sorted(found.items(), key=lambda item: item[1][0]):
+    for value, lines in sorted(found.items(), key=lambda item: item[1][0]):
         if not value:
             problem = "has no label; give it one, or remove the row"
         else:
@@ -114,8 +114,8 @@ def unknown_labels(
             problem += (
                 " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"
             )
-        problem += f" ({count:,} rows)" if count > 1 else ""
-        problems.add(DataError(problem, file=file, line=line))
+        problem += f" ({len(lines):,} rows)" if len(lines) > 1 else ""
+        problems.add(DataError(problem, file=file, line=lines[0]))
     return problems
 
 

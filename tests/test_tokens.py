@@ -201,7 +201,10 @@ def test_a_row_without_a_label_is_refused_with_its_line(
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught:
         load(tmp_path / name, cache)
-    assert str(caught.value) == f"{tmp_path / name}:{line}: column 'label': has no label"
+    assert (
+        str(caught.value)
+        == f"{tmp_path / name}:{line}: column 'label': has no label; give it one, or remove the row"
+    )
     assert list(cache.iterdir()) == []
 
 
@@ -304,7 +307,7 @@ def test_a_broken_cache_entry_is_made_again(file: Path, cache: Path, damage: str
 
 def test_a_source_that_fails_leaves_nothing_in_the_cache(file: Path, cache: Path) -> None:
     file.write_text(CONTENT + "one field too few\n", encoding="utf-8")
-    with pytest.raises(DataError, match="1 fields"):
+    with pytest.raises(DataError, match="1 field "):
         load(file, cache)
     assert list(cache.iterdir()) == []
 

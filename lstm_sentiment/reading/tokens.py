@@ -216,7 +216,9 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
             lengths.extend(lengths_R.tolist())
             empty += int((lengths_R == 0).sum())
     if not lengths:
-        raise DataError("no row is left after data.filter; remove or change it", file=source.name)
+        raise DataError(
+            f"no row is left after the filter {dict(columns.filter)}; change data.filter", file=source.name
+        )
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(np.array(lengths), out=offsets[1:])
     np.savez(
