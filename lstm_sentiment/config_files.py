@@ -5,7 +5,6 @@ Every mistake in a file is found before one is told of, and names file, line and
 
 from __future__ import annotations
 
-import re
 import sys
 import typing
 from pathlib import Path
@@ -19,6 +18,7 @@ from lstm_sentiment.errors import ConfigError, did_you_mean, escaped, nearest_fi
 SECTIONS = ("data", "text", "model", "trainer")
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
 MAX_CONFIG_BYTES = 1_000_000
+MAX_DEPTH = 20
 
 
 def keys_of(kind: type) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def nearest(kind: type, key: str) -> str:
     keys = keys_of(kind)
     if key in SECTIONS:
         inside = ", ".join(k for k in keys if k.startswith(f"{key}."))
-        return f" It is a section with {inside}"
+        return f" It is a section; set one of {inside}"
     by_last_part = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     if by_last_part:
         return f" Did you mean '{by_last_part[0]}'?"
@@ -71,7 +71,7 @@ def _compose(file: str) -> yaml.Node | None:
     path = Path(file)
     if not path.exists():
         hint = nearest_file(path)
-        raise ConfigError(f"no such file{'.' + hint if hint else ''}", where=file)
+        raise ConfigError(f"no such file; give one that is there.{hint}", where=file)
     if not path.is_file():  # a pipe would be waited for, /dev/zero has no end
         raise ConfigError("is no regular file; give a YAML file", where=file)
     if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -81,9 +81,14 @@ def _compose(file: str) -> yaml.Node | None:
     text = ""
     try:
         text = path.read_bytes().decode("utf-8-sig")
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
                 raise ConfigError("an alias (*name); write the value out", where=_place(file, event))
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:  # 3,000 brackets would take seconds
+                problem = f"nested deeper than {MAX_DEPTH}; write 'key: value' lines"
+                raise ConfigError(problem, where=_place(file, event))
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"{error.strerror}; give a file that can be read", where=file) from None
@@ -92,8 +97,6 @@ def _compose(file: str) -> yaml.Node | None:
         raise ConfigError(
             f"not UTF-8 at byte {error.start}; save it as UTF-8", where=f"{file}:{line}"
         ) from None
-    except RecursionError:
-        raise ConfigError("nested too deeply; write 'key: value' lines", where=f"{file}:1") from None
     except yaml.YAMLError as error:
         raise _no_yaml(error, text, file) from None
 
@@ -150,18 +153,13 @@ def _walk(
 def _as_option(kind: type, key: str, node: yaml.Node, where: str) -> str:
     """Return a YAML value as it would be typed on the command line; refuse what YAML misreads."""
     tag = node.tag.removeprefix("tag:yaml.org,2002:")
+    if tag not in (*PLAIN_KINDS, "seq", "map"):
+        raise ConfigError(f"the tag {shown(tag)} is not allowed; write a plain value", key=key, where=where)
     if isinstance(node, yaml.ScalarNode):
         takes = (type_of(kind, key), *typing.get_args(type_of(kind, key)))
         unquoted_text = str in takes and tag not in ("str", "null") and float not in takes
-        padded = tag == "int" and re.match(r"[-+]?0\d", node.value)  # YAML 1.1: 012 is ten
         no_value = tag == "null" and type(None) not in takes
-        if padded:
-            raise ConfigError(
-                f"{shown(node.value)} begins with 0, which YAML reads as an octal number; write it without",
-                key=key,
-                where=where,
-            )
-        if unquoted_text or no_value or tag not in PLAIN_KINDS:
+        if unquoted_text or no_value:
             raise ConfigError(f"{shown(node.value)} is not {expected(kind, key)}", key=key, where=where)
         if tag == "bool":
             return "true" if node.value.lower() in ("true", "yes", "on") else "false"

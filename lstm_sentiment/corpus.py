@@ -204,9 +204,14 @@ def _fingerprint(splits: dict[str, TextDataset], labels: list[str], vocabulary: 
     return digest.hexdigest()
 
 
-def _counts(store: TokenStore, classes: Array) -> dict[str, int]:
+def _counts(store: TokenStore, classes: Array) -> dict[str, Any]:
     """Return what was counted while reading, and the rows that `data.labels` leaves out."""
-    return {**store.counts, "left_out": int((classes[~store.phrases] < 0).sum())}
+    empty = np.flatnonzero(store.offsets[1:] == store.offsets[:-1])
+    return {
+        **store.counts,
+        "empty_lines": store.lines[empty[:5]].tolist(),
+        "left_out": int((classes[~store.phrases] < 0).sum()),
+    }
 
 
 def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:

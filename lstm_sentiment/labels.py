@@ -43,15 +43,15 @@ def class_map(
             f"every row has the label {shown(values[0])}; a classifier needs at least two: add others",
             file=store.name,
         )
+    _refuse_doubtful(values, store)
     own = len(values) == len(store.labels) > 2
     if own or len(values) > MAX_CLASSES:
         problem = "every row has a label of its own" if own else f"{len(values):,} different labels"
         raise DataError(
             f"{problem} ({listed(values, most=5, quoted=True)}); at most {MAX_CLASSES} are allowed, and each "
-            "needs several rows. Is data.label_column the right one? Set it, or data.labels",
+            "needs several rows; set data.label_column to the right one, or data.labels to the classes",
             file=store.name,
         )
-    _refuse_look_alikes(values, store)
     return {value: value for value in values}
 
 
@@ -104,23 +104,22 @@ def unknown_labels(
     """
     problems = Problems[DataError]()
     for value, lines in sorted(found.items(), key=lambda item: item[1][0]):
+        problem = f"label {shown(value)} is not one of {listed(label_map)}."
         if not value:
             problem = "has no label; give it one, or remove the row"
-        else:
-            problem = (
-                f"label {shown(value)} is not one of {listed(label_map)}.{did_you_mean(value, label_map)}"
-            )
-        if _is_number(value):
+        elif _is_number(value):
             problem += (
                 " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"
             )
+        else:
+            problem += did_you_mean(value, label_map) or " Correct it, or leave such rows out"
         problem += f" ({len(lines):,} rows)" if len(lines) > 1 else ""
         problems.add(DataError(problem, file=file, line=lines[0]))
     return problems
 
 
-def _refuse_look_alikes(values: list[str], store: TokenStore) -> None:
-    """Refuse labels that are one class in two spellings, or none at all; `data.labels` says what is meant."""
+def _refuse_doubtful(values: list[str], store: TokenStore) -> None:
+    """Refuse labels that are one class in two spellings, or no label; `data.labels` can say what they are."""
     problems = Problems[DataError]()
     spelt: dict[float | str, str] = {}
     for value in values:
@@ -131,6 +130,8 @@ def _refuse_look_alikes(values: list[str], store: TokenStore) -> None:
             problem = f"looks like {shown(same)} at line {_first_line(store, same)}; spell them alike"
         elif folded in MISSING:
             problem = "looks like a missing one; write what it is"
+        elif not value.isprintable():
+            problem = "holds a character that cannot be seen; remove it"
         if problem:
             problem = f"label {shown(value)} {problem}, or say with data.labels what each means"
             problems.add(DataError(problem, file=store.name, line=_first_line(store, value)))

@@ -134,6 +134,9 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
 class CommandParser(argparse.ArgumentParser):
     """An argparse parser whose mistakes are `ConfigError`s, for commands with a few flags."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)  # an abbreviation is a guess
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and leaving."""
         raise ConfigError(f"{message} (see: {self.prog} --help)")
@@ -151,7 +154,7 @@ def _values_of(argv: Sequence[str], option: str) -> list[str]:
         elif word == option and after:
             values.append(after)
         elif word == option:
-            raise ConfigError("needs a value", key=option[2:])
+            raise ConfigError("needs a value; write it behind the option", key=option[2:])
     return values
 
 
@@ -202,6 +205,7 @@ def _parse(
 ) -> Settings:
     """Parse options; blame the place that a key came from for what is wrong with its value."""
     try:
+        _refuse_misread_numbers(kind, argv)
         parsed = parser.parse_args(argv)
         for key in keys_of(kind):
             if parsed[key] is None and type(None) not in typing.get_args(type_of(kind, key)):
@@ -212,7 +216,18 @@ def _parse(
         where = places.get(error.key or "") or None
         raise ConfigError(error.message, key=error.key, where=where) from None
     except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise _explain(kind, str(error), places) from None
+        raise _explain(kind, str(error), argv, places) from None
+
+
+def _refuse_misread_numbers(kind: type, argv: Sequence[str]) -> None:
+    """Refuse what YAML 1.1 takes for another number: 012 is ten there, and 1:30 is ninety."""
+    for key in dict.fromkeys(_option_names(argv)):
+        if type_of(kind, key) in (int, float, int | None):
+            for value in _values_of(argv, f"--{key}"):
+                if re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", value):
+                    raise ConfigError(
+                        f"{shown(value)} is not {expected(kind, key)} as people write it", key=key
+                    )
 
 
 def _unknown_options(kind: type, argv: Sequence[str]) -> list[ConfigError]:
@@ -224,14 +239,14 @@ def _unknown_options(kind: type, argv: Sequence[str]) -> list[ConfigError]:
     ]
 
 
-def _explain(kind: type, message: str, places: Mapping[str, str]) -> ConfigError:
+def _explain(kind: type, message: str, argv: Sequence[str], places: Mapping[str, str]) -> ConfigError:
     """Turn jsonargparse's message into ours: file and line, key, what was found, what was expected."""
     found_key = re.search(r'Parser key "([\w.]+)"', message) or re.search(r"argument --([\w.]+)", message)
     if found_key is None:
         return ConfigError(message.removeprefix("unrecognized arguments: ").join(("not understood: ", "")))
     key = found_key[1]
     if "expected one argument" in message:
-        return ConfigError("needs a value", key=key)
-    values = re.findall(r"Given value: (.*)", message) or re.findall(r"Got value: (.*)", message)
-    found = f"{shown(values[-1].strip())} is not " if values else "expected "
+        return ConfigError(f"needs a value; give {expected(kind, key)}", key=key)
+    values = _values_of(argv, f"--{key}")
+    found = f"{shown(values[-1])} is not " if values else "expected "
     return ConfigError(f"{found}{expected(kind, key)}", key=key, where=places.get(key) or None)

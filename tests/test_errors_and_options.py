@@ -482,8 +482,8 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path, content: str) -> None:
 
 def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
     missing = tmp_path / "missing.yaml"
-    assert refusal("--config", str(missing)) == f"{missing}: no such file"
-    assert refusal(f"--config={missing}") == f"{missing}: no such file"
+    assert refusal("--config", str(missing)) == f"{missing}: no such file; give one that is there."
+    assert refusal(f"--config={missing}") == f"{missing}: no such file; give one that is there."
     assert refusal("--config", str(tmp_path)).startswith(f"{tmp_path}: ")
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"out: caf\xe9\n")

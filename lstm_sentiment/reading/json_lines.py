@@ -90,9 +90,9 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
 def _refuse_one_document(first: str, source: Source, line: int) -> None:
     """Refuse a file that is one JSON document over several lines, or one array: each line would be wrong."""
     if first == "{" or first.startswith("["):
-        kind = "object" if first == "{" else "array"
-        problem = f"the whole file is one JSON {kind}; {ONE_PER_LINE} (jq -c does it)"
-        raise DataError(problem, file=source.name, line=line)
+        found = "an object over several lines" if first == "{" else "a JSON array"
+        fix = f"{ONE_PER_LINE} ('jq -c {'.' if first == '{' else '.[]'}' does it)"
+        raise DataError(f"{found} begins here; {fix}", file=source.name, line=line)
 
 
 def _mended(value: Any) -> Any:

@@ -70,7 +70,7 @@ def read_chunks(
         empty = empty and chunk.frame.empty
         yield chunk
     if empty:
-        raise DataError("holds no rows; give it a text in each", file=source.name)
+        raise DataError("holds no rows; add one for each text", file=source.name)
 
 
 def pick_column(

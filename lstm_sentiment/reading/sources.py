@@ -108,7 +108,7 @@ def _check_readable(path: Path, name: str) -> None:
                 f"is a link to {shown(str(path.readlink()))}, which is not there; mend the link", file=name
             ) from None
         hint = nearest_file(path)
-        raise DataError(f"no such file or folder{'.' + hint if hint else ''}", file=name) from None
+        raise DataError(f"no such file or folder; give one that is there.{hint}", file=name) from None
     except OSError as error:
         raise DataError(f"{error.strerror}; give a file that can be read", file=name) from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -133,10 +133,12 @@ def open_text(source: Source) -> Iterator[IO[str]]:
                 yield text
     except UnicodeDecodeError as error:
         raise _undecodable(source, compression, error) from None
+    except UnicodeError as error:
+        raise DataError(f"{error}; set data.encoding to what the file is", file=source.name) from None
     except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
-            raise DataError(error.strerror or "cannot be read", file=source.name) from None
-        raise DataError(f"cannot be read: {error}", file=source.name) from None
+            raise DataError(f"{error.strerror}; give a file that can be read", file=source.name) from None
+        raise DataError(f"cannot be read: {error}; copy or write it anew", file=source.name) from None
 
 
 def text_lines(text: IO[str], source: Source) -> Iterator[str]:
@@ -219,7 +221,8 @@ def format_of(name: str, *, among: tuple[str, ...] = FORMATS) -> str:
     ending = "." + path.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
     if ending not in among:
         raise DataError(
-            f"the name ends in none of {' '.join(among)} (also with {' '.join(COMPRESSIONS)})", file=name
+            f"the name ends in none of {' '.join(among)} (also with {' '.join(COMPRESSIONS)}); rename it",
+            file=name,
         )
     if ending == ".parquet" and compression_of(name):
         raise DataError("Parquet is compressed inside; leave the second ending away", file=name)

@@ -39,10 +39,10 @@ from lstm_sentiment.reading.readers import (
     pick_column,
     read_chunks,
 )
-from lstm_sentiment.reading.sources import Source, text_files
+from lstm_sentiment.reading.sources import Source, compression_of, text_files
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
 
-FORMAT = 3
+FORMAT = 4
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
 ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines", "phrases")
 Array = npt.NDArray[Any]
@@ -75,7 +75,8 @@ class TokenStore:
         phrases: (R,) bool, whether the row is a part of the sentence in the same line (see `trees`).
         tokens: what the numbers stand for.
         label_values: distinct labels as the file spells them.
-        counts: rows that were filtered out, that hold no token, that hold replaced bytes.
+        counts: rows that were filtered out, that hold no token, that hold replaced bytes, that may hold
+            others behind a quote left open, and the line of the first of these.
         fingerprint: the cache key.
     """
 
@@ -165,6 +166,7 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
         FORMAT,
         content_hash(source.path),
         source.format,
+        compression_of(source.name),
         source.encoding,
         source.encoding_errors,
         columns.text,
@@ -233,7 +235,8 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
     meta = {
         "tokens": lexicon.tokens,
         "label_values": list(rows.label_numbers),
-        "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced},
+        "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced}
+        | {"swallowed": rows.swallowed, "swallowed_line": rows.swallowed_line},
     }
     (folder / "meta.json").write_text(json.dumps(meta))
 
@@ -247,7 +250,7 @@ class _Rows:
         self._group_numbers: dict[str, int] = {}
         self.labels, self.groups = array("i"), array("i")
         self.hashes, self.lines, self.phrases = array("Q"), array("q"), array("b")
-        self.filtered = self.replaced = 0
+        self.filtered = self.replaced = self.swallowed = self.swallowed_line = 0
         self._problems = Problems[DataError]()
 
     def texts(self) -> Iterator[list[str]]:
@@ -280,7 +283,17 @@ class _Rows:
         self.lines.extend(chunk.lines.tolist())
         self.phrases.extend(chunk.frame[PHRASE] if wanted.phrases else [False] * len(texts))
         self.replaced += sum(REPLACEMENT in text for text in texts)
+        for text, line in zip(texts, chunk.lines, strict=True):
+            if "\n" in text and self._holds_rows(text):
+                self.swallowed += 1
+                self.swallowed_line = self.swallowed_line or int(line)
         return texts
+
+    def _holds_rows(self, text: str) -> bool:
+        """Whether a line of a text looks like a row, with a label in it: a quote may be left open."""
+        separator = {".csv": ",", ".tsv": "\t"}.get(self._source.format)
+        fields = (part.split(separator)[1:] for part in text.split("\n")[:-1] if separator)
+        return any(field.strip() in self.label_numbers for of_line in fields for field in of_line)
 
     def _take_labels(self, chunk: Chunk, columns: list[str]) -> None:
         name, wanted = self._source.name, self._columns.label
