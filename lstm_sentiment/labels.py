@@ -122,7 +122,7 @@ def _refuse_doubtful(values: list[str], store: TokenStore) -> None:
     """Refuse labels that are one class in two spellings, or no label; `data.labels` can say what they are."""
     problems = Problems[DataError]()
     spelt: dict[float | str, str] = {}
-    for value in values:
+    for value in sorted(values, key=lambda value: _first_line(store, value)):
         folded = value.casefold()
         same = spelt.setdefault(float(value) if _is_number(value) else folded, value)
         problem = ""

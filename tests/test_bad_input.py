@@ -305,8 +305,8 @@ FILES = {f"{path.parent.name}/{path.name.split('.')[0]}": path for path in CORPU
 CASES = sorted({*FILES, *MADE, *PREDICTIONS, *ON_COMMAND_LINE})
 REAL = [
     "config/many_problems", "config/mistyped_option", "config/two_documents", "config/pipe", "config/tab",
-    "config/escaped_control_characters", "predictions/unknown_flag", "tables/several_problems",
-    "labels/control_characters", "json_lines/pretty_printed", "paths/pipe", "predictions/no_run",
+    "config/escaped_control_characters", "config/alias", "config/latin_1", "config/missing",
+    "predictions/unknown_flag", "tables/several_problems", "paths/pipe",
 ]  # fmt: skip
 # Of these the whole file is wrong, or the command line, and no line of it.
 WITHOUT_LINE = re.compile(
