@@ -43,8 +43,9 @@ def class_map(
             f"every row has the label {shown(values[0])}; a classifier needs at least two: add others",
             file=store.name,
         )
-    _refuse_doubtful(values, store)
     own = len(values) == len(store.labels) > 2
+    if len(values) <= MAX_CLASSES:
+        _refuse_doubtful(values, store)
     if own or len(values) > MAX_CLASSES:
         problem = "every row has a label of its own" if own else f"{len(values):,} different labels"
         raise DataError(
@@ -71,11 +72,10 @@ def class_indices(
     index[None] = -1
     classes, problems = {}, Problems[DataError]()
     for split, store in stores.items():
-        unknown = {
-            value: store.lines[store.labels == number].tolist()
-            for number, value in enumerate(store.label_values)
-            if value not in label_map
-        }
+        unknown: dict[str, list[int]] = {}
+        known = np.array([value in label_map for value in store.label_values])
+        for row in np.flatnonzero(~known[store.labels]):
+            unknown.setdefault(store.label_values[store.labels[row]], []).append(int(store.lines[row]))
         try:
             unknown_labels(unknown, label_map, file=store.name).raise_any()
         except DataError as error:
@@ -104,6 +104,9 @@ def unknown_labels(
     """
     problems = Problems[DataError]()
     for value, lines in sorted(found.items(), key=lambda item: item[1][0]):
+        if len(problems.first) == problems.MOST:  # a nearest name takes its time
+            problems.add(DataError(""))
+            continue
         problem = f"label {shown(value)} is not one of {listed(label_map)}."
         if not value:
             problem = "has no label; give it one, or remove the row"

@@ -196,8 +196,8 @@ def _parse_all(
 
 
 def _line(problem: ConfigError) -> int:
-    numbers = re.findall(r":(\d+)", problem.where or "")
-    return int(numbers[0]) if numbers else 0
+    number = (problem.where or "").rpartition(":")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def _parse(
