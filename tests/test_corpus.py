@@ -316,7 +316,7 @@ def test_one_class_is_refused(load: Callable[..., Corpus]) -> None:
 
 
 def test_more_classes_than_a_hundred_are_refused(load: Callable[..., Corpus]) -> None:
-    with pytest.raises(DataError, match=r"101 different labels .*Is data\.label_column the right one\?"):
+    with pytest.raises(DataError, match=r"101 different labels .*set data\.label_column to the right one"):
         load([(f"text {i}", f"id{i % 101}") for i in range(404)])
     corpus = load([(f"text {i}", f"id{i % 100}") for i in range(1000)], validation=0.1, test=None)
     assert len(corpus.labels) == 100
