@@ -5,6 +5,7 @@ Legend: R rows, C classes.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from lstm_sentiment.classifier import SentimentClassifier
-from lstm_sentiment.corpus import unknown_label
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.labels import unknown_labels
+from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, column_texts, pick_column, read_chunks
 from lstm_sentiment.reading.sources import open_source
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def answer_file(
     truth: list[Array] = []
     answers = []
     left_out = 0
+    unknown: dict[str, list[int]] = {}
     with open_source(file, encoding=encoding, encoding_errors="replace") as source:
         for chunk in tqdm(read_chunks(source), desc="evaluate", unit=" chunks", disable=None):
             columns = [str(c) for c in chunk.frame.columns]
@@ -64,17 +66,21 @@ def answer_file(
                     ("label", label_column, trained.label_column, LABEL_COLUMNS),
                 )
             )
-            labels = [as_text(value).strip() for value in chunk.frame[of_label]]
+            labels = [label.strip() for label in column_texts(chunk, of_label, file)]
             for label, line in zip(labels, chunk.lines, strict=True):
                 if label not in classes:
-                    raise DataError(unknown_label(label, classes), file=file, line=int(line))
+                    unknown.setdefault(label, []).append(int(line))
+            if unknown:  # nothing is scored: look for the others
+                continue
             truth_R = np.array([index[classes[label]] for label in labels], np.int64)
             scored_R = truth_R >= 0
             left_out += int((~scored_R).sum())
             truth.append(truth_R[scored_R])
-            answers.append(classifier.predict_proba(map(as_text, chunk.frame[of_text][scored_R])))
+            texts = column_texts(chunk, of_text, file)
+            answers.append(classifier.predict_proba(itertools.compress(texts, scored_R)))
+    unknown_labels(unknown, classes, file=file).raise_any()
     if left_out:
         log.warning("%s: %s rows left out by the run's data.labels", file, f"{left_out:,}")
     if not any(map(len, truth)):
-        raise DataError("every row is left out by the run's data.labels", file=file)
+        raise DataError("every row is left out by the run's data.labels; give rows of its classes", file=file)
     return np.concatenate(truth), np.concatenate(answers)

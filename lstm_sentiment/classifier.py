@@ -103,7 +103,7 @@ def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
         )
     except (RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder.path}: weights, vocabulary and configuration do not fit: {error}"
+            f"{folder.path}: weights, vocabulary and configuration do not fit: {' '.join(str(error).split())}"
         ) from None
     classifier.label_map = classes["map"]
     classifier.proof, classifier.run = checkpoint.facts.get("proof"), folder.path

@@ -89,10 +89,10 @@ class TrainerConfig:
             at_least(0, getattr(self, name), f"trainer.{name}")
         for name in ("learning_rate", "embedding_rate", "layer_decay", "clip_norm"):
             value = getattr(self, name)
-            check(0 < value < float("inf"), f"trainer.{name}", f"must be above 0, not {value}")
+            check(0 < value < float("inf"), f"trainer.{name}", f"must be above 0 and finite, not {value}")
         for name in ("weight_decay", "r_drop"):
             value = getattr(self, name)
-            check(0 <= value < float("inf"), f"trainer.{name}", "must not be negative or infinite")
+            check(0 <= value < float("inf"), f"trainer.{name}", f"must be at least 0 and finite, not {value}")
         check(self.layer_decay <= 1, "trainer.layer_decay", f"must be at most 1, not {self.layer_decay}")
         for name in ("warmup", "label_smoothing", "ema"):
             value = getattr(self, name)
@@ -162,7 +162,7 @@ class Config:
         check(
             not (self.resume and self.overwrite),
             "overwrite",
-            "contradicts resume: one goes on from the run in the folder, the other replaces it",
+            "contradicts resume: one goes on from the folder's run, the other replaces it; leave one out",
         )
         unlabelled = self.data.unlabelled is not None
         check(unlabelled or self.teacher is None, "teacher", "has nothing to answer; set data.unlabelled")

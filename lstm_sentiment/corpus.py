@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,14 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.dataset import TextDataset, count_tokens
-from lstm_sentiment.errors import ConfigError, DataError, did_you_mean, shown
+from lstm_sentiment.errors import ConfigError, DataError, Problems, shown
+from lstm_sentiment.labels import class_indices, class_map
 from lstm_sentiment.reading.sources import TREES, open_source
 from lstm_sentiment.reading.splits import split_rows
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.reading.vectors import vector_words
-from lstm_sentiment.sections import MAX_CLASSES, DataConfig, TextConfig
+from lstm_sentiment.sections import DataConfig, TextConfig
 
 SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]
@@ -84,15 +83,10 @@ def prepare(
         ConfigError: no such tokenizer; phrases of a file that has none.
     """
     tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
-    sources = {split: getattr(data, split) for split in SPLITS}
-    stores = {
-        split: _load(source, data, tokenizer, cache, phrases=split == "train" and data.phrases > 0)
-        for split, source in sources.items()
-        if isinstance(source, str)
-    }
+    stores = _stores(data, tokenizer, cache)
     label_map = class_map(data.labels, stores["train"])
     labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
-    classes = {split: _class_indices(store, label_map, labels) for split, store in stores.items()}
+    classes = class_indices(stores, label_map, labels)
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
     words = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else []
@@ -127,33 +121,6 @@ def prepare(
     )
 
 
-def class_map(
-    labels: list[str] | dict[int | str, str | None] | None, store: TokenStore
-) -> dict[str, str | None]:
-    """Return what a file says -> class name, in class order; None for rows to leave out.
-
-    Raises:
-        DataError: one class only, or more than 100.
-    """
-    if isinstance(labels, dict):
-        return {str(code): name for code, name in labels.items()}
-    if labels is not None:
-        return {name: name for name in labels}
-    values = sorted(store.label_values, key=_natural)
-    if len(values) < 2:
-        raise DataError(
-            f"every row has the label {shown(values[0])}; a classifier needs at least two", file=store.name
-        )
-    if len(values) > MAX_CLASSES:
-        few = ", ".join(shown(v, 20) for v in values[:5])
-        raise DataError(
-            f"{len(values):,} different labels ({few}, ...); at most {MAX_CLASSES} are allowed. "
-            "Is data.label_column the right one?",
-            file=store.name,
-        )
-    return {value: value for value in values}
-
-
 def build_vocabulary(
     store: TokenStore, rows: Array, *, min_frequency: int, most: int, more: Sequence[str] = ()
 ) -> Vocabulary:
@@ -165,12 +132,19 @@ def build_vocabulary(
     return Vocabulary(dict.fromkeys([*(store.tokens[i] for i in known), *others]))
 
 
-def unknown_label(value: str, label_map: Mapping[str, str | None]) -> str:
-    """Say what is wrong with a label that no class has."""
-    message = f"label {shown(value)} is not one of {', '.join(label_map)}.{did_you_mean(value, label_map)}"
-    if value.lstrip("-").isdigit():
-        message += " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"
-    return message
+def _stores(data: DataConfig, tokenizer: Tokenizer, cache: Path) -> dict[str, TokenStore]:
+    """Read every source that is named, and tell what is wrong with any of them."""
+    stores, problems = {}, Problems[DataError]()
+    for split in SPLITS:
+        source = getattr(data, split)
+        if isinstance(source, str):
+            phrases = split == "train" and data.phrases > 0
+            try:
+                stores[split] = _load(source, data, tokenizer, cache, phrases=phrases)
+            except DataError as error:
+                problems.add(error)
+    problems.raise_any()
+    return stores
 
 
 def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool) -> TokenStore:
@@ -236,31 +210,13 @@ def _unlabelled(
     return joined, len(train.hashes) + first[~np.isin(hashes[first], np.concatenate(of_splits))]
 
 
-def _natural(value: str) -> tuple[float, str]:
-    """Order numbers by value, before names."""
-    is_number = re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", value) is not None
-    return (float(value) if is_number else math.inf), value
-
-
-def _class_indices(store: TokenStore, label_map: Mapping[str, str | None], labels: list[str]) -> Array:
-    """Return each row's class index (R,), -1 to leave it out; name the first row whose label is unknown."""
-    known = np.array([value in label_map for value in store.label_values])
-    bad = np.flatnonzero(~known[store.labels])
-    if len(bad):
-        value = store.label_values[store.labels[bad[0]]]
-        more = f" ({len(bad):,} such rows)" if len(bad) > 1 else ""
-        raise DataError(
-            unknown_label(value, label_map) + more, file=store.name, line=int(store.lines[bad[0]])
-        )
-    index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
-    index[None] = -1
-    return np.array([index[label_map[value]] for value in store.label_values], np.int64)[store.labels]
-
-
 def _check_every_class(classes: Array, labels: list[str], file: str) -> None:
     for label, count in zip(labels, np.bincount(classes, minlength=len(labels)), strict=True):
         if count == 0:
-            raise DataError(f"no training row has the label {shown(label)}", file=file)
+            raise DataError(
+                f"no training row has the label {shown(label)}; add some, or take it out of data.labels",
+                file=file,
+            )
 
 
 def _datasets(
@@ -301,9 +257,14 @@ def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocab
     return digest.hexdigest()
 
 
-def _counts(store: TokenStore, classes: Array) -> dict[str, int]:
+def _counts(store: TokenStore, classes: Array) -> dict[str, Any]:
     """Return what was counted while reading, and the rows that `data.labels` leaves out."""
-    return {**store.counts, "left_out": int((classes[~store.phrases] < 0).sum())}
+    empty = np.flatnonzero(store.offsets[1:] == store.offsets[:-1])
+    return {
+        **store.counts,
+        "empty_lines": store.lines[empty[:5]].tolist(),
+        "left_out": int((classes[~store.phrases] < 0).sum()),
+    }
 
 
 def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:

@@ -75,7 +75,6 @@ def _parse(argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
         epilog="RUN is a folder that training wrote, and comes first. Without one: settings as those of\n"
         "`python -m lstm_sentiment.train --help`; without any, the default ones.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--json", metavar="FILE", help="write all that was found here too")
     # The run comes first: anywhere else the value of a setting would be taken for it.

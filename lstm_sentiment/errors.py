@@ -20,8 +20,13 @@ a.csv:17: label 'postive' is not one of negative, positive
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+MOST_SHOWN = 60  # characters of a value in a message
 
 
 class SentimentError(Exception):
@@ -69,7 +74,7 @@ class DataError(SentimentError):
         self.message, self.file, self.line, self.column = message, file, line, column
         place = f"{file}:{line}" if file and line else file or ""
         if column:
-            message = f"column '{column}': {message}"
+            message = f"column {shown(column)}: {message}"
         super().__init__(f"{place}: {message}" if place else message)
 
 
@@ -97,6 +102,44 @@ class TrainingError(SentimentError):
     exit_code = 4
 
 
+Error = TypeVar("Error", bound=SentimentError)
+
+
+class Problems(Generic[Error]):
+    """Collects what is wrong, so that one error can tell of the first ten and how many more there are.
+
+    >>> problems = Problems[DataError]()
+    >>> for line in range(2, 14):
+    ...     problems.add(DataError("has no label", file="a.csv", line=line))
+    >>> try:
+    ...     problems.raise_any()
+    ... except DataError as error:
+    ...     print(str(error).splitlines()[-2:])
+    ['a.csv:11: has no label', 'and 2 more']
+    """
+
+    MOST = 10
+
+    def __init__(self) -> None:
+        self.first: list[Error] = []
+        self._more = 0
+
+    def add(self, problem: Error) -> None:
+        """Note a problem."""
+        if len(self.first) < self.MOST:
+            self.first.append(problem)
+        else:
+            self._more += 1
+
+    def raise_any(self) -> None:
+        """Raise the first problem, its message that of all; without a problem do nothing."""
+        if self.first:
+            more = [f"and {self._more:,} more"] if self._more else []
+            message = "\n".join([*map(str, self.first), *more])
+            self.first[0].args = (message,)
+            raise self.first[0]
+
+
 def did_you_mean(found: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return a hint that names the nearest known word, or an empty string when none is near.
 
@@ -105,17 +148,46 @@ def did_you_mean(found: str, known: Iterable[str], *, cutoff: float = 0.6) -> st
     >>> did_you_mean("zebra", ["negative", "positive"])
     ''
     """
-    near = difflib.get_close_matches(found, list(known), n=1, cutoff=cutoff)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    near = difflib.get_close_matches(found[:MOST_SHOWN], list(known), n=1, cutoff=cutoff)
+    return f" Did you mean {shown(near[0])}?" if near else ""
 
 
-def shown(text: str, limit: int = 60) -> str:
-    """Quote text from a file for a message: cut, and with control characters escaped.
+def escaped(text: str, limit: int = MOST_SHOWN) -> str:
+    """Return text from a file for a message: cut, and with control characters escaped.
 
-    >>> print(shown("a" + chr(27) + "[31mred"))
-    'a\\x1b[31mred'
+    >>> print(escaped("a" + chr(27) + "[31mred"))
+    a\\x1b[31mred
+    """
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def shown(text: str, limit: int = MOST_SHOWN) -> str:
+    """Quote text from a file for a message (see `escaped`).
+
     >>> print(shown("x" * 100, limit=5))
     'xxxxx…'
     """
-    cut = text if len(text) <= limit else text[:limit] + "…"
-    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) + "'"
+    return f"'{escaped(text, limit)}'"
+
+
+def listed(names: Iterable[str], most: int = 12, *, quoted: bool = False) -> str:
+    """Return names from a file, divided by commas; of many the first ones.
+
+    >>> listed(["negative", "positive"]), listed(map(str, range(100)), most=3, quoted=True)
+    ('negative, positive', "'0', '1', '2' and 97 more")
+    """
+    words = [shown(name, 30) if quoted else escaped(name, 30) for name in names]
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+def nearest_file(path: Path) -> str:
+    """Return a hint that names the nearest file beside one that is not there.
+
+    >>> nearest_file(Path("no/such/folder/a.csv"))
+    ''
+    """
+    with contextlib.suppress(OSError):
+        return did_you_mean(path.name, [file.name for file in path.parent.iterdir()])
+    return ""

@@ -241,7 +241,15 @@ def _report_data(corpus: Corpus, config: Config) -> None:
         if counts["filtered"]:
             log.info("  %s: %s rows left out by data.filter", source, f"{counts['filtered']:,}")
         if counts["empty"]:
-            log.info("  %s: %s empty texts, kept as one unknown token", source, f"{counts['empty']:,}")
+            log.info(
+                "  %s: %s empty texts, kept as one unknown token; the first at line %s",
+                source, f"{counts['empty']:,}", ", ".join(map(str, counts["empty_lines"])),
+            )  # fmt: skip
+        if counts["swallowed"]:
+            log.warning(
+                "  %s: %s rows seem to hold others, the first at line %d: is a quote left open?",
+                source, f"{counts['swallowed']:,}", counts["swallowed_line"],
+            )  # fmt: skip
         if counts["replaced"] and config.data.encoding_errors == "replace":
             log.warning(
                 "  %s: %s rows hold bytes that are not %s; they were replaced by U+FFFD",

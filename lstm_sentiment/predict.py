@@ -111,7 +111,7 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
     """Label a file's rows chunk by chunk, in constant memory."""
     from tqdm import tqdm
 
-    from lstm_sentiment.reading.readers import TEXT_COLUMNS, as_text, pick_column, read_chunks
+    from lstm_sentiment.reading.readers import TEXT_COLUMNS, column_texts, pick_column, read_chunks
     from lstm_sentiment.reading.sources import open_source
     from lstm_sentiment.reading.tables import open_table, to_json_line
 
@@ -129,7 +129,9 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
                         file=options.file,
                         trained=classifier.config.data.text_column,
                     )
-                    predictions = classifier.predict(map(as_text, chunk.frame[column]), **_asked(options))
+                    predictions = classifier.predict(
+                        column_texts(chunk, column, options.file), **_asked(options)
+                    )
                     yield _with_predictions(chunk.frame, predictions, options.file)
                     bar.update(len(chunk.frame))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
+import os
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -63,6 +65,7 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
     >>> check_folder(RunFolder("runs/of-tomorrow"), Config())
     False
     """
+    _check_place(folder.path)
     if config.resume and folder.is_run():
         _refuse_other_settings(folder, config)
         if folder.has(LAST):
@@ -81,6 +84,15 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
     if config.resume:
         log.info("nothing to resume in %s: starting from the beginning", folder.path)
     return False
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a place where no folder can be made or written, before anything is read."""
+    there = next(place for place in (path, *path.absolute().parents) if os.access(place, os.F_OK))
+    if not there.is_dir():
+        raise RunError(f"{there}: is a file, not a folder; choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f"{there}: no permission to write there; change that, or choose another --out")
 
 
 def _refuse_other_settings(folder: RunFolder, config: Any) -> None:

@@ -257,7 +257,7 @@ def test_classes_are_sorted_by_value_if_none_are_named(load: Callable[..., Corpu
     assert load(numbers).labels == ["-1", "0", "2.5", "9", "10"]
 
 
-@pytest.mark.parametrize("names", [["nan", "bad", "good"], ["inf", "bad", "-inf"], ["1", "one", "NaN"]])
+@pytest.mark.parametrize("names", [["none", "bad", "good"], ["inf", "bad", "-inf"], ["1", "one", "1e0"]])
 def test_the_order_of_classes_does_not_depend_on_the_order_of_rows(
     load: Callable[..., Corpus], names: list[str]
 ) -> None:
@@ -299,7 +299,7 @@ def test_a_label_that_is_no_class_is_refused_with_its_line(
             load(rows, **{split: str(bad)})
         message = str(caught.value)
         expected = "label 'postive' is not one of negative, neutral, positive. Did you mean 'positive'?"
-        assert message == f"{bad}:6: {expected} (2 such rows)"
+        assert message == f"{bad}:6: {expected} (2 rows)"
     with pytest.raises(DataError, match=r"bad\.csv:6: label 'postive' is not one of negative, positive"):
         load(bad, labels=["negative", "positive"], filter={"label": "postive"})
 
@@ -316,7 +316,7 @@ def test_one_class_is_refused(load: Callable[..., Corpus]) -> None:
 
 
 def test_more_classes_than_a_hundred_are_refused(load: Callable[..., Corpus]) -> None:
-    with pytest.raises(DataError, match=r"101 different labels .*Is data\.label_column the right one\?"):
+    with pytest.raises(DataError, match=r"101 different labels .*set data\.label_column to the right one"):
         load([(f"text {i}", f"id{i % 101}") for i in range(404)])
     corpus = load([(f"text {i}", f"id{i % 100}") for i in range(1000)], validation=0.1, test=None)
     assert len(corpus.labels) == 100
@@ -405,7 +405,8 @@ def test_facts_are_what_counting_gives(load: Callable[..., Corpus]) -> None:
             sum(max(0, len(row) - 8) for row in tokens) / len(flat), abs=1e-5
         )
         assert facts["classes"] == dict(sorted(Counter(corpus.labels[c] for c in split.labels).items()))
-    assert corpus.facts["counts"] == {"train": {"filtered": 0, "empty": 1, "replaced": 0, "left_out": 0}}
+    counted = {"filtered": 0, "empty": 1, "empty_lines": [202], "replaced": 0, "left_out": 0}
+    assert corpus.facts["counts"] == {"train": {**counted, "swallowed": 0, "swallowed_line": 0}}
 
 
 def test_the_fingerprint_changes_with_rows_labels_split_and_tokens(
@@ -456,5 +457,5 @@ def test_an_error_in_the_last_file_is_found_before_anything_is_made(
 ) -> None:
     test = write_csv(tmp_path / "test.csv", make_rows(9))
     test.write_text(test.read_text(encoding="utf-8") + "one field\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"test\.csv:11: 1 fields"):
+    with pytest.raises(DataError, match=r"test\.csv:11: 1 field "):
         load(make_rows(60), test=str(test))

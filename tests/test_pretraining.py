@@ -742,7 +742,10 @@ def leave(main: Any, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: A
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--data.train=nowhere.csv"], "error: nowhere.csv: no such file or folder\n"),
+        (
+            ["--data.train=nowhere.csv"],
+            "error: nowhere.csv: no such file or folder; give one that is there.\n",
+        ),
         (["--data.train=[]"], "error: data.train: names no file\n"),
         (["--data.validation=1.5"], "error: data.validation: a share must lie between 0 and 1, not 1.5\n"),
         (["--data.max_rows=0"], "error: data.max_rows: must be at least 1 or null\n"),

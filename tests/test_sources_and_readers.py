@@ -103,7 +103,7 @@ def refusal(file: Path, content: bytes | None = None, **options: str) -> str:
     with pytest.raises(DataError) as caught:
         read(file, **options)
     message = str(caught.value)
-    assert message.isprintable()
+    assert message.replace("\n", "").isprintable()
     return message.replace(str(file), "FILE")
 
 
@@ -221,7 +221,7 @@ def test_every_line_end_is_read(tmp_path: Path, line_end: bytes) -> None:
     file.write_bytes(line_end.join([b"text,label", b"a b,x", b" c,y", b"", b"  d ,x"]))
     frame, lines = read(file)
     assert (frame["text"].tolist(), lines) == (["a b", " c", "  d "], [2, 3, 5])
-    assert refusal(file, line_end.join([b"text,label", b"a", b"b,y"])).startswith("FILE:2: 1 fields")
+    assert refusal(file, line_end.join([b"text,label", b"a", b"b,y"])).startswith("FILE:2: 1 field ")
 
 
 def test_blank_lines_before_the_header_are_passed_over(tmp_path: Path) -> None:
@@ -250,13 +250,13 @@ def test_a_file_of_one_column_keeps_its_empty_texts(tmp_path: Path) -> None:
         (b"text,label\n", "FILE: holds no rows"),
         (b"text,label", "FILE: holds no rows"),
         (b"text,label\n\n \n", "FILE: holds no rows"),
-        (b"text,label\na\n", "FILE:2: 1 fields where the header has 2"),
+        (b"text,label\na\n", "FILE:2: 1 field where the header has 2"),
         (
             b"text,label\na,x\nb, c,y\n",
             "FILE:3: 3 fields where the header has 2; quote fields that hold a comma",
         ),
-        (b"text,label\na,x,\nb,y,\n", "FILE:2: 3 fields where the header has 2"),
-        (b'text,label\n"a\n\na",x\nb\n', "FILE:5: 1 fields where the header has 2"),
+        (b"text,label\na,x,\nb,y,\n", "FILE:2: 3 fields where the header has 2: the row ends with a comma"),
+        (b'text,label\n"a\n\na",x\nb\n', "FILE:5: 1 field where the header has 2"),
         (b'text,label\n"a\r\na",x\r\n"b\r\nb",y,z\r\n', "FILE:4: 3 fields where the header has 2"),
         (b'text,label\na,x\n"b,y\nc,x\n', "FILE:3: a quote is opened here and never closed"),
         (b'text,label\na,x\n"b" c,y\n', "FILE:3: text follows a closing quote"),
@@ -280,7 +280,7 @@ def test_a_bad_row_far_down_is_found_before_the_first_row_is_used(
     monkeypatch.setattr(readers, "CHUNK_ROWS", 2)
     file = tmp_path / "rows.csv"
     file.write_bytes(b"text,label\n" + b"a,x\n" * 50 + b"b\n")
-    with open_source(str(file)) as source, pytest.raises(DataError, match=":52: 1 fields"):
+    with open_source(str(file)) as source, pytest.raises(DataError, match=":52: 1 field "):
         next(iter(read_chunks(source)))
 
 
@@ -393,15 +393,16 @@ def test_a_parquet_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"text": "a"}\n\n{"text": }\n', "FILE:3: not JSON: "),
-        (b'{"text": "a"},\n{"text": "b"}\n', "FILE:1: not JSON: "),
-        (b'{"text": "a"} {"text": "b"}\n', "FILE:1: not JSON: "),
-        (b'{"text": "a"}\n{"text": "b"', "FILE:2: not JSON: "),
-        (b'{\n  "text": "a"\n}\n', "FILE:1: not JSON: "),
+        (b'{"text": "a"}\n\n{"text": }\n', "FILE:3: not JSON at column 10: Expecting value"),
+        (b'{"text": "a"},\n{"text": "b"}\n', "FILE:1: more behind the object, at column 14"),
+        (b'{"text": "a"} {"text": "b"}\n', "FILE:1: more behind the object, at column 15"),
+        (b'{"text": "a"}\n{"text": "b"', "FILE:2: not JSON at column 13: "),
+        (b'{\n  "text": "a"\n}\n', "FILE:1: an object over several lines begins here"),
         (b'{"text": "a"}\n["b"]\n', "FILE:2: each line must be one JSON object"),
         (b'{"text": "a"}\n"b"\n', "FILE:2: each line must be one JSON object"),
         (b"null\n", "FILE:1: each line must be one JSON object"),
-        (b"[" * 100_000 + b"\n", "FILE:1: not JSON: nested too deeply"),
+        (b"[" * 100_000 + b"\n", "FILE:1: a JSON array begins here"),
+        (b'{"text": ' + b"[" * 100_000 + b"\n", "FILE:1: not JSON: nested too deeply"),
         (b'{"text": "a"}\n{"text": ' + b"9" * 5000 + b"}\n", "FILE:2: not JSON: "),
         (b"", "FILE: holds no rows"),
         (b"\n \n", "FILE: holds no rows"),
@@ -416,7 +417,7 @@ def test_only_a_newline_ends_a_json_line(tmp_path: Path) -> None:
     file.write_bytes(
         '{"text": "a\u2028b\x85c\u2029d\x0b", "label": "x"}\n \n{"text": "e", "label": "y"}'.encode()
     )
-    with pytest.raises(DataError, match=":1: not JSON"):  # a bare \x0b is no JSON
+    with pytest.raises(DataError, match=":1: not JSON at column"):  # a bare \x0b is no JSON
         read(file)
     file.write_bytes(
         '{"text": "a\u2028b\x85c\u2029d", "label": "x"}\r\n \n{"text": "e", "label": "y"}'.encode()
@@ -467,7 +468,7 @@ def test_parquet_values_become_text(tmp_path: Path) -> None:
 
 def test_parquet_without_rows_is_refused(tmp_path: Path) -> None:
     empty = parquet({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())})
-    assert refusal(tmp_path / "rows.parquet", empty) == "FILE: holds no rows"
+    assert refusal(tmp_path / "rows.parquet", empty) == "FILE: holds no rows; add one for each text"
 
 
 @pytest.mark.parametrize(
@@ -639,12 +640,9 @@ def test_a_url_that_cannot_be_fetched_is_refused(url: str) -> None:
 def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").touch()
     message = refusal(tmp_path / "review.csv")
-    assert message in (
-        "FILE: no such file or folder. Did you mean 'reviews.csv'?",
-        "FILE: no such file or folder; did you mean 'reviews.csv'?",
-    )
-    assert refusal(tmp_path / "zzz.parquet") == "FILE: no such file or folder"
-    assert refusal(tmp_path / "no" / "folder" / "rows.csv") == "FILE: no such file or folder"
+    assert message == "FILE: no such file or folder; give one that is there. Did you mean 'reviews.csv'?"
+    assert refusal(tmp_path / "zzz.parquet") == "FILE: no such file or folder; give one that is there."
+    assert refusal(tmp_path / "no" / "folder" / "rows.csv").startswith("FILE: no such file or folder;")
 
 
 @pytest.mark.parametrize("name", ["rows.doc", "rows", "rows.xlsx", "rows.csv.zip", "rows.json", "rows.gz"])
@@ -675,7 +673,7 @@ def test_formats_are_told_by_the_ending(name: str, kind: str, compression: str) 
 
 @pytest.mark.parametrize("candidates", [TEXT_COLUMNS, LABEL_COLUMNS])
 def test_the_only_candidate_is_picked(candidates: tuple[str, ...]) -> None:
-    for name in candidates:
+    for name in [*candidates, f" {candidates[0].title()}"]:
         assert pick_column("auto", ["id", name, "date"], candidates=candidates, key="k", file="f") == name
 
 
@@ -689,7 +687,7 @@ def test_a_named_column_is_taken_among_several() -> None:
     [
         ("auto", ["text", "review", "id"], ["several of text, review", "'text', 'review', 'id'"]),
         ("auto", ["good film", "1"], ["none of text, review", "'good film', '1'"]),
-        ("auto", ["Text", "text "], ["none of text"]),
+        ("auto", ["Text", "text "], ["several of text", "'Text', 'text '"]),
         ("reveiw", ["review", "id"], ["no column 'reveiw'", "'review', 'id'", "Did you mean 'review'?"]),
         ("auto", ["\x1b[31m"], ["\\x1b"]),
     ],

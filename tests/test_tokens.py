@@ -79,7 +79,7 @@ def test_a_store_holds_every_row_in_order(file: Path, cache: Path) -> None:
     assert labels_of(store) == ["positive", "negative", "negative", "positive"]
     assert store.lines.tolist() == [2, 3, 4, 5]
     assert store.groups.tolist() == [0, 0, 0, 0]
-    assert store.counts == {"filtered": 0, "empty": 1, "replaced": 0}
+    assert store.counts == {"filtered": 0, "empty": 1, "replaced": 0, "swallowed": 0, "swallowed_line": 0}
     assert store.name == str(file)
     assert [a.dtype for a in (store.ids_N, store.offsets, store.labels)] == [np.int32, np.int64, np.int32]
 
@@ -167,7 +167,7 @@ def test_a_filter_keeps_rows_with_all_its_values(file: Path, cache: Path) -> Non
     store = load(file, cache, filter=(("source", "yelp"),))
     assert labels_of(store) == ["negative", "positive"]
     assert store.lines.tolist() == [4, 5]
-    assert store.counts == {"filtered": 2, "empty": 1, "replaced": 0}
+    assert store.counts == {"filtered": 2, "empty": 1, "replaced": 0, "swallowed": 0, "swallowed_line": 0}
     both = load(file, cache, filter=(("author", "ann"), ("source", "yelp")))
     assert both.lines.tolist() == [4]
     assert both.counts["filtered"] == 3
@@ -201,7 +201,10 @@ def test_a_row_without_a_label_is_refused_with_its_line(
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught:
         load(tmp_path / name, cache)
-    assert str(caught.value) == f"{tmp_path / name}:{line}: column 'label': has no label"
+    assert (
+        str(caught.value)
+        == f"{tmp_path / name}:{line}: column 'label': has no label; give it one, or remove the row"
+    )
     assert list(cache.iterdir()) == []
 
 
@@ -304,7 +307,7 @@ def test_a_broken_cache_entry_is_made_again(file: Path, cache: Path, damage: str
 
 def test_a_source_that_fails_leaves_nothing_in_the_cache(file: Path, cache: Path) -> None:
     file.write_text(CONTENT + "one field too few\n", encoding="utf-8")
-    with pytest.raises(DataError, match="1 fields"):
+    with pytest.raises(DataError, match="1 field "):
         load(file, cache)
     assert list(cache.iterdir()) == []
 

@@ -175,7 +175,7 @@ def test_what_is_no_tree_is_named_with_its_line(tmp_path: Path, line: str, expec
 
 def test_a_file_of_other_texts_is_told_where_to_go(tmp_path: Path) -> None:
     assert ".csv" in refusal(tmp_path / "notes.txt", "just notes\n")
-    assert refusal(tmp_path / "empty.tree", "\n") == "empty.tree: holds no rows"
+    assert refusal(tmp_path / "empty.tree", "\n") == "empty.tree: holds no rows; add one for each text"
     with pytest.raises(DataError, match=r"none of \.csv \.tsv"), open_table(str(tmp_path / "out.txt")):
         pass
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_sentiment.reading.readers import TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.reading.readers import TEXT_COLUMNS, column_texts, pick_column, read_chunks
 from lstm_sentiment.reading.sources import open_source
 
 BATCHES = (1, 64)  # texts at a time
@@ -89,7 +89,7 @@ def texts_of_file(file: str, *, text_column: str, encoding: str, trained: str) -
                 text_column, [str(c) for c in chunk.frame.columns], candidates=TEXT_COLUMNS,
                 key="--text_column", file=file, trained=trained,
             )  # fmt: skip
-            texts += map(as_text, chunk.frame[column])
+            texts += column_texts(chunk, column, file)
             if len(texts) >= _needed():
                 break
     return texts[: _needed()]

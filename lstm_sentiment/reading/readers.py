@@ -7,10 +7,8 @@ chunks, so that a file larger than memory can be read.
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
-from array import array
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +17,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lstm_sentiment.errors import DataError, did_you_mean, shown
-from lstm_sentiment.reading.sources import TREES, Source, open_text
+from lstm_sentiment.errors import DataError, Problems, did_you_mean, escaped, listed, shown
+from lstm_sentiment.reading.delimited import read_delimited
+from lstm_sentiment.reading.json_lines import read_json_lines
+from lstm_sentiment.reading.sources import TREES, Source, open_text, text_files, text_lines
 from lstm_sentiment.reading.trees import read_tree
 
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
 PHRASE = "phrase"  # column of trees: whether the text is a part of the sentence in the same line
 CHUNK_ROWS = 5_000
-MAX_FIELD = 100_000_000  # characters in one CSV field
+NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in JSON lines and Parquet
 REPLACEMENT = "\ufffd"
 
 
@@ -70,7 +70,7 @@ def read_chunks(
         empty = empty and chunk.frame.empty
         yield chunk
     if empty:
-        raise DataError("holds no rows", file=source.name)
+        raise DataError("holds no rows; add one for each text", file=source.name)
 
 
 def pick_column(
@@ -98,19 +98,44 @@ def pick_column(
     >>> pick_column("auto", ["id", "review"], candidates=TEXT_COLUMNS, key="data.text_column", file="a")
     'review'
     """
-    listed = ", ".join(shown(c) for c in columns)
     if wanted == "auto" and trained in columns:
         return str(trained)
+    here = listed(columns, quoted=True)
     if wanted != "auto":
         if wanted in columns:
             return wanted
         hint = did_you_mean(wanted, columns)
-        raise DataError(f"no column {shown(wanted)} ({key}); the file has {listed}.{hint}", file=file)
-    found = [c for c in candidates if c in columns]
+        raise DataError(f"no column {shown(wanted)} ({key}); the file has {here}.{hint}", file=file)
+    found = [c for c in columns if c.strip().lower() in candidates]
     if len(found) == 1:
         return found[0]
-    problem = f"several of {', '.join(found)}" if found else f"none of {', '.join(candidates)}"
-    raise DataError(f"{problem} among its columns: {listed}. Name one with {key}", file=file)
+    problem = f"several of {', '.join(candidates)}" if found else f"none of {', '.join(candidates)}"
+    raise DataError(
+        f"{problem} among its columns: {here}. Name one with {key} (a table's first line names its columns)",
+        file=file,
+    )
+
+
+def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:
+    """Return a column's values as text (see `as_text`).
+
+    Raises:
+        DataError: a value that is no text and no number, with its line.
+
+    >>> chunk = Chunk(frame=pd.DataFrame({"text": ["a", ["b"]]}), lines=np.array([2, 3]))
+    >>> column_texts(chunk, "text", "a.jsonl")
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.DataError: a.jsonl:3: column 'text': holds a list, not text; write one text per row
+    """
+    values = chunk.frame[column]
+    for value, line in zip(values, chunk.lines, strict=True):
+        kind = NO_TEXT.get(type(value))
+        if kind:
+            raise DataError(
+                f"holds {kind}, not text; write one text per row", file=file, line=int(line), column=column
+            )
+    return [as_text(value) for value in values]
 
 
 def as_text(value: Any) -> str:
@@ -134,133 +159,13 @@ def _chunks(source: Source, classes: list[str] | None, phrases: bool) -> Iterato
     elif source.format == ".parquet":
         yield from _read_parquet(source)
     elif source.format == ".jsonl":
-        yield from _read_jsonl(source)
+        yield from itertools.starmap(_json_chunk, read_json_lines(source, CHUNK_ROWS))
     elif source.format in TREES:
         yield from _read_trees(source, phrases)
     else:
-        yield from _read_delimited(source, "\t" if source.format == ".tsv" else ",")
-
-
-def _read_delimited(source: Source, delimiter: str) -> Iterator[Chunk]:
-    """Read CSV or TSV with pandas, after a strict pass that checks quotes and field counts.
-
-    pandas alone fills short rows, drops what is over in long ones, and knows no lines.
-    """
-    lines_R = _check_delimited(source, delimiter)
-    if not (lines_R > 0).any():
-        return
-    start = 0
-    with open_text(source) as text:
-        header = _next_record(csv.reader(text, delimiter=delimiter))
-        chunks = pd.read_csv(
-            text,
-            sep=delimiter,
-            header=None,
-            names=header,
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            index_col=False,
-            skip_blank_lines=False,
-            chunksize=CHUNK_ROWS,
-        )
-        for frame in chunks:
-            lines = lines_R[start : start + len(frame)]
-            start += len(frame)
-            if len(lines) == len(frame):
-                yield Chunk(frame=frame[lines > 0].reset_index(drop=True), lines=lines[lines > 0])
-    if start != len(lines_R):
-        raise DataError(
-            f"two parsers disagree: {len(lines_R)} or {start} rows; save it as .jsonl or .parquet",
-            file=source.name,
-        )
-
-
-def _check_delimited(source: Source, delimiter: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Check every record's quotes and number of fields; return the line it starts at, 0 for a blank one."""
-    csv.field_size_limit(MAX_FIELD)
-    lines = array("q")
-    with open_text(source) as text:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        start = 1
-        try:
-            header = _next_record(reader)
-            _check_header(header, source)
-            start = reader.line_num + 1
-            for row in reader:
-                blank = not row or (row[0].isspace() and len(row) == 1 and len(header) > 1)
-                if not blank and len(row) != len(header):
-                    raise DataError(
-                        f"{len(row)} fields where the header has {len(header)}; quote fields that "
-                        f"hold {'a tab' if delimiter == chr(9) else 'a comma'}",
-                        file=source.name,
-                        line=start,
-                    )
-                lines.append(0 if blank else start)
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(
-                f"{_csv_problem(str(error))}; a quote inside a quoted field is written twice",
-                file=source.name,
-                line=start,
-            ) from None
-    return np.array(lines, np.int64)
-
-
-def _next_record(reader: Iterator[list[str]]) -> list[str]:
-    """Return the first record that is no blank line."""
-    return next((record for record in reader if record), [])
-
-
-def _csv_problem(message: str) -> str:
-    if "unexpected end of data" in message:
-        return "a quote is opened here and never closed"
-    if "expected after" in message:
-        return "text follows a closing quote"
-    return message
-
-
-def _check_header(header: list[str], source: Source) -> None:
-    if not header:
-        raise DataError("is empty", file=source.name)
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise DataError(f"the header names column {shown(twice)} twice", file=source.name, line=1)
-
-
-def _read_jsonl(source: Source) -> Iterator[Chunk]:
-    records: list[Mapping[str, Any]] = []
-    lines: list[int] = []
-    with open_text(source) as text:
-        # Only \n ends a line: U+0085 and U+2028 may stand inside a JSON string.
-        for line, content in enumerate(text, start=1):
-            if not content.strip():
-                continue
-            try:
-                record = json.loads(content)
-            except (ValueError, RecursionError) as error:
-                problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-                raise DataError(f"not JSON: {problem}", file=source.name, line=line) from None
-            if "\\ud" in content.lower():  # an escape that may be half a character
-                record = _mended(record)
-            if not isinstance(record, dict):
-                raise DataError("each line must be one JSON object {...}", file=source.name, line=line)
-            records.append(record)
-            lines.append(line)
-            if len(records) == CHUNK_ROWS:
-                yield _json_chunk(records, lines)
-                records, lines = [], []
-    if records:
-        yield _json_chunk(records, lines)
-
-
-def _mended(value: Any) -> Any:
-    """Replace half characters, which JSON can spell and no encoding can write, in all strings."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_mended(key): _mended(inner) for key, inner in value.items()}
-    return [_mended(inner) for inner in value] if isinstance(value, list) else value
+        delimiter = "\t" if source.format == ".tsv" else ","
+        for frame, lines_R in read_delimited(source, delimiter, CHUNK_ROWS):
+            yield Chunk(frame=frame, lines=lines_R)
 
 
 def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
@@ -272,8 +177,10 @@ def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
 
 def _read_trees(source: Source, phrases: bool) -> Iterator[Chunk]:
     """Read one tree per line; columns text, label and, with phrases, `PHRASE`."""
+    problems = Problems[DataError]()
     with open_text(source) as text:
-        trees = ((line, content) for line, content in enumerate(text, start=1) if content.strip())
+        lines_of_text = enumerate(text_lines(text, source), start=1)
+        trees = ((line, content) for line, content in lines_of_text if content.strip())
         while some := list(itertools.islice(trees, CHUNK_ROWS)):
             rows: list[tuple[str, str, bool]] = []
             lines: list[int] = []
@@ -281,20 +188,24 @@ def _read_trees(source: Source, phrases: bool) -> Iterator[Chunk]:
                 try:
                     sentence, *parts = read_tree(content)
                 except DataError as error:
-                    raise DataError(error.message, file=source.name, line=line) from None
+                    problems.add(DataError(error.message, file=source.name, line=line))
+                    continue
                 spans = [(*sentence, False), *((*part, True) for part in parts if phrases)]
                 rows += spans
                 lines += [line] * len(spans)
-            frame = pd.DataFrame(rows, columns=["text", "label", PHRASE], dtype=object)
-            yield Chunk(frame=frame if phrases else frame.drop(columns=PHRASE), lines=np.array(lines))
+            if not problems.first:
+                frame = pd.DataFrame(rows, columns=["text", "label", PHRASE], dtype=object)
+                yield Chunk(frame=frame if phrases else frame.drop(columns=PHRASE), lines=np.array(lines))
+    problems.raise_any()
 
 
 def _read_parquet(source: Source) -> Iterator[Chunk]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _check_parquet(source)
     try:
-        with pq.ParquetFile(source.path) as file:
+        with pq.ParquetFile(source.path, page_checksum_verification=True) as file:
             start = 1
             for batch in file.iter_batches(batch_size=CHUNK_ROWS):
                 # Through Python values: pandas' own types would turn a column with gaps into floats.
@@ -306,24 +217,45 @@ def _read_parquet(source: Source) -> Iterator[Chunk]:
                 yield Chunk(frame=frame, lines=np.arange(start, start + len(frame)))
                 start += len(frame)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"is no readable Parquet file: {error}", file=source.name) from None
+        problem = escaped(str(error), 200)
+        raise DataError(f"is no readable Parquet file: {problem}; write it anew", file=source.name) from None
+
+
+def _check_parquet(source: Source) -> None:
+    """Tell what is no whole Parquet file by its first and last four bytes."""
+    with source.path.open("rb") as file:
+        head, size = file.read(4), file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4))
+        tail = file.read(4)
+    problem = ""
+    if b"PARE" in (head, tail):
+        problem = "it is encrypted; write it without encryption"
+    elif head != b"PAR1":
+        problem = "it does not begin with PAR1; let its name end in what it is"
+    elif tail != b"PAR1" or size < 12:
+        problem = "it is cut off; copy it again"
+    if problem:
+        raise DataError(f"is no readable Parquet file: {problem}", file=source.name)
 
 
 def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
     """Read ROOT/CLASS/*.txt, one text per file; columns text, label, file."""
-    found = sorted(p.name for p in source.path.iterdir() if p.is_dir() and next(p.glob("*.txt"), None))
+    files_of = {
+        folder.name: text_files(folder) for folder in sorted(source.path.iterdir()) if folder.is_dir()
+    }
+    found = [name for name, files in files_of.items() if files]
     if not found:
         raise DataError("a folder must hold one folder of .txt files per class", file=source.name)
     wanted = [name for name in found if classes is None or name in classes]
     if not wanted:
         raise DataError(
-            f"none of the class folders {', '.join(classes or ())}; there are {', '.join(found)}",
-            file=source.name,
+            f"none of the class folders {listed(classes or ())}; there are {listed(found)}", file=source.name
         )
-    files = [file for name in wanted for file in sorted((source.path / name).glob("*.txt"))]
+    files = [file for name in wanted for file in files_of[name]]
+    problems = Problems[DataError]()
     for start in range(0, len(files), CHUNK_ROWS):
         part = files[start : start + CHUNK_ROWS]
-        texts = [_read_text_file(file, source) for file in part]
+        texts = [_read_text_file(file, source, problems) for file in part]
         frame = pd.DataFrame(
             {
                 "text": texts,
@@ -332,15 +264,19 @@ def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
             },
             dtype=object,
         )
-        yield Chunk(frame=frame, lines=np.arange(start + 1, start + 1 + len(part)))
+        if not problems.first:
+            yield Chunk(frame=frame, lines=np.arange(start + 1, start + 1 + len(part)))
+    problems.raise_any()
 
 
-def _read_text_file(file: Path, source: Source) -> str:
+def _read_text_file(file: Path, source: Source, problems: Problems[DataError]) -> str:
     try:
         return file.read_bytes().decode(source.encoding, source.encoding_errors)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"byte {error.start} is not {source.encoding}; set data.encoding, or "
-            "data.encoding_errors replace",
-            file=str(file),
-        ) from None
+        problem = (
+            f"byte {error.start} is not {source.encoding}; set data.encoding, or data.encoding_errors replace"
+        )
+    except OSError as error:
+        problem = f"{error.strerror}; give a file that can be read"
+    problems.add(DataError(problem, file=str(file)))
+    return ""

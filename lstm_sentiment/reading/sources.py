@@ -9,8 +9,11 @@ import gzip
 import http.client
 import importlib.util
 import io
+import itertools
 import lzma
+import os
 import shutil
+import stat
 import tempfile
 import urllib.parse
 import urllib.request
@@ -22,12 +25,23 @@ from typing import IO, Any, Literal
 
 import fsspec
 
-from lstm_sentiment.errors import DataError, MissingExtraError, did_you_mean, shown
+from lstm_sentiment.errors import DataError, MissingExtraError, nearest_file, shown
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TREES = (".txt", ".ptb", ".tree")
 FORMATS = TABLES + TREES
+MAX_LINE = 1 << 24  # characters in one line, or one field of a table: more is no text of one row
+OTHER_KINDS = {  # first bytes -> what such a file is, and how to go on
+    b"\x1f\x8b": "gzip; let its name end in .gz",
+    b"BZh": "bzip2; let its name end in .bz2",
+    b"\xfd7zXZ": "xz; let its name end in .xz",
+    b"\x28\xb5\x2f\xfd": "zstd; let its name end in .zst",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save the sheet as CSV",
+    b"PAR1": "Parquet; let its name end in .parquet",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
+    b"%PDF": "PDF; save its text",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +92,29 @@ def open_source(name: str, *, encoding: str = "utf-8", encoding_errors: str = "s
             path = stack.enter_context(_fetched(name))
         else:
             path = Path(name).expanduser()
-        if not path.exists():
-            raise DataError(f"no such file or folder{_sibling_hint(path)}", file=name)
+        _check_readable(path, name)
         if not path.is_dir():
             format_of(name)
         yield Source(name=name, path=path, encoding=encoding, encoding_errors=encoding_errors)
+
+
+def _check_readable(path: Path, name: str) -> None:
+    """Refuse what is not there, what may not be read, and what has no end or waits for a writer."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DataError(
+                f"is a link to {shown(str(path.readlink()))}, which is not there; mend the link", file=name
+            ) from None
+        hint = nearest_file(path)
+        raise DataError(f"no such file or folder; give one that is there.{hint}", file=name) from None
+    except OSError as error:
+        raise DataError(f"{error.strerror}; give a file that can be read", file=name) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError("is a pipe or a device, not a regular file; write its content to a file", file=name)
+    if not os.access(path, os.R_OK):
+        raise DataError("no permission to read it; change that, or give another file", file=name)
 
 
 @contextlib.contextmanager
@@ -96,22 +128,68 @@ def open_text(source: Source) -> Iterator[IO[str]]:
     encoding = "utf-8-sig" if codecs.lookup(source.encoding).name == "utf-8" else source.encoding
     try:
         with io.BufferedReader(open_binary(source.path, compression)) as raw:
-            _refuse_utf16(raw, source)
+            _refuse_other_kinds(raw.peek(512)[:512], source)
             with io.TextIOWrapper(raw, encoding=encoding, errors=source.encoding_errors, newline="") as text:
                 yield text
     except UnicodeDecodeError as error:
         raise _undecodable(source, compression, error) from None
+    except UnicodeError as error:
+        raise DataError(f"{error}; set data.encoding to what the file is", file=source.name) from None
     except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
-            raise DataError(error.strerror or "cannot be read", file=source.name) from None
-        raise DataError(f"cannot be read: {error}", file=source.name) from None
+            raise DataError(f"{error.strerror}; give a file that can be read", file=source.name) from None
+        raise DataError(f"cannot be read: {error}; copy or write it anew", file=source.name) from None
 
 
-def _refuse_utf16(raw: io.BufferedReader, source: Source) -> None:
-    if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") and not codecs.lookup(source.encoding).name.startswith(
-        "utf-16"
-    ):
+def text_lines(text: IO[str], source: Source) -> Iterator[str]:
+    """Yield the lines of a text file with their ends.
+
+    Raises:
+        DataError: a line that is no text: longer than `MAX_LINE`, or with a NUL in it.
+    """
+    for number in itertools.count(1):
+        line = text.readline(MAX_LINE + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE:
+            raise DataError(
+                f"the line is longer than {MAX_LINE:,} characters; end each row with a line break",
+                file=source.name,
+                line=number,
+            )
+        if "\0" in line:
+            raise DataError(
+                f"a NUL at character {line.index(chr(0)) + 1}; remove it, or set data.encoding to what the "
+                "file is",
+                file=source.name,
+                line=number,
+            )
+        yield line
+
+
+def text_files(folder: Path, pattern: str = "*.txt") -> list[Path]:
+    """Return the .txt files of a folder, sorted; what only has such a name (a folder, a pipe) is none.
+
+    >>> text_files(Path("no/such/folder"))
+    []
+    """
+    return sorted(file for file in folder.glob(pattern) if file.is_file())
+
+
+def _refuse_other_kinds(head: bytes, source: Source) -> None:
+    """Refuse a file that is something else by its first bytes."""
+    for magic, kind in OTHER_KINDS.items():
+        if head.startswith(magic):
+            raise DataError(f"is {kind}", file=source.name)
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise DataError("is an HTML page; download the file itself", file=source.name, line=1)
+    if codecs.lookup(source.encoding).name.startswith(("utf-16", "utf-32")):
+        return
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError("is UTF-16 by its first two bytes; set data.encoding utf-16", file=source.name)
+    for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(head) > 3 and not any(head[first::2][:16]):
+            raise DataError(f"looks like UTF-16 without a mark; set data.encoding {name}", file=source.name)
 
 
 def _undecodable(source: Source, compression: str, error: UnicodeDecodeError) -> DataError:
@@ -143,7 +221,8 @@ def format_of(name: str, *, among: tuple[str, ...] = FORMATS) -> str:
     ending = "." + path.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
     if ending not in among:
         raise DataError(
-            f"the name ends in none of {' '.join(among)} (also with {' '.join(COMPRESSIONS)})", file=name
+            f"the name ends in none of {' '.join(among)} (also with {' '.join(COMPRESSIONS)}); rename it",
+            file=name,
         )
     if ending == ".parquet" and compression_of(name):
         raise DataError("Parquet is compressed inside; leave the second ending away", file=name)
@@ -199,10 +278,3 @@ def _fetched(url: str) -> Iterator[Path]:
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise DataError(f"cannot be fetched: {error}", file=url) from None
         yield path
-
-
-def _sibling_hint(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        hint = did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
-        return "." + hint if hint else ""
-    return ""

@@ -121,7 +121,9 @@ def _parquet_writer(path: Path, name: str, like: Path | None, stack: contextlib.
         table = pa.table(columns)
         if writer is None:
             known.update({field.name: field.type for field in table.schema})
-            writer = stack.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
+            writer = stack.enter_context(
+                pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True)
+            )
         if table.schema.names != writer.schema.names:
             raise DataError("rows further down have other columns; write .jsonl instead", file=name)
         writer.write_table(table)

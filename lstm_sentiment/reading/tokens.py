@@ -26,9 +26,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from lstm_sentiment.errors import DataError
+from lstm_sentiment.errors import DataError, Problems
 from lstm_sentiment.reading.readers import (
     LABEL_COLUMNS,
     PHRASE,
@@ -36,13 +35,14 @@ from lstm_sentiment.reading.readers import (
     TEXT_COLUMNS,
     Chunk,
     as_text,
+    column_texts,
     pick_column,
     read_chunks,
 )
-from lstm_sentiment.reading.sources import Source
+from lstm_sentiment.reading.sources import Source, compression_of, text_files
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
 
-FORMAT = 3
+FORMAT = 4
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
 ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines", "phrases")
 Array = npt.NDArray[Any]
@@ -75,7 +75,8 @@ class TokenStore:
         phrases: (R,) bool, whether the row is a part of the sentence in the same line (see `trees`).
         tokens: what the numbers stand for.
         label_values: distinct labels as the file spells them.
-        counts: rows that were filtered out, that hold no token, that hold replaced bytes.
+        counts: rows that were filtered out, that hold no token, that hold replaced bytes, that may hold
+            others behind a quote left open, and the line of the first of these.
         fingerprint: the cache key.
     """
 
@@ -175,9 +176,9 @@ def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cach
 
 
 def content_hash(path: Path) -> str:
-    """Return the sha256 of a file, or of the names and contents of all .txt files below a folder."""
+    """Return the sha256 of a file, or of the names and contents of a folder's class folders."""
     digest = hashlib.sha256()
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    files = text_files(path, "*/*.txt") if path.is_dir() else [path]
     for file in files:
         if path.is_dir():
             digest.update(f"\0{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
@@ -192,6 +193,7 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
         FORMAT,
         content_hash(source.path),
         source.format,
+        compression_of(source.name),
         source.encoding,
         source.encoding_errors,
         columns.text,
@@ -243,7 +245,9 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
             lengths.extend(lengths_R.tolist())
             empty += int((lengths_R == 0).sum())
     if not lengths:
-        raise DataError(f"no row is left after the filter {dict(columns.filter)}", file=source.name)
+        raise DataError(
+            f"no row is left after the filter {dict(columns.filter)}; change data.filter", file=source.name
+        )
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(np.array(lengths), out=offsets[1:])
     np.savez(
@@ -258,7 +262,8 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
     meta = {
         "tokens": lexicon.tokens,
         "label_values": list(rows.label_numbers),
-        "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced},
+        "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced}
+        | {"swallowed": rows.swallowed, "swallowed_line": rows.swallowed_line},
     }
     (folder / "meta.json").write_text(json.dumps(meta))
 
@@ -272,12 +277,14 @@ class _Rows:
         self._group_numbers: dict[str, int] = {}
         self.labels, self.groups = array("i"), array("i")
         self.hashes, self.lines, self.phrases = array("Q"), array("q"), array("b")
-        self.filtered = self.replaced = 0
+        self.filtered = self.replaced = self.swallowed = self.swallowed_line = 0
+        self._problems = Problems[DataError]()
 
     def texts(self) -> Iterator[list[str]]:
         classes = list(self._columns.classes) if self._columns.classes else None
         for chunk in read_chunks(self._source, classes=classes, phrases=self._columns.phrases):
             yield self._take(chunk)
+        self._problems.raise_any()
 
     def _take(self, chunk: Chunk) -> list[str]:
         name, wanted = self._source.name, self._columns
@@ -285,38 +292,47 @@ class _Rows:
         text_column = pick_column(
             wanted.text, columns, candidates=TEXT_COLUMNS, key="data.text_column", file=name
         )
-        frame, lines_R = chunk.frame, chunk.lines
         for column, value in wanted.filter:
             pick_column(column, columns, candidates=(), key="data.filter", file=name)
-            keep = frame[column].map(as_text).to_numpy() == value
+            keep = chunk.frame[column].map(as_text).to_numpy() == value
             self.filtered += int((~keep).sum())
-            frame, lines_R = frame[keep], lines_R[keep]
-        texts = [as_text(value) for value in frame[text_column]]
-        self._take_labels(frame, lines_R, columns)
+            chunk = Chunk(frame=chunk.frame[keep], lines=chunk.lines[keep])
+        texts = column_texts(chunk, text_column, name)
+        self._take_labels(chunk, columns)
         if wanted.group is None:
             self.groups.extend([0] * len(texts))
         else:
             pick_column(wanted.group, columns, candidates=(), key="data.group_column", file=name)
             numbers = self._group_numbers
-            self.groups.extend(numbers.setdefault(as_text(v), len(numbers)) for v in frame[wanted.group])
+            groups = column_texts(chunk, wanted.group, name)
+            self.groups.extend(numbers.setdefault(group, len(numbers)) for group in groups)
         self.hashes.extend(map(_text_hash, texts))
-        self.lines.extend(lines_R.tolist())
-        self.phrases.extend(frame[PHRASE] if wanted.phrases else [False] * len(texts))
+        self.lines.extend(chunk.lines.tolist())
+        self.phrases.extend(chunk.frame[PHRASE] if wanted.phrases else [False] * len(texts))
         self.replaced += sum(REPLACEMENT in text for text in texts)
+        for text, line in zip(texts, chunk.lines, strict=True):
+            if "\n" in text and self._holds_rows(text):
+                self.swallowed += 1
+                self.swallowed_line = self.swallowed_line or int(line)
         return texts
 
-    def _take_labels(self, frame: pd.DataFrame, lines_R: Array, columns: list[str]) -> None:
+    def _holds_rows(self, text: str) -> bool:
+        """Whether a line of a text looks like a row, with a label in it: a quote may be left open."""
+        separator = {".csv": ",", ".tsv": "\t"}.get(self._source.format)
+        fields = (part.split(separator)[1:] for part in text.split("\n")[:-1] if separator)
+        return any(field.strip() in self.label_numbers for of_line in fields for field in of_line)
+
+    def _take_labels(self, chunk: Chunk, columns: list[str]) -> None:
         name, wanted = self._source.name, self._columns.label
         if wanted is None:
-            self.labels.extend([0] * len(frame))
+            self.labels.extend([0] * len(chunk.lines))
             return
-        label_column = pick_column(
-            wanted, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name
-        )
-        for value, line in zip(frame[label_column], lines_R, strict=True):
-            label = as_text(value).strip()
+        column = pick_column(wanted, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name)
+        for value, line in zip(column_texts(chunk, column, name), chunk.lines, strict=True):
+            label = value.strip()
             if not label:
-                raise DataError("has no label", file=name, line=int(line), column=label_column)
+                problem = "has no label; give it one, or remove the row"
+                self._problems.add(DataError(problem, file=name, line=int(line), column=column))
             self.labels.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
 
 

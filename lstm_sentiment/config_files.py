@@ -1,0 +1,245 @@
+"""YAML files of a configuration, read into options with the line that each came from.
+
+Every mistake in a file is found before one is told of, and names file, line and key.
+"""
+
+from __future__ import annotations
+
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lstm_sentiment.config import flatten
+from lstm_sentiment.errors import ConfigError, did_you_mean, escaped, nearest_file, shown
+
+SECTIONS = ("data", "text", "model", "trainer")
+PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
+MAX_CONFIG_BYTES = 1_000_000
+MAX_DEPTH = 20
+
+
+def keys_of(kind: type) -> tuple[str, ...]:
+    """Return the dotted keys of a configuration class, in the order of definition.
+
+    >>> from lstm_sentiment.config import Config
+    >>> keys_of(Config)[:2]
+    ('out', 'seed')
+    """
+    return tuple(flatten(kind()))
+
+
+def nearest(kind: type, key: str) -> str:
+    """Return a hint for a key that is none: the key that was meant, or what a section holds.
+
+    >>> from lstm_sentiment.config import Config
+    >>> nearest(Config, "trainer.epohcs")
+    " Did you mean 'trainer.epochs'?"
+    """
+    keys = keys_of(kind)
+    if key in SECTIONS:
+        inside = ", ".join(k for k in keys if k.startswith(f"{key}."))
+        return f" It is a section; set one of {inside}"
+    by_last_part = [k for k in keys if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+    if by_last_part:
+        return f" Did you mean '{by_last_part[0]}'?"
+    in_section = [k for k in keys if k.split(".")[0] == key.split(".")[0]]
+    return did_you_mean(key, in_section or keys, cutoff=0.75) or " See --help for all"
+
+
+def read_file(kind: type, file: str) -> tuple[dict[str, tuple[str, str]], list[ConfigError]]:
+    """Return the keys of a YAML file -> value as on the command line, place as ``file:line``; and problems.
+
+    A key that is wrong is among the problems only; types and ranges are not looked at here.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no YAML.
+    """
+    root = _compose(file)
+    read: dict[str, tuple[str, str]] = {}
+    problems: list[ConfigError] = []
+    if root is not None:
+        _walk(kind, root, "", file, read, problems)
+    wrong = {problem.key for problem in problems}
+    return {key: found for key, found in read.items() if key not in SECTIONS and key not in wrong}, problems
+
+
+def _compose(file: str) -> yaml.Node | None:
+    """Return the root of a YAML file's tree, None for an empty one."""
+    path = Path(file)
+    if not path.exists():
+        hint = nearest_file(path)
+        raise ConfigError(f"no such file; give one that is there.{hint}", where=file)
+    if not path.is_file():  # a pipe would be waited for, /dev/zero has no end
+        raise ConfigError("is no regular file; give a YAML file", where=file)
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"is larger than {MAX_CONFIG_BYTES:,} bytes; give a YAML file with 'key: value' lines", where=file
+        )
+    text = ""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
+                raise ConfigError("an alias (*name); write the value out", where=_place(file, event))
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:  # 3,000 brackets would take seconds
+                problem = f"nested deeper than {MAX_DEPTH}; write 'key: value' lines"
+                raise ConfigError(problem, where=_place(file, event))
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{error.strerror}; give a file that can be read", where=file) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"not UTF-8 at byte {error.start}; save it as UTF-8", where=f"{file}:{line}"
+        ) from None
+    except yaml.YAMLError as error:
+        raise _no_yaml(error, text, file) from None
+
+
+def _no_yaml(error: yaml.YAMLError, text: str, file: str) -> ConfigError:
+    """Say where a file is no YAML, and what to look for."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
+    if mark is None:  # a character that YAML does not allow
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+        return ConfigError(f"not YAML: {problem}; remove the control character", where=f"{file}:{line}")
+    where = f"{file}:{mark.line + 1}:{mark.column + 1}"
+    if problem == "but found another document":
+        return ConfigError("a second document begins here; remove the line '---' and merge them", where=where)
+    fix = "indent with spaces, not tabs" if "\\t" in problem else "check indentation, quotes and brackets"
+    return ConfigError(f"not YAML: {escaped(problem, 200)}; {fix}", where=where)
+
+
+def _place(file: str, node: yaml.Node | yaml.Event) -> str:
+    return f"{file}:{node.start_mark.line + 1}"  # type: ignore[union-attr]
+
+
+def _walk(
+    kind: type,
+    node: yaml.Node,
+    prefix: str,
+    file: str,
+    read: dict[str, tuple[str, str]],
+    problems: list[ConfigError],
+) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        what = f"section {prefix[:-1]}" if prefix else "the file"
+        problems.append(ConfigError(f"{what} must hold 'key: value' lines", where=_place(file, node)))
+        return
+    for key_node, value_node in node.value:
+        where = _place(file, key_node)
+        try:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError("a list or map is no key; write 'key: value' lines", where=where)
+            key = prefix + escaped(key_node.value)
+            if key in read:
+                raise ConfigError(f"stands twice, first at {read[key][1]}; remove one", key=key, where=where)
+            read[key] = ("", where)
+            if key in SECTIONS:
+                _walk(kind, value_node, f"{key}.", file, read, problems)
+            elif key in keys_of(kind):
+                read[key] = (_as_option(kind, key, value_node, where), where)
+            else:
+                raise ConfigError(f"no such key.{nearest(kind, key)}", key=key, where=where)
+        except ConfigError as problem:
+            problems.append(problem)
+
+
+def _as_option(kind: type, key: str, node: yaml.Node, where: str) -> str:
+    """Return a YAML value as it would be typed on the command line; refuse what YAML misreads."""
+    tag = node.tag.removeprefix("tag:yaml.org,2002:")
+    if tag not in (*PLAIN_KINDS, "seq", "map"):
+        raise ConfigError(f"the tag {shown(tag)} is not allowed; write a plain value", key=key, where=where)
+    if isinstance(node, yaml.ScalarNode):
+        takes = (type_of(kind, key), *typing.get_args(type_of(kind, key)))
+        unquoted_text = str in takes and tag not in ("str", "null") and float not in takes
+        no_value = tag == "null" and type(None) not in takes
+        if unquoted_text or no_value:
+            raise ConfigError(f"{shown(node.value)} is not {expected(kind, key)}", key=key, where=where)
+        if tag == "bool":
+            return "true" if node.value.lower() in ("true", "yes", "on") else "false"
+        return "null" if tag == "null" else str(node.value)
+    return _flow(kind, key, node, where)
+
+
+def _flow(kind: type, key: str, node: yaml.Node, where: str) -> str:
+    """Return a list or map on one line, its text quoted."""
+    tag = node.tag.removeprefix("tag:yaml.org,2002:")
+    if isinstance(node, yaml.ScalarNode) and tag in ("str", "int"):
+        return _quoted(node.value) if tag == "str" else str(node.value)
+    if isinstance(node, yaml.SequenceNode) and tag == "seq":
+        return "[" + ", ".join(_flow(kind, key, item, where) for item in node.value) + "]"
+    if isinstance(node, yaml.MappingNode) and tag == "map":
+        null = "tag:yaml.org,2002:null" if _maps_to_null(kind, key) else ""
+        pairs = (
+            f"{_flow(kind, key, k, where)}: {'null' if v.tag == null else _flow(kind, key, v, where)}"
+            for k, v in node.value
+        )
+        return "{" + ", ".join(pairs) + "}"
+    found = shown(node.value) if isinstance(node, yaml.ScalarNode) else f"a {tag}"
+    raise ConfigError(
+        f"{found} is not text or a whole number (quote names such as 'no')", key=key, where=where
+    )
+
+
+def _maps_to_null(kind: type, key: str) -> bool:
+    """Return whether a key takes a map whose values may be null.
+
+    >>> from lstm_sentiment.config import Config
+    >>> _maps_to_null(Config, "data.labels"), _maps_to_null(Config, "data.filter")
+    (True, False)
+    """
+    maps = [part for part in typing.get_args(type_of(kind, key)) if typing.get_origin(part) is dict]
+    return any(type(None) in typing.get_args(typing.get_args(part)[1]) for part in maps)
+
+
+def _quoted(text: str) -> str:
+    """Return text as YAML in double quotes, on one line.
+
+    >>> print(_quoted("no"), _quoted("😀"))
+    "no" "\\U0001F600"
+    """
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=sys.maxsize).strip()
+
+
+def type_of(kind: type, key: str) -> Any:
+    """Return the type of a key.
+
+    >>> from lstm_sentiment.config import Config
+    >>> type_of(Config, "trainer.epochs")
+    <class 'int'>
+    """
+    owner = kind
+    *sections, name = key.split(".")
+    for section in sections:
+        owner = typing.get_type_hints(owner)[section]
+    return typing.get_type_hints(owner).get(name)
+
+
+def expected(kind: type, key: str) -> str:
+    """Describe in words what a key takes.
+
+    >>> from lstm_sentiment.config import Config
+    >>> expected(Config, "trainer.epochs"), expected(Config, "text.truncate")
+    ('a whole number', 'one of head, tail, middle')
+    """
+    hint = type_of(kind, key)
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text (in YAML, quote what looks like a number)",
+        type(None): "null",
+        list: "a list of names such as [negative, positive]",
+        dict: "a map such as {key: value}",
+    }
+    parts = typing.get_args(hint) if typing.get_origin(hint) not in (list, dict) else ()
+    kinds = [typing.get_origin(part) or part for part in (parts or (hint,))]
+    return " or ".join(words.get(typing.get_origin(kind) or kind, str(kind)) for kind in kinds)
