@@ -109,6 +109,17 @@ def did_you_mean(found: str, known: Iterable[str], *, cutoff: float = 0.6) -> st
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def escaped(text: str, keep: str = "") -> str:
+    """Return text with control characters escaped, so that a terminal shows it and does not obey it.
+
+    >>> print(escaped("a" + chr(27) + "[31mred"))
+    a\\x1b[31mred
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def shown(text: str, limit: int = 60) -> str:
     """Quote text from a file for a message: cut, and with control characters escaped.
 
@@ -118,4 +129,4 @@ def shown(text: str, limit: int = 60) -> str:
     'xxxxx…'
     """
     cut = text if len(text) <= limit else text[:limit] + "…"
-    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) + "'"
+    return f"'{escaped(cut)}'"

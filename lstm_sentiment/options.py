@@ -20,12 +20,12 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser
 
+from lstm_sentiment.bounds import MOST_YAML_BYTES, check_yaml
 from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.errors import ConfigError, DataError, SentimentError, did_you_mean, shown
+from lstm_sentiment.errors import ConfigError, DataError, SentimentError, did_you_mean, escaped, shown
 
 SECTIONS = ("data", "text", "model", "trainer")
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
-MAX_CONFIG_BYTES = 1_000_000
 Settings = TypeVar("Settings")
 
 
@@ -118,7 +118,7 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
         main(sys.argv[1:])
         sys.stdout.flush()
     except SentimentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error), keep="\n")}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -205,13 +205,11 @@ def _read_file(kind: type, file: str) -> dict[str, tuple[str, str]]:
     path = Path(file)
     if not path.is_file():
         raise ConfigError("no such file", where=file)
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"a configuration of more than {MAX_CONFIG_BYTES:,} bytes", where=file)
+    if path.stat().st_size > MOST_YAML_BYTES:
+        raise ConfigError(f"a configuration of more than {MOST_YAML_BYTES:,} bytes", where=file)
     try:
         text = path.read_text("utf-8-sig")
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
-                raise ConfigError("an alias (*name); write the value out", where=_place(file, event))
+        check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), file)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 at byte {error.start}", where=file) from None
@@ -227,8 +225,8 @@ def _read_file(kind: type, file: str) -> dict[str, tuple[str, str]]:
     return {key: found for key, found in read.items() if key not in SECTIONS}
 
 
-def _place(file: str, node: yaml.Node | yaml.Event) -> str:
-    return f"{file}:{node.start_mark.line + 1}"  # type: ignore[union-attr]
+def _place(file: str, node: yaml.Node) -> str:
+    return f"{file}:{node.start_mark.line + 1}"
 
 
 def _walk(kind: type, node: yaml.Node, prefix: str, file: str, read: dict[str, tuple[str, str]]) -> None:

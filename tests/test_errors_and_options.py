@@ -638,8 +638,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors tokenizing",
-    "sections files text schedule sources trees made_up progress findings runtime characters layers",
-    "config readers distributed hardware calibration vectors subwords extras",
+    "sections files text schedule sources trees made_up progress findings runtime characters layers weights",
+    "config readers distributed hardware calibration vectors subwords extras bounds",
     "options metrics tokens tables model checkpoint page charts",
     "settings launching dataset splits proof gates curves card comparison labelled language_model",
     "transfer hub loop",
