@@ -119,6 +119,20 @@ def prepare(
     )
 
 
+def refuse_addresses(data: DataConfig) -> None:
+    """Refuse to fetch what a run folder names, which somebody else may have written: addresses are not data.
+
+    Raises:
+        DataError: a source lies elsewhere than on this machine.
+
+    >>> refuse_addresses(DataConfig(train="reviews.csv"))
+    """
+    for split in SPLITS:
+        source = getattr(data, split)
+        if isinstance(source, str) and "://" in source:
+            raise DataError("is not fetched because a run folder says so; train names it", file=source)
+
+
 def class_map(
     labels: list[str] | dict[int | str, str | None] | None, store: TokenStore
 ) -> dict[str, str | None]:

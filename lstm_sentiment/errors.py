@@ -112,12 +112,13 @@ def did_you_mean(found: str, known: Iterable[str], *, cutoff: float = 0.6) -> st
 def escaped(text: str, keep: str = "") -> str:
     """Return text with control characters escaped, so that a terminal shows it and does not obey it.
 
+    Emoji are often several characters, joined by U+200D, which stays.
+
     >>> print(escaped("a" + chr(27) + "[31mred"))
     a\\x1b[31mred
     """
-    return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
-    )
+    kept = f"{keep}\u200d"
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(text: str, limit: int = 60) -> str:

@@ -20,7 +20,7 @@ from lstm_sentiment.bounds import classes_of_run, vocabulary_of
 from lstm_sentiment.card import model_card
 from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.config import Config
-from lstm_sentiment.errors import RunError, shown
+from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml, parse_config
@@ -206,7 +206,11 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
         published.save(BEST, best.tensors, best.facts)
         for report, facts in reports.items():
             write_json(building / report, facts)
-        text = model_card(name=name, config=config, reports=reports, **card)
+        try:
+            text = model_card(name=name, config=config, reports=reports, **card)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            files = ", ".join(REPORTS)
+            raise CheckpointError(f"{run.path}: one of {files} is not as training writes it") from None
         write_atomically(building / "README.md", text.encode("utf-8", "replace"))
 
 

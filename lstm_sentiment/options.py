@@ -22,7 +22,8 @@ from jsonargparse import ArgumentParser
 
 from lstm_sentiment.bounds import MOST_YAML_BYTES, check_yaml
 from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.errors import ConfigError, DataError, SentimentError, did_you_mean, escaped, shown
+from lstm_sentiment.errors import ConfigError, DataError, SentimentError, did_you_mean, shown
+from lstm_sentiment.terminal import plain_warnings, say
 
 SECTIONS = ("data", "text", "model", "trainer")
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
@@ -114,11 +115,12 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
 
     A `SentimentError` becomes one message on stderr; an interrupt leaves with 130.
     """
+    plain_warnings()
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
     except SentimentError as error:
-        print(f"error: {escaped(str(error), keep="\n")}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
