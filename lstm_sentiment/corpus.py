@@ -130,7 +130,9 @@ def refuse_addresses(data: DataConfig) -> None:
     for split in SPLITS:
         source = getattr(data, split)
         if isinstance(source, str) and "://" in source:
-            raise DataError("is not fetched because a run folder says so; train names it", file=source)
+            raise DataError(
+                "is an address in a run folder, which may come from anybody, and is not fetched", file=source
+            )
 
 
 def class_map(

@@ -756,13 +756,15 @@ def test_unsafe_code_is_noticed(code: str) -> None:
     assert unsafe_code(ast.parse("model.eval(); np.load(p, allow_pickle=False); yaml.safe_load(f)")) == []
 
 
+PRINTING = ("print", "say", "sys.exit", "exit", "quit")
+
+
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {*COMMANDS, "runtime", "options", "terminal"}))
 def test_only_commands_print_and_leave(module: str) -> None:
     calls = [
         f"{node.lineno}: {ast.unparse(node.func)}"
         for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func) in ("print", "say", "sys.exit", "exit", "quit")
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING
     ]
     assert calls == []
 
