@@ -21,13 +21,14 @@ from lstm_sentiment.errors import CheckpointError, ConfigError, shown
 from lstm_sentiment.sections import MAX_CLASSES
 
 MOST_YAML_BYTES = 1 << 18
-MOST_JSON_BYTES = 8 << 20  # a list in a list takes 3 bytes in a file and 64 in memory
+MOST_JSON_BYTES = 4 << 20
 MOST_VOCABULARY_BYTES = 256 << 20
 MOST_TENSOR_BYTES = 9 << 30  # weights of `network.MOST_PARAMETERS`, and two moments of each
 MOST_HEADER_BYTES = 1 << 20
 MOST_TENSORS = 1000
 DEEPEST = 20  # lists and maps in one another
 MANY_BYTES = 1 << 20
+MOST_PARTS = 100_000  # lists and maps of one file: each costs twenty times what it takes in the file
 FOREIGN = {  # first bytes -> what begins with them
     b"PK": "a zip archive or a pickle of torch.save",
     b"\x80": "a pickle",
@@ -62,6 +63,22 @@ def content_of(file: Path, most: int = MOST_JSON_BYTES) -> bytes:
     return content
 
 
+def check_bytes(file: Path) -> None:
+    """Refuse a file of a run folder that is larger than one of its kind may be, before it is read at all.
+
+    Raises:
+        CheckpointError: it is, or it is not there.
+    """
+    most = {".safetensors": MOST_TENSOR_BYTES, ".yaml": MOST_YAML_BYTES}.get(file.suffix, MOST_JSON_BYTES)
+    most = MOST_VOCABULARY_BYTES if file.name == "vocabulary.json" else most
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror}") from None
+    if size > most:
+        raise CheckpointError(f"{file}: is larger than {most:,} bytes, as none of its kind should be")
+
+
 def refuse_foreign(file: Path, beginning: bytes) -> None:
     """Raise a `CheckpointError` for a file that begins as an archive or a pickle does.
 
@@ -87,15 +104,15 @@ def json_of(file: Path) -> Any:
     return _parsed(file, content_of(file))
 
 
-def vocabulary_of(file: Path, most: int) -> list[str]:
+def vocabulary_of(file: Path, count: int) -> list[str]:
     """Return a list of tokens, one to a line of JSON, and stop where they are too many.
 
     Args:
         file: ``vocabulary.json`` of a run.
-        most: tokens that the run's weights know.
+        count: of tokens that the run's weights know.
 
     Raises:
-        CheckpointError: as `json_of`; something that is no text, a token that stands twice, too many.
+        CheckpointError: as `json_of`; something that is no text, a token that stands twice, too many or few.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "vocabulary.json"
@@ -116,9 +133,13 @@ def vocabulary_of(file: Path, most: int) -> list[str]:
         if not all(isinstance(token, str) for token in part):
             raise CheckpointError(f"{file}: holds something that is no token")
         tokens += part
-        if len(tokens) > most:
-            raise CheckpointError(f"{file}: holds more than the {most:,} tokens that the weights are of")
+        if len(tokens) > count:
+            raise CheckpointError(f"{file}: holds more than the {count:,} tokens that the weights are of")
         start = stop + 1
+    if len(tokens) != count:
+        raise CheckpointError(
+            f"{file}: holds {len(tokens):,} of the {count:,} tokens that the weights are of"
+        )
     if len(set(tokens)) != len(tokens):
         raise CheckpointError(f"{file}: holds a token twice")
     return tokens
@@ -204,8 +225,6 @@ def check_tensors(file: Path) -> None:
         with file.open("rb") as opened:
             beginning = opened.read(512)
             length = int.from_bytes(beginning[:8], "little")
-            if size > MOST_TENSOR_BYTES:
-                raise CheckpointError(f"{file}: is larger than {MOST_TENSOR_BYTES:,} bytes")
             if length != min(length, MOST_HEADER_BYTES, max(size - 8, 0)):
                 refuse_foreign(file, beginning)
                 raise CheckpointError(f"{file}: has a header of {length:,} bytes, in a file of {size:,}")
@@ -251,6 +270,8 @@ def check_place(file: Path, folder: Path) -> None:
 
 
 def _parsed(file: Path, content: bytes) -> Any:
+    if content.count(b"[") + content.count(b"{") > MOST_PARTS:
+        raise CheckpointError(f"{file}: holds more than {MOST_PARTS:,} lists and maps")
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:

@@ -30,7 +30,7 @@ import safetensors.torch
 from torch import Tensor
 
 from lstm_sentiment import __version__
-from lstm_sentiment.bounds import NO_PICKLES, check_place, check_tensors, json_of
+from lstm_sentiment.bounds import NO_PICKLES, check_bytes, check_place, check_tensors, json_of
 from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.files import sha256_of, sync_file, sync_folder, write_atomically, write_json
 
@@ -240,6 +240,8 @@ class RunFolder:
         expected |= {self.path / name: run_files.get(name) for name in SHARED_FILES}
         for file, facts in expected.items():
             check_place(file, self.path)
+            if file.is_file():
+                check_bytes(file)
             if not file.is_file() or _fingerprint(file) != facts:
                 raise CheckpointError(
                     f"{file}: is damaged or was replaced (its sha256 is not the manifest's)"

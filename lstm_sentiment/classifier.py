@@ -28,9 +28,9 @@ from lstm_sentiment.network import lstm_of, network_shapes, new_network
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.proof import check_proof
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
-from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS, UNKNOWN, Encoder, cut, number_unknown
+from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
 from lstm_sentiment.reading.tokens import TokenStore
-from lstm_sentiment.weights import check_weights
+from lstm_sentiment.weights import check_weights, known_tokens
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
@@ -96,14 +96,12 @@ def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
     try:
         weights = checkpoint.tensors["model"]
-        known = len(weights["lstm.embedding.weight" if config.model.ngrams else "embedding.weight"])
+        vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
         sizes = {"subwords": config.text.subwords, **asdict(config.model)}
-        check_weights(weights, network_shapes(known, len(labels), **sizes))
+        check_weights(weights, network_shapes(len(vocabulary), len(labels), **sizes))
         classifier = SentimentClassifier(
             labels=labels,
-            vocabulary=Vocabulary(
-                vocabulary_of(folder.path / "vocabulary.json", known - len(SPECIAL_TOKENS))
-            ),
+            vocabulary=vocabulary,
             config=config,
             weights=weights,
             calibration=Calibration(**checkpoint.facts.get("calibration", {})),

@@ -24,7 +24,7 @@ from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml, parse_config
-from lstm_sentiment.weights import MOST_PARAMETERS
+from lstm_sentiment.weights import known_tokens
 
 REPORTS = ("metrics.json", "data.json", "environment.json")
 WEIGHTS = tuple(f"{BEST}/{name}" for name in ("manifest.json", "model.safetensors", "state.json"))
@@ -194,7 +194,7 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
         raise RunError(f"{run.path}: has no metrics.json: is it finished? Go on with --resume true")
     reports = {report: run.read_json(report) for report in REPORTS}
     labels, label_map = classes_of_run(run.own("labels.json"))
-    vocabulary = vocabulary_of(run.own("vocabulary.json"), MOST_PARAMETERS)
+    vocabulary = vocabulary_of(run.own("vocabulary.json"), known_tokens(best.tensors["model"]))
     with new_folder(folder) as building:
         published = RunFolder(building)
         published.begin(

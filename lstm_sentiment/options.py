@@ -220,7 +220,8 @@ def _read_file(kind: type, file: str) -> dict[str, tuple[str, str]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else file
-        raise ConfigError(f"not YAML: {getattr(error, 'problem', None) or error}", where=where) from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"not YAML: {problem}", where=where) from None
     read: dict[str, tuple[str, str]] = {}
     if root is not None:
         _walk(kind, root, "", file, read)

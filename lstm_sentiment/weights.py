@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.errors import CheckpointError, ConfigError, shown
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 
 MOST_PARAMETERS = 1_000_000_000  # 4 GB; training takes four times as much
 Shapes = Mapping[str, Sequence[int]]
@@ -71,3 +72,16 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Shapes) -> None:
             raise CheckpointError(f"{name} holds {tensor.dtype}, not torch.float32")
         if not bool(tensor.isfinite().all()):
             raise CheckpointError(f"{name} holds numbers that are not finite")
+
+
+def known_tokens(weights: Mapping[str, Tensor]) -> int:
+    """Return how many tokens of a vocabulary the weights of a network or language model know.
+
+    Raises:
+        KeyError: they are those of something else.
+
+    >>> known_tokens({"lstm.embedding.weight": torch.zeros(5, 2)})
+    3
+    """
+    name = "lstm.embedding.weight" if "lstm.embedding.weight" in weights else "embedding.weight"
+    return len(weights[name]) - len(SPECIAL_TOKENS)

@@ -1,7 +1,8 @@
-"""``python attack_runner.py GROUP SANDBOX``: lets the package read each attack of a group, and measures.
+"""``python attack_runner.py all|control SANDBOX``: lets the package read each attack, and measures.
 
-Writes a list of results to ``SANDBOX/results.json``: what was said, the time, the memory, the canary, and
-what was changed outside of the run. One process for all of a group, since it takes seconds to start one.
+Writes results by name beside the sandbox, ``results.json``: what was said, the time, the memory, the canary,
+and what was changed outside of the run. One process for all of them, since it takes seconds to start one.
+With ``control`` the same payloads are read as one should not, and those that work are listed.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def act_train(run: Path) -> None:
 def act_cache(run: Path) -> None:
     """Read rows whose tokens are kept, after somebody replaced what is kept."""
     rows, cache = run / "rows.csv", run / "cache"
-    rows.write_text("text,label\n" + "".join(f"so {word} {i},{word}\n" for word in ("good", "bad") for i in "abcdef"))
+    rows.write_text(
+        "text,label\n" + "".join(f"so {word} {i},{word}\n" for word in ("good", "bad") for i in "abcdef")
+    )
     data = DataConfig(train=str(rows), validation=0.5, test=None)
     before = prepare(data, TextConfig(), seed=0, cache=cache)
     for folder in cache.iterdir():
@@ -131,7 +134,11 @@ def run_attack(attack: Attack, sandbox: Path) -> dict[str, Any]:
     sys.path.insert(0, str(place.beside))
     attack.make(place)
     before = tree_of(sandbox, place.run)
-    size = sum(f.stat().st_blocks * 512 for f in [*place.run.rglob("*"), place.run] if f.is_file() and not f.is_symlink())
+    size = sum(
+        f.stat().st_blocks * 512
+        for f in [*place.run.rglob("*"), place.run]
+        if f.is_file() and not f.is_symlink()
+    )
     Path("/proc/self/clear_refs").write_text("5")  # the highest use of memory is counted anew
     used, started = memory("VmRSS"), time.perf_counter()
     signal.alarm(LIMIT_S)
@@ -140,12 +147,11 @@ def run_attack(attack: Attack, sandbox: Path) -> dict[str, Any]:
         ACTS[attack.how](place.run)
     except SentimentError as error:
         said, code = str(error), error.exit_code
-    except BaseException as error:  # noqa: BLE001 - anything else is what the tests look for
+    except BaseException as error:
         said, code = f"{type(error).__name__}: {error}"[:2000], -1
     signal.alarm(0)
     sys.path.remove(str(place.beside))
     return {
-        "name": attack.name,
         "said": said,
         "exit_code": code,
         "seconds": time.perf_counter() - started,
@@ -186,22 +192,20 @@ def control(sandbox: Path) -> list[str]:
     return works
 
 
-def main(group: str, sandbox: Path) -> None:
+def main(what: str, sandbox: Path) -> None:
     os.chdir(sandbox.parent)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, too_slow)
-    load(GOOD_RUN).predict(["great"])  # what is loaded only once is no attack's
-    if group == "control":
+    if what == "control":
         results: Any = control(sandbox)
     else:
-        cases = list(GROUPS[group]())
-        if any(attack.how == "report" for attack in cases):
-            shutil.copytree(GOOD_RUN, sandbox / "warm")
-            act_report(sandbox / "warm")
+        shutil.copytree(GOOD_RUN, sandbox / "warm")  # what is imported only once is no attack's
+        act_report(sandbox / "warm")
         limit = memory("VmSize") + 3 * GIGABYTE  # a real bomb must not take the machine with it
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        results = [run_attack(attack, sandbox) for attack in cases]
+        cases = [attack for group in GROUPS for attack in group()]
+        results = {attack.name: run_attack(attack, sandbox) for attack in cases}
     (sandbox.parent / "results.json").write_text(json.dumps(results))
 
 

@@ -51,7 +51,6 @@ class Attack:
         make: changes the run.
         says: pattern of the message of refusal; None for what is harmless and read.
         how: one of `attack_runner.ACTS`.
-        size: bytes of the file, where the run's own size does not tell it.
     """
 
     name: str
@@ -206,7 +205,7 @@ def run_is_a_pickle(name: str) -> Callable[[Place], None]:
     return make
 
 
-PAYLOADS = tuple(payloads(Path("x"), Path(os.devnull).parent)) if False else (
+PAYLOADS = (
     "os.system", "subprocess.call", "eval", "exec", "open", "__import__", "runpy.run_path",
     "functools.partial", "Path.touch", "shutil.copyfile", "pickle.loads", "torch.load",
     "torch.storage._load_from_bytes", "torch.hub.load", "numpy.load",
@@ -243,7 +242,10 @@ def cached_pickle(place: Place) -> None:
     np.savez(
         place.run / "rows.npz",
         allow_pickle=True,
-        **{name: np.array([Runs(os.system, f"touch {place.canary}")], object) for name in ("offsets", "labels")},
+        **{
+            name: np.array([Runs(os.system, f"touch {place.canary}")], object)
+            for name in ("offsets", "labels")
+        },
     )
 
 
@@ -292,12 +294,16 @@ def tensor_attacks() -> Iterator[Attack]:
         "a shape of 1e308": (tensors_file({"a": one(shape=(1e308,))}, eight), "no such tensors"),
         "a shape of other bytes": (tensors_file({"a": one(shape=(3,))}, eight), "no such tensors"),
         "bytes at the end": (tensors_file({"a": one()}, eight * 2), "not what the file holds"),
-        "a name twice": (tensors_file(b'{"a":%b,"a":%b}' % ((json.dumps(one()).encode(),) * 2), eight), "twice"),
+        "a name twice": (tensors_file(b'{"a": 1, "a": 2}', eight), "twice"),
         "a header that is no text": (tensors_file(b"\xff\xfe\xfd", eight), "not JSON"),
-        "a header of 300,000 brackets": (tensors_file(b"[" * 300_000), "not JSON"),
+        "a header of 300,000 brackets": (tensors_file(b"[" * 300_000), "lists and maps"),
+        "a header of 90,000 brackets": (tensors_file(b"[" * 90_000), "not JSON"),
         "a header that is a list": (tensors_file([1, 2]), "does not list at most"),
         "10,000 empty tensors": (tensors_file(many), "does not list at most 1,000|header"),
-        "a header of lists in lists": (tensors_file(b"[" + b"[]," * 340_000 + b"[]]"), "does not list at most"),
+        "a header of lists in lists": (
+            tensors_file(b"[" + b"[]," * 340_000 + b"[]]"),
+            "lists and maps",
+        ),
         "metadata that is no text": (
             tensors_file({"__metadata__": {"a": {"b": [1]}}, "a": one()}, eight),
             "model.safetensors",
@@ -340,13 +346,14 @@ def sparse(name: str, size: int) -> Callable[[Place], None]:
 
 
 def text_attacks() -> Iterator[Attack]:
-    yield Attack("state of 1 GB", sparse(STATE, 10**9), "damaged or was replaced")
+    yield Attack("state of 1 GB", sparse(STATE, 10**9), "larger than")
     yield Attack("manifest of 1 GB", sparse("best/manifest.json", 10**9), "larger than")
     yield Attack("metrics of 1 GB", sparse("metrics.json", 10**9), "larger than", "report")
     yield Attack("log of 1 GB", sparse("log.jsonl", 10**9), "larger than", "report")
-    yield Attack("state of lists in lists", put(STATE, "[" + "[]," * 2_500_000 + "[]]"), "facts by name")
-    yield Attack("state of maps", put(STATE, "[" + "{}," * 2_500_000 + "{}]"), "facts by name")
-    yield Attack("state of brackets", put(STATE, "[" * 1_000_000), "not JSON")
+    yield Attack("state of lists in lists", put(STATE, "[" + "[]," * 1_390_000 + "[]]"), "lists and maps")
+    yield Attack("state of maps", put(STATE, "[" + "{}," * 1_390_000 + "{}]"), "lists and maps")
+    yield Attack("state of numbers", put(STATE, "[" + "9e9," * 1_000_000 + "1]"), "facts by name")
+    yield Attack("state of brackets", put(STATE, "[" * 90_000), "not JSON")
     yield Attack("state of a huge number", put(STATE, '{"epoch": ' + "9" * 1_000_000 + "}"), "not JSON")
     yield Attack("state with a key twice", put(STATE, '{"a": 1, "a": 2}'), "twice")
     for value in ("x", None, [1], {"a": 1}, 0, -1, 1e308, float("nan")):
@@ -355,20 +362,29 @@ def text_attacks() -> Iterator[Attack]:
     yield Attack("thresholds of text", change(STATE, calibration={"thresholds": ["a"]}), "do not fit")
     call = {"__reduce__": ["os.system", "touch x"], "cls": "os.system", "_target_": "os.system"}
     yield Attack("keys that call", change(STATE, **call, calibration=call), "do not fit")
-    yield Attack("a million proofs", change(STATE, proof={"texts": ["a"] * 1_000_000, "logits": []}), "proof")
+    yield Attack(
+        "half a million proofs", change(STATE, proof={"texts": ["a"] * 500_000, "logits": []}), "proof"
+    )
     long = {"texts": ["a " * 1_000_000], "logits": [[0, 0, 0]]}
     yield Attack("a proof without end", change(STATE, proof=long), "proof")
     yield Attack("a proof that is none", change(STATE, proof=[1]), "proof")
-    yield Attack("vocabulary of lists", put("vocabulary.json", "[\n" + "[],\n" * 3_000_000 + "[]\n]"), "token")
-    yield Attack("vocabulary on one line", put("vocabulary.json", "[" + "[]," * 3_000_000 + "[]]"), "a line of")
+    lists = "[\n" + "[],\n" * 3_000_000 + "[]\n]"
+    some = "[\n" + "[],\n" * 20 + "[]\n]"
+    yield Attack("vocabulary of lists", put("vocabulary.json", lists), "lists and maps")
+    yield Attack("vocabulary of some lists", put("vocabulary.json", some), "no token")
+    yield Attack("vocabulary of numbers", put("vocabulary.json", '[\n"so",\n1\n]'), "no token")
+    yield Attack("vocabulary on one line", put("vocabulary.json", lists.replace("\n", "")), "a line of")
     tokens = "[\n" + ",\n".join(f'"{i}"' for i in range(2_000_000)) + "\n]\n"
     yield Attack("vocabulary of too many", put("vocabulary.json", tokens), "holds more than the")
-    yield Attack("vocabulary of one token", put("vocabulary.json", '[\n"' + "a" * 9_000_000 + '"\n]'), "a line of")
-    yield Attack("vocabulary of too few", put("vocabulary.json", '[\n"a"\n]\n'), "do not fit")
-    yield Attack("vocabulary with a token twice", put("vocabulary.json", '["a", "a"]'), "twice")
+    token = '[\n"' + "a" * 9_000_000 + '"\n]'
+    yield Attack("vocabulary of one token", put("vocabulary.json", token), "a line of")
+    yield Attack("vocabulary of too few", put("vocabulary.json", '[\n"a"\n]\n'), "tokens that the weights")
+    yield Attack("vocabulary with a token twice", put("vocabulary.json", json.dumps(["a"] * 18)), "twice")
     yield Attack("vocabulary that is a map", put("vocabulary.json", '{"a": 1}'), "no list of tokens")
     yield Attack("labels that are a list", put("labels.json", "[]"), "names of up to")
-    yield Attack("labels that are numbers", put("labels.json", '{"labels": [1, 2, 3], "map": {}}'), "names of")
+    yield Attack(
+        "labels that are numbers", put("labels.json", '{"labels": [1, 2, 3], "map": {}}'), "names of"
+    )
     many = json.dumps({"labels": list(map(str, range(100_000))), "map": {}})
     yield Attack("100,000 labels", put("labels.json", many), "names of up to 100 classes")
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -386,16 +402,13 @@ def text_attacks() -> Iterator[Attack]:
         "dashes in dashes": ("seed:\n" + "".join(" " * i + "-\n" for i in range(400)), "nested more than"),
         "questions in questions": ("? " * 50_000, "nested more than"),
         "more than a configuration": ("seed: 0 #" + "x" * 300_000, "more than|larger"),
-        "a huge number": ("seed: " + "9" * 200_000, "is not|between"),
+        "a huge number": ("seed: " + "9" * 200_000, "a whole number|between"),
         "a key that is long": ("x" * 200_000 + ": 1", "no such key|not YAML"),
-        "nothing": ("", None),
         "two documents": ("seed: 0\n---\nseed: 1\n", "not YAML"),
         "NUL": ("seed: 0\n\0", "not YAML|special"),
     }
     for name, (content, says) in configs.items():
-        for how in ("load", "resume", "config"):
-            if says is None:
-                continue
+        for how in ("resume", "config"):
             told = "damaged; cannot resume|run has" if how == "resume" else says
             yield Attack(f"{how}: YAML with {name}", yaml_with(content), told, how)
 
@@ -440,11 +453,15 @@ def size_attacks() -> Iterator[Attack]:
         "an encoding to import": {"encoding": "hostile_module"},
     }
     for name, values in ranges.items():
-        yield Attack(f"a configuration with {name}", change(config, **values), "config.yaml|text.tokenizer|data")
+        yield Attack(
+            f"a configuration with {name}", change(config, **values), "config.yaml|text.tokenizer|data"
+        )
     train = {"hidden_size": 4096, "layers": 16}
     yield Attack("training with 4096 hidden in 16 layers", change(config, **train), "parameters", "train")
     wide = {"embedding_size": 4096, "subwords": 1 << 22}
-    yield Attack("training with four million sub-words of 4096", change(config, **wide), "parameters", "train")
+    yield Attack(
+        "training with four million sub-words of 4096", change(config, **wide), "parameters", "train"
+    )
     big = tensors_file({"a": one(shape=(2**31,), offsets=(0, 2**33))})
     yield Attack("weights of 8 GB that are not there", put(WEIGHTS, big), "not what the file holds")
 
@@ -517,19 +534,15 @@ def path_attacks() -> Iterator[Attack]:
         for kind in ("pipe", "device"):
             yield Attack(f"a {kind} for {name}", special(name, kind), "no run folder|plain|leads out|damaged")
     for name in ("metrics.json", "log.jsonl"):
-        yield Attack(f"a pipe for {name}", special(name, "pipe"), "plain file", "report")
+        yield Attack(f"a pipe for {name}", special(name, "pipe"), "plain file|has no metrics", "report")
     yield Attack("an address for rows", names_a("train", "http://127.0.0.1:9/a.csv"), None, "report")
-    yield Attack("a pipe command for rows", names_a("train", "simplecache::file:///etc/passwd"), None, "report")
+    yield Attack(
+        "a pipe command for rows", names_a("train", "simplecache::file:///etc/passwd"), None, "report"
+    )
     yield Attack("a package for rows", names_a("train", "package:__main__/../../x.csv"), None, "report")
     yield Attack("a package with dots", names_a("train", "package:os.path/x.csv"), None, "report")
     yield Attack("a folder for out", names_a("out", "../../../outside"), None)
     yield Attack("a folder for pretrained", names_a("pretrained", "../../../outside"), None)
 
 
-GROUPS: dict[str, Callable[[], Iterator[Attack]]] = {
-    "pickles": pickle_attacks,
-    "tensors": tensor_attacks,
-    "text": text_attacks,
-    "sizes": size_attacks,
-    "paths": path_attacks,
-}
+GROUPS = (pickle_attacks, tensor_attacks, text_attacks, size_attacks, path_attacks)

@@ -20,8 +20,7 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, SentimentError
 from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
-from lstm_sentiment.weights import check_weights
+from lstm_sentiment.weights import check_weights, known_tokens
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +85,7 @@ def load_pretrained(config: Config) -> Pretrained | None:
     _check_alike(yaml_of(folder.path / "config.yaml"), config, folder.path)
     try:
         weights = checkpoint.tensors["model"]
-        known = len(weights["embedding.weight"]) - len(SPECIAL_TOKENS)
-        vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known))
+        vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
         check_weights(weights, {name: tensor.shape for name, tensor in weights.items()})
         log.info(
             "pretrained: %s, epoch %d, validation perplexity %.1f",

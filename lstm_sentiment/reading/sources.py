@@ -169,7 +169,10 @@ def open_binary(path: Path, compression: str, mode: Literal["rb", "wb"] = "rb") 
 
 def _package_path(name: str) -> Path:
     package, _, inside = name.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # such as __main__
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(
             f"{name}: the package {shown(package)} is not installed; "
