@@ -9,7 +9,7 @@ from typing import Any
 
 from lstm_sentiment.bounds import content_of
 from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.classifier import load
+from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.comparison import score_intervals
 from lstm_sentiment.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.errors import CheckpointError, RunError, SentimentError
@@ -72,17 +72,10 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
         folder.read_json(f"{name}.json") for name in ("metrics", "data", "environment")
     )
     log_lines = content_of(folder.own("log.jsonl")).decode("utf-8", "replace").splitlines()
-    config, why = classifier.config, ""
+    why = ""
     if corpus is None:
-        try:
-            refuse_addresses(config.data)
-            own = classifier.vocabulary if config.pretrained else None
-            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
-            if corpus.fingerprint != folder.load(BEST).facts["data"]:
-                corpus, why = None, "the rows, labels or vocabulary are no longer those of the run"
-        except SentimentError as error:
-            why = str(error)
-    evidence = gather(classifier, corpus, seed=config.seed) if corpus is not None else None
+        corpus, why = _rows_of(classifier, folder)
+    evidence = gather(classifier, corpus, seed=classifier.config.seed) if corpus is not None else None
     if why:
         log.warning("the report does without single rows: %s", why)
     page = folder.path / "report.html"
@@ -108,6 +101,20 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
         files = "metrics.json, data.json, environment.json or log.jsonl"
         raise CheckpointError(f"{folder.path}: {files} is not as training writes it") from None
     return page
+
+
+def _rows_of(classifier: SentimentClassifier, folder: RunFolder) -> tuple[Corpus | None, str]:
+    """Return the rows of a run, read again; or none, and why."""
+    config = classifier.config
+    try:
+        refuse_addresses(config.data)
+        own = classifier.vocabulary if config.pretrained else None
+        corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
+        if corpus.fingerprint != folder.load(BEST).facts["data"]:
+            return None, "the rows, labels or vocabulary are no longer those of the run"
+    except SentimentError as error:
+        return None, str(error)
+    return corpus, ""
 
 
 def _systems(metrics: dict[str, Any], held_out: str, labels: list[str]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, op
 
 Write = Callable[[pd.DataFrame], None]
 _CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")  # JSON may hold them, and terminals and editors obey them
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet takes for a formula
 
 
@@ -150,8 +151,4 @@ def _inert(value: Any) -> str:
     ["'=1+1", '-0.5', "'- so-so", 'good']
     """
     text = _cell(value)
-    if not text.startswith(_COMPUTED):
-        return text
-    with contextlib.suppress(ValueError):
-        return text if math.isfinite(float(text)) and text.isascii() and text == text.strip() else f"'{text}"
-    return f"'{text}"
+    return f"'{text}" if text.startswith(_COMPUTED) and not _NUMBER.fullmatch(text) else text
