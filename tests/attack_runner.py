@@ -1,7 +1,8 @@
 """``python attack_runner.py all|control SANDBOX``: lets the package read each attack, and measures.
 
-Writes results by name beside the sandbox, ``results.json``: what was said, the time of the processor, the memory, the canary,
-and what was changed outside of the run. One process for all of them, since it takes seconds to start one.
+Writes results by name beside the sandbox, ``results.json``: what was said, the time of the processor, the
+memory, the canary, and what was changed outside of the run. One process for all of them, since it takes
+seconds to start one.
 With ``control`` the same payloads are read as one should not, and those that work are listed.
 """
 
