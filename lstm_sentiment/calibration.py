@@ -39,6 +39,13 @@ class Calibration:
     temperature: float = 1.0
     thresholds: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        numbers = [self.temperature, *self.thresholds]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise TypeError("calibration holds something that is no finite number")
+        if not COLDEST <= self.temperature <= HOTTEST or len(self.thresholds) not in (0, LEVELS + 1):
+            raise TypeError("calibration is not such as is fitted")
+
     def probabilities(self, logits_RC: Array) -> Array:
         """Return probabilities (R, C), float64.
 

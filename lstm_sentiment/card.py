@@ -84,7 +84,8 @@ def _front_matter(name: str, dataset: str, scores: Mapping[str, Any], split: str
 def _introduction(model: ModelConfig, labels: list[str], environment: Mapping[str, Any]) -> str:
     return (
         f"A {'bidirectional ' if model.bidirectional else ''}LSTM that knows {len(labels)} classes of texts: "
-        f"{', '.join(map(_text, labels))}. Trained with lstm_sentiment {environment['lstm_sentiment']}."
+        f"{', '.join(map(_text, labels))}. Trained with lstm_sentiment "
+        f"{_text(environment['lstm_sentiment'])}."
     )
 
 
@@ -164,10 +165,10 @@ def _training(config: Config, metrics: Mapping[str, Any], environment: Mapping[s
     return (
         f"## Training\n\n{metrics['parameters']:,} parameters: embeddings of {model.embedding_size}, "
         f"{model.layers} LSTM layer{'s' if model.layers > 1 else ''} of {model.hidden_size} per direction, "
-        f"{_text(model.pooling)} pooling{beside}. {metrics['epochs']} epochs of batches of "
+        f"{_text(model.pooling)} pooling{beside}. {metrics['epochs']:d} epochs of batches of "
         f"{trainer.batch_size}, "
         f"{metrics['training_s']:,.0f} s on {_text(environment['cpu'])} ({_text(environment['device'])}), "
-        f"seed {config.seed}; epoch {metrics['best_epoch']} was the best by validation "
+        f"seed {config.seed}; epoch {metrics['best_epoch']:d} was the best by validation "
         f"{_text(metrics['metric'])}. Every setting stands in `config.yaml`."
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from lstm_sentiment.errors import escaped
+
 
 def visible(token: str, longest: int | None = None) -> str:
     """Return a token with what cannot be seen escaped, cut to a length.
@@ -11,9 +13,7 @@ def visible(token: str, longest: int | None = None) -> str:
     >>> visible("a\\x1b[31m"), visible("incomprehensible", 8)
     ('a\\\\x1b[31m', 'incompr…')
     """
-    plain = "".join(
-        c if c.isprintable() or c in "\u200d" else c.encode("unicode_escape").decode() for c in token
-    )
+    plain = escaped(token)
     return plain if longest is None or len(plain) <= longest else plain[: longest - 1] + "…"
 
 

@@ -29,7 +29,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lstm_sentiment.errors import CheckpointError, RunError
+from lstm_sentiment import __version__
+from lstm_sentiment.bounds import NO_PICKLES, check_bytes, check_place, check_tensors, json_of
+from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.files import sha256_of, sync_file, sync_folder, write_atomically, write_json
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,6 @@ EXPORTED = "onnx"  # what `export` makes of a run, where it is told no other pla
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
 OWN_FILES |= {"evaluation.json", "report.html"}
-MAX_JSON_BYTES = 500_000_000
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -169,6 +170,8 @@ class RunFolder:
             RunError: the folder is no run.
             CheckpointError: no checkpoint is whole; the message names what is damaged.
         """
+        if self.path.is_file():
+            raise RunError(f"{self.path}: is no run folder but a file; {NO_PICKLES}")
         if not self.is_run():
             raise RunError(f"{self.path}: is no run folder (there is no config.yaml and labels.json in it)")
         problems = []
@@ -190,9 +193,18 @@ class RunFolder:
         """Read one of the run's JSON files.
 
         Raises:
-            CheckpointError: it is missing or damaged.
+            CheckpointError: it is missing or damaged, or leads out of the run.
         """
-        return _read_json(self.path / name)
+        return json_of(self.own(name))
+
+    def own(self, name: str) -> Path:
+        """Return the path of one of the run's files.
+
+        Raises:
+            CheckpointError: it is a link that leads out of the run.
+        """
+        check_place(self.path / name, self.path)
+        return self.path / name
 
     def shared_fingerprints(self) -> dict[str, Any]:
         """Return sha256 and size of the files that all checkpoints of the run depend on."""
@@ -206,41 +218,59 @@ class RunFolder:
     def _is_whole(self, folder: Path) -> bool:
         """Whether a checkpoint's files are there in their sizes; `load` compares their sha256 too."""
         try:
-            files = _read_json(folder / "manifest.json")["files"]
+            files = json_of(folder / "manifest.json")["files"]
             return all((folder / name).stat().st_size == facts["bytes"] for name, facts in files.items())
         except (CheckpointError, OSError, KeyError, TypeError, AttributeError):
             return False
 
     def _read(self, folder: Path) -> Checkpoint:
-        manifest = _read_json(folder / "manifest.json")
+        manifest = self.read_json(f"{folder.name}/manifest.json")
         if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
             raise CheckpointError(f"{folder / 'manifest.json'}: is no manifest")
         if manifest.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{folder}: has format {manifest.get('format')!r}; this version reads {FORMAT}. "
-                "Use the version of lstm_sentiment that wrote it"
-            )
+            raise CheckpointError(f"{folder}: {self._other_format(manifest.get('format'))}")
         present = {file.name for file in folder.iterdir()} - {"manifest.json"}
         if present != set(manifest["files"]):
-            odd = sorted(present ^ set(manifest["files"]))
-            raise CheckpointError(f"{folder}: files missing or added: {', '.join(odd)}")
+            odd = ", ".join(sorted(present ^ set(manifest["files"])))
+            raise CheckpointError(f"{folder}: files missing or added: {shown(odd, 200)}")
         expected = {folder / name: facts for name, facts in manifest["files"].items()}
         run_files = manifest.get("run")
         if not isinstance(run_files, dict):
             raise CheckpointError(f"{folder / 'manifest.json'}: is no manifest")
         expected |= {self.path / name: run_files.get(name) for name in SHARED_FILES}
         for file, facts in expected.items():
+            check_place(file, self.path)
+            if file.is_file():
+                check_bytes(file)
             if not file.is_file() or _fingerprint(file) != facts:
                 raise CheckpointError(
                     f"{file}: is damaged or was replaced (its sha256 is not the manifest's)"
                 )
         tensors = {}
         for file in folder.glob("*.safetensors"):
+            check_tensors(file)
             try:
                 tensors[file.stem] = safetensors.torch.load_file(file)
             except (safetensors.SafetensorError, OSError, ValueError) as error:
                 raise CheckpointError(f"{file}: {error}") from None
-        return Checkpoint(tensors=tensors, facts=_read_json(folder / "state.json"))
+        facts = json_of(folder / "state.json")
+        if not isinstance(facts, dict):
+            raise CheckpointError(f"{folder / 'state.json'}: holds no facts by name")
+        return Checkpoint(tensors=tensors, facts=facts)
+
+    def _other_format(self, found: object) -> str:
+        """Say what to do about a checkpoint of a format that this version does not read."""
+        try:
+            writer = self.read_json("environment.json")["lstm_sentiment"]
+        except (CheckpointError, KeyError, TypeError):
+            writer = None
+        by = f" by version {shown(writer)} of lstm_sentiment" if isinstance(writer, str) else ""
+        newer = isinstance(found, int) and found > FORMAT
+        way_out = "pip install --upgrade lstm_sentiment" if newer else "use the version that wrote it"
+        return (
+            f"was written{by} in format {shown(str(found))}; this is version {__version__}, which reads "
+            f"format {FORMAT}: {way_out}"
+        )
 
 
 def _is_begun(entry: Path) -> bool:
@@ -262,14 +292,3 @@ def _is_ours(entry: Path) -> bool:
 
 def _fingerprint(file: Path) -> dict[str, Any]:
     return {"sha256": sha256_of(file), "bytes": file.stat().st_size}
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{file}: is larger than {MAX_JSON_BYTES:,} bytes")
-        return json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: is not JSON: {error}") from None

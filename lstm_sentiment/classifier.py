@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lstm_sentiment.bounds import classes_of_run, vocabulary_of
 from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
@@ -23,12 +24,13 @@ from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.hub import Published
-from lstm_sentiment.network import lstm_of, new_network
+from lstm_sentiment.network import lstm_of, network_shapes, new_network
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.proof import check_proof
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
 from lstm_sentiment.reading.tokens import TokenStore
+from lstm_sentiment.weights import check_weights, known_tokens
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
@@ -88,24 +90,28 @@ def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     """Load a run as `load` does, without asking whether it answers as where it was trained."""
     folder = RunFolder(run)
     checkpoint = folder.load(BEST)  # checks every file it depends on by its sha256
-    vocabulary, classes = folder.read_json("vocabulary.json"), folder.read_json("labels.json")
-    if not classes["labels"]:
+    labels, label_map = classes_of_run(folder.path / "labels.json")
+    if not labels:
         raise RunError(f"{run}: is a language model; train a classifier from it: train --pretrained {run}")
     config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
     try:
+        weights = checkpoint.tensors["model"]
+        vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
+        sizes = {"subwords": config.text.subwords, **asdict(config.model)}
+        check_weights(weights, network_shapes(len(vocabulary), len(labels), **sizes))
         classifier = SentimentClassifier(
-            labels=classes["labels"],
-            vocabulary=Vocabulary(vocabulary),
+            labels=labels,
+            vocabulary=vocabulary,
             config=config,
-            weights=checkpoint.tensors["model"],
+            weights=weights,
             calibration=Calibration(**checkpoint.facts.get("calibration", {})),
             device=device,
         )
-    except (RuntimeError, KeyError, TypeError) as error:
+    except (CheckpointError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder.path}: weights, vocabulary and configuration do not fit: {' '.join(str(error).split())}"
         ) from None
-    classifier.label_map = classes["map"]
+    classifier.label_map = label_map
     classifier.proof, classifier.run = checkpoint.facts.get("proof"), folder.path
     return classifier
 

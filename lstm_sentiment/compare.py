@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lstm_sentiment.errors import RunError
 from lstm_sentiment.options import CommandParser, add_file_options, check_out, how_to_read, run_command
+from lstm_sentiment.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
     if not np.array_equal(truths[0], truths[1]):
         raise RunError(f"the runs do not read the labels of {options.file} alike; see data.labels of both")
     found = compare(truths[0], predictions[0], predictions[1], labels)
-    print("\n".join(comparison_lines(found, options.run_a, options.run_b)))
+    say("\n".join(comparison_lines(found, options.run_a, options.run_b)))
     if options.out:
         write_json(Path(options.out), {"file": options.file, "first": runs[0], "second": runs[1], **found})
         print(f"written to {options.out}")

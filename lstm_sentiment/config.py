@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig, at_least, check
 
+MOST = {"epochs": 10_000, "batch_size": 1_000_000, "accumulate": 1_000_000, "threads": 1024}
 METRICS = ("macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error")
 
 
@@ -87,6 +88,9 @@ class TrainerConfig:
             at_least(1, getattr(self, name), f"trainer.{name}")
         for name in ("unfreeze", "threads", "patience"):
             at_least(0, getattr(self, name), f"trainer.{name}")
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            check(value <= most, f"trainer.{name}", f"must be at most {most:,}, not {value:,}")
         for name in ("learning_rate", "embedding_rate", "layer_decay", "clip_norm"):
             value = getattr(self, name)
             check(0 < value < float("inf"), f"trainer.{name}", f"must be above 0 and finite, not {value}")

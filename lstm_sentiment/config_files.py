@@ -12,13 +12,12 @@ from typing import Any
 
 import yaml
 
+from lstm_sentiment.bounds import MOST_YAML_BYTES, check_yaml
 from lstm_sentiment.config import flatten
-from lstm_sentiment.errors import ConfigError, did_you_mean, escaped, nearest_file, shown
+from lstm_sentiment.errors import MOST_SHOWN, ConfigError, did_you_mean, escaped, nearest_file, shown
 
 SECTIONS = ("data", "text", "model", "trainer")
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
-MAX_CONFIG_BYTES = 1_000_000
-MAX_DEPTH = 20
 
 
 def keys_of(kind: type) -> tuple[str, ...]:
@@ -74,21 +73,14 @@ def _compose(file: str) -> yaml.Node | None:
         raise ConfigError(f"no such file; give one that is there.{hint}", where=file)
     if not path.is_file():  # a pipe would be waited for, /dev/zero has no end
         raise ConfigError("is no regular file; give a YAML file", where=file)
-    if path.stat().st_size > MAX_CONFIG_BYTES:
+    if path.stat().st_size > MOST_YAML_BYTES:
         raise ConfigError(
-            f"is larger than {MAX_CONFIG_BYTES:,} bytes; give a YAML file with 'key: value' lines", where=file
+            f"is larger than {MOST_YAML_BYTES:,} bytes; give a YAML file with 'key: value' lines", where=file
         )
     text = ""
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
-                raise ConfigError("an alias (*name); write the value out", where=_place(file, event))
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:  # 3,000 brackets would take seconds
-                problem = f"nested deeper than {MAX_DEPTH}; write 'key: value' lines"
-                raise ConfigError(problem, where=_place(file, event))
+        check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), file)
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"{error.strerror}; give a file that can be read", where=file) from None
@@ -115,8 +107,8 @@ def _no_yaml(error: yaml.YAMLError, text: str, file: str) -> ConfigError:
     return ConfigError(f"not YAML: {escaped(problem, 200)}; {fix}", where=where)
 
 
-def _place(file: str, node: yaml.Node | yaml.Event) -> str:
-    return f"{file}:{node.start_mark.line + 1}"  # type: ignore[union-attr]
+def _place(file: str, node: yaml.Node) -> str:
+    return f"{file}:{node.start_mark.line + 1}"
 
 
 def _walk(
@@ -136,7 +128,7 @@ def _walk(
         try:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError("a list or map is no key; write 'key: value' lines", where=where)
-            key = prefix + escaped(key_node.value)
+            key = prefix + escaped(key_node.value, MOST_SHOWN)
             if key in read:
                 raise ConfigError(f"stands twice, first at {read[key][1]}; remove one", key=key, where=where)
             read[key] = ("", where)

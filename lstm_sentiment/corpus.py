@@ -121,6 +121,21 @@ def prepare(
     )
 
 
+def refuse_addresses(data: DataConfig) -> None:
+    """Refuse to fetch what a run folder names, which somebody else may have written: addresses are not data.
+
+    Raises:
+        DataError: a source lies elsewhere than on this machine.
+
+    >>> refuse_addresses(DataConfig(train="reviews.csv"))
+    """
+    for source in (data.train, data.validation, data.test, *_unlabelled_names(data)):
+        if isinstance(source, str) and "://" in source:
+            raise DataError(
+                "is an address in a run folder, which may come from anybody, and is not fetched", file=source
+            )
+
+
 def build_vocabulary(
     store: TokenStore, rows: Array, *, min_frequency: int, most: int, more: Sequence[str] = ()
 ) -> Vocabulary:
@@ -191,6 +206,10 @@ def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) 
         return tokenize_source(source, Columns(text=data.text_column, label=None), tokenizer, cache)
 
 
+def _unlabelled_names(data: DataConfig) -> list[str]:
+    return [data.unlabelled] if isinstance(data.unlabelled, str) else data.unlabelled or []
+
+
 def _unlabelled(
     stores: dict[str, TokenStore], cut: dict[str, Array], data: DataConfig, tokenizer: Tokenizer, cache: Path
 ) -> tuple[TokenStore, Array] | None:
@@ -198,9 +217,9 @@ def _unlabelled(
 
     A text that stands in any split already is left out, and of repeated ones all but the first.
     """
-    if data.unlabelled is None:
+    names = _unlabelled_names(data)
+    if not names:
         return None
-    names = [data.unlabelled] if isinstance(data.unlabelled, str) else data.unlabelled
     train = stores["train"]
     joined = join_stores([train, *(load_texts(name, data, tokenizer, cache) for name in names)])
     of_splits = [store.hashes for name, store in stores.items() if name != "train"]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import CommandParser, check_out, parse_config, run_command
+from lstm_sentiment.terminal import log_to, say
 
 USAGE = "python -m lstm_sentiment.doctor [RUN | --config FILE --section.key VALUE ...] [--json FILE]"
 
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     check_out(options.json)
     if run and settings:
         raise ConfigError(f"a run has its own configuration; leave out {' '.join(settings)}, or the run")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    log_to(sys.stderr, logging.INFO)
     with _quiet("lstm_sentiment.trainer"):  # it trains in short and on shuffled labels: its warnings mislead
         if run:
             from lstm_sentiment.diagnosis.examination import diagnose_run
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
             )
 
             diagnosis = diagnose(config)
-    print("\n".join(diagnosis.report()))
+    say("\n".join(diagnosis.report()))
     if options.json:
         from lstm_sentiment.files import write_json
 

@@ -152,14 +152,22 @@ def did_you_mean(found: str, known: Iterable[str], *, cutoff: float = 0.6) -> st
     return f" Did you mean {shown(near[0])}?" if near else ""
 
 
-def escaped(text: str, limit: int = MOST_SHOWN) -> str:
-    """Return text from a file for a message: cut, and with control characters escaped.
+def escaped(text: str, limit: int | None = None, *, keep: str = "") -> str:
+    """Return text of strangers with control characters escaped, so that a terminal shows it and obeys none.
+
+    Emoji are often several characters, joined by U+200D, which stays.
+
+    Args:
+        text: of a file or a command line.
+        limit: characters after which it is cut; None for all of it.
+        keep: control characters that stay.
 
     >>> print(escaped("a" + chr(27) + "[31mred"))
     a\\x1b[31mred
     """
-    cut = text if len(text) <= limit else text[:limit] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+    cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
+    kept = f"{keep}\u200d"
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in cut)
 
 
 def shown(text: str, limit: int = MOST_SHOWN) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import CommandParser, add_file_options, check_out, how_to_read, run_command
+from lstm_sentiment.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -30,11 +31,11 @@ def main(argv: list[str]) -> None:
     if options.file:
         truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
         scores = score(truth_R, probabilities_RC, classifier.labels)
-        print("\n".join(report_lines(scores, title=options.file)))
+        say("\n".join(report_lines(scores, title=options.file)))
         found |= {"file": options.file, **scores}
     if options.behaviour:
         found["behaviour"] = check_behaviour(classifier.labels, classifier.predict_proba)
-        print("\n".join(behaviour_lines(found["behaviour"])))
+        say("\n".join(behaviour_lines(found["behaviour"])))
     write_json(out, found)
     print(f"written to {out}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import CommandParser, add_file_options, how_to_read, run_command
+from lstm_sentiment.terminal import say
 
 if TYPE_CHECKING:
     from lstm_sentiment.classifier import SentimentClassifier
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
         file=options.file,
         **how_to_read(options),
     )
-    print("\n".join(_lines(facts, options.file)))
+    say("\n".join(_lines(facts, options.file)))
     print(f"written to {out}: model.onnx, model.json, runtime.py")
     if options.benchmark:
         print("\n".join(_benchmark(classifier, out, options)))

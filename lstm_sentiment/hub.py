@@ -16,13 +16,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lstm_sentiment.bounds import classes_of_run, vocabulary_of
 from lstm_sentiment.card import model_card
 from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.config import Config
-from lstm_sentiment.errors import RunError, shown
+from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml, parse_config
+from lstm_sentiment.weights import known_tokens
 
 REPORTS = ("metrics.json", "data.json", "environment.json")
 WEIGHTS = tuple(f"{BEST}/{name}" for name in ("manifest.json", "model.safetensors", "state.json"))
@@ -191,19 +193,24 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
     if not (run.path / "metrics.json").is_file():
         raise RunError(f"{run.path}: has no metrics.json: is it finished? Go on with --resume true")
     reports = {report: run.read_json(report) for report in REPORTS}
-    classes = run.read_json("labels.json")
+    labels, label_map = classes_of_run(run.own("labels.json"))
+    vocabulary = vocabulary_of(run.own("vocabulary.json"), known_tokens(best.tensors["model"]))
     with new_folder(folder) as building:
         published = RunFolder(building)
         published.begin(
             config_yaml=config_yaml(config),
-            vocabulary=run.read_json("vocabulary.json"),
-            labels=classes["labels"],
-            label_map=classes["map"],
+            vocabulary=vocabulary,
+            labels=labels,
+            label_map=label_map,
         )
         published.save(BEST, best.tensors, best.facts)
         for report, facts in reports.items():
             write_json(building / report, facts)
-        text = model_card(name=name, config=config, reports=reports, **card)
+        try:
+            text = model_card(name=name, config=config, reports=reports, **card)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            files = ", ".join(REPORTS)
+            raise CheckpointError(f"{run.path}: one of {files} is not as training writes it") from None
         write_atomically(building / "README.md", text.encode("utf-8", "replace"))
 
 

@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from lstm_sentiment.terminal import log_to
+
 
 def log_to_stdout() -> None:
     """Send the log to the terminal: of the first process all, of the others what is wrong.
@@ -17,12 +19,7 @@ def log_to_stdout() -> None:
         log_to_stdout()
     """
     main_process = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(
-        level=logging.INFO if main_process else logging.WARNING,
-        format="%(message)s",
-        stream=sys.stdout,
-        force=True,
-    )
+    log_to(sys.stdout, logging.INFO if main_process else logging.WARNING)
 
 
 def resumed(argv: list[str]) -> list[str]:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as sk
 
+from lstm_sentiment.errors import escaped
+
 Array = npt.NDArray[Any]
 
 POLARITY_METRICS = ("polar_f1", "flip_rate", "ordinal_error")
@@ -155,7 +157,7 @@ def better(score: float, than: float | None, metric: str) -> bool:
 
 def report_lines(scores: dict[str, Any], *, title: str) -> list[str]:
     """Return scores as lines of text: totals, one line per class, the confusion matrix."""
-    labels = list(scores["per_class"])
+    labels = [escaped(label) for label in scores["per_class"]]
     width = max(10, *map(len, labels))
     lines = [
         f"{title}: accuracy {scores['accuracy']:.4f}   macro-F1 {scores['macro_f1']:.4f}   "
@@ -164,8 +166,8 @@ def report_lines(scores: dict[str, Any], *, title: str) -> list[str]:
         f"  {'class':<{width}} precision  recall      f1    rows    predicted as "
         + " ".join(f"{label:>{width}}" for label in labels),
     ]
-    for label, row in zip(labels, scores["confusion"], strict=True):
-        of = scores["per_class"][label]
+    of_classes = scores["per_class"].values()
+    for label, of, row in zip(labels, of_classes, scores["confusion"], strict=True):
         counts = " ".join(f"{count:>{width},}" for count in row)
         lines.append(
             f"  {label:<{width}} {of['precision']:>9.4f} {of['recall']:>7.4f} {of['f1']:>7.4f} "

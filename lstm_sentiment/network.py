@@ -24,6 +24,7 @@ from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD
+from lstm_sentiment.weights import check_size, shapes_of
 
 # A pair (a, b) stands at V + ((a·p mod r) + b·q) mod buckets. Without r, (b, a) would stand there too for
 # many a number of buckets; p and q must not be near a multiple of a power of two, as buckets often are.
@@ -182,6 +183,29 @@ def new_lstm(vocabulary: Vocabulary, classes: int, *, subwords: int, **settings:
     return SentimentLSTM(len(vocabulary), classes, subwords=of_letters, **settings)
 
 
+def network_shapes(
+    tokens: int, classes: int, *, subwords: int, ngrams: int, **settings: Any
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's parameters by name, without any memory for them.
+
+    Args:
+        tokens: V, of the vocabulary.
+        classes: C.
+        subwords: as in `new_lstm`.
+        ngrams: as in `new_network`.
+        settings: as in `new_lstm`.
+
+    >>> sizes = {"subwords": 0, "ngrams": 0, "hidden_size": 4096, "layers": 16}
+    >>> network_shapes(9, 2, embedding_size=4096, **sizes)["forward_lstms.15.weight_ih_l0"]
+    (16384, 8192)
+    """
+    with torch.device("meta"):
+        of_letters = SubwordVectors([], subwords, settings["embedding_size"]) if subwords else None
+        lstm = SentimentLSTM(tokens, classes, subwords=of_letters, **settings)
+        network = WideAndDeep(lstm, NgramBranch(tokens, classes, buckets=ngrams)) if ngrams else lstm
+    return shapes_of(network)
+
+
 def new_network(vocabulary: Vocabulary, classes: int, *, ngrams: int, **settings: Any) -> Network:
     """Return a network for a vocabulary, with random weights.
 
@@ -191,10 +215,14 @@ def new_network(vocabulary: Vocabulary, classes: int, *, ngrams: int, **settings
         ngrams: buckets of word pairs of the wide branch; 0 for no such branch.
         settings: see `new_lstm`.
 
+    Raises:
+        ConfigError: it would have too many parameters; no memory was taken for them.
+
     >>> sizes = {"subwords": 100, "embedding_size": 4, "hidden_size": 4}
     >>> type(new_network(Vocabulary(["good"]), 2, ngrams=50, **sizes)).__name__
     'WideAndDeep'
     """
+    check_size(network_shapes(len(vocabulary), classes, ngrams=ngrams, **settings))
     lstm = new_lstm(vocabulary, classes, **settings)
     if not ngrams:
         return lstm

@@ -23,6 +23,7 @@ from jsonargparse import ArgumentParser
 from lstm_sentiment.config import Config
 from lstm_sentiment.config_files import expected, keys_of, nearest, read_file, type_of
 from lstm_sentiment.errors import ConfigError, DataError, Problems, SentimentError, shown
+from lstm_sentiment.terminal import plain_warnings, say
 
 Settings = TypeVar("Settings")
 
@@ -115,12 +116,13 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
 
     A `SentimentError` becomes one message on stderr; an interrupt leaves with 130.
     """
+    plain_warnings()
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
     except SentimentError as error:
         for line in str(error).split("\n"):
-            print(f"error: {line}", file=sys.stderr)
+            say(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

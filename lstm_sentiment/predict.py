@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from lstm_sentiment.characters import visible
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import CommandParser, run_command
+from lstm_sentiment.terminal import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +28,8 @@ def main(argv: list[str]) -> None:
         raise ConfigError("give texts or --file, not both")
     if options.out and not options.file:
         raise ConfigError("--out goes with --file")
+    if options.spreadsheet_safe and not re.search(r"\.[ct]sv(\.\w+)?$", options.out or "", re.IGNORECASE):
+        raise ConfigError("--spreadsheet-safe goes with --out and a name that ends in .csv or .tsv")
     from lstm_sentiment.classifier import load  # imports torch: not for --help, not for a typo
 
     classifier = load(options.run, device=options.device)
@@ -34,7 +39,7 @@ def main(argv: list[str]) -> None:
         # Bytes that the terminal's encoding does not allow arrive as half characters.
         texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in options.text]
         for text, prediction in zip(texts, classifier.predict(texts, **_asked(options)), strict=True):
-            print(_for_people(text, prediction))
+            say(_for_people(text, prediction))
     else:
         _predict_lines(classifier, options)
 
@@ -45,6 +50,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("text", nargs="*", help="texts; without any and without --file, lines from stdin")
     parser.add_argument("--file", help="label this file's rows (.csv .tsv .jsonl .parquet, also compressed)")
     parser.add_argument("--out", help="write rows and predictions here; without it, JSON lines on stdout")
+    parser.add_argument(
+        "--spreadsheet-safe",
+        action="store_true",
+        help="in --out, put ' before text that a spreadsheet would take for a formula",
+    )
     parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of --file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -68,14 +78,14 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 def _for_people(text: str, prediction: Prediction) -> str:
     """Return a text and its prediction as a line for people."""
-    shares = "  ".join(f"{label} {p:.3f}" for label, p in prediction.probabilities.items())
+    shares = "  ".join(f"{visible(label)} {p:.3f}" for label, p in prediction.probabilities.items())
     notes = []
     if prediction.label_set is not None:
-        notes.append(" or ".join(prediction.label_set))
+        notes.append(" or ".join(map(visible, prediction.label_set)))
     if prediction.unknown_share is not None:
         notes.append(f"{100 * prediction.unknown_share:.0f} % unknown, {prediction.cut_tokens} cut")
     noted = f"  [{'; '.join(notes)}]" if notes else ""
-    return f"{prediction.label or '(unsure)':<10} ({shares})  {text}{noted}"
+    return f"{visible(prediction.label or '(unsure)'):<10} ({shares})  {visible(text)}{noted}"
 
 
 def _more(prediction: Prediction) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
 
         if options.out:
             like = source.path if source.format == ".parquet" else None
-            with open_table(options.out, like=like) as write:
+            with open_table(options.out, like=like, spreadsheet_safe=options.spreadsheet_safe) as write:
                 for frame in labelled():
                     write(frame)
         else:

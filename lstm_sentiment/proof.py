@@ -38,6 +38,7 @@ FIXED = (
     "Xyzzyqwerty blorptastic",
 )
 TEXTS = 20
+MOST_CHARACTERS = 200_000  # 1,600 words of 64 are half of it
 TOLERANCES = {"cpu": 1e-3}  # of logits; CPUs round alike but for the last digits
 OTHER_TOLERANCE = 2e-2  # of devices that compute fp32 with shorter numbers, as TF32
 Array = npt.NDArray[Any]
@@ -115,6 +116,8 @@ def texts_of(proof: Any) -> list[str]:
     texts = proof.get("texts") if isinstance(proof, dict) else None
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise CheckpointError("the proof is not that of this model")
+    if len(texts) > TEXTS or sum(map(len, texts)) > MOST_CHARACTERS:  # they are answered at once
+        raise CheckpointError(f"the proof has more than {TEXTS} texts or {MOST_CHARACTERS:,} characters")
     return texts
 
 

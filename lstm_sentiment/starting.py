@@ -16,11 +16,12 @@ import torch
 import yaml
 
 from lstm_sentiment import __version__
+from lstm_sentiment.bounds import yaml_of
 from lstm_sentiment.checkpoint import CURVES, LAST, Checkpoint, RunFolder
 from lstm_sentiment.config import flatten
 from lstm_sentiment.curves import Curves
 from lstm_sentiment.distributed import Processes
-from lstm_sentiment.errors import RunError
+from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine
 from lstm_sentiment.options import config_yaml
@@ -96,11 +97,9 @@ def _check_place(path: Path) -> None:
 
 
 def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
-    text = (folder.path / "config.yaml").read_text("utf-8")
     try:
-        before = yaml.safe_load(text)
-        old = _flatten_plain(before)
-    except (yaml.YAMLError, AttributeError):
+        old = _flatten_plain(yaml_of(folder.own("config.yaml")))
+    except (CheckpointError, AttributeError):
         raise RunError(f"{folder.path / 'config.yaml'}: is damaged; cannot resume") from None
     new = _flatten_plain(yaml.safe_load(config_yaml(config)))
     for key in flatten(config):

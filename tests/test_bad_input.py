@@ -30,7 +30,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from lstm_sentiment import evaluate, experiment, predict, train
+from lstm_sentiment import __version__, evaluate, experiment, predict, train
 from lstm_sentiment.config import Config, flatten
 from lstm_sentiment.options import run_command
 from lstm_sentiment.reading.readers import read_chunks
@@ -452,6 +452,7 @@ def answer(
     assert sorted(folder.rglob("*")) == before, "nothing is left behind"
     printed_out = re.sub(r"0\.\d{4,}", "P", printed.out)  # probabilities are the model's matter
     said = f"{printed_out}{printed.err}{read}".replace(f"{folder}/", "").replace(str(folder), "FOLDER")
+    said = said.replace(__version__, "VERSION")
     return f"{code}\n{said.replace(str(run), 'RUN')}".rstrip() + "\n"
 
 

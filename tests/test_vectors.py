@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import random
 import ssl
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -138,26 +140,88 @@ def test_a_name_tells_its_size_before_anything_is_downloaded(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_is_checked_and_one_that_fails_is_begun_anew(
+class Server:
+    """Stands for the addresses of published vectors: answers with a content, or is cut off."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+        self.content, self.asked = content, list[str]()
+        monkeypatch.setattr("urllib.request.urlopen", self.open)
+
+    def open(self, url: str) -> io.BytesIO:
+        self.asked.append(url)
+        assert ssl._create_default_https_context().verify_mode == ssl.CERT_REQUIRED
+        if self.content is None:
+            raise OSError("connection lost")
+        return io.BytesIO(self.content)
+
+
+def archive(members: dict[str, str]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, content in members.items():
+            out.writestr(name, content)
+    return packed.getvalue()
+
+
+def by_name(name: str, cache: Path, size: int = 50) -> PretrainedVectors:
+    return load_vectors(name, Vocabulary(["w3", "unseen"]), size=size, seed=0, cache=cache)
+
+
+def test_a_named_set_is_downloaded_once_and_read_from_its_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchtext switches the checking of certificates off, and takes half a file for a whole one."""
-    modes = []
-
-    def broken(url: str, file: str, **_: object) -> None:
-        modes.append(ssl._create_default_https_context().verify_mode)
-        Path(file).write_bytes(b"PK half a file")
-        raise OSError("connection lost")
-
-    monkeypatch.setattr("torchtext.vocab.urlretrieve", broken)
-    monkeypatch.setattr(ssl, "_create_default_https_context", ssl.create_default_context)
+    """No part of it is written anywhere, whatever the archive calls it, and no pickle is made of it."""
+    content = as_lines(rows_of(20, 50))
+    server = Server(monkeypatch, archive({"../outside.txt": "x", "glove.6B.50d.txt": content}))
+    file = tmp_path / "vectors.txt"
+    file.write_text(content, encoding="utf-8")
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"glove\.6B\.50d cannot be downloaded: connection lost"):
-            load_vectors("glove.6B.50d", Vocabulary(["w1"]), size=50, seed=0, cache=tmp_path)
-    assert modes == [ssl.CERT_REQUIRED] * 2
+        assert torch.equal(
+            by_name("glove.6B.50d", tmp_path / "c").weight_VE, by_name(str(file), tmp_path).weight_VE
+        )
+        assert vector_words("glove.6B.50d", 2, cache=tmp_path / "c") == ["w0", "w1"]
+    assert server.asked == ["https://nlp.stanford.edu/data/glove.6B.zip"]
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"vectors.txt", "c/vectors/glove.6B.zip"}
 
 
-@pytest.mark.parametrize("name", ["glove.6B.99d", "no-such-file.txt", "glove"])
+def test_vectors_of_fasttext_are_one_plain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(monkeypatch, ("20 300\n" + as_lines(rows_of(20, 300))).encode())
+    loaded = by_name("fasttext.simple.300d", tmp_path, size=300)
+    assert loaded.known == {"w3"}
+    assert server.asked == ["https://dl.fbaipublicfiles.com/fasttext/vectors-wiki/wiki.simple.vec"]
+    assert vector_words("fasttext.simple.300d", 1, cache=tmp_path) == ["w0"]
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("content", [None, b"PK half a file", archive({"glove.6B.99d.txt": "w3 1 2\n"})])
+def test_a_download_that_fails_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    server = Server(monkeypatch, content)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"glove\.6B\.50d cannot be (downloaded: .*lost|read: )"):
+            by_name("glove.6B.50d", tmp_path)
+    assert len(server.asked) == 2
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_pickle_in_the_place_of_a_cache_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchtext keeps its own copy as .pt, and would load what it finds by that name."""
+    Server(monkeypatch, None)
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    for name in ("glove.6B.50d.txt.pt", "glove.6B.zip.pt", "glove.6B.50d.pt"):
+        torch.save((["w3"], {"w3": 0}, torch.ones(1, 50), 50), folder / name)
+    with pytest.raises(ConfigError, match="cannot be downloaded"):
+        by_name("glove.6B.50d", tmp_path)
+    (folder / "glove.6B.50d.txt").write_text(as_lines(rows_of(20, 50)))  # unpacked by an earlier version
+    assert by_name("glove.6B.50d", tmp_path).known == {"w3"}
+
+
+@pytest.mark.parametrize("name", ["glove.6B.99d", "no-such-file.txt", "glove", "charngram.100d"])
 def test_an_unknown_name_is_refused_with_those_known(name: str) -> None:
     message = refusal(name)
     assert message.startswith(f"text.vectors: '{name}' is neither a file nor one of ")
@@ -168,12 +232,12 @@ def test_an_unknown_name_is_refused_with_those_known(name: str) -> None:
     ("name", "content"),
     [
         ("empty.txt", b""),
+        ("header.txt", b"2 6\n"),
         ("words.txt", b"one\ntwo\n"),
         ("binary.gz", b"w0 1 2 3 4 5 6\n"),
         ("cut.txt.gz", gzip.compress(as_lines(rows_of(3000)).encode())[:9000]),
-        ("ragged.txt", b"w0 1 2 3 4 5 6\nw1 1 2 3\nw2 1 2 3 4 5 6\n"),
-        ("letters.txt", b"w0 1 2 3 4 5 6\nw1 1 2 x 4 5 6\nw2 1 2 3 4 5 6\n"),
-        ("latin.txt", b"w0 1 2 3 4 5 six\nw1 1 2 3 4 5 6\n"),
+        ("endless.txt", b"w0" + b" 1" * 600_000),
+        ("endless.gz", gzip.compress(b"w0 1 2 3 4 5 6\n" + b"x" * 30_000_000)),
     ],
 )
 def test_a_file_that_holds_no_vectors_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
@@ -182,11 +246,23 @@ def test_a_file_that_holds_no_vectors_is_refused(tmp_path: Path, name: str, cont
     assert str(file) in refusal(file)
 
 
-def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    """One of them would make every drawn vector, and then every gradient, not a number."""
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        ("w1 1 2 3", "the line of 'w1': has 3 values, those before have 6"),
+        ("w1  1 2 3 4 5 6", "the line of 'w1': has 7 values, those before have 6"),
+        ("", "the line of '\\n': has 0 values, those before have 6"),
+        ("w\x1b1 1 2 x 4 5 6", "the line of 'w\\x1b1': 'x' is no finite number"),
+        ("w1 1 2 nan 4 5 6", "the line of 'w1': 'nan' is no finite number"),
+        ("w1 1 2 1e39 4 5 6", "the line of 'w1': '1e39' is no finite number"),
+        ("w1 1 2 3 4 5 six", "the line of 'w1': 'six' is no finite number"),
+    ],
+)
+@pytest.mark.parametrize("before", [1, 9000])
+def test_a_line_that_is_no_vector_is_named(tmp_path: Path, before: int, second: str, problem: str) -> None:
     file = tmp_path / "vectors.txt"
-    file.write_text(as_lines(rows_of(20)) + "bad 1 2 nan 4 5 6\n", encoding="utf-8")
-    assert str(file) in refusal(file)
+    file.write_text("w0 1 2 3 4 5 6\n" * before + second + "\nw2 1 2 3 4 5 6\n", encoding="utf-8")
+    assert refusal(file) == f"text.vectors: {file}:{before + 1}: {problem}"
 
 
 def test_a_word_that_is_not_utf_8_is_passed_over(tmp_path: Path) -> None:

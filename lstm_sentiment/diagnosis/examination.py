@@ -11,7 +11,7 @@ from typing import Any
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.diagnosis.causes import most_likely_cause, probe_findings, probe_lines
 from lstm_sentiment.diagnosis.findings import ERROR, WARNING, Finding, finding_lines, plain, worst_first
@@ -100,6 +100,7 @@ def diagnose_run(run: str | Path) -> Diagnosis:
     config = dataclasses.replace(classifier.config, trainer=trainer)
     set_up_cpu(trainer.threads)
     try:
+        refuse_addresses(config.data)
         corpus = _prepare(config, classifier.vocabulary if config.pretrained else None)
     except DataError as error:
         unread = Finding(

@@ -7,11 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lstm_sentiment.bounds import content_of
 from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.classifier import load
+from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.comparison import score_intervals
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.errors import RunError, SentimentError
+from lstm_sentiment.corpus import Corpus, prepare, refuse_addresses
+from lstm_sentiment.errors import CheckpointError, RunError, SentimentError
 from lstm_sentiment.extras import need
 from lstm_sentiment.metrics import compared
 from lstm_sentiment.pages import charts
@@ -70,38 +71,50 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
     metrics, data, environment = (
         folder.read_json(f"{name}.json") for name in ("metrics", "data", "environment")
     )
-    epochs = [json.loads(line) for line in (folder.path / "log.jsonl").read_text("utf-8").splitlines()]
-    config, why = classifier.config, ""
+    log_lines = content_of(folder.own("log.jsonl")).decode("utf-8", "replace").splitlines()
+    why = ""
     if corpus is None:
-        try:
-            own = classifier.vocabulary if config.pretrained else None
-            corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
-            if corpus.fingerprint != folder.load(BEST).facts["data"]:
-                corpus, why = None, "the rows, labels or vocabulary are no longer those of the run"
-        except SentimentError as error:
-            why = str(error)
-    evidence = gather(classifier, corpus, seed=config.seed) if corpus is not None else None
+        corpus, why = _rows_of(classifier, folder)
+    evidence = gather(classifier, corpus, seed=classifier.config.seed) if corpus is not None else None
     if why:
         log.warning("the report does without single rows: %s", why)
     page = folder.path / "report.html"
     held_out = "test" if "test" in metrics else "validation"
-    write_page(
-        page,
-        "report.html",
-        title=f"Report of {folder.path.resolve().name}",
-        held_out=held_out,
-        labels=classifier.labels,
-        metrics=metrics,
-        systems=_systems(metrics, held_out, classifier.labels),
-        names=NAMES,
-        data=data,
-        environment=environment,
-        configuration=(folder.path / "config.yaml").read_text("utf-8"),
-        evidence=evidence,
-        why=why,
-        **_charts(epochs, metrics, evidence),
-    )
+    try:
+        write_page(
+            page,
+            "report.html",
+            title=f"Report of {folder.path.resolve().name}",
+            held_out=held_out,
+            labels=classifier.labels,
+            metrics=metrics,
+            systems=_systems(metrics, held_out, classifier.labels),
+            names=NAMES,
+            data=data,
+            environment=environment,
+            configuration=content_of(folder.own("config.yaml")).decode("utf-8", "replace"),
+            evidence=evidence,
+            why=why,
+            **_charts(list(map(json.loads, log_lines)), metrics, evidence),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, need("jinja2", extra="report").TemplateError):
+        files = "metrics.json, data.json, environment.json or log.jsonl"
+        raise CheckpointError(f"{folder.path}: {files} is not as training writes it") from None
     return page
+
+
+def _rows_of(classifier: SentimentClassifier, folder: RunFolder) -> tuple[Corpus | None, str]:
+    """Return the rows of a run, read again; or none, and why."""
+    config = classifier.config
+    try:
+        refuse_addresses(config.data)
+        own = classifier.vocabulary if config.pretrained else None
+        corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
+        if corpus.fingerprint != folder.load(BEST).facts["data"]:
+            return None, "the rows, labels or vocabulary are no longer those of the run"
+    except SentimentError as error:
+        return None, str(error)
+    return corpus, ""
 
 
 def _systems(metrics: dict[str, Any], held_out: str, labels: list[str]) -> list[dict[str, Any]]:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
+from lstm_sentiment.bounds import classes_of_run, vocabulary_of, yaml_of
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, SentimentError
 from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.weights import check_weights, known_tokens
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,14 @@ class Pretrained:
         """Copy the weights that a classifier shares with the language model; its others stay as they are.
 
         Raises:
-            RuntimeError: a shape that does not fit.
+            CheckpointError: a shape that does not fit.
         """
-        parameters = dict(model.named_parameters())
+        own = {name: weight for name, weight in model.named_parameters() if name.startswith(TAKEN)}
+        taken = {name: tensor for name, tensor in self.weights.items() if name.startswith(TAKEN)}
+        check_weights(taken, {name: weight.shape for name, weight in own.items()})
         with torch.no_grad():
-            for name, tensor in self.weights.items():
-                if name.startswith(TAKEN):
-                    parameters[name].copy_(tensor)
+            for name, tensor in taken.items():
+                own[name].copy_(tensor)
 
 
 def load_pretrained(config: Config) -> Pretrained | None:
@@ -76,24 +78,30 @@ def load_pretrained(config: Config) -> Pretrained | None:
         raise
     except SentimentError as error:
         raise ConfigError(str(error), key="pretrained") from None
-    if folder.read_json("labels.json")["labels"]:
+    if classes_of_run(folder.path / "labels.json")[0]:
         raise ConfigError(
             f"{folder.path}: is the run of a classifier, not of lstm_sentiment.pretrain", key="pretrained"
         )
-    _check_alike(yaml.safe_load((folder.path / "config.yaml").read_text("utf-8")), config, folder.path)
-    vocabulary = Vocabulary(folder.read_json("vocabulary.json"))
-    weights = checkpoint.tensors["model"]
-    log.info(
-        "pretrained: %s, epoch %d, validation perplexity %.1f",
-        folder.path, checkpoint.facts["epoch"] + 1, checkpoint.facts["scores"]["perplexity"],
-    )  # fmt: skip
+    _check_alike(yaml_of(folder.path / "config.yaml"), config, folder.path)
+    try:
+        weights = checkpoint.tensors["model"]
+        vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
+        check_weights(weights, {name: tensor.shape for name, tensor in weights.items()})
+        log.info(
+            "pretrained: %s, epoch %d, validation perplexity %.1f",
+            folder.path, checkpoint.facts["epoch"] + 1, checkpoint.facts["scores"]["perplexity"],
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder.path}: is not as pretraining writes it: {error}") from None
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode() + weights[name].numpy().tobytes())
     return Pretrained(vocabulary=vocabulary, weights=weights, sha256=digest.hexdigest())
 
 
-def _check_alike(theirs: dict[str, Any], config: Config, folder: Path) -> None:
+def _check_alike(theirs: Any, config: Config, folder: Path) -> None:
+    if not isinstance(theirs, dict) or not all(isinstance(theirs.get(of), dict) for of in ("text", "model")):
+        raise CheckpointError(f"{folder / 'config.yaml'}: has no sections text and model")
     for key in ALIKE:
         section, _, name = key.partition(".")
         before_it_was_one = getattr(getattr(Config(), section), name)  # runs of earlier versions name fewer

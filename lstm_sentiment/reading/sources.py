@@ -89,7 +89,7 @@ def open_source(name: str, *, encoding: str = "utf-8", encoding_errors: str = "s
         if name.startswith("package:"):
             path = _package_path(name)
         elif "://" in name:
-            path = stack.enter_context(_fetched(name))
+            path = stack.enter_context(fetched(name))
         else:
             path = Path(name).expanduser()
         _check_readable(path, name)
@@ -248,7 +248,10 @@ def open_binary(path: Path, compression: str, mode: Literal["rb", "wb"] = "rb") 
 
 def _package_path(name: str) -> Path:
     package, _, inside = name.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # such as __main__
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(
             f"{name}: the package {shown(package)} is not installed; "
@@ -262,8 +265,18 @@ def _package_path(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _fetched(url: str) -> Iterator[Path]:
-    """Copy what a URL names to a temporary file."""
+def fetched(url: str) -> Iterator[Path]:
+    """Copy what a URL names to a temporary file, which is there for as long as it is needed.
+
+    Raises:
+        DataError: it cannot be fetched.
+        MissingExtraError: the URL's filesystem package is not installed.
+
+    Example::
+
+        with fetched("https://example.org/reviews.csv") as file:
+            print(file.stat().st_size)
+    """
     with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
         path = Path(folder) / Path(urllib.parse.urlparse(url).path).name
         try:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -18,15 +19,19 @@ from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, open_binary
 
 Write = Callable[[pd.DataFrame], None]
+_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")  # JSON may hold them, and terminals and editors obey them
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
+_COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet takes for a formula
 
 
 @contextlib.contextmanager
-def open_table(name: str, *, like: Path | None = None) -> Iterator[Write]:
+def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = False) -> Iterator[Write]:
     """Yield a function that appends a frame's rows to a new file; the file appears when all is written.
 
     Args:
         name: a path whose ending tells the format, as in `readers`.
         like: a Parquet file whose column types a new Parquet file takes over.
+        spreadsheet_safe: put ' before text of a CSV or TSV file that a spreadsheet would compute.
 
     Raises:
         DataError: no such format or folder, or a value that the format cannot hold.
@@ -40,7 +45,11 @@ def open_table(name: str, *, like: Path | None = None) -> Iterator[Write]:
             else:
                 raw = stack.enter_context(open_binary(beside, compression_of(name), "wb"))
                 out = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
-                yield _jsonl_writer(out) if ending == ".jsonl" else _delimited_writer(out, ending)
+                yield (
+                    _jsonl_writer(out)
+                    if ending == ".jsonl"
+                    else _delimited_writer(out, ending, _inert if spreadsheet_safe else _cell)
+                )
         beside.replace(path)
     except UnicodeEncodeError as error:
         raise DataError(
@@ -59,7 +68,8 @@ def to_json_line(record: Mapping[Any, Any]) -> str:
     >>> to_json_line({"text": "so-so", "n": 1})
     '{"text": "so-so", "n": 1}'
     """
-    return json.dumps(_json_value(dict(record)), ensure_ascii=False, allow_nan=False, default=str)
+    line = json.dumps(_json_value(dict(record)), ensure_ascii=False, allow_nan=False, default=str)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def _json_value(value: Any) -> Any:
@@ -78,12 +88,12 @@ def _jsonl_writer(out: IO[str]) -> Write:
     return write
 
 
-def _delimited_writer(out: IO[str], ending: str) -> Write:
+def _delimited_writer(out: IO[str], ending: str, cell: Callable[[Any], str]) -> Write:
     first = True
 
     def write(frame: pd.DataFrame) -> None:
         nonlocal first
-        texts = frame.map(_cell)
+        texts = frame.map(cell).rename(columns=cell)
         texts.to_csv(
             out, sep="\t" if ending == ".tsv" else ",", index=False, header=first, lineterminator="\r\n"
         )
@@ -134,3 +144,13 @@ def _parquet_writer(path: Path, name: str, like: Path | None, stack: contextlib.
 def _cell(value: Any) -> str:
     """Return a value as text; lists and maps as JSON."""
     return json.dumps(value, default=str) if isinstance(value, dict | list) else as_text(value)
+
+
+def _inert(value: Any) -> str:
+    """Return a value as text that a spreadsheet shows as it is; numbers stay numbers.
+
+    >>> [_inert(value) for value in ("=1+1", "-0.5", "- so-so", "good")]
+    ["'=1+1", '-0.5', "'- so-so", 'good']
+    """
+    text = _cell(value)
+    return f"'{text}" if text.startswith(_COMPUTED) and not _NUMBER.fullmatch(text) else text

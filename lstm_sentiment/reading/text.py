@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.errors import ConfigError, shown
 from lstm_sentiment.reading.tokenizing import (
     HALF_CHARACTER,
     SPECIAL_TOKENS,
@@ -33,6 +33,8 @@ from lstm_sentiment.reading.tokenizing import (
 
 READ_AHEAD = 2  # batches cut at white space before they are needed
 MEMO_LIMIT = 1_000_000  # remembered pieces of text; some 200 MB at the most
+
+TOKENIZERS = ("basic_english", "spacy", "moses", "toktok", "revtok", "subword")  # of torchtext
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -236,6 +238,8 @@ def certificates_checked() -> Iterator[None]:
 
 def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
     try:
+        if name not in TOKENIZERS:
+            raise ValueError(name)
         with certificates_checked():
             from torchtext.data.utils import get_tokenizer  # imports torch: only where it is asked for
 
@@ -244,7 +248,7 @@ def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
         raise ConfigError(f"'{name}' needs a package: {error}", key="text.tokenizer") from None
     except Exception:  # torchtext raises plain ValueError, spaCy OSError, whatever the name leads to
         raise ConfigError(
-            f"'{name}' is not words, basic_english or another name that torchtext's get_tokenizer takes",
+            f"{shown(name)} is not words, nor one of those of torchtext: {', '.join(TOKENIZERS)}",
             key="text.tokenizer",
         ) from None
     return tokenizer

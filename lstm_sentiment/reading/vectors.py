@@ -1,25 +1,40 @@
-"""Pretrained word vectors, read by torchtext."""
+"""Pretrained word vectors, read from text: GloVe, word2vec and fastText files.
+
+torchtext knows the names and addresses of published vectors. It is not asked to read them: it keeps what
+it has read as a pickle, and whoever can write that file could run code here.
+
+Legend: V tokens of the vocabulary, N vectors of the file, E values of a vector.
+"""
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import itertools
-import logging
-import re
+import math
+import os
+import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.errors import ConfigError, DataError, shown
+from lstm_sentiment.reading.sources import fetched, open_binary
 from lstm_sentiment.reading.text import Vocabulary, certificates_checked
 from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS
+
+KEY = "text.vectors"
+LINES_AT_ONCE = 8192
+LONGEST_LINE = 1 << 20  # bytes: no word and 4096 numbers take as many
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,28 +57,44 @@ def load_vectors(
     """Read the vectors of a vocabulary's tokens.
 
     Args:
-        name: a text file in GloVe, word2vec or fastText format (also .gz), or a torchtext name such
-            as ``glove.6B.100d``, which torchtext downloads once.
+        name: a text file in GloVe, word2vec or fastText format (also .gz), or a name that torchtext knows,
+            such as ``glove.6B.100d``, which is downloaded once.
         vocabulary: tokens wanted.
         size: length that the model's embedding has.
         seed: for the vectors of tokens that the file lacks.
         cache: folder for downloads.
 
     Raises:
-        ConfigError: no such file or name, or vectors of another size.
+        ConfigError: no such file or name, vectors of another size, or a line that is no vector.
+
+    >>> file = Path(tempfile.mkdtemp()) / "vectors.txt"
+    >>> _ = file.write_text("good 0.5 0.1\\nbad -0.4 0.2\\n")
+    >>> found = load_vectors(str(file), Vocabulary(["bad"]), size=2, seed=0, cache=file.parent)
+    >>> found.weight_VE[2], found.known
+    (tensor([-0.4000,  0.2000]), frozenset({'bad'}))
     """
-    with certificates_checked():
-        vectors = _read(name, size, cache)
-    if vectors.dim != size:
-        raise _wrong_size(name, vectors.dim, size)
-    rows_NE = vectors.vectors[: len(vectors.itos)]  # torchtext leaves empty rows for lines it passed over
-    if not bool(rows_NE.isfinite().all()):
-        raise ConfigError(f"{name} holds values that are not finite", key="text.vectors")
-    return _match(vectors.stoi, rows_NE, vocabulary, seed)
+    if not Path(name).expanduser().is_file():
+        _address(name)
+        _check_size(name, int(name.rpartition(".")[2][:-1]), size)  # before anything is downloaded
+    # All vectors go to a file that has no name: their mean and spread are wanted, and memory may be short.
+    with _opened(name, cache) as file, tempfile.TemporaryFile() as kept:
+        places: dict[str, int] = {}
+        wanted = set(vocabulary.tokens[len(SPECIAL_TOKENS) :])
+        count = 0
+        for words, rows_NE in _read(file, name, size):
+            rows_NE.tofile(kept)
+            found = zip(words, itertools.count(count))
+            places |= {word: place for word, place in found if word in wanted}
+            count += len(words)
+        kept.flush()
+        if not count:
+            raise ConfigError(f"{name} holds no 'word number number ...' lines", key=KEY)
+        vectors_NE = torch.from_numpy(np.memmap(kept, np.float32, mode="c", shape=(count, size)))
+        return _match(places, vectors_NE, vocabulary, seed)
 
 
 def vector_words(name: str, most: int, *, cache: Path) -> list[str]:
-    """Return the first words of a file with vectors, or of a torchtext name (see `load_vectors`).
+    """Return the first words of a file with vectors, or of a name that torchtext knows (see `load_vectors`).
 
     Args:
         name: of the vectors.
@@ -80,105 +111,153 @@ def vector_words(name: str, most: int, *, cache: Path) -> list[str]:
     """
     if not most:
         return []
-    path = Path(name).expanduser()
-    if not path.is_file():
-        with certificates_checked():
-            return list(_download(name, _reader_of(name), cache / "vectors").itos[:most])
-    try:
-        with _open(path) as file:  # the words alone: a tenth of the time that vectors take
-            lines = itertools.islice(file, most + 1)  # the first may be a header of two numbers
-            fields = (line.split(maxsplit=2) for line in lines)
-            words = [found[0].decode("utf-8", "replace") for found in fields if len(found) > 2]
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", key="text.vectors") from None
+    with _opened(name, cache) as file:  # the words alone: a tenth of the time that vectors take
+        lines = itertools.islice(_lines(file, name), most + 1)  # the first may be a header of two numbers
+        fields = (line.split(maxsplit=2) for line in lines)
+        words = [found[0].decode("utf-8", "replace") for found in fields if len(found) > 2]
     return words[:most]
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+def _read(file: IO[bytes], name: str, size: int) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
+    """Yield words and their vectors (N, E), some at a time; a word that is not UTF-8 is left out."""
+    lines = enumerate(_lines(file, name), start=1)
+    first = True
+    while numbered := list(itertools.islice(lines, LINES_AT_ONCE)):
+        words: list[str] = []
+        values: list[bytes] = []
+        for line, content in numbered:
+            word, _, numbers = content.rstrip().partition(b" ")
+            fields = numbers.count(b" ") + 1 if numbers else 0
+            if first and fields != 1:  # of several: one number alone is a header, as word2vec writes it
+                _check_size(name, fields, size)
+                first = False
+            if fields == 1:
+                continue
+            if fields != size:
+                raise _no_vector(name, line, content, f"has {fields} values, those before have {size}")
+            with contextlib.suppress(UnicodeDecodeError):
+                words.append(word.decode())
+                values.append(numbers)
+        yield words, _as_rows(values, numbered, name, size)
 
 
-def _read(name: str, size: int, cache: Path) -> Any:
-    """Return torchtext's `Vectors` of a file or a name."""
-    from torchtext.vocab import Vectors
-
-    logging.getLogger("torchtext.vocab").setLevel(logging.WARNING)
-    path = Path(name).expanduser()
-    if path.is_file():
-        found = _first_vector_size(path)
-        if found != size:
-            raise _wrong_size(name, found, size)
-        # torchtext leaves a pickled copy beside its input: keep that in a folder that goes away.
-        with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
-            try:
-                vectors = Vectors(str(path.absolute()), cache=folder)
-            except (RuntimeError, ValueError, EOFError, OSError, zlib.error) as error:
-                raise ConfigError(f"{name} cannot be read: {error}", key="text.vectors") from None
-    else:
-        reader = _reader_of(name)
-        named = re.search(r"\.(\d+)d$", name)
-        found = int(named[1]) if named else 300 if name.startswith("fasttext") else size
-        if found != size:
-            raise _wrong_size(name, found, size)
-        vectors = _download(name, reader, cache / "vectors")
-    return vectors
-
-
-def _reader_of(name: str) -> Callable[..., Any]:
-    """Return what torchtext reads a name with that it knows."""
-    from torchtext.vocab import pretrained_aliases
-
-    if name not in pretrained_aliases:
-        raise ConfigError(
-            f"'{name}' is neither a file nor one of {', '.join(sorted(pretrained_aliases))}",
-            key="text.vectors",
-        )
-    reader: Callable[..., Any] = pretrained_aliases[name]
-    return reader
-
-
-def _download(name: str, reader: Callable[..., Any], folder: Path) -> Any:
-    """Let torchtext download vectors once; what a failure leaves half done is removed."""
-    before = set(folder.rglob("*"))
+def _as_rows(
+    values: list[bytes], numbered: Sequence[tuple[int, bytes]], name: str, size: int
+) -> npt.NDArray[np.float32]:
+    """Return lines of numbers as rows (N, E); where one is no number, name its line."""
     try:
-        return reader(cache=str(folder))
-    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        for path in set(folder.rglob("*")) - before:
-            if path.is_file():
-                path.unlink()
-        raise ConfigError(f"{name} cannot be downloaded: {error}", key="text.vectors") from None
+        parsed = np.array(b" ".join(values).split(), np.float64)
+        with np.errstate(over="ignore"):
+            rows_NE = parsed.reshape(len(values), size).astype(np.float32)
+        if np.isfinite(rows_NE).all():
+            return rows_NE
+    except ValueError:  # some line is to blame
+        pass
+    for line, content in numbered:
+        for value in content.rstrip().split(b" ")[1:]:
+            if not _is_finite(value):
+                raise _no_vector(name, line, content, f"{_shown(value)} is no finite number")
+    raise ConfigError(f"{name} cannot be read as numbers", key=KEY)
 
 
-def _match(index: dict[str, int], vectors_NE: Tensor, vocabulary: Vocabulary, seed: int) -> PretrainedVectors:
-    places = [index.get(token, -1) for token in vocabulary.tokens]
-    places[: len(SPECIAL_TOKENS)] = [-1] * len(SPECIAL_TOKENS)
-    found_V = torch.tensor(places) >= 0
+def _is_finite(value: bytes) -> bool:
+    try:
+        with np.errstate(over="ignore"):
+            return math.isfinite(np.float32(float(value)))
+    except ValueError:
+        return False
+
+
+def _lines(file: IO[bytes], name: str) -> Iterator[bytes]:
+    """Yield a file's lines; one that goes on and on is an error, and not a full memory."""
+    for line in iter(lambda: file.readline(LONGEST_LINE), b""):
+        if len(line) == LONGEST_LINE:
+            raise ConfigError(f"{name} has a line of more than {LONGEST_LINE:,} bytes", key=KEY)
+        yield line
+
+
+def _no_vector(name: str, line: int, content: bytes, problem: str) -> ConfigError:
+    word = _shown(content.partition(b" ")[0])
+    return ConfigError(f"{name}:{line}: the line of {word}: {problem}", key=KEY)
+
+
+def _shown(found: bytes) -> str:
+    return shown(found.decode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def _opened(name: str, cache: Path) -> Iterator[IO[bytes]]:
+    """Open vectors for reading, a named set after it was downloaded; errors while it is read are told too."""
+    path = Path(name).expanduser()
+    local = path.is_file()
+    member = ""
+    if not local:
+        path, member = _downloaded(name, cache / "vectors")
+    try:
+        with contextlib.ExitStack() as stack:
+            if member:
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                yield stack.enter_context(archive.open(member))
+            else:
+                compression = ".gz" if path.suffix == ".gz" else ""
+                yield stack.enter_context(open_binary(path, compression))
+    except UNREADABLE as error:
+        if not local:
+            path.unlink()  # to begin anew
+        raise ConfigError(f"{name} cannot be read: {error}", key=KEY) from None
+
+
+def _check_size(name: str, found: int, size: int) -> None:
+    if not found:
+        raise ConfigError(f"{name} holds no 'word number number ...' lines", key=KEY)
+    if found != size:
+        raise ConfigError(
+            f"'{name}' has vectors of {found} values but model.embedding_size is {size}; "
+            f"set model.embedding_size {found}",
+            key=KEY,
+        )
+
+
+def _address(name: str) -> tuple[str, str]:
+    """Return where vectors of a name are published, and which part of the archive they are, if it is one."""
+    with certificates_checked():
+        from torchtext.vocab import FastText, GloVe, pretrained_aliases
+
+    known = {alias: of for alias, of in pretrained_aliases.items() if of.func in (GloVe, FastText)}
+    if name not in known:
+        raise ConfigError(f"'{name}' is neither a file nor one of {', '.join(sorted(known))}", key=KEY)
+    chosen = known[name].keywords
+    if known[name].func is FastText:
+        return FastText.url_base.format(chosen["language"]), ""
+    return GloVe.url[chosen["name"]], f"glove.{chosen['name']}.{chosen['dim']}d.txt"
+
+
+def _downloaded(name: str, folder: Path) -> tuple[Path, str]:
+    """Return the file with vectors of a name, and which part of it they are if it is an archive."""
+    url, member = _address(name)
+    if member and (folder / member).is_file():
+        return folder / member, ""
+    path: Path = folder / url.rpartition("/")[2]
+    if not path.is_file():
+        try:
+            with fetched(url.replace("http://", "https://")) as fresh:
+                folder.mkdir(parents=True, exist_ok=True)
+                beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+                shutil.move(fresh, beside)  # it may lie on another disk, where nothing can be renamed to here
+                beside.replace(path)
+        except (DataError, OSError) as error:
+            raise ConfigError(f"{name} cannot be downloaded: {error}", key=KEY) from None
+    return path, member
+
+
+def _match(
+    places: dict[str, int], vectors_NE: Tensor, vocabulary: Vocabulary, seed: int
+) -> PretrainedVectors:
+    place_V = torch.tensor([places.get(token, -1) for token in vocabulary.tokens])
+    found_V = place_V >= 0
     generator = torch.Generator().manual_seed(seed)
     spread_E, mean_E = torch.std_mean(vectors_NE, dim=0, correction=0)
-    weight_VE = torch.randn(len(places), vectors_NE.shape[1], generator=generator) * spread_E + mean_E
-    weight_VE[found_V] = vectors_NE[torch.tensor(places)[found_V]]
+    weight_VE = torch.randn(len(place_V), vectors_NE.shape[1], generator=generator) * spread_E + mean_E
+    weight_VE[found_V] = vectors_NE[place_V[found_V]]
     weight_VE[PAD] = 0.0
-    known = frozenset(token for token, place in zip(vocabulary.tokens, places, strict=True) if place >= 0)
-    return PretrainedVectors(weight_VE=weight_VE, known=known)
-
-
-def _first_vector_size(path: Path) -> int:
-    """Return the number of values on a vector file's first line, or second if the first is a header."""
-    try:
-        with _open(path) as file:
-            fields = file.readline().split()
-            if len(fields) == 2:
-                fields = file.readline().split()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", key="text.vectors") from None
-    if len(fields) < 3:
-        raise ConfigError(f"{path} holds no 'word number number ...' lines", key="text.vectors")
-    return len(fields) - 1
-
-
-def _wrong_size(name: str, found: int, size: int) -> ConfigError:
-    return ConfigError(
-        f"'{name}' has vectors of {found} values but model.embedding_size is {size}; "
-        f"set model.embedding_size {found}",
-        key="text.vectors",
-    )
+    return PretrainedVectors(weight_VE=weight_VE, known=frozenset(places))

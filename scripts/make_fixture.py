@@ -1,0 +1,66 @@
+"""Makes the run that later versions must still read: ``python scripts/make_fixture.py``, once per format.
+
+A tiny run with a tensor of every kind, its export, and its answers go to ``tests/fixtures/format-N``, where N
+is the format of checkpoints. What is there already is never made anew: it was written by the version it
+stands for. `tests/test_old_checkpoints.py` reads all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from lstm_sentiment import load
+from lstm_sentiment.checkpoint import EXPORTED, FORMAT
+from lstm_sentiment.deployment.exporting import export
+from lstm_sentiment.experiment import run
+from lstm_sentiment.files import new_folder
+from lstm_sentiment.options import parse_config
+
+FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
+CLUES = {"negative": ("awful", "broken"), "neutral": ("okay", "usual"), "positive": ("great", "lovely")}
+PLACES = ("room", "food", "staff", "view", "bed", "bar", "pool", "lobby", "street", "garden")
+TEXTS = ("", "great", "the awful, awful bed!", "lovley 😀 http://a.b", "usual " * 60, "not broken at all")
+SETTINGS = (
+    *("--model.embedding_size=8", "--model.hidden_size=8", "--model.layers=2", "--model.ngrams=32"),
+    *("--model.pooling=last+mean+max+attention", "--text.subwords=64", "--text.min_frequency=1"),
+    *("--text.max_tokens=40", "--trainer.epochs=4", "--trainer.batch_size=8", "--trainer.learning_rate=0.02"),
+    *("--trainer.ema=0.8", "--trainer.threads=1", "--trainer.precision=fp32", "--baseline=false"),
+)
+
+
+def main() -> None:
+    """Make the fixture of this version's format."""
+    place = FIXTURES / f"format-{FORMAT}"
+    if place.exists():
+        sys.exit(f"{place} is there already: only a new format needs a new one")
+    with tempfile.TemporaryDirectory() as temporary, new_folder(place) as building:
+        os.chdir(temporary)  # the run's configuration names its data, and shall name no machine's folders
+        finished = trained()
+        classifier = load(finished)
+        export(classifier, finished, building / EXPORTED)
+        (
+            building / EXPORTED / "runtime.py"
+        ).unlink()  # code of this version: that it runs proves nothing later
+        answers = dict(zip(TEXTS, classifier.predict_proba(TEXTS).tolist(), strict=True))
+        (building / "answers.json").write_text(json.dumps(answers, indent=1), "utf-8")
+        shutil.copytree(finished, building / "run", ignore=shutil.ignore_patterns("last*"))
+    size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    sys.stdout.write(f"{place}: {size / 1000:.0f} kB\n")
+
+
+def trained() -> Path:
+    """Train on made-up rows, in the working folder, and return the run."""
+    rows = [f"the {place} was {word},{label}" for label in CLUES for word in CLUES[label] for place in PLACES]
+    Path("rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n", "utf-8")
+    argv = ["--data.train=rows.csv", "--out=run", *SETTINGS]
+    run(parse_config(argv, program="make_fixture", description=""), cache=Path("cache"))
+    return Path("run")
+
+
+if __name__ == "__main__":
+    main()

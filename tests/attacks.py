@@ -1,0 +1,548 @@
+"""Files that want to harm whoever reads them: each changes a copy of a good run, and is signed as a good one.
+
+A payload makes the canary when it runs. `attack_runner` lets the package read what an attack made.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import runpy
+import shutil
+import struct
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+GOOD_RUN = HERE / "fixtures" / "format-1" / "run"
+SHARED = ("config.yaml", "vocabulary.json", "labels.json")
+WEIGHTS = "best/model.safetensors"
+STATE = "best/state.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an attack happens: a copy of a good run, a folder beside it, and a file that only code makes."""
+
+    run: Path
+    beside: Path
+    canary: Path
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is made of a good run, how the package is asked to read it, and what it must say.
+
+    Args:
+        name: of the case.
+        make: changes the run.
+        says: pattern of the message of refusal; None for what is harmless and read.
+        how: one of `attack_runner.ACTS`.
+    """
+
+    name: str
+    make: Callable[[Place], None]
+    says: str | None
+    how: str = "load"
+
+
+def sign(run: Path) -> None:
+    """Make a manifest that vouches for all files as they are now."""
+    if not (run / "best").is_dir() or not (run / "best").resolve().is_relative_to(run):
+        return
+    files = [file for file in (run / "best").iterdir() if file.name != "manifest.json"]
+    manifest = {
+        "format": 1,
+        "files": {file.name: fingerprint(file) for file in files},
+        "run": {name: fingerprint(run / name) for name in SHARED},
+    }
+    (run / "best" / "manifest.json").write_text(json.dumps(manifest))
+
+
+def fingerprint(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {"sha256": "", "bytes": 0}
+    with file.open("rb") as opened:
+        return {"sha256": hashlib.file_digest(opened, "sha256").hexdigest(), "bytes": file.stat().st_size}
+
+
+def put(name: str, content: bytes | str, *, signed: bool = True) -> Callable[[Place], None]:
+    """Return an attack that replaces a file of the run."""
+
+    def make(place: Place) -> None:
+        (place.run / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        if signed:
+            sign(place.run)
+
+    return make
+
+
+def change(name: str, **values: Any) -> Callable[[Place], None]:
+    """Return an attack that sets keys of a JSON file; dots lead into sections of YAML's text."""
+
+    def make(place: Place) -> None:
+        file = place.run / name
+        if name.endswith(".yaml"):
+            lines = file.read_text().splitlines()
+            for key, value in values.items():
+                found = [i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
+                assert len(found) == 1, (key, found)
+                indent = lines[found[0]][: -len(lines[found[0]].lstrip()) or None]
+                lines[found[0]] = f"{indent if lines[found[0]].startswith(' ') else ''}{key}: {value}"
+            file.write_text("\n".join(lines) + "\n")
+        else:
+            file.write_text(json.dumps(json.loads(file.read_text()) | values))
+        sign(place.run)
+
+    return make
+
+
+# -- pickles ---------------------------------------------------------------------------------------
+
+
+class Runs:
+    """An object whose pickle calls something when it is read."""
+
+    def __init__(self, call: Callable[..., Any], *args: Any) -> None:
+        self.call, self.args = call, args
+
+    def __reduce__(self) -> Any:
+        return self.call, self.args
+
+
+def payloads(canary: Path, folder: Path) -> dict[str, Runs]:
+    """Return pickles that make the canary, by the callable that they lead to.
+
+    Args:
+        canary: file to make.
+        folder: for code and pickles that some of them lead to.
+    """
+    name = str(canary)
+    code = f"open({name!r}, 'w').close()"
+    (folder / "hostile_module.py").write_text(code)
+    (folder / "hubconf.py").write_text(f"def model():\n    {code}\n")
+    inner = Runs(os.system, f"touch {name}")
+    torch.save(inner, folder / "inner.pt")
+    np.save(folder / "inner.npy", np.array([inner], object), allow_pickle=True)
+    (folder / "source").write_text("")
+    buffer = io.BytesIO()
+    torch.save(inner, buffer)
+    hub = functools.partial(torch.hub.load, str(folder), "model", source="local", trust_repo=True)
+    return {
+        "os.system": inner,
+        "subprocess.call": Runs(subprocess.call, ["touch", name]),
+        "eval": Runs(eval, code),
+        "exec": Runs(exec, code),
+        "open": Runs(open, name, "w"),
+        "__import__": Runs(__import__, "hostile_module"),
+        "runpy.run_path": Runs(runpy.run_path, str(folder / "hostile_module.py")),
+        "functools.partial": Runs(functools.partial(os.system, f"touch {name}")),
+        "Path.touch": Runs(Path.touch, canary),
+        "shutil.copyfile": Runs(shutil.copyfile, str(folder / "source"), name),
+        "pickle.loads": Runs(pickle.loads, pickle.dumps(inner)),
+        "torch.load": Runs(functools.partial(torch.load, str(folder / "inner.pt"), weights_only=False)),
+        "torch.storage._load_from_bytes": Runs(torch.storage._load_from_bytes, buffer.getvalue()),
+        "torch.hub.load": Runs(hub),
+        "numpy.load": Runs(functools.partial(np.load, str(folder / "inner.npy"), allow_pickle=True)),
+    }
+
+
+def containers(value: Any) -> dict[str, bytes]:
+    """Return a pickle in everything that pickles come in."""
+    plain, zipped, legacy, packed, archive = pickle.dumps(value), *(io.BytesIO() for _ in range(4))
+    torch.save(value, zipped)
+    torch.save(value, legacy, _use_new_zipfile_serialization=False)
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        member = tarfile.TarInfo("../outside.pkl")
+        member.size = len(plain)
+        tar.addfile(member, io.BytesIO(plain))
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("../outside.pkl", plain)
+    return {
+        "pickle": plain,
+        "pickle protocol 0": pickle.dumps(value, 0),
+        "torch zip": zipped.getvalue(),
+        "torch legacy": legacy.getvalue(),
+        "gzip": gzip.compress(plain),
+        "tar": packed.getvalue(),
+        "zip": archive.getvalue(),
+    }
+
+
+def pickled(name: str, kind: str = "torch zip", payload: str = "os.system", *, signed: bool = True) -> Any:
+    """Return an attack that puts a pickle in the place of a file of the run."""
+
+    def make(place: Place) -> None:
+        content = containers(payloads(place.canary, place.beside)[payload])[kind]
+        (place.run / name).parent.mkdir(exist_ok=True)
+        (place.run / name).write_bytes(content)
+        if signed:
+            sign(place.run)
+
+    return make
+
+
+def run_is_a_pickle(name: str) -> Callable[[Place], None]:
+    def make(place: Place) -> None:
+        shutil.rmtree(place.run)
+        content = containers(payloads(place.canary, place.beside)["os.system"])["torch zip"]
+        place.run.write_bytes(content)
+
+    make.__name__ = name
+    return make
+
+
+PAYLOADS = (
+    "os.system", "subprocess.call", "eval", "exec", "open", "__import__", "runpy.run_path",
+    "functools.partial", "Path.touch", "shutil.copyfile", "pickle.loads", "torch.load",
+    "torch.storage._load_from_bytes", "torch.hub.load", "numpy.load",
+)  # fmt: skip
+FOREIGN = "reads no pickles"
+
+
+def pickle_attacks() -> Iterator[Attack]:
+    for payload in PAYLOADS:
+        yield Attack(f"weights that call {payload}", pickled(WEIGHTS, payload=payload), FOREIGN)
+    for kind in ("pickle", "torch legacy", "gzip", "tar", "zip"):
+        yield Attack(f"weights as {kind}", pickled(WEIGHTS, kind), f"{WEIGHTS}: .*(reads no pickles|header)")
+    yield Attack("weights as pickle protocol 0", pickled(WEIGHTS, "pickle protocol 0"), "has a header of")
+    yield Attack("weights unsigned", pickled(WEIGHTS, signed=False), "damaged or was replaced")
+    for name in (STATE, "vocabulary.json", "labels.json", "config.yaml"):
+        yield Attack(f"{name} as pickle", pickled(name, "pickle"), f"{name}: .*(reads no pickles|not)")
+    yield Attack("manifest as pickle", pickled("best/manifest.json", "pickle", signed=False), FOREIGN)
+    yield Attack("more weights as pickle", pickled("best/more.safetensors"), FOREIGN)
+    yield Attack("a pickle that nobody asked for", pickled("best/pytorch_model.bin"), None)
+    yield Attack("pickled optimizer", pickled("best/optimizer.safetensors", "pickle"), FOREIGN)
+    for name in ("metrics.json", "data.json", "environment.json", "log.jsonl"):
+        yield Attack(f"{name} as pickle", pickled(name, "pickle"), FOREIGN, "report")
+    yield Attack("a run that is a .pt file", run_is_a_pickle("pt"), "no run folder but a file.*no pickles")
+    yield Attack("weights to start from", pickled(WEIGHTS), FOREIGN, "pretrained")
+    yield Attack("a run to publish", pickled("metrics.json", "torch zip"), FOREIGN, "publish")
+    yield Attack("word vectors", pickled("vectors.pt"), "holds no|no vector|values|cannot", "vectors")
+    yield Attack("rows as parquet", pickled("rows.parquet", "pickle"), "rows.parquet", "rows")
+    yield Attack("rows as csv", pickled("rows.csv", "pickle"), "rows.csv", "rows")
+    yield Attack("tokens of a cache", cached_pickle, None, "cache")
+
+
+def cached_pickle(place: Place) -> None:
+    """Replace what is kept of tokenised rows by arrays of objects, as `attack_runner` finds them."""
+    np.savez(
+        place.run / "rows.npz",
+        allow_pickle=True,
+        **{
+            name: np.array([Runs(os.system, f"touch {place.canary}")], object)
+            for name in ("offsets", "labels")
+        },
+    )
+
+
+# -- safetensors -----------------------------------------------------------------------------------
+
+
+def tensors_file(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    """Return a safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def one(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def weights_with(edit: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Place], None]:
+    """Return an attack that edits good weights."""
+
+    def make(place: Place) -> None:
+        import safetensors.torch
+
+        tensors = {name: t.clone() for name, t in safetensors.torch.load_file(place.run / WEIGHTS).items()}
+        edit(tensors)
+        safetensors.torch.save_file(tensors, place.run / WEIGHTS)
+        sign(place.run)
+
+    return make
+
+
+def tensor_attacks() -> Iterator[Attack]:
+    eight = b"\0" * 8
+    many = {f"t{i}": one(shape=(0,), offsets=(0, 0)) for i in range(10_000)}
+    files = {
+        "length of 2^64 - 1": (tensors_file({"a": one()}, eight, 2**64 - 1), "has a header of"),
+        "length of 100 MB and one": (tensors_file({"a": one()}, eight, 100_000_001), "has a header of"),
+        "length beyond the file": (tensors_file({"a": one()}, eight, 5000), "has a header of"),
+        "length of nothing": (tensors_file(b"", eight), "not JSON"),
+        "an empty file": (b"", "not JSON"),
+        "four bytes": (b"\1\0\0\0", "has a header of"),
+        "overlapping tensors": (tensors_file({"a": one(), "b": one()}, eight), "not what the file holds"),
+        "a hole": (tensors_file({"a": one(), "b": one(offsets=(16, 24))}, eight * 3), "not what the file"),
+        "negative offsets": (tensors_file({"a": one(offsets=(-8, 0))}, eight), "describes no such tensors"),
+        "a negative shape": (tensors_file({"a": one(shape=(-1, -2))}, eight), "describes no such tensors"),
+        "a shape that overflows": (tensors_file({"a": one(shape=(2**62, 4))}, eight), "no such tensors"),
+        "a shape of 1e308": (tensors_file({"a": one(shape=(1e308,))}, eight), "no such tensors"),
+        "a shape of other bytes": (tensors_file({"a": one(shape=(3,))}, eight), "no such tensors"),
+        "bytes at the end": (tensors_file({"a": one()}, eight * 2), "not what the file holds"),
+        "a name twice": (tensors_file(b'{"a": 1, "a": 2}', eight), "twice"),
+        "a header that is no text": (tensors_file(b"\xff\xfe\xfd", eight), "not JSON"),
+        "a header of 300,000 brackets": (tensors_file(b"[" * 300_000), "lists and maps"),
+        "a header of 90,000 brackets": (tensors_file(b"[" * 90_000), "not JSON"),
+        "a header that is a list": (tensors_file([1, 2]), "does not list at most"),
+        "10,000 empty tensors": (tensors_file(many), "does not list at most 1,000|header"),
+        "a header of lists in lists": (
+            tensors_file(b"[" + b"[]," * 340_000 + b"[]]"),
+            "lists and maps",
+        ),
+        "metadata that is no text": (
+            tensors_file({"__metadata__": {"a": {"b": [1]}}, "a": one()}, eight),
+            "model.safetensors",
+        ),
+        "a type that is none": (tensors_file({"a": one("OBJ")}, eight), "describes no such tensors"),
+        "a name that leads out": (tensors_file({"../../etc/x": one()}, eight), "missing|do not fit"),
+        "a zip at the end": (tensors_file({"a": one()}, eight + b"PK\x05\x06" + b"\0" * 18), "not what the"),
+    }
+    for name, (content, says) in files.items():
+        yield Attack(name, put(WEIGHTS, content), says)
+    edits: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+        "weights that are no numbers": (lambda t: t["lstm.head.bias"].fill_(torch.nan), "not finite"),
+        "weights without end": (lambda t: t["lstm.embedding.weight"].fill_(torch.inf), "not finite"),
+        "a weight less": (lambda t: t.pop("lstm.head.bias"), "missing or added"),
+        "a weight more": (lambda t: t.update(evil=torch.zeros(2)), "missing or added"),
+        "weights of another type": (
+            lambda t: t.update({"lstm.head.bias": torch.zeros(3, dtype=torch.int64)}),
+            "holds torch.int64",
+        ),
+        "weights of another shape": (
+            lambda t: t.update({"lstm.head.bias": torch.zeros(1)}),
+            r"shape \(1,\), and config.yaml asks for \(3,\)",
+        ),
+    }
+    for name, (edit, says) in edits.items():
+        yield Attack(name, weights_with(edit), says)
+
+
+# -- JSON and YAML ---------------------------------------------------------------------------------
+
+
+def sparse(name: str, size: int) -> Callable[[Place], None]:
+    """Return an attack that makes a file large without any content."""
+
+    def make(place: Place) -> None:
+        with (place.run / name).open("ab") as file:
+            file.truncate(size)
+
+    return make
+
+
+def text_attacks() -> Iterator[Attack]:
+    yield Attack("state of 1 GB", sparse(STATE, 10**9), "larger than")
+    yield Attack("manifest of 1 GB", sparse("best/manifest.json", 10**9), "larger than")
+    yield Attack("metrics of 1 GB", sparse("metrics.json", 10**9), "larger than", "report")
+    yield Attack("log of 1 GB", sparse("log.jsonl", 10**9), "larger than", "report")
+    yield Attack("state of lists in lists", put(STATE, "[" + "[]," * 1_390_000 + "[]]"), "lists and maps")
+    yield Attack("state of maps", put(STATE, "[" + "{}," * 1_390_000 + "{}]"), "lists and maps")
+    yield Attack("state of numbers", put(STATE, "[" + "9e9," * 1_000_000 + "1]"), "facts by name")
+    yield Attack("state of brackets", put(STATE, "[" * 90_000), "not JSON")
+    yield Attack("state of a huge number", put(STATE, '{"epoch": ' + "9" * 1_000_000 + "}"), "not JSON")
+    yield Attack("state with a key twice", put(STATE, '{"a": 1, "a": 2}'), "twice")
+    for value in ("x", None, [1], {"a": 1}, 0, -1, 1e308, float("nan")):
+        made = change(STATE, calibration={"temperature": value, "thresholds": []})
+        yield Attack(f"temperature {value!r}", made, "do not fit")
+    yield Attack("thresholds of text", change(STATE, calibration={"thresholds": ["a"]}), "do not fit")
+    call = {"__reduce__": ["os.system", "touch x"], "cls": "os.system", "_target_": "os.system"}
+    yield Attack("keys that call", change(STATE, **call, calibration=call), "do not fit")
+    yield Attack(
+        "half a million proofs", change(STATE, proof={"texts": ["a"] * 500_000, "logits": []}), "proof"
+    )
+    long = {"texts": ["a " * 1_000_000], "logits": [[0, 0, 0]]}
+    yield Attack("a proof without end", change(STATE, proof=long), "proof")
+    yield Attack("a proof that is none", change(STATE, proof=[1]), "proof")
+    lists = "[\n" + "[],\n" * 3_000_000 + "[]\n]"
+    some = "[\n" + "[],\n" * 20 + "[]\n]"
+    yield Attack("vocabulary of lists", put("vocabulary.json", lists), "lists and maps")
+    yield Attack("vocabulary of some lists", put("vocabulary.json", some), "no token")
+    yield Attack("vocabulary of numbers", put("vocabulary.json", '[\n"so",\n1\n]'), "no token")
+    yield Attack("vocabulary on one line", put("vocabulary.json", lists.replace("\n", "")), "a line of")
+    tokens = "[\n" + ",\n".join(f'"{i}"' for i in range(2_000_000)) + "\n]\n"
+    yield Attack("vocabulary of too many", put("vocabulary.json", tokens), "holds more than the")
+    token = '[\n"' + "a" * 9_000_000 + '"\n]'
+    yield Attack("vocabulary of one token", put("vocabulary.json", token), "a line of")
+    yield Attack("vocabulary of too few", put("vocabulary.json", '[\n"a"\n]\n'), "tokens that the weights")
+    yield Attack("vocabulary with a token twice", put("vocabulary.json", json.dumps(["a"] * 18)), "twice")
+    yield Attack("vocabulary that is a map", put("vocabulary.json", '{"a": 1}'), "no list of tokens")
+    yield Attack("labels that are a list", put("labels.json", "[]"), "names of up to")
+    yield Attack(
+        "labels that are numbers", put("labels.json", '{"labels": [1, 2, 3], "map": {}}'), "names of"
+    )
+    many = json.dumps({"labels": list(map(str, range(100_000))), "map": {}})
+    yield Attack("100,000 labels", put("labels.json", many), "names of up to 100 classes")
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    configs = {
+        "python/object/apply": ('out: !!python/object/apply:os.system ["touch CANARY"]\n', "is not|not YAML"),
+        "python/name": ("seed: !!python/name:os.system\n", "is not|not YAML"),
+        "python/module": ("seed: !!python/module:hostile_module\n", "is not|not YAML"),
+        "a tag": ("seed: !evil 1\n", "is not|not YAML"),
+        "an anchor bomb": (bomb, r"an alias|no such key"),
+        "an anchor in itself": ("data: &a {train: *a}\n", "an alias"),
+        "20,000 brackets": ("seed: " + "[" * 20_000, "nested deeper than"),
+        "200,000 brackets": ("seed: " + "[" * 200_000, "nested deeper than"),
+        "dashes in dashes": ("seed:\n" + "".join(" " * i + "-\n" for i in range(400)), "nested deeper than"),
+        "questions in questions": ("? " * 50_000, "nested deeper than"),
+        "more than a configuration": ("seed: 0 #" + "x" * 300_000, "more than|larger"),
+        "a huge number": ("seed: " + "9" * 200_000, "a whole number|between"),
+        "a key that is long": ("x" * 200_000 + ": 1", "no such key|not YAML"),
+        "two documents": ("seed: 0\n---\nseed: 1\n", "a second document"),
+        "NUL": ("seed: 0\n\0", "not YAML|special"),
+    }
+    for name, (content, says) in configs.items():
+        for how in ("resume", "config"):
+            told = "damaged; cannot resume|run has" if how == "resume" else says
+            yield Attack(f"{how}: YAML with {name}", yaml_with(content), told, how)
+
+
+def yaml_with(content: str) -> Callable[[Place], None]:
+    def make(place: Place) -> None:
+        payloads(place.canary, place.beside)
+        put("config.yaml", content.replace("CANARY", str(place.canary)))(place)
+
+    return make
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+def size_attacks() -> Iterator[Attack]:
+    config = "config.yaml"
+    fits = "do not fit"
+    sizes: dict[str, dict[str, Any]] = {
+        "4096 hidden in 16 layers": {"hidden_size": 4096, "layers": 16},
+        "embeddings of 4096": {"embedding_size": 4096},
+        "sixteen million n-grams": {"ngrams": 1 << 24},
+        "four million sub-words": {"subwords": 1 << 22},
+        "all of it": {"hidden_size": 4096, "layers": 16, "ngrams": 1 << 24, "subwords": 1 << 22},
+        "no n-grams": {"ngrams": 0},
+        "one direction": {"bidirectional": "false"},
+        "another pooling": {"pooling": "mean"},
+    }
+    for name, values in sizes.items():
+        yield Attack(f"a configuration with {name}", change(config, **values), fits)
+    ranges: dict[str, dict[str, Any]] = {
+        "10^12 hidden": {"hidden_size": 10**12},
+        "a million layers": {"layers": 10**6},
+        "10^12 tokens": {"max_tokens": 10**12},
+        "10^12 words": {"max_vocabulary": 10**12},
+        "10^12 sub-words": {"subwords": 10**12},
+        "a million threads": {"threads": 10**6},
+        "10^12 rows in a batch": {"batch_size": 10**12},
+        "10^12 epochs": {"epochs": 10**12},
+        "a tokenizer to import": {"tokenizer": "hostile_module.tokenize"},
+        "a device to import": {"device": "hostile_module:0"},
+        "an encoding to import": {"encoding": "hostile_module"},
+    }
+    for name, values in ranges.items():
+        yield Attack(
+            f"a configuration with {name}", change(config, **values), "config.yaml|text.tokenizer|data"
+        )
+    train = {"hidden_size": 4096, "layers": 16}
+    yield Attack("training with 4096 hidden in 16 layers", change(config, **train), "parameters", "train")
+    wide = {"embedding_size": 4096, "subwords": 1 << 22}
+    yield Attack(
+        "training with four million sub-words of 4096", change(config, **wide), "parameters", "train"
+    )
+    big = tensors_file({"a": one(shape=(2**31,), offsets=(0, 2**33))})
+    yield Attack("weights of 8 GB that are not there", put(WEIGHTS, big), "not what the file holds")
+
+
+# -- paths -----------------------------------------------------------------------------------------
+
+
+def manifest_with(**files: Any) -> Callable[[Place], None]:
+    def make(place: Place) -> None:
+        file = place.run / "best" / "manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["files"] |= {name.replace("BESIDE", str(place.beside)): of for name, of in files.items()}
+        file.write_text(json.dumps(manifest))
+
+    return make
+
+
+def linked(name: str, *, hard: bool = False, secret: str | None = None) -> Callable[[Place], None]:
+    """Return an attack that puts a link to a file beside the run in the place of one of its files."""
+
+    def make(place: Place) -> None:
+        outside, file = place.beside / "outside", place.run / name
+        if secret is None:
+            shutil.move(file, outside)
+        else:
+            outside.write_text(secret)
+            file.unlink(missing_ok=True)
+        file.hardlink_to(outside) if hard else file.symlink_to(outside)
+        sign(place.run)
+
+    return make
+
+
+def special(name: str, kind: str) -> Callable[[Place], None]:
+    def make(place: Place) -> None:
+        (place.run / name).unlink()
+        if kind == "pipe":
+            os.mkfifo(place.run / name)
+        else:
+            (place.run / name).symlink_to("/dev/zero")
+
+    return make
+
+
+def linked_folder(place: Place) -> None:
+    shutil.move(place.run / "best", place.beside / "best")
+    (place.run / "best").symlink_to(place.beside / "best")
+
+
+def names_a(key: str, value: str) -> Callable[[Place], None]:
+    return change("config.yaml", **{key: value})
+
+
+def path_attacks() -> Iterator[Attack]:
+    vouched = {"sha256": "", "bytes": 0}
+    for name in ("../../outside", "BESIDE/outside", "a/../../../x", "", "."):
+        yield Attack(f"a manifest that names {name!r}", manifest_with(**{name: vouched}), "missing or added")
+    for name in (WEIGHTS, STATE, "best/manifest.json", "config.yaml", "vocabulary.json", "labels.json"):
+        yield Attack(f"a link for {name}", linked(name), "leads out of the run folder")
+    for name in ("metrics.json", "log.jsonl", "data.json", "environment.json"):
+        made = linked(name, secret='{"password": "hunter2"}')
+        yield Attack(f"a link for {name}", made, "leads out of the run folder", "report")
+    yield Attack("a link to publish", linked("data.json", secret="{}"), "leads out of the run", "publish")
+    yield Attack("a folder that is a link", linked_folder, "leads out of the run folder")
+    yield Attack("a hard link", linked(STATE, hard=True), None)
+    yield Attack("a report over a link", linked("report.html", secret="mine"), None, "report")
+    yield Attack("a report over a hard link", linked("report.html", secret="mine", hard=True), None, "report")
+    yield Attack("scores over a link", linked("evaluation.json", secret="mine"), None, "evaluate")
+    for name in ("best/manifest.json", "config.yaml", "vocabulary.json", WEIGHTS):
+        for kind in ("pipe", "device"):
+            yield Attack(f"a {kind} for {name}", special(name, kind), "no run folder|plain|leads out|damaged")
+    for name in ("metrics.json", "log.jsonl"):
+        yield Attack(f"a pipe for {name}", special(name, "pipe"), "plain file|has no metrics", "report")
+    yield Attack("an address for rows", names_a("train", "http://127.0.0.1:9/a.csv"), None, "report")
+    yield Attack(
+        "a pipe command for rows", names_a("train", "simplecache::file:///etc/passwd"), None, "report"
+    )
+    yield Attack("a package for rows", names_a("train", "package:__main__/../../x.csv"), None, "report")
+    yield Attack("a package with dots", names_a("train", "package:os.path/x.csv"), None, "report")
+    yield Attack("a folder for out", names_a("out", "../../../outside"), None)
+    yield Attack("a folder for pretrained", names_a("pretrained", "../../../outside"), None)
+
+
+GROUPS = (pickle_attacks, tensor_attacks, text_attacks, size_attacks, path_attacks)

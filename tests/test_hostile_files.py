@@ -1,0 +1,199 @@
+"""Files of strangers run no code, write nothing outside of the run, and are refused soon, in little memory.
+
+`attacks` makes the files and `attack_runner` reads them in a process of its own, which measures. Each attack
+has a canary, a file that is made if any code of the attack runs; the control shows that each would.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacks import GROUPS, PAYLOADS, Attack
+
+import lstm_sentiment
+
+HERE = Path(__file__).parent
+PACKAGE = Path(lstm_sentiment.__file__).parent
+SECONDS, MEMORY = 5.0, 300_000_000
+ATTACKS = [attack for group in GROUPS for attack in group()]
+Run = Callable[[str], Any]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+@pytest.fixture(scope="module")
+def read_all(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A function that lets a process read all files, with care or without, once, and returns the results."""
+    results: dict[str, Any] = {}
+
+    def run(what: str) -> Any:
+        if what not in results:
+            folder = tmp_path_factory.mktemp("attacks")
+            (folder / "sandbox").mkdir()
+            paths = os.pathsep.join([str(PACKAGE.parent), str(HERE)])
+            environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+            command = [sys.executable, str(HERE / "attack_runner.py"), what, str(folder / "sandbox")]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr[-4000:]
+            results[what] = json.loads((folder / "results.json").read_text())
+        return results[what]
+
+    return run
+
+
+def test_there_are_enough_of_them() -> None:
+    names = [attack.name for attack in ATTACKS]
+    assert len(set(names)) == len(names) >= 150
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
+def test_a_hostile_file_does_no_harm(read_all: Run, attack: Attack) -> None:
+    found = read_all("all")[attack.name]
+    assert not found["canary"], "code of the file was run"
+    assert found["changed"] == [], "something was written outside of the run"
+    assert found["seconds"] < SECONDS
+    assert found["grown"] < 3 * found["size"] + MEMORY
+    if attack.says is None:
+        assert found["said"] is None
+    else:
+        assert found["said"] is not None, "it was taken for a good one"
+        assert re.search(attack.says, found["said"]), found["said"]
+        assert found["exit_code"] in (2, 3), found["said"]
+        assert len(found["said"]) < 1000
+        assert found["said"].isprintable()
+
+
+def test_the_same_files_do_harm_where_they_are_trusted(read_all: Run) -> None:
+    """The control: what would be read without care makes the canary, each and every one."""
+    works = read_all("control")
+    readers = ("pickle.loads", "torch.load")
+    assert works == [
+        *(f"{reader} {payload}" for reader in readers for payload in PAYLOADS),
+        "yaml.unsafe_load",
+        "yaml.unsafe_load module",
+    ]
+
+
+# -- what the package and its scripts do -----------------------------------------------------------
+
+UNSAFE_MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "runpy",
+}
+UNSAFE_CALLS = {
+    *("eval", "exec", "compile", "__import__", "input"),
+    *("torch.load", "torch.save", "torch.hub.load", "torch.jit.load", "torch.package.PackageImporter"),
+    *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "yaml.unsafe_load_all"),
+    *("os.system", "os.popen", "os.execv", "os.spawnv", "pd.read_pickle", "shutil.unpack_archive"),
+}
+UNSAFE_METHODS = {"extractall", "extract", "read_pickle", "exec_module"}
+UNSAFE_ARGUMENTS = {("allow_pickle", True), ("shell", True), ("weights_only", False), ("trust_repo", True)}
+# Where something is imported or run whose name no literal tells, and why that is no file's to decide.
+KNOWN = {
+    "extras.py: importlib.import_module(module)": "names stand in the calls of `need`",
+    "__init__.py: importlib.import_module(f'lstm_sentiment.{module}')": "names stand above it",
+    "exporting.py: loader.exec_module": "runs the runtime that it has just written, to check it",
+}
+
+
+def unsafe_code(file: str, code: str) -> list[str]:
+    """Return what some code does that could run foreign content, or hide an error."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append("bare except")
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [f"import {name}" for name in modules if name.split(".")[0] in UNSAFE_MODULES]
+        elif isinstance(node, ast.Call):
+            found += _unsafe_call(node)
+    return [what for what in found if f"{file}: {what}" not in KNOWN]
+
+
+def _unsafe_call(node: ast.Call) -> list[str]:
+    called, found = ast.unparse(node.func), []
+    if called in UNSAFE_CALLS or (isinstance(node.func, ast.Attribute) and node.func.attr in UNSAFE_METHODS):
+        found.append(called)
+    if called.endswith("import_module") and not isinstance(node.args[0], ast.Constant):
+        found.append(ast.unparse(node))
+    for keyword in node.keywords:
+        constant = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+        if (keyword.arg, constant) in UNSAFE_ARGUMENTS:
+            found.append(f"{keyword.arg}={constant}")
+    return found
+
+
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *(HERE.parent / "scripts").glob("*.py")])
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)
+def test_no_code_reads_what_could_run(file: Path) -> None:
+    assert unsafe_code(file.name, file.read_text("utf-8")) == []
+
+
+def test_exceptions_to_the_rule_are_still_needed() -> None:
+    sources = {file.name: file.read_text("utf-8") for file in SOURCES}
+    sources |= {"__init__.py": (PACKAGE / "__init__.py").read_text("utf-8")}
+    for known in KNOWN:
+        file, _, what = known.partition(": ")
+        assert what in unsafe_code("elsewhere.py", sources[file])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "def f():\n    import cloudpickle.cloudpickle",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "load(p, weights_only=False)",
+        "eval('1')",
+        "exec(code)",
+        "__import__(name)",
+        "importlib.import_module(name)",
+        "import_module('a' + name)",
+        "yaml.load(f)",
+        "yaml.unsafe_load(f)",
+        "archive.extractall(p)",
+        "zipfile.ZipFile(p).extract(name)",
+        "np.load(p, allow_pickle=True)",
+        "subprocess.run(c, shell=True)",
+        "os.system(c)",
+        "try:\n    f()\nexcept:\n    pass",
+    ],
+)
+def test_unsafe_code_is_noticed(code: str) -> None:
+    assert unsafe_code("a.py", code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "model.eval()",
+        "re.compile(p)",
+        "importlib.import_module('json')",
+        "yaml.safe_load(t)",
+        "np.load(p, allow_pickle=False)",
+        "safetensors.torch.load_file(p)",
+        "try:\n    f()\nexcept OSError:\n    pass",
+    ],
+)
+def test_safe_code_is_let_through(code: str) -> None:
+    assert unsafe_code("a.py", code) == []

@@ -1,0 +1,270 @@
+"""Text of strangers stays text on its way out: pages, cards, terminals, logs and tables.
+
+Labels, texts, tokens and every name that a run folder tells are hostile here; what comes out is held against
+what comes of the same run with harmless ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import json
+import logging
+import re
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from attacks import GOOD_RUN, sign
+from conftest import write_csv
+
+from lstm_sentiment import evaluate, explain, load, predict, report
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.launching import log_to_stdout
+from lstm_sentiment.options import run_command
+from lstm_sentiment.reading.tables import open_table, to_json_line
+
+HOSTILE = {
+    "script": "<script>alert(1)</script>",
+    "image": "<img src=x onerror=alert(1)>",
+    "attribute": '"><svg onload=alert(1)>',
+    "end of a script": "</script></style></title></textarea><iframe src=//a.b>",
+    "address": "javascript:alert(1)",
+    "link": "[click](javascript:alert(1)) ![](http://a.b/c.png) <http://a.b>",
+    "table": "a | b || `c` *d* _e_ ~f~",
+    "template": "{{ 7 * 7 }} {% raw %} ${7*7} #{7*7}",
+    "terminal": "\x1b]0;owned\x07\x1b[31m\x9b31m\x08\x7f",
+    "lines": "good\r\nerror: all is lost\x0b\x0c\x85\u2028",
+    "directions": "\u202egood\u2066\u200f",
+    "formula": "=cmd|' /C calc'!A0",
+}
+LABELS = ("negative", "neutral", "positive")
+TEXTS = ["great", "the awful bed"]
+
+
+def renamed(value: Any, names: dict[str, str]) -> Any:
+    """Return a JSON value with class names, as keys and as values, replaced."""
+    if isinstance(value, dict):
+        return {names.get(key, key): renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+ALL = "".join(HOSTILE.values())
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A run whose class names, and all else that it tells, are all of this at once; and those names."""
+    run = Path(shutil.copytree(GOOD_RUN, tmp_path / "run"))
+    names = {label: f"{ALL}{i}" for i, label in enumerate(LABELS)}
+    for file in ("labels.json", "metrics.json", "data.json"):
+        content = json.loads((run / file).read_text("utf-8"))
+        (run / file).write_text(json.dumps(renamed(content, names)), "utf-8")
+    strange = dict.fromkeys(("lstm_sentiment", "cpu", "device", "system"), ALL)
+    environment = json.loads((run / "environment.json").read_text("utf-8")) | strange
+    environment["packages"][ALL] = ALL
+    (run / "environment.json").write_text(json.dumps(environment), "utf-8")
+    config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    config["data"]["train"] = config["out"] = f"{ALL}.csv"
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
+    sign(run)
+    return run, list(names.values())
+
+
+class Tags(html.parser.HTMLParser):
+    """Counts the elements of a page and their attributes, and keeps its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: Counter[tuple[str, ...]] = Counter()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found[(tag, *(name for name, _ in attributes))] += 1
+        for name, value in attributes:
+            assert not name.startswith("on")
+            leads_out = re.match(r"\s*(javascript|data|https?):", value or "")
+            assert not leads_out or name.startswith("xmlns") or value == "data:,"  # the page's own empty icon
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def plain(shown: str) -> bool:
+    """Whether a terminal shows a text and does no more."""
+    return all(c.isprintable() or c == "\n" for c in shown)
+
+
+# -- pages and cards ---------------------------------------------------------------------------------
+
+
+def test_a_report_has_no_other_elements_for_it(hostile: tuple[Path, list[str]], tmp_path: Path) -> None:
+    run, _ = hostile
+    good = Path(shutil.copytree(GOOD_RUN, tmp_path / "good"))
+    (good / "environment.json").write_text((run / "environment.json").read_text("utf-8").replace("<", ""))
+    pages = []
+    for folder in (good, run):
+        report.main([str(folder)])
+        pages.append(Tags((folder / "report.html").read_text("utf-8")))
+    expected, found = pages
+    assert set(found.found) == set(expected.found)
+    assert found.found["script",] == found.found["iframe",] == found.found["img", "src", "onerror"] == 0
+    assert HOSTILE["script"] in found.text
+
+
+def test_an_explanation_has_no_other_elements_for_it(hostile: tuple[Path, list[str]], tmp_path: Path) -> None:
+    run, labels = hostile
+    pages = []
+    for folder, text in ((GOOD_RUN, "a great bed"), (run, f"a great {labels[0]}")):
+        page = tmp_path / f"{folder.parent.name}.html"
+        explain.main([str(folder), text, "--method=occlusion", f"--html={page}"])
+        pages.append(Tags(page.read_text("utf-8")))
+    assert {tag for tag, *_ in pages[1].found} == {tag for tag, *_ in pages[0].found}
+    assert HOSTILE["script"] in pages[1].text
+
+
+def test_a_model_card_is_the_same_but_for_the_words(hostile: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """Its tables have as many cells, and what Markdown and HTML would make of the words is escaped."""
+    run, _ = hostile
+    cards = []
+    for name, folder in (("good", GOOD_RUN), ("bad", run)):
+        load(folder).save_pretrained(tmp_path / name, name="user/model")
+        cards.append((tmp_path / name / "README.md").read_text("utf-8").split("---\n", 2))
+    (_, good_facts, good), (_, facts, card) = cards
+    assert yaml.safe_load(facts).keys() == yaml.safe_load(good_facts).keys()
+    assert "license" not in yaml.safe_load(facts)
+    lines, good_lines = card.splitlines(), good.splitlines()
+    assert len(lines) == len(good_lines)
+    bare = re.compile(r"(?<!\\)[|`]")
+    assert [len(bare.findall(line)) for line in lines] == [len(bare.findall(line)) for line in good_lines]
+    assert not re.search(r"(?<!\\)<|(?<!\\)\]\(", card)
+    assert not [line for line in lines if re.search("[\x00-\x1f\x7f-\x9f\u202e\u2066]", line)]
+
+
+# -- terminal and log --------------------------------------------------------------------------------
+
+
+def test_commands_show_it_and_do_not_obey_it(
+    hostile: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, labels = hostile
+    predict.main([str(run), *TEXTS, labels[1], "--coverage=0.9", "--details"])
+    shown = capsys.readouterr().out
+    assert plain(shown)
+    assert len(shown.splitlines()) == len(TEXTS) + 1, "a text became a line of its own"
+    rows = tmp_path / "rows.jsonl"
+    answers = [{"text": text, "label": label} for text in TEXTS for label in labels]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in answers), "utf-8")
+    evaluate.main([str(run), str(rows), f"--out={tmp_path / 'scores.json'}"])
+    shown = capsys.readouterr().out
+    assert plain(shown)
+    assert len(shown.splitlines()) == 1 + 1 + 1 + len(labels) + 1
+    explain.main([str(run), labels[0], "--method=occlusion"])
+    assert plain(capsys.readouterr().out)
+    predict.main([str(run), f"--file={rows}"])
+    lines = capsys.readouterr().out
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028]", lines)
+    assert [json.loads(line)["label"] for line in lines.rstrip("\n").split("\n")] == [*labels] * len(TEXTS)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_log_line_is_one_line_of_text(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        log_to_stdout()
+        log = logging.getLogger("lstm_sentiment.test")
+        log.info("rows of %s: %d", text, 3)
+        log.warning("%s", DataError(text, file=text))
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    shown = capsys.readouterr().out
+    assert plain(shown)
+    assert len(shown.split("\n")) == 3
+    assert shown.startswith("rows of ")
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_an_error_is_shown_and_not_obeyed(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main(_: list[str]) -> None:
+        raise DataError(f"has no {text}", file=f"{text}.csv", column=text)
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    assert left.value.code == 2
+    assert plain(capsys.readouterr().err)
+
+
+def test_the_control_a_terminal_would_obey() -> None:
+    """What is escaped would be more than text: that is what these tests look for."""
+    assert [name for name, text in HOSTILE.items() if not plain(text)] == ["terminal", "lines", "directions"]
+    found = Tags(f"<p>{HOSTILE['end of a script']}{HOSTILE['script']}</p>").found
+    assert found["script",] == found["iframe", "src"] == 1
+    with pytest.raises(AssertionError):
+        Tags(HOSTILE["image"])
+
+
+# -- tables ------------------------------------------------------------------------------------------
+
+FORMULAS = [
+    "=1+1",
+    "+1+cmd|' /C calc'!A0",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "= so good",
+    "-",
+    "+inf",
+    "-1_0",
+]
+HARMLESS = ["good", "-0.5", "+3", "-1e-05", "", " =1", "a=1", "'=1", "so-so", "5 stars"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "CSV.gz"])
+def test_a_spreadsheet_computes_nothing_where_that_is_asked_for(tmp_path: Path, ending: str) -> None:
+    rows = tmp_path / "rows.jsonl"
+    texts = [*FORMULAS, *HARMLESS]
+    rows.write_text("".join(json.dumps({"text": text, "=note": "=1"}) + "\n" for text in texts), "utf-8")
+    out = tmp_path / f"out.{ending}"
+    predict.main([str(GOOD_RUN), f"--file={rows}", f"--out={out}", "--spreadsheet-safe"])
+    found = pd.read_csv(out, sep="\t" if ending == "tsv" else ",", dtype=str, keep_default_na=False)
+    assert list(found.columns)[:3] == ["text", "'=note", "predicted_label"]
+    assert found["text"].tolist() == [*(f"'{text}" for text in FORMULAS), *HARMLESS]
+    assert set(found["'=note"]) == {"'=1"}
+    assert found["probability_positive"].astype(float).between(0, 1).all()
+
+
+def test_otherwise_texts_are_written_as_they_are(tmp_path: Path) -> None:
+    rows = write_csv(tmp_path / "rows.csv", [(text, "positive") for text in FORMULAS[:4]])
+    predict.main([str(GOOD_RUN), f"--file={rows}", f"--out={tmp_path / 'out.csv'}"])
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == FORMULAS[:4]
+
+
+@pytest.mark.parametrize("argv", [["--out=a.jsonl"], ["--out=a.parquet"], []])
+def test_a_safe_table_is_one_for_spreadsheets(argv: list[str]) -> None:
+    with pytest.raises(Exception, match="--spreadsheet-safe goes with --out and a name that ends in"):
+        predict.main(["run", "--file=rows.csv", *argv, "--spreadsheet-safe"])
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_tables_give_back_what_they_were_given(tmp_path: Path, text: str) -> None:
+    assert json.loads(to_json_line({"text": text})) == {"text": text}
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u2028]", to_json_line({"text": text}))
+    with open_table(str(tmp_path / "rows.csv")) as write:
+        write(pd.DataFrame({"text": [text], "after": ["x"]}))
+    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{"text": text, "after": "x"}]
