@@ -17,9 +17,10 @@ import safetensors.torch
 import torch
 from conftest import Killed
 
-from lstm_sentiment.checkpoint import BEST, FORMAT, LAST, SHARED_FILES, RunFolder
-from lstm_sentiment.errors import CheckpointError, RunError
+from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
+from lstm_sentiment.errors import CheckpointError, DiskError, RunError
 from lstm_sentiment.files import write_atomically, write_json
+from lstm_sentiment.manifest import FORMAT
 
 TENSORS = {
     "model": {"head.weight": torch.arange(6.0).view(2, 3), "head.bias": torch.tensor([0.5, -0.5])},
@@ -274,7 +275,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(folder: RunFolder, names: list
     file = folder.path / BEST / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["files"] |= {name: {"sha256": "", "bytes": 0} for name in names}
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps(manifest) + "\n")
     with pytest.raises(CheckpointError, match="missing or added"):
         folder.load(BEST)
 
@@ -285,7 +286,7 @@ def test_a_format_of_another_version_is_refused(folder: RunFolder, version: obje
     file = folder.path / BEST / "manifest.json"
     manifest = json.loads(file.read_text())
     assert manifest["format"] == FORMAT
-    file.write_text(json.dumps(manifest | {"format": version}))
+    file.write_text(json.dumps(manifest | {"format": version}) + "\n")
     with pytest.raises(CheckpointError, match="version"):
         folder.load(BEST)
 
@@ -349,6 +350,7 @@ def test_best_is_never_replaced_by_an_older_best(folder: RunFolder) -> None:
 
 STEPS: list[tuple[Any, str]] = [
     (os, "fsync"),
+    (Path, "write_bytes"),
     (Path, "rename"),
     (Path, "replace"),
     (Path, "mkdir"),
@@ -589,9 +591,11 @@ def test_a_file_in_the_place_of_a_run_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()])
+@pytest.mark.parametrize(
+    ("error", "raised"), [(OSError(28, "No space left on device"), DiskError), (Killed(), Killed)]
+)
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException, raised: Any
 ) -> None:
     def fail(*_: Any) -> None:
         raise error
@@ -600,7 +604,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     write_atomically(file, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, fail)
-        with pytest.raises(type(error)):
+        with pytest.raises(raised):
             write_atomically(file, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     assert file.read_bytes() == b"old"

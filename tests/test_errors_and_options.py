@@ -21,6 +21,7 @@ from lstm_sentiment.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    DiskError,
     MissingExtraError,
     RunError,
     SentimentError,
@@ -83,6 +84,7 @@ def in_yaml(key: str, value: str) -> tuple[str, int]:
         (MissingExtraError, 2),
         (CheckpointError, 3),
         (TrainingError, 4),
+        (DiskError, 5),
     ],
 )
 def test_each_error_has_its_exit_code(kind: type[SentimentError], code: int) -> None:
@@ -639,7 +641,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 FLOORS = [
     "errors tokenizing",
     "sections files text schedule sources trees made_up progress findings runtime characters layers",
-    "config readers distributed hardware calibration vectors subwords extras",
+    "config readers distributed hardware calibration vectors subwords extras locking manifest",
     "options metrics tokens tables model checkpoint page charts",
     "settings launching dataset splits proof gates curves card comparison labelled language_model",
     "transfer hub loop",

@@ -14,6 +14,7 @@ from typing import IO, Any
 import pandas as pd
 
 from lstm_sentiment.errors import DataError
+from lstm_sentiment.files import writing
 from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, open_binary
 
@@ -29,25 +30,25 @@ def open_table(name: str, *, like: Path | None = None) -> Iterator[Write]:
         like: a Parquet file whose column types a new Parquet file takes over.
 
     Raises:
-        DataError: no such format or folder, or a value that the format cannot hold.
+        DataError: no such format, or a value that the format cannot hold.
+        DiskError: the file cannot be written.
     """
     path, ending = Path(name).expanduser(), format_of(name, among=TABLES)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with contextlib.ExitStack() as stack:
+        with writing(path), contextlib.ExitStack() as stack:
             if ending == ".parquet":
                 yield _parquet_writer(beside, name, like, stack)
             else:
                 raw = stack.enter_context(open_binary(beside, compression_of(name), "wb"))
                 out = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
                 yield _jsonl_writer(out) if ending == ".jsonl" else _delimited_writer(out, ending)
-        beside.replace(path)
+            stack.close()
+            beside.replace(path)
     except UnicodeEncodeError as error:
         raise DataError(
             f"a text holds half a character, which no file can: {error.reason}", file=name
         ) from None
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror or error}", file=name) from None
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
