@@ -30,6 +30,7 @@ from lstm_sentiment.experiment import run as train_run
 from lstm_sentiment.files import write_atomically, write_json
 from lstm_sentiment.locking import LOCK, held
 from lstm_sentiment.options import run_command
+from lstm_sentiment.trainer import Trainer
 
 Configure = Callable[..., Config]
 needs_mount = pytest.mark.skipif(
@@ -144,13 +145,25 @@ def test_resuming_with_no_usable_checkpoint_leaves_with_3(
     assert told.endswith("Restore it from a copy, or train again\n")
 
 
-def test_a_damaged_best_epoch_is_told_before_training_goes_on(trained_run: Path, tmp_path: Path) -> None:
+def test_a_damaged_best_epoch_is_told_before_training_goes_on(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not at the end, hours later, when it is needed."""
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     faults.flip(run / BEST / "model.safetensors", 900)
+    monkeypatch.setattr(Trainer, "fit", lambda trainer: pytest.fail("it went on"))
     with pytest.raises(CheckpointError, match=r"best/model\.safetensors: is damaged"):
         train.main(["--out", str(run), "--resume=true"])
+
+
+def test_going_on_clears_away_what_a_kill_left(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    shutil.copytree(run / LAST, run / ".last.77.tmp")
+    (run / ".metrics.json.77.tmp").write_text("{")
+    train.main(["--out", str(run), "--resume=true"])
+    assert sorted(entry.name for entry in run.iterdir()) == sorted(e.name for e in trained_run.iterdir())
 
 
 @pytest.mark.parametrize("name", ["labels.json", "vocabulary.json"])
