@@ -359,8 +359,8 @@ def test_a_folder_is_held_for_as_long_as_a_run_trains(
 
     def save(folder: RunFolder, *args: Any) -> None:
         real(folder, *args)
-        with pytest.raises(RunError, match=f"in use by process {os.getpid()} "):
-            train_run(configure("--resume=true"))
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()} "), held(folder.path):
+            pass
         tried.append(args[0])
 
     monkeypatch.setattr(RunFolder, "save", save)
