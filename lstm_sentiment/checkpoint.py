@@ -90,14 +90,13 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether the folder was made by this package, damaged or not."""
-        begun = (self.path / "config.yaml").is_file() and (self.path / "labels.json").is_file()
-        return begun or any((self.path / name / MANIFEST).is_file() for name in (BEST, LAST))
+        return self._is_ours() or any((self.path / name / MANIFEST).is_file() for name in (BEST, LAST))
 
     def is_foreign(self) -> bool:
         """Whether the folder holds other things and no run; one that is just being made is a run."""
         if self.path.exists() and not self.path.is_dir():
             return True
-        return self.occupied() and not self.is_run() and not all(map(_is_begun, self._entries()))
+        return self.occupied() and not self._is_ours() and not all(map(_is_begun, self._entries()))
 
     def begin(
         self,
@@ -228,6 +227,10 @@ class RunFolder:
         """Write log.jsonl, one line per epoch."""
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         write_atomically(self.path / "log.jsonl", lines.encode())
+
+    def _is_ours(self) -> bool:
+        """Whether what is in the folder may be replaced: that there is a manifest is not enough."""
+        return (self.path / "config.yaml").is_file() and (self.path / "labels.json").is_file()
 
     def _entries(self) -> Iterator[Path]:
         return (entry for entry in self.path.iterdir() if entry.name != LOCK)

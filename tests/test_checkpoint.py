@@ -594,6 +594,7 @@ def test_clear_refuses_what_another_program_may_have_written(tmp_path: Path, nam
     else:
         (tmp_path / name).mkdir()
         theirs = tmp_path / name / "model.safetensors"
+        (tmp_path / name / "manifest.json").write_text("{}")
     theirs.write_text("theirs")
     with pytest.raises(RunError):
         RunFolder(tmp_path).clear()
