@@ -181,8 +181,11 @@ def command_kills(count: int, folder: Path, *, seed: int = 0) -> Counts:
         while not finished:
             waits_s = randomness.uniform(0, 0.9 * life_s) if counts["kills"] < count else None
             before = _step_of_run(out)
+            started = time.monotonic()
             saved = _train([*argv, f"--out={out}"], waits_s)
             finished = saved is None
+            if finished and before == 0:  # all of a life: on a busy machine some are much longer than others
+                life_s = time.monotonic() - started
             if saved is not None:
                 counts["kills"] += 1
                 counts["lost"] += not max(saved, before) <= _step_of_run(out) <= max(saved, before) + 2
