@@ -7,11 +7,12 @@ Pickles are refused by their first bytes, whatever their name: reading one runs 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,36 @@ NO_PICKLES = "this package reads no pickles, because reading one can run code; a
 TYPES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 
 
+@contextlib.contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Raise what goes wrong with reading a file as a `CheckpointError`.
+
+    >>> with reading(Path("labels.json")):
+    ...     raise FileNotFoundError
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.CheckpointError: labels.json: is missing
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: is missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
 def content_of(file: Path, most: int = MOST_JSON_BYTES) -> bytes:
     """Return the bytes of a plain file that is no larger than it may be.
 
     Raises:
         CheckpointError: it is not there, no plain file (a pipe would wait for ever), too large, a pickle.
     """
-    try:
+    with reading(file):
         # Without waiting: opening a pipe would.
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(handle, "rb") as opened:
-            facts = os.fstat(handle)
-            if not stat.S_ISREG(facts.st_mode):
-                raise CheckpointError(f"{file}: is no plain file")
-            if facts.st_size > most:
-                raise CheckpointError(f"{file}: is larger than {most:,} bytes, as none of its kind should be")
+            _check(file, os.fstat(handle), most)
             content = opened.read(most + 1)
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}") from None
     refuse_foreign(file, content)
     return content
 
@@ -67,15 +80,18 @@ def check_bytes(file: Path) -> None:
     """Refuse a file of a run folder that is larger than one of its kind may be, before it is read at all.
 
     Raises:
-        CheckpointError: it is, or it is not there.
+        CheckpointError: it is, or it is not there, or no plain file.
     """
     most = {".safetensors": MOST_TENSOR_BYTES, ".yaml": MOST_YAML_BYTES}.get(file.suffix, MOST_JSON_BYTES)
     most = MOST_VOCABULARY_BYTES if file.name == "vocabulary.json" else most
-    try:
-        size = file.stat().st_size
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}") from None
-    if size > most:
+    with reading(file):
+        _check(file, file.stat(), most)
+
+
+def _check(file: Path, facts: os.stat_result, most: int) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise CheckpointError(f"{file}: is no plain file")
+    if facts.st_size > most:
         raise CheckpointError(f"{file}: is larger than {most:,} bytes, as none of its kind should be")
 
 
@@ -95,13 +111,20 @@ this package reads no pickles, because reading one can run code; ask for a run f
         raise CheckpointError(f"{file}: is {kinds[0]}; {NO_PICKLES}")
 
 
-def json_of(file: Path) -> Any:
+def json_of(file: Path, *, ending: str = "") -> Any:
     """Return what a JSON file holds.
 
+    Args:
+        file: to read.
+        ending: of its text.
+
     Raises:
-        CheckpointError: as `content_of`; it is no JSON, or names a key twice.
+        CheckpointError: as `content_of`; it is no JSON, names a key twice, or ends too soon.
     """
-    return _parsed(file, content_of(file))
+    content = content_of(file)
+    if not content.endswith(ending.encode()):
+        raise CheckpointError(f"{file}: is cut short")
+    return _parsed(file, content)
 
 
 def vocabulary_of(file: Path, count: int) -> list[str]:
@@ -220,18 +243,15 @@ def check_tensors(file: Path) -> None:
     >>> safetensors.numpy.save_file({"weight": np.zeros((2, 3))}, file)
     >>> check_tensors(file)
     """
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as opened:
-            beginning = opened.read(512)
-            length = int.from_bytes(beginning[:8], "little")
-            if length != min(length, MOST_HEADER_BYTES, max(size - 8, 0)):
-                refuse_foreign(file, beginning)
-                raise CheckpointError(f"{file}: has a header of {length:,} bytes, in a file of {size:,}")
-            opened.seek(8)
-            header = _parsed(file, opened.read(length))
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror}") from None
+    with reading(file), file.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        beginning = opened.read(512)
+        length = int.from_bytes(beginning[:8], "little")
+        if length != min(length, MOST_HEADER_BYTES, max(size - 8, 0)):
+            refuse_foreign(file, beginning)
+            raise CheckpointError(f"{file}: has a header of {length:,} bytes, in a file of {size:,}")
+        opened.seek(8)
+        header = _parsed(file, opened.read(length))
     if not isinstance(header, dict) or len(header) > MOST_TENSORS:
         raise CheckpointError(f"{file}: does not list at most {MOST_TENSORS:,} tensors")
     try:

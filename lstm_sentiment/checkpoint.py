@@ -8,6 +8,7 @@
       */state.json  */manifest.json                  plain facts; sha256 and size of every file
       metrics.json  log.jsonl  environment.json
       tensorboard/                                   curves, if asked for
+      .lock                                          while it is trained: by which process (see `locking`)
 
 A checkpoint is written into a folder beside its place, flushed to disk, and renamed. It stores
 named tensors and plain facts and knows no model class. No pickle is written or read.
@@ -20,28 +21,36 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from lstm_sentiment import __version__
-from lstm_sentiment.bounds import NO_PICKLES, check_bytes, check_place, check_tensors, json_of
-from lstm_sentiment.errors import CheckpointError, RunError, shown
-from lstm_sentiment.files import sha256_of, sync_file, sync_folder, write_atomically, write_json
+from lstm_sentiment.bounds import NO_PICKLES, check_place, json_of
+from lstm_sentiment.errors import CheckpointError, RunError
+from lstm_sentiment.files import (
+    as_json,
+    make_folder,
+    sync_file,
+    sync_folder,
+    write_atomically,
+    write_json,
+    writing,
+)
+from lstm_sentiment.locking import LOCK
+from lstm_sentiment.manifest import MANIFEST, read_tensors, verify, write_manifest, write_tensors
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 BEST, LAST, CURVES = "best", "last", "tensorboard"
 EXPORTED = "onnx"  # what `export` makes of a run, where it is told no other place
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
 OWN_FILES |= {"evaluation.json", "report.html"}
+MAX_READS = 5
+_UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # what a kill leaves of a file or folder
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -78,17 +87,17 @@ class RunFolder:
 
     def occupied(self) -> bool:
         """Whether the folder holds anything."""
-        return self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        return self.path.exists() and (not self.path.is_dir() or any(self._entries()))
 
     def is_run(self) -> bool:
-        """Whether the folder was made by this package."""
-        return (self.path / "config.yaml").is_file() and (self.path / "labels.json").is_file()
+        """Whether the folder was made by this package, damaged or not."""
+        return self._is_ours() or any((self.path / name / MANIFEST).is_file() for name in (BEST, LAST))
 
     def is_foreign(self) -> bool:
         """Whether the folder holds other things and no run; one that is just being made is a run."""
         if self.path.exists() and not self.path.is_dir():
             return True
-        return self.occupied() and not self.is_run() and not all(map(_is_begun, self.path.iterdir()))
+        return self.occupied() and not self._is_ours() and not all(map(_is_begun, self._entries()))
 
     def begin(
         self,
@@ -98,8 +107,12 @@ class RunFolder:
         labels: list[str],
         label_map: Mapping[str, str | None],
     ) -> None:
-        """Make the folder and write what does not change while training."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Make the folder and write what does not change while training.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        make_folder(self.path)
         write_json(self.path / "vocabulary.json", vocabulary, indent=0)
         write_json(self.path / "labels.json", {"labels": labels, "map": label_map})
         write_atomically(self.path / "config.yaml", config_yaml.encode())
@@ -115,40 +128,53 @@ class RunFolder:
         if self.is_foreign():
             raise RunError(f"{self.path}: holds files that are no run of this package; choose another out")
         # What makes the folder a run goes last: a kill in between leaves one that can be cleared again.
-        entries = sorted(filter(_is_ours, self.path.iterdir()), key=lambda entry: entry.name in SHARED_FILES)
+        entries = sorted(filter(_is_ours, self._entries()), key=lambda entry: entry.name in SHARED_FILES)
         for entry in entries:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+            _remove(entry)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left unfinished; only for who holds the folder (see `locking`)."""
+        for entry in list(self._entries()):
+            if _UNFINISHED.fullmatch(entry.name) and _is_ours(entry):
+                _remove(entry)
 
     def save(self, name: str, groups: TensorGroups, facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint; a kill at any moment leaves this one or the one before.
+        """Write a checkpoint; a kill or a power cut at any moment leaves this one or the one before.
 
         Args:
             name: ``best`` or ``last``.
             groups: group -> name -> tensor; one file per group.
             facts: plain values, stored as JSON.
+
+        Raises:
+            DiskError: it cannot be written; the one before is whole.
         """
-        final, previous = self.path / name, self.path / f"{name}.previous"
         building = self.path / f".{name}.{os.getpid()}.tmp"
-        for left_by_a_kill in self.path.glob(f".{name}.*.tmp"):
-            shutil.rmtree(left_by_a_kill, ignore_errors=True)
+        needed = sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())
+        kept = "what was saved before is whole: go on with --resume true" if self.has(LAST) else ""
+        with writing(self.path / name, needed=needed, kept=kept):
+            for left_by_a_kill in self.path.glob(f".{name}.*.tmp"):
+                shutil.rmtree(left_by_a_kill, ignore_errors=True)
+            try:
+                self._build(building, groups, facts)
+                self._publish(building, name)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+
+    def _build(self, building: Path, groups: TensorGroups, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint into a new folder and flush all of it to disk."""
         building.mkdir()
         for group, tensors in groups.items():
-            plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            safetensors.torch.save_file(plain, building / f"{group}.safetensors")
-        write_json(building / "state.json", dict(facts))
-        files = sorted(building.iterdir())
-        for file in files:
+            write_tensors(building / f"{group}.safetensors", tensors)
+        (building / "state.json").write_bytes(as_json(dict(facts)))
+        write_manifest(building, depends_on=self._shared_files())
+        for file in building.iterdir():
             sync_file(file)
-        manifest = {
-            "format": FORMAT,
-            "files": {file.name: _fingerprint(file) for file in files},
-            "run": {shared: _fingerprint(self.path / shared) for shared in SHARED_FILES},
-        }
-        write_json(building / "manifest.json", manifest)
         sync_folder(building)
+
+    def _publish(self, building: Path, name: str) -> None:
+        """Put a checkpoint in its place; at each moment a whole one is there, here or as the one before."""
+        final, previous = self.path / name, self.path / f"{name}.previous"
         if final.exists() and self._is_whole(final):
             shutil.rmtree(previous, ignore_errors=True)
             final.rename(previous)
@@ -179,15 +205,18 @@ class RunFolder:
             if not candidate.is_dir():
                 continue
             try:
-                checkpoint = self._read(candidate)
+                checkpoint = self._read_settled(candidate)
             except CheckpointError as error:
                 problems.append(str(error))
                 continue
             if problems:
                 log.warning("%s; going on with %s", "; ".join(problems), candidate)
             return checkpoint
-        missing = f"{self.path}: has no checkpoint '{name}'; train it first, or go on with resume true"
-        raise CheckpointError("; ".join(problems) or missing)
+        if not problems:
+            raise CheckpointError(
+                f"{self.path}: has no checkpoint '{name}'; train it first, or go on with --resume true"
+            )
+        raise CheckpointError(f"{'; '.join(problems)}. Restore it from a copy, or train again")
 
     def read_json(self, name: str) -> Any:
         """Read one of the run's JSON files.
@@ -206,83 +235,61 @@ class RunFolder:
         check_place(self.path / name, self.path)
         return self.path / name
 
-    def shared_fingerprints(self) -> dict[str, Any]:
-        """Return sha256 and size of the files that all checkpoints of the run depend on."""
-        return {shared: _fingerprint(self.path / shared) for shared in SHARED_FILES}
-
     def write_log(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Write log.jsonl, one line per epoch."""
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         write_atomically(self.path / "log.jsonl", lines.encode())
 
+    def _is_ours(self) -> bool:
+        """Whether what is in the folder may be replaced: that there is a manifest is not enough."""
+        return (self.path / "config.yaml").is_file() and (self.path / "labels.json").is_file()
+
+    def _entries(self) -> Iterator[Path]:
+        return (entry for entry in self.path.iterdir() if entry.name != LOCK)
+
+    def _shared_files(self) -> list[Path]:
+        return [self.path / name for name in SHARED_FILES]
+
     def _is_whole(self, folder: Path) -> bool:
-        """Whether a checkpoint's files are there in their sizes; `load` compares their sha256 too."""
         try:
-            files = json_of(folder / "manifest.json")["files"]
-            return all((folder / name).stat().st_size == facts["bytes"] for name, facts in files.items())
-        except (CheckpointError, OSError, KeyError, TypeError, AttributeError):
+            verify(folder, depends_on=self._shared_files())
+        except CheckpointError:
             return False
+        return True
+
+    def _read_settled(self, folder: Path) -> Checkpoint:
+        """Read a checkpoint; again, if training put another one in its place meanwhile."""
+        for _ in range(MAX_READS):
+            before = _identity(folder)
+            try:
+                checkpoint = self._read(folder)
+            except CheckpointError:
+                if _identity(folder) == before:
+                    raise
+            else:
+                if _identity(folder) == before:
+                    return checkpoint
+        raise CheckpointError(f"{folder}: is replaced faster than it can be read; try again")
 
     def _read(self, folder: Path) -> Checkpoint:
-        manifest = self.read_json(f"{folder.name}/manifest.json")
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-            raise CheckpointError(f"{folder / 'manifest.json'}: is no manifest")
-        if manifest.get("format") != FORMAT:
-            raise CheckpointError(f"{folder}: {self._other_format(manifest.get('format'))}")
-        present = {file.name for file in folder.iterdir()} - {"manifest.json"}
-        if present != set(manifest["files"]):
-            odd = ", ".join(sorted(present ^ set(manifest["files"])))
-            raise CheckpointError(f"{folder}: files missing or added: {shown(odd, 200)}")
-        expected = {folder / name: facts for name, facts in manifest["files"].items()}
-        run_files = manifest.get("run")
-        if not isinstance(run_files, dict):
-            raise CheckpointError(f"{folder / 'manifest.json'}: is no manifest")
-        expected |= {self.path / name: run_files.get(name) for name in SHARED_FILES}
-        for file, facts in expected.items():
-            check_place(file, self.path)
-            if file.is_file():
-                check_bytes(file)
-            if not file.is_file() or _fingerprint(file) != facts:
-                raise CheckpointError(
-                    f"{file}: is damaged or was replaced (its sha256 is not the manifest's)"
-                )
-        tensors = {}
-        for file in folder.glob("*.safetensors"):
-            check_tensors(file)
-            try:
-                tensors[file.stem] = safetensors.torch.load_file(file)
-            except (safetensors.SafetensorError, OSError, ValueError) as error:
-                raise CheckpointError(f"{file}: {error}") from None
+        verify(folder, depends_on=self._shared_files())
+        tensors = {file.stem: read_tensors(file) for file in folder.glob("*.safetensors")}
         facts = json_of(folder / "state.json")
         if not isinstance(facts, dict):
             raise CheckpointError(f"{folder / 'state.json'}: holds no facts by name")
         return Checkpoint(tensors=tensors, facts=facts)
 
-    def _other_format(self, found: object) -> str:
-        """Say what to do about a checkpoint of a format that this version does not read."""
-        try:
-            writer = self.read_json("environment.json")["lstm_sentiment"]
-        except (CheckpointError, KeyError, TypeError):
-            writer = None
-        by = f" by version {shown(writer)} of lstm_sentiment" if isinstance(writer, str) else ""
-        newer = isinstance(found, int) and found > FORMAT
-        way_out = "pip install --upgrade lstm_sentiment" if newer else "use the version that wrote it"
-        return (
-            f"was written{by} in format {shown(str(found))}; this is version {__version__}, which reads "
-            f"format {FORMAT}: {way_out}"
-        )
-
 
 def _is_begun(entry: Path) -> bool:
     """Whether an entry is one that a run has before its first checkpoint."""
-    unfinished = re.fullmatch(r"\.(.+)\.\d+\.tmp", entry.name)
+    unfinished = _UNFINISHED.fullmatch(entry.name)
     return entry.is_file() and (unfinished[1] if unfinished else entry.name) in SHARED_FILES
 
 
 def _is_ours(entry: Path) -> bool:
     """Whether an entry of a run folder is one that this package makes, or what a kill left of one."""
     name = entry.name
-    unfinished = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
+    unfinished = _UNFINISHED.fullmatch(name)
     if unfinished:
         name = unfinished[1]
     if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous", CURVES, EXPORTED):
@@ -290,5 +297,16 @@ def _is_ours(entry: Path) -> bool:
     return name in OWN_FILES and entry.is_file()
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
-    return {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
+
+
+def _identity(folder: Path) -> int | None:
+    """Return what tells a folder from another one of its name, None where there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None

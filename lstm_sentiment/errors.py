@@ -3,10 +3,14 @@
     SentimentError                 exit code
     ├── ConfigError                2   a key, a value, or two options that contradict each other
     ├── DataError                  2   a file, a row, a label, a text
-    ├── RunError                   2   the run folder: missing, in the way, or of another configuration
+    ├── RunError                   2   the run folder: missing, in the way, in use, of another configuration
     ├── MissingExtraError          2   an optional package that is not installed
-    ├── CheckpointError            3   a damaged, incomplete or foreign checkpoint
-    └── TrainingError              4   training cannot go on: a non-finite loss or gradient
+    ├── CheckpointError            3   no usable checkpoint: damaged, incomplete or foreign
+    ├── TrainingError              4   training cannot go on: a non-finite loss or gradient
+    └── DiskError                  5   a file cannot be written: disk full, not permitted, failing
+
+The other exit codes: 0 done, 1 a mistake of ours (with a traceback), 130 interrupted, 141 nobody reads
+the output any more.
 
 A message says what was found, where, what was expected and how to go on. Commands print it
 without a traceback and leave with the exit code above; code catches the class it can handle:
@@ -79,7 +83,7 @@ class DataError(SentimentError):
 
 
 class RunError(SentimentError):
-    """A run folder that is missing, in the way, or made by another configuration."""
+    """A run folder that is missing, in the way, in use, or made by another configuration."""
 
     exit_code = 2
 
@@ -100,6 +104,12 @@ class TrainingError(SentimentError):
     """Training cannot go on; the message names step, epoch and rows."""
 
     exit_code = 4
+
+
+class DiskError(SentimentError):
+    """A file cannot be written; the message names it, the bytes needed and those free."""
+
+    exit_code = 5
 
 
 Error = TypeVar("Error", bound=SentimentError)

@@ -29,7 +29,7 @@ from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.reading.vectors import load_vectors
-from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, train
+from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, only_writer, train
 from lstm_sentiment.teaching import load_teachers
 from lstm_sentiment.trainer import Trainer
 
@@ -58,9 +58,9 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     precision = pick_precision(config.trainer.precision, device)
     folder, pretrained = RunFolder(config.out), load_pretrained(config)
     teachers = load_teachers(config, device=str(device))
-    resuming = check_folder(folder, config)
-    curves = new_curves(folder, config, processes)
-    with process_group(processes, device):
+    with only_writer(folder, processes), process_group(processes, device):
+        resuming = check_folder(folder, config)
+        curves = new_curves(folder, config, processes)
         with processes.main_first():
             corpus = _prepare(config, pretrained, cache or cache_folder())
         _report_data(corpus, config)

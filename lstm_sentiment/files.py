@@ -1,8 +1,9 @@
-"""Files and folders written so that a kill leaves the old one or the new one, and never half of one."""
+"""Files and folders that a kill or a power cut leaves as they were or as they shall be, and never half."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,26 +12,99 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lstm_sentiment.errors import RunError
+from lstm_sentiment.errors import DiskError, RunError
+
+_HINTS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow writing, or choose another place"),
+}
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, needed: int | None = None, kept: str = "") -> Iterator[None]:
+    """Raise what goes wrong with the disk in a block as one error that says what would help.
+
+    Args:
+        path: what the block writes.
+        needed: bytes that it takes, if that is known.
+        kept: what is safe nevertheless, for the end of the message.
+
+    Raises:
+        DiskError: the block raised an `OSError`.
+
+    >>> with writing(Path("/run.json"), needed=2000):
+    ...     raise OSError(errno.EROFS, "Read-only file system")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    lstm_sentiment.errors.DiskError: /run.json: cannot be written: Read-only file system (2,000 bytes ...
+    """
+    try:
+        yield
+    except OSError as error:
+        told = [f"{path}: cannot be written: {error.strerror or error}"]
+        sizes = [f"{needed:,} bytes needed"] if needed is not None else []
+        free = _free_bytes(path)
+        sizes += [f"{free:,} bytes free"] if free is not None else []
+        told[0] += f" ({', '.join(sizes)})" if sizes else ""
+        told += filter(None, (_HINTS.get(error.errno or 0, ""), kept))
+        raise DiskError("; ".join(told)) from error
+
+
+def _free_bytes(path: Path) -> int | None:
+    """Return how much may still be written to the disk that a path is on, None where that cannot be told."""
+    for place in (path, *path.absolute().parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(place).free
+    return None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it to disk, then rename it into place."""
+    """Write a file beside its place, flush it to disk, then rename it into place.
+
+    Raises:
+        DiskError: it cannot be written; the file that was there before is whole.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with writing(path, needed=len(content)):
+        try:
+            with beside.open("wb") as out:
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def as_json(value: Any, *, indent: int | None = 1) -> bytes:
+    """Return a value as UTF-8 JSON that ends with a line break."""
+    return (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode()
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
-    """Write a value as UTF-8 JSON, atomically."""
-    write_atomically(path, (json.dumps(value, indent=indent, ensure_ascii=False) + "\n").encode())
+    """Write a value as UTF-8 JSON, atomically.
+
+    Raises:
+        DiskError: it cannot be written; the file that was there before is whole.
+    """
+    write_atomically(path, as_json(value, indent=indent))
+
+
+def make_folder(path: Path) -> list[Path]:
+    """Make a folder and those above it, flush their names to disk, and return the new ones, outermost first.
+
+    A folder that nobody flushed may be gone after a power cut, with all the flushed files in it.
+
+    Raises:
+        DiskError: it cannot be made.
+    """
+    with writing(path):
+        above = [path, *path.parents]
+        new = [folder for folder in reversed(above) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in new:
+            sync_folder(folder.parent)
+    return new
 
 
 @contextlib.contextmanager
@@ -39,6 +113,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         RunError: something is there already.
+        DiskError: the folder cannot be made.
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp()) / "new"
@@ -52,16 +127,19 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    make_folder(path.parent)
+    with writing(path):
+        building.mkdir()
     try:
         yield building
-        sync_folder(building)
-        if path.exists():
-            path.rmdir()  # it is empty; not every system renames onto a folder
-        building.rename(path)
+        with writing(path):
+            sync_folder(building)
+            if path.exists():
+                path.rmdir()  # it is empty; not every system renames onto a folder
+            building.rename(path)
+            sync_folder(path.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import logging
-import os
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -17,13 +16,14 @@ import yaml
 
 from lstm_sentiment import __version__
 from lstm_sentiment.bounds import yaml_of
-from lstm_sentiment.checkpoint import CURVES, LAST, Checkpoint, RunFolder
+from lstm_sentiment.checkpoint import BEST, CURVES, LAST, Checkpoint, RunFolder
 from lstm_sentiment.config import flatten
 from lstm_sentiment.curves import Curves
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine
+from lstm_sentiment.locking import held
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
@@ -56,17 +56,38 @@ class RunData(Protocol):
         """Counts for the report."""
 
 
+@contextlib.contextmanager
+def only_writer(folder: RunFolder, processes: Processes) -> Iterator[None]:
+    """Keep other runs out of a folder while a block runs; clear away what a killed one left unfinished.
+
+    Raises:
+        RunError: another run is in it; names its process.
+        DiskError: nothing can be written there.
+
+    Example::
+
+        with only_writer(RunFolder("runs/tweets"), processes):
+            trainer.fit()
+    """
+    if not processes.is_main:  # the main process holds it for all of the job
+        yield
+        return
+    with held(folder.path):
+        folder.sweep()
+        yield
+
+
 def check_folder(folder: RunFolder, config: Any) -> bool:
     """Return whether to go on from a run in the folder; refuse to write over one unasked.
 
     Raises:
         RunError: the folder is in the way, or its run has other settings.
+        CheckpointError: the run's settings are missing or damaged.
 
     >>> from lstm_sentiment.config import Config
     >>> check_folder(RunFolder("runs/of-tomorrow"), Config())
     False
     """
-    _check_place(folder.path)
     if config.resume and folder.is_run():
         _refuse_other_settings(folder, config)
         if folder.has(LAST):
@@ -87,20 +108,12 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
     return False
 
 
-def _check_place(path: Path) -> None:
-    """Refuse a place where no folder can be made or written, before anything is read."""
-    there = next(place for place in (path, *path.absolute().parents) if os.access(place, os.F_OK))
-    if not there.is_dir():
-        raise RunError(f"{there}: is a file, not a folder; choose another --out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f"{there}: no permission to write there; change that, or choose another --out")
-
-
 def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
+    saved = folder.own("config.yaml")
     try:
-        old = _flatten_plain(yaml_of(folder.own("config.yaml")))
+        old = _flatten_plain(yaml_of(saved))
     except (CheckpointError, AttributeError):
-        raise RunError(f"{folder.path / 'config.yaml'}: is damaged; cannot resume") from None
+        raise CheckpointError(f"{saved}: is missing or damaged; cannot resume") from None
     new = _flatten_plain(yaml.safe_load(config_yaml(config)))
     for key in flatten(config):
         if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
@@ -131,7 +144,7 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint
 
     Raises:
         RunError: the data, the pretrained model or the teacher are others.
-        CheckpointError: no checkpoint is whole.
+        CheckpointError: no checkpoint is whole, or the best epoch so far is damaged.
 
     Example::
 
@@ -149,6 +162,8 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint
                 f"{folder.path}: the {what} are no longer those the run began with; restore them, or start "
                 "another run"
             )
+    if checkpoint.facts["training"]["best_epoch"] >= 0:
+        folder.load(BEST)  # it is needed at the end: better to hear of damage now
     for name in ("threads", "world_size"):
         if checkpoint.facts[name] != facts[name]:
             log.warning(

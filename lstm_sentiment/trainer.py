@@ -277,8 +277,8 @@ class Trainer:
         scaler = self.scaler.state_dict() if self.scaler.is_enabled() else None
         if self.scalars is not None:  # first: a run that goes on from here draws no earlier point again
             self.scalars.flush()
+        self.store.write_log(self.state.history)  # first, too: nobody would complete that of a finished run
         self.store.save("last", groups, {**self.facts, "training": training, "scaler": scaler})
-        self.store.write_log(self.state.history)
 
     def _mean(self, value: float) -> float:
         return self.processes.sum(value, self.device) / self.processes.world_size

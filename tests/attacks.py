@@ -69,7 +69,7 @@ def sign(run: Path) -> None:
         "files": {file.name: fingerprint(file) for file in files},
         "run": {name: fingerprint(run / name) for name in SHARED},
     }
-    (run / "best" / "manifest.json").write_text(json.dumps(manifest))
+    (run / "best" / "manifest.json").write_text(json.dumps(manifest) + "\n")
 
 
 def fingerprint(file: Path) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def pickle_attacks() -> Iterator[Attack]:
     yield Attack("weights as pickle protocol 0", pickled(WEIGHTS, "pickle protocol 0"), "has a header of")
     yield Attack("weights unsigned", pickled(WEIGHTS, signed=False), "damaged or was replaced")
     for name in (STATE, "vocabulary.json", "labels.json", "config.yaml"):
-        yield Attack(f"{name} as pickle", pickled(name, "pickle"), f"{name}: .*(reads no pickles|not)")
+        yield Attack(f"{name} as pickle", pickled(name, "pickle"), f"{name}:.*(reads no pickles|not)")
     yield Attack("manifest as pickle", pickled("best/manifest.json", "pickle", signed=False), FOREIGN)
     yield Attack("more weights as pickle", pickled("best/more.safetensors"), FOREIGN)
     yield Attack("a pickle that nobody asked for", pickled("best/pytorch_model.bin"), None)
@@ -474,7 +474,7 @@ def manifest_with(**files: Any) -> Callable[[Place], None]:
         file = place.run / "best" / "manifest.json"
         manifest = json.loads(file.read_text())
         manifest["files"] |= {name.replace("BESIDE", str(place.beside)): of for name, of in files.items()}
-        file.write_text(json.dumps(manifest))
+        file.write_text(json.dumps(manifest) + "\n")
 
     return make
 

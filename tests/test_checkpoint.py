@@ -6,7 +6,6 @@ import functools
 import json
 import logging
 import os
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +16,10 @@ import safetensors.torch
 import torch
 from conftest import Killed
 
-from lstm_sentiment.checkpoint import BEST, FORMAT, LAST, SHARED_FILES, RunFolder
-from lstm_sentiment.errors import CheckpointError, RunError
+from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
+from lstm_sentiment.errors import CheckpointError, DiskError, RunError
 from lstm_sentiment.files import write_atomically, write_json
+from lstm_sentiment.manifest import FORMAT
 
 TENSORS = {
     "model": {"head.weight": torch.arange(6.0).view(2, 3), "head.bias": torch.tensor([0.5, -0.5])},
@@ -158,54 +158,7 @@ def test_no_file_is_a_pickle(folder: RunFolder) -> None:
 # -- damage ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CHECKPOINT_FILES)
-def test_every_flipped_bit_is_noticed_and_its_file_named(folder: RunFolder, name: str) -> None:
-    save(folder, BEST, 1)
-    file = folder.path / BEST / name
-    for bit in range(0, 8 * file.stat().st_size, 37):
-        flip(file, bit)
-        with pytest.raises(CheckpointError, match=rf"{BEST}/{name}: "):
-            folder.load(BEST)
-        flip(file, bit)
-    assert loaded_step(folder, BEST) == 1
-
-
-@pytest.mark.parametrize("name", SHARED_FILES)
-def test_flipped_bits_in_what_checkpoints_depend_on_are_noticed(folder: RunFolder, name: str) -> None:
-    """Other words behind the same numbers would be other answers."""
-    save(folder, BEST, 1)
-    for bit in range(0, 8 * (folder.path / name).stat().st_size, 11):
-        flip(folder.path / name, bit)
-        with pytest.raises(CheckpointError, match=f"run/{name}: "):
-            folder.load(BEST)
-        flip(folder.path / name, bit)
-    assert loaded_step(folder, BEST) == 1
-
-
-def test_flipped_bits_in_the_manifest_are_noticed(folder: RunFolder) -> None:
-    save(folder, BEST, 1)
-    file = folder.path / BEST / "manifest.json"
-    chosen = random.Random(0).sample(range(8 * file.stat().st_size), 300)
-    for bit in chosen:
-        flip(file, bit)
-        with pytest.raises(CheckpointError, match=str(folder.path)):
-            folder.load(BEST)
-        flip(file, bit)
-    assert loaded_step(folder, BEST) == 1
-
-
-@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json"])
-@pytest.mark.parametrize("keep", [0, 1, 20, -1])
-def test_a_truncated_file_is_noticed_and_named(folder: RunFolder, name: str, keep: int) -> None:
-    save(folder, BEST, 1)
-    file = folder.path / BEST / name
-    content = file.read_bytes()
-    file.write_bytes(content.rstrip()[:keep])
-    with pytest.raises(CheckpointError, match=f"{BEST}/{name}: "):
-        folder.load(BEST)
-
-
-@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json", *SHARED_FILES[1:2]])
+@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json", *SHARED_FILES])
 def test_a_missing_file_is_noticed_and_named(folder: RunFolder, name: str) -> None:
     save(folder, BEST, 1)
     inside = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
@@ -221,13 +174,37 @@ def test_an_added_file_is_noticed_and_named(folder: RunFolder) -> None:
         folder.load(BEST)
 
 
-@pytest.mark.parametrize("name", CHECKPOINT_FILES)
+@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json"])
 def test_a_file_of_another_checkpoint_is_noticed_and_named(folder: RunFolder, name: str) -> None:
     save(folder, BEST, 1)
     save(folder, LAST, 2)
     shutil.copy(folder.path / LAST / name, folder.path / BEST / name)
-    with pytest.raises(CheckpointError, match=f"{BEST}/{name}: "):
+    accused = f"{BEST}/" if name == "manifest.json" else f"{BEST}/{name}: "
+    with pytest.raises(CheckpointError, match=accused):
         folder.load(BEST)
+    assert loaded_step(folder, LAST) == 2
+
+
+@pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json", *SHARED_FILES])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: RunFolder, name: str) -> None:
+    save(folder, BEST, 1)
+    file = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(CheckpointError, match=f"{name}: is no plain file"):
+        folder.load(BEST)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(folder: RunFolder, number: float) -> None:
+    save(folder, LAST, 1)
+    folder.save(LAST, {"model": {"w": torch.tensor([0.5, number])}}, {"step": 2})
+    assert loaded_step(folder, LAST) == 1
+    folder.save(LAST, {"model": {"w": torch.tensor([0.5, number])}}, {"step": 3})
+    with pytest.raises(
+        CheckpointError, match=r"last/model\.safetensors: 'w' holds numbers that are not finite"
+    ):
+        RunFolder(folder.path).load(LAST)
 
 
 def test_a_whole_checkpoint_of_another_run_is_noticed(folder: RunFolder, tmp_path: Path) -> None:
@@ -274,7 +251,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(folder: RunFolder, names: list
     file = folder.path / BEST / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["files"] |= {name: {"sha256": "", "bytes": 0} for name in names}
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps(manifest) + "\n")
     with pytest.raises(CheckpointError, match="missing or added"):
         folder.load(BEST)
 
@@ -285,7 +262,7 @@ def test_a_format_of_another_version_is_refused(folder: RunFolder, version: obje
     file = folder.path / BEST / "manifest.json"
     manifest = json.loads(file.read_text())
     assert manifest["format"] == FORMAT
-    file.write_text(json.dumps(manifest | {"format": version}))
+    file.write_text(json.dumps(manifest | {"format": version}) + "\n")
     with pytest.raises(CheckpointError, match="version"):
         folder.load(BEST)
 
@@ -335,6 +312,48 @@ def test_two_damaged_checkpoints_are_both_named(folder: RunFolder) -> None:
     assert raised.value.exit_code == 3
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_after_a_flipped_bit_still_leaves_a_good_checkpoint(tmp_path: Path, after: bool) -> None:
+    """A damaged last never takes the place of the one before, which is all that there is."""
+
+    def prepare(run: RunFolder) -> None:
+        begin(run)
+        save(run, LAST, 1)
+        save(run, LAST, 2)
+        flip(run.path / LAST / "model.safetensors", 900)
+
+    def go_on(run: RunFolder) -> None:
+        save(run, LAST, 3)
+
+    for run in killed_at_each_place(tmp_path, prepare, go_on, after=after, least=8):
+        assert loaded_step(run, LAST) in (1, 3)
+
+
+def test_a_checkpoint_can_be_read_while_another_takes_its_place(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prediction reads `best` while training writes it: neither half of each, nor a false alarm."""
+    for moment in range(1, 100):
+        save(folder, BEST, 2 * moment)
+        reads: list[Path] = []
+        stat = Path.stat
+
+        def replaced_meanwhile(
+            path: Path, moment: int = moment, reads: list[Path] = reads, **how: bool
+        ) -> os.stat_result:
+            reads.append(path)
+            if len(reads) == moment:
+                save(folder, BEST, 2 * moment + 1)
+            return stat(path, **how)  # noqa: B023 - it is always the same
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", replaced_meanwhile)
+            assert loaded_step(folder, BEST) in (2 * moment, 2 * moment + 1)
+        if len(reads) < moment:
+            break
+    assert moment > 8, "hardly any moment was tried"
+
+
 def test_best_is_never_replaced_by_an_older_best(folder: RunFolder) -> None:
     """A damaged best is an error: the epoch before it is another classifier."""
     save(folder, BEST, 1)
@@ -349,6 +368,7 @@ def test_best_is_never_replaced_by_an_older_best(folder: RunFolder) -> None:
 
 STEPS: list[tuple[Any, str]] = [
     (os, "fsync"),
+    (Path, "write_bytes"),
     (Path, "rename"),
     (Path, "replace"),
     (Path, "mkdir"),
@@ -466,6 +486,19 @@ def test_what_other_processes_left_when_they_were_killed_is_cleared_away(folder:
     assert not list(folder.path.glob(".*"))
 
 
+def test_sweeping_removes_what_a_kill_left_and_nothing_else(folder: RunFolder) -> None:
+    save(folder, LAST, 1)
+    before = sorted(folder.path.rglob("*"))
+    shutil.copytree(folder.path / LAST, folder.path / ".last.77.tmp")
+    for name in (".metrics.json.77.tmp", ".log.jsonl.5.tmp"):
+        (folder.path / name).write_text("{")
+    theirs = [folder.path / name for name in ("draft.tmp", ".notes.77.tmp", ".log.jsonl.tmp")]
+    for file in theirs:
+        file.write_text("mine")
+    folder.sweep()
+    assert sorted(folder.path.rglob("*")) == sorted([*before, *theirs])
+
+
 def dies_at(place: int, action: Callable[[], object], *, after: bool) -> bool:
     """Do something with a kill at one of its steps; return whether it came that far."""
     with pytest.MonkeyPatch.context() as patch:
@@ -563,6 +596,7 @@ def test_clear_refuses_what_another_program_may_have_written(tmp_path: Path, nam
     else:
         (tmp_path / name).mkdir()
         theirs = tmp_path / name / "model.safetensors"
+        (tmp_path / name / "manifest.json").write_text("{}")
     theirs.write_text("theirs")
     with pytest.raises(RunError):
         RunFolder(tmp_path).clear()
@@ -589,9 +623,11 @@ def test_a_file_in_the_place_of_a_run_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace")])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()])
+@pytest.mark.parametrize(
+    ("error", "raised"), [(OSError(28, "No space left on device"), DiskError), (Killed(), Killed)]
+)
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException, raised: Any
 ) -> None:
     def fail(*_: Any) -> None:
         raise error
@@ -600,7 +636,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     write_atomically(file, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, fail)
-        with pytest.raises(type(error)):
+        with pytest.raises(raised):
             write_atomically(file, b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     assert file.read_bytes() == b"old"

@@ -22,6 +22,7 @@ from lstm_sentiment.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    DiskError,
     MissingExtraError,
     RunError,
     SentimentError,
@@ -84,6 +85,7 @@ def in_yaml(key: str, value: str) -> tuple[str, int]:
         (MissingExtraError, 2),
         (CheckpointError, 3),
         (TrainingError, 4),
+        (DiskError, 5),
     ],
 )
 def test_each_error_has_its_exit_code(kind: type[SentimentError], code: int) -> None:
@@ -642,8 +644,8 @@ FLOORS = [
     "sections files text schedule sources trees made_up progress findings runtime characters layers "
     "weights terminal",
     "delimited json_lines",
-    "config readers distributed hardware calibration vectors subwords extras bounds",
-    "config_files",
+    "config readers distributed hardware calibration vectors subwords extras bounds locking",
+    "config_files manifest",
     "options metrics tokens tables model checkpoint page charts",
     "settings launching dataset splits labels proof gates curves card comparison labelled language_model",
     "transfer hub loop",

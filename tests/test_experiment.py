@@ -210,6 +210,7 @@ KILLS = {
     "at the end of the first epoch": [("last", 3)],
     "in the middle of the second epoch": [("last", 5)],
     "between best and last": [("best", 1)],
+    "after the last checkpoint": [("last", 9)],
     "three times": [("last", 2)] * 3,
 }
 

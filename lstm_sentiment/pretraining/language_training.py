@@ -20,7 +20,7 @@ from lstm_sentiment.pretraining.next_token import DIRECTIONS, NextToken
 from lstm_sentiment.pretraining.settings import PretrainConfig
 from lstm_sentiment.pretraining.texts import Texts, read_texts
 from lstm_sentiment.reading.tokens import cache_folder
-from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, train
+from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, only_writer, train
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
     device = pick_device(config.trainer.device, local_rank=processes.local_rank)
     precision = pick_precision(config.trainer.precision, device)
     folder = RunFolder(config.out)
-    resuming = check_folder(folder, config)
-    curves = new_curves(folder, config, processes)
-    with process_group(processes, device):
+    with only_writer(folder, processes), process_group(processes, device):
+        resuming = check_folder(folder, config)
+        curves = new_curves(folder, config, processes)
         with processes.main_first():
             texts = read_texts(config.data, config.text, seed=config.seed, cache=cache or cache_folder())
         _report_texts(texts)

@@ -15,6 +15,7 @@ from typing import IO, Any
 import pandas as pd
 
 from lstm_sentiment.errors import DataError
+from lstm_sentiment.files import writing
 from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, open_binary
 
@@ -34,12 +35,13 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
         spreadsheet_safe: put ' before text of a CSV or TSV file that a spreadsheet would compute.
 
     Raises:
-        DataError: no such format or folder, or a value that the format cannot hold.
+        DataError: no such format, or a value that the format cannot hold.
+        DiskError: the file cannot be written.
     """
     path, ending = Path(name).expanduser(), format_of(name, among=TABLES)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with contextlib.ExitStack() as stack:
+        with writing(path), contextlib.ExitStack() as stack:
             if ending == ".parquet":
                 yield _parquet_writer(beside, name, like, stack)
             else:
@@ -50,13 +52,12 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
                     if ending == ".jsonl"
                     else _delimited_writer(out, ending, _inert if spreadsheet_safe else _cell)
                 )
-        beside.replace(path)
+            stack.close()
+            beside.replace(path)
     except UnicodeEncodeError as error:
         raise DataError(
             f"a text holds half a character, which no file can: {error.reason}", file=name
         ) from None
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror or error}", file=name) from None
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.errors import DataError, Problems
+from lstm_sentiment.files import writing
 from lstm_sentiment.reading.readers import (
     LABEL_COLUMNS,
     PHRASE,
@@ -159,10 +160,12 @@ def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cach
     folder = cache / _key(source, columns, tokenizer)
     store = _open(folder, source.name)
     if store is None:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
         try:
-            _build(source, columns, tokenizer, building)
+            with writing(cache, kept="LSTM_SENTIMENT_CACHE names it"):
+                _build(source, columns, tokenizer, building)
             if _open(folder, source.name) is None:  # else another process was faster
                 shutil.rmtree(folder, ignore_errors=True)
                 with contextlib.suppress(OSError):

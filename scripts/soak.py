@@ -1,0 +1,241 @@
+"""Do the faults of the tests many times over, and write down what came of it.
+
+    scripts/soak --list
+    scripts/soak kills flips
+    scripts/soak kills --count 100
+    scripts/soak --all
+    scripts/soak --render
+
+Each soak is a function of the folder `tests`, which the tests call too, with a smaller count. It becomes a
+line of docs/soak.jsonl, whatever came of it, and docs/soak.md is written from the last line of each. The
+exit code is 1 if anything was lost, or if a control arm, which does the same to an unprotected writer,
+lost less than half: then the faults would prove nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lstm_sentiment import __version__
+from lstm_sentiment.errors import ConfigError, DataError, did_you_mean
+from lstm_sentiment.files import write_atomically
+from lstm_sentiment.options import CommandParser, run_command
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soak:
+    """Something to be done many times.
+
+    Args:
+        does: a function of tests/, as ``module.function``; takes a count and an empty folder, and returns
+            what it counted: first how often it did its fault, and how much was `lost`.
+        count: how often, unless told otherwise.
+        says: what is promised, for the page.
+        control: whether at least half must be lost, for nothing protects it.
+    """
+
+    does: str
+    count: int
+    says: str
+    control: bool = False
+
+
+SOAKS = {
+    "kills": Soak(
+        does="faults.kills",
+        count=3000,
+        says="SIGKILL inside the writer of checkpoints: the old one or the new one loads",
+    ),
+    "kills-control": Soak(
+        does="faults.kills_of_a_plain_save",
+        count=300,
+        says="the same kills of `torch.save` over one file",
+        control=True,
+    ),
+    "commands": Soak(
+        does="faults.command_kills",
+        count=100,
+        says="SIGKILL of the training command: it resumes and ends with the same bytes",
+    ),
+    "trace": Soak(
+        does="power_cuts.of_all_saves",
+        count=10,
+        says="a power cut at each moment of these saves: the old or the new loads",
+    ),
+    "trace-control": Soak(
+        does="power_cuts.of_all_saves_unflushed",
+        count=3,
+        says="the same power cuts where nothing is flushed",
+        control=True,
+    ),
+    "flips": Soak(does="faults.flips", count=20_000, says="a flipped bit: noticed, and its file named"),
+    "truncations": Soak(
+        does="faults.truncations", count=100, says="each file cut to each length: noticed, and the file named"
+    ),
+    "disk": Soak(
+        does="faults.full_disk",
+        count=100,
+        says="a disk that fills up at a place of a save: the one before survives",
+    ),
+}
+INTRODUCTION = """# Soak tests
+
+Written by `scripts/soak --render` from `docs/soak.jsonl`: the last run of each soak, failures included. Each
+does a fault many times over with the code that the tests run with smaller counts (`tests/faults.py` and its
+neighbours). Nothing may be lost; a control arm, which does the same faults to a writer that is not
+protected, must lose at least half, or the faults would prove nothing.
+"""
+
+
+def main(argv: list[str]) -> None:
+    """Run the command; see `--help`."""
+    options = _parse(argv)
+    if options.list:
+        print("\n".join(f"{name:<16} {soak.count:>6}  {soak.says}" for name, soak in SOAKS.items()))
+        return
+    logging.disable(logging.WARNING)  # of a checkpoint that was found damaged: that is what we are after
+    options.docs.mkdir(parents=True, exist_ok=True)
+    log = options.docs / "soak.jsonl"
+    failed = []
+    for name in options.names:
+        entry = run(name, options.count or SOAKS[name].count)
+        with log.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(entry) + "\n")
+        print(f"{name}: {_counted(entry['counts'])} in {entry['seconds']:,.0f} s", flush=True)
+        if not kept_its_promise(entry):
+            failed.append(name)
+    page = options.docs / "soak.md"
+    write_atomically(page, page_of(read_log(log)).encode())
+    print(f"written to {page}")
+    if failed:
+        print(f"error: {', '.join(failed)}: not as promised", file=sys.stderr)
+        sys.exit(1)
+
+
+def run(name: str, count: int) -> dict[str, Any]:
+    """Do a soak and return its line of the log; the clock and the repository are read here."""
+    if str(ROOT / "tests") not in sys.path:
+        sys.path.insert(0, str(ROOT / "tests"))
+    module, _, function = SOAKS[name].does.partition(".")
+    do = getattr(importlib.import_module(module), function)
+    before, started = _repository(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        counts = do(count, Path(folder))
+    return {
+        "name": name,
+        "command": f"scripts/soak {name} --count {count}",
+        "counts": counts,
+        "control": SOAKS[name].control,
+        "seconds": round(time.monotonic() - started, 1),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **before,
+        "version": __version__,
+        "machine": _machine(),
+    }
+
+
+def kept_its_promise(entry: dict[str, Any]) -> bool:
+    """Whether nothing was lost; by a control arm, at least half."""
+    done, lost = next(iter(entry["counts"].values())), entry["counts"]["lost"]
+    return bool(2 * lost >= done > 0) if entry["control"] else lost == 0 < done
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """Return the lines of the log, oldest first; none where there is no file.
+
+    Raises:
+        DataError: a line that is no JSON.
+    """
+    entries = []
+    for number, line in enumerate(log.read_text("utf-8").splitlines() if log.exists() else [], start=1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON: {error.msg}; mend or remove it", file=str(log), line=number) from None
+    return entries
+
+
+def page_of(entries: list[dict[str, Any]]) -> str:
+    """Return the page: the last entry of each soak, in the table's order."""
+    latest = {entry["name"]: entry for entry in entries}
+    rows = [["what is done", "counted", "as promised", "command", "seconds", "commit", "date"]]
+    rows.append(["---"] * len(rows[0]))
+    for name, soak in SOAKS.items():
+        if (of := latest.get(name)) is not None:
+            commit = f"{of['commit']}{', changed' if of['dirty'] else ''}"
+            verdict = "yes" if kept_its_promise(of) else "**no**"
+            done = [soak.says, _counted(of["counts"]), verdict, f"`{of['command']}`"]
+            rows.append([*done, f"{of['seconds']:,.0f}", commit, of["date"][:10]])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    machines = dict.fromkeys(latest[name]["machine"] for name in SOAKS if name in latest)
+    missing = [name for name in SOAKS if name not in latest]
+    parts = [INTRODUCTION, table + "\n"]
+    parts += [f"Machine: {'; '.join(machines)}.\n"] if machines else []
+    parts += [f"Not done yet: {', '.join(missing)}.\n"] if missing else []
+    return "\n".join(parts)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
+
+
+def _machine() -> str:
+    """Return the machine in words."""
+    import torch  # after the package, which sets it up
+
+    from lstm_sentiment.hardware import describe_machine
+
+    cpu = describe_machine(torch.device("cpu"))["cpu"]
+    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def _repository() -> dict[str, Any]:
+    """Return the commit, and whether the code differs from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changes = git("status", "--porcelain", "lstm_sentiment", "tests", "scripts")
+    return {"commit": git("rev-parse", "--short", "HEAD") or None, "dirty": bool(changes)}
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = CommandParser(
+        prog="scripts/soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SOAKS)}")
+    parser.add_argument("--all", action="store_true", help="every soak")
+    parser.add_argument("--count", type=int, help="how often, instead of what --list shows")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="gets soak.jsonl and soak.md")
+    parser.add_argument("--list", action="store_true", help="name the soaks and do nothing")
+    parser.add_argument("--render", action="store_true", help="write the page from the log, no more")
+    options = parser.parse_args(argv)
+    if bool(options.names or options.all) == (options.list or options.render):
+        parser.error("give names or --all, or one of --list and --render")
+    if options.count is not None and options.count < 1:
+        parser.error("--count must be at least 1")
+    for name in options.names:
+        if name not in SOAKS:
+            raise ConfigError(f"no soak '{name}'; --list names all.{did_you_mean(name, SOAKS)}")
+    options.names = list(SOAKS) if options.all else options.names
+    return options
+
+
+if __name__ == "__main__":
+    run_command(main)

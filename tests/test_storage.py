@@ -1,0 +1,438 @@
+"""Kills, power cuts, damage, full disks and second runs: what was saved is there, or the message says why."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faults
+import power_cuts
+import pytest
+import safetensors.torch
+from conftest import TINY
+
+import lstm_sentiment.checkpoint as checkpoint_module
+import lstm_sentiment.files as files_module
+from lstm_sentiment import locking, predict, train
+from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
+from lstm_sentiment.config import Config
+from lstm_sentiment.errors import CheckpointError, DiskError, RunError
+from lstm_sentiment.experiment import run as train_run
+from lstm_sentiment.files import write_atomically, write_json
+from lstm_sentiment.locking import LOCK, held
+from lstm_sentiment.options import run_command
+from lstm_sentiment.trainer import Trainer
+
+Configure = Callable[..., Config]
+needs_mount = pytest.mark.skipif(
+    bool(faults.no_disk_to_fill()), reason=f"cannot mount a small disk: {faults.no_disk_to_fill()}"
+)
+
+# -- kills -----------------------------------------------------------------------------------------
+
+
+def test_200_kills_inside_the_writer_lose_nothing(tmp_path: Path) -> None:
+    counts = faults.kills(200, tmp_path)
+    assert counts["lost"] == 0
+    assert counts["inside"] > 100, "most kills came between two saves"
+
+
+def test_a_plain_save_loses_at_least_half_of_the_same_kills(tmp_path: Path) -> None:
+    """The control arm: these kills do harm."""
+    counts = faults.kills_of_a_plain_save(30, tmp_path)
+    assert counts["lost"] >= counts["kills"] / 2
+
+
+def test_10_kills_of_the_command_lose_nothing(tmp_path: Path) -> None:
+    """The run goes on each time, and ends with the weights of one that was left alone."""
+    assert faults.command_kills(10, tmp_path)["lost"] == 0
+
+
+# -- power cuts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [BEST, LAST])
+def test_a_power_cut_leaves_the_old_or_the_new_checkpoint(tmp_path: Path, name: str) -> None:
+    counts = power_cuts.of_saves(3, tmp_path, name)
+    assert counts["lost"] == 0
+    assert counts["moments"] > 60
+    assert counts["states"] > 60
+    assert min(counts["old"], counts["new"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("module", "forgotten"),
+    [(checkpoint_module, "sync_file"), (checkpoint_module, "sync_folder"), (files_module, "sync_folder")],
+)
+def test_without_flushing_a_power_cut_loses_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, forgotten: str
+) -> None:
+    """The control arm, for each kind of flush: of files, of a checkpoint's names, of a new run's name."""
+    monkeypatch.setattr(module, forgotten, lambda path: None)
+    assert power_cuts.of_saves(3, tmp_path, LAST)["lost"] > 0
+
+
+def replaced_file(folder: Path, write: Callable[[Path, bytes], object]) -> dict[str, int]:
+    """Replace a file's content, and read what a power cut at each moment could leave."""
+    contents = [b"1 of old", b"2, the new content"]
+    (folder / "disk").mkdir()
+    with power_cuts.recorded(folder / "disk") as record:
+        for safe, content in enumerate(contents, start=1):
+            write(folder / "disk" / "log.jsonl", content)
+            record.safe = safe
+
+    def load(disk: Path) -> int:
+        file = disk / "log.jsonl"
+        return contents.index(file.read_bytes()) + 1 if file.exists() else 0
+
+    return power_cuts.replay(record, folder / "replayed", load)
+
+
+def test_a_power_cut_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
+    counts = replaced_file(tmp_path, write_atomically)
+    assert counts["lost"] == 0
+    assert min(counts["old"], counts["new"]) > 0
+
+
+def test_a_plain_write_is_lost_to_a_power_cut(tmp_path: Path) -> None:
+    assert replaced_file(tmp_path, Path.write_bytes)["lost"] > 0
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+def test_2000_flipped_bits_are_noticed_and_their_file_is_named(tmp_path: Path) -> None:
+    assert faults.flips(2000, tmp_path) == {"flips": 2000, "lost": 0}
+
+
+def test_every_truncation_is_noticed_and_its_file_is_named(tmp_path: Path) -> None:
+    counts = faults.truncations(5, tmp_path)
+    assert counts["lost"] == 0
+    assert counts["truncations"] > 800
+
+
+def leaving(
+    main: Callable[[list[str]], None], *argv: str, monkeypatch: pytest.MonkeyPatch
+) -> int | str | None:
+    """Run a command as a process does; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["command", *argv])
+    with pytest.raises(SystemExit) as left:
+        run_command(main)
+    return left.value.code
+
+
+def test_resuming_with_no_usable_checkpoint_leaves_with_3(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    for name in (LAST, "last.previous"):
+        faults.flip(run / name / "optimizer.safetensors", 900)
+    assert leaving(train.main, "--out", str(run), "--resume=true", monkeypatch=monkeypatch) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    for name in (LAST, "last.previous"):
+        assert f"{run / name / 'optimizer.safetensors'}: is damaged" in told
+    assert told.endswith("Restore it from a copy, or train again\n")
+
+
+def test_a_damaged_best_epoch_is_told_before_training_goes_on(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the end, hours later, when it is needed."""
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    faults.flip(run / BEST / "model.safetensors", 900)
+    monkeypatch.setattr(Trainer, "fit", lambda trainer: pytest.fail("it went on"))
+    with pytest.raises(CheckpointError, match=r"best/model\.safetensors: is damaged"):
+        train.main(["--out", str(run), "--resume=true"])
+
+
+def test_going_on_clears_away_what_a_kill_left(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    shutil.copytree(run / LAST, run / ".last.77.tmp")
+    (run / ".metrics.json.77.tmp").write_text("{")
+    train.main(["--out", str(run), "--resume=true"])
+    assert sorted(entry.name for entry in run.iterdir()) == sorted(e.name for e in trained_run.iterdir())
+
+
+@pytest.mark.parametrize("name", ["labels.json", "vocabulary.json"])
+def test_a_run_that_lost_a_file_is_damaged_and_no_other_folder(
+    trained_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    (run / name).unlink()
+    for main, argv in ((predict.main, [str(run), "great"]), (train.main, [f"--out={run}", "--resume=true"])):
+        assert leaving(main, *argv, monkeypatch=monkeypatch) == 3
+        assert f"{run / name}: is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 2000, b"- a list", None])
+def test_settings_that_cannot_be_read_are_damage(
+    trained_run: Path, configure: Configure, tmp_path: Path, content: bytes | None
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    if content is None:
+        (run / "config.yaml").unlink()
+    else:
+        (run / "config.yaml").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"config\.yaml: is missing or damaged"):
+        train_run(configure("--resume=true"))
+
+
+# -- disks that are full, or not ours ----------------------------------------------------------------
+
+
+@needs_mount
+def test_a_full_disk_never_costs_a_good_checkpoint(tmp_path: Path) -> None:
+    assert faults.full_disk(10, tmp_path) == {"positions": 10, "lost": 0}
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, number: int) -> None:
+    """Let the n-th call that writes fail with a system's error, once."""
+    calls: list[str] = []
+
+    def failing(owner: Any, name: str) -> Callable[..., Any]:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if len(calls) != place:
+                return real(*args, **kwargs)
+            if name == "save_file":  # as safetensors tells it
+                told = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
+                raise safetensors.SafetensorError(told)
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    writing = [(safetensors.torch, "save_file"), (os, "fsync")]
+    for owner, name in [*writing, (Path, "write_bytes"), (Path, "mkdir"), (Path, "rename")]:
+        monkeypatch.setattr(owner, name, failing(owner, name))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_an_error_at_any_place_of_a_save_costs_no_good_checkpoint(tmp_path: Path, number: int) -> None:
+    """What a full disk does, on any machine."""
+    for place in range(1, 100):
+        run = faults.begin(tmp_path / str(place))
+        for step in (1, 2):
+            faults.save(run, LAST, step, size=5)
+        refused = None
+        with pytest.MonkeyPatch.context() as patch:
+            fail_at(patch, place, number)
+            try:
+                faults.save(run, LAST, 3, size=5)
+            except DiskError as error:
+                refused = error
+        if refused is None:
+            break
+        assert f"{run.path / LAST}: cannot be written: {os.strerror(number)} (" in str(refused)
+        assert re.search(r"\([\d,]+ bytes needed, [\d,]+ bytes free\)", str(refused))
+        assert str(refused).endswith("what was saved before is whole: go on with --resume true")
+        assert refused.exit_code == 5
+        assert faults.step_of(run, LAST) in (2, 3)
+        assert not list(run.path.glob(".*.tmp"))
+        faults.save(run, LAST, 4, size=5)
+        assert faults.step_of(run, LAST) == 4
+    assert place > 10, "hardly any place was tried"
+    assert faults.step_of(run, LAST) == 3, "an error was swallowed"
+
+
+@needs_mount
+def test_a_run_on_a_full_disk_leaves_with_5_and_goes_on_when_there_is_room(
+    reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [f"--data.train={reviews}", *TINY, "--trainer.epochs=2", "--baseline=false", "--resume=true"]
+    train.main([*argv, f"--out={tmp_path / 'straight'}"])
+    sizes = [file.stat().st_size for file in (tmp_path / "straight").rglob("*") if file.is_file()]
+    with faults.small_disk(tmp_path / "disk", str(sum(sizes) * 3 // 4)) as disk:
+        run = disk / "run"
+        assert leaving(train.main, *argv, f"--out={run}", monkeypatch=monkeypatch) == 5
+        told = capsys.readouterr().err
+        assert re.match(
+            rf"error: {run}/(best|last): cannot be written: No space left on device \([\d,]+ bytes needed, "
+            r"[\d,]+ bytes free\); make room, or choose another place",
+            told,
+        ), told
+        assert "Traceback" not in told
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        train.main([*argv, f"--out={run}"])
+        assert (run / BEST / "model.safetensors").read_bytes() == (
+            tmp_path / "straight" / BEST / "model.safetensors"
+        ).read_bytes()
+
+
+@needs_mount
+def test_a_full_disk_under_the_cache_or_the_answers_is_told(
+    trained_run: Path,
+    reviews: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with faults.small_disk(tmp_path / "disk", "64k") as disk:
+        faults.fill(disk, leave=4096)
+        monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(disk / "cache"))
+        argv = [f"--data.train={reviews}", f"--out={tmp_path / 'run'}", *TINY]
+        assert leaving(train.main, *argv, monkeypatch=monkeypatch) == 5
+        told = capsys.readouterr().err
+        assert f"{disk / 'cache'}: cannot be written: No space left on device" in told
+        assert "LSTM_SENTIMENT_CACHE" in told
+        assert not (tmp_path / "run").exists()
+        argv = [str(trained_run), "--file", str(reviews), "--out", str(disk / "answers.csv")]
+        assert leaving(predict.main, *argv, monkeypatch=monkeypatch) == 5
+        assert (
+            f"{disk / 'answers.csv'}: cannot be written: No space left on device" in capsys.readouterr().err
+        )
+        assert sorted(path.name for path in disk.iterdir()) == ["ballast", "cache"]
+
+
+# -- two runs in one folder --------------------------------------------------------------------------
+
+
+def hold(folder: Path, ready: Any) -> None:
+    """Hold a folder until killed."""
+    with held(folder):
+        ready.send_bytes(b"ready")
+        ready.recv_bytes()
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Any:
+    """Another process, which holds the folder `run`."""
+    here, there = faults.FORKS.Pipe()
+    process = faults.FORKS.Process(target=hold, args=(tmp_path / "run", there))
+    process.start()
+    here.recv_bytes()
+    yield process
+    process.kill()
+    process.join()
+
+
+@pytest.mark.parametrize("flag", ["--resume=true", "--overwrite=true", "--resume=false"])
+def test_a_second_run_is_told_which_process_holds_the_folder(
+    configure: Configure, tmp_path: Path, holder: Any, flag: str
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError) as refused:
+        train_run(configure(flag))
+    found = re.fullmatch(
+        rf"{tmp_path / 'run'}: is in use by process (\d+) on (\S+) since ([\d :+-]+); .+", str(refused.value)
+    )
+    assert found, refused.value
+    assert found[1] == str(holder.pid)
+    assert found[2] == socket.gethostname()
+    assert refused.value.exit_code == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dead_process_holds_nothing(configure: Configure, tmp_path: Path, holder: Any) -> None:
+    holder.kill()
+    holder.join()
+    assert (tmp_path / "run" / LOCK).exists(), "it could not clear up"
+    train_run(configure("--trainer.epochs=1"))
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_folder_is_held_for_as_long_as_a_run_trains(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    real = RunFolder.save
+
+    def save(folder: RunFolder, *args: Any) -> None:
+        real(folder, *args)
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()} "), held(folder.path):
+            pass
+        tried.append(args[0])
+
+    monkeypatch.setattr(RunFolder, "save", save)
+    train_run(configure("--trainer.epochs=1"))
+    assert {BEST, LAST} <= set(tried)
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_what_stands_in_a_lock_cannot_harm_the_terminal(tmp_path: Path, holder: Any) -> None:
+    lock = tmp_path / "run" / LOCK
+    for content, told in [
+        (
+            json.dumps({"pid": "\x1b[31m1", "host": "h\n", "since": "now"}),
+            r"process \x1b[31m1 on h\n since now",
+        ),
+        ("", "another process"),
+        ("[1]", "another process"),
+        ("[" * 4096, "another process"),
+    ]:
+        lock.write_text(content)
+        with pytest.raises(RunError, match=re.escape(f"is in use by {told};")), held(tmp_path / "run"):
+            pass
+
+
+def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or two processes would hold one folder: one the file that is gone, one the new file."""
+    real, locked = locking.fcntl.flock, []
+
+    def flock(handle: int, how: int) -> None:
+        if not locked:
+            (tmp_path / LOCK).unlink()
+        locked.append(os.fstat(handle).st_ino)
+        real(handle, how)
+
+    monkeypatch.setattr(locking.fcntl, "flock", flock)
+    with held(tmp_path):
+        assert len(locked) == 2
+        assert locked[-1] == (tmp_path / LOCK).stat().st_ino
+
+
+def test_a_disk_without_locks_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locking.fcntl, "flock", flock)
+    with held(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+    assert "knows no locks" in caplog.text
+
+
+def test_a_place_that_is_not_ours_to_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with (
+        pytest.raises(DiskError, match=r"run: cannot be written: Permission denied .*allow writing, or"),
+        held(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_needed_bytes_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    free = rf"{shutil.disk_usage(tmp_path).free:,}"[:-8]
+    with pytest.raises(DiskError, match=rf"metrics\.json: .*\(1,204 bytes needed, {free}"):
+        write_json(tmp_path / "metrics.json", "x" * 1201)
+    assert list(tmp_path.iterdir()) == []
