@@ -111,9 +111,9 @@ def main(argv: list[str]) -> None:
     logging.disable(logging.WARNING)  # of a checkpoint that was found damaged: that is what we are after
     options.docs.mkdir(parents=True, exist_ok=True)
     log = options.docs / "soak.jsonl"
-    failed = []
+    failed, repository = [], _repository()  # now: what is loaded is not read again
     for name in options.names:
-        entry = run(name, options.count or SOAKS[name].count)
+        entry = run(name, options.count or SOAKS[name].count) | repository
         with log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(entry) + "\n")
         print(f"{name}: {_counted(entry['counts'])} in {entry['seconds']:,.0f} s", flush=True)
@@ -128,12 +128,12 @@ def main(argv: list[str]) -> None:
 
 
 def run(name: str, count: int) -> dict[str, Any]:
-    """Do a soak and return its line of the log; the clock and the repository are read here."""
+    """Do a soak and return its line of the log; the clock is read here."""
     if str(ROOT / "tests") not in sys.path:
         sys.path.insert(0, str(ROOT / "tests"))
     module, _, function = SOAKS[name].does.partition(".")
     do = getattr(importlib.import_module(module), function)
-    before, started = _repository(), time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         counts = do(count, Path(folder))
     return {
@@ -143,7 +143,6 @@ def run(name: str, count: int) -> dict[str, Any]:
         "control": SOAKS[name].control,
         "seconds": round(time.monotonic() - started, 1),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        **before,
         "version": __version__,
         "machine": _machine(),
     }
