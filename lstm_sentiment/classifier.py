@@ -23,7 +23,7 @@ from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.hub import Published
-from lstm_sentiment.network import lstm_of, new_network
+from lstm_sentiment.network import BRANCHES, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.proof import check_proof
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
@@ -163,6 +163,26 @@ class SentimentClassifier(Published):
             normalize=text.normalize,
             tokenize=None if text.tokenizer == "words" else self._tokenizer,
         )
+
+    def keep_branch(self, name: str) -> None:
+        """Answer by one branch of the model alone from now on, with probabilities that are not calibrated.
+
+        Args:
+            name: ``lstm``, or ``ngrams`` (see `network`).
+
+        Raises:
+            ConfigError: the model has no such branch.
+
+        Example::
+
+            classifier = lstm_sentiment.load("runs/sentiment")
+            classifier.keep_branch("lstm")
+        """
+        if not isinstance(self.model, WideAndDeep) or name not in BRANCHES:
+            found = ", ".join(BRANCHES) if isinstance(self.model, WideAndDeep) else "none: it is one LSTM"
+            raise ConfigError(f"the model has no branch '{name}'; it has {found}", key="branch")
+        self.model.shares.copy_(torch.tensor([float(branch == name) for branch in BRANCHES]))
+        self.calibration = Calibration()
 
     def predict(
         self,

@@ -26,7 +26,7 @@ from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.reading.vectors import vector_words
-from lstm_sentiment.sections import MAX_CLASSES, DataConfig, TextConfig
+from lstm_sentiment.sections import MAX_CLASSES, DataConfig, TextConfig, sources
 
 SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]
@@ -84,11 +84,10 @@ def prepare(
         ConfigError: no such tokenizer; phrases of a file that has none.
     """
     tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
-    sources = {split: getattr(data, split) for split in SPLITS}
     stores = {
         split: _load(source, data, tokenizer, cache, phrases=split == "train" and data.phrases > 0)
-        for split, source in sources.items()
-        if isinstance(source, str)
+        for split in SPLITS
+        if isinstance(source := getattr(data, split), str)
     }
     label_map = class_map(data.labels, stores["train"])
     labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
@@ -226,10 +225,14 @@ def _unlabelled(
     """
     if data.unlabelled is None:
         return None
-    names = [data.unlabelled] if isinstance(data.unlabelled, str) else data.unlabelled
     train = stores["train"]
-    joined = join_stores([train, *(load_texts(name, data, tokenizer, cache) for name in names)])
+    more, others = (
+        [load_texts(name, data, tokenizer, cache) for name in sources(named) or []]
+        for named in (data.unlabelled, data.exclude)
+    )
+    joined = join_stores([train, *more])
     of_splits = [store.hashes for name, store in stores.items() if name != "train"]
+    of_splits += [store.hashes for store in others]
     of_splits += [train.hashes[rows] for rows in cut.values()]
     hashes = joined.hashes[len(train.hashes) :]
     first = np.sort(np.unique(hashes, return_index=True)[1])
