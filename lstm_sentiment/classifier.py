@@ -179,8 +179,8 @@ class SentimentClassifier(Published):
             classifier.keep_branch("lstm")
         """
         if not isinstance(self.model, WideAndDeep) or name not in BRANCHES:
-            found = ", ".join(BRANCHES) if isinstance(self.model, WideAndDeep) else "none: it is one LSTM"
-            raise ConfigError(f"the model has no branch '{name}'; it has {found}", key="branch")
+            found = " and ".join(BRANCHES) if isinstance(self.model, WideAndDeep) else "none: it is one LSTM"
+            raise ConfigError(f"no branch '{name}'; the model has {found}", key="branch", where=str(self.run))
         self.model.shares.copy_(torch.tensor([float(branch == name) for branch in BRANCHES]))
         self.calibration = Calibration()
 

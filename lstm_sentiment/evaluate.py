@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     classifier = load(options.run, device=options.device)
     if options.branch:
         classifier.keep_branch(options.branch)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"branch": options.branch} if options.branch else {}
     if options.file:
         truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
         scores = score(truth_R, probabilities_RC, classifier.labels)

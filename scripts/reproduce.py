@@ -242,8 +242,9 @@ class Reproduction:
             entry["validation"] = [of["validation"] for of in of_seeds]
         branches = [key for key in of_seeds[0] if key.startswith(f"{scored_on}_")]
         if branches:
+            of_branches = {key.partition("_")[2]: [of[key] for of in of_seeds] for key in branches}
             entry["branches"] = {
-                key.partition("_")[2]: _mean_and_sd([of[key] for of in of_seeds]) for key in branches
+                name: {"scores": scores, **_mean_and_sd(scores)} for name, scores in of_branches.items()
             }
         kinds = [kind for kind in (scored_on, "linear") if kind in of_seeds[0]]
         if "parts" in of_seeds[0]:
