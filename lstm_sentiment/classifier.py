@@ -21,10 +21,10 @@ from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
-from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError
+from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError, shown
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.hub import Published
-from lstm_sentiment.network import lstm_of, network_shapes, new_network
+from lstm_sentiment.network import BRANCHES, WideAndDeep, lstm_of, network_shapes, new_network
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.proof import check_proof
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
@@ -169,6 +169,27 @@ class SentimentClassifier(Published):
             normalize=text.normalize,
             tokenize=None if text.tokenizer == "words" else self._tokenizer,
         )
+
+    def keep_branch(self, name: str) -> None:
+        """Answer by one branch of the model alone from now on, with probabilities that are not calibrated.
+
+        Args:
+            name: ``lstm``, or ``ngrams`` (see `network`).
+
+        Raises:
+            ConfigError: the model has no such branch.
+
+        Example::
+
+            classifier = lstm_sentiment.load("runs/sentiment")
+            classifier.keep_branch("lstm")
+        """
+        if not isinstance(self.model, WideAndDeep) or name not in BRANCHES:
+            found = " and ".join(BRANCHES) if isinstance(self.model, WideAndDeep) else "none: it is one LSTM"
+            problem = f"no branch {shown(name)}; the model has {found}"
+            raise ConfigError(problem, key="branch", where=str(self.run))
+        self.model.shares.copy_(torch.tensor([float(branch == name) for branch in BRANCHES]))
+        self.calibration = Calibration()
 
     def predict(
         self,

@@ -25,7 +25,7 @@ from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.reading.vectors import vector_words
-from lstm_sentiment.sections import DataConfig, TextConfig
+from lstm_sentiment.sections import DataConfig, TextConfig, sources
 
 SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]
@@ -129,8 +129,9 @@ def refuse_addresses(data: DataConfig) -> None:
 
     >>> refuse_addresses(DataConfig(train="reviews.csv"))
     """
-    for source in (data.train, data.validation, data.test, *_unlabelled_names(data)):
-        if isinstance(source, str) and "://" in source:
+    alone = [source for source in (data.train, data.validation, data.test) if isinstance(source, str)]
+    for source in (*alone, *(sources(data.unlabelled) or ()), *(sources(data.exclude) or ())):
+        if "://" in source:
             raise DataError(
                 "is an address in a run folder, which may come from anybody, and is not fetched", file=source
             )
@@ -206,10 +207,6 @@ def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) 
         return tokenize_source(source, Columns(text=data.text_column, label=None), tokenizer, cache)
 
 
-def _unlabelled_names(data: DataConfig) -> list[str]:
-    return [data.unlabelled] if isinstance(data.unlabelled, str) else data.unlabelled or []
-
-
 def _unlabelled(
     stores: dict[str, TokenStore], cut: dict[str, Array], data: DataConfig, tokenizer: Tokenizer, cache: Path
 ) -> tuple[TokenStore, Array] | None:
@@ -217,12 +214,16 @@ def _unlabelled(
 
     A text that stands in any split already is left out, and of repeated ones all but the first.
     """
-    names = _unlabelled_names(data)
-    if not names:
+    if data.unlabelled is None:
         return None
     train = stores["train"]
-    joined = join_stores([train, *(load_texts(name, data, tokenizer, cache) for name in names)])
+    more, others = (
+        [load_texts(name, data, tokenizer, cache) for name in sources(named) or []]
+        for named in (data.unlabelled, data.exclude)
+    )
+    joined = join_stores([train, *more])
     of_splits = [store.hashes for name, store in stores.items() if name != "train"]
+    of_splits += [store.hashes for store in others]
     of_splits += [train.hashes[rows] for rows in cut.values()]
     hashes = joined.hashes[len(train.hashes) :]
     first = np.sort(np.unique(hashes, return_index=True)[1])

@@ -27,7 +27,9 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.metrics import report_lines, score
 
     classifier = load(options.run, device=options.device)
-    found: dict[str, Any] = {}
+    if options.branch:
+        classifier.keep_branch(options.branch)
+    found: dict[str, Any] = {"branch": options.branch} if options.branch else {}
     if options.file:
         truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
         scores = score(truth_R, probabilities_RC, classifier.labels)
@@ -46,6 +48,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("file", nargs="?", help="labelled rows: any file or folder that training reads too")
     parser.add_argument(
         "--behaviour", action="store_true", help="count failures on some 4,000 made-up texts, by capability"
+    )
+    parser.add_argument(
+        "--branch", choices=["lstm", "ngrams"], help="score this part of a model with model.ngrams alone"
     )
     parser.add_argument("--out", help="write the scores here; default RUN/evaluation.json")
     add_file_options(parser)

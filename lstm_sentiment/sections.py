@@ -28,6 +28,15 @@ def at_least(least: int, value: int, key: str) -> None:
     check(value >= least, key, f"must be at least {least}, not {value}")
 
 
+def sources(named: str | list[str] | None) -> list[str] | None:
+    """Return sources as a list, of one or of several.
+
+    >>> sources("a.csv"), sources(["a.csv", "b.csv"]), sources(None)
+    (['a.csv'], ['a.csv', 'b.csv'], None)
+    """
+    return [named] if isinstance(named, str) else named
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which rows are read, and how they are split.
@@ -50,6 +59,8 @@ class DataConfig:
         unlabelled: more texts, without labels, that `teacher` answers and the model learns those answers
             from: another such source, or a list of several; they are held in memory, 4 bytes per token.
             A text that stands in any split is left out.
+        exclude: other such sources, whose texts are left out of `unlabelled` too, such as test rows that
+            training shall not read.
         filter: keep only rows whose columns have these values, such as {source: imdb}.
         group_column: rows with the same value here stay on the same side of a split.
         deduplicate: remove repeated texts from `train` before it is cut.
@@ -68,6 +79,7 @@ class DataConfig:
     labels: list[str] | dict[int | str, str | None] | None = None
     phrases: float = 0.0
     unlabelled: str | list[str] | None = None
+    exclude: str | list[str] | None = None
     filter: dict[str, str | int] = field(default_factory=dict)
     group_column: str | None = None
     deduplicate: bool = True
@@ -86,9 +98,13 @@ class DataConfig:
         shares = [v for v in (self.validation, self.test) if isinstance(v, float)]
         check(sum(shares) < 1, "data.validation", "with data.test this leaves no row to train on")
         check(0 <= self.phrases <= 1, "data.phrases", f"must lie between 0 and 1, not {self.phrases}")
-        named = [self.unlabelled] if isinstance(self.unlabelled, str) else self.unlabelled
-        named_all = named is None or (named and all(source.strip() for source in named))
-        check(bool(named_all), "data.unlabelled", "names no file")
+        for name in ("unlabelled", "exclude"):
+            named = sources(getattr(self, name))
+            check(
+                named != [] and all(source.strip() for source in named or ()), f"data.{name}", "names no file"
+            )
+        either = self.exclude is None or self.unlabelled is not None
+        check(either, "data.exclude", "there is nothing to leave texts out of; set data.unlabelled")
         check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
         if self.labels is not None:
             found = self.labels.values() if isinstance(self.labels, dict) else self.labels

@@ -27,6 +27,7 @@ from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.inference import predict_logits
+from lstm_sentiment.sections import sources
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def load_teachers(config: Config, *, device: str = "auto") -> Teachers | None:
     """
     if config.teacher is None:
         return None
-    runs = [config.teacher] if isinstance(config.teacher, str) else config.teacher
+    runs = sources(config.teacher) or []
     classifiers = [read_run(Path(run).expanduser(), device=device) for run in runs]
     for classifier in classifiers:
         _check_tokens(classifier, config)

@@ -17,6 +17,9 @@ from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.sections import DataConfig
 
 DATA = "DATA/"  # stands for the folder given by --data
+FIRST = "FIRST/"  # stands for the folder of the runs that are needed first
+STAGES = ("teacher", "pretrained")  # settings that may be a mapping: the settings of such a run
+TAUGHT = ("data.unlabelled", "data.exclude")
 AS_CONFIGURED = "as-configured"  # what an ablation's levers are compared with
 
 
@@ -57,16 +60,39 @@ class Experiment:
     scored_on: str = "test"
 
     def options(self, train: str) -> list[str]:
-        """Return the training command's options; DATA/ stands for the folder with the data.
+        """Return the training command's options.
+
+        DATA/ stands for the folder with the data, FIRST/ for that of the runs that are needed first.
 
         Args:
             train: file to train on.
         """
+        settings = self._settings(train)
+        settings |= {key: f"{FIRST}{key}" for key in STAGES if isinstance(settings.get(key), dict)}
+        return ["--config", self.benchmark.config, *_as_options(settings)]
+
+    def first(self, train: str) -> dict[str, tuple[str, list[str]]]:
+        """Return what has to be trained first: the setting that names it -> the command and its options.
+
+        A teacher has the settings of its student, but for its own and for what it teaches.
+
+        Args:
+            train: file to train on.
+        """
+        settings = self._settings(train)
+        found = {key: settings.pop(key) for key in STAGES if isinstance(settings.get(key), dict)}
+        stages = {}
+        if "teacher" in found:
+            own = {key: value for key, value in settings.items() if key not in TAUGHT} | found["teacher"]
+            stages["teacher"] = ("train", ["--config", self.benchmark.config, *_as_options(own)])
+        if "pretrained" in found:
+            stages["pretrained"] = ("pretrain", _as_options(found["pretrained"]))
+        return stages
+
+    def _settings(self, train: str) -> dict[str, Any]:
         of = self.benchmark
         settings = {"data.train": train, "data.validation": of.validation, "data.test": "null"}
-        settings = {key: value for key, value in settings.items() if value is not None}
-        settings |= of.settings | self.settings
-        return ["--config", of.config, *(f"--{key}={_as_option(value)}" for key, value in settings.items())]
+        return {k: v for k, v in settings.items() if v is not None} | of.settings | self.settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +251,10 @@ def cut(benchmark: Benchmark, data: DataConfig, *, source: str, seed: int, folde
         for file, held in zip(("train", "test"), of_part, strict=True):
             held.to_parquet(folders[name] / f"{file}.parquet", index=False)
     return folders
+
+
+def _as_options(settings: dict[str, Any]) -> list[str]:
+    return [f"--{key}={_as_option(value)}" for key, value in settings.items()]
 
 
 def _as_option(value: Any) -> str:

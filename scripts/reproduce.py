@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "experiments.yaml"
+DATA_PATH = r"(?<![\w/.])DATA/"
+FIRST = "FIRST/"  # see `experiments`
 
 
 def main(argv: list[str]) -> None:
@@ -99,15 +101,17 @@ class Reproduction:
         self.seeds = list(range(options.seeds))
         self.config = self._config(experiment.options(self.benchmark.train))
         self.test = self._located(self.benchmark.test) if self.benchmark.test else None
-        sources = [self.config.data.train, self.config.data.validation, self.config.text.vectors, self.test]
-        files = [Path(name) for name in sources if isinstance(name, str) and Path(name).is_absolute()]
+        stages = experiment.first(self.benchmark.train).values()
+        words = [*experiment.options(self.benchmark.train), *(word for _, of in stages for word in of)]
+        named = re.findall(rf"{DATA_PATH}[^],\s]+", " ".join([*words, self.benchmark.test or ""]))
+        files = sorted({Path(self._located(name)) for name in named})
         for file in files:
             if not file.is_file():
                 raise DataError(f"no such file, which {experiment.name} needs; see --data", file=str(file))
         self.code = code_of(self.benchmark.config)
-        told = [self.code, digest(files), experiment.options(self.benchmark.train), self.benchmark.split]
+        told = [self.code, digest(files), words, self.benchmark.split]
         told += [experiment.scored_on, self.benchmark.metric]
-        self.fingerprint = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+        self.fingerprint = _short(told)
         self.work = options.work.absolute() / experiment.name / self.fingerprint
 
     def run(self, log: Path) -> None:
@@ -161,35 +165,61 @@ class Reproduction:
     def _part(self, seed: int, folder: Path, train: str, test: str) -> dict[str, float]:
         """Train once without test rows, then score as the experiment asks."""
         run, metric = folder / "run", self.benchmark.metric
-        arguments = [self._located(word) for word in self.experiment.options(train)]
-        arguments += [f"--seed={seed}", "--baseline=false", "--resume=true", f"--out={run}"]
-        if self.options.threads:
-            arguments.append(f"--trainer.threads={self.options.threads}")
-        call("train", arguments, log=folder / "log", launch=self.options.launch)
-        metrics, data = _read_json(run / "metrics.json"), _read_json(run / "data.json")
+        words, first_s = self.experiment.options(train), 0.0
+        for key, (command, of) in self.experiment.first(train).items():
+            out, own_seed = folder / key, seed
+            if command == "pretrain":  # takes minutes, and does not ask for labels: one for all seeds
+                out, own_seed = self.options.work.absolute() / key / _short(of), 0
+            done = self._train(command, [*of, f"--seed={own_seed}"], out=out, log=folder / "log")
+            first_s += done["training_s"]
+            words = [word.replace(f"--{key}={FIRST}{key}", f"--{key}={out}") for word in words]
+        metrics = self._train("train", [*words, f"--seed={seed}"], out=run, log=folder / "log")
+        data = _read_json(run / "data.json")
         found = {
             "validation": metrics["validation"][metric],
-            "training_s": metrics["training_s"],
+            "training_s": metrics["training_s"] + first_s,
             "parameters": float(metrics["parameters"]),
             "training_rows": float(data["splits"]["train"]["rows"]),
         }
+        for name, branch in metrics.get("branches", {}).items():
+            found[f"validation_{name}"] = branch["validation"][metric]
         if self.experiment.scored_on == "validation":
             return found
         scores = folder / "test.json"
-        call("evaluate", [str(run), test, "--out", str(scores)], log=folder / "log", launch="")
-        found["test"] = _read_json(scores)[metric]
+        for name, branch in {"": None, **metrics.get("branches", {})}.items():
+            arguments = [str(run), test, "--out", str(scores), *(["--branch", name] if branch else [])]
+            call("evaluate", arguments, log=folder / "log", launch="")
+            found["_".join(filter(None, ["test", name]))] = _read_json(scores)[metric]
         config = self._config(self.experiment.options(train))
         found |= linear_baseline(config, seed=seed, test=test, metric=metric)
         return found
 
+    def _train(self, command: str, words: list[str], *, out: Path, log: Path) -> dict[str, Any]:
+        """Run a training command, or what is left of it, and return its metrics."""
+        arguments = [self._located(word) for word in words] + ["--resume=true", f"--out={out}"]
+        if command == "train":
+            arguments.append("--baseline=false")
+        if self.options.threads:
+            arguments.append(f"--trainer.threads={self.options.threads}")
+        call(command, arguments, log=log, launch=self.options.launch)
+        return _read_json(out / "metrics.json")
+
     def _entry(self, of_seeds: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the line of the log; the clock and the repository are read here."""
         scored_on, split = self.experiment.scored_on, self.benchmark.split
-        options = self.experiment.options("CUT/train.parquet" if split else self.benchmark.train)
+        train = "CUT/train.parquet" if split else self.benchmark.train
+        commands = [
+            (command, [*words, f"--out={FIRST}{key}"])
+            for key, (command, words) in self.experiment.first(train).items()
+        ]
+        commands.append(("train", self.experiment.options(train)))
         machine = {name: of_seeds[-1]["machine"][name] for name in ("cpu", "device", "threads", "torch")}
         entry = {
             "name": self.experiment.name,
-            "command": shlex.join(["python", "-m", "lstm_sentiment.train", *options, "--seed=SEED"]),
+            "command": " && ".join(
+                shlex.join(["python", "-m", f"lstm_sentiment.{command}", *words, "--seed=SEED"])
+                for command, words in commands
+            ),
             "split": split,
             "scored_on": scored_on,
             "metric": self.benchmark.metric,
@@ -210,6 +240,12 @@ class Reproduction:
             seconds = statistics.fmean(of["linear_s"] for of in of_seeds)
             entry["linear"] = {"scores": scores, **_mean_and_sd(scores), "seconds": seconds}
             entry["validation"] = [of["validation"] for of in of_seeds]
+        branches = [key for key in of_seeds[0] if key.startswith(f"{scored_on}_")]
+        if branches:
+            of_branches = {key.partition("_")[2]: [of[key] for of in of_seeds] for key in branches}
+            entry["branches"] = {
+                name: {"scores": scores, **_mean_and_sd(scores)} for name, scores in of_branches.items()
+            }
         kinds = [kind for kind in (scored_on, "linear") if kind in of_seeds[0]]
         if "parts" in of_seeds[0]:
             entry["parts"] = {
@@ -227,9 +263,9 @@ class Reproduction:
     def _located(self, word: str) -> str:
         """Return an option or a file with DATA/ replaced by the folder that it stands for."""
         folder = self.options.data
-        if folder is None and re.search("(^|=)DATA/", word):
+        if folder is None and re.search(DATA_PATH, word):
             raise ConfigError(f"{self.experiment.name} reads files of a folder; name it: --data FOLDER")
-        return re.sub("(^|=)DATA/", lambda found: f"{found[1]}{folder.absolute()}/", word)
+        return re.sub(DATA_PATH, lambda _: f"{folder.absolute()}/", word)
 
 
 def call(module: str, arguments: list[str], *, log: Path, launch: str) -> None:
@@ -272,6 +308,11 @@ def code_of(config: str) -> str:
 def digest(files: list[Path]) -> str:
     """Return a short hash of some files' contents."""
     return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:12]
+
+
+def _short(told: Any) -> str:
+    """Return a short hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

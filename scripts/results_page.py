@@ -79,7 +79,7 @@ def _main_table(latest: dict[str, Entry], table: Table) -> str:
         anchors = "<br>".join(f"{a['score']:g} {a['what']} ({a['source']})" for a in benchmark.anchors)
         rows.append(
             [
-                f"{benchmark.title} (`{name}`)", METRICS[of["metric"]], _score(of), _score(linear),
+                f"{benchmark.title} (`{name}`)", METRICS[of["metric"]], _with_branches(of), _score(linear),
                 str(len(of["seeds"])), f"{of['training_rows']:,.0f}", f"{of['training_s']:,.0f} s",
                 f"{linear['seconds']:,.1f} s", f"{of['parameters']:,}", _commit(of), anchors or "none found",
             ]
@@ -91,6 +91,12 @@ def _main_table(latest: dict[str, Entry], table: Table) -> str:
     head += ["parameters", "commit", "published"]
     block = "\n".join(["```bash", *commands, "```"])
     return f"## Benchmarks\n\nTest rows.\n\n{_markdown(head, rows)}\n\n{block}\n"
+
+
+def _with_branches(of: Entry) -> str:
+    """Tell the score of a model, and of each branch that it is made of."""
+    alone = [f"{name} alone {_score(branch)}" for name, branch in of.get("branches", {}).items()]
+    return "<br>".join([_score(of), *alone])
 
 
 def _parts(latest: dict[str, Entry], table: Table) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import make_rows, write_csv
 
-from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.errors import ConfigError, DataError
 from lstm_sentiment.sections import DataConfig, TextConfig
@@ -459,3 +459,13 @@ def test_an_error_in_the_last_file_is_found_before_anything_is_made(
     test.write_text(test.read_text(encoding="utf-8") + "one field\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"test\.csv:11: 1 field "):
         load(make_rows(60), test=str(test))
+
+
+@pytest.mark.parametrize("key", ["train", "validation", "test", "unlabelled", "exclude"])
+def test_an_address_that_a_run_folder_names_is_refused_wherever_it_stands(key: str) -> None:
+    here = {"train": "a.csv", "validation": "b.csv", "test": "c.csv", "unlabelled": ["d.csv"]}
+    refuse_addresses(DataConfig(**here, exclude="e.csv"))
+    for address in ("https://example.org/x.csv", "s3://bucket/x.csv"):
+        named: Any = here | {key: ["e.csv", address] if key in ("unlabelled", "exclude") else address}
+        with pytest.raises(DataError, match=f"{address}: is an address in a run folder"):
+            refuse_addresses(DataConfig(**named))

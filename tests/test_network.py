@@ -18,11 +18,13 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 import lstm_sentiment
+from lstm_sentiment import evaluate
 from lstm_sentiment.calibration import fit_calibration, fit_shares
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import prepare
 from lstm_sentiment.dataset import Batch
+from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.experiment import initial_model, run
 from lstm_sentiment.explanation import explain
 from lstm_sentiment.network import HASH, NgramBranch, WideAndDeep, new_network
@@ -254,6 +256,30 @@ def test_a_run_tells_of_each_branch_and_of_both(wide_run: Path, classifier: Sent
     shares = [branch["share"] for branch in branches.values()]
     torch.testing.assert_close(classifier.model.shares, torch.tensor(shares))
     assert shares != [1.0, 1.0]
+
+
+@pytest.mark.parametrize("branch", ["lstm", "ngrams"])
+def test_a_branch_can_be_scored_alone(wide_run: Path, tmp_path: Path, branch: str) -> None:
+    """On the rows and with the figures of the run's own report."""
+    config = lstm_sentiment.load(wide_run).config
+    corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
+    assert corpus.test is not None
+    lines = Path(config.data.train).read_text(encoding="utf-8").splitlines(keepends=True)
+    held_out = [lines[corpus.test.store.lines[row] - 1] for row in corpus.test.rows]
+    (tmp_path / "test.csv").write_text(lines[0] + "".join(held_out), encoding="utf-8")
+    out = tmp_path / "scores.json"
+    evaluate.main([str(wide_run), str(tmp_path / "test.csv"), f"--out={out}", f"--branch={branch}"])
+    told = json.loads((wide_run / "metrics.json").read_text())["branches"][branch]["test"]
+    found = json.loads(out.read_text())
+    assert found["confusion"] == told["confusion"]
+    assert found["branch"] == branch
+
+
+def test_a_single_lstm_has_no_branches(trained_run: Path, classifier: SentimentClassifier) -> None:
+    with pytest.raises(ConfigError, match="no branch 'lstm'; the model has none: it is one LSTM"):
+        lstm_sentiment.load(trained_run).keep_branch("lstm")
+    with pytest.raises(ConfigError, match="no branch 'wide'; the model has lstm and ngrams"):
+        classifier.keep_branch("wide")
 
 
 def test_answers_alone_are_those_among_others(classifier: SentimentClassifier) -> None:

@@ -33,6 +33,13 @@ benchmarks:
   drawn: {title: Share, config: CONFIG, train: DATA/all.parquet, split: {share: 0.2}, metric: macro_f1}
   authors: {title: Authors, config: CONFIG, train: DATA/all.parquet, split: {column: author},
     metric: accuracy, settings: {trainer.epochs: 1}}
+  taught: {title: Taught, config: CONFIG, train: DATA/a/train.parquet, test: DATA/a/test.parquet,
+    metric: accuracy, settings: {model.ngrams: 100, teacher: {model.hidden_size: 8}, trainer.epochs: 1,
+    data.unlabelled: "[DATA/all.parquet]", data.exclude: DATA/a/test.parquet}}
+  begun: {title: Begun, config: CONFIG, train: DATA/a/train.parquet, test: DATA/a/test.parquet,
+    metric: accuracy, settings: {trainer.epochs: 1, text.subwords: 0, pretrained: {text.subwords: 0,
+    data.train: DATA/all.parquet, model.embedding_size: 16, model.hidden_size: 16, model.samples: 0,
+    trainer.epochs: 1}}}
 ablations:
   benchmarks: [given]
   levers:
@@ -74,7 +81,7 @@ Call = tuple[str, list[str]]
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
     """Record the commands that are run; they run in this process, which spares the imports."""
-    from lstm_sentiment import evaluate
+    from lstm_sentiment import evaluate, pretrain
     from lstm_sentiment.experiment import run
     from lstm_sentiment.options import parse_config
 
@@ -82,8 +89,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
 
     def call(module: str, arguments: list[str], *, log: Path, launch: str) -> None:
         made.append((module, arguments))
-        if module == "evaluate":
-            evaluate.main(arguments)
+        if module in ("evaluate", "pretrain"):
+            {"evaluate": evaluate, "pretrain": pretrain}[module].main(arguments)
         else:
             run(parse_config(arguments, program="train", description=""))
 
@@ -151,6 +158,38 @@ def test_the_test_rows_are_read_by_evaluate_alone(
     assert entry["training_s"] > 0
     assert str(folder) not in entry["command"].replace(str(folder / "tiny.yaml"), "")
     assert not (folder / "work" / "given" / entry["fingerprint"]).exists()
+
+
+def test_a_teacher_is_trained_first_for_each_seed(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call]
+) -> None:
+    """With the student's settings but for its own; each branch is scored, and the teacher's seconds count."""
+    reproduced("taught", "--seeds=2")
+    assert [module for module, _ in calls] == ["train", "train", *["evaluate"] * 3] * 2
+    teacher, student = calls[0][1], calls[1][1]
+    out = next(word.removeprefix("--out=") for word in teacher if word.startswith("--out="))
+    assert f"--teacher={out}" in student
+    assert "--model.hidden_size=8" in teacher
+    assert "--model.hidden_size=8" not in student
+    own = {word.partition("=")[0] for word in student} - {word.partition("=")[0] for word in teacher}
+    assert own == {"--teacher", "--data.unlabelled", "--data.exclude"}
+    assert all("--seed=1" in words for _, words in calls[5:7])
+    entry = log_of(folder)["taught"]
+    assert set(entry["branches"]) == {"lstm", "ngrams"}
+    first, _, second = entry["command"].partition(" && ")
+    assert "--out=FIRST/teacher" in first
+    assert "--teacher=FIRST/teacher" in second
+    page = (folder / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"lstm alone {entry['branches']['lstm']['mean']:.4f}" in page
+
+
+def test_a_language_model_is_trained_once_for_all_seeds(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call]
+) -> None:
+    reproduced("begun", "--seeds=2")
+    assert [module for module, _ in calls] == ["pretrain", "train", "evaluate"] * 2
+    assert calls[0] == calls[3], "the second call finds it finished"
+    assert f"--pretrained={calls[0][1][-1].removeprefix('--out=')}" in calls[1][1]
 
 
 def test_an_ablation_never_sees_the_test_rows(

@@ -109,6 +109,12 @@ def test_a_text_of_any_split_and_a_repeated_one_is_not_learned_twice(
     ]
     assert found == new
 
+    third = tmp_path / "third.csv"
+    third.write_text(f"text\nsomething else\n{new[1]}\n", encoding="utf-8")
+    excluded = corpus_of(learn(f"--data.unlabelled=[{first},{second}]", f"--data.exclude={third}"))
+    assert excluded.unlabelled is not None
+    assert len(excluded.unlabelled) == len(new) - 1 + 2  # without a test file its texts are as good as others
+
 
 def test_the_vocabulary_holds_their_words_but_no_score_or_split_knows_them(
     configure: Configure, learn: Configure, tmp_path: Path
@@ -201,6 +207,8 @@ def test_a_killed_run_goes_on_bit_for_bit_and_not_with_another_teacher(
         (["--teacher=[]", "--data.unlabelled=more.csv"], "data.unlabelled"),
         (["--teacher=runs/x", "--data.unlabelled=[]"], "data.unlabelled"),
         (["--teacher=runs/x", "--data.unlabelled= "], "data.unlabelled"),
+        (["--data.exclude=test.csv"], "data.exclude"),
+        (["--teacher=runs/x", "--data.unlabelled=more.csv", "--data.exclude=[]"], "data.exclude"),
     ],
 )
 def test_one_without_the_other_is_refused(configure: Configure, argv: list[str], key: str) -> None:
