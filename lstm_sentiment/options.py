@@ -21,7 +21,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.errors import ConfigError, DataError, SentimentError, did_you_mean, shown
+from lstm_sentiment.errors import ConfigError, DataError, SentimentError, StoppedError, did_you_mean, shown
 
 SECTIONS = ("data", "text", "model", "trainer")
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
@@ -118,7 +118,7 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
         main(sys.argv[1:])
         sys.stdout.flush()
     except SentimentError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{'' if isinstance(error, StoppedError) else 'error: '}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

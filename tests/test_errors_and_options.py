@@ -643,7 +643,7 @@ FLOORS = [
     "sections files text schedule sources trees made_up progress findings runtime characters layers",
     "config readers distributed hardware calibration vectors subwords extras locking manifest",
     "options metrics tokens tables model checkpoint page charts",
-    "settings launching dataset splits proof gates curves card comparison labelled language_model",
+    "settings launching dataset watching splits proof gates curves card comparison labelled language_model",
     "transfer hub loop",
     "corpus inference r_drop optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph texts next_token",
