@@ -7,7 +7,8 @@
     ├── MissingExtraError          2   an optional package that is not installed
     ├── CheckpointError            3   no usable checkpoint: damaged, incomplete or foreign
     ├── TrainingError              4   training cannot go on: a non-finite loss or gradient
-    └── DiskError                  5   a file cannot be written: disk full, not permitted, failing
+    ├── DiskError                  5   a file cannot be written: disk full, not permitted, failing
+    └── StoppedError          130 or 143   a signal, SIGINT or SIGTERM, asked a run to stop
 
 The other exit codes: 0 done, 1 a mistake of ours (with a traceback), 130 interrupted, 141 nobody reads
 the output any more.
@@ -110,6 +111,20 @@ class DiskError(SentimentError):
     """A file cannot be written; the message names it, the bytes needed and those free."""
 
     exit_code = 5
+
+
+class StoppedError(SentimentError):
+    """A signal asked a run to stop, and it did.
+
+    Args:
+        signal_number: 2 for SIGINT, 15 for SIGTERM; the exit code is the shell's, 128 more.
+        message: how far it came, and how to go on.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
+        super().__init__(message)
 
 
 Error = TypeVar("Error", bound=SentimentError)

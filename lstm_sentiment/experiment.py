@@ -32,6 +32,7 @@ from lstm_sentiment.reading.vectors import load_vectors
 from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, only_writer, train
 from lstm_sentiment.teaching import load_teachers
 from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.watching import RunWatch
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     precision = pick_precision(config.trainer.precision, device)
     folder, pretrained = RunFolder(config.out), load_pretrained(config)
     teachers = load_teachers(config, device=str(device))
-    with only_writer(folder, processes), process_group(processes, device):
+    watch = RunWatch(folder, writes=processes.is_main)
+    with only_writer(folder, processes), process_group(processes, device), watch:
         resuming = check_folder(folder, config)
         curves = new_curves(folder, config, processes)
         with processes.main_first():
@@ -84,8 +86,9 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
             store=folder,
             facts=facts,
             scalars=curves,
+            watch=watch,
         )
-        train(trainer, checkpoint, curves)
+        train(trainer, checkpoint, curves, watch)
         metrics = assess(folder, config, corpus, trainer)
         metrics["total_s"] = round(time.perf_counter() - started, 1)
         if processes.is_main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -44,6 +45,19 @@ class Scalars(Protocol):
 
     def flush(self) -> None:
         """Keep all points: a kill loses none of them."""
+
+
+class Watch(Protocol):
+    """What keeps an eye on a run from outside (see `watching.RunWatch`)."""
+
+    def asked_to_stop(self) -> int:
+        """Return the number of the signal that asked the run to stop, 0 for none."""
+
+    def at_once(self) -> contextlib.AbstractContextManager[None]:
+        """While a block runs, raise `StoppedError` as soon as a signal comes."""
+
+    def saved(self, step: int) -> None:
+        """Hear of a checkpoint after so many steps."""
 
 
 @dataclass(kw_only=True)

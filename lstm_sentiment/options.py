@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser
 
 from lstm_sentiment.config import Config
 from lstm_sentiment.config_files import expected, keys_of, nearest, read_file, type_of
-from lstm_sentiment.errors import ConfigError, DataError, Problems, SentimentError, shown
+from lstm_sentiment.errors import ConfigError, DataError, Problems, SentimentError, StoppedError, shown
 from lstm_sentiment.terminal import plain_warnings, say
 
 Settings = TypeVar("Settings")
@@ -121,8 +121,9 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
         main(sys.argv[1:])
         sys.stdout.flush()
     except SentimentError as error:
+        kind = "" if isinstance(error, StoppedError) else "error: "
         for line in str(error).split("\n"):
-            say(f"error: {line}", file=sys.stderr)
+            say(f"{kind}{line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -28,6 +28,7 @@ from lstm_sentiment.options import config_yaml
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.watching import RunWatch
 
 log = logging.getLogger(__name__)
 
@@ -220,19 +221,22 @@ def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves |
     return curves
 
 
-def train(trainer: Trainer, checkpoint: Checkpoint | None, curves: Curves | None) -> None:
+def train(trainer: Trainer, checkpoint: Checkpoint | None, curves: Curves | None, watch: RunWatch) -> None:
     """Train to the end, from a checkpoint if there is one; every process calls this.
 
     Raises:
         TrainingError: a loss or gradient is not finite.
+        StoppedError: a signal asked for it; the run can go on.
 
     Example::
 
-        train(trainer, checkpoint_to_resume(folder, facts) if resuming else None, curves)
+        with RunWatch(folder, writes=True) as watch:
+            train(trainer, checkpoint_to_resume(folder, facts) if resuming else None, curves, watch)
     """
     if checkpoint is not None:
         trainer.resume(checkpoint.tensors, checkpoint.facts)
         log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
+    watch.begun(trainer.state.step)
     trainer.processes.barrier()
-    with curves.after(trainer.state.step) if curves else contextlib.nullcontext():
+    with watch.gently(), curves.after(trainer.state.step) if curves else contextlib.nullcontext():
         trainer.fit()

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import logging
 import math
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,9 +24,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lstm_sentiment.config import METRICS, TrainerConfig
 from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
 from lstm_sentiment.distributed import Processes
-from lstm_sentiment.errors import TrainingError
+from lstm_sentiment.errors import StoppedError, TrainingError
 from lstm_sentiment.hardware import DTYPES, seed_random_numbers
-from lstm_sentiment.loop import CheckpointStore, Scalars, Task, TrainingState
+from lstm_sentiment.loop import CheckpointStore, Scalars, Task, TrainingState, Watch
 from lstm_sentiment.metrics import better
 from lstm_sentiment.optimization import adamw, clip, load_optimizer, optimizer_tensors
 from lstm_sentiment.pretraining.layers import hold_frozen
@@ -54,6 +55,7 @@ class Trainer:
         store: where checkpoints go.
         facts: kept with each checkpoint, to recognise the run by.
         scalars: where curves go; in all processes or in none.
+        watch: hears of checkpoints and tells when to stop; in all processes or in none.
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class Trainer:
         store: CheckpointStore,
         facts: Mapping[str, Any],
         scalars: Scalars | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.model, self.train, self.task, self.config, self.seed = model, train, task, config, seed
         self.device, self.precision, self.processes = device, precision, processes
-        self.store, self.facts, self.scalars = store, facts, scalars
+        self.store, self.facts, self.scalars, self.watch = store, facts, scalars, watch
         self.state = TrainingState()
         self.average = copy.deepcopy(model).requires_grad_(requires_grad=False) if config.ema else None
         self.optimizer = adamw(
@@ -96,6 +99,7 @@ class Trainer:
 
         Raises:
             TrainingError: a loss or gradient is not finite; nothing was updated with it.
+            StoppedError: a signal asked for it; the last step is in the checkpoint.
         """
         state, config = self.state, self.config
         self._parallel.train()
@@ -119,6 +123,7 @@ class Trainer:
                     if index % 10 == 0:
                         speed = tokens / (trained_s + time.perf_counter() - started)
                         bar.set_postfix_str(f"loss {loss:.3f}, {self._best()}, {speed:,.0f} tokens/s")
+                    self._stop_if_asked(started)
                     if state.step % config.checkpoint_every == 0 and index + 1 < len(plan):
                         trained_s += time.perf_counter() - started
                         started = self._tick(started)
@@ -128,6 +133,34 @@ class Trainer:
             self._tick(started)
             self._save_last()
         return self.average or self.model
+
+    def _stop_if_asked(self, started: float) -> None:
+        """Save and leave if a signal asked any process to; every process calls this after each step."""
+        if self.watch is None:
+            return
+        signal_number = self.watch.asked_to_stop()
+        asked: float = signal_number
+        if self.processes.world_size > 1:  # a signal may reach one of them alone, or at different steps
+            asked = self.processes.sum(signal_number, self.device)
+        if asked:
+            self._tick(started)
+            self._save_last()
+            number = signal_number or signal.SIGTERM
+            raise StoppedError(
+                number, f"stopped by {signal.Signals(number).name} after step {self.state.step}"
+            )
+
+    def _scores(self) -> dict[str, Any]:
+        """Validate; a signal ends that at once, for it may take long and can be done again."""
+        model = self.evaluated_model()
+        if self.watch is None or self.processes.world_size > 1:  # the others would wait for this process
+            return self.task.score(model)
+        try:
+            with self.watch.at_once():
+                return self.task.score(model)
+        except StoppedError:
+            self._save_last()
+            raise
 
     def evaluated_model(self) -> nn.Module:
         """Return what is validated and saved: the moving average if there is one, else the model."""
@@ -232,7 +265,7 @@ class Trainer:
         """Validate, keep the best, decide whether to go on."""
         state, config = self.state, self.config
         self._update_average()
-        scores = self.task.score(self.evaluated_model())
+        scores = self._scores()
         value = scores[config.metric] if math.isfinite(scores["loss"]) else math.nan
         if better(value, state.best_score, config.metric):
             state.best_score, state.best_epoch, state.epochs_without_gain = value, state.epoch, 0
@@ -279,6 +312,8 @@ class Trainer:
             self.scalars.flush()
         self.store.write_log(self.state.history)  # first, too: nobody would complete that of a finished run
         self.store.save("last", groups, {**self.facts, "training": training, "scaler": scaler})
+        if self.watch is not None:
+            self.watch.saved(self.state.step)
 
     def _mean(self, value: float) -> float:
         return self.processes.sum(value, self.device) / self.processes.world_size

@@ -182,10 +182,11 @@ def test_a_job_of_two_processes_trains_several_seeds(
     assert [of["seed"] for of in summary["runs"]] == [0, 1]
 
 
-def test_a_killed_process_ends_the_job(
+def start_without_end(
     configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    config = configure("--trainer.epochs=100000", "--trainer.checkpoint_every=5")
+) -> tuple[Config, subprocess.Popen[str], dict[int, int]]:
+    """Start a job that would take hours, and return when it has a checkpoint."""
+    config = configure("--trainer.epochs=10000", "--trainer.checkpoint_every=5")
     process = torchrun("-m", "lstm_sentiment.train", "--config", write_settings(config, tmp_path))
     deadline = time.monotonic() + 90
     while not (Path(config.out) / LAST).exists():
@@ -194,12 +195,34 @@ def test_a_killed_process_ends_the_job(
         time.sleep(0.05)
     workers = workers_of(process)
     assert sorted(workers) == [0, 1]
+    return config, process, workers
+
+
+def test_a_killed_process_ends_the_job(
+    configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    config, process, workers = start_without_end(configure, torchrun, tmp_path)
     os.kill(workers[1], signal.SIGKILL)
     killed = time.monotonic()
     assert process.wait(timeout=60) != 0
     assert time.monotonic() - killed < 30
     assert not is_running(workers[0]), "the other process goes on alone"
     assert RunFolder(config.out).load(LAST).facts["training"]["step"] >= 5
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step(
+    configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """The main one, which writes, got none: it hears of it from the other."""
+    config, process, workers = start_without_end(configure, torchrun, tmp_path)
+    os.kill(workers[1], signal.SIGTERM)
+    asked = time.monotonic()
+    assert process.wait(timeout=60) != 0
+    assert time.monotonic() - asked < 30
+    assert not any(map(is_running, workers.values()))
+    told = json.loads((Path(config.out) / "status.json").read_text())
+    assert (told["state"], told["exit_code"], told["resumable"]) == ("stopped", 143, True)
+    assert told["step"] == RunFolder(config.out).load(LAST).facts["training"]["step"]
 
 
 # -- the parts -------------------------------------------------------------------------------------

@@ -647,7 +647,8 @@ FLOORS = [
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",
     "options metrics tokens tables model checkpoint page charts",
-    "settings launching dataset splits labels proof gates curves card comparison labelled language_model",
+    "settings launching dataset watching splits labels proof gates curves card comparison labelled "
+    "language_model",
     "transfer hub loop",
     "corpus inference r_drop optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph texts next_token",

@@ -22,6 +22,7 @@ from lstm_sentiment.pretraining.texts import Texts, read_texts
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, only_writer, train
 from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.watching import RunWatch
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
     device = pick_device(config.trainer.device, local_rank=processes.local_rank)
     precision = pick_precision(config.trainer.precision, device)
     folder = RunFolder(config.out)
-    with only_writer(folder, processes), process_group(processes, device):
+    watch = RunWatch(folder, writes=processes.is_main)
+    with only_writer(folder, processes), process_group(processes, device), watch:
         resuming = check_folder(folder, config)
         curves = new_curves(folder, config, processes)
         with processes.main_first():
@@ -69,9 +71,10 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
             store=folder,
             facts=facts,
             scalars=curves,
+            watch=watch,
         )
         log.info("%s, %s, threads: %d, processes: %d", device, precision, threads, processes.world_size)
-        train(trainer, checkpoint, curves)
+        train(trainer, checkpoint, curves, watch)
         processes.barrier()
         metrics = _measured(folder, trainer) | {"total_s": round(time.perf_counter() - started, 1)}
         if processes.is_main:

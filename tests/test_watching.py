@@ -1,0 +1,258 @@
+"""Signals end a run in order, and status.json tells how it stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Killed, killed_at_save
+
+from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
+from lstm_sentiment.classification import Classification
+from lstm_sentiment.config import Config
+from lstm_sentiment.errors import RunError, StoppedError, TrainingError
+from lstm_sentiment.experiment import run
+from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.watching import STATUS, RunWatch
+
+Configure = Callable[..., Config]
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+STEPS = 12  # of an epoch of `configure`: 192 rows in batches of 16
+# Starts training in a process of its own, whose steps take a while from the fourth on.
+SLOW = """
+import sys, time
+from lstm_sentiment import train
+from lstm_sentiment.options import run_command
+from lstm_sentiment.trainer import Trainer
+real = Trainer._step
+def slow(trainer, batches):
+    if trainer.state.step == 3:
+        print("THREE", flush=True)
+    if trainer.state.step >= 3:
+        time.sleep({seconds})
+    return real(trainer, batches)
+Trainer._step = slow
+run_command(train.main)
+"""
+
+
+def status_of(folder: str | Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(folder) / STATUS).read_text("utf-8"))
+    return found
+
+
+def signal_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, number: int, *, call: int) -> None:
+    """Send this process a signal in the n-th call of a method, before it does its work."""
+    real, calls = getattr(owner, method), [0]
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            os.kill(os.getpid(), number)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, method, patched)
+
+
+def same_end(first: str, second: str) -> bool:
+    """Whether two runs ended with the same bytes: last and best weights, and the log but for its speed."""
+    for name in (LAST, BEST):
+        one, other = (RunFolder(folder).load(name).tensors for folder in (first, second))
+        for group, tensors in one.items():
+            assert tensors.keys() == other[group].keys()
+            if not all(torch.equal(tensors[key], other[group][key]) for key in tensors):
+                return False
+    return True
+
+
+@pytest.fixture
+def whole(configure: Configure, tmp_path: Path) -> Config:
+    """A run that nobody disturbed."""
+    config = configure(f"--out={tmp_path / 'whole'}")
+    run(config)
+    return config
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("owner", "method", "call", "step"),
+    [
+        (Trainer, "_step", 1, 1),
+        (Trainer, "_step", 7, 7),
+        (Trainer, "_step", STEPS, STEPS),  # the last of an epoch
+        (Trainer, "_step", STEPS + 1, STEPS + 1),
+        (Classification, "score", 1, STEPS),  # while validating
+        (Trainer, "_save_last", 1, STEPS + 1),  # while saving: the next step is the last
+    ],
+)
+def test_a_stopped_run_has_its_last_step_and_goes_on_to_the_same_end(
+    configure: Configure,
+    whole: Config,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    owner: type,
+    method: str,
+    call: int,
+    step: int,
+) -> None:
+    config = configure()
+    before = {of: signal.getsignal(of) for of in (signal.SIGINT, signal.SIGTERM)}
+    with monkeypatch.context() as patch:
+        signal_at(patch, owner, method, number, call=call)
+        with pytest.raises(StoppedError) as caught:
+            run(config)
+    assert {of: signal.getsignal(of) for of in before} == before
+    assert caught.value.exit_code == 128 + number
+    assert RunFolder(config.out).load(LAST).facts["training"]["step"] == step
+    told = status_of(config.out)
+    assert (told["state"], told["exit_code"], told["resumable"]) == ("stopped", 128 + number, True)
+    assert told["step"] == step
+    assert signal.Signals(number).name in told["reason"]
+    run(configure("--resume=true"))
+    assert same_end(config.out, whole.out)
+    assert status_of(config.out)["state"] == "finished"
+
+
+@BOTH
+def test_before_training_a_signal_leaves_nothing_behind(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    from lstm_sentiment import experiment
+
+    def read(*_args: Any, **_kwargs: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+        pytest.fail("still there")
+
+    monkeypatch.setattr(experiment, "prepare", read)
+    config = configure()
+    with pytest.raises(StoppedError):
+        run(config)
+    assert not Path(config.out).exists()
+
+
+def test_a_run_tells_how_it_stands(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = RunWatch.saved
+
+    def saved(watch: RunWatch, step: int) -> None:
+        real(watch, step)
+        seen.append(status_of(watch.folder.path))
+
+    monkeypatch.setattr(RunWatch, "saved", saved)
+    config = configure("--trainer.checkpoint_every=5", "--trainer.epochs=1")
+    run(config)
+    assert [(of["state"], of["step"], of["resumable"]) for of in seen] == [
+        ("running", 0, False),
+        ("running", 5, True),
+        ("running", 10, True),
+        ("running", STEPS, True),
+    ]
+    assert {of["pid"] for of in seen} == {os.getpid()}
+    end = status_of(config.out)
+    assert (end["state"], end["exit_code"], end["step"], end["resumable"]) == ("finished", 0, STEPS, False)
+
+
+def test_a_failed_run_tells_why(configure: Configure) -> None:
+    config = configure("--trainer.learning_rate=1e30", "--trainer.clip_norm=1e30", "--trainer.epochs=1")
+    with pytest.raises(TrainingError) as caught:
+        run(config)
+    told = status_of(config.out)
+    assert (told["state"], told["exit_code"]) == ("failed", 4)
+    assert told["reason"] == str(caught.value)
+
+
+def test_a_killed_run_is_still_told_to_be_running_and_a_mistake_of_ours_is_told(configure: Configure) -> None:
+    """A kill leaves no chance to write; what is raised does, and this control shows the difference."""
+    config = configure()
+    with killed_at_save(LAST, 2):
+        run(config)
+    told = status_of(config.out)
+    assert (told["state"], told["exit_code"], told["reason"]) == ("failed", 1, Killed.__name__)
+
+
+def test_a_refused_run_leaves_the_status_of_another_alone(configure: Configure, whole: Config) -> None:
+    before = status_of(whole.out)
+    with pytest.raises(RunError, match="is not empty"):
+        run(configure(f"--out={whole.out}"))
+    assert status_of(whole.out) == before
+
+
+def test_threads_leave_signals_alone(configure: Configure) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    failed: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            run(configure("--trainer.epochs=1"))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert failed == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def start_slowly(config: Config, seconds: float) -> subprocess.Popen[str]:
+    """Start the command and return when three steps are done."""
+    argv = ["--config", f"{config.out}/config.yaml", "--resume=true"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(seconds=seconds), *argv],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("THREE"):
+            return process
+    raise AssertionError(process.communicate())
+
+
+@pytest.fixture
+def begun(configure: Configure) -> Config:
+    """A run that stopped after its first step."""
+    config = configure()
+    with pytest.MonkeyPatch.context() as patch:
+        signal_at(patch, Trainer, "_step", signal.SIGTERM, call=1)
+        with pytest.raises(StoppedError):
+            run(config)
+    return config
+
+
+@BOTH
+def test_the_command_leaves_within_seconds_and_goes_on_to_the_same_end(
+    begun: Config, whole: Config, configure: Configure, number: int
+) -> None:
+    process = start_slowly(begun, 0.2)
+    started = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert time.monotonic() - started < 10
+    assert f"stopped by {signal.Signals(number).name} after step " in errors
+    assert "Traceback" not in errors
+    assert 4 <= status_of(begun.out)["step"] < STEPS
+    run(configure("--resume=true"))
+    assert same_end(begun.out, whole.out)
+
+
+def test_whoever_asks_twice_is_heard_at_once(begun: Config) -> None:
+    process = start_slowly(begun, 60)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None, "the step goes on"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGINT, "which a shell tells as 130"
+    assert RunFolder(begun.out).load(LAST).facts["training"]["step"] == 1
