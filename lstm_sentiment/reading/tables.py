@@ -30,20 +30,20 @@ def open_table(name: str, *, like: Path | None = None) -> Iterator[Write]:
         like: a Parquet file whose column types a new Parquet file takes over.
 
     Raises:
-        DataError: no such format, or a value that the format cannot hold.
-        DiskError: the file cannot be written.
+        DataError: no such format or folder, or a value that the format cannot hold.
+        DiskError: the disk is full or failing, or not to be written to.
     """
     path, ending = Path(name).expanduser(), format_of(name, among=TABLES)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with writing(path), contextlib.ExitStack() as stack:
+        with writing(path), _placed(name), contextlib.ExitStack() as stack:
             if ending == ".parquet":
                 yield _parquet_writer(beside, name, like, stack)
             else:
                 raw = stack.enter_context(open_binary(beside, compression_of(name), "wb"))
                 out = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
                 yield _jsonl_writer(out) if ending == ".jsonl" else _delimited_writer(out, ending)
-            stack.close()
+            stack.close()  # what is left is written now
             beside.replace(path)
     except UnicodeEncodeError as error:
         raise DataError(
@@ -52,6 +52,15 @@ def open_table(name: str, *, like: Path | None = None) -> Iterator[Write]:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _placed(name: str) -> Iterator[None]:
+    """Raise what is wrong with a file's place, and not with the disk, as a `DataError`."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", file=name) from None
 
 
 def to_json_line(record: Mapping[Any, Any]) -> str:
