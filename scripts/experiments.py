@@ -123,6 +123,7 @@ class Table:
     experiments: dict[str, Experiment]
     levers: list[Lever]
     curves: list[Curve]
+    tried: list[dict[str, str]]
     files: dict[str, str]
 
 
@@ -151,6 +152,7 @@ def read_table(path: Path) -> Table:
         experiments={experiment.name: experiment for experiment in (*main, *compared, *points)},
         levers=levers,
         curves=curves,
+        tried=of.get("tried", []),
         files=of.get("files", {}),
     )
 

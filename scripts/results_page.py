@@ -38,6 +38,13 @@ come with `pip install '.[demo]'`.
 """
 
 
+TRIED = """## Tried, and not kept
+
+Prototypes and settings that were measured once, by hand; `scripts/reproduce` does not make these.
+
+"""
+
+
 def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
     """Write docs/results.md and its pictures; of several entries of a name the last one counts.
 
@@ -61,6 +68,9 @@ def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
             picture.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(picture, _draw(points, curve))
             sections.append(_curve(points, curve, f"{picture.parent.name}/{picture.name}"))
+    if table.tried:
+        rows = ([of["lever"], of["where"], of["found"]] for of in table.tried)
+        sections.append(TRIED + _markdown(["what", "where", "points of validation score"], rows) + "\n")
     missing = [name for name in table.experiments if name not in latest]
     if missing:
         sections.append("## Not measured yet\n\n" + ", ".join(f"`{name}`" for name in missing) + "\n")
