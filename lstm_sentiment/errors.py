@@ -8,6 +8,7 @@
     ├── CheckpointError            3   no usable checkpoint: damaged, incomplete or foreign
     ├── TrainingError              4   training cannot go on: a non-finite loss or gradient
     ├── DiskError                  5   a file cannot be written: disk full, not permitted, failing
+    ├── OutOfMemoryError           5   a batch does not fit into memory
     └── StoppedError          130 or 143   a signal, SIGINT or SIGTERM, asked a run to stop
 
 The other exit codes: 0 done, 1 a mistake of ours (with a traceback), 130 interrupted, 141 nobody reads
@@ -109,6 +110,12 @@ class TrainingError(SentimentError):
 
 class DiskError(SentimentError):
     """A file cannot be written; the message names it, the bytes needed and those free."""
+
+    exit_code = 5
+
+
+class OutOfMemoryError(SentimentError):
+    """A batch does not fit into memory; the message tells its size and which setting to lower."""
 
     exit_code = 5
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.errors import ConfigError, OutOfMemoryError
 
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 LARGEST_BLOCK = 1 << 30  # bytes; larger ones go back to the system
@@ -95,6 +97,36 @@ def seed_random_numbers(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         getattr(torch, device.type).manual_seed(seed)
+
+
+@contextlib.contextmanager
+def memory_told(what: str) -> Iterator[None]:
+    """Say what did not fit into the memory of a device, and which setting to lower.
+
+    Nothing is made smaller unasked: that would be another training.
+
+    Args:
+        what: the block does.
+
+    Raises:
+        OutOfMemoryError: memory was short.
+
+    >>> with memory_told("before step 1: a batch of 64 texts"):  # doctest: +ELLIPSIS
+    ...     torch.empty(1 << 55)
+    Traceback (most recent call last):
+    lstm_sentiment.errors.OutOfMemoryError: out of memory before step 1: a batch of 64 texts; lower ...
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        told = ("DefaultCPUAllocator", "out of memory", "not enough memory")
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not short and not any(words in str(error) for words in told):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory {what}; lower trainer.batch_size (trainer.accumulate makes up for it), "
+            "text.max_tokens or model.hidden_size"
+        ) from error
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:

@@ -6,13 +6,14 @@ There is no parameter for test rows. What must survive a crash is one explicit v
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lstm_sentiment.config import METRICS, TrainerConfig
-from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
+from lstm_sentiment.dataset import Batch, TextDataset, plan_epoch, rank_share
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import StoppedError, TrainingError
-from lstm_sentiment.hardware import DTYPES, seed_random_numbers
+from lstm_sentiment.hardware import DTYPES, memory_told, seed_random_numbers
 from lstm_sentiment.loop import CheckpointStore, Scalars, Task, TrainingState, Watch
 from lstm_sentiment.metrics import better
 from lstm_sentiment.optimization import adamw, clip, load_optimizer, optimizer_tensors
@@ -99,6 +100,7 @@ class Trainer:
 
         Raises:
             TrainingError: a loss or gradient is not finite; nothing was updated with it.
+            OutOfMemoryError: a batch does not fit, as a rule the longest one, which is tried first.
             StoppedError: a signal asked for it; the last step is in the checkpoint.
         """
         state, config = self.state, self.config
@@ -184,10 +186,18 @@ class Trainer:
         rows = np.argsort(-self.train.lengths, kind="stable")[: self.config.batch_size]
         share = rank_share([rows], rank=self.processes.rank, world_size=self.processes.world_size)
         batch = self.train.batch(*share[0]).to(self.device)
-        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
-            loss = self.task.loss(self.model, batch)
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        torch.autograd.grad(loss, learned, allow_unused=True)
+        with self._in_memory(batch):
+            loss = self.task.loss(self.model, batch)
+            torch.autograd.grad(loss, learned, allow_unused=True)
+
+    @contextlib.contextmanager
+    def _in_memory(self, batch: Batch) -> Iterator[None]:
+        """Compute in the run's number format, and say which batch does not fit."""
+        what = "a batch of {} texts, padded to {} tokens".format(*batch.tokens_BT.shape)
+        autocast = torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+        with memory_told(f"before step {self.state.step + 1}: {what}"), autocast:
+            yield
 
     def _plan(self, epoch: int) -> list[list[Any]]:
         return plan_epoch(
@@ -213,9 +223,10 @@ class Trainer:
             batch = self.train.batch(rows, weights).to(self.device)
             if isinstance(self._parallel, DistributedDataParallel):  # exchange gradients once per step
                 self._parallel.require_backward_grad_sync = i == len(share) - 1
-            with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            with self._in_memory(batch):
                 loss = self.task.loss(self._parallel, batch)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            with memory_told("in the backward pass"):
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         self.scaler.unscale_(self.optimizer)
         hold_frozen(self.model, epoch=state.epoch, epochs_per_layer=config.unfreeze)

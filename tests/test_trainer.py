@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
+import json
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +25,8 @@ from lstm_sentiment.config import METRICS, Config
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import Batch
 from lstm_sentiment.distributed import Processes
-from lstm_sentiment.errors import TrainingError
+from lstm_sentiment.errors import OutOfMemoryError, StoppedError, TrainingError
+from lstm_sentiment.loop import Watch
 from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.network import new_network
 from lstm_sentiment.optimization import Loss, cross_entropy
@@ -60,8 +64,15 @@ def prepared(config: Config) -> Corpus:
     return prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
 
 
-def make_trainer(config: Config, *, loss: Loss | None = None, store: MemoryStore | None = None) -> Trainer:
-    """Return a trainer on the CPU in fp32, as `experiment.run` would build it."""
+def make_trainer(
+    config: Config,
+    *,
+    loss: Loss | None = None,
+    store: MemoryStore | None = None,
+    precision: str = "fp32",
+    watch: Watch | None = None,
+) -> Trainer:
+    """Return a trainer on the CPU, as `experiment.run` would build it."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     corpus = prepared(config)
@@ -86,10 +97,11 @@ def make_trainer(config: Config, *, loss: Loss | None = None, store: MemoryStore
         config=config.trainer,
         seed=config.seed,
         device=torch.device("cpu"),
-        precision="fp32",
+        precision=precision,
         processes=Processes(),
         store=store or MemoryStore(),
         facts={"data": "toy"},
+        watch=watch,
     )
 
 
@@ -387,6 +399,48 @@ def test_training_stops_before_a_loss_that_is_not_finite_does_harm(
     assert store.names() == ["best", "last"] * (epoch - 1), "nothing is saved on the way out"
 
 
+SHORT: dict[str, Callable[[], object]] = {
+    "the CPU's own": lambda: torch.empty(1 << 55),
+    "a GPU's": lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to ...")),
+    "Python's": lambda: (_ for _ in ()).throw(MemoryError()),
+}
+
+
+@pytest.mark.parametrize("short", SHORT)
+@pytest.mark.parametrize("call", [1, 4])
+def test_a_batch_that_does_not_fit_is_told_and_not_made_smaller(
+    configure: Configure, short: str, call: int
+) -> None:
+    """The longest batch is tried before the first step, so that this happens at once as a rule."""
+    calls: list[tuple[int, ...]] = []
+
+    def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        calls.append(tuple(batch.tokens_BT.shape))
+        if len(calls) == call:
+            SHORT[short]()
+        return cross_entropy(None, 0.0)(logits_BC, batch)
+
+    trainer = make_trainer(configure(), loss=loss)
+    with pytest.raises(OutOfMemoryError) as caught:
+        trainer.fit()
+    texts, tokens = calls[-1]
+    step = max(1, call - 1)
+    assert f"before step {step}: a batch of {texts} texts, padded to {tokens} tokens; lower" in str(
+        caught.value
+    )
+    assert caught.value.exit_code == 5
+    assert trainer.state.step == step - 1
+    assert len(calls) == call
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(configure: Configure) -> None:
+    def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        make_trainer(configure(), loss=loss).fit()
+
+
 # -- the best epoch --------------------------------------------------------------------------------
 
 
@@ -518,3 +572,77 @@ def test_checkpoints_come_every_few_steps_and_at_the_end_of_each_epoch(configure
         False,
         True,
     ]
+
+
+# -- going on from anywhere ------------------------------------------------------------------------
+
+STEPS = 60
+
+
+@dataclass
+class OneStep:
+    """A `Watch` that stops a trainer after its next step; one that ends an epoch has the next with it."""
+
+    trainer: Trainer | None = None
+
+    def asked_to_stop(self) -> int:
+        assert self.trainer is not None
+        return int(self.trainer.state.step % self.trainer.steps_per_epoch > 0)
+
+    def at_once(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def saved(self, step: int) -> None:
+        """Nobody asks."""
+
+
+@pytest.mark.parametrize("others", [("--trainer.ema=0.99",), ("--trainer.ema=0", "--trainer.accumulate=2")])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_going_on_from_every_step_leads_to_the_same_bytes(
+    configure: Configure, others: tuple[str, ...], precision: str
+) -> None:
+    """Weights, moments, moving average and facts, bytes and not values, over 60 steps in three epochs.
+
+    From each step's checkpoint to the next: so from each to the end.
+    """
+    size = 4 if "--trainer.accumulate=2" in others else 8
+    config = configure(f"--trainer.batch_size={size}", "--trainer.checkpoint_every=1", *others)
+    straight = MemoryStore()
+    trainer = make_trainer(config, store=straight, precision=precision)
+    trainer.fit()
+    lasts = [(groups, facts) for name, groups, facts in straight.saved if name == "last"]
+    assert len(lasts) >= STEPS
+    traces = {facts["training"]["step"]: trace_of(groups, facts) for groups, facts in lasts}
+    assert len(set(traces.values())) == len(lasts), "each step leaves a trace"
+    for groups, facts in lasts[:-1]:
+        if facts["training"]["step"] == trainer.total_steps - 1:
+            continue  # nothing comes after the end
+        store, watch = MemoryStore(), OneStep()
+        again = make_trainer(config, store=store, precision=precision, watch=watch)
+        watch.trainer = again
+        again.resume(groups, facts)
+        with pytest.raises(StoppedError):
+            again.fit()
+        assert again.state.step in range(facts["training"]["step"] + 1, facts["training"]["step"] + 3)
+        assert trace_of(*store.saved[-1][1:]) == traces[again.state.step], f"to step {again.state.step}"
+
+
+def trace_of(groups: Mapping[str, Weights], facts: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return all that a checkpoint holds but for the times."""
+    training = {key: value for key, value in facts["training"].items() if key != "elapsed_s"}
+    training["history"] = without_speed(training["history"])
+    return bytes_of(groups), json.dumps(training)
+
+
+def bytes_of(groups: Mapping[str, Weights]) -> bytes:
+    tensors = [
+        (f"{group}.{name}", tensor) for group, named in groups.items() for name, tensor in named.items()
+    ]
+    return b"".join(
+        name.encode() + tensor.flatten().view(torch.uint8).numpy().tobytes()
+        for name, tensor in sorted(tensors, key=operator.itemgetter(0))
+    )
+
+
+def without_speed(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in entry.items() if name != "tokens_per_s"} for entry in log]
