@@ -185,7 +185,7 @@ def test_a_job_of_two_processes_trains_several_seeds(
 def test_a_killed_process_ends_the_job(
     configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    config = configure("--trainer.epochs=100000", "--trainer.checkpoint_every=5")
+    config = configure("--trainer.epochs=10000", "--trainer.checkpoint_every=5")
     process = torchrun("-m", "lstm_sentiment.train", "--config", write_settings(config, tmp_path))
     deadline = time.monotonic() + 90
     while not (Path(config.out) / LAST).exists():
