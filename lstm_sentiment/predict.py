@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.characters import visible
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import CommandParser, check_out, run_command
+from lstm_sentiment.options import CommandParser, run_command
 from lstm_sentiment.terminal import say
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ def main(argv: list[str]) -> None:
         raise ConfigError("give texts or --file, not both")
     if options.out and not options.file:
         raise ConfigError("--out goes with --file")
-    check_out(options.out)
     if options.spreadsheet_safe and not re.search(r"\.[ct]sv(\.\w+)?$", options.out or "", re.IGNORECASE):
         raise ConfigError("--spreadsheet-safe goes with --out and a name that ends in .csv or .tsv")
     from lstm_sentiment.classifier import load  # imports torch: not for --help, not for a typo

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lstm_sentiment.errors import DataError, DiskError
+from lstm_sentiment.errors import DataError
 from lstm_sentiment.reading.readers import as_text, read_chunks
 from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.reading.tables import open_table, to_json_line
@@ -156,7 +156,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, ending: str) 
     (tmp_path / "file").touch()
     (tmp_path / f"folder{ending}").mkdir()
     for place in (f"missing/rows{ending}", f"file/rows{ending}", f"folder{ending}"):
-        with pytest.raises(DiskError) as caught:
+        with pytest.raises(DataError) as caught:
             write(tmp_path / place, [("a", "x")])
         assert str(caught.value).startswith(f"{tmp_path / place}: cannot be written: ")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", f"folder{ending}"]

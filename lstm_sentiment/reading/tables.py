@@ -35,13 +35,13 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
         spreadsheet_safe: put ' before text of a CSV or TSV file that a spreadsheet would compute.
 
     Raises:
-        DataError: no such format, or a value that the format cannot hold.
-        DiskError: the file cannot be written.
+        DataError: no such format or folder, or a value that the format cannot hold.
+        DiskError: the disk is full or failing, or not to be written to.
     """
     path, ending = Path(name).expanduser(), format_of(name, among=TABLES)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with writing(path), contextlib.ExitStack() as stack:
+        with writing(path), _placed(name), contextlib.ExitStack() as stack:
             if ending == ".parquet":
                 yield _parquet_writer(beside, name, like, stack)
             else:
@@ -52,7 +52,7 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
                     if ending == ".jsonl"
                     else _delimited_writer(out, ending, _inert if spreadsheet_safe else _cell)
                 )
-            stack.close()
+            stack.close()  # what is left is written now
             beside.replace(path)
     except UnicodeEncodeError as error:
         raise DataError(
@@ -61,6 +61,15 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _placed(name: str) -> Iterator[None]:
+    """Raise what is wrong with a file's place, and not with the disk, as a `DataError`."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", file=name) from None
 
 
 def to_json_line(record: Mapping[Any, Any]) -> str:
