@@ -29,7 +29,7 @@ from typing import Any
 from torch import Tensor
 
 from lstm_sentiment.bounds import NO_PICKLES, check_place, json_of
-from lstm_sentiment.errors import CheckpointError, RunError
+from lstm_sentiment.errors import CheckpointError, OtherVersionError, RunError
 from lstm_sentiment.files import (
     as_json,
     make_folder,
@@ -194,6 +194,7 @@ class RunFolder:
 
         Raises:
             RunError: the folder is no run.
+            OtherVersionError: the checkpoint has a format that this version does not read.
             CheckpointError: no checkpoint is whole; the message names what is damaged.
         """
         if self.path.is_file():
@@ -206,6 +207,8 @@ class RunFolder:
                 continue
             try:
                 checkpoint = self._read_settled(candidate)
+            except OtherVersionError:
+                raise
             except CheckpointError as error:
                 problems.append(str(error))
                 continue

@@ -6,6 +6,7 @@
     ├── RunError                   2   the run folder: missing, in the way, in use, of another configuration
     ├── MissingExtraError          2   an optional package that is not installed
     ├── CheckpointError            3   no usable checkpoint: damaged, incomplete or foreign
+    │   └── OtherVersionError      3   one of a format that this version does not read
     ├── TrainingError              4   training cannot go on: a non-finite loss or gradient
     ├── DiskError                  5   a file cannot be written: disk full, not permitted, failing
     ├── OutOfMemoryError           5   a batch does not fit into memory
@@ -100,6 +101,10 @@ class CheckpointError(SentimentError):
     """A checkpoint is damaged, incomplete, or not one of ours; the message names the file."""
 
     exit_code = 3
+
+
+class OtherVersionError(CheckpointError):
+    """A checkpoint in a format that this version does not read; it may be whole."""
 
 
 class TrainingError(SentimentError):

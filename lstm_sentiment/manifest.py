@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lstm_sentiment import __version__
 from lstm_sentiment.bounds import check_bytes, check_place, check_tensors, json_of, reading
-from lstm_sentiment.errors import CheckpointError, shown
+from lstm_sentiment.errors import CheckpointError, OtherVersionError, shown
 from lstm_sentiment.files import as_json, sha256_of
 
 FORMAT = 1
@@ -55,6 +55,7 @@ def verify(folder: Path, *, depends_on: Iterable[Path]) -> None:
     """Compare the files of a checkpoint, and those that it depends on, with its manifest.
 
     Raises:
+        OtherVersionError: it has a format that this version does not read.
         CheckpointError: names the file that is damaged, missing, too many or too large, no plain file, or a
             link that leads out of the run.
 
@@ -68,7 +69,7 @@ def verify(folder: Path, *, depends_on: Iterable[Path]) -> None:
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{folder / MANIFEST}: is no manifest")
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{folder}: {_other_format(manifest.get('format'), run)}")
+        raise OtherVersionError(f"{folder}: {_other_format(manifest.get('format'), run)}")
     files, others = manifest.get("files"), manifest.get("run")
     if not isinstance(files, dict) or not isinstance(others, dict):
         raise CheckpointError(f"{folder / MANIFEST}: is no manifest")

@@ -226,7 +226,7 @@ def pickle_attacks() -> Iterator[Attack]:
     yield Attack("more weights as pickle", pickled("best/more.safetensors"), FOREIGN)
     yield Attack("a pickle that nobody asked for", pickled("best/pytorch_model.bin"), None)
     yield Attack("pickled optimizer", pickled("best/optimizer.safetensors", "pickle"), FOREIGN)
-    for name in ("metrics.json", "data.json", "environment.json", "log.jsonl"):
+    for name in ("metrics.json", "log.jsonl"):
         yield Attack(f"{name} as pickle", pickled(name, "pickle"), FOREIGN, "report")
     yield Attack("a run that is a .pt file", run_is_a_pickle("pt"), "no run folder but a file.*no pickles")
     yield Attack("weights to start from", pickled(WEIGHTS), FOREIGN, "pretrained")
@@ -356,7 +356,7 @@ def text_attacks() -> Iterator[Attack]:
     yield Attack("state of brackets", put(STATE, "[" * 90_000), "not JSON")
     yield Attack("state of a huge number", put(STATE, '{"epoch": ' + "9" * 1_000_000 + "}"), "not JSON")
     yield Attack("state with a key twice", put(STATE, '{"a": 1, "a": 2}'), "twice")
-    for value in ("x", None, [1], {"a": 1}, 0, -1, 1e308, float("nan")):
+    for value in ("x", {"a": 1}, -1, float("nan")):
         made = change(STATE, calibration={"temperature": value, "thresholds": []})
         yield Attack(f"temperature {value!r}", made, "do not fit")
     yield Attack("thresholds of text", change(STATE, calibration={"thresholds": ["a"]}), "do not fit")
@@ -433,7 +433,6 @@ def size_attacks() -> Iterator[Attack]:
         "sixteen million n-grams": {"ngrams": 1 << 24},
         "four million sub-words": {"subwords": 1 << 22},
         "all of it": {"hidden_size": 4096, "layers": 16, "ngrams": 1 << 24, "subwords": 1 << 22},
-        "no n-grams": {"ngrams": 0},
         "one direction": {"bidirectional": "false"},
         "another pooling": {"pooling": "mean"},
     }
@@ -443,8 +442,6 @@ def size_attacks() -> Iterator[Attack]:
         "10^12 hidden": {"hidden_size": 10**12},
         "a million layers": {"layers": 10**6},
         "10^12 tokens": {"max_tokens": 10**12},
-        "10^12 words": {"max_vocabulary": 10**12},
-        "10^12 sub-words": {"subwords": 10**12},
         "a million threads": {"threads": 10**6},
         "10^12 rows in a batch": {"batch_size": 10**12},
         "10^12 epochs": {"epochs": 10**12},
@@ -521,7 +518,7 @@ def path_attacks() -> Iterator[Attack]:
         yield Attack(f"a manifest that names {name!r}", manifest_with(**{name: vouched}), "missing or added")
     for name in (WEIGHTS, STATE, "best/manifest.json", "config.yaml", "vocabulary.json", "labels.json"):
         yield Attack(f"a link for {name}", linked(name), "leads out of the run folder")
-    for name in ("metrics.json", "log.jsonl", "data.json", "environment.json"):
+    for name in ("metrics.json", "log.jsonl"):
         made = linked(name, secret='{"password": "hunter2"}')
         yield Attack(f"a link for {name}", made, "leads out of the run folder", "report")
     yield Attack("a link to publish", linked("data.json", secret="{}"), "leads out of the run", "publish")
@@ -540,7 +537,6 @@ def path_attacks() -> Iterator[Attack]:
         "a pipe command for rows", names_a("train", "simplecache::file:///etc/passwd"), None, "report"
     )
     yield Attack("a package for rows", names_a("train", "package:__main__/../../x.csv"), None, "report")
-    yield Attack("a package with dots", names_a("train", "package:os.path/x.csv"), None, "report")
     yield Attack("a folder for out", names_a("out", "../../../outside"), None)
     yield Attack("a folder for pretrained", names_a("pretrained", "../../../outside"), None)
 

@@ -42,7 +42,7 @@ def read_all(tmp_path_factory: pytest.TempPathFactory) -> Run:
             paths = os.pathsep.join([str(PACKAGE.parent), str(HERE)])
             environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HOME": str(folder)}
             command = [sys.executable, str(HERE / "attack_runner.py"), what, str(folder / "sandbox")]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, done.stderr[-4000:]
             results[what] = json.loads((folder / "results.json").read_text())
         return results[what]
@@ -107,6 +107,7 @@ UNSAFE_ARGUMENTS = {("allow_pickle", True), ("shell", True), ("weights_only", Fa
 # Where something is imported or run whose name no literal tells, and why that is no file's to decide.
 KNOWN = {
     "extras.py: importlib.import_module(module)": "names stand in the calls of `need`",
+    "soak.py: importlib.import_module(module)": "names stand in its table of soaks",
     "__init__.py: importlib.import_module(f'lstm_sentiment.{module}')": "names stand above it",
     "exporting.py: loader.exec_module": "runs the runtime that it has just written, to check it",
 }

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from lstm_sentiment import __version__, load
-from lstm_sentiment.checkpoint import BEST, EXPORTED, FORMAT, RunFolder
+from lstm_sentiment.checkpoint import BEST, EXPORTED, RunFolder
 from lstm_sentiment.deployment.runtime import Classifier
 from lstm_sentiment.errors import CheckpointError
+from lstm_sentiment.manifest import FORMAT
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMATS = sorted(FIXTURES.glob("format-*"))
@@ -63,7 +64,7 @@ def test_a_newer_format_is_refused_with_both_versions_and_what_to_do(tmp_path: P
     for file, change in (("best/manifest.json", {"format": version}), ("environment.json", {})):
         facts = json.loads((run / file).read_text("utf-8"))
         change = change or {"lstm_sentiment": "9.8.7"}
-        (run / file).write_text(json.dumps(facts | change), "utf-8")
+        (run / file).write_text(json.dumps(facts | change) + "\n", "utf-8")
     with pytest.raises(CheckpointError) as caught:
         load(run)
     assert str(caught.value) == (
