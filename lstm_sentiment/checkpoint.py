@@ -201,25 +201,26 @@ class RunFolder:
             raise RunError(f"{self.path}: is no run folder but a file; {NO_PICKLES}")
         if not self.is_run():
             raise RunError(f"{self.path}: is no run folder (there is no config.yaml and labels.json in it)")
-        problems = []
+        problems: list[CheckpointError] = []
         for candidate in (self.path / name, self.path / f"{name}.previous"):
             if not candidate.is_dir():
                 continue
             try:
                 checkpoint = self._read_settled(candidate)
-            except OtherVersionError:
-                raise
             except CheckpointError as error:
-                problems.append(str(error))
+                problems.append(error)
                 continue
             if problems:
-                log.warning("%s; going on with %s", "; ".join(problems), candidate)
+                log.warning("%s; going on with %s", "; ".join(map(str, problems)), candidate)
             return checkpoint
         if not problems:
             raise CheckpointError(
                 f"{self.path}: has no checkpoint '{name}'; train it first, or go on with --resume true"
             )
-        raise CheckpointError(f"{'; '.join(problems)}. Restore it from a copy, or train again")
+        told = "; ".join(map(str, problems))
+        if any(isinstance(problem, OtherVersionError) for problem in problems):
+            raise OtherVersionError(told)  # it may be whole
+        raise CheckpointError(f"{told}. Restore it from a copy, or train again")
 
     def read_json(self, name: str) -> Any:
         """Read one of the run's JSON files.

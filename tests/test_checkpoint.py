@@ -17,7 +17,7 @@ import torch
 from conftest import Killed
 
 from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
-from lstm_sentiment.errors import CheckpointError, DiskError, RunError
+from lstm_sentiment.errors import CheckpointError, DiskError, OtherVersionError, RunError
 from lstm_sentiment.files import write_atomically, write_json
 from lstm_sentiment.manifest import FORMAT
 
@@ -193,6 +193,18 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: RunFolder, name
     os.mkfifo(file)
     with pytest.raises(CheckpointError, match=f"{name}: is no plain file"):
         folder.load(BEST)
+
+
+def test_a_manifest_of_another_format_is_passed_over_where_the_one_before_is_whole(folder: RunFolder) -> None:
+    """One flipped bit makes format 3 of 1."""
+    save(folder, LAST, 1)
+    save(folder, LAST, 2)
+    manifest = folder.path / LAST / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 3'))
+    assert loaded_step(folder, LAST) == 1
+    shutil.rmtree(folder.path / "last.previous")
+    with pytest.raises(OtherVersionError, match=r"pip install --upgrade lstm_sentiment$"):
+        folder.load(LAST)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

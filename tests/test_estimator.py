@@ -429,7 +429,7 @@ def test_rows_that_cannot_be_used_are_a_value_error(texts: Any, labels: Any, exp
     [
         ({"epochs": 0}, "epochs: must be at least 1, not 0"),
         ({"epochs": 2.5}, "epochs: '2.5' is not a whole number"),
-        ({"epochs": None}, "epochs: 'None' is not a whole number"),
+        ({"epochs": None}, "epochs: 'null' is not a whole number"),
         ({"pooling": "men"}, "pooling: 'men' is not one of"),
         ({"truncate": "end"}, "truncate: 'end' is not one of head, tail, middle"),
         ({"lowercase": "perhaps"}, "lowercase: 'perhaps' is not true or false"),
