@@ -6,9 +6,10 @@ A configuration is a `config.Config` or another dataclass with the same outer fi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +25,7 @@ from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import describe_machine
 from lstm_sentiment.locking import held
+from lstm_sentiment.loop import TrainingState
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
@@ -152,6 +154,7 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint
         checkpoint = checkpoint_to_resume(folder, {"data": corpus.fingerprint, "threads": 2, "world_size": 1})
     """
     checkpoint = folder.load(LAST)
+    _check_facts(checkpoint.facts, folder)
     if checkpoint.facts["data"] != facts["data"]:
         raise RunError(
             f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with; "
@@ -172,6 +175,23 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint
                 "the last digits", name, checkpoint.facts[name], facts[name],
             )  # fmt: skip
     return checkpoint
+
+
+def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:
+    """Refuse facts that no training wrote, before anything is made of them."""
+    state: Any = facts.get("training")
+    expected = dataclasses.asdict(TrainingState())
+    alike = isinstance(state, dict) and state.keys() == expected.keys()
+    wrong = [
+        name
+        for name, value in expected.items()
+        if alike and value is not None and not isinstance(state[name], type(value) | int)
+    ]
+    if not alike or wrong or not {"data", "threads", "world_size", "scaler"} <= facts.keys():
+        raise CheckpointError(
+            f"{folder.path / LAST / 'state.json'}: does not say where a training stands"
+            f"{': ' + ', '.join(wrong) if wrong else ''}; start another run"
+        )
 
 
 def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -235,6 +236,33 @@ def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_that_was_not(
 
 def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metrics.items() if not key.endswith("_s")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts.pop("training"),
+        lambda facts: facts.pop("threads"),
+        lambda facts: facts.update(training=[]),
+        lambda facts: facts["training"].pop("step"),
+        lambda facts: facts["training"].update(more=1),
+        lambda facts: facts["training"].update(step="3"),
+        lambda facts: facts["training"].update(history={}),
+    ],
+)
+def test_a_checkpoint_that_no_training_wrote_is_refused(
+    configure: Configure, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """Its manifest is right: somebody made it so."""
+    config = configure(*RESUMED)
+    run_until_save(config, "last", 2)
+    folder = RunFolder(config.out)
+    checkpoint = folder.load(LAST)
+    facts = copy.deepcopy(dict(checkpoint.facts))
+    change(facts)
+    folder.save(LAST, checkpoint.tensors, facts)
+    with pytest.raises(CheckpointError, match=r"state.json: does not say where a training stands"):
+        run(dataclasses.replace(config, resume=True))
 
 
 def test_an_interrupted_run_had_not_yet_the_final_weights(configure: Configure, tmp_path: Path) -> None:
