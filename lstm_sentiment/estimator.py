@@ -39,7 +39,7 @@ from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
 
 OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
-NOT_KEPT = ("last", "last.previous", "log.jsonl")  # of a run folder: only for going on with training
+NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # of a run folder: all about its training
 Array = npt.NDArray[Any]
 
 

@@ -88,6 +88,7 @@ def test_a_run_leaves_what_it_promises(configure: Configure) -> None:
         "last.previous",
         "log.jsonl",
         "metrics.json",
+        "status.json",
         "vocabulary.json",
     }
     metrics = json.loads((folder / "metrics.json").read_text())
