@@ -170,6 +170,24 @@ class SentimentClassifier(Published):
             tokenize=None if text.tokenizer == "words" else self._tokenizer,
         )
 
+    def as_it_reads(self, dataset: TextDataset) -> TextDataset:
+        """Return rows in this classifier's vocabulary, cut as it cuts; their tokens must be of its kind.
+
+        Example::
+
+            logits_RC = predict_logits(classifier.model, classifier.as_it_reads(corpus.validation), ...)
+        """
+        text = self.config.text
+        return TextDataset(
+            dataset.store,
+            dataset.rows,
+            dataset.labels,
+            vocabulary=self.vocabulary,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+        )
+
     def keep_branch(self, name: str) -> None:
         """Answer by one branch of the model alone from now on, with probabilities that are not calibrated.
 

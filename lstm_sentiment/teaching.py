@@ -98,18 +98,8 @@ class Teachers:
                 f"{', '.join(corpus.labels)}; see data.labels",
                 key="teacher",
             )
-        text = of.config.text
-        as_it_reads = TextDataset(
-            unlabelled.store,
-            unlabelled.rows,
-            unlabelled.labels,
-            vocabulary=of.vocabulary,
-            max_tokens=text.max_tokens,
-            truncate=text.truncate,
-            subwords=text.subwords,
-        )
         logits_UC = predict_logits(
-            of.model, as_it_reads, device=of.device, batch_size=BATCH, processes=processes
+            of.model, of.as_it_reads(unlabelled), device=of.device, batch_size=BATCH, processes=processes
         )
         probabilities_UC = of.calibration.probabilities(logits_UC.numpy())
         return probabilities_UC[:, [of.labels.index(label) for label in corpus.labels]]

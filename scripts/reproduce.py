@@ -32,6 +32,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from result_log import read_log
+
 from lstm_sentiment import __version__
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import ConfigError, DataError, RunError, did_you_mean
@@ -65,23 +67,6 @@ def main(argv: list[str]) -> None:
             reproduction.run(log)
             write_page(read_log(log), table, options.docs)
     print(f"written to {write_page(read_log(log), table, options.docs)}")
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a results log, oldest first; none where there is no file.
-
-    Raises:
-        DataError: a line that is no JSON.
-    """
-    entries = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else [], start=1):
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"not JSON: {error.msg}; mend or remove it", file=str(path), line=number
-            ) from None
-    return entries
 
 
 class Reproduction:

@@ -29,8 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from result_log import read_log
+
 from lstm_sentiment import __version__
-from lstm_sentiment.errors import ConfigError, DataError, did_you_mean
+from lstm_sentiment.errors import ConfigError, did_you_mean
 from lstm_sentiment.files import write_atomically
 from lstm_sentiment.options import CommandParser, run_command
 
@@ -152,21 +154,6 @@ def kept_its_promise(entry: dict[str, Any]) -> bool:
     """Whether nothing was lost; by a control arm, at least half."""
     done, lost = next(iter(entry["counts"].values())), entry["counts"]["lost"]
     return bool(2 * lost >= done > 0) if entry["control"] else lost == 0 < done
-
-
-def read_log(log: Path) -> list[dict[str, Any]]:
-    """Return the lines of the log, oldest first; none where there is no file.
-
-    Raises:
-        DataError: a line that is no JSON.
-    """
-    entries = []
-    for number, line in enumerate(log.read_text("utf-8").splitlines() if log.exists() else [], start=1):
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise DataError(f"not JSON: {error.msg}; mend or remove it", file=str(log), line=number) from None
-    return entries
 
 
 def page_of(entries: list[dict[str, Any]]) -> str:

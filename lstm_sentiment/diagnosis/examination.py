@@ -12,7 +12,6 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus, prepare, refuse_addresses
-from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.diagnosis.causes import most_likely_cause, probe_findings, probe_lines
 from lstm_sentiment.diagnosis.findings import ERROR, WARNING, Finding, finding_lines, plain, worst_first
 from lstm_sentiment.diagnosis.inert import inert_settings
@@ -181,14 +180,5 @@ def _probe(probes: Probes) -> dict[str, Any]:
 
 def _answers(classifier: SentimentClassifier, corpus: Corpus) -> dict[str, int]:
     """Return how many validation rows a run's model gives to each class, in the run's own vocabulary."""
-    text, validation = classifier.config.text, corpus.validation
-    read = TextDataset(
-        validation.store,
-        validation.rows,
-        validation.labels,
-        vocabulary=classifier.vocabulary,
-        max_tokens=text.max_tokens,
-        truncate=text.truncate,
-        subwords=text.subwords,
-    )
+    read = classifier.as_it_reads(corpus.validation)
     return predicted_classes(classifier.model, read, classifier.labels)
