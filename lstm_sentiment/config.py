@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig, at_least, check
 
-MOST = {"epochs": 10_000, "batch_size": 1_000_000, "accumulate": 1_000_000, "threads": 1024}
+MOST = {"epochs": 5_000, "batch_size": 1_000_000, "accumulate": 1_000_000, "threads": 1024}
 METRICS = ("macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error")
 
 

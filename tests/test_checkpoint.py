@@ -17,6 +17,7 @@ import torch
 from conftest import Killed
 
 from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
+from lstm_sentiment.config import MOST
 from lstm_sentiment.errors import CheckpointError, DiskError, OtherVersionError, RunError
 from lstm_sentiment.files import write_atomically, write_json
 from lstm_sentiment.manifest import FORMAT
@@ -107,6 +108,14 @@ def test_tensors_keep_their_type_shape_and_bits(folder: RunFolder, dtype: torch.
     for name, expected in {"all": values, **extra}.items():
         assert found[name].dtype == dtype
         assert torch.equal(found[name], expected), name
+
+
+def test_the_longest_run_there_may_be_is_not_too_large_to_be_read(trained_run: Path, tmp_path: Path) -> None:
+    facts = RunFolder(trained_run).load(LAST).facts
+    facts["training"]["history"] = facts["training"]["history"][-1:] * MOST["epochs"]
+    run = RunFolder(shutil.copytree(trained_run, tmp_path / "run"))
+    run.save(LAST, TENSORS, facts)
+    assert len(run.load(LAST).facts["training"]["history"]) == MOST["epochs"]
 
 
 def test_parameters_of_a_model_need_no_preparation(folder: RunFolder) -> None:
