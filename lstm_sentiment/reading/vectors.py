@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError, DataError, shown
+from lstm_sentiment.files import local_path
 from lstm_sentiment.reading.sources import fetched, open_binary
 from lstm_sentiment.reading.text import Vocabulary, certificates_checked
 from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS
@@ -73,7 +74,7 @@ def load_vectors(
     >>> found.weight_VE[2], found.known
     (tensor([-0.4000,  0.2000]), frozenset({'bad'}))
     """
-    if not Path(name).expanduser().is_file():
+    if not local_path(name).is_file():
         _address(name)
         _check_size(name, int(name.rpartition(".")[2][:-1]), size)  # before anything is downloaded
     # All vectors go to a file that has no name: their mean and spread are wanted, and memory may be short.
@@ -146,7 +147,8 @@ def _as_rows(
 ) -> npt.NDArray[np.float32]:
     """Return lines of numbers as rows (N, E); where one is no number, name its line."""
     try:
-        parsed = np.array(b" ".join(values).split(), np.float64)
+        # At spaces alone: a tab within one line would make up for a number that another one lacks.
+        parsed = np.array(b" ".join(values).split(b" "), np.float64)
         with np.errstate(over="ignore"):
             rows_NE = parsed.reshape(len(values), size).astype(np.float32)
         if np.isfinite(rows_NE).all():
@@ -188,7 +190,7 @@ def _shown(found: bytes) -> str:
 @contextlib.contextmanager
 def _opened(name: str, cache: Path) -> Iterator[IO[bytes]]:
     """Open vectors for reading, a named set after it was downloaded; errors while it is read are told too."""
-    path = Path(name).expanduser()
+    path = local_path(name)
     local = path.is_file()
     member = ""
     if not local:
