@@ -81,7 +81,7 @@ def _record(content: str) -> Record:
 
 
 def _deeper_than(levels: int, value: Any) -> bool:
-    """Whether lists and maps stand deeper in one another; a function that calls itself would fall over them."""
+    """Whether lists and maps stand deeper in one another; found without a function that calls itself."""
     found = [value]
     for _ in range(levels + 1):
         found = [

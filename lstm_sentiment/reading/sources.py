@@ -25,7 +25,7 @@ from typing import IO, Any, Literal
 
 import fsspec
 
-from lstm_sentiment.errors import DataError, MissingExtraError, nearest_file, shown
+from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown
 from lstm_sentiment.files import local_path
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -135,11 +135,13 @@ def open_text(source: Source) -> Iterator[IO[str]]:
     except UnicodeDecodeError as error:
         raise _undecodable(source, compression, error) from None
     except UnicodeError as error:
-        raise DataError(f"{error}; set data.encoding to what the file is", file=source.name) from None
+        problem = escaped(str(error), 200)
+        raise DataError(f"{problem}; set data.encoding to what the file is", file=source.name) from None
     except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise DataError(f"{error.strerror}; give a file that can be read", file=source.name) from None
-        raise DataError(f"cannot be read: {error}; copy or write it anew", file=source.name) from None
+        problem = escaped(str(error), 200)
+        raise DataError(f"cannot be read: {problem}; copy or write it anew", file=source.name) from None
 
 
 def text_lines(text: IO[str], source: Source) -> Iterator[str]:
@@ -196,19 +198,23 @@ def _refuse_other_kinds(head: bytes, source: Source) -> None:
 def _undecodable(source: Source, compression: str, error: UnicodeDecodeError) -> DataError:
     """Find the line that cannot be decoded; the decoder only knows the place in its buffer."""
     decoder = codecs.getincrementaldecoder(source.encoding)()
-    line = 1
+    line, found = 1, b""
     with io.BufferedReader(open_binary(source.path, compression)) as raw:
         for content in itertools.chain(raw, [b""]):
+            found = content or found  # what is left undecoded at the end stood in the last line
             try:
                 line += decoder.decode(content, final=not content).count("\n")
             except UnicodeDecodeError as inner:
+                place = len(found) - len(inner.object) + inner.start
                 return DataError(
-                    f"byte 0x{inner.object[inner.start]:02x} at position {inner.start + 1} is not "
+                    f"byte 0x{inner.object[inner.start]:02x} at position {max(place, 0) + 1} is not "
                     f"{source.encoding}; set data.encoding to what the file is (latin-1, cp1252, ...), or "
                     "data.encoding_errors replace",
                     file=source.name,
                     line=line,
                 )
+            except UnicodeError:  # such as punycode's, which knows no place
+                break
     return DataError(f"is not {source.encoding}: {error.reason}", file=source.name)
 
 

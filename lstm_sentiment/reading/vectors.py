@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lstm_sentiment.errors import ConfigError, DataError, shown
+from lstm_sentiment.errors import ConfigError, DataError, escaped, shown
 from lstm_sentiment.files import local_path
 from lstm_sentiment.reading.sources import fetched, open_binary
 from lstm_sentiment.reading.text import Vocabulary, certificates_checked
@@ -206,7 +206,7 @@ def _opened(name: str, cache: Path) -> Iterator[IO[bytes]]:
     except UNREADABLE as error:
         if not local:
             path.unlink()  # to begin anew
-        raise ConfigError(f"{name} cannot be read: {error}", key=KEY) from None
+        raise ConfigError(f"{name} cannot be read: {escaped(str(error), 200)}", key=KEY) from None
 
 
 def _check_size(name: str, found: int, size: int) -> None:
@@ -259,6 +259,8 @@ def _match(
     found_V = place_V >= 0
     generator = torch.Generator().manual_seed(seed)
     spread_E, mean_E = torch.std_mean(vectors_NE, dim=0, correction=0)
+    if not (spread_E.isfinite().all() and mean_E.isfinite().all()):
+        raise ConfigError("the vectors hold numbers too large to reckon with", key=KEY)
     weight_VE = torch.randn(len(place_V), vectors_NE.shape[1], generator=generator) * spread_E + mean_E
     weight_VE[found_V] = vectors_NE[place_V[found_V]]
     weight_VE[PAD] = 0.0
