@@ -23,7 +23,15 @@ from jsonargparse import ArgumentParser
 from lstm_sentiment.bounds import has_tricks
 from lstm_sentiment.config import Config
 from lstm_sentiment.config_files import expected, keys_of, nearest, read_file, type_of
-from lstm_sentiment.errors import ConfigError, DataError, Problems, SentimentError, StoppedError, escaped, shown
+from lstm_sentiment.errors import (
+    ConfigError,
+    DataError,
+    Problems,
+    SentimentError,
+    StoppedError,
+    escaped,
+    shown,
+)
 from lstm_sentiment.terminal import plain_warnings, say
 
 Settings = TypeVar("Settings")
@@ -247,7 +255,8 @@ def _explain(kind: type, message: str, argv: Sequence[str], places: Mapping[str,
     """Turn jsonargparse's message into ours: file and line, key, what was found, what was expected."""
     found_key = re.search(r'Parser key "([\w.]+)"', message) or re.search(r"argument --([\w.]+)", message)
     if found_key is None:
-        return ConfigError(f"not understood: {escaped(message.removeprefix('unrecognized arguments: '), 500)}")
+        message = message.removeprefix("unrecognized arguments: ")
+        return ConfigError(f"not understood: {escaped(message, 500)}")
     key = found_key[1]
     if "expected one argument" in message:
         return ConfigError(f"needs a value; give {expected(kind, key)}", key=key)
