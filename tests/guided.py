@@ -22,7 +22,7 @@ from pathlib import Path
 LONGEST_INPUT = 4096  # bytes; longer ones reach no more code
 SLOWEST_S = 20  # one input; more is a finding
 MOST_MB = 4096
-INSTRUMENTED = ["lstm_sentiment", "yaml", "json", "csv"]
+INSTRUMENTED = ["lstm_sentiment", "yaml", "json", "csv", "fuzzing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,22 +74,32 @@ def _run_one(name: str, seconds: int, failures: Path) -> Finding:
     )
 
 
-def seconds_of_each(count: int, folder: Path) -> dict[str, int]:
+def soak(count: int, folder: Path) -> dict[str, int]:
     """Try each target for so many seconds, for `scripts/soak`.
 
     Returns:
-        `inputs`, and `lost`: targets that fell over one, which is left in the temporary folder's `fuzz`.
+        `targets`, and `inputs` in all; `lost`: targets that fell over one, which stderr names.
     """
-    from fuzzing import TARGETS
+    from fuzzing import GUIDED
 
-    names = [name for name, target in TARGETS.items() if target.guided]
+    return _counted(GUIDED, count)
+
+
+def soak_of_a_mistake(count: int, folder: Path) -> dict[str, int]:
+    """Do so with a parser that has a mistake, well hidden: the control arm."""
+    from fuzzing import CONTROLS
+
+    return _counted(list(CONTROLS), count)
+
+
+def _counted(names: list[str], seconds: int) -> dict[str, int]:
     failures = Path(tempfile.gettempdir()) / "fuzz"
-    found = list(run(names, seconds=count, at_once=os.cpu_count() or 1, failures=failures))
-    return {
-        "inputs": sum(finding.inputs for finding in found),
-        "targets": len(found),
-        "lost": sum(finding.failure is not None for finding in found),
-    }
+    found = list(run(names, seconds=seconds, at_once=os.cpu_count() or 1, failures=failures))
+    fallen = [finding for finding in found if finding.failure is not None]
+    for finding in fallen:
+        print(f"{finding.target} fell over {finding.failure}", file=sys.stderr)
+    inputs = sum(finding.inputs for finding in found)
+    return {"targets": len(found), "inputs": inputs, "lost": len(fallen)}
 
 
 def main(name: str, deadline: str, folder: str, failures: str) -> None:
@@ -99,7 +109,7 @@ def main(name: str, deadline: str, folder: str, failures: str) -> None:
     with atheris.instrument_imports(include=INSTRUMENTED):
         import fuzzing
 
-    target = fuzzing.TARGETS[name]
+    target = {**fuzzing.TARGETS, **fuzzing.CONTROLS}[name]
     seeds, scratch, words = Path(folder) / "seeds", Path(folder) / "scratch", Path(folder) / "words"
     seeds.mkdir()
     scratch.mkdir()

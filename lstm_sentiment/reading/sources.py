@@ -202,10 +202,13 @@ def _undecodable(source: Source, compression: str, error: UnicodeDecodeError) ->
     with io.BufferedReader(open_binary(source.path, compression)) as raw:
         for content in itertools.chain(raw, [b""]):
             found = content or found  # what is left undecoded at the end stood in the last line
+            state = decoder.getstate()
             try:
                 line += decoder.decode(content, final=not content).count("\n")
             except UnicodeDecodeError as inner:
                 place = len(found) - len(inner.object) + inner.start
+                decoder.setstate(state)  # a line break of two bytes stands in two of these lines
+                line += decoder.decode(content[: max(place, 0)]).count("\n") if content else 0
                 return DataError(
                     f"byte 0x{inner.object[inner.start]:02x} at position {max(place, 0) + 1} is not "
                     f"{source.encoding}; set data.encoding to what the file is (latin-1, cp1252, ...), or "

@@ -259,9 +259,9 @@ def _match(
     found_V = place_V >= 0
     generator = torch.Generator().manual_seed(seed)
     spread_E, mean_E = torch.std_mean(vectors_NE, dim=0, correction=0)
-    if not (spread_E.isfinite().all() and mean_E.isfinite().all()):
-        raise ConfigError("the vectors hold numbers too large to reckon with", key=KEY)
     weight_VE = torch.randn(len(place_V), vectors_NE.shape[1], generator=generator) * spread_E + mean_E
     weight_VE[found_V] = vectors_NE[place_V[found_V]]
     weight_VE[PAD] = 0.0
+    if not weight_VE.isfinite().all():  # their spread is beyond what fp32 holds
+        raise ConfigError("the vectors hold numbers that are too large; take others", key=KEY)
     return PretrainedVectors(weight_VE=weight_VE, known=frozenset(places))
