@@ -6,10 +6,9 @@ Each input that a fuzzer found stands here, with what is to come of it.
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from encodings.aliases import aliases
 from pathlib import Path
@@ -94,15 +93,21 @@ def test_guidance_finds_what_chance_does_not(tmp_path: Path) -> None:
     assert found.inputs < 2**20
 
 
-def test_an_input_can_be_given_to_its_target_again(tmp_path: Path) -> None:
-    passed, fallen = tmp_path / "json_lines-crash-1", tmp_path / "hidden-crash-2"
-    passed.write_bytes(b'\0{"text": "so"}\n')
-    fallen.write_bytes(b"\0fuzz")
-    command = [sys.executable, str(HERE.parent / "scripts" / "fuzz.py"), "--replay"]
-    for file, code, told in ((passed, 0, "json_lines: passed\n"), (fallen, 2, "")):
-        done = subprocess.run([*command, str(file)], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout) == (code, told), done.stderr
-    assert "is no file named TARGET-" in done.stderr
+def test_an_input_can_be_given_to_its_target_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(HERE.parent / "scripts"))
+    replay = importlib.import_module("fuzz").main
+    file = tmp_path / "json_lines-crash-1"
+    file.write_bytes(b'\0{"text": "so"}\n')
+    replay(["--replay", str(file)])
+    assert capsys.readouterr().out == "json_lines: passed\n"
+    monkeypatch.setattr(fuzzing, "as_text", lambda value: None)
+    with pytest.raises(AttributeError):
+        replay(["--replay", str(file)])
+    for argv in (["--replay", str(tmp_path / "other-crash")], ["jsonlines"], ["--seconds", "3"]):
+        with pytest.raises(ConfigError):
+            replay(argv)
 
 
 # -- tables ----------------------------------------------------------------------------------------
