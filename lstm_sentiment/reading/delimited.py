@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 from array import array
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ def read_delimited(source: Source, delimiter: str, rows: int) -> Iterator[tuple[
     with open_text(source) as text:
         header = _next_record(csv.reader(text, delimiter=delimiter))
         frames = pd.read_csv(
-            _Rest(text),
+            cast(IO[str], _Rest(text)),
             sep=delimiter,
             header=None,
             names=header,
