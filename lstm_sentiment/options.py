@@ -233,7 +233,8 @@ def _parse(
 
 def _refuse_misread_values(kind: type, argv: Sequence[str]) -> None:
     """Refuse what YAML 1.1 takes for another number (012 is ten there, 1:30 is ninety), and its tricks."""
-    for key in dict.fromkeys(_option_names(argv)):
+    known = keys_of(kind)
+    for key in dict.fromkeys(name for name in _option_names(argv) if name in known):
         for value in _values_of(argv, f"--{key}"):
             number = type_of(kind, key) in (int, float, int | None)
             if number and re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", value):

@@ -101,7 +101,7 @@ def corpus_files(pattern: str, *first: int) -> list[bytes]:
 
 # -- rows ------------------------------------------------------------------------------------------
 
-ENCODINGS = ("utf-8", "utf-16", "latin-1", "utf-7", "punycode")
+ENCODINGS = ("utf-8", "utf-16", "latin-1", "utf-7", "shift_jis")
 TABLE_WAYS = [
     (ending, encoding, errors)
     for encoding, errors in (
@@ -161,8 +161,9 @@ def json_lines(data: bytes, folder: Path) -> None:
             numbered = enumerate(content.decode("utf-8-sig").split("\n"), start=1)
             expected = [(line, json.loads(text)) for line, text in numbered if text.strip()]
             assert [int(line) for chunk in chunks for line in chunk.lines] == [line for line, _ in expected]
-            for found, (_, record) in zip(records, expected, strict=True):
-                assert same({key: found[key] for key in record}, record) or b"\\ud" in content.lower()
+            if b"\\ud" not in content.lower():  # halves of characters are replaced
+                for found, (_, record) in zip(records, expected, strict=True):
+                    assert same({key: found[key] for key in record}, record)
 
 
 def same(found: Any, expected: Any) -> bool:
