@@ -143,6 +143,13 @@ def test_a_file_is_blamed_on_the_line_that_cannot_be_decoded(tmp_path: Path, enc
     assert caught.value.line == 5
 
 
+def test_utf_16_without_its_mark_is_refused(tmp_path: Path) -> None:
+    """Looking for the line that cannot be decoded met the lack of it a second time."""
+    (tmp_path / "rows.csv").write_bytes(bytes(11) + b"\xdc")
+    with pytest.raises(DataError):
+        rows_of(tmp_path / "rows.csv", encoding="utf-16")
+
+
 def test_a_mark_at_the_beginning_of_the_first_row_stays(tmp_path: Path) -> None:
     """Where it begins to read, pandas takes it for that of the file; a quote behind it would open a field."""
     file = tmp_path / "rows.csv"

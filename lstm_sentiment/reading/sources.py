@@ -208,7 +208,8 @@ def _undecodable(source: Source, compression: str, error: UnicodeDecodeError) ->
             except UnicodeDecodeError as inner:
                 place = len(found) - len(inner.object) + inner.start
                 decoder.setstate(state)  # a line break of two bytes stands in two of these lines
-                line += decoder.decode(content[: max(place, 0)]).count("\n") if content else 0
+                with contextlib.suppress(UnicodeError):  # of UTF-16 without its mark
+                    line += decoder.decode(content[: max(place, 0)]).count("\n") if content else 0
                 return DataError(
                     f"byte 0x{inner.object[inner.start]:02x} at position {max(place, 0) + 1} is not "
                     f"{source.encoding}; set data.encoding to what the file is (latin-1, cp1252, ...), or "
