@@ -119,6 +119,14 @@ class Runs(RuleBasedStateMachine):
         faults.save(self.run, name, self.step, NUMBERS)
         assert self.loadable(name) == ([self.step] if name == BEST else [self.step, *before])
 
+    @rule(name=names)
+    def save_twice_and_once_more_over_damage(self, name: str) -> None:
+        """What chance seldom brings together: the one before is worth more than a newer one that is damaged."""
+        self.save(name)
+        self.save(name)
+        faults.flip(self.run.path / name / "model.safetensors", 0)
+        self.save(name)
+
     @rule(name=names, place=st.integers(1, 30), after=st.booleans())
     def save_and_be_killed(self, name: str, place: int, after: bool) -> None:
         before = self.loadable(name)[:1]
