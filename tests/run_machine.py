@@ -121,7 +121,7 @@ class Runs(RuleBasedStateMachine):
 
     @rule(name=names)
     def save_twice_and_once_more_over_damage(self, name: str) -> None:
-        """What chance seldom brings together: the one before is worth more than a newer one that is damaged."""
+        """What chance seldom brings together: one that is damaged must not push out the one before."""
         self.save(name)
         self.save(name)
         faults.flip(self.run.path / name / "model.safetensors", 0)
