@@ -55,7 +55,7 @@ class ConfigError(SentimentError):
 
     def __init__(self, message: str, *, key: str | None = None, where: str | None = None) -> None:
         self.message, self.key, self.where = message, key, where
-        super().__init__(": ".join(part for part in (where, key, message) if part))
+        super().__init__(": ".join(part for part in (where, escaped(key or ""), message) if part))
 
 
 class DataError(SentimentError):

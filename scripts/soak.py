@@ -94,6 +94,29 @@ SOAKS = {
         count=100,
         says="a disk that fills up at a place of a save: the one before survives",
     ),
+    "events": Soak(
+        does="run_machine.sequences",
+        count=2000,
+        says="saves, kills, bad disks, damage, losses and new starts of a run in any order: the newest whole "
+        "checkpoint loads, or what is wrong is named",
+    ),
+    "fuzz": Soak(
+        does="fuzzing_models.unguided",
+        count=5000,
+        says="so many files for each parser, good ones with places changed: read as they are, or refused by "
+        "an error of this package",
+    ),
+    "fuzz-guided": Soak(
+        does="guided.soak",
+        count=600,
+        says="the same for so many seconds of each parser, inputs guided by coverage (atheris)",
+    ),
+    "fuzz-guided-control": Soak(
+        does="guided.soak_of_a_mistake",
+        count=60,
+        says="the same with a parser that has a mistake behind four comparisons",
+        control=True,
+    ),
 }
 INTRODUCTION = """# Soak tests
 

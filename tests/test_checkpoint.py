@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import Killed
+from faults import kill_at
 
 from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
 from lstm_sentiment.config import MOST
@@ -385,42 +386,6 @@ def test_best_is_never_replaced_by_an_older_best(folder: RunFolder) -> None:
 
 
 # -- kills -----------------------------------------------------------------------------------------
-
-
-STEPS: list[tuple[Any, str]] = [
-    (os, "fsync"),
-    (Path, "write_bytes"),
-    (Path, "rename"),
-    (Path, "replace"),
-    (Path, "mkdir"),
-    (Path, "unlink"),
-    (shutil, "rmtree"),
-    (safetensors.torch, "save_file"),
-]
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, place: int, *, after: bool) -> list[str]:
-    """Let the n-th change to the disk be the last; `after`: it is still done, else it is not even begun."""
-    done: list[str] = []
-
-    def stopping(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if len(done) >= place:
-                raise Killed
-            if len(done) == place - 1 and not after:
-                done.append(name)
-                raise Killed
-            done.append(name)
-            result = real(*args, **kwargs)
-            if len(done) == place:
-                raise Killed
-            return result
-
-        return call
-
-    for owner, name in STEPS:
-        monkeypatch.setattr(owner, name, stopping(name, getattr(owner, name)))
-    return done
 
 
 @pytest.mark.parametrize("after", [False, True])
