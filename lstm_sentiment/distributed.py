@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -19,10 +20,11 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not told so
 from torch.distributed.rendezvous import rendezvous
 
-from lstm_sentiment.errors import ConfigError, LostProcessError, SentimentError
+from lstm_sentiment.errors import ConfigError, LostProcessError
 
 BEAT_S = 1.0  # between two heartbeats of the main process
 LOOK_S = 0.05  # between two looks of the others
+GRACE_S = 2.0  # for those that waited in vain to say so; who then has not, hangs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class Processes:
         However long that takes, the others wait, as long as they hear rank 0's heart.
 
         Raises:
-            LostProcessError: it has not been heard for too long.
+            TimeoutError: it has not been heard for too long (see `sharing_errors`).
         """
         job = _job
         if job is None or self.world_size == 1:
@@ -154,11 +156,13 @@ class _Job:
 
     Args:
         notes: names and values that all processes see.
+        processes: of the job.
         timeout_s: after which a process counts as lost.
     """
 
-    def __init__(self, notes: Store, timeout_s: float) -> None:
-        self.notes, self.timeout_s, self.turns = notes, timeout_s, 0
+    def __init__(self, notes: Store, processes: Processes, timeout_s: float) -> None:
+        self.notes, self.processes, self.timeout_s, self.turns = notes, processes, timeout_s, 0
+        notes.set(f"process {processes.rank}", json.dumps([socket.gethostname(), os.getpid()]))
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -186,24 +190,36 @@ class _Job:
             if found != beats:
                 beats, heard = found, time.monotonic()
             elif time.monotonic() - heard > self.timeout_s:
-                raise LostProcessError(self._silent())
+                raise TimeoutError
             time.sleep(LOOK_S)
 
-    def tell(self, error: Exception, rank: int) -> None:
+    def tell(self, error: Exception) -> None:
         """Leave word of what ends this process, if it is the first one to end."""
+        rank = self.processes.rank
         word = {
             "reason": f"process {rank} ended: {str(error) or type(error).__name__}",
             "exit_code": getattr(error, "exit_code", 1),
         }
         with contextlib.suppress(RuntimeError):
+            self.notes.set(f"end of {rank}", "")
             self.notes.compare_set("end", "", json.dumps(word))
+
+    def end_those_that_hang(self) -> None:
+        """Kill the processes of this machine that do not end by themselves: torchrun takes half a minute."""
+        time.sleep(GRACE_S)
+        for rank in range(self.processes.world_size):
+            with contextlib.suppress(RuntimeError, OSError):
+                if not self.notes.check([f"end of {rank}"]):
+                    host, pid = json.loads(self.notes.get(f"process {rank}"))
+                    if host == socket.gethostname():
+                        os.kill(pid, signal.SIGKILL)
 
     def lost(self, error: Exception) -> LostProcessError:
         """Return what a broken connection means, in the words of the process that ended if it left any."""
         with contextlib.suppress(RuntimeError):
             if self.notes.check(["end"]):
                 return LostProcessError(**json.loads(self.notes.get("end")))
-        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+        if _is_timeout(error):
             return LostProcessError(self._silent())
         return LostProcessError(
             "another process of the job is gone and left no word: it was killed, maybe by the system because "
@@ -244,7 +260,7 @@ def process_group(processes: Processes, device: torch.device, *, timeout_s: floa
         timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
-    _job = _Job(_store(processes, "notes", timeout), timeout_s)
+    _job = _Job(_store(processes, "notes", timeout), processes, timeout_s)
     try:
         with _job.beating() if processes.is_main else contextlib.nullcontext():
             yield
@@ -264,13 +280,13 @@ def _store(processes: Processes, name: str, timeout: datetime.timedelta) -> Stor
 
 
 @contextlib.contextmanager
-def sharing_errors(processes: Processes) -> Iterator[None]:
+def sharing_errors() -> Iterator[None]:
     """While a block runs, tell the others what ends this process, and learn from them what ended theirs.
 
     Raises:
         LostProcessError: in the place of what a collective raises when another process hangs or is gone.
 
-    >>> with sharing_errors(Processes()):
+    >>> with sharing_errors():
     ...     print("alone there is nobody to tell")
     alone there is nobody to tell
     """
@@ -279,16 +295,21 @@ def sharing_errors(processes: Processes) -> Iterator[None]:
     except Exception as error:
         if _job is None:
             raise
-        lost = _is_of_connection(error)
-        told = _job.lost(error) if lost else error
-        _job.tell(told, processes.rank)
-        if lost:
-            raise told from error
-        raise
+        if not _is_of_connection(error):
+            _job.tell(error)
+            raise
+        lost = _job.lost(error)
+        _job.tell(lost)
+        if _is_timeout(error):
+            _job.end_those_that_hang()
+        raise lost from error
 
 
 def _is_of_connection(error: Exception) -> bool:
-    """Whether an error is one of torch.distributed's; gloo's have no class of their own."""
-    if isinstance(error, SentimentError):
-        return False
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    """Whether an error is one of torch.distributed's, or of ours; gloo's have no class of their own."""
+    ours = isinstance(error, dist.DistError | TimeoutError)
+    return ours or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def _is_timeout(error: Exception) -> bool:
+    return isinstance(error, TimeoutError) or "timed out" in str(error).lower()

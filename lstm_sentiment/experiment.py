@@ -71,7 +71,7 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     config = started_again(config, folder, processes)
     watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
     group = process_group(processes, device, timeout_s=config.trainer.timeout)
-    with only_writer(folder, processes), group, watch, sharing_errors(processes):
+    with only_writer(folder, processes), group, watch, sharing_errors():
         resuming = check_folder(folder, config)
         curves = new_curves(folder, config, processes)
         with processes.main_first():

@@ -114,10 +114,8 @@ class RunWatch:
             StoppedError: at the end of the block, if nobody asked after the signal.
         """
         self._now = False
-        try:
-            yield
-        finally:
-            self._now = True
+        yield  # after an error it stays so: a signal on the way out does not take the error's place
+        self._now = True
         self._stop_if_asked()
 
     @contextlib.contextmanager
