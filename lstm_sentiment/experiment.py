@@ -87,20 +87,11 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         facts |= {"teacher": teachers.sha256} if teachers else {}
         checkpoint = checkpoint_to_resume(folder, facts, corpus) if resuming else None
         if processes.is_main and checkpoint is None:
-            begin(folder, config, corpus, device)
-            watch.begun()
+            begin(folder, config, corpus, device, watch)
         trainer = _new_trainer(
-            config,
-            corpus,
-            learned,
-            model,
-            precision=precision,
-            processes=processes,
-            store=folder,
-            facts=facts,
-            scalars=curves,
-            watch=watch,
-        )
+            config, corpus, learned, model, precision=precision, processes=processes,
+            store=folder, facts=facts, scalars=curves, watch=watch,
+        )  # fmt: skip
         train(trainer, checkpoint, curves, watch)
         metrics = assess(folder, config, corpus, trainer)
         metrics["total_s"] = round(time.perf_counter() - started, 1)

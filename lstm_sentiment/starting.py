@@ -262,7 +262,7 @@ def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:
         )
 
 
-def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -> None:
+def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device, watch: RunWatch) -> None:
     """Clear the folder and write what does not change while training.
 
     Args:
@@ -270,13 +270,14 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -
         config: of the run.
         data: that the run trains on.
         device: that the run trains on.
+        watch: hears that the folder is this run's from now on.
 
     Raises:
         RunError: the folder holds something that is no run.
 
     Example::
 
-        begin(RunFolder("runs/tweets"), config, corpus, torch.device("cpu"))
+        begin(RunFolder("runs/tweets"), config, corpus, torch.device("cpu"), watch)
     """
     folder.clear()
     folder.begin(
@@ -285,6 +286,7 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -
         labels=data.labels,
         label_map=data.label_map,
     )
+    watch.begun()
     packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")
     versions = {name: importlib.metadata.version(name) for name in packages}
     environment = {"lstm_sentiment": __version__, **describe_machine(device), "packages": versions}
@@ -336,7 +338,7 @@ def train(trainer: Trainer, checkpoint: Checkpoint | None, curves: Curves | None
     if checkpoint is not None:
         trainer.resume(checkpoint.tensors, checkpoint.facts)
         log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
-    watch.begun(trainer.state.step)
+        watch.begun(trainer.state.step)
     trainer.processes.barrier()
     with watch.gently(), curves.after(trainer.state.step) if curves else contextlib.nullcontext():
         trainer.fit()

@@ -55,7 +55,7 @@ OTHERS: dict[str, Any] = {  # than any default; what is learned would be another
     "text.max_tokens": 7, "text.truncate": "head", "text.min_frequency": 3, "text.max_vocabulary": 9,
     "text.subwords": 0, "text.vectors": "glove.txt", "text.vector_words": 5, "text.freeze_vectors": True,
     "model.embedding_size": 8, "model.hidden_size": 8, "model.layers": 2, "model.bidirectional": False,
-    "model.pooling": "last", "model.dropout": 0.1, "model.embedding_dropout": 0.1, "model.word_dropout": 0.2,
+    "model.pooling": "last", "model.dropout": 0.2, "model.embedding_dropout": 0.2, "model.word_dropout": 0.2,
     "model.ngrams": 64, "model.samples": 9,
     "trainer.epochs": 30, "trainer.batch_size": 8, "trainer.learning_rate": 0.5,
     "trainer.embedding_rate": 2.0, "trainer.layer_decay": 0.5, "trainer.unfreeze": 1,

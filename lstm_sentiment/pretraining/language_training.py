@@ -73,8 +73,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         facts = {"data": texts.fingerprint, **machine}
         checkpoint = checkpoint_to_resume(folder, facts, texts) if resuming else None
         if processes.is_main and checkpoint is None:
-            begin(folder, config, texts, device)
-            watch.begun()
+            begin(folder, config, texts, device, watch)
         trainer = _new_trainer(
             config,
             texts,
