@@ -74,11 +74,14 @@ class Processes:
             yield
             return
         job.turns += 1
+        note = f"turn {job.turns}"
         if not self.is_main:
-            job.wait_for(f"turn {job.turns}")
+            job.wait_for(note)
+            self.barrier()
         yield
         if self.is_main:
-            job.notes.set(f"turn {job.turns}", "done")
+            job.notes.set(note, "done")
+            self.barrier()  # the others have seen the disk as it was before: what follows may change it
 
     def sum(self, value: float, device: torch.device) -> float:
         """Return the sum of a number over all processes."""
