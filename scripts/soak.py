@@ -117,6 +117,22 @@ SOAKS = {
         says="the same with a parser that has a mistake behind four comparisons",
         control=True,
     ),
+    "ranks": Soak(
+        does="ranks.faults",
+        count=3,
+        says="each of 11 faults of one process of two: all end within 30 s and say why",
+    ),
+    "ranks-control": Soak(
+        does="ranks.hangs_unnoticed",
+        count=2,
+        says="a process that hangs, with gloo's own timeout of 30 minutes: the job is there a minute later",
+        control=True,
+    ),
+    "ranks-resumed": Soak(
+        does="ranks.resumes",
+        count=17,
+        says="two processes go on from each step, in fp32 and in bf16, and end with the same bytes",
+    ),
 }
 INTRODUCTION = """# Soak tests
 

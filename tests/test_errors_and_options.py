@@ -650,7 +650,7 @@ FLOORS = [
     "settings launching dataset watching splits labels proof gates curves card comparison labelled "
     "language_model",
     "transfer hub loop",
-    "corpus inference r_drop optimization baselines similar network",
+    "corpus inference r_drop culprits optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph texts next_token",
     "starting teaching",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
