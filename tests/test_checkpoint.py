@@ -305,6 +305,16 @@ def test_a_damaged_last_falls_back_to_the_one_before(
     assert "last.previous" in record.message
 
 
+def test_the_clock_does_not_decide_which_checkpoint_is_the_newer_one(folder: RunFolder) -> None:
+    """It may have been put back between two saves."""
+    save(folder, LAST, 1)
+    save(folder, LAST, 2)
+    before = (folder.path / "last.previous").stat().st_mtime_ns - 10**12
+    for file in [folder.path / LAST, *(folder.path / LAST).iterdir()]:
+        os.utime(file, ns=(before, before))
+    assert loaded_step(folder, LAST) == 2
+
+
 def test_a_whole_last_is_loaded_without_a_word(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     save(folder, LAST, 1)
     save(folder, LAST, 2)

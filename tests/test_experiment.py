@@ -363,11 +363,15 @@ def files_of_last(config: Config) -> list[bytes]:
 @pytest.mark.parametrize(
     "flag", ["--trainer.checkpoint_every=7", "--baseline=true", "--trainer.device=cpu", "--trainer.threads=2"]
 )
-def test_settings_that_change_nothing_that_is_learned_may_differ(configure: Configure, flag: str) -> None:
+def test_settings_that_change_nothing_that_is_learned_may_differ(
+    configure: Configure, caplog: pytest.LogCaptureFixture, flag: str
+) -> None:
+    """Sums of other threads are rounded otherwise, which is told."""
     config = configure(*RESUMED)
     run_until_save(config, "last", 9)
     metrics = run(configure(*RESUMED, "--resume=true", flag))
     assert metrics["steps"] == 18
+    assert ("the run had threads 1, now 2" in caplog.text) == ("threads" in flag)
 
 
 def test_resuming_on_other_data_is_refused(configure: Configure, reviews: Path) -> None:
