@@ -59,8 +59,8 @@ PYTEST = ("-q", "--no-header", "-p", "no:cacheprovider", "--tb=short", "--basete
 INTRODUCTION = f"""# Tests of the tests
 
 Written by `scripts/sabotage --render` from `docs/sabotage.jsonl`: the last run of each saboteur of
-`{LIST}`, survivors included. A saboteur breaks a copy of the package in one place; the test named beside
-it, which is green on an unchanged copy, must turn red.
+`{LIST}`, survivors included. A saboteur breaks a copy of the package in one
+place; the test named beside it, which is green on an unchanged copy, must turn red.
 """
 
 
@@ -137,13 +137,13 @@ class Answer:
     """What tests said.
 
     Args:
-        red: those that failed.
+        red: those that failed -> why.
         ended: whether they ran to the end, or to the first that failed.
         words: the last of what they printed.
         seconds: that they took.
     """
 
-    red: list[str]
+    red: dict[str, str]
     ended: bool
     words: str
     seconds: float
@@ -170,11 +170,11 @@ class Workshop:
 
     def control(self, saboteurs: Sequence[Saboteur]) -> Answer:
         """Return what the tests of some saboteurs say of an unbroken copy: all of them, each once."""
-        with self._copy("control") as copy:
+        with self._copy() as copy:
             return ask(copy, list(dict.fromkeys(test for of in saboteurs for test in of.tests)))
 
     def try_out(self, saboteur: Saboteur, control: Answer) -> dict[str, Any]:
-        """Let a saboteur do its work and return its line of the log; the clock is read here.
+        """Let a saboteur do its work and return its line of the log, and the tests' words; reads the clock.
 
         Raises:
             ConfigError: it does not fit the code any more.
@@ -182,23 +182,23 @@ class Workshop:
         broken = saboteur.sabotaged(self._unbroken)
         answer, verdict = control, NO_CONTROL
         if control.ended and not any(_is_of(red, test) for red in control.red for test in saboteur.tests):
-            with self._copy(saboteur.name) as copy:
+            with self._copy() as copy:
                 (copy / PACKAGE / saboteur.file).write_text(broken, "utf-8")
                 answer = ask(copy, saboteur.tests, "-x")
             verdict = NO_ANSWER if not answer.ended else NOTICED if answer.red else SURVIVED
         return {
             "name": saboteur.name,
             "verdict": verdict,
-            "by": answer.red[0] if verdict == NOTICED else None,
-            "words": "" if verdict in (NOTICED, SURVIVED) else answer.words,
+            "by": next(iter(answer.red)) if verdict == NOTICED else None,
+            "words": next(iter(answer.red.values())) if verdict == NOTICED else answer.words,
             "seconds": round(answer.seconds, 1),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "version": __version__,
         }
 
     @contextlib.contextmanager
-    def _copy(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=self._folder) as folder:
+    def _copy(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as folder:
             shutil.copytree(self._unbroken, folder, symlinks=True, dirs_exist_ok=True)
             yield Path(folder)
 
@@ -206,14 +206,14 @@ class Workshop:
 def ask(copy: Path, tests: Sequence[str], *options: str) -> Answer:
     """Run tests of a copy against the package beside them."""
     command = [sys.executable, "-c", RUN_TESTS, *PYTEST, *options, *(f"{TESTS}/{test}" for test in tests)]
-    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "COLUMNS": "500"}
     started, code = time.monotonic(), None
     with (copy / "said").open("wb") as said, contextlib.suppress(subprocess.TimeoutExpired):
         code = subprocess.run(
             command, cwd=copy, env=environment, stdout=said, stderr=said, timeout=MOST_SECONDS, check=False
         ).returncode
     words = (copy / "said").read_text("utf-8", "replace")
-    red = re.findall(rf"^(?:FAILED|ERROR) {TESTS}/(.+?)(?: - .*)?$", words, re.MULTILINE)
+    red = dict(re.findall(rf"^(?:FAILED|ERROR) {TESTS}/(.+?)(?: - (.*))?$", words, re.MULTILINE))
     return Answer(
         red=red,
         ended=(code == 0 and not red) or (code == 1 and bool(red)),  # pytest: all green, or some red
@@ -251,12 +251,12 @@ def main(argv: list[str]) -> None:
     failed = []
     if not options.render:
         for found in sabotage(_chosen(options, saboteurs), options.root, jobs=options.jobs):
+            words = found.pop("words")  # with places on this machine, which are no part of a log
             with log.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(found) + "\n")
-            print(f"{found['name']}: {found['verdict']} {found['by'] or ''}".rstrip(), flush=True)
-            if found["verdict"] != NOTICED:
-                failed.append(found["name"])
-                say(found["words"])
+            say(f"{found['name']}: {found['verdict']} {found['by'] or ''}\n  {words}")
+            sys.stdout.flush()
+            failed += [found["name"]] if found["verdict"] != NOTICED else []
     write_atomically(page, page_of(saboteurs, read_log(log)).encode())
     print(f"written to {page}")
     if failed:
@@ -265,7 +265,7 @@ def main(argv: list[str]) -> None:
 
 
 def sabotage(saboteurs: list[Saboteur], root: Path, *, jobs: int) -> Iterator[dict[str, Any]]:
-    """Let saboteurs do their work, one in each copy of a tree, and yield their lines of the log in order.
+    """Let saboteurs do their work, one in each copy of a tree, and yield what `try_out` returns, in order.
 
     Raises:
         ConfigError: one does not fit the code any more; no test was run.

@@ -151,6 +151,19 @@ def test_test_rows_change_no_weight(configure: Configure, tmp_path: Path) -> Non
     assert "test" not in metrics["null"]
 
 
+def test_baselines_learn_from_training_rows_alone(configure: Configure, tmp_path: Path) -> None:
+    """Most of which are negative; all test rows are positive."""
+    rows = make_rows(120)
+    left_out = [row for row in rows if row[1] != "negative"][::2]
+    train = write_csv(tmp_path / "train.csv", [row for row in rows if row not in left_out])
+    held_out = write_csv(
+        tmp_path / "held-out.csv", [row for row in make_rows(90, seed=1) if row[1] == "positive"]
+    )
+    metrics = run(configure(f"--data.train={train}", f"--data.test={held_out}", "--baseline=true"))
+    assert metrics["baselines"]["majority"]["accuracy"] == 0
+    assert metrics["baselines"]["tfidf_logistic_regression"]["training_rows"] == 72
+
+
 def test_class_weights_and_label_smoothing_reach_the_loss(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
