@@ -152,13 +152,12 @@ def test_test_rows_change_no_weight(configure: Configure, tmp_path: Path) -> Non
 
 
 def test_baselines_learn_from_training_rows_alone(configure: Configure, tmp_path: Path) -> None:
-    """Most of which are negative; all test rows are positive."""
+    """Most of which are negative; no test row is."""
     rows = make_rows(120)
     left_out = [row for row in rows if row[1] != "negative"][::2]
     train = write_csv(tmp_path / "train.csv", [row for row in rows if row not in left_out])
-    held_out = write_csv(
-        tmp_path / "held-out.csv", [row for row in make_rows(90, seed=1) if row[1] == "positive"]
-    )
+    others = [row for row in make_rows(60, seed=1) if row[1] != "negative"]
+    held_out = write_csv(tmp_path / "held-out.csv", others)
     metrics = run(configure(f"--data.train={train}", f"--data.test={held_out}", "--baseline=true"))
     assert metrics["baselines"]["majority"]["accuracy"] == 0
     assert metrics["baselines"]["tfidf_logistic_regression"]["training_rows"] == 72
