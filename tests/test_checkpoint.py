@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import Killed
+from conftest import Killed, given_up_after
 
 from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
 from lstm_sentiment.errors import CheckpointError, DiskError, OtherVersionError, RunError
@@ -191,7 +191,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: RunFolder, name
     file = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(CheckpointError, match=f"{name}: is no plain file"):
+    with pytest.raises(CheckpointError, match=f"{name}: is no plain file"), given_up_after(10):
         folder.load(BEST)
 
 
