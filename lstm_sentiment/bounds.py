@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ MOST_VOCABULARY_BYTES = 256 << 20
 MOST_TENSOR_BYTES = 9 << 30  # weights of `network.MOST_PARAMETERS`, and two moments of each
 MOST_HEADER_BYTES = 1 << 20
 MOST_TENSORS = 1000
+MOST_DIMENSIONS = 8
 DEEPEST = 20  # lists and maps in one another
 MANY_BYTES = 1 << 20
 MOST_PARTS = 100_000  # lists and maps of one file: each costs twenty times what it takes in the file
@@ -38,6 +40,7 @@ FOREIGN = {  # first bytes -> what begins with them
     b"\xfd7zXZ": "compressed with xz",
 }
 NO_PICKLES = "this package reads no pickles, because reading one can run code; ask for a run folder instead"
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 # What safetensors calls a type -> bytes of a number.
 TYPES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 
@@ -199,7 +202,7 @@ def yaml_of(file: Path) -> Any:
     """
     try:
         text = content_of(file, MOST_YAML_BYTES).decode("utf-8")
-        check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), str(file))
+        check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), str(file), tags=False)
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: is not YAML: {shown(str(error), 200)}") from None
@@ -207,29 +210,62 @@ def yaml_of(file: Path) -> Any:
         raise CheckpointError(str(error)) from None
 
 
-def check_yaml(events: Iterable[yaml.Event], file: str) -> None:
+def check_yaml(events: Iterable[yaml.Event], file: str, *, tags: bool = True) -> None:
     """Refuse what YAML from strangers may do with little: grow when it is read, and nest without end.
 
     Args:
         events: of ``yaml.parse``, which reads no further than they are taken.
         file: for messages.
+        tags: whether a value may say its type, as in ``!!int 3``; PyYAML falls over many that do not fit.
 
     Raises:
-        ConfigError: an alias, or lists and maps too deep in one another; the message names the line.
+        ConfigError: an alias, lists and maps too deep in one another, a character or number that nothing
+            can hold; the message names the line.
 
     >>> check_yaml(yaml.parse("a: &x [1]\\nb: *x"), "a.yaml")
     Traceback (most recent call last):
         ...
     lstm_sentiment.errors.ConfigError: a.yaml:2: an alias (*name); write the value out
     """
-    depth = 0
-    for event in events:
-        where = f"{file}:{event.start_mark.line + 1}" if event.start_mark else file
-        if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
-            raise ConfigError("an alias (*name); write the value out", where=where)
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise ConfigError(f"nested deeper than {DEEPEST}; write 'key: value' lines", where=where)
+    depth, where = 0, f"{file}:1"
+    try:
+        for event in events:
+            where = f"{file}:{event.start_mark.line + 1}" if event.start_mark else file
+            if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
+                raise ConfigError("an alias (*name); write the value out", where=where)
+            tag = getattr(event, "tag", None)
+            if tag is not None and not tags:
+                raise ConfigError(f"the tag {shown(tag)}; write a plain value", where=where)
+            if _UNWRITABLE.search(getattr(event, "value", "")):
+                raise ConfigError("a NUL or half a character (\\0, \\ud800); remove it", where=where)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ConfigError(f"nested deeper than {DEEPEST}; write 'key: value' lines", where=where)
+    except (ValueError, OverflowError) as error:  # let out by PyYAML, of "\UFFFFFFFF" or %YAML 999...9.1
+        raise ConfigError(f"not YAML: {shown(str(error), 200)}; correct it", where=where) from None
+
+
+def has_tricks(value: str) -> bool:
+    """Whether a value that reads as YAML refers to itself or says its type: it may grow, or break PyYAML.
+
+    What is no YAML is text, and without tricks.
+
+    >>> has_tricks("[&a [1, 1], *a]"), has_tricks("!!int ''"), has_tricks("*.csv"), has_tricks("{1: a}")
+    (True, True, False, False)
+    """
+    within = False
+    try:
+        for event in yaml.parse(value, Loader=yaml.SafeLoader):
+            within = within or isinstance(event, yaml.CollectionStartEvent)
+            if isinstance(event, yaml.AliasEvent) and within:
+                return True
+            if (getattr(event, "tag", None) or "").startswith("tag:yaml.org,2002:"):
+                return True
+    except yaml.YAMLError:
+        return False
+    except (ValueError, OverflowError):
+        return True
+    return False
 
 
 def check_tensors(file: Path) -> None:
@@ -267,7 +303,7 @@ def check_tensors(file: Path) -> None:
 def _span(described: dict[str, Any]) -> tuple[int, int]:
     """Return where a tensor's bytes begin and end, if they are as many as its shape needs."""
     shape, (start, end) = described["shape"], described["data_offsets"]
-    if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+    if len(shape) > MOST_DIMENSIONS or any(type(n) is not int or n < 0 for n in (*shape, start, end)):
         raise ValueError("no size")
     if math.prod(shape) * TYPES[described["dtype"]] != end - start:
         raise ValueError("another size")
@@ -293,9 +329,12 @@ def _parsed(file: Path, content: bytes) -> Any:
     if content.count(b"[") + content.count(b"{") > MOST_PARTS:
         raise CheckpointError(f"{file}: holds more than {MOST_PARTS:,} lists and maps")
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_no_key_twice)
+        found = json.loads(content.decode("utf-8"), object_pairs_hook=_no_key_twice)
+        if b"\\ud" in content.lower():  # half a character, which no output can hold
+            json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: is not JSON: {shown(str(error), 200)}") from None
+    return found
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,13 @@ from typing import Any, Literal
 
 from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig, at_least, check
 
-MOST = {"epochs": 10_000, "batch_size": 1_000_000, "accumulate": 1_000_000, "threads": 1024}
+MOST = {
+    "epochs": 5_000,
+    "batch_size": 1_000_000,
+    "accumulate": 1_000_000,
+    "threads": 1024,
+    "timeout": 86_400,
+}
 METRICS = ("macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error")
 
 
@@ -56,6 +62,8 @@ class TrainerConfig:
             taken for the opposite, distance on the scale.
         patience: stop after this many epochs without a better score; 0 never stops early.
         checkpoint_every: steps between checkpoints to resume from, besides the end of each epoch.
+        timeout: seconds that a process of several waits for the others before it takes one for lost and
+            ends; what the main one does alone, such as tokenising, may take longer.
         tensorboard: write curves of losses, scores, rate and gradient norm to `out`/tensorboard.
     """
 
@@ -81,10 +89,11 @@ class TrainerConfig:
     ] = "macro_f1"
     patience: int = 0
     checkpoint_every: int = 1000
+    timeout: int = 600
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "timeout"):
             at_least(1, getattr(self, name), f"trainer.{name}")
         for name in ("unfreeze", "threads", "patience"):
             at_least(0, getattr(self, name), f"trainer.{name}")

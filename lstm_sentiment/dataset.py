@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lstm_sentiment.errors import escaped, listed
 from lstm_sentiment.reading.subwords import word_ids
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import MOST_PLACES, PAD, UNKNOWN, spell
@@ -123,6 +124,11 @@ class TextDataset:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def where(self, rows: Array) -> str:
+        """Return where some rows stand, for messages: file and lines, or rows where it has no lines."""
+        lines = np.unique(self.store.lines[self.rows[rows]])
+        return f"{escaped(self.store.name)}: line{'s' if len(lines) > 1 else ''} {listed(map(str, lines))}"
 
     def part(self, places: Array) -> TextDataset:
         """Return some rows as a dataset of their own, in the order of `places` (R,)."""

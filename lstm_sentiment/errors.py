@@ -8,6 +8,7 @@
     ├── CheckpointError            3   no usable checkpoint: damaged, incomplete or foreign
     │   └── OtherVersionError      3   one of a format that this version does not read
     ├── TrainingError              4   training cannot go on: a non-finite loss or gradient
+    ├── LostProcessError           4   another process of the job ended or hangs; or what that one left with
     ├── DiskError                  5   a file cannot be written: disk full, not permitted, failing
     ├── OutOfMemoryError           5   a batch does not fit into memory
     └── StoppedError          130 or 143   a signal, SIGINT or SIGTERM, asked a run to stop
@@ -55,7 +56,7 @@ class ConfigError(SentimentError):
 
     def __init__(self, message: str, *, key: str | None = None, where: str | None = None) -> None:
         self.message, self.key, self.where = message, key, where
-        super().__init__(": ".join(part for part in (where, key, message) if part))
+        super().__init__(": ".join(part for part in (where, escaped(key or ""), message) if part))
 
 
 class DataError(SentimentError):
@@ -111,6 +112,19 @@ class TrainingError(SentimentError):
     """Training cannot go on; the message names step, epoch and rows."""
 
     exit_code = 4
+
+
+class LostProcessError(SentimentError):
+    """Another process of the job ended or hangs.
+
+    Args:
+        reason: which, and in its own words why, if it left any.
+        exit_code: that it left with, if it said so.
+    """
+
+    def __init__(self, reason: str, exit_code: int = TrainingError.exit_code) -> None:
+        self.exit_code = exit_code
+        super().__init__(reason)
 
 
 class DiskError(SentimentError):

@@ -17,7 +17,7 @@ from lstm_sentiment.classification import Classification
 from lstm_sentiment.config import METRICS, Config
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset, count_tokens
-from lstm_sentiment.distributed import Processes, process_environment, process_group
+from lstm_sentiment.distributed import Processes, process_environment, process_group, sharing_errors
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import pick_device, pick_precision, set_up_cpu
@@ -29,7 +29,16 @@ from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.reading.vectors import load_vectors
-from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, only_writer, train
+from lstm_sentiment.starting import (
+    begin,
+    check_folder,
+    checkpoint_to_resume,
+    machine_facts,
+    new_curves,
+    only_writer,
+    started_again,
+    train,
+)
 from lstm_sentiment.teaching import load_teachers
 from lstm_sentiment.trainer import Trainer
 from lstm_sentiment.watching import RunWatch
@@ -59,8 +68,10 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     precision = pick_precision(config.trainer.precision, device)
     folder, pretrained = RunFolder(config.out), load_pretrained(config)
     teachers = load_teachers(config, device=str(device))
-    watch = RunWatch(folder, writes=processes.is_main)
-    with only_writer(folder, processes), process_group(processes, device), watch:
+    config = started_again(config, folder, processes)
+    watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
+    group = process_group(processes, device, timeout_s=config.trainer.timeout)
+    with only_writer(folder, processes), group, watch, sharing_errors():
         resuming = check_folder(folder, config)
         curves = new_curves(folder, config, processes)
         with processes.main_first():
@@ -70,24 +81,17 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         learned = teachers.teach(corpus, processes) if teachers else corpus.train
         model = initial_model(config, corpus, pretrained, learned=learned).to(device)
         _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
-        facts = {"data": corpus.fingerprint, "threads": threads, "world_size": processes.world_size}
+        machine = machine_facts(device, precision=precision, threads=threads, processes=processes)
+        facts = {"data": corpus.fingerprint, **machine}
         facts |= {"pretrained": pretrained.sha256} if pretrained else {}
         facts |= {"teacher": teachers.sha256} if teachers else {}
-        checkpoint = checkpoint_to_resume(folder, facts) if resuming else None
+        checkpoint = checkpoint_to_resume(folder, facts, corpus) if resuming else None
         if processes.is_main and checkpoint is None:
-            begin(folder, config, corpus, device)
+            begin(folder, config, corpus, device, watch)
         trainer = _new_trainer(
-            config,
-            corpus,
-            learned,
-            model,
-            precision=precision,
-            processes=processes,
-            store=folder,
-            facts=facts,
-            scalars=curves,
-            watch=watch,
-        )
+            config, corpus, learned, model, precision=precision, processes=processes,
+            store=folder, facts=facts, scalars=curves, watch=watch,
+        )  # fmt: skip
         train(trainer, checkpoint, curves, watch)
         metrics = assess(folder, config, corpus, trainer)
         metrics["total_s"] = round(time.perf_counter() - started, 1)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lstm_sentiment.errors import DiskError, RunError
+from lstm_sentiment.errors import DataError, DiskError, RunError, escaped
 
 _HINTS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or choose another place"),
@@ -47,6 +47,29 @@ def writing(path: Path, *, needed: int | None = None, kept: str = "") -> Iterato
         told[0] += f" ({', '.join(sizes)})" if sizes else ""
         told += filter(None, (_HINTS.get(error.errno or 0, ""), kept))
         raise DiskError("; ".join(told)) from error
+
+
+def local_path(name: str | Path) -> Path:
+    """Return the path that a name stands for, ``~`` and ``~user`` replaced by a home folder.
+
+    Raises:
+        DataError: nobody has that home, or no file can have that name.
+
+    >>> local_path("a.csv").name
+    'a.csv'
+    """
+    try:
+        if b"\0" in os.fsencode(name):
+            raise ValueError("a NUL")
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise DataError(
+            "begins with ~ and no known user; write the folder out", file=escaped(str(name))
+        ) from None
+    except ValueError:
+        raise DataError(
+            "holds a NUL or half a character, as no file's name can", file=escaped(str(name))
+        ) from None
 
 
 def _free_bytes(path: Path) -> int | None:

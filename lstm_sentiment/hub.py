@@ -22,7 +22,7 @@ from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
-from lstm_sentiment.files import new_folder, write_atomically, write_json
+from lstm_sentiment.files import local_path, new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml, parse_config
 from lstm_sentiment.weights import known_tokens
 
@@ -75,7 +75,7 @@ class Published(abc.ABC):
 
             classifier = SentimentClassifier.from_pretrained("user/tweets", revision="v1")
         """
-        folder = Path(name).expanduser()
+        folder = local_path(name)
         if not folder.is_dir():
             folder = _fetch(str(name), revision=revision, token=token, cache_dir=cache_dir)
         return cls._from_run(folder, device)
@@ -109,7 +109,7 @@ class Published(abc.ABC):
         """
         if self.run is None:
             raise RunError("there is no run folder of this model; SentimentEstimator.save writes one to load")
-        folder = Path(folder).expanduser()
+        folder = local_path(folder)
         _publish(
             RunFolder(self.run),
             folder,

@@ -20,9 +20,18 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser
 
+from lstm_sentiment.bounds import has_tricks
 from lstm_sentiment.config import Config
 from lstm_sentiment.config_files import expected, keys_of, nearest, read_file, type_of
-from lstm_sentiment.errors import ConfigError, DataError, Problems, SentimentError, StoppedError, shown
+from lstm_sentiment.errors import (
+    ConfigError,
+    DataError,
+    Problems,
+    SentimentError,
+    StoppedError,
+    escaped,
+    shown,
+)
 from lstm_sentiment.terminal import plain_warnings, say
 
 Settings = TypeVar("Settings")
@@ -208,7 +217,7 @@ def _parse(
 ) -> Settings:
     """Parse options; blame the place that a key came from for what is wrong with its value."""
     try:
-        _refuse_misread_numbers(kind, argv)
+        _refuse_misread_values(kind, argv)
         parsed = parser.parse_args(argv)
         for key in keys_of(kind):
             if parsed[key] is None and type(None) not in typing.get_args(type_of(kind, key)):
@@ -222,15 +231,16 @@ def _parse(
         raise _explain(kind, str(error), argv, places) from None
 
 
-def _refuse_misread_numbers(kind: type, argv: Sequence[str]) -> None:
-    """Refuse what YAML 1.1 takes for another number: 012 is ten there, and 1:30 is ninety."""
-    for key in dict.fromkeys(_option_names(argv)):
-        if type_of(kind, key) in (int, float, int | None):
-            for value in _values_of(argv, f"--{key}"):
-                if re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", value):
-                    raise ConfigError(
-                        f"{shown(value)} is not {expected(kind, key)} as people write it", key=key
-                    )
+def _refuse_misread_values(kind: type, argv: Sequence[str]) -> None:
+    """Refuse what YAML 1.1 takes for another number (012 is ten there, 1:30 is ninety), and its tricks."""
+    known = keys_of(kind)
+    for key in dict.fromkeys(name for name in _option_names(argv) if name in known):
+        for value in _values_of(argv, f"--{key}"):
+            number = type_of(kind, key) in (int, float, int | None)
+            if number and re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", value):
+                raise ConfigError(f"{shown(value)} is not {expected(kind, key)} as people write it", key=key)
+            if has_tricks(value):  # jsonargparse reads every value as YAML, text too
+                raise ConfigError(f"{shown(value)} holds an alias or a tag; write it without & * !!", key=key)
 
 
 def _unknown_options(kind: type, argv: Sequence[str]) -> list[ConfigError]:
@@ -246,7 +256,8 @@ def _explain(kind: type, message: str, argv: Sequence[str], places: Mapping[str,
     """Turn jsonargparse's message into ours: file and line, key, what was found, what was expected."""
     found_key = re.search(r'Parser key "([\w.]+)"', message) or re.search(r"argument --([\w.]+)", message)
     if found_key is None:
-        return ConfigError(message.removeprefix("unrecognized arguments: ").join(("not understood: ", "")))
+        message = message.removeprefix("unrecognized arguments: ")
+        return ConfigError(f"not understood: {escaped(message, 500)}")
     key = found_key[1]
     if "expected one argument" in message:
         return ConfigError(f"needs a value; give {expected(kind, key)}", key=key)

@@ -36,7 +36,8 @@ def run_seeds(config: Config) -> dict[str, Any]:
     if (folder / "labels.json").exists():
         raise RunError(f"{folder}: holds a single run; choose another --out for {config.seeds} seeds")
     processes, summaries = process_environment(), []
-    with process_group(processes, pick_device(config.trainer.device, local_rank=processes.local_rank)):
+    device = pick_device(config.trainer.device, local_rank=processes.local_rank)
+    with process_group(processes, device, timeout_s=config.trainer.timeout):
         for seed in range(config.seed, config.seed + config.seeds):
             out = folder / f"seed-{seed}"
             log.info("seed %d", seed)

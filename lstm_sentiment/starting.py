@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import logging
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -21,8 +22,8 @@ from lstm_sentiment.checkpoint import BEST, CURVES, LAST, Checkpoint, RunFolder
 from lstm_sentiment.config import flatten
 from lstm_sentiment.curves import Curves
 from lstm_sentiment.distributed import Processes
-from lstm_sentiment.errors import CheckpointError, RunError
-from lstm_sentiment.files import write_json
+from lstm_sentiment.errors import CheckpointError, RunError, listed
+from lstm_sentiment.files import as_json, write_json
 from lstm_sentiment.hardware import describe_machine
 from lstm_sentiment.locking import held
 from lstm_sentiment.loop import TrainingState
@@ -30,13 +31,16 @@ from lstm_sentiment.options import config_yaml
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.trainer import Trainer
-from lstm_sentiment.watching import RunWatch
+from lstm_sentiment.watching import RunWatch, job_of
 
 log = logging.getLogger(__name__)
 
-# Settings that may differ when a run is resumed: none of them changes what is learned.
+# Settings that may differ when a run is resumed: none of them changes what is learned. All others may not.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
-FREE_ON_RESUME |= {"trainer.device", "trainer.threads", "trainer.tensorboard"}
+FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout"}
+# They may differ, too, but what comes of them is a fact of the run (below), and is told when it does.
+TOLD_ON_RESUME = {"trainer.device", "trainer.threads"}
+ROUNDED_BY = ("threads", "world_size", "device", "precision", "torch")  # facts that decide the last digits
 
 
 class RunData(Protocol):
@@ -57,6 +61,39 @@ class RunData(Protocol):
     @property
     def facts(self) -> dict[str, Any]:
         """Counts for the report."""
+
+
+def machine_facts(
+    device: torch.device, *, precision: str, threads: int, processes: Processes
+) -> dict[str, str | int]:
+    """Return what the last digits of a result depend on: facts that each checkpoint keeps.
+
+    >>> facts = machine_facts(torch.device("cpu"), precision="fp32", threads=2, processes=Processes())
+    >>> sorted(facts) == sorted(ROUNDED_BY)
+    True
+    """
+    return {
+        "threads": threads,
+        "world_size": processes.world_size,
+        "device": device.type,
+        "precision": precision,
+        "torch": torch.__version__,
+    }
+
+
+def started_again(config: Any, folder: RunFolder, processes: Processes) -> Any:
+    """Return a configuration as torchrun's restart of a job means it: go on with what this job has begun.
+
+    What another job left in the folder is treated as in the first start.
+
+    >>> from lstm_sentiment.config import Config
+    >>> started_again(Config(), RunFolder("runs/of-tomorrow"), Processes(restarts=1)) == Config()
+    True
+    """
+    if not processes.restarts or job_of(folder) != processes.job:
+        return config
+    log.info("start %d of this job: going on with %s", processes.restarts + 1, folder.path)
+    return dataclasses.replace(config, resume=True, overwrite=False)
 
 
 @contextlib.contextmanager
@@ -118,13 +155,17 @@ def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
     except (CheckpointError, AttributeError):
         raise CheckpointError(f"{saved}: is missing or damaged; cannot resume") from None
     new = _flatten_plain(yaml.safe_load(config_yaml(config)))
-    for key in flatten(config):
-        if key not in FREE_ON_RESUME and old.get(key) != new.get(key):
-            raise RunError(
-                f"{folder.path}: the run has {key} {old.get(key)!r}, now it is {new.get(key)!r}; resume "
-                "with the run's own settings (--config "
-                f"{folder.path / 'config.yaml'}), or start another run"
-            )
+    refused = [key for key in flatten(config) if key not in FREE_ON_RESUME | TOLD_ON_RESUME]
+    differing = [
+        f"the run has {key} {old.get(key)!r}, now it is {new.get(key)!r}"
+        for key in refused
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise RunError(
+            f"{folder.path}: {'; '.join(differing)}; resume with the run's own settings (--config "
+            f"{folder.path / 'config.yaml'}), or start another run"
+        )
 
 
 def _flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
@@ -137,13 +178,14 @@ def _flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint:
+def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any], data: RunData) -> Checkpoint:
     """Return the last checkpoint of a run, if it began with the same data.
 
     Args:
         folder: of the run.
-        facts: of the run that is to go on: `data`, `threads`, `world_size`, and `pretrained` and
+        facts: of the run that is to go on: `data`, those of `machine_facts`, and `pretrained` and
             `teacher` if it has them.
+        data: what `facts["data"]` is the fingerprint of.
 
     Raises:
         RunError: the data, the pretrained model or the teacher are others.
@@ -151,30 +193,56 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any]) -> Checkpoint
 
     Example::
 
-        checkpoint = checkpoint_to_resume(folder, {"data": corpus.fingerprint, "threads": 2, "world_size": 1})
+        facts = {"data": corpus.fingerprint, **machine_facts(device, **others)}
+        checkpoint = checkpoint_to_resume(folder, facts, corpus)
     """
     checkpoint = folder.load(LAST)
     _check_facts(checkpoint.facts, folder)
     if checkpoint.facts["data"] != facts["data"]:
         raise RunError(
-            f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with; "
+            f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with ("
+            f"{'; '.join(_differences(folder, data)) or _sums(checkpoint.facts['data'], facts['data'])}); "
             "restore the data files, or start another run"
         )
     for name, what in (("pretrained", "pretrained weights"), ("teacher", "teacher's weights")):
         if checkpoint.facts.get(name) != facts.get(name):
             raise RunError(
-                f"{folder.path}: the {what} are no longer those the run began with; restore them, or start "
-                "another run"
+                f"{folder.path}: the {what} are no longer those the run began with ("
+                f"{_sums(checkpoint.facts.get(name), facts.get(name))}); restore them, or start another run"
             )
     if checkpoint.facts["training"]["best_epoch"] >= 0:
         folder.load(BEST)  # it is needed at the end: better to hear of damage now
-    for name in ("threads", "world_size"):
-        if checkpoint.facts[name] != facts[name]:
+    for name in ROUNDED_BY:
+        before = checkpoint.facts.get(name, facts[name])  # earlier versions did not keep all of them
+        if before != facts[name]:
             log.warning(
-                "the run had %s %s, now %s: sums are rounded in another order, so the result may differ in "
-                "the last digits", name, checkpoint.facts[name], facts[name],
+                "the run had %s %s, now %s: numbers are rounded differently, so that it will not end with "
+                "the same bytes as without the stop", name, before, facts[name],
             )  # fmt: skip
     return checkpoint
+
+
+def _differences(folder: RunFolder, data: RunData) -> list[str]:
+    """Return in words how data differ from those of a run, as far as its files tell."""
+    saved: dict[str, Any] = {}
+    for name in ("labels", "vocabulary", "data"):
+        with contextlib.suppress(CheckpointError):
+            saved[name] = folder.read_json(f"{name}.json")
+    then: dict[str, Any] = {}
+    now: dict[str, Any] = {"labels": listed(data.labels)}
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # the files are not checked: words only
+        then["labels"] = listed(saved["labels"]["labels"])
+        then["tokens of the vocabulary"] = len(saved["vocabulary"])
+        now["tokens of the vocabulary"] = len(data.vocabulary) - len(SPECIAL_TOKENS)
+        for split, of in saved["data"]["splits"].items():
+            for unit in {"rows", "texts"} & of.keys():
+                then[f"{unit} of {split}"] = of[unit]
+                now[f"{unit} of {split}"] = data.facts["splits"].get(split, {}).get(unit)
+    return [f"{what}: {then[what]}, now {now[what]}" for what in then if then[what] != now.get(what)]
+
+
+def _sums(then: object, now: object) -> str:
+    return f"sha256 {str(then)[:12]}, now {str(now)[:12]}"
 
 
 def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:
@@ -194,7 +262,7 @@ def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:
         )
 
 
-def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -> None:
+def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device, watch: RunWatch) -> None:
     """Clear the folder and write what does not change while training.
 
     Args:
@@ -202,13 +270,14 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -
         config: of the run.
         data: that the run trains on.
         device: that the run trains on.
+        watch: hears that the folder is this run's from now on.
 
     Raises:
         RunError: the folder holds something that is no run.
 
     Example::
 
-        begin(RunFolder("runs/tweets"), config, corpus, torch.device("cpu"))
+        begin(RunFolder("runs/tweets"), config, corpus, torch.device("cpu"), watch)
     """
     folder.clear()
     folder.begin(
@@ -217,6 +286,7 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device) -
         labels=data.labels,
         label_map=data.label_map,
     )
+    watch.begun()
     packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")
     versions = {name: importlib.metadata.version(name) for name in packages}
     environment = {"lstm_sentiment": __version__, **describe_machine(device), "packages": versions}
@@ -241,6 +311,17 @@ def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves |
     return curves
 
 
+def _check_agreement(trainer: Trainer, checkpoint: Checkpoint | None) -> None:
+    """Refuse to go on where one process found another checkpoint than the others."""
+    mine = zlib.crc32(as_json(checkpoint.facts)) if checkpoint else 0
+    if len(set(trainer.processes.gather(mine, trainer.device))) > 1:
+        found = f"step {checkpoint.facts['training']['step']}" if checkpoint else "no checkpoint"
+        raise RunError(
+            f"process {trainer.processes.rank} found {found} to go on from, and others something else: all "
+            "processes of a job must see the same run folder"
+        )
+
+
 def train(trainer: Trainer, checkpoint: Checkpoint | None, curves: Curves | None, watch: RunWatch) -> None:
     """Train to the end, from a checkpoint if there is one; every process calls this.
 
@@ -253,10 +334,11 @@ def train(trainer: Trainer, checkpoint: Checkpoint | None, curves: Curves | None
         with RunWatch(folder, writes=True) as watch:
             train(trainer, checkpoint_to_resume(folder, facts) if resuming else None, curves, watch)
     """
+    _check_agreement(trainer, checkpoint)
     if checkpoint is not None:
         trainer.resume(checkpoint.tensors, checkpoint.facts)
         log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
-    watch.begun(trainer.state.step)
+        watch.begun(trainer.state.step)
     trainer.processes.barrier()
     with watch.gently(), curves.after(trainer.state.step) if curves else contextlib.nullcontext():
         trainer.fit()

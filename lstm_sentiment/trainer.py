@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lstm_sentiment.config import METRICS, TrainerConfig
-from lstm_sentiment.dataset import Batch, TextDataset, plan_epoch, rank_share
+from lstm_sentiment.culprits import culprits_of
+from lstm_sentiment.dataset import Array, Batch, TextDataset, plan_epoch, rank_share
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import StoppedError, TrainingError
 from lstm_sentiment.hardware import DTYPES, memory_told, seed_random_numbers
@@ -154,12 +155,11 @@ class Trainer:
 
     def _scores(self) -> dict[str, Any]:
         """Validate; a signal ends that at once, for it may take long and can be done again."""
-        model = self.evaluated_model()
-        if self.watch is None or self.processes.world_size > 1:  # the others would wait for this process
-            return self.task.score(model)
+        alone = self.processes.world_size == 1  # or the others would wait for this process
         try:
-            with self.watch.at_once():
-                return self.task.score(model)
+            at_once = self.watch.at_once() if self.watch and alone else contextlib.nullcontext()
+            with at_once, memory_told(f"in validation after step {self.state.step}"):
+                return self.task.score(self.evaluated_model())
         except StoppedError:
             self._save_last()
             raise
@@ -185,11 +185,16 @@ class Trainer:
         """
         rows = np.argsort(-self.train.lengths, kind="stable")[: self.config.batch_size]
         share = rank_share([rows], rank=self.processes.rank, world_size=self.processes.world_size)
-        batch = self.train.batch(*share[0]).to(self.device)
+        self._loss_and_gradient(share[0][0])
+
+    def _loss_and_gradient(self, rows: Array) -> list[Tensor]:
+        """Return the loss and gradient of some rows, and leave no trace."""
+        batch = self.train.batch(rows).to(self.device)
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         with self._in_memory(batch):
             loss = self.task.loss(self.model, batch)
-            torch.autograd.grad(loss, learned, allow_unused=True)
+            found = torch.autograd.grad(loss, learned, allow_unused=True)
+        return [loss.detach(), *(gradient for gradient in found if gradient is not None)]
 
     @contextlib.contextmanager
     def _in_memory(self, batch: Batch) -> Iterator[None]:
@@ -228,37 +233,43 @@ class Trainer:
             with memory_told("in the backward pass"):
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+        losses = self.processes.gather(total, self.device)
         self.scaler.unscale_(self.optimizer)
         hold_frozen(self.model, epoch=state.epoch, epochs_per_layer=config.unfreeze)
         norm = clip(self.model, config.clip_norm)
-        self._check_finite(total, norm, batches)
+        self._check_finite(losses, norm, batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if state.step == 0:
-            state.first_loss = self._mean(total)
+            state.first_loss = sum(losses) / len(losses)
             report_first_loss(state.first_loss, self.task.choices)
         state.loss_sum += total
         state.step += 1
         if state.step % AVERAGE_EVERY == 0:
             self._update_average()
         if self.scalars is not None and state.step % RECORD_EVERY == 0:
-            points = {"loss": self._mean(total), "learning_rate": rate, "gradient_norm": norm}
+            points = {"loss": sum(losses) / len(losses), "learning_rate": rate, "gradient_norm": norm}
             self.scalars.add(state.step, {f"train/{name}": value for name, value in points.items()})
         return total
 
-    def _check_finite(self, loss: float, norm: float, batches: list[Any]) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
+    def _check_finite(self, losses: list[float], norm: float, batches: list[Array]) -> None:
+        """Stop before an update with what is not finite, all processes (see `losses`) with the same words."""
+        bad_ranks = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
+        if not bad_ranks and math.isfinite(norm):
             self._overflows = 0
             return
-        if self.scaler.is_enabled() and math.isfinite(loss) and self._overflows < MAX_OVERFLOWS:
+        if self.scaler.is_enabled() and not bad_ranks and self._overflows < MAX_OVERFLOWS:
             self._overflows += 1  # the scaler skips this step and lowers its scale
             return
-        what = "loss" if not math.isfinite(loss) else "gradient norm"
-        rows = ", ".join(str(row) for row in np.concatenate(batches)[:8])
+        what = f"loss is {losses[bad_ranks[0]]}" if bad_ranks else f"gradient norm is {norm}"
+        culprits = culprits_of(batches, self._loss_and_gradient, self.processes, self.device)
+        ranks, size = bad_ranks or range(len(losses)), self.processes.world_size
+        suspects = np.concatenate([batch[rank::size] for batch in batches for rank in ranks])
+        where = self.train.where(np.array(culprits or suspects))
         raise TrainingError(
-            f"the {what} is {loss if what == 'loss' else norm} at step {self.state.step} of epoch "
-            f"{self.state.epoch + 1} (training rows {rows}, ...); nothing was updated with it. "
-            "Lower trainer.learning_rate or trainer.clip_norm, or set trainer.precision fp32"
+            f"the {what} at step {self.state.step} of epoch {self.state.epoch + 1} ({where}"
+            f"{'' if culprits else ', or one of them'}); nothing was updated with it. Lower "
+            "trainer.learning_rate or trainer.clip_norm, or set trainer.precision fp32"
         )
 
     def _update_average(self) -> None:

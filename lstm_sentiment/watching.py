@@ -13,11 +13,23 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from lstm_sentiment.checkpoint import LAST, RunFolder
-from lstm_sentiment.errors import SentimentError, StoppedError
+from lstm_sentiment.errors import CheckpointError, SentimentError, StoppedError
 from lstm_sentiment.files import write_json
 
 STATUS = "status.json"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def job_of(folder: RunFolder) -> str:
+    """Return the job that last wrote to a run folder; empty where none of torchrun's did.
+
+    >>> job_of(RunFolder("runs/of-tomorrow"))
+    ''
+    """
+    try:
+        return str(folder.read_json(STATUS)["job"])
+    except (CheckpointError, KeyError, TypeError):
+        return ""
 
 
 class RunWatch:
@@ -28,13 +40,14 @@ class RunWatch:
     they are left alone.
 
     status.json holds ``state`` (running, stopped, failed, finished), ``exit_code`` (null while running),
-    ``step`` of the last checkpoint or the end, ``reason``, ``resumable``, ``pid`` and ``time``. It is
-    written once the folder belongs to the run; a process that is killed cannot change it, so that one
+    ``step`` of the last checkpoint or the end, ``reason``, ``resumable``, ``pid``, ``job`` and ``time``. It
+    is written once the folder belongs to the run; a process that is killed cannot change it, so that one
     which says "running" while no process of that number holds the folder was killed.
 
     Args:
         folder: of the run.
         writes: whether this process is the one that writes there.
+        job: of torchrun's, if it started this process (see `distributed.Processes`).
 
     Example::
 
@@ -44,8 +57,8 @@ class RunWatch:
                 trainer.fit()
     """
 
-    def __init__(self, folder: RunFolder, *, writes: bool) -> None:
-        self.folder, self.writes = folder, writes
+    def __init__(self, folder: RunFolder, *, writes: bool, job: str = "") -> None:
+        self.folder, self.writes, self.job = folder, writes, job
         self.step = 0
         self._begun, self._now, self._asked = False, True, 0
         self._before: dict[int, Any] = {}
@@ -61,8 +74,14 @@ class RunWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._now = False  # a signal does not keep this from being written: torchrun sends one at once
+        try:
+            self._tell_end(error)
+        finally:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _tell_end(self, error: BaseException | None) -> None:
         if error is None:
             self._write("finished", exit_code=0)
             return
@@ -95,10 +114,8 @@ class RunWatch:
             StoppedError: at the end of the block, if nobody asked after the signal.
         """
         self._now = False
-        try:
-            yield
-        finally:
-            self._now = True
+        yield  # after an error it stays so: a signal on the way out does not take the error's place
+        self._now = True
         self._stop_if_asked()
 
     @contextlib.contextmanager
@@ -141,6 +158,7 @@ class RunWatch:
             "reason": reason,
             "resumable": resumable,
             "pid": os.getpid(),
+            "job": self.job,
             "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         }
         write_json(Path(self.folder.path) / STATUS, status)

@@ -20,7 +20,6 @@ DATA = "DATA/"  # stands for the folder given by --data
 FIRST = "FIRST/"  # stands for the folder of the runs that are needed first
 STAGES = ("teacher", "pretrained")  # settings that may be a mapping: the settings of such a run
 TAUGHT = ("data.unlabelled", "data.exclude")
-AS_CONFIGURED = "as-configured"  # what an ablation's levers are compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,10 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Lever:
-    """A line of the ablation table: a lever, and the two experiments that tell what it is worth."""
+    """A line of the ablation table: a lever, and the two experiments that tell what it is worth.
+
+    One of them is the benchmark itself, as configured.
+    """
 
     title: str
     benchmark: str
@@ -170,7 +172,6 @@ def _levers(
     if unknown := named - set(benchmarks):
         raise ConfigError(f"no such benchmark: {', '.join(sorted(unknown))}", key="ablations")
     for name, of in benchmarks.items():
-        base = Experiment(name=f"{name}/{AS_CONFIGURED}", benchmark=of, settings={}, scored_on="validation")
         for key, change in ablations["levers"].items():
             if name not in change.get("benchmarks", ablations["benchmarks"]):
                 continue
@@ -180,21 +181,23 @@ def _levers(
                 settings=change["with"] if "with" in change else change["without"],
                 scored_on="validation",
             )
-            pair = (changed.name, base.name) if "with" in change else (base.name, changed.name)
+            pair = (changed.name, name) if "with" in change else (name, changed.name)
             levers.append(Lever(title=change["lever"], benchmark=name, with_it=pair[0], without_it=pair[1]))
-            experiments |= {base.name: base, changed.name: changed}
+            experiments[changed.name] = changed
     return levers, list(experiments.values())
 
 
 def _curves(
     curves: list[dict[str, Any]], benchmarks: dict[str, Benchmark]
 ) -> tuple[list[Curve], list[Experiment]]:
-    """Return the curves, and the experiments that are their points."""
+    """Return the curves, and the experiments that are their points; one as configured is the benchmark."""
     found, experiments = [], []
     for of in curves:
         points = [
             Experiment(
-                name=f"{of['benchmark']}/{key}", benchmark=benchmarks[of["benchmark"]], settings=settings
+                name=f"{of['benchmark']}/{key}" if settings else of["benchmark"],
+                benchmark=benchmarks[of["benchmark"]],
+                settings=settings,
             )
             for key, settings in of["points"].items()
         ]

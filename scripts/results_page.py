@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiments import AS_CONFIGURED, Curve, Table
+from experiments import Curve, Table
 from result_log import commit_of, markdown
 
 from lstm_sentiment.extras import need
@@ -60,7 +60,7 @@ def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
         MissingExtraError: a curve is to be drawn without matplotlib.
     """
     latest = {entry["name"]: entry for entry in entries}
-    sections = [INTRODUCTION, _main_table(latest, table), _parts(latest, table), _ablations(latest, table)]
+    sections = [INTRODUCTION, _main_table(latest, table), _parts(latest, table), _ablations(entries, table)]
     for curve in table.curves:
         points = _points(latest, curve)
         if len(points) > 1:
@@ -122,19 +122,20 @@ def _parts(latest: dict[str, Entry], table: Table) -> str:
     return "\n".join(sections)
 
 
-def _ablations(latest: dict[str, Entry], table: Table) -> str:
+def _ablations(entries: list[Entry], table: Table) -> str:
     rows = []
     for benchmark in dict.fromkeys(lever.benchmark for lever in table.levers):
-        errors = standard_error(comparable(latest, benchmark))
+        settings = comparable(entries, benchmark)
+        errors = standard_error(settings)
         for lever in (lever for lever in table.levers if lever.benchmark == benchmark):
-            pair = [comparable(latest, benchmark).get(name) for name in (lever.with_it, lever.without_it)]
+            pair = [settings.get(name) for name in (lever.with_it, lever.without_it)]
             if pair[0] is None or pair[1] is None or errors is None:
                 continue
             gain = pair[0]["mean"] - pair[1]["mean"]
             rows.append(
                 [
                     lever.title, benchmark, _score(pair[1]), _score(pair[0]), f"{gain:+.4f}", f"{errors:.4f}",
-                    verdict(gain, errors), commit_of(pair[0]),
+                    verdict(gain, errors), commit_of(pair[0 if lever.without_it == benchmark else 1]),
                 ]
             )  # fmt: skip
     if not rows:
@@ -153,15 +154,40 @@ difference is over two of them; one in twenty would be by chance.
 """
 
 
-def comparable(latest: dict[str, Entry], benchmark: str) -> dict[str, Entry]:
-    """Return a benchmark's ablation entries with the code, seeds and score of its unchanged setting."""
-    base = latest.get(f"{benchmark}/{AS_CONFIGURED}")
-    same = ("code", "seeds", "metric", "scored_on")
+def comparable(entries: list[Entry], benchmark: str) -> dict[str, Entry]:
+    """Return a benchmark's entries by name, scored on validation rows, as far as they can be compared.
+
+    That is, with the seeds and metric of the last entry of the benchmark as configured, and with its code
+    or one under which the benchmark scored the same, to the last digit. Of several of a name the last one
+    counts.
+    """
+    scored = [_on_validation(of) for of in entries if of["name"].partition("/")[0] == benchmark]
+    unchanged = [of for of in scored if of["name"] == benchmark]
+    if not unchanged:
+        return {}
+    base = unchanged[-1]
+    codes = {of["code"] for of in unchanged if of["scores"] == base["scores"]}
     return {
-        name: of
-        for name, of in latest.items()
-        if base is not None and name.startswith(f"{benchmark}/") and all(of[key] == base[key] for key in same)
+        of["name"]: of
+        for of in scored
+        if of["scored_on"] == "validation"
+        and of["code"] in codes
+        and all(of[key] == base[key] for key in ("seeds", "metric"))
     }
+
+
+def _on_validation(of: Entry) -> Entry:
+    """Return the entry of a benchmark as configured with its scores on validation rows; others as they are.
+
+    The log's older entries name it ``benchmark/as-configured``.
+    """
+    if of["name"].endswith("/as-configured"):
+        return {**of, "name": of["name"].partition("/")[0]}
+    if "/" in of["name"]:
+        return of
+    scores = of["validation"]
+    mean, sd = float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
+    return {**of, "scores": scores, "mean": mean, "sd": sd, "scored_on": "validation"}
 
 
 def standard_error(entries: dict[str, Entry]) -> float | None:

@@ -93,6 +93,45 @@ SOAKS = {
         count=100,
         says="a disk that fills up at a place of a save: the one before survives",
     ),
+    "events": Soak(
+        does="run_machine.sequences",
+        count=2000,
+        says="saves, kills, bad disks, damage, losses and new starts of a run in any order: the newest whole "
+        "checkpoint loads, or what is wrong is named",
+    ),
+    "fuzz": Soak(
+        does="fuzzing_models.unguided",
+        count=5000,
+        says="so many files for each parser, good ones with places changed: read as they are, or refused by "
+        "an error of this package",
+    ),
+    "fuzz-guided": Soak(
+        does="guided.soak",
+        count=600,
+        says="the same for so many seconds of each parser, inputs guided by coverage (atheris)",
+    ),
+    "fuzz-guided-control": Soak(
+        does="guided.soak_of_a_mistake",
+        count=60,
+        says="the same with a parser that has a mistake behind four comparisons",
+        control=True,
+    ),
+    "ranks": Soak(
+        does="ranks.faults",
+        count=3,
+        says="each of 11 faults of one process of two: all end within 30 s and say why",
+    ),
+    "ranks-control": Soak(
+        does="ranks.hangs_unnoticed",
+        count=2,
+        says="a process that hangs, with gloo's own timeout of 30 minutes: the job is there a minute later",
+        control=True,
+    ),
+    "ranks-resumed": Soak(
+        does="ranks.resumes",
+        count=17,
+        says="two processes go on from each step, in fp32 and in bf16, and end with the same bytes",
+    ),
 }
 INTRODUCTION = """# Soak tests
 

@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+import safetensors.torch
 import torch
-from conftest import TINY, make_rows, write_csv
+from conftest import TINY, Killed, make_rows, write_csv
 from tqdm import tqdm
 
 from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
@@ -155,6 +157,42 @@ def _killed_savers(save_on: Callable[..., None], path: Path, count: int, *, seed
         assert process.exitcode == KILLED, f"it ended by itself, with {process.exitcode}"
         process.close()
         yield saved.value
+
+
+WRITES: list[tuple[Any, str]] = [
+    (os, "fsync"),
+    (Path, "write_bytes"),
+    (Path, "rename"),
+    (Path, "replace"),
+    (Path, "mkdir"),
+    (Path, "unlink"),
+    (shutil, "rmtree"),
+    (safetensors.torch, "save_file"),
+]
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, place: int, *, after: bool) -> list[str]:
+    """Let the n-th change to the disk be the last; `after`: it is still done, else it is not even begun."""
+    done: list[str] = []
+
+    def stopping(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(done) >= place:
+                raise Killed
+            if len(done) == place - 1 and not after:
+                done.append(name)
+                raise Killed
+            done.append(name)
+            result = real(*args, **kwargs)
+            if len(done) == place:
+                raise Killed
+            return result
+
+        return call
+
+    for owner, name in WRITES:
+        monkeypatch.setattr(owner, name, stopping(name, getattr(owner, name)))
+    return done
 
 
 # -- kills of the command --------------------------------------------------------------------------
@@ -330,6 +368,29 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
 def fill(place: Path, *, leave: int) -> None:
     """Write a file that leaves so many bytes of a disk free."""
     (place / "ballast").write_bytes(b"x" * (shutil.disk_usage(place).free - leave))
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, number: int) -> None:
+    """Let the n-th call that writes fail with a system's error, once."""
+    calls: list[str] = []
+
+    def failing(owner: Any, name: str) -> Callable[..., Any]:
+        real = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if len(calls) != place:
+                return real(*args, **kwargs)
+            if name == "save_file":  # as safetensors tells it
+                told = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
+                raise safetensors.SafetensorError(told)
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    writing = [(safetensors.torch, "save_file"), (os, "fsync")]
+    for owner, name in [*writing, (Path, "write_bytes"), (Path, "mkdir"), (Path, "rename")]:
+        monkeypatch.setattr(owner, name, failing(owner, name))
 
 
 def full_disk(positions: int, folder: Path) -> Counts:

@@ -15,8 +15,10 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import Killed, given_up_after
+from faults import kill_at
 
 from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
+from lstm_sentiment.config import MOST
 from lstm_sentiment.errors import CheckpointError, DiskError, OtherVersionError, RunError
 from lstm_sentiment.files import write_atomically, write_json
 from lstm_sentiment.manifest import FORMAT
@@ -107,6 +109,14 @@ def test_tensors_keep_their_type_shape_and_bits(folder: RunFolder, dtype: torch.
     for name, expected in {"all": values, **extra}.items():
         assert found[name].dtype == dtype
         assert torch.equal(found[name], expected), name
+
+
+def test_the_longest_run_there_may_be_is_not_too_large_to_be_read(trained_run: Path, tmp_path: Path) -> None:
+    facts = RunFolder(trained_run).load(LAST).facts
+    facts["training"]["history"] = facts["training"]["history"][-1:] * MOST["epochs"]
+    run = RunFolder(shutil.copytree(trained_run, tmp_path / "run"))
+    run.save(LAST, TENSORS, facts)
+    assert len(run.load(LAST).facts["training"]["history"]) == MOST["epochs"]
 
 
 def test_parameters_of_a_model_need_no_preparation(folder: RunFolder) -> None:
@@ -386,42 +396,6 @@ def test_best_is_never_replaced_by_an_older_best(folder: RunFolder) -> None:
 
 
 # -- kills -----------------------------------------------------------------------------------------
-
-
-STEPS: list[tuple[Any, str]] = [
-    (os, "fsync"),
-    (Path, "write_bytes"),
-    (Path, "rename"),
-    (Path, "replace"),
-    (Path, "mkdir"),
-    (Path, "unlink"),
-    (shutil, "rmtree"),
-    (safetensors.torch, "save_file"),
-]
-
-
-def kill_at(monkeypatch: pytest.MonkeyPatch, place: int, *, after: bool) -> list[str]:
-    """Let the n-th change to the disk be the last; `after`: it is still done, else it is not even begun."""
-    done: list[str] = []
-
-    def stopping(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if len(done) >= place:
-                raise Killed
-            if len(done) == place - 1 and not after:
-                done.append(name)
-                raise Killed
-            done.append(name)
-            result = real(*args, **kwargs)
-            if len(done) == place:
-                raise Killed
-            return result
-
-        return call
-
-    for owner, name in STEPS:
-        monkeypatch.setattr(owner, name, stopping(name, getattr(owner, name)))
-    return done
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -6,8 +6,9 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,19 +19,19 @@ import torch
 from conftest import make_rows, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import TORCHRUN, is_running
 from torch import Tensor
 
 import lstm_sentiment.distributed as distributed
 from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
 from lstm_sentiment.config import Config
-from lstm_sentiment.distributed import Processes, process_environment
-from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.distributed import Processes, process_environment, sharing_errors
+from lstm_sentiment.errors import ConfigError, DataError, LostProcessError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.options import config_yaml
 
 Configure = Callable[..., Config]
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 # Trains, and notes everything that its process opens for writing or renames below the run folder.
 RECORDING_WORKER = """
@@ -66,14 +67,6 @@ def workers_of(torchrun: subprocess.Popen[str]) -> dict[int, int]:
 def parent_of(process: Path) -> int:
     behind_name = (process / "stat").read_text().rpartition(")")[2]
     return int(behind_name.split()[1])
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -198,18 +191,6 @@ def start_without_end(
     return config, process, workers
 
 
-def test_a_killed_process_ends_the_job(
-    configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    config, process, workers = start_without_end(configure, torchrun, tmp_path)
-    os.kill(workers[1], signal.SIGKILL)
-    killed = time.monotonic()
-    assert process.wait(timeout=60) != 0
-    assert time.monotonic() - killed < 30
-    assert not is_running(workers[0]), "the other process goes on alone"
-    assert RunFolder(config.out).load(LAST).facts["training"]["step"] >= 5
-
-
 def test_a_signal_to_one_process_stops_both_at_the_same_step(
     configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -266,18 +247,117 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(distributed.dist, name, unexpected)
     alone = Processes()
     alone.barrier()
-    with alone.main_first(), distributed.process_group(alone, torch.device("cpu")):
+    with alone.main_first(), distributed.process_group(alone, torch.device("cpu"), timeout_s=1):
         assert alone.sum(2.5, torch.device("cpu")) == 2.5
         assert alone.gather_rows(torch.ones(3), 3).tolist() == [1, 1, 1]
 
 
-def test_the_main_process_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
+class Notes:
+    """A `torch.distributed.Store` without processes."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+        self.beats = 0
+
+    def set(self, name: str, value: str) -> None:
+        self.kept[name] = value
+
+    def get(self, name: str) -> str:
+        return self.kept[name]
+
+    def check(self, names: list[str]) -> bool:
+        return all(name in self.kept for name in names)
+
+    def compare_set(self, name: str, expected: str, value: str) -> None:
+        assert expected == ""
+        self.kept.setdefault(name, value)
+
+    def add(self, name: str, more: int) -> int:
+        self.beats += more
+        return self.beats
+
+
+@pytest.fixture
+def join(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Processes]:
+    """A function that makes this process one of a job that shares some notes."""
+
+    def make(rank: int, notes: Notes, timeout_s: float = 60) -> Processes:
+        processes = Processes(rank=rank, world_size=2)
+        monkeypatch.setattr(distributed, "_job", distributed._Job(notes, processes, timeout_s))  # type: ignore[arg-type]
+        return processes
+
+    return make
+
+
+def test_the_main_process_goes_first(join: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And waits for the others at the end: it may write what they have not looked at yet."""
+    notes, events = Notes(), []
     monkeypatch.setattr(distributed.dist, "barrier", lambda: events.append("barrier"))
     for rank in (0, 1):
-        with Processes(rank=rank, world_size=2).main_first():
-            events.append(f"work of {rank}")
-    assert events == ["work of 0", "barrier", "barrier", "work of 1"]
+        with join(rank, notes).main_first():
+            events.append(f"{rank} {'after' if notes.check(['turn 1']) else 'before'} the note")
+    assert events == ["0 before the note", "barrier", "barrier", "1 after the note"]
+
+
+def test_the_others_wait_for_the_main_process_as_long_as_its_heart_beats(
+    join: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five times longer than the timeout; without a beat, which is the control, they give up."""
+    monkeypatch.setattr(distributed, "BEAT_S", 0.02)
+    for beats in (True, False):
+        notes = Notes()
+        monkeypatch.setattr(distributed.dist, "barrier", lambda: None)
+        processes = join(1, notes, timeout_s=0.3)
+        job = distributed._job
+        assert job is not None
+        timer = threading.Timer(1.5, notes.set, ("turn 1", "done"))
+        timer.start()
+        expected = contextlib.nullcontext() if beats else pytest.raises(TimeoutError)
+        with expected, job.beating() if beats else contextlib.nullcontext(), processes.main_first():
+            pass
+        timer.cancel()
+
+
+BROKEN = {
+    "gone": ("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer", "left no word"),
+    "hangs": ("[third_party/gloo/gloo/transport/tcp/buffer.cc:78] Timed out waiting 9ms for recv", "hangs"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_connection_is_told_in_the_words_of_who_ended_first(
+    join: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    error, meaning = BROKEN[broken]
+    ended: list[int] = []
+    monkeypatch.setattr(distributed, "GRACE_S", 0.0)
+    monkeypatch.setattr(os, "kill", lambda pid, _: ended.append(pid))
+    notes = Notes()
+    join(1, notes)
+    notes.set("process 1", json.dumps([socket.gethostname(), 12345]))
+    join(0, notes)
+    with pytest.raises(LostProcessError, match=meaning) as caught, sharing_errors():
+        raise RuntimeError(error)
+    assert caught.value.exit_code == 4
+    assert ended == ([12345] if broken == "hangs" else []), "who hangs is ended, and nobody else"
+
+    notes = Notes()
+    join(1, notes)
+    with pytest.raises(DataError), sharing_errors():
+        raise DataError("no such file", file="a.csv")
+    join(0, notes)
+    with (
+        pytest.raises(LostProcessError, match=r"process 1 ended: a\.csv: no such file") as caught,
+        sharing_errors(),
+    ):
+        raise RuntimeError(error)
+    assert caught.value.exit_code == 2
+
+
+def test_other_errors_are_no_lost_processes(join: Callable[..., Processes]) -> None:
+    join(0, Notes())
+    with pytest.raises(RuntimeError, match="shapes do not fit"), sharing_errors():
+        raise RuntimeError("shapes do not fit")
 
 
 def test_the_place_of_a_process_comes_from_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -641,8 +641,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors tokenizing",
-    "sections files text schedule sources trees made_up progress findings runtime characters layers "
-    "weights terminal",
+    "sections files text schedule trees made_up progress findings runtime characters layers weights terminal",
+    "sources",
     "delimited json_lines",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",
@@ -650,7 +650,7 @@ FLOORS = [
     "settings launching dataset watching splits labels proof gates curves card comparison labelled "
     "language_model",
     "transfer hub loop",
-    "corpus inference r_drop optimization baselines similar network",
+    "corpus inference r_drop culprits optimization baselines similar network",
     "trainer classification classifier preflight onnx_graph texts next_token",
     "starting teaching",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "

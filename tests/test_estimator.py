@@ -32,7 +32,11 @@ from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
 
-NOT_OFFERED = {"checkpoint_every", "tensorboard"}  # there is no run folder to go on from or to look into
+NOT_OFFERED = {
+    "checkpoint_every",
+    "tensorboard",
+    "timeout",
+}  # there is no run folder to go on from or to look into
 OWN = {"pretrained", "validation_fraction", "deduplicate", "random_state", "verbose"}
 TINY: dict[str, Any] = {
     "embedding_size": 16,

@@ -196,12 +196,12 @@ def test_a_language_model_is_trained_once_for_all_seeds(
 def test_an_ablation_never_sees_the_test_rows(
     folder: Path, reproduced: Callable[..., str], calls: list[Call]
 ) -> None:
-    reproduced("given/one-direction", "given/as-configured", "--seeds=1")
+    reproduced("given/one-direction", "given/two-layers", "--seeds=1")
     assert [module for module, _ in calls] == ["train", "train"]
     entry = log_of(folder)["given/one-direction"]
     assert entry["scored_on"] == "validation"
     assert "linear" not in entry
-    assert ["--model.bidirectional=false" in arguments for _, arguments in calls] == [False, True]
+    assert ["--model.bidirectional=false" in arguments for _, arguments in calls] == [True, False]
 
 
 def test_what_is_in_the_log_is_not_repeated_unless_something_changed(
@@ -254,7 +254,7 @@ def test_nothing_is_kept_of_a_run_during_which_the_code_changed(
 
     monkeypatch.setattr(reproduce, "call", edits)
     with pytest.raises(RunError, match="was changed meanwhile"):
-        reproduced("given/as-configured", "--seeds=1")
+        reproduced("given/one-direction", "--seeds=1")
     assert log_of(folder) == {}
     assert not list((folder / "work").rglob("seed-0.json"))
 
@@ -337,7 +337,7 @@ def entry_of(name: str, scores: list[float], **more: Any) -> dict[str, Any]:
         "seeds": list(range(len(scores))), "scores": scores, "mean": float(np.mean(scores)),
         "sd": float(np.std(scores, ddof=1)), "training_s": 10.0, "training_rows": 100.0, "parameters": 1234,
         "date": "2025-01-01T00:00:00+00:00", "commit": "abc", "dirty": False, "code": "c", "version": "0",
-        "fingerprint": name, "linear": linear,
+        "fingerprint": name, "linear": linear, "validation": scores,
         "machine": {"cpu": "a cpu", "device": "cpu", "threads": 1, "torch": "2"}, **more,
     }  # fmt: skip
 
@@ -349,8 +349,8 @@ def ablation(name: str, scores: list[float], **more: Any) -> dict[str, Any]:
 def test_the_page_tells_gains_with_their_sign_and_what_they_mean(folder: Path) -> None:
     table = experiments.read_table(folder / "table.yaml")
     entries = [
-        ablation("as-configured", [0.10, 0.20, 0.30]),
-        ablation("as-configured", [0.80, 0.81, 0.82]),  # the last one counts
+        entry_of("given", [0.5, 0.5, 0.5], validation=[0.10, 0.20, 0.30]),
+        entry_of("given", [0.5, 0.5, 0.5], validation=[0.80, 0.81, 0.82]),  # the last one counts
         ablation("one-direction", [0.70, 0.71, 0.73]),
         ablation("two-layers", [0.80, 0.82, 0.82]),
     ]
@@ -365,6 +365,10 @@ def test_the_page_tells_gains_with_their_sign_and_what_they_mean(folder: Path) -
     entries[-1] = ablation("two-layers", [0.80, 0.82, 0.82], code="other")
     page = results_page.write_page(entries, table, folder).read_text("utf-8")
     assert "a second layer" not in page  # measured on other code: the difference may be the code's
+    entries.insert(0, ablation("as-configured", [0.80, 0.81, 0.82], code="other"))  # it is not
+    assert "a second layer" in results_page.write_page(entries, table, folder).read_text("utf-8")
+    entries[0] = ablation("as-configured", [0.80, 0.81, 0.83], code="other")
+    assert "a second layer" not in results_page.write_page(entries, table, folder).read_text("utf-8")
 
 
 def test_the_standard_error_is_that_of_a_two_way_layout() -> None:
@@ -384,7 +388,6 @@ def test_main_table_and_curve_say_what_the_log_says(folder: Path) -> None:
     entries = [
         entry_of("given", [0.5, 0.7], dirty=True),
         entry_of("given/few", [0.4, 0.4], training_rows=54.0),
-        entry_of("given/all", [0.6, 0.6], training_rows=162.0),
     ]
     page = results_page.write_page(entries, table, folder).read_text("utf-8")
     (row,) = [line for line in page.splitlines() if line.startswith("| Own test file")]

@@ -17,7 +17,6 @@ from typing import Any
 import faults
 import power_cuts
 import pytest
-import safetensors.torch
 from conftest import TINY
 
 import lstm_sentiment.checkpoint as checkpoint_module
@@ -204,29 +203,6 @@ def test_a_full_disk_never_costs_a_good_checkpoint(tmp_path: Path) -> None:
     assert faults.full_disk(10, tmp_path) == {"positions": 10, "lost": 0}
 
 
-def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, number: int) -> None:
-    """Let the n-th call that writes fail with a system's error, once."""
-    calls: list[str] = []
-
-    def failing(owner: Any, name: str) -> Callable[..., Any]:
-        real = getattr(owner, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            if len(calls) != place:
-                return real(*args, **kwargs)
-            if name == "save_file":  # as safetensors tells it
-                told = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
-                raise safetensors.SafetensorError(told)
-            raise OSError(number, os.strerror(number))
-
-        return call
-
-    writing = [(safetensors.torch, "save_file"), (os, "fsync")]
-    for owner, name in [*writing, (Path, "write_bytes"), (Path, "mkdir"), (Path, "rename")]:
-        monkeypatch.setattr(owner, name, failing(owner, name))
-
-
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_an_error_at_any_place_of_a_save_costs_no_good_checkpoint(tmp_path: Path, number: int) -> None:
     """What a full disk does, on any machine."""
@@ -236,7 +212,7 @@ def test_an_error_at_any_place_of_a_save_costs_no_good_checkpoint(tmp_path: Path
             faults.save(run, LAST, step, size=5)
         refused = None
         with pytest.MonkeyPatch.context() as patch:
-            fail_at(patch, place, number)
+            faults.fail_at(patch, place, number)
             try:
                 faults.save(run, LAST, 3, size=5)
             except DiskError as error:

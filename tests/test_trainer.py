@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -402,7 +403,8 @@ def test_training_stops_before_a_loss_that_is_not_finite_does_harm(
         trainer.fit()
     assert f"step {step} of epoch {epoch} " in str(raised.value)
     assert "gradient" in str(raised.value) or "finite, but" not in poison
-    assert str(before["rows"][0]) in str(raised.value), "it names the rows"
+    lines = trainer.train.store.lines[trainer.train.rows[before["rows"]]]
+    assert re.search(rf"reviews\.csv: lines? (\d+, )*{min(lines)}, .*, or one of them", str(raised.value))
     assert raised.value.exit_code == 4
     assert trainer.state.step == step
     assert trainer.average is not None
@@ -410,6 +412,20 @@ def test_training_stops_before_a_loss_that_is_not_finite_does_harm(
         assert torch.equal(weight, before["model"][name]), name
         assert torch.equal(trainer.average.state_dict()[name], before["average"][name]), name
     assert store.names() == ["best", "last"] * (epoch - 1), "nothing is saved on the way out"
+
+
+def test_the_rows_that_are_not_finite_by_themselves_are_named_and_no_others(configure: Configure) -> None:
+    bad = [5, 77]
+    plain = cross_entropy(None, 0.0)
+
+    def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        hit = bool(torch.isin(batch.rows_B, torch.tensor(bad)).any())
+        return plain(logits_BC, batch) * (math.nan if hit else 1)
+
+    trainer = make_trainer(configure("--trainer.batch_size=192"), loss=loss)
+    lines = ", ".join(map(str, sorted(trainer.train.store.lines[trainer.train.rows[bad]])))
+    with pytest.raises(TrainingError, match=rf"step 0 of epoch 1 \(.*reviews\.csv: lines {lines}\); nothing"):
+        trainer.fit()
 
 
 SHORT: dict[str, Callable[[], object]] = {

@@ -65,11 +65,14 @@ class Classifier:
         import onnxruntime
 
         path = Path(__file__).parent if folder is None else Path(folder)
-        facts = json.loads((path / FACTS).read_text("utf-8"))
+        try:
+            facts = json.loads((path / FACTS).read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path / FACTS}: is not JSON: {error}") from None
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             raise ValueError(f"{path / FACTS}: is not of format {FORMAT}, which this file reads")
         model = (path / MODEL).read_bytes()
-        if hashlib.sha256(model).hexdigest() != facts["sha256"]:
+        if hashlib.sha256(model).hexdigest() != facts.get("sha256"):
             raise ValueError(
                 f"{path / MODEL}: is damaged or was replaced (its sha256 is not that in {FACTS})"
             )
@@ -77,12 +80,19 @@ class Classifier:
         settings.intra_op_num_threads = threads
         settings.log_severity_level = 3  # errors alone
         self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-        self.labels: list[str] = facts["labels"]
-        self._thresholds: list[float] = facts["thresholds"]
-        text = facts["text"]
-        self._known, self._subwords = len(facts["vocabulary"]), text["subwords"]
+        try:
+            self._read_as(**facts)
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path / FACTS}: is not as export writes it") from None
+
+    def _read_as(
+        self, labels: list[str], thresholds: list[float], vocabulary: list[str], text: Any, **_: Any
+    ) -> None:
+        """Take over what texts are read as, and what answers are called."""
+        self.labels, self._thresholds = labels, thresholds
+        self._known, self._subwords = len(vocabulary), text["subwords"]
         self._encode = Encoder(
-            {token: i for i, token in enumerate(facts["vocabulary"])},
+            {token: i for i, token in enumerate(vocabulary)},
             lowercase=text["lowercase"],
             max_tokens=text["max_tokens"],
             truncate=text["truncate"],

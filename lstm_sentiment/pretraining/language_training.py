@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.distributed import Processes, process_environment, process_group
+from lstm_sentiment.distributed import Processes, process_environment, process_group, sharing_errors
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import pick_device, pick_precision, set_up_cpu
@@ -20,7 +20,16 @@ from lstm_sentiment.pretraining.next_token import DIRECTIONS, NextToken
 from lstm_sentiment.pretraining.settings import PretrainConfig
 from lstm_sentiment.pretraining.texts import Texts, read_texts
 from lstm_sentiment.reading.tokens import cache_folder
-from lstm_sentiment.starting import begin, check_folder, checkpoint_to_resume, new_curves, only_writer, train
+from lstm_sentiment.starting import (
+    begin,
+    check_folder,
+    checkpoint_to_resume,
+    machine_facts,
+    new_curves,
+    only_writer,
+    started_again,
+    train,
+)
 from lstm_sentiment.trainer import Trainer
 from lstm_sentiment.watching import RunWatch
 
@@ -51,17 +60,20 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
     device = pick_device(config.trainer.device, local_rank=processes.local_rank)
     precision = pick_precision(config.trainer.precision, device)
     folder = RunFolder(config.out)
-    watch = RunWatch(folder, writes=processes.is_main)
-    with only_writer(folder, processes), process_group(processes, device), watch:
+    config = started_again(config, folder, processes)
+    watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
+    group = process_group(processes, device, timeout_s=config.trainer.timeout)
+    with only_writer(folder, processes), group, watch, sharing_errors():
         resuming = check_folder(folder, config)
         curves = new_curves(folder, config, processes)
         with processes.main_first():
             texts = read_texts(config.data, config.text, seed=config.seed, cache=cache or cache_folder())
         _report_texts(texts)
-        facts = {"data": texts.fingerprint, "threads": threads, "world_size": processes.world_size}
-        checkpoint = checkpoint_to_resume(folder, facts) if resuming else None
+        machine = machine_facts(device, precision=precision, threads=threads, processes=processes)
+        facts = {"data": texts.fingerprint, **machine}
+        checkpoint = checkpoint_to_resume(folder, facts, texts) if resuming else None
         if processes.is_main and checkpoint is None:
-            begin(folder, config, texts, device)
+            begin(folder, config, texts, device, watch)
         trainer = _new_trainer(
             config,
             texts,

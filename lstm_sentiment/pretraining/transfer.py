@@ -19,6 +19,7 @@ from lstm_sentiment.bounds import classes_of_run, vocabulary_of, yaml_of
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, SentimentError
+from lstm_sentiment.files import local_path
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.weights import check_weights, known_tokens
 
@@ -71,7 +72,7 @@ def load_pretrained(config: Config) -> Pretrained | None:
     """
     if config.pretrained is None:
         return None
-    folder = RunFolder(Path(config.pretrained).expanduser())
+    folder = RunFolder(local_path(config.pretrained))
     try:
         checkpoint = folder.load(BEST)
     except CheckpointError:

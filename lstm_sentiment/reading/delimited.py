@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 from array import array
 from collections.abc import Iterator
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +40,14 @@ def read_delimited(source: Source, delimiter: str, rows: int) -> Iterator[tuple[
         with open_source("reviews.csv") as source:
             for frame, lines_R in read_delimited(source, ",", 5_000): ...
     """
-    lines_R = _check(source, delimiter)
+    lines_R = np.concatenate([[0], _check(source, delimiter)])  # of the blank line that _Rest begins with
     if not (lines_R > 0).any():
         return
     start = 0
     with open_text(source) as text:
         header = _next_record(csv.reader(text, delimiter=delimiter))
         frames = pd.read_csv(
-            text,
+            cast(IO[str], _Rest(text)),
             sep=delimiter,
             header=None,
             names=header,
@@ -64,9 +65,26 @@ def read_delimited(source: Source, delimiter: str, rows: int) -> Iterator[tuple[
                 yield frame[lines > 0].reset_index(drop=True), lines[lines > 0]
     if start != len(lines_R):
         raise DataError(
-            f"two parsers disagree: {len(lines_R)} or {start} rows; save it as .jsonl or .parquet",
+            f"two parsers disagree: {len(lines_R) - 1} or {start - 1} rows; save it as .jsonl or .parquet",
             file=source.name,
         )
+
+
+class _Rest:
+    """What is left of a text, behind a blank line: where it begins to read, pandas takes a U+FEFF away."""
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text, self._begun = text, False
+
+    def read(self, size: int = -1) -> str:
+        """Return some characters, none at the end."""
+        if self._begun:
+            return self._text.read(size)
+        self._begun = True
+        return "\n"
+
+    def __iter__(self) -> Iterator[str]:  # pandas asks whether it could
+        return self._text
 
 
 def _check(source: Source, delimiter: str) -> Lines:

@@ -14,6 +14,7 @@ from lstm_sentiment.reading.sources import Source, open_text, text_lines
 
 Record = dict[str, Any]
 ONE_PER_LINE = "write one whole object {...} per line"
+DEEPEST = 100  # lists and maps in one another
 
 
 def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], list[int]]]:
@@ -70,11 +71,26 @@ def _record(content: str) -> Record:
         raise DataError(f"not JSON: nested too deeply; {ONE_PER_LINE}") from None
     except ValueError:  # Python reads no number of more than 4,300 digits
         raise DataError("not JSON: a number of too many digits; write it in quotes") from None
+    if content.count("[") + content.count("{") > DEEPEST and _deeper_than(DEEPEST, value):
+        raise DataError(f"nested deeper than {DEEPEST}; {ONE_PER_LINE}")
     if "\\ud" in content.lower():  # an escape that may be half a character
         value = _mended(value)
     if not isinstance(value, dict):
         raise DataError(f"each line must be one JSON object {{...}}, not {shown(content.strip(), 20)}")
     return value
+
+
+def _deeper_than(levels: int, value: Any) -> bool:
+    """Whether lists and maps stand deeper in one another; found without a function that calls itself."""
+    found = [value]
+    for _ in range(levels + 1):
+        found = [
+            inner
+            for outer in found
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(found)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Record:

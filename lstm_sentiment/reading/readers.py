@@ -206,7 +206,10 @@ def _read_parquet(source: Source) -> Iterator[Chunk]:
     _check_parquet(source)
     try:
         with pq.ParquetFile(source.path, page_checksum_verification=True) as file:
-            start = 1
+            start, names = 1, file.schema_arrow.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise DataError(f"names column {shown(twice)} twice; rename one", file=source.name)
             for batch in file.iter_batches(batch_size=CHUNK_ROWS):
                 # Through Python values: pandas' own types would turn a column with gaps into floats.
                 columns = {
@@ -216,7 +219,7 @@ def _read_parquet(source: Source) -> Iterator[Chunk]:
                 frame = pd.DataFrame(columns)
                 yield Chunk(frame=frame, lines=np.arange(start, start + len(frame)))
                 start += len(frame)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # or a date that Python lacks
         problem = escaped(str(error), 200)
         raise DataError(f"is no readable Parquet file: {problem}; write it anew", file=source.name) from None
 

@@ -25,7 +25,8 @@ from typing import IO, Any, Literal
 
 import fsspec
 
-from lstm_sentiment.errors import DataError, MissingExtraError, nearest_file, shown
+from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown
+from lstm_sentiment.files import local_path
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -80,10 +81,10 @@ def open_source(name: str, *, encoding: str = "utf-8", encoding_errors: str = "s
         MissingExtraError: the URL's filesystem package is not installed.
     """
     try:
-        codecs.lookup(encoding)
-    except LookupError:
+        b" ".decode(encoding, "replace")
+    except (LookupError, ValueError):
         raise DataError(
-            f"'{encoding}' is no encoding that Python knows; try utf-8 or latin-1", file=name
+            f"{shown(encoding)} is no encoding of text that Python knows; try utf-8 or latin-1", file=name
         ) from None
     with contextlib.ExitStack() as stack:
         if name.startswith("package:"):
@@ -91,7 +92,7 @@ def open_source(name: str, *, encoding: str = "utf-8", encoding_errors: str = "s
         elif "://" in name:
             path = stack.enter_context(fetched(name))
         else:
-            path = Path(name).expanduser()
+            path = local_path(name)
         _check_readable(path, name)
         if not path.is_dir():
             format_of(name)
@@ -134,11 +135,13 @@ def open_text(source: Source) -> Iterator[IO[str]]:
     except UnicodeDecodeError as error:
         raise _undecodable(source, compression, error) from None
     except UnicodeError as error:
-        raise DataError(f"{error}; set data.encoding to what the file is", file=source.name) from None
+        problem = escaped(str(error), 200)
+        raise DataError(f"{problem}; set data.encoding to what the file is", file=source.name) from None
     except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise DataError(f"{error.strerror}; give a file that can be read", file=source.name) from None
-        raise DataError(f"cannot be read: {error}; copy or write it anew", file=source.name) from None
+        problem = escaped(str(error), 200)
+        raise DataError(f"cannot be read: {problem}; copy or write it anew", file=source.name) from None
 
 
 def text_lines(text: IO[str], source: Source) -> Iterator[str]:
@@ -194,18 +197,28 @@ def _refuse_other_kinds(head: bytes, source: Source) -> None:
 
 def _undecodable(source: Source, compression: str, error: UnicodeDecodeError) -> DataError:
     """Find the line that cannot be decoded; the decoder only knows the place in its buffer."""
+    decoder = codecs.getincrementaldecoder(source.encoding)()
+    line, found = 1, b""
     with io.BufferedReader(open_binary(source.path, compression)) as raw:
-        for line, content in enumerate(raw, start=1):
+        for content in itertools.chain(raw, [b""]):
+            found = content or found  # what is left undecoded at the end stood in the last line
+            state = decoder.getstate()
             try:
-                content.decode(source.encoding)
+                line += decoder.decode(content, final=not content).count("\n")
             except UnicodeDecodeError as inner:
+                place = len(found) - len(inner.object) + inner.start
+                decoder.setstate(state)  # a line break of two bytes stands in two of these lines
+                with contextlib.suppress(UnicodeError):  # of UTF-16 without its mark
+                    line += decoder.decode(content[: max(place, 0)]).count("\n") if content else 0
                 return DataError(
-                    f"byte 0x{content[inner.start]:02x} at position {inner.start + 1} is not "
+                    f"byte 0x{inner.object[inner.start]:02x} at position {max(place, 0) + 1} is not "
                     f"{source.encoding}; set data.encoding to what the file is (latin-1, cp1252, ...), or "
                     "data.encoding_errors replace",
                     file=source.name,
                     line=line,
                 )
+            except UnicodeError:  # such as punycode's, which knows no place
+                break
     return DataError(f"is not {source.encoding}: {error.reason}", file=source.name)
 
 
@@ -258,7 +271,7 @@ def _package_path(name: str) -> Path:
             f"'pip install {package}' brings it, or set data.train to your own file"
         )
     root = Path(spec.submodule_search_locations[0])
-    path = (root / inside).resolve()
+    path = local_path(str(root / inside)).resolve()
     if not path.is_relative_to(root.resolve()):
         raise DataError("leads out of the package", file=name)
     return path
@@ -278,8 +291,8 @@ def fetched(url: str) -> Iterator[Path]:
             print(file.stat().st_size)
     """
     with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
-        path = Path(folder) / Path(urllib.parse.urlparse(url).path).name
         try:
+            path = Path(folder) / Path(urllib.parse.urlparse(url).path).name
             if url.startswith(("http://", "https://")):
                 opened: IO[bytes] = urllib.request.urlopen(url)
             else:

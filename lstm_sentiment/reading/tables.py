@@ -15,7 +15,7 @@ from typing import IO, Any
 import pandas as pd
 
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.files import writing
+from lstm_sentiment.files import local_path, writing
 from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, open_binary
 
@@ -38,7 +38,7 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
         DataError: no such format or folder, or a value that the format cannot hold.
         DiskError: the disk is full or failing, or not to be written to.
     """
-    path, ending = Path(name).expanduser(), format_of(name, among=TABLES)
+    path, ending = local_path(name), format_of(name, among=TABLES)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path), _placed(name), contextlib.ExitStack() as stack:

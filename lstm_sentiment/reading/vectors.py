@@ -26,7 +26,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lstm_sentiment.errors import ConfigError, DataError, shown
+from lstm_sentiment.errors import ConfigError, DataError, escaped, shown
+from lstm_sentiment.files import local_path
 from lstm_sentiment.reading.sources import fetched, open_binary
 from lstm_sentiment.reading.text import Vocabulary, certificates_checked
 from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS
@@ -73,7 +74,7 @@ def load_vectors(
     >>> found.weight_VE[2], found.known
     (tensor([-0.4000,  0.2000]), frozenset({'bad'}))
     """
-    if not Path(name).expanduser().is_file():
+    if not local_path(name).is_file():
         _address(name)
         _check_size(name, int(name.rpartition(".")[2][:-1]), size)  # before anything is downloaded
     # All vectors go to a file that has no name: their mean and spread are wanted, and memory may be short.
@@ -146,7 +147,8 @@ def _as_rows(
 ) -> npt.NDArray[np.float32]:
     """Return lines of numbers as rows (N, E); where one is no number, name its line."""
     try:
-        parsed = np.array(b" ".join(values).split(), np.float64)
+        # At spaces alone: a tab within one line would make up for a number that another one lacks.
+        parsed = np.array(b" ".join(values).split(b" "), np.float64)
         with np.errstate(over="ignore"):
             rows_NE = parsed.reshape(len(values), size).astype(np.float32)
         if np.isfinite(rows_NE).all():
@@ -188,7 +190,7 @@ def _shown(found: bytes) -> str:
 @contextlib.contextmanager
 def _opened(name: str, cache: Path) -> Iterator[IO[bytes]]:
     """Open vectors for reading, a named set after it was downloaded; errors while it is read are told too."""
-    path = Path(name).expanduser()
+    path = local_path(name)
     local = path.is_file()
     member = ""
     if not local:
@@ -204,7 +206,7 @@ def _opened(name: str, cache: Path) -> Iterator[IO[bytes]]:
     except UNREADABLE as error:
         if not local:
             path.unlink()  # to begin anew
-        raise ConfigError(f"{name} cannot be read: {error}", key=KEY) from None
+        raise ConfigError(f"{name} cannot be read: {escaped(str(error), 200)}", key=KEY) from None
 
 
 def _check_size(name: str, found: int, size: int) -> None:
@@ -260,4 +262,6 @@ def _match(
     weight_VE = torch.randn(len(place_V), vectors_NE.shape[1], generator=generator) * spread_E + mean_E
     weight_VE[found_V] = vectors_NE[place_V[found_V]]
     weight_VE[PAD] = 0.0
+    if not weight_VE.isfinite().all():  # their spread is beyond what fp32 holds
+        raise ConfigError("the vectors hold numbers that are too large; take others", key=KEY)
     return PretrainedVectors(weight_VE=weight_VE, known=frozenset(places))

@@ -1,0 +1,409 @@
+"""Faults of one process of several, for tests and for scripts/soak: each in the real `torchrun`.
+
+Run as a script it is the worker: ``ranks.py FAULT FOLDER ARGUMENTS OF TRAIN`` does a fault to its process
+and leaves notes in the folder. As a module it starts such jobs and looks at what they leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from conftest import TINY, make_rows, write_csv
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+TIMEOUT_S, GIVEN_UP_S = 6, 240  # after which processes give up, and after which we do
+AT_STEP = 7  # of 12 per epoch; the one of the last checkpoint is 6
+STEPS = ("--trainer.epochs=3", "--trainer.checkpoint_every=3", f"--trainer.timeout={TIMEOUT_S}")
+KEPT = (1, 5, 6, 7, 13)  # steps that runs are resumed from; 6 ends an epoch where two batches make a step
+VARIANTS = {"fp32": ("--trainer.ema=0.9",), "bf16": ("--trainer.ema=0.9", "--trainer.precision=bf16")}
+ACCUMULATED = ("--trainer.accumulate=2",)
+IN_TESTS = (
+    "killed as it starts", "killed in a step", "the main one killed while it saves", "stopped in a step",
+    "the main one stopped as it reads", "not a number", "out of memory", "a full disk",
+)  # fmt: skip
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is done to one process, and what is to come of it.
+
+    Args:
+        rank: of the process.
+        does: the fault; called in the place of what `at` names, with that, and its arguments.
+        at: module, owner and name of what is called when the fault strikes, and in which call, from 1.
+        status: state and exit code that status.json ends with; None where no process can write it.
+        says: what stands in the reason there, and on stderr.
+        step: of the checkpoint that must be left; None where there is none yet.
+        hangs: whether it takes the timeout to notice.
+    """
+
+    rank: int
+    does: Callable[..., Any]
+    at: tuple[str, str, int]
+    status: tuple[str, int] | None
+    says: tuple[str, ...] = ()
+    step: int | None = AT_STEP - 1
+    hangs: bool = False
+
+
+def killed(*_: Any) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("still there")
+
+
+def stopped(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def asleep(*_: Any) -> None:
+    while True:
+        time.sleep(1)
+
+
+def not_a_number(real: Callable[..., Any], *args: Any) -> Any:
+    return real(*args) * float("nan")
+
+
+def out_of_memory(*_: Any) -> NoReturn:
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+
+
+def disk_full(*_: Any) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_such_file(_real: Any, data: Any, *_: Any, **__: Any) -> NoReturn:
+    from lstm_sentiment.reading.sources import open_source
+
+    with open_source(f"{data.train}.gone", encoding="utf-8", encoding_errors="strict"):
+        raise AssertionError("there it is")
+
+
+STEP = ("lstm_sentiment.trainer", "Trainer._step", AT_STEP)
+LOSS = (
+    "lstm_sentiment.classification",
+    "Classification.loss",
+    AT_STEP + 1,
+)  # the longest batch is tried first
+LOST, SILENT = "another process of the job is gone", f"has not answered for {TIMEOUT_S} s (trainer.timeout)"
+FAULTS = {
+    "killed as it starts": Fault(
+        rank=1, does=killed, at=("lstm_sentiment.experiment", "load_pretrained", 1), status=None, step=None
+    ),
+    "killed in a step": Fault(rank=1, does=killed, at=STEP, status=("failed", 4), says=(LOST,)),
+    "killed in validation": Fault(
+        rank=1,
+        does=killed,
+        at=("lstm_sentiment.classification", "Classification.score", 1),
+        status=("failed", 4),
+        says=(LOST,),
+        step=9,
+    ),
+    "the main one killed while it saves": Fault(
+        rank=0,
+        does=killed,
+        at=("lstm_sentiment.checkpoint", "RunFolder._publish", 2),
+        status=("running", 0),
+        step=3,
+    ),
+    "stopped in a step": Fault(
+        rank=1, does=stopped, at=STEP, status=("failed", 4), says=(SILENT,), hangs=True
+    ),
+    "the main one stopped as it reads": Fault(
+        rank=0, does=stopped, at=("lstm_sentiment.experiment", "prepare", 1), status=None, step=None,
+        hangs=True, says=(SILENT,),
+    ),
+    "asleep in validation": Fault(
+        rank=1,
+        does=asleep,
+        at=("lstm_sentiment.classification", "Classification.score", 1),
+        status=("failed", 4),
+        says=(SILENT,),
+        step=9,
+        hangs=True,
+    ),
+    "not a number": Fault(
+        rank=1,
+        does=not_a_number,
+        at=LOSS,
+        status=("failed", 4),
+        says=(f"the loss is nan at step {AT_STEP - 1} of epoch 1 (", "data.csv: line", "nothing was updated"),
+    ),
+    "out of memory": Fault(
+        rank=1,
+        does=out_of_memory,
+        at=LOSS,
+        status=("failed", 5),
+        says=(
+            f"process 1 ended: out of memory before step {AT_STEP}: a batch of 8 texts, padded to ",
+            "lower trainer.batch_size",
+        ),
+    ),
+    "a file that one cannot read": Fault(
+        rank=1,
+        does=no_such_file,
+        at=("lstm_sentiment.experiment", "prepare", 1),
+        status=None,
+        says=("data.csv.gone",),
+        step=None,
+    ),
+    "a full disk": Fault(
+        rank=0,
+        does=disk_full,
+        at=("lstm_sentiment.checkpoint", "RunFolder._build", 2),
+        status=("failed", 5),
+        says=("last: ", "bytes needed"),
+        step=3,
+    ),
+}  # fmt: skip
+
+
+# -- the worker ------------------------------------------------------------------------------------
+
+
+def inject(name: str, notes: Path) -> None:
+    """Let a fault of the table strike this process, if it is the one, in the job's first start."""
+    fault = FAULTS.get(name)
+    if (
+        fault is None
+        or os.environ["RANK"] != str(fault.rank)
+        or os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
+    ):
+        return
+    import importlib
+
+    module, path, call = fault.at
+    owner: Any = importlib.import_module(module)
+    *outer, attribute = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    real, calls = getattr(owner, attribute), [0]
+
+    def struck(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] != call:
+            return real(*args, **kwargs)
+        (notes / "struck").write_text(str(time.time()), "utf-8")
+        return fault.does(real, *args, **kwargs)
+
+    setattr(owner, attribute, struck)
+
+
+def work(fault: str, folder: str, *argv: str) -> None:
+    """Train as the command does, with a fault."""
+    from lstm_sentiment.options import run_command
+    from lstm_sentiment.train import main
+
+    notes = Path(folder)
+    start = f"{os.environ['RANK']}-{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    (notes / f"pid-{start}").write_text(str(os.getpid()), "utf-8")
+    inject(fault, notes)
+    sys.argv[1:] = argv
+    run_command(main)
+
+
+def work_on_many(what: str, folder: str, kept: str) -> None:
+    """Train each variant and keep the run folder as it is at some steps, or go on from all that were kept."""
+    import torch
+
+    from lstm_sentiment.checkpoint import LAST, RunFolder
+    from lstm_sentiment.distributed import process_environment, process_group
+    from lstm_sentiment.experiment import run
+    from lstm_sentiment.options import parse_config
+
+    steps, real = json.loads(kept), RunFolder.save
+
+    def save(folder: RunFolder, name: str, groups: Any, facts: Any) -> None:
+        real(folder, name, groups, facts)
+        if name == LAST and facts["training"]["step"] in steps:
+            shutil.copytree(folder.path, f"{folder.path}-at-{facts['training']['step']}")
+
+    if what == "keep":
+        RunFolder.save = save  # type: ignore[method-assign]
+    with process_group(process_environment(), torch.device("cpu"), timeout_s=60):
+        for name, flags in VARIANTS.items():
+            out, at = Path(folder) / name, [f"-at-{step}" for step in steps] if what == "go on" else [""]
+            for suffix in at:
+                every = 1000 if suffix else 1
+                more = [f"--trainer.checkpoint_every={every}", f"--resume={str(bool(suffix)).lower()}"]
+                argv = arguments(Path(folder), *ACCUMULATED, *flags, *more, f"--out={out}{suffix}")
+                run(parse_config(argv, program="ranks", description=""))
+
+
+# -- jobs and what they leave ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is known of a job that is over.
+
+    Args:
+        code: torchrun's exit code.
+        ended_s: from the fault to torchrun's end; NaN without a fault.
+        orphans: processes that are still there.
+        stderr: of all of them.
+        status: of status.json; empty where there is none.
+    """
+
+    code: int
+    ended_s: float
+    orphans: list[int]
+    stderr: str
+    status: dict[str, Any]
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    """Return the command line of a small run, its rows written first."""
+    data = folder / "data.csv"
+    if not data.exists():
+        write_csv(data, make_rows(240))
+    return [f"--data.train={data}", f"--out={folder / 'run'}", *TINY, "--baseline=false", *STEPS, *more]
+
+
+def job(fault: str, folder: Path, *more: str, launcher: tuple[str, ...] = ()) -> Job:
+    """Run a job of two processes, with a fault in one of them, to its end, whatever that is."""
+    ended = launched(fault, str(folder), *arguments(folder, *more), launcher=launcher)
+    now, struck = time.time(), folder / "struck"
+    status = folder / "run" / "status.json"
+    pids = [int(file.read_text("utf-8")) for file in folder.glob("pid-*")]
+    return Job(
+        code=ended.returncode,
+        ended_s=now - float(struck.read_text("utf-8")) if struck.exists() else float("nan"),
+        orphans=[pid for pid in pids if is_running(pid)],
+        stderr=ended.stdout + ended.stderr,
+        status=json.loads(status.read_text("utf-8")) if status.exists() else {},
+    )
+
+
+def launched(*argv: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run this file in two processes of torchrun; the second argument is its folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LSTM_SENTIMENT_CACHE": f"{argv[1]}/cache"}
+    places = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    return subprocess.run(
+        [*TORCHRUN, *launcher, __file__, *argv],
+        capture_output=True, text=True, env=environment, timeout=GIVEN_UP_S, check=False,
+    )  # fmt: skip
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wrong_with(found: Job, fault: Fault, run: Path) -> list[str]:
+    """Return in words what is not as promised after a fault."""
+    from lstm_sentiment.checkpoint import LAST, RunFolder
+
+    wrong = [] if found.code == 1 else [f"torchrun left with {found.code}"]
+    limit = 30.0 + (TIMEOUT_S if fault.hangs else 0)
+    wrong += [] if found.ended_s < limit else [f"all were gone after {found.ended_s:.1f} s"]
+    wrong += [f"process {pid} lives" for pid in found.orphans]
+    told = " ".join(found.stderr.split())
+    wrong += [f"not told: {words}" for words in fault.says if words not in told]
+    if fault.status is None:
+        wrong += [f"status.json: {found.status}"] if found.status else []
+    else:
+        state, code = fault.status
+        expected = {"state": state, "exit_code": code or None, "resumable": True, "step": fault.step}
+        wrong += [f"status.json: {found.status}"] if expected.items() - found.status.items() else []
+        reason = str(found.status.get("reason"))
+        wrong += [f"not in status.json: {words}" for words in fault.says if words not in reason]
+    step = RunFolder(run).load(LAST).facts["training"]["step"] if (run / LAST).exists() else None
+    wrong += [] if step == fault.step else [f"a checkpoint of step {step} is left"]
+    return wrong
+
+
+# -- many of them ----------------------------------------------------------------------------------
+
+
+def faults(count: int, folder: Path) -> Counts:
+    """Do each fault so many times; `lost` are jobs that did not end as they should."""
+    counts = {"jobs": 0, "lost": 0}
+    for i in range(count):
+        for name, fault in FAULTS.items():
+            place = folder / f"{i} {name}"
+            place.mkdir()
+            counts["jobs"] += 1
+            counts["lost"] += bool(wrong_with(job(name, place), fault, place / "run"))
+    return counts
+
+
+def hangs_unnoticed(count: int, folder: Path) -> Counts:
+    """Let a process hang and set a timeout as long as gloo's own; `lost` are jobs that last a minute."""
+    counts = {"jobs": 0, "lost": 0}
+    for i in range(count):
+        place = folder / str(i)
+        place.mkdir()
+        argv = [*TORCHRUN, __file__, "stopped in a step", str(place)]
+        process = subprocess.Popen(
+            [*argv, *arguments(place, "--trainer.timeout=1800")],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        counts["jobs"] += 1
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            counts["lost"] += (place / "struck").exists()
+        for file in place.glob("pid-*"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(file.read_text("utf-8")), signal.SIGKILL)
+        process.wait()
+    return counts
+
+
+def resumes(count: int, folder: Path) -> Counts:
+    """Go on in fresh processes from the first so many steps of each variant.
+
+    Returns:
+        `resumes`; `lost` are those that end with other bytes than the run that was never stopped.
+    """
+    return going_on(range(1, count + 1), folder)
+
+
+def going_on(steps: Sequence[int], folder: Path) -> Counts:
+    """Go on in fresh processes from some steps; see `resumes`."""
+    for what in ("keep", "go on"):
+        ended = launched(what, str(folder), json.dumps(list(steps)))
+        assert ended.returncode == 0, ended.stderr
+    counts = {"resumes": 0, "lost": 0}
+    for name in VARIANTS:
+        for step in steps:
+            counts["resumes"] += 1
+            counts["lost"] += end_of(folder / f"{name}-at-{step}") != end_of(folder / name)
+    return counts
+
+
+def end_of(run: Path) -> dict[str, Any]:
+    """Return all that a run ends with but for times: bytes of tensors by file, and where training stands."""
+    found: dict[str, Any] = {
+        f"{file.parent.name}/{file.name}": file.read_bytes()
+        for name in ("best", "last")
+        for file in (run / name).glob("*.safetensors")
+    }
+    assert len(found) == 4, "a model, and its last state with optimizer and moving average"
+    training = json.loads((run / "last" / "state.json").read_text("utf-8"))["training"]
+    for entry in training["history"]:
+        del entry["tokens_per_s"]
+    del training["elapsed_s"]
+    return {**found, "training": training}
+
+
+if __name__ == "__main__":
+    (work_on_many if sys.argv[1] in {"keep", "go on"} else work)(*sys.argv[1:])

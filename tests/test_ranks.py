@@ -1,0 +1,30 @@
+"""One process of several dies, hangs or meets what it cannot compute: all end, say why, and can go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import ranks
+from ranks import ACCUMULATED, FAULTS, IN_TESTS, KEPT, VARIANTS
+
+
+@pytest.mark.parametrize("name", IN_TESTS)
+def test_a_fault_of_one_process_ends_all_and_is_told(tmp_path: Path, name: str) -> None:
+    """The other faults of the table are for scripts/soak."""
+    found = ranks.job(name, tmp_path)
+    assert ranks.wrong_with(found, FAULTS[name], tmp_path / "run") == [], found.stderr
+
+
+def test_two_processes_go_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """From several steps, in fresh processes; and by themselves where torchrun starts a job again."""
+    assert ranks.going_on(KEPT, tmp_path) == {"resumes": len(KEPT) * len(VARIANTS), "lost": 0}
+    ends = [ranks.end_of(tmp_path / name) for name in VARIANTS]
+    assert all(ends[0][file] != ends[1][file] for file in ends[0]), "two runs differ: the comparison can fail"
+    found = ranks.job(
+        "killed in a step", tmp_path, *ACCUMULATED, *VARIANTS["fp32"], launcher=("--max-restarts=1",)
+    )
+    assert (found.code, found.orphans, found.status["state"]) == (0, [], "finished"), found.stderr
+    assert "start 2 of this job: going on with" in found.stderr
+    assert "going on from step 6 of 18" in found.stderr
+    assert ranks.end_of(tmp_path / "run") == ends[0]

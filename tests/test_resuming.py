@@ -1,0 +1,208 @@
+"""What may differ when a run goes on: every key of a configuration, and every fact of data and machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lstm_sentiment.checkpoint import LAST, RunFolder
+from lstm_sentiment.config import Config, flatten
+from lstm_sentiment.distributed import Processes
+from lstm_sentiment.errors import RunError
+from lstm_sentiment.files import write_json
+from lstm_sentiment.loop import TrainingState
+from lstm_sentiment.options import config_yaml
+from lstm_sentiment.pretraining.settings import PretrainConfig
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.starting import (
+    ROUNDED_BY,
+    check_folder,
+    checkpoint_to_resume,
+    machine_facts,
+    started_again,
+)
+from lstm_sentiment.watching import STATUS
+
+HARMLESS = {
+    "out": "a folder may be moved",
+    "resume": "says that a run goes on, and is no part of it",
+    "overwrite": "contradicts resume, which is refused elsewhere",
+    "baseline": "other models, measured at the end",
+    "report": "a page, written at the end",
+    "trainer.checkpoint_every": "a checkpoint changes nothing (resuming from every step is exact)",
+    "trainer.tensorboard": "curves are drawn from what happens anyway",
+    "trainer.timeout": "how long processes wait, not what for",
+}
+TOLD = {
+    "trainer.device": "numbers are rounded differently: the device is a fact of the run, see below",
+    "trainer.threads": "the same: threads",
+}
+OTHERS: dict[str, Any] = {  # than any default; what is learned would be another thing, or from other rows
+    "seed": 1, "seeds": 2, "pretrained": "runs/other", "teacher": "runs/other",
+    "data.train": "b.csv", "data.validation": 0.2, "data.test": None, "data.exclude": "c.csv",
+    "data.text_column": "review", "data.label_column": "stars", "data.labels": ["no", "yes"],
+    "data.phrases": 0.5, "data.unlabelled": "more.csv", "data.filter": {"source": "imdb"},
+    "data.group_column": "author", "data.deduplicate": False, "data.encoding": "latin-1",
+    "data.encoding_errors": "strict", "data.max_rows": 10,
+    "text.tokenizer": "basic_english", "text.lowercase": False, "text.normalize": "escapes",
+    "text.max_tokens": 7, "text.truncate": "head", "text.min_frequency": 3, "text.max_vocabulary": 9,
+    "text.subwords": 0, "text.vectors": "glove.txt", "text.vector_words": 5, "text.freeze_vectors": True,
+    "model.embedding_size": 8, "model.hidden_size": 8, "model.layers": 2, "model.bidirectional": False,
+    "model.pooling": "last", "model.dropout": 0.2, "model.embedding_dropout": 0.2, "model.word_dropout": 0.2,
+    "model.ngrams": 64, "model.samples": 9,
+    "trainer.epochs": 30, "trainer.batch_size": 8, "trainer.learning_rate": 0.5,
+    "trainer.embedding_rate": 2.0, "trainer.layer_decay": 0.5, "trainer.unfreeze": 1,
+    "trainer.weight_decay": 0.5, "trainer.warmup": 0.3, "trainer.clip_norm": 2.0,
+    "trainer.label_smoothing": 0.3, "trainer.r_drop": 1.0, "trainer.class_weights": "balanced",
+    "trainer.ema": 0.5, "trainer.accumulate": 4, "trainer.precision": "bf16", "trainer.metric": "accuracy",
+    "trainer.patience": 1,
+}  # fmt: skip
+NEW = {"out": "moved", "baseline": False, "report": True, "trainer.checkpoint_every": 3}
+NEW |= {"trainer.tensorboard": True, "trainer.timeout": 5, "trainer.device": "cuda", "trainer.threads": 7}
+KINDS = [Config(), PretrainConfig()]
+KEYS = [(kind, key) for kind in KINDS for key in flatten(kind)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def begin(folder: RunFolder, config: Any, facts: dict[str, Any] | None = None, **others: Any) -> None:
+    """Write a run that stands after its first step, with other values of some keys: `seed`, `data__train`."""
+    saved = yaml.safe_load(config_yaml(config))
+    for key, value in others.items():
+        *section, name = key.split("__")
+        (saved[section[0]] if section else saved)[name] = value
+    text = yaml.safe_dump(saved)
+    folder.begin(config_yaml=text, vocabulary=["so", "good"], labels=["no", "yes"], label_map={})
+    training = dataclasses.asdict(TrainingState(step=1))
+    folder.save(
+        LAST, {"model": {"w": torch.ones(1)}}, {**(facts or {}), "training": training, "scaler": None}
+    )
+
+
+def test_every_key_has_a_class() -> None:
+    """A new key needs a place in one of the tables above: what becomes of it when a run goes on?"""
+    classes = [set(HARMLESS), set(TOLD), set(OTHERS)]
+    keys = {key for kind in KINDS for key in flatten(kind)}
+    assert set().union(*classes) == keys
+    assert sum(map(len, classes)) == len(keys), "one class"
+    assert set(NEW) == {*HARMLESS, *TOLD} - {"resume", "overwrite"}, "which are never written"
+
+
+@pytest.mark.parametrize(("kind", "key"), KEYS, ids=[f"{type(kind).__name__} {key}" for kind, key in KEYS])
+def test_a_key_that_differs_is_refused_with_both_values_unless_it_does_no_harm(
+    folder: RunFolder, kind: Any, key: str
+) -> None:
+    config, now = dataclasses.replace(kind, resume=True), flatten(kind)[key]
+    then = (NEW | OTHERS).get(key)
+    assert then != now
+    begin(folder, kind, **({key.replace(".", "__"): then} if key in NEW | OTHERS else {}))
+    if key not in OTHERS:
+        assert check_folder(folder, config)
+        return
+    with pytest.raises(RunError) as caught:
+        check_folder(folder, config)
+    assert f"the run has {key} {then!r}, now it is {now!r}; resume with the run's own" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_all_keys_that_differ_are_named(folder: RunFolder) -> None:
+    begin(folder, Config(), seed=1, trainer__epochs=30)
+    with pytest.raises(
+        RunError, match=r"has seed 1, now it is 0; the run has trainer\.epochs 30, now it is 3;"
+    ):
+        check_folder(folder, Config(resume=True))
+
+
+# -- data and machine ------------------------------------------------------------------------------
+
+
+def data_of(words: list[str], rows: int) -> Any:
+    facts = {"splits": {"train": {"rows": rows}}}
+    return SimpleNamespace(labels=["no", "yes"], vocabulary=Vocabulary(words), facts=facts, label_map={})
+
+
+def facts_of(**others: Any) -> dict[str, Any]:
+    cpu = machine_facts(torch.device("cpu"), precision="fp32", threads=1, processes=Processes())
+    return {"data": "0123456789abcdef", **cpu, **others}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("threads", 2), ("world_size", 2), ("device", "cuda"), ("precision", "bf16"), ("torch", "2.0")],
+)
+def test_another_machine_is_told_with_both_values(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture, name: str, value: object
+) -> None:
+    begin(folder, Config(), facts_of())
+    with caplog.at_level(logging.WARNING):
+        checkpoint_to_resume(folder, facts_of(), data_of(["so", "good"], 9))
+        assert not caplog.records
+        checkpoint_to_resume(folder, facts_of(**{name: value}), data_of(["so", "good"], 9))
+    assert (
+        f"the run had {name} {facts_of()[name]}, now {value}: numbers are rounded differently" in caplog.text
+    )
+    assert name in ROUNDED_BY
+
+
+def test_a_run_of_an_earlier_version_does_not_know_all_of_its_machine(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = {name: facts_of()[name] for name in ("data", "threads", "world_size")}
+    begin(folder, Config(), known)
+    checkpoint_to_resume(folder, facts_of(), data_of(["so", "good"], 9))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("words", "rows", "told"),
+    [
+        (["so", "good", "bad"], 9, "tokens of the vocabulary: 2, now 3"),
+        (["so", "good"], 10, "rows of train: 9, now 10"),
+        (["so", "good"], 9, "sha256 0123456789ab, now other"),
+    ],
+)
+def test_other_data_are_refused_with_what_was_and_what_is(
+    folder: RunFolder, words: list[str], rows: int, told: str
+) -> None:
+    begin(folder, Config(), facts_of())
+    write_json(folder.path / "data.json", data_of([], 9).facts)
+    with pytest.raises(RunError, match="no longer those the run began with") as caught:
+        checkpoint_to_resume(folder, facts_of(data="other"), data_of(words, rows))
+    assert f"({told});" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["pretrained", "teacher"])
+def test_another_model_to_start_or_learn_from_is_refused_with_both_sums(folder: RunFolder, name: str) -> None:
+    begin(folder, Config(), facts_of(**{name: "a" * 64}))
+    with pytest.raises(RunError, match=rf"{name}.* \(sha256 {'a' * 12}, now {'b' * 12}\)"):
+        checkpoint_to_resume(folder, facts_of(**{name: "b" * 64}), data_of(["so", "good"], 9))
+
+
+# -- torchrun's restarts ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"overwrite": True}, {"resume": True}])
+def test_a_job_that_is_started_again_goes_on_with_its_own_run_and_with_no_other(
+    folder: RunFolder, settings: dict[str, bool]
+) -> None:
+    """Nothing of an earlier job is taken for its own: that would be a resume that nobody asked for."""
+    config = Config(**settings)
+    again = Processes(world_size=2, restarts=1, job="mine")
+    begin(folder, config)
+    assert started_again(config, folder, again) == config, "no job has written here"
+    write_json(folder.path / STATUS, {"job": "another"})
+    assert started_again(config, folder, again) == config
+    write_json(folder.path / STATUS, {"job": "mine"})
+    assert started_again(config, folder, again) == Config(resume=True)
+    first = dataclasses.replace(again, restarts=0)
+    assert started_again(config, folder, first) == config
