@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from result_log import read_log
+from result_log import read_log, repository
 
 from lstm_sentiment import __version__
 from lstm_sentiment.config import Config
@@ -214,7 +214,7 @@ class Reproduction:
             **{key: statistics.fmean(of[key] for of in of_seeds) for key in ("training_s", "training_rows")},
             "parameters": round(of_seeds[-1]["parameters"]),
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            **_repository(self.benchmark.config),
+            **repository(ROOT, "lstm_sentiment", self.benchmark.config),
             "code": self.code,
             "fingerprint": self.fingerprint,
             "version": __version__,
@@ -307,18 +307,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _mean_and_sd(values: list[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
-
-
-def _repository(config: str) -> dict[str, Any]:
-    """Return the commit, and whether the package or the configuration differs from it."""
-    commit, changes = (
-        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-        for words in (
-            ["rev-parse", "--short", "HEAD"],
-            ["status", "--porcelain", "--", "lstm_sentiment", config],
-        )
-    )
-    return {"commit": commit or None, "dirty": bool(changes)}
 
 
 def _chosen(options: argparse.Namespace, known: list[str]) -> list[str]:

@@ -1,8 +1,10 @@
-"""The logs of scripts/reproduce and scripts/soak: JSON, a result a line."""
+"""Logs and pages of scripts/reproduce, scripts/soak and scripts/sabotage; a log is JSON, a result a line."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +26,35 @@ def read_log(path: Path) -> list[dict[str, Any]]:
                 f"not JSON: {error.msg}; mend or remove it", file=str(path), line=number
             ) from None
     return entries
+
+
+def repository(root: Path, *paths: str) -> dict[str, Any]:
+    """Return the commit of a working tree, None without one, and whether some paths differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    changes = git("status", "--porcelain", "--", *paths)
+    return {"commit": git("rev-parse", "--short", "HEAD") or None, "dirty": bool(changes)}
+
+
+def commit_of(entry: dict[str, Any]) -> str:
+    """Return in words what an entry of a log says of the code that it was made with (see `repository`).
+
+    >>> commit_of({"commit": "1a2b3c4", "dirty": True})
+    '1a2b3c4, changed'
+    """
+    return f"{entry['commit']}{', changed' if entry['dirty'] else ''}"
+
+
+def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    """Return a table in Markdown, in whose cells no bar may stand.
+
+    >>> print(markdown(["name", "count"], [["a|b", "2"]]))
+    | name | count |
+    | --- | --- |
+    | a/b | 2 |
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from experiments import Curve, Table
+from result_log import commit_of, markdown
 
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import write_atomically
@@ -70,12 +70,12 @@ def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
             sections.append(_curve(points, curve, f"{picture.parent.name}/{picture.name}"))
     if table.tried:
         rows = ([of["lever"], of["where"], of["found"]] for of in table.tried)
-        sections.append(TRIED + _markdown(["what", "where", "points of validation score"], rows) + "\n")
+        sections.append(TRIED + markdown(["what", "where", "points of validation score"], rows) + "\n")
     missing = [name for name in table.experiments if name not in latest]
     if missing:
         sections.append("## Not measured yet\n\n" + ", ".join(f"`{name}`" for name in missing) + "\n")
     path = docs / "results.md"
-    files = _markdown(["file", "what it is"], ([f"`{name}`", what] for name, what in table.files.items()))
+    files = markdown(["file", "what it is"], ([f"`{name}`", what] for name, what in table.files.items()))
     write_atomically(path, "\n".join([*filter(None, sections), FILES, files, ""]).encode())
     return path
 
@@ -91,7 +91,8 @@ def _main_table(latest: dict[str, Entry], table: Table) -> str:
             [
                 f"{benchmark.title} (`{name}`)", METRICS[of["metric"]], _with_branches(of), _score(linear),
                 str(len(of["seeds"])), f"{of['training_rows']:,.0f}", f"{of['training_s']:,.0f} s",
-                f"{linear['seconds']:,.1f} s", f"{of['parameters']:,}", _commit(of), anchors or "none found",
+                f"{linear['seconds']:,.1f} s", f"{of['parameters']:,}", commit_of(of),
+                anchors or "none found",
             ]
         )  # fmt: skip
         commands.append(f"{of['command']}  # {name}; {_machine(of)}; {of['date'][:10]}")
@@ -100,7 +101,7 @@ def _main_table(latest: dict[str, Entry], table: Table) -> str:
     head = ["benchmark", "score", "LSTM", "linear", "seeds", "training rows", "LSTM trains", "linear fits"]
     head += ["parameters", "commit", "published"]
     block = "\n".join(["```bash", *commands, "```"])
-    return f"## Benchmarks\n\nTest rows.\n\n{_markdown(head, rows)}\n\n{block}\n"
+    return f"## Benchmarks\n\nTest rows.\n\n{markdown(head, rows)}\n\n{block}\n"
 
 
 def _with_branches(of: Entry) -> str:
@@ -117,7 +118,7 @@ def _parts(latest: dict[str, Entry], table: Table) -> str:
         rows = [[part, f"{of['test']:.3f}", f"{of['linear']:.3f}"] for part, of in parts.items()]
         if rows:
             head = [benchmark.split["column"], "LSTM", "linear"]
-            sections.append(f"### {benchmark.title}\n\n{_markdown(head, rows)}\n")
+            sections.append(f"### {benchmark.title}\n\n{markdown(head, rows)}\n")
     return "\n".join(sections)
 
 
@@ -134,7 +135,7 @@ def _ablations(entries: list[Entry], table: Table) -> str:
             rows.append(
                 [
                     lever.title, benchmark, _score(pair[1]), _score(pair[0]), f"{gain:+.4f}", f"{errors:.4f}",
-                    verdict(gain, errors), _commit(pair[0 if lever.without_it == benchmark else 1]),
+                    verdict(gain, errors), commit_of(pair[0 if lever.without_it == benchmark else 1]),
                 ]
             )  # fmt: skip
     if not rows:
@@ -149,7 +150,7 @@ difference is that of two means over the same seeds, from what is left of a benc
 of each setting and of each seed is taken out, pooled over settings. A lever "pays" or "hurts" where the
 difference is over two of them; one in twenty would be by chance.
 
-{_markdown(head, rows)}
+{markdown(head, rows)}
 """
 
 
@@ -237,12 +238,12 @@ def _curve(points: list[Entry], curve: Curve, picture: str) -> str:
     rows = [
         [
             of["name"], f"{of['training_rows']:,.0f}", f"{of['training_s']:,.0f} s", _score(of),
-            f"{of['linear']['seconds']:,.1f} s", _score(of["linear"]), str(len(of["seeds"])), _commit(of),
+            f"{of['linear']['seconds']:,.1f} s", _score(of["linear"]), str(len(of["seeds"])), commit_of(of),
         ]
         for of in points
     ]  # fmt: skip
     head = ["experiment", "training rows", "LSTM trains", "LSTM", "linear fits", "linear", "seeds", "commit"]
-    return f"## {curve.title}\n\n![{curve.title}]({picture})\n\n{_markdown(head, rows)}\n"
+    return f"## {curve.title}\n\n![{curve.title}]({picture})\n\n{markdown(head, rows)}\n"
 
 
 def _draw(points: list[Entry], curve: Curve) -> bytes:
@@ -286,16 +287,7 @@ def _score(of: Entry) -> str:
     return f"{of['mean']:.4f}" + (f" ± {of['sd']:.4f}" if len(of["scores"]) > 1 else "")
 
 
-def _commit(of: Entry) -> str:
-    return f"{of['commit']}{', changed' if of['dirty'] else ''}"
-
-
 def _machine(of: Entry) -> str:
     machine = of["machine"]
     threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
     return f"{machine['cpu']}, {threads}" if machine["device"] == "cpu" else machine["device"]
-
-
-def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

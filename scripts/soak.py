@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from result_log import read_log
+from result_log import commit_of, markdown, read_log, repository
 
 from lstm_sentiment import __version__
 from lstm_sentiment.errors import ConfigError, did_you_mean
@@ -152,9 +151,10 @@ def main(argv: list[str]) -> None:
     logging.disable(logging.WARNING)  # of a checkpoint that was found damaged: that is what we are after
     options.docs.mkdir(parents=True, exist_ok=True)
     log = options.docs / "soak.jsonl"
-    failed, repository = [], _repository()  # now: what is loaded is not read again
+    failed = []
+    state = repository(ROOT, "lstm_sentiment", "tests", "scripts")  # now: what is loaded is not read again
     for name in options.names:
-        entry = run(name, options.count or SOAKS[name].count) | repository
+        entry = run(name, options.count or SOAKS[name].count) | state
         with log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(entry) + "\n")
         print(f"{name}: {_counted(entry['counts'])} in {entry['seconds']:,.0f} s", flush=True)
@@ -198,18 +198,16 @@ def kept_its_promise(entry: dict[str, Any]) -> bool:
 def page_of(entries: list[dict[str, Any]]) -> str:
     """Return the page: the last entry of each soak, in the table's order."""
     latest = {entry["name"]: entry for entry in entries}
-    rows = [["what is done", "counted", "as promised", "command", "seconds", "commit", "date"]]
-    rows.append(["---"] * len(rows[0]))
+    head = ["what is done", "counted", "as promised", "command", "seconds", "commit", "date"]
+    rows = []
     for name, soak in SOAKS.items():
         if (of := latest.get(name)) is not None:
-            commit = f"{of['commit']}{', changed' if of['dirty'] else ''}"
             verdict = "yes" if kept_its_promise(of) else "**no**"
             done = [soak.says, _counted(of["counts"]), verdict, f"`{of['command']}`"]
-            rows.append([*done, f"{of['seconds']:,.0f}", commit, of["date"][:10]])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+            rows.append([*done, f"{of['seconds']:,.0f}", commit_of(of), of["date"][:10]])
     machines = dict.fromkeys(latest[name]["machine"] for name in SOAKS if name in latest)
     missing = [name for name in SOAKS if name not in latest]
-    parts = [INTRODUCTION, table + "\n"]
+    parts = [INTRODUCTION, markdown(head, rows) + "\n"]
     parts += [f"Machine: {'; '.join(machines)}.\n"] if machines else []
     parts += [f"Not done yet: {', '.join(missing)}.\n"] if missing else []
     return "\n".join(parts)
@@ -227,17 +225,6 @@ def _machine() -> str:
 
     cpu = describe_machine(torch.device("cpu"))["cpu"]
     return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-
-
-def _repository() -> dict[str, Any]:
-    """Return the commit, and whether the code differs from it."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(ROOT), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    changes = git("status", "--porcelain", "lstm_sentiment", "tests", "scripts")
-    return {"commit": git("rev-parse", "--short", "HEAD") or None, "dirty": bool(changes)}
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -298,6 +298,10 @@ def tensor_attacks() -> Iterator[Attack]:
         "a header that is no text": (tensors_file(b"\xff\xfe\xfd", eight), "not JSON"),
         "a header of 300,000 brackets": (tensors_file(b"[" * 300_000), "lists and maps"),
         "a header of 90,000 brackets": (tensors_file(b"[" * 90_000), "not JSON"),
+        "a header of two million bytes": (
+            tensors_file({"__metadata__": {"a": "x" * 2_000_000}, "a": one()}, eight),
+            "has a header of",
+        ),
         "a header that is a list": (tensors_file([1, 2]), "does not list at most"),
         "10,000 empty tensors": (tensors_file(many), "does not list at most 1,000|header"),
         "a header of lists in lists": (

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,22 @@ def killed_at_save(name: str, count: int) -> Iterator[None]:
         patch.setattr(RunFolder, "save", save)
         with pytest.raises(Killed):
             yield
+
+
+@contextlib.contextmanager
+def given_up_after(seconds: int) -> Iterator[None]:
+    """Raise if a block takes longer; it may wait for ever."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("waited too long")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import zipfile
@@ -28,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, given_up_after
 
 from lstm_sentiment import __version__, evaluate, experiment, predict, train
 from lstm_sentiment.config import Config, flatten
@@ -340,15 +339,8 @@ def _own_logging() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _never_waits() -> Iterator[None]:
     """A command that waits for a pipe is killed, and its test fails."""
-
-    def give_up(*_: object) -> None:
-        raise TimeoutError("waited for input")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with given_up_after(60):
+        yield
 
 
 def command(case: str, folder: Path, run: Path) -> tuple[str, list[str], Path | None]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import Killed
+from conftest import Killed, given_up_after
 from faults import kill_at
 
 from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
@@ -201,7 +201,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: RunFolder, name
     file = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(CheckpointError, match=f"{name}: is no plain file"):
+    with pytest.raises(CheckpointError, match=f"{name}: is no plain file"), given_up_after(10):
         folder.load(BEST)
 
 
@@ -313,6 +313,16 @@ def test_a_damaged_last_falls_back_to_the_one_before(
     assert record.levelno == logging.WARNING
     assert f"{LAST}/{name}" in record.message
     assert "last.previous" in record.message
+
+
+def test_the_clock_does_not_decide_which_checkpoint_is_the_newer_one(folder: RunFolder) -> None:
+    """It may have been put back between two saves."""
+    save(folder, LAST, 1)
+    save(folder, LAST, 2)
+    before = (folder.path / "last.previous").stat().st_mtime_ns - 10**12
+    for file in [folder.path / LAST, *(folder.path / LAST).iterdir()]:
+        os.utime(file, ns=(before, before))
+    assert loaded_step(folder, LAST) == 2
 
 
 def test_a_whole_last_is_loaded_without_a_word(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:

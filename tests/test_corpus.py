@@ -416,11 +416,13 @@ def test_the_fingerprint_changes_with_rows_labels_split_and_tokens(
     changed = [*rows[:-1], (rows[-1][0] + " more", rows[-1][1])]
     relabelled = [*rows[:-1], (rows[-1][0], "neutral" if rows[-1][1] != "neutral" else "positive")]
     test = write_csv(tmp_path / "test.csv", make_rows(9, seed=5))
+    files = {"validation": str(test), "test": str(test)}  # with them a split does not depend on the classes
     corpora = [
         load(rows),
         load(rows, seed=1),
         load(rows, labels=["positive", "neutral", "negative"]),
-        load(rows, labels={"positive": "good", "neutral": "bad", "negative": "bad"}),
+        load(rows, labels={"positive": "good", "negative": "bad", "neutral": "bad"}, **files),
+        load(rows, labels={"positive": "good", "negative": "bad", "neutral": "good"}, **files),
         load(rows, validation=0.2),
         load(rows, test=None),
         load(rows, test=str(test)),

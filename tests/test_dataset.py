@@ -22,6 +22,8 @@ from lstm_sentiment.dataset import (
     plan_epoch,
     rank_share,
 )
+from lstm_sentiment.inference import predict_logits
+from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, spell
 from lstm_sentiment.reading.tokens import TokenStore
@@ -403,6 +405,18 @@ def test_evaluation_sees_each_row_once_longest_first(lengths: list[int], batch_s
     assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert 1 <= len(batches[-1]) <= batch_size
+
+
+def test_answers_are_without_dropout_and_leave_the_mode_as_it_was() -> None:
+    dataset = dataset_of([WORDS[:4], WORDS[2:9]])
+    model = SentimentLSTM(8, 3, embedding_size=4, hidden_size=4, dropout=0.5, word_dropout=0.5)
+    for training in (True, False):
+        model.train(training)
+        answers = [predict_logits(model, dataset, device=torch.device("cpu"), batch_size=2) for _ in range(2)]
+        assert torch.equal(*answers)
+        assert model.training == training
+    batch = dataset.batch(np.arange(2))
+    assert not torch.equal(model.train()(*batch.inputs), model(*batch.inputs)), "there is no dropout"
 
 
 def test_unknown_tokens_are_numbered_within_a_batch_and_spelt() -> None:

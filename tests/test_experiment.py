@@ -151,6 +151,18 @@ def test_test_rows_change_no_weight(configure: Configure, tmp_path: Path) -> Non
     assert "test" not in metrics["null"]
 
 
+def test_baselines_learn_from_training_rows_alone(configure: Configure, tmp_path: Path) -> None:
+    """Most of which are negative; no test row is."""
+    rows = make_rows(120)
+    left_out = [row for row in rows if row[1] != "negative"][::2]
+    train = write_csv(tmp_path / "train.csv", [row for row in rows if row not in left_out])
+    others = [row for row in make_rows(60, seed=1) if row[1] != "negative"]
+    held_out = write_csv(tmp_path / "held-out.csv", others)
+    metrics = run(configure(f"--data.train={train}", f"--data.test={held_out}", "--baseline=true"))
+    assert metrics["baselines"]["majority"]["accuracy"] == 0
+    assert metrics["baselines"]["tfidf_logistic_regression"]["training_rows"] == 72
+
+
 def test_class_weights_and_label_smoothing_reach_the_loss(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,11 +375,15 @@ def files_of_last(config: Config) -> list[bytes]:
 @pytest.mark.parametrize(
     "flag", ["--trainer.checkpoint_every=7", "--baseline=true", "--trainer.device=cpu", "--trainer.threads=2"]
 )
-def test_settings_that_change_nothing_that_is_learned_may_differ(configure: Configure, flag: str) -> None:
+def test_settings_that_change_nothing_that_is_learned_may_differ(
+    configure: Configure, caplog: pytest.LogCaptureFixture, flag: str
+) -> None:
+    """Sums of other threads are rounded otherwise, which is told."""
     config = configure(*RESUMED)
     run_until_save(config, "last", 9)
     metrics = run(configure(*RESUMED, "--resume=true", flag))
     assert metrics["steps"] == 18
+    assert ("the run had threads 1, now 2" in caplog.text) == ("threads" in flag)
 
 
 def test_resuming_on_other_data_is_refused(configure: Configure, reviews: Path) -> None:

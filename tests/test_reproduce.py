@@ -23,6 +23,7 @@ sys.path.insert(0, str(SCRIPTS))  # scripts are no package
 
 import experiments  # noqa: E402
 import reproduce  # noqa: E402
+import result_log  # noqa: E402
 import results_page  # noqa: E402
 
 AUTHORS = ["Ann Lee", "Bo", "Cy"]
@@ -116,7 +117,7 @@ def log_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_doctests_of_the_scripts() -> None:
-    for module in (experiments, reproduce, results_page):
+    for module in (experiments, reproduce, result_log, results_page):
         assert doctest.testmod(module).failed == 0
 
 

@@ -161,6 +161,16 @@ def test_nothing_is_guessed_from_a_value(tmp_path: Path, ending: str) -> None:
     assert frame["label"].tolist() == values
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("values", [["007", "1", "20"], ["1.0", "1e5", "-inf"], ["True", "False", "True"]])
+def test_a_column_of_numbers_alone_stays_text(tmp_path: Path, ending: str, values: list[str]) -> None:
+    file = tmp_path / f"values{ending}"
+    file.write_bytes(encodings_of([(value, value) for value in values])[ending])
+    frame, _ = read(file)
+    assert frame["text"].tolist() == values
+    assert frame["label"].tolist() == values
+
+
 @pytest.mark.parametrize("chunk_rows", [1, 2, 3, 7])
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_chunks_keep_rows_and_lines(

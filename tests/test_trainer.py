@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 import json
 import math
@@ -306,6 +307,18 @@ def test_outside_randomness_does_not_reach_training(configure: Configure) -> Non
         torch.rand(draws)
         weights.append(clone(trainer.fit().state_dict()))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_each_process_has_dropout_of_its_own(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or masks of a step would be alike in all its parts, and two processes worth less than one."""
+    seeds: dict[int, list[int]] = {0: [], 1: []}
+    for rank, of_rank in seeds.items():
+        trainer = make_trainer(configure("--trainer.epochs=1"))
+        trainer.processes = Processes(rank=rank)
+        note = functools.partial(lambda to, seed, _device: to.append(seed), of_rank)
+        monkeypatch.setattr("lstm_sentiment.trainer.seed_random_numbers", note)
+        trainer.fit()
+    assert len(set(seeds[0] + seeds[1])) == 2 * trainer.total_steps
 
 
 def test_the_longest_batch_is_tried_first_and_leaves_no_trace(
