@@ -179,7 +179,7 @@ def start_without_end(
     configure: Configure, torchrun: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> tuple[Config, subprocess.Popen[str], dict[int, int]]:
     """Start a job that would take hours, and return when it has a checkpoint."""
-    config = configure("--trainer.epochs=10000", "--trainer.checkpoint_every=5")
+    config = configure("--trainer.epochs=5000", "--trainer.checkpoint_every=5")
     process = torchrun("-m", "lstm_sentiment.train", "--config", write_settings(config, tmp_path))
     deadline = time.monotonic() + 90
     while not (Path(config.out) / LAST).exists():
