@@ -276,7 +276,8 @@ def sabotage(saboteurs: list[Saboteur], root: Path, *, jobs: int) -> Iterator[di
     with tempfile.TemporaryDirectory(prefix="sabotage-") as folder, ThreadPoolExecutor(jobs) as pool:
         workshop = Workshop(root, Path(folder))
         control = workshop.control(saboteurs)
-        print(f"control: {len(control.red)} red in {control.seconds:.0f} s", flush=True)
+        red = "".join(f"\n  {test}: {why}" for test, why in control.red.items())
+        say(f"control: {len(control.red)} red in {control.seconds:.0f} s{red}")
         for found in pool.map(lambda saboteur: workshop.try_out(saboteur, control), saboteurs):
             yield found | state
 
