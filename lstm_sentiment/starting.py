@@ -90,7 +90,7 @@ def started_again(config: Any, folder: RunFolder, processes: Processes) -> Any:
     >>> started_again(Config(), RunFolder("runs/of-tomorrow"), Processes(restarts=1)) == Config()
     True
     """
-    if not processes.restarts or job_of(folder) != processes.job:
+    if not (processes.restarts and processes.job) or job_of(folder) != processes.job:
         return config
     log.info("start %d of this job: going on with %s", processes.restarts + 1, folder.path)
     return dataclasses.replace(config, resume=True, overwrite=False)
