@@ -18,6 +18,7 @@ import io
 import json
 import lzma
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -158,7 +159,7 @@ def json_lines(data: bytes, folder: Path) -> None:
             for value in record.values():
                 as_text(value).encode()
         if not ending:
-            numbered = enumerate(content.decode("utf-8-sig").split("\n"), start=1)
+            numbered = enumerate(re.split("\r\n|\r|\n", content.decode("utf-8-sig")), start=1)
             expected = [(line, json.loads(text)) for line, text in numbered if text.strip()]
             assert [int(line) for chunk in chunks for line in chunk.lines] == [line for line, _ in expected]
             if b"\\ud" not in content.lower():  # halves of characters are replaced

@@ -37,7 +37,7 @@ def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], l
     problems = Problems[DataError]()
     first = True
     with open_text(source) as text:
-        # Only \n ends a line: U+0085 and U+2028 may stand inside a JSON string.
+        # Only \n, \r or both end a line: U+0085 and U+2028 may stand inside a JSON string.
         for line, content in enumerate(text_lines(text, source), start=1):
             if not content.strip():
                 continue
