@@ -148,8 +148,8 @@ def _ablations(entries: list[Entry], table: Table) -> str:
 Validation rows: these are choices, and the test rows have no part in them. The standard error of a
 difference is that of two means over the same seeds, from what is left of a benchmark's scores after the mean
 of each setting and of each seed is taken out, pooled over settings. A lever "pays" or "hurts" where the
-difference is over two of them; one in twenty would be by chance. Runs of different versions of the package are
-compared only where the benchmark as configured scored the same under both, to the last digit.
+difference is over two of them; one in twenty would be by chance. Runs of different versions of the package
+are compared only where the benchmark as configured scored the same under both, to the last digit.
 
 {markdown(head, rows)}
 """
