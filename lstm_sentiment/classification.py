@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.adversarial import answers_pushed
 from lstm_sentiment.dataset import Batch, TextDataset
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.inference import predict_logits
@@ -30,6 +31,7 @@ class Classification:
         batch_size: rows answered at a time.
         processes: the processes of the job.
         r_drop: weight of the disagreement of two passes (see `r_drop`); 0 for a single pass.
+        vat: length of the push that shall change no answer (see `adversarial`); 0 for none.
     """
 
     def __init__(
@@ -42,13 +44,17 @@ class Classification:
         batch_size: int,
         processes: Processes,
         r_drop: float = 0.0,
+        vat: float = 0.0,
     ) -> None:
         self.validation, self.labels, self._loss = validation, labels, loss
         self.device, self.batch_size, self.processes = device, batch_size, processes
-        self.choices, self.r_drop = len(labels), r_drop
+        self.choices, self.r_drop, self.vat = len(labels), r_drop, vat
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
+        if self.vat:
+            logits, change = answers_pushed(model, batch, self.vat)
+            return self._loss(logits, batch) + change
         if not self.r_drop:
             return self._loss(model(*batch.inputs), batch)
         both = twice(batch)

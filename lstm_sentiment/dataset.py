@@ -36,6 +36,7 @@ class Batch:
         labels_B: class indices, int64.
         weights_B: what each row's loss counts, so that the sum over all batches and processes of one
             step is a mean over its rows, each times its own weight; 0 for a row that only fills a place.
+        shares_B: the same if no row had a weight of its own.
         rows_B: place of each row in the dataset, int64.
         targets_BC: what is to be answered in the place of `labels_B`, each row's probabilities of the
             classes, fp32; (B, 0) where the labels are all there is.
@@ -46,6 +47,7 @@ class Batch:
     lengths_B: Tensor
     labels_B: Tensor
     weights_B: Tensor
+    shares_B: Tensor
     rows_B: Tensor
     targets_BC: Tensor
     spelling_XK: Tensor
@@ -178,6 +180,7 @@ class TextDataset:
             lengths_B=count_B.clamp(min=1),
             labels_B=self._labels_R[rows_B],
             weights_B=torch.from_numpy((alike_B * self.weights[rows]).astype(np.float32)),
+            shares_B=torch.from_numpy(alike_B.astype(np.float32)),
             rows_B=rows_B,
             targets_BC=torch.from_numpy(self.targets[rows]),
             spelling_XK=spelling_XK,

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not told so
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 from lstm_sentiment.errors import ConfigError, LostProcessError
 
@@ -270,6 +271,27 @@ def process_group(processes: Processes, device: torch.device, *, timeout_s: floa
     finally:
         _job = None
         dist.destroy_process_group()
+
+
+def exchanging_gradients(model: nn.Module) -> DistributedDataParallel:
+    """Return a model that does what another does, and makes one gradient of those of all processes.
+
+    Deleting gloo's group waits for a thread, which may be waiting for Python's lock. A reference of Python's
+    gives the lock up before that, one of the reducer's within the model does not, and the process hangs for
+    good (seen in torch 2.13, one time in 25). So one of Python's has to be the last: attributes go in the
+    order in which they came.
+
+    Args:
+        model: already on its device; inside of `process_group`.
+
+    Example::
+
+        with process_group(processes, device, timeout_s=600):
+            parallel = exchanging_gradients(model)
+    """
+    parallel = DistributedDataParallel(model)
+    parallel.last_reference = dist.group.WORLD  # type: ignore[assignment]
+    return parallel
 
 
 def _store(processes: Processes, name: str, timeout: datetime.timedelta) -> Store:

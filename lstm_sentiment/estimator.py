@@ -114,6 +114,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         clip_norm: float = TrainerConfig.clip_norm,
         label_smoothing: float = TrainerConfig.label_smoothing,
         r_drop: float = TrainerConfig.r_drop,
+        vat: float = TrainerConfig.vat,
         class_weights: str = TrainerConfig.class_weights,
         ema: float = TrainerConfig.ema,
         accumulate: int = TrainerConfig.accumulate,

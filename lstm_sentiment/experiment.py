@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lstm_sentiment.adversarial import beside
 from lstm_sentiment.assessment import assess, report_scores
 from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classification import Classification
@@ -78,8 +79,11 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
             corpus = _prepare(config, pretrained, cache or cache_folder())
         _report_data(corpus, config)
         check_metric(config.trainer.metric, corpus.labels)
-        learned = teachers.teach(corpus, processes) if teachers else corpus.train
-        model = initial_model(config, corpus, pretrained, learned=learned).to(device)
+        answered = teachers.teach(corpus, processes) if teachers else corpus.train
+        model = initial_model(config, corpus, pretrained, learned=answered).to(device)
+        learned = answered
+        if teachers is None and corpus.unlabelled is not None:
+            learned = beside(corpus.train, corpus.unlabelled)
         _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
         machine = machine_facts(device, precision=precision, threads=threads, processes=processes)
         facts = {"data": corpus.fingerprint, **machine}
@@ -201,6 +205,7 @@ def _new_trainer(
         batch_size=4 * config.trainer.batch_size,
         processes=processes,
         r_drop=config.trainer.r_drop,
+        vat=config.trainer.vat,
     )
     return Trainer(
         model,

@@ -86,9 +86,18 @@ class SentimentLSTM(nn.Module):
             lengths_B: number of tokens of each text, at least 1, int64.
             spelling_XK: see `tokenizing.spell`, int32; None where no token is unknown.
         """
+        return self.logits_of(self.embed(tokens_BT, lengths_B, spelling_XK), lengths_B)
+
+    def embed(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None) -> Tensor:
+        """Return the tokens' vectors (T, B, E), behind dropout and as long as the longest text."""
         if lengths_B.device.type == "cpu":  # elsewhere it would have to wait for the device
             tokens_BT = tokens_BT[:, : int(lengths_B.max())]
-        return self.logits_of(self._embed(self._drop_words(tokens_BT.t()), spelling_XK), lengths_B)
+        embedded_TBE = self.look_up(self._drop_words(tokens_BT.t()), spelling_XK)
+        if self.training and self.embedding_dropout:
+            keep = 1 - self.embedding_dropout
+            kept_BE = _chance(embedded_TBE.shape[1:], keep, embedded_TBE.device)
+            embedded_TBE = embedded_TBE * (kept_BE / keep)
+        return embedded_TBE
 
     def look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
         """Return the tokens' vectors (T, B, E), before any dropout; ids and spelling as in `forward`."""
@@ -156,14 +165,6 @@ class SentimentLSTM(nn.Module):
             return values
         keep = 1 - self.dropout
         return values * (_chance(values.shape, keep, values.device) / keep)
-
-    def _embed(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
-        embedded_TBE = self.look_up(tokens_TB, spelling_XK)
-        if self.training and self.embedding_dropout:
-            keep = 1 - self.embedding_dropout
-            kept_BE = _chance(embedded_TBE.shape[1:], keep, embedded_TBE.device)
-            embedded_TBE = embedded_TBE * (kept_BE / keep)
-        return embedded_TBE
 
     def _pool(self, kind: str, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         steps, batch, size = read[0].shape

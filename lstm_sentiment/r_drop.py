@@ -25,13 +25,14 @@ def twice(batch: Batch) -> Batch:
 
     >>> one_B = torch.ones(1, dtype=torch.int64)
     >>> rows = {"lengths_B": one_B, "labels_B": one_B, "rows_B": one_B, "weights_B": torch.ones(1)}
-    >>> rows |= {"tokens_BT": one_B[:, None], "targets_BC": torch.empty(1, 0)}
+    >>> rows |= {"tokens_BT": one_B[:, None], "targets_BC": torch.empty(1, 0), "shares_B": torch.ones(1)}
     >>> both = twice(Batch(spelling_XK=torch.empty(0, 32), **rows))
     >>> both.tokens_BT.shape, both.weights_B.tolist()
     (torch.Size([2, 1]), [0.5, 0.5])
     """
     repeated = {name: torch.cat([tensor, tensor]) for name, tensor in vars(batch).items()}
-    repeated |= {"weights_B": repeated["weights_B"] / 2, "spelling_XK": batch.spelling_XK}
+    repeated |= {name: repeated[name] / 2 for name in ("weights_B", "shares_B")}
+    repeated["spelling_XK"] = batch.spelling_XK
     return replace(batch, **repeated)
 
 

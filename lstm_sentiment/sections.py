@@ -56,9 +56,9 @@ class DataConfig:
             whose name is null are left out. Null: the sorted values of the training file.
         phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
             phrases out. Only trees have any; validation and test rows are always sentences.
-        unlabelled: more texts, without labels, that `teacher` answers and the model learns those answers
-            from: another such source, or a list of several; they are held in memory, 4 bytes per token.
-            A text that stands in any split is left out.
+        unlabelled: more texts, without labels: `teacher` answers them and the model learns those answers,
+            or they learn from `trainer.vat` alone; another such source, or a list of several. They are held
+            in memory, 4 bytes per token. A text that stands in any split is left out.
         exclude: other such sources, whose texts are left out of `unlabelled` too, such as test rows that
             training shall not read.
         filter: keep only rows whose columns have these values, such as {source: imdb}.

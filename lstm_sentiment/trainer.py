@@ -25,7 +25,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lstm_sentiment.config import METRICS, TrainerConfig
 from lstm_sentiment.culprits import culprits_of
 from lstm_sentiment.dataset import Array, Batch, TextDataset, plan_epoch, rank_share
-from lstm_sentiment.distributed import Processes
+from lstm_sentiment.distributed import Processes, exchanging_gradients
 from lstm_sentiment.errors import StoppedError, TrainingError
 from lstm_sentiment.hardware import DTYPES, memory_told, seed_random_numbers
 from lstm_sentiment.loop import CheckpointStore, Scalars, Task, TrainingState, Watch
@@ -93,7 +93,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.epochs
         self._parallel = model
         if processes.world_size > 1:
-            self._parallel = DistributedDataParallel(model)
+            self._parallel = exchanging_gradients(model)
         self._overflows = 0
 
     def fit(self) -> nn.Module:

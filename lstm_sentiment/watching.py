@@ -60,7 +60,7 @@ class RunWatch:
     def __init__(self, folder: RunFolder, *, writes: bool, job: str = "") -> None:
         self.folder, self.writes, self.job = folder, writes, job
         self.step = 0
-        self._begun, self._now, self._asked = False, True, 0
+        self._begun, self._now, self._asked, self._over = False, True, 0, False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> RunWatch:
@@ -74,12 +74,14 @@ class RunWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._now = False  # a signal does not keep this from being written: torchrun sends one at once
+        self._now = False  # torchrun sends a signal at once: it keeps nothing from being told
+        self._over = True
         try:
             self._tell_end(error)
         finally:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+            if error is None or not self.job:  # or the command could not say what was wrong
+                for number, handler in self._before.items():
+                    signal.signal(number, handler)
 
     def _tell_end(self, error: BaseException | None) -> None:
         if error is None:
@@ -143,7 +145,7 @@ class RunWatch:
         if self._now:
             self._now = False  # the way out is not interrupted again
             self._stop_if_asked()
-        elif first and self.writes:
+        elif first and self.writes and not self._over:
             with contextlib.suppress(OSError):
                 os.write(2, b"\nstopping after this step; Ctrl-C leaves at once\n")
 

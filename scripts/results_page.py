@@ -27,7 +27,8 @@ package's training command, once per seed, without any test rows; these are read
 `python -m lstm_sentiment.evaluate`. Scores are means ± standard deviations over seeds. Where there is no
 official split, test rows are put aside first, and `CUT/train.parquet` holds the others. "Linear" is TF-IDF of
 1-2-grams with logistic regression, fitted on the LSTM's training rows; its seconds leave out reading and
-tokenising, as the LSTM's training seconds do.
+tokenising, as the LSTM's training seconds do. The machine is a shared one: the same run takes up to half as
+long again at other times.
 """
 FILES = """## Files
 

@@ -127,6 +127,17 @@ SOAKS = {
         says="a process that hangs, with gloo's own timeout of 30 minutes: the job is there a minute later",
         control=True,
     ),
+    "groups": Soak(
+        does="ranks.groups",
+        count=10,
+        says="a process makes and deletes 200 process groups: none hangs as it deletes one",
+    ),
+    "groups-control": Soak(
+        does="ranks.groups_of_the_reducer",
+        count=10,
+        says="the same, up to 3,000, where the last reference to a group is torch's own",
+        control=True,
+    ),
     "ranks-resumed": Soak(
         does="ranks.resumes",
         count=17,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import multiprocessing
 import os
 import random
 import shutil
@@ -24,6 +23,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import TINY, Killed, make_rows, write_csv
+from forks import FORKS
 from tqdm import tqdm
 
 from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
@@ -32,8 +32,6 @@ from lstm_sentiment.manifest import MANIFEST
 
 Counts = dict[str, int]
 KILLED = -9  # what a process that was killed leaves with
-FORKS = multiprocessing.get_context("forkserver")  # a kill costs a fork, and no start of Python
-FORKS.set_forkserver_preload(["lstm_sentiment.experiment", "pytest"])
 
 
 # -- a run whose checkpoints tell their step in each of their numbers ------------------------------

@@ -85,8 +85,13 @@ def refused_only_by(*errors: type[SentimentError], naming: str = "") -> Iterator
         yield
     except errors as error:
         told = str(error)
-        assert told.replace("\n", "").isprintable(), f"a terminal would obey {told!r}"
+        assert is_harmless(told), f"a terminal would obey {told!r}"
         assert naming in told, f"{naming} is not named in {told!r}"
+
+
+def is_harmless(told: str) -> bool:
+    """Whether a terminal shows a message and obeys nothing in it; U+200D joins parts of an emoji."""
+    return told.replace("\n", "").replace("\u200d", "").isprintable()
 
 
 def chosen(data: bytes, among: Sequence[Any]) -> tuple[Any, bytes]:
@@ -362,7 +367,7 @@ def holder(data: bytes, folder: Path) -> None:
     file = folder / locking.LOCK
     file.write_bytes(data[1:])
     told = locking._in_use(file, os.open(file, os.O_RDONLY))
-    assert told.isprintable()
+    assert is_harmless(told)
 
 
 CACHE_FILES = ["meta.json", "rows.npz", "ids.bin"]

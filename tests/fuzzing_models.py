@@ -145,10 +145,11 @@ TARGETS = {
 }
 
 
-def try_inputs(target: fuzzing.Target, count: int, folder: Path) -> None:
-    """Give a target so many inputs; the smallest that it falls over is in the error's notes."""
+def try_inputs(target: fuzzing.Target, count: int, folder: Path, *, same: bool) -> None:
+    """Give a target so many inputs, the same each time or not; the smallest that fails is in the notes."""
+    every = list(HealthCheck)
 
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, deadline=None, database=None, derandomize=same, suppress_health_check=every)
     @given(inputs_of(target))
     def check(data: bytes) -> None:
         target.check(data, folder)
@@ -166,7 +167,7 @@ def unguided(count: int, folder: Path) -> dict[str, int]:
     for name, target in TARGETS.items():
         (folder / name).mkdir()
         try:
-            try_inputs(target, count, folder / name)
+            try_inputs(target, count, folder / name, same=False)
         except Exception:  # whatever came out that should not
             traceback.print_exc()
             counts["lost"] += 1

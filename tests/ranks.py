@@ -1,4 +1,4 @@
-"""Faults of one process of several, for tests and for scripts/soak: each in the real `torchrun`.
+"""Faults of one process of several, for tests and for scripts/soak: each under the real `torchrun`.
 
 Run as a script it is the worker: ``ranks.py FAULT FOLDER ARGUMENTS OF TRAIN`` does a fault to its process
 and leaves notes in the folder. As a module it starts such jobs and looks at what they leave.
@@ -7,12 +7,12 @@ and leaves notes in the folder. As a module it starts such jobs and looks at wha
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from conftest import TINY, make_rows, write_csv
+from forks import FORKS, Job, start_job
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 TIMEOUT_S, GIVEN_UP_S = 6, 240  # after which processes give up, and after which we do
+HANGS_S = 5  # without a group made and deleted, which takes some hundredths of one
 AT_STEP = 7  # of 12 per epoch; the one of the last checkpoint is 6
 STEPS = ("--trainer.epochs=3", "--trainer.checkpoint_every=3", f"--trainer.timeout={TIMEOUT_S}")
 KEPT = (1, 5, 6, 7, 13)  # steps that runs are resumed from; 6 ends an epoch where two batches make a step
@@ -44,7 +45,7 @@ class Fault:
         rank: of the process.
         does: the fault; called in the place of what `at` names, with that, and its arguments.
         at: module, owner and name of what is called when the fault strikes, and in which call, from 1.
-        status: state and exit code that status.json ends with; None where no process can write it.
+        status: state and exit code that status.json ends with; None where it may not be there yet.
         says: what stands in the reason there, and on stderr.
         step: of the checkpoint that must be left; None where there is none yet.
         hangs: whether it takes the timeout to notice.
@@ -247,21 +248,21 @@ def work_on_many(what: str, folder: str, kept: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Ended:
     """What is known of a job that is over.
 
     Args:
         code: torchrun's exit code.
         ended_s: from the fault to torchrun's end; NaN without a fault.
         orphans: processes that are still there.
-        stderr: of all of them.
+        told: stdout and stderr of all of them.
         status: of status.json; empty where there is none.
     """
 
     code: int
     ended_s: float
     orphans: list[int]
-    stderr: str
+    told: str
     status: dict[str, Any]
 
 
@@ -273,30 +274,30 @@ def arguments(folder: Path, *more: str) -> list[str]:
     return [f"--data.train={data}", f"--out={folder / 'run'}", *TINY, "--baseline=false", *STEPS, *more]
 
 
-def job(fault: str, folder: Path, *more: str, launcher: tuple[str, ...] = ()) -> Job:
+def started(what: str, folder: Path, *argv: str, launcher: tuple[str, ...] = ()) -> Job:
+    """Start a job of two processes that run this file."""
+    cache = {"LSTM_SENTIMENT_CACHE": str(folder / "cache")}
+    return start_job(__file__, what, str(folder), *argv, folder=folder, launcher=launcher, environment=cache)
+
+
+def to_its_end(fault: str, folder: Path, *more: str, launcher: tuple[str, ...] = ()) -> Ended:
     """Run a job of two processes, with a fault in one of them, to its end, whatever that is."""
-    ended = launched(fault, str(folder), *arguments(folder, *more), launcher=launcher)
+    job = started(fault, folder, *arguments(folder, *more), launcher=launcher)
+    code = job.wait(GIVEN_UP_S)
     now, struck = time.time(), folder / "struck"
     status = folder / "run" / "status.json"
-    pids = [int(file.read_text("utf-8")) for file in folder.glob("pid-*")]
-    return Job(
-        code=ended.returncode,
+    return Ended(
+        code=code,
         ended_s=now - float(struck.read_text("utf-8")) if struck.exists() else float("nan"),
-        orphans=[pid for pid in pids if is_running(pid)],
-        stderr=ended.stdout + ended.stderr,
+        orphans=[pid for pid in pids_of(folder).values() if is_running(pid)],
+        told=job.stdout + job.stderr,
         status=json.loads(status.read_text("utf-8")) if status.exists() else {},
     )
 
 
-def launched(*argv: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run this file in two processes of torchrun; the second argument is its folder."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LSTM_SENTIMENT_CACHE": f"{argv[1]}/cache"}
-    places = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
-    return subprocess.run(
-        [*TORCHRUN, *launcher, __file__, *argv],
-        capture_output=True, text=True, env=environment, timeout=GIVEN_UP_S, check=False,
-    )  # fmt: skip
+def pids_of(folder: Path) -> dict[str, int]:
+    """Return the process ids of a job by rank and start: "0-0" is the main process of the first start."""
+    return {file.name.removeprefix("pid-"): int(file.read_text("utf-8")) for file in folder.glob("pid-*")}
 
 
 def is_running(pid: int) -> bool:
@@ -307,7 +308,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wrong_with(found: Job, fault: Fault, run: Path) -> list[str]:
+def wrong_with(found: Ended, fault: Fault, run: Path) -> list[str]:
     """Return in words what is not as promised after a fault."""
     from lstm_sentiment.checkpoint import LAST, RunFolder
 
@@ -315,10 +316,12 @@ def wrong_with(found: Job, fault: Fault, run: Path) -> list[str]:
     limit = 30.0 + (TIMEOUT_S if fault.hangs else 0)
     wrong += [] if found.ended_s < limit else [f"all were gone after {found.ended_s:.1f} s"]
     wrong += [f"process {pid} lives" for pid in found.orphans]
-    told = " ".join(found.stderr.split())
+    told = " ".join(found.told.split())
     wrong += [f"not told: {words}" for words in fault.says if words not in told]
     if fault.status is None:
-        wrong += [f"status.json: {found.status}"] if found.status else []
+        reason = str(found.status.get("reason"))  # the main one may have come so far, or not
+        told_there = found.status.get("state") == "failed" and all(words in reason for words in fault.says)
+        wrong += [f"status.json: {found.status}"] if found.status and not told_there else []
     else:
         state, code = fault.status
         expected = {"state": state, "exit_code": code or None, "resumable": True, "step": fault.step}
@@ -334,14 +337,18 @@ def wrong_with(found: Job, fault: Fault, run: Path) -> list[str]:
 
 
 def faults(count: int, folder: Path) -> Counts:
-    """Do each fault so many times; `lost` are jobs that did not end as they should."""
+    """Do each fault so many times; `lost` are jobs that did not end as they should, which stderr tells."""
     counts = {"jobs": 0, "lost": 0}
     for i in range(count):
         for name, fault in FAULTS.items():
             place = folder / f"{i} {name}"
             place.mkdir()
             counts["jobs"] += 1
-            counts["lost"] += bool(wrong_with(job(name, place), fault, place / "run"))
+            found = to_its_end(name, place)
+            wrong = wrong_with(found, fault, place / "run")
+            counts["lost"] += bool(wrong)
+            if wrong:
+                print(f"{name}: {'; '.join(wrong)}\n{found.told}", file=sys.stderr)
     return counts
 
 
@@ -351,21 +358,61 @@ def hangs_unnoticed(count: int, folder: Path) -> Counts:
     for i in range(count):
         place = folder / str(i)
         place.mkdir()
-        argv = [*TORCHRUN, __file__, "stopped in a step", str(place)]
-        process = subprocess.Popen(
-            [*argv, *arguments(place, "--trainer.timeout=1800")],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        job = started("stopped in a step", place, *arguments(place, "--trainer.timeout=1800"))
         counts["jobs"] += 1
         try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
+            job.wait(60)
+        except TimeoutError:
             counts["lost"] += (place / "struck").exists()
-        for file in place.glob("pid-*"):
+        for pid in pids_of(place).values():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(file.read_text("utf-8")), signal.SIGKILL)
-        process.wait()
+                os.kill(pid, signal.SIGKILL)
+        job.wait(GIVEN_UP_S)
     return counts
+
+
+def groups(count: int, folder: Path) -> Counts:
+    """Let so many processes make and delete a group again and again; `lost` are those that hang."""
+    return _groups(count, 200, kept=True)
+
+
+def groups_of_the_reducer(count: int, folder: Path) -> Counts:
+    """Do so where the last reference to a group is not Python's (see `exchanging_gradients`)."""
+    return _groups(count, 3000, kept=False)
+
+
+def _groups(count: int, groups_of_each: int, *, kept: bool) -> Counts:
+    counts = {"processes": 0, "lost": 0}
+    for _ in range(count):
+        done, seen = FORKS.RawValue(ctypes.c_int, -1), -2
+        process = FORKS.Process(target=make_and_delete_groups, args=(groups_of_each, kept, done))
+        process.start()
+        while process.is_alive() and (done.value < 0 or done.value > seen):
+            seen = done.value
+            process.join(HANGS_S)
+        process.kill()
+        process.join()
+        counts["processes"] += 1
+        counts["lost"] += done.value < groups_of_each
+    return counts
+
+
+def make_and_delete_groups(count: int, kept: bool, done: Any) -> None:
+    """Make and delete groups of one process, and tell how many it has done."""
+    import torch
+    import torch.distributed as dist
+
+    from lstm_sentiment.distributed import exchanging_gradients
+
+    for done.value in range(count):
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        parallel = exchanging_gradients(torch.nn.Linear(2, 2))
+        if not kept:
+            del parallel.last_reference
+        dist.all_reduce(torch.ones(1))
+        dist.destroy_process_group()
+        del parallel
+    done.value = count
 
 
 def resumes(count: int, folder: Path) -> Counts:
@@ -380,8 +427,8 @@ def resumes(count: int, folder: Path) -> Counts:
 def going_on(steps: Sequence[int], folder: Path) -> Counts:
     """Go on in fresh processes from some steps; see `resumes`."""
     for what in ("keep", "go on"):
-        ended = launched(what, str(folder), json.dumps(list(steps)))
-        assert ended.returncode == 0, ended.stderr
+        job = started(what, folder, json.dumps(list(steps)))
+        assert job.wait(GIVEN_UP_S) == 0, job.stderr
     counts = {"resumes": 0, "lost": 0}
     for name in VARIANTS:
         for step in steps:

@@ -49,7 +49,7 @@ def test_intervals_are_those_of_drawing_rows_with_both_answers() -> None:
     found = compare(truth_R, first_R, second_R, LABELS)["scores"]
     random = np.random.default_rng(7)
     plain: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(1500):
+    for _ in range(600):
         drawn = random.integers(0, 400, 400)
         one, two = (score(truth_R[drawn], np.eye(3)[p[drawn]], LABELS) for p in (first_R, second_R))
         for name, differences in plain.items():

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Killed
+from forks import FORKS, start_job
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
 import lstm_sentiment.experiment as experiment
@@ -179,26 +178,23 @@ def test_points_behind_the_checkpoint_are_taken_back(configure: Configure) -> No
 
 def test_a_process_killed_by_the_system_loses_no_point_before_its_checkpoint(configure: Configure) -> None:
     config = configure(*ON, "--trainer.epochs=400")
-    script = (
-        "from lstm_sentiment import trainer; trainer.RECORD_EVERY = 1\n"
-        "import sys; from lstm_sentiment.train import main; main(sys.argv[1:])"
-    )
-    settings = Path(config.out).with_suffix(".yaml")
-    settings.write_text(config_yaml(config))
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, "--config", str(settings)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = FORKS.Process(target=run_and_record_all, args=(config,))
+    process.start()
     last, deadline = Path(config.out) / LAST, time.monotonic() + 60
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was over before it was killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was over before it was killed"
     step = RunFolder(config.out).load(LAST).facts["training"]["step"]
     drawn = points_of(config.out)["train/loss"]
     assert set(range(1, step + 1)) <= set(drawn)
+
+
+def run_and_record_all(config: Config) -> None:
+    trainer_module.RECORD_EVERY = 1
+    run(config)
 
 
 def test_points_are_on_disk_before_the_checkpoint_behind_them(
@@ -267,16 +263,8 @@ def test_two_processes_draw_one_curve_of_the_whole_batch(configure: Configure, t
     config = configure(*ON, *plain)
     settings = tmp_path / "settings.yaml"
     settings.write_text(config_yaml(config))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "lstm_sentiment.train", "--config", str(settings)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    job = start_job(train.__file__, "--config", str(settings), folder=tmp_path)
+    assert job.wait(120) == 0, job.stderr
     assert len(list((Path(config.out) / "tensorboard").iterdir())) == 1
     found, expected = points_of(config.out), points_of(alone.out)
     assert found.keys() == expected.keys()

@@ -193,13 +193,14 @@ def test_a_batch_holds_whole_numbers_and_a_mean() -> None:
         "lengths_B": torch.int64,
         "labels_B": torch.int64,
         "weights_B": torch.float32,
+        "shares_B": torch.float32,
         "rows_B": torch.int64,
         "targets_BC": torch.float32,
         "spelling_XK": torch.int32,
     }
     assert batch.weights_B.tolist() == [0.5, 0.5]
     weighted = dataset_of([["w0"], ["w1"]]).batch(np.array([1, 0]), np.array([0.25, 1.75]))
-    assert weighted.weights_B.tolist() == [0.25, 1.75]
+    assert weighted.weights_B.tolist() == weighted.shares_B.tolist() == [0.25, 1.75]
     assert batch.to(torch.device("cpu")) is batch
     moved = batch.to(torch.device("meta"))
     assert {tensor.device.type for tensor in vars(moved).values()} == {"meta"}

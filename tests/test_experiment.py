@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from conftest import Killed, killed_at_save, make_rows, write_csv
+from forks import FORKS
 
 import lstm_sentiment.classification as classification_module
 import lstm_sentiment.experiment as experiment
@@ -195,6 +196,7 @@ def test_class_weights_and_label_smoothing_reach_the_loss(
         labels_B=labels_B,
         targets_BC=torch.empty(6, 0),
         weights_B=torch.full((6,), 1 / 6),
+        shares_B=torch.full((6,), 1 / 6),
         rows_B=torch.arange(6),
         spelling_XK=torch.zeros((0, 4), dtype=torch.int32),
     )
@@ -460,16 +462,14 @@ def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configu
     straight = configure(*flags, f"--out={tmp_path / 'straight'}")
     run(straight)
     config = configure(*flags)
-    settings = tmp_path / "settings.yaml"
-    settings.write_text(config_yaml(config))
-    process = subprocess.Popen(
-        [*TRAIN, "--config", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = FORKS.Process(target=run, args=(config,))
+    process.start()
     last, deadline = Path(config.out) / LAST, time.monotonic() + 60
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was over before it was killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was over before it was killed"
     step = RunFolder(config.out).load(LAST).facts["training"]["step"]
     assert 0 < step < 48
     result = subprocess.run(

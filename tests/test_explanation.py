@@ -347,7 +347,8 @@ def test_pushes_are_drawn_to_scale() -> None:
 
 def test_pictures_of_the_documentation_are_there() -> None:
     docs = Path(__file__).parent.parent / "docs"
-    linked = re.findall(r"!\[[^\]]{20,}\]\((\S+)\)", (docs / "how-an-lstm-reads.md").read_text("utf-8"))
+    pages = "".join(page.read_text("utf-8") for page in docs.glob("*.md"))
+    linked = re.findall(r"!\[[^\]]{20,}\]\((\S+)\)", pages)
     assert sorted(linked) == sorted(f"pictures/{path.name}" for path in (docs / "pictures").iterdir())
     for name in linked:
         assert ET.fromstring((docs / name).read_text("utf-8")).tag.endswith("svg")

@@ -52,14 +52,19 @@ def settings_of(file: Path, content: bytes) -> object:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_only_our_own_errors_come_out(name: str, tmp_path: Path) -> None:
-    try_inputs(TARGETS[name], TARGETS[name].count, tmp_path)
+    """The same inputs in each run; scripts/fuzz and scripts/soak try others."""
+    try_inputs(TARGETS[name], TARGETS[name].count, tmp_path, same=True)
 
 
 class TestRuns(run_machine.Runs.TestCase):
     """Saves, kills, damage and new starts in any order."""
 
     settings = settings(
-        max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=25,
+        stateful_step_count=20,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
     )
 
 
@@ -84,6 +89,10 @@ def test_a_parser_with_a_mistake_is_found_out(
     monkeypatch.setattr(fuzzing, "read_chunks", broken)
     with pytest.raises(error):
         fuzzing.delimited(data, tmp_path)
+
+
+def test_a_message_may_hold_an_emoji_of_several_parts(tmp_path: Path) -> None:
+    fuzzing.delimited("\0text,label\n\U0001f469\u200d<\n".encode(), tmp_path)
 
 
 @pytest.mark.skipif(

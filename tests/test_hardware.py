@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from lstm_sentiment.hardware import _keep_freed_memory, seed_random_numbers
+from lstm_sentiment.hardware import KERNEL_COUNT, _keep_freed_memory, seed_random_numbers
 
 
 class RecordingLibrary:
@@ -56,6 +58,32 @@ def test_denormal_numbers_become_zero() -> None:
         [sys.executable, "-c", FLUSHED], check=True, capture_output=True, text=True, timeout=120
     )
     assert result.stdout.split() == ["1", "True", "False"]
+
+
+LENGTHS = """
+import torch
+from lstm_sentiment.hardware import pick_device
+pick_device("cpu")
+lstm = torch.nn.LSTM(4, 4)
+with torch.no_grad():
+    for length in (*range(1, 41), 1):
+        lstm(torch.zeros(length, 2, 4))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="where oneDNN computes LSTMs")
+@pytest.mark.parametrize(("kept", "found"), [(None, "miss"), ("1024", "hit")])
+def test_kernels_of_many_lengths_are_not_all_kept(kept: str | None, found: str) -> None:
+    """The kernel of the first length has to be made again; the control is what the user may ask for."""
+    environment = {name: value for name, value in os.environ.items() if name != KERNEL_COUNT}
+    environment |= {"ONEDNN_VERBOSE": "2"} | ({KERNEL_COUNT: kept} if kept else {})
+    told = subprocess.run(
+        [sys.executable, "-c", LENGTHS],
+        check=True, capture_output=True, text=True, timeout=120, env=environment,
+    ).stdout  # fmt: skip
+    made = [line.partition("create:cache_")[2] for line in told.splitlines() if ",rnn," in line]
+    made = [line.partition(",")[0] for line in made if line]
+    assert made == ["miss"] * 40 + [found]
 
 
 def test_a_device_is_seeded_as_by_torch() -> None:

@@ -27,10 +27,7 @@ SECONDS, MEMORY = 5.0, 300_000_000
 ATTACKS = [attack for group in GROUPS for attack in group()]
 Run = Callable[[str], Any]
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
-    pytest.mark.xdist_group("hostile files"),  # read_all takes long, and once is enough
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 
 @pytest.fixture(scope="module")

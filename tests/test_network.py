@@ -128,6 +128,7 @@ def batch_of(rows: list[list[int]], labels: list[int]) -> Batch:
         lengths_B=lengths_B,
         labels_B=torch.tensor(labels),
         weights_B=torch.full((len(rows),), 1 / len(rows)),
+        shares_B=torch.full((len(rows),), 1 / len(rows)),
         rows_B=torch.arange(len(rows)),
         targets_BC=torch.empty(len(rows), 0),
         spelling_XK=torch.zeros((0, 4), dtype=torch.int32),

@@ -42,6 +42,7 @@ def make_batch(rows: int, *, weights: Tensor | None = None) -> Batch:
         lengths_B=torch.randint(1, 7, (rows,), generator=generator),
         labels_B=torch.randint(0, 3, (rows,), generator=generator),
         weights_B=torch.full((rows,), 1 / rows) if weights is None else weights,
+        shares_B=torch.full((rows,), 1 / rows),
         rows_B=torch.arange(rows),
         targets_BC=torch.empty(rows, 0),
         spelling_XK=torch.zeros((0, 4), dtype=torch.int32),

@@ -9,10 +9,8 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import killed_at_save, make_rows, write_csv
+from forks import start_job
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -499,12 +498,8 @@ def test_two_processes_are_one(pretraining: PretrainConfigure, tmp_path: Path, s
     expected = run_pretraining(alone)["validation"]
     settings_file = tmp_path / "both.yaml"
     settings_file.write_text(config_yaml(both), encoding="utf-8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    result = subprocess.run(
-        [*torchrun, "-m", "lstm_sentiment.pretrain", "--config", str(settings_file)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    job = start_job(pretrain.__file__, "--config", str(settings_file), folder=tmp_path)
+    assert job.wait(240) == 0, job.stderr
     found = json.loads((tmp_path / "both" / "metrics.json").read_text())["validation"]
     assert found["guesses"] == expected["guesses"]
     assert found["loss"] == pytest.approx(expected["loss"], rel=0.1 if samples else 1e-5)

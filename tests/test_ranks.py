@@ -12,8 +12,8 @@ from ranks import ACCUMULATED, FAULTS, IN_TESTS, KEPT, VARIANTS
 @pytest.mark.parametrize("name", IN_TESTS)
 def test_a_fault_of_one_process_ends_all_and_is_told(tmp_path: Path, name: str) -> None:
     """The other faults of the table are for scripts/soak."""
-    found = ranks.job(name, tmp_path)
-    assert ranks.wrong_with(found, FAULTS[name], tmp_path / "run") == [], found.stderr
+    found = ranks.to_its_end(name, tmp_path)
+    assert ranks.wrong_with(found, FAULTS[name], tmp_path / "run") == [], found.told
 
 
 def test_two_processes_go_on_to_the_same_bytes(tmp_path: Path) -> None:
@@ -21,10 +21,10 @@ def test_two_processes_go_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert ranks.going_on(KEPT, tmp_path) == {"resumes": len(KEPT) * len(VARIANTS), "lost": 0}
     ends = [ranks.end_of(tmp_path / name) for name in VARIANTS]
     assert all(ends[0][file] != ends[1][file] for file in ends[0]), "two runs differ: the comparison can fail"
-    found = ranks.job(
+    found = ranks.to_its_end(
         "killed in a step", tmp_path, *ACCUMULATED, *VARIANTS["fp32"], launcher=("--max-restarts=1",)
     )
-    assert (found.code, found.orphans, found.status["state"]) == (0, [], "finished"), found.stderr
-    assert "start 2 of this job: going on with" in found.stderr
-    assert "going on from step 6 of 18" in found.stderr
+    assert (found.code, found.orphans, found.status["state"]) == (0, [], "finished"), found.told
+    assert "start 2 of this job: going on with" in found.told
+    assert "going on from step 6 of 18" in found.told
     assert ranks.end_of(tmp_path / "run") == ends[0]

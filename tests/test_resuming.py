@@ -60,7 +60,8 @@ OTHERS: dict[str, Any] = {  # than any default; what is learned would be another
     "trainer.epochs": 30, "trainer.batch_size": 8, "trainer.learning_rate": 0.5,
     "trainer.embedding_rate": 2.0, "trainer.layer_decay": 0.5, "trainer.unfreeze": 1,
     "trainer.weight_decay": 0.5, "trainer.warmup": 0.3, "trainer.clip_norm": 2.0,
-    "trainer.label_smoothing": 0.3, "trainer.r_drop": 1.0, "trainer.class_weights": "balanced",
+    "trainer.label_smoothing": 0.3, "trainer.r_drop": 1.0, "trainer.vat": 0.1,
+    "trainer.class_weights": "balanced",
     "trainer.ema": 0.5, "trainer.accumulate": 4, "trainer.precision": "bf16", "trainer.metric": "accuracy",
     "trainer.patience": 1,
 }  # fmt: skip

@@ -18,6 +18,7 @@ import faults
 import power_cuts
 import pytest
 from conftest import TINY
+from forks import FORKS
 
 import lstm_sentiment.checkpoint as checkpoint_module
 import lstm_sentiment.files as files_module
@@ -293,8 +294,8 @@ def hold(folder: Path, ready: Any) -> None:
 @pytest.fixture
 def holder(tmp_path: Path) -> Any:
     """Another process, which holds the folder `run`."""
-    here, there = faults.FORKS.Pipe()
-    process = faults.FORKS.Process(target=hold, args=(tmp_path / "run", there))
+    here, there = FORKS.Pipe()
+    process = FORKS.Process(target=hold, args=(tmp_path / "run", there))
     process.start()
     here.recv_bytes()
     yield process

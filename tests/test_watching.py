@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Killed, killed_at_save
+from forks import FORKS
 
 from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
 from lstm_sentiment.classification import Classification
@@ -81,6 +82,24 @@ def whole(configure: Configure, tmp_path: Path) -> Config:
     config = configure(f"--out={tmp_path / 'whole'}")
     run(config)
     return config
+
+
+@pytest.mark.parametrize(("job", "left"), [("of torchrun", 7), ("", -signal.SIGTERM)])
+def test_a_signal_on_the_way_out_of_a_job_does_not_keep_its_error_from_being_told(
+    tmp_path: Path, job: str, left: int
+) -> None:
+    """The control is a process of its own, whose handlers are its own again."""
+    process = FORKS.Process(target=fail_and_be_ended, args=(tmp_path, job))
+    process.start()
+    process.join()
+    assert process.exitcode == left
+
+
+def fail_and_be_ended(folder: Path, job: str) -> None:
+    with pytest.raises(TrainingError), RunWatch(RunFolder(folder), writes=True, job=job):
+        raise TrainingError("lost")
+    os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(7)
 
 
 @BOTH

@@ -64,10 +64,9 @@ class LanguageModel(SentimentLSTM):
             lengths_B: tokens of each text.
             spelling_XK: as there; an unknown token is guessed as such, however it is spelt.
         """
-        tokens_TB = tokens_BT.t()
-        if lengths_B.device.type == "cpu":
-            tokens_TB = tokens_TB[: int(lengths_B.max())]
-        read = self._read(self._embed(self._drop_words(tokens_TB), spelling_XK), lengths_B)
+        embedded_TBE = self.embed(tokens_BT, lengths_B, spelling_XK)
+        tokens_TB = tokens_BT.t()[: len(embedded_TBE)]
+        read = self._read(embedded_TBE, lengths_B)
         words_TB = word_ids(tokens_TB, self.embedding.num_embeddings)
         orders = [words_TB, reversed_texts(words_TB, lengths_B)]
         guessed_TB = torch.arange(1, len(tokens_TB), device=lengths_B.device)[:, None] < lengths_B

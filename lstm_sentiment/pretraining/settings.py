@@ -20,7 +20,7 @@ from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
 
 UNREAD = {
     "text": ("truncate", "vectors", "freeze_vectors"),
-    "trainer": ("label_smoothing", "r_drop", "class_weights", "metric", "layer_decay", "unfreeze"),
+    "trainer": ("label_smoothing", "r_drop", "vat", "class_weights", "metric", "layer_decay", "unfreeze"),
 }
 MAX_SAMPLES = 1_000_000
 TEXT = TextConfig(max_tokens=128)
