@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lstm_sentiment.errors import ConfigError, OutOfMemoryError
 
@@ -74,7 +75,8 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     take nothing else, and fp32 elsewhere.
 
     Raises:
-        ConfigError: fp16 without CUDA, which has no fast or safe training path.
+        ConfigError: fp16 without CUDA, which has no fast or safe training path; bf16 on a CPU whose library
+            has no LSTM for it, as on those without AVX-512.
 
     >>> pick_precision("fp32", torch.device("cpu"))
     'fp32'
@@ -84,8 +86,28 @@ def pick_precision(wanted: str, device: torch.device) -> str:
             return "fp16"
         return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
     if wanted == "fp16" and device.type != "cuda":
-        raise ConfigError(f"fp16 needs CUDA, not {device.type}; use bf16 or fp32", key="trainer.precision")
+        raise ConfigError(f"fp16 needs CUDA, not {device.type}; use auto or fp32", key="trainer.precision")
+    if wanted == "bf16" and device.type == "cpu" and not lstm_takes_bf16():
+        raise ConfigError("bf16 LSTMs do not run on this CPU; use auto or fp32", key="trainer.precision")
     return wanted
+
+
+def lstm_takes_bf16() -> bool:
+    """Tell whether an `nn.LSTM` runs in bf16 on this CPU, by letting a small one run.
+
+    Other layers are no sign: oneDNN computes them in bf16 on each CPU.
+
+    >>> lstm_takes_bf16() in {True, False}
+    True
+    """
+    with torch.random.fork_rng(devices=[]):
+        lstm = nn.LSTM(8, 8)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            lstm(torch.zeros(8, 1, 8))[0].sum().backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 def seed_random_numbers(seed: int, device: torch.device) -> None:

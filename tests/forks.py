@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import runpy
 import sys
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -20,7 +23,7 @@ FORKS.set_forkserver_preload(
 
 
 class Job:
-    """Two processes under torchrun: its real launcher, started as a fork, and so are they.
+    """Two processes under torchrun: its real launcher and they are forks of the server.
 
     Args:
         process: the launcher's.
@@ -48,7 +51,8 @@ class Job:
 
     @property
     def stderr(self) -> str:
-        return (self._folder / "stderr").read_text("utf-8")
+        text = (self._folder / "stderr").read_text("utf-8")
+        return "\n".join(line[:300] for line in text.splitlines())  # a fatal error lists hundreds of modules
 
 
 def start_job(
@@ -68,19 +72,36 @@ def start_job(
         environment: more variables.
     """
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    options = ["--standalone", "--nproc-per-node=2", "--run-path", "--start-method=fork", *launcher]
+    options = ["--standalone", "--nproc-per-node=2", "--run-path", "--start-method=forkserver", *launcher]
     for name in ("stdout", "stderr"):
         (folder / name).touch()
-    process = FORKS.Process(target=_launch, args=([*options, script, *argv], variables, folder))
+    (folder / "variables").write_text(json.dumps(variables), "utf-8")
+    forkserver.ensure_running()
+    server = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+    argv = (*options, __file__, str(folder), script, *argv)
+    process = FORKS.Process(target=_launch, args=(server, argv, folder))
     process.start()
     return Job(process, folder)
 
 
-def _launch(argv: list[str], variables: Mapping[str, str], folder: Path) -> None:
+def _launch(server: str, argv: tuple[str, ...], folder: Path) -> None:
+    """Be torchrun, whose processes come from the server of this one; it has threads, so it cannot fork."""
     from torch.distributed.run import main
 
+    forkserver._forkserver._forkserver_address = server  # type: ignore[attr-defined]
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    _move_in(folder)
+    main(argv)
+
+
+def _move_in(folder: Path) -> None:
+    """Write to files of a folder from now on, and take the variables that are there."""
     for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), stream.fileno())
-    os.environ.clear()
-    os.environ.update(variables)
-    main(argv)
+    os.environ.update(json.loads((folder / "variables").read_text("utf-8")))
+
+
+if __name__ == "__main__":  # in a process of the job
+    _move_in(Path(sys.argv[1]))
+    del sys.argv[:2]
+    runpy.run_path(sys.argv[0], run_name="__main__")

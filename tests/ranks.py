@@ -23,12 +23,15 @@ from typing import Any, NoReturn
 from conftest import TINY, make_rows, write_csv
 from forks import FORKS, Job, start_job
 
+from lstm_sentiment.hardware import lstm_takes_bf16
+
 TIMEOUT_S, GIVEN_UP_S = 6, 240  # after which processes give up, and after which we do
 HANGS_S = 5  # without a group made and deleted, which takes some hundredths of one
 AT_STEP = 7  # of 12 per epoch; the one of the last checkpoint is 6
 STEPS = ("--trainer.epochs=3", "--trainer.checkpoint_every=3", f"--trainer.timeout={TIMEOUT_S}")
 KEPT = (1, 5, 6, 7, 13)  # steps that runs are resumed from; 6 ends an epoch where two batches make a step
-VARIANTS = {"fp32": ("--trainer.ema=0.9",), "bf16": ("--trainer.ema=0.9", "--trainer.precision=bf16")}
+OTHER = ("--trainer.precision=bf16",) if lstm_takes_bf16() else ("--trainer.learning_rate=0.001",)
+VARIANTS = {"fp32": ("--trainer.ema=0.9",), "other": ("--trainer.ema=0.9", *OTHER)}
 ACCUMULATED = ("--trainer.accumulate=2",)
 IN_TESTS = (
     "killed as it starts", "killed in a step", "the main one killed while it saves", "stopped in a step",

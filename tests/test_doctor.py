@@ -28,6 +28,7 @@ from lstm_sentiment.diagnosis.probes import Probes
 from lstm_sentiment.diagnosis.similar import near_duplicates
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.experiment import initial_model, run
+from lstm_sentiment.hardware import lstm_takes_bf16
 from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokens import TokenStore, cache_folder
@@ -415,6 +416,7 @@ def test_a_trained_model_answers_alike_everywhere(trained_run: Path) -> None:
         assert [check.difference for check in checks if check.name == "on cuda"] == [None]
 
 
+@pytest.mark.skipif(not lstm_takes_bf16(), reason="bf16 LSTMs do not run on this CPU")
 def test_mixed_precision_is_measured_where_the_machine_has_it(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,13 @@ import sys
 import pytest
 import torch
 
-from lstm_sentiment.hardware import KERNEL_COUNT, _keep_freed_memory, seed_random_numbers
+from lstm_sentiment.hardware import (
+    KERNEL_COUNT,
+    _keep_freed_memory,
+    lstm_takes_bf16,
+    pick_precision,
+    seed_random_numbers,
+)
 
 
 class RecordingLibrary:
@@ -91,3 +97,40 @@ def test_a_device_is_seeded_as_by_torch() -> None:
     expected = torch.rand(3)
     seed_random_numbers(7, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="other CPUs know no AVX")
+def test_bf16_is_refused_where_its_lstm_does_not_run() -> None:
+    """oneDNN is told to do without AVX-512, as on the CPUs that have none."""
+    script = """
+import torch
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.hardware import pick_precision
+print(pick_precision("fp32", torch.device("cpu")), pick_precision("auto", torch.device("cpu")) != "fp16")
+try:
+    print(pick_precision("bf16", torch.device("cpu")))
+except ConfigError as error:
+    print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    )
+    assert result.stdout.splitlines() == [
+        "fp32 True",
+        "trainer.precision: bf16 LSTMs do not run on this CPU; use auto or fp32",
+    ]
+
+
+def test_asking_for_bf16_draws_no_random_number() -> None:
+    before = torch.get_rng_state()
+    lstm_takes_bf16()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_where_bf16_is_picked_its_lstm_runs() -> None:
+    assert pick_precision("auto", torch.device("cpu")) == "fp32" or lstm_takes_bf16()

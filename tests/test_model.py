@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
 from torch import Tensor
 
+from lstm_sentiment.hardware import lstm_takes_bf16
 from lstm_sentiment.model import SentimentLSTM, _chance, _MaxOverTime, _mirror, _mirrored
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
 from lstm_sentiment.sections import POOLINGS
@@ -271,6 +272,7 @@ def test_mirror_has_the_right_first_and_second_derivative() -> None:
     assert torch.autograd.gradgradcheck(curved, (values_TBX,))
 
 
+@pytest.mark.skipif(not lstm_takes_bf16(), reason="bf16 LSTMs do not run on this CPU")
 def test_logits_are_fp32_under_autocast() -> None:
     model = make_model(pooling=ALL_POOLINGS).eval()
     batch = make_batch(BATCH_LENGTHS)

@@ -28,6 +28,7 @@ from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import Batch
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import OutOfMemoryError, StoppedError, TrainingError
+from lstm_sentiment.hardware import lstm_takes_bf16
 from lstm_sentiment.loop import Watch
 from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.network import new_network
@@ -175,8 +176,11 @@ def test_training_equals_a_plain_loop_over_a_packed_lstm(
 
 
 def test_two_accumulated_batches_are_one_of_twice_the_size(configure: Configure) -> None:
-    """Of different plans only this one has the same rows in each step: all rows in one step."""
-    common = [*NO_DROPOUT, "--trainer.epochs=3"]
+    """Of different plans only this one has the same rows in each step: all rows in one step.
+
+    Which time has the largest value hangs on the last digit, so that max pooling would not show it.
+    """
+    common = [*NO_DROPOUT, "--trainer.epochs=3", "--model.pooling=mean"]
     halves = make_trainer(configure(*common, "--trainer.batch_size=96", "--trainer.accumulate=2"))
     whole = make_trainer(configure(*common, "--trainer.batch_size=192"))
     assert [len(batch) for batch in halves._plan(0)[0]] == [96, 96]
@@ -186,7 +190,7 @@ def test_two_accumulated_batches_are_one_of_twice_the_size(configure: Configure)
     assert halves.state.step == whole.state.step == 3
     assert halves.state.first_loss == pytest.approx(whole.state.first_loss, rel=1e-5)
     for name, weight in halves.model.state_dict().items():
-        torch.testing.assert_close(weight, whole.model.state_dict()[name], atol=1e-4, rtol=1e-3, msg=name)
+        torch.testing.assert_close(weight, whole.model.state_dict()[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_uneven_batches_of_a_step_weigh_by_their_rows(configure: Configure) -> None:
@@ -626,7 +630,7 @@ class OneStep:
 
 
 @pytest.mark.parametrize("others", [("--trainer.ema=0.99",), ("--trainer.ema=0", "--trainer.accumulate=2")])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", *(["bf16"] if lstm_takes_bf16() else [])])
 def test_going_on_from_every_step_leads_to_the_same_bytes(
     configure: Configure, others: tuple[str, ...], precision: str
 ) -> None:
