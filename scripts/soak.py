@@ -141,7 +141,7 @@ SOAKS = {
     "ranks-resumed": Soak(
         does="ranks.resumes",
         count=17,
-        says="two processes go on from each step, in fp32 and, where the CPU has it, in bf16, and end with the same bytes",
+        says="two processes go on from each step, in fp32 and bf16 (where the CPU has it), to the same bytes",
     ),
 }
 INTRODUCTION = """# Soak tests
