@@ -22,6 +22,7 @@ import datetime
 import fnmatch
 import hashlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -173,7 +174,7 @@ class Reproduction:
         scores = folder / "test.json"
         for name, branch in {"": None, **metrics.get("branches", {})}.items():
             arguments = [str(run), test, "--out", str(scores), *(["--branch", name] if branch else [])]
-            call("evaluate", arguments, log=folder / "log", launch="")
+            call("evaluate", arguments, log=folder / "log", launch="", threads=self.options.threads)
             found["_".join(filter(None, ["test", name]))] = _read_json(scores)[metric]
         config = self._config(self.experiment.options(train))
         found |= linear_baseline(config, seed=seed, test=test, metric=metric)
@@ -186,7 +187,7 @@ class Reproduction:
             arguments.append("--baseline=false")
         if self.options.threads:
             arguments.append(f"--trainer.threads={self.options.threads}")
-        call(command, arguments, log=log, launch=self.options.launch)
+        call(command, arguments, log=log, launch=self.options.launch, threads=self.options.threads)
         return _read_json(out / "metrics.json")
 
     def _entry(self, of_seeds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -253,19 +254,29 @@ class Reproduction:
         return re.sub(DATA_PATH, lambda _: f"{folder.absolute()}/", word)
 
 
-def call(module: str, arguments: list[str], *, log: Path, launch: str) -> None:
+def call(module: str, arguments: list[str], *, log: Path, launch: str, threads: int) -> None:
     """Run a command of the package in a process of its own; what it prints goes to the end of a file.
+
+    Args:
+        module: of the package.
+        arguments: the command's.
+        log: the file.
+        launch: goes before the command.
+        threads: that it computes with; 0: as many as there are cores.
 
     Raises:
         RunError: it failed; tells its last line.
     """
     words = [*shlex.split(launch), sys.executable, "-m", f"lstm_sentiment.{module}", *arguments]
+    few = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     with log.open("a", encoding="utf-8") as out:
         try:
-            code = subprocess.run(words, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT).returncode
+            done = subprocess.run(
+                words, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **few}
+            )
         except OSError as error:
             raise RunError(f"{words[0]}: {error.strerror}") from None
-    if code:
+    if code := done.returncode:
         last = (log.read_text("utf-8", "replace").splitlines() or ["it said nothing"])[-1]
         raise RunError(f"lstm_sentiment.{module} left with exit code {code}: {last} (all it said: {log})")
 
@@ -328,7 +339,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--all", action="store_true", help="every experiment")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="holds the files that the table names")
     parser.add_argument("--seeds", type=int, default=3, help="train with seeds 0, 1, ... (default 3)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of a training; 0: all")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of each command; 0: all")
     parser.add_argument("--launch", default="", help="goes before each training, such as 'nice' or 'srun'")
     parser.add_argument("--again", action="store_true", help="repeat what is in the log already")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "reproduce", help="what is unfinished")

@@ -28,7 +28,8 @@ package's training command, once per seed, without any test rows; these are read
 official split, test rows are put aside first, and `CUT/train.parquet` holds the others. "Linear" is TF-IDF of
 1-2-grams with logistic regression, fitted on the LSTM's training rows; its seconds leave out reading and
 tokenising, as the LSTM's training seconds do. The machine is a shared one: the same run takes up to half as
-long again at other times.
+long again at other times. Comments behind the commands name the CPU: the Xeon computed in bf16, the EPYC,
+which has no LSTM in bf16, in fp32.
 """
 FILES = """## Files
 

@@ -88,7 +88,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
 
     made: list[Call] = []
 
-    def call(module: str, arguments: list[str], *, log: Path, launch: str) -> None:
+    def call(module: str, arguments: list[str], *, log: Path, launch: str, threads: int) -> None:
         made.append((module, arguments))
         if module in ("evaluate", "pretrain"):
             {"evaluate": evaluate, "pretrain": pretrain}[module].main(arguments)
@@ -471,11 +471,22 @@ def test_a_damaged_log_is_told_with_its_line(tmp_path: Path) -> None:
         reproduce.read_log(log)
 
 
+@pytest.mark.parametrize("threads", [0, 3])
+def test_a_command_is_told_how_many_threads_to_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """Two experiments at a time, each with as many threads as cores, wait for each other's."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    tell = """sh -c 'echo "$OMP_NUM_THREADS threads"; exec "$@"' tell"""
+    reproduce.call("evaluate", ["--help"], log=tmp_path / "log", launch=tell, threads=threads)
+    assert (tmp_path / "log").read_text("utf-8").startswith(f"{threads or 7} threads")
+
+
 def test_a_command_that_fails_is_told_with_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with pytest.raises(RunError, match=r"evaluate left with exit code 2: error: .*no_such_run"):
-        reproduce.call("evaluate", ["no_such_run", "file.csv"], log=log, launch="")
+        reproduce.call("evaluate", ["no_such_run", "file.csv"], log=log, launch="", threads=0)
     with pytest.raises(RunError, match=r"no-such-program: No such file"):
-        reproduce.call("evaluate", [], log=log, launch="no-such-program -n")
-    reproduce.call("evaluate", ["--help"], log=log, launch="env")
+        reproduce.call("evaluate", [], log=log, launch="no-such-program -n", threads=0)
+    reproduce.call("evaluate", ["--help"], log=log, launch="env", threads=0)
     assert "usage: python -m lstm_sentiment.evaluate" in log.read_text("utf-8")
