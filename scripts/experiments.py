@@ -109,12 +109,12 @@ class Lever:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Scores of a benchmark's experiments, `points`, against their seconds or rows of training."""
+    """Scores of a benchmark's experiments, line by line, against their seconds or rows of training."""
 
     title: str
     benchmark: str
     against: str
-    points: list[str]
+    lines: dict[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,17 +193,20 @@ def _curves(
     """Return the curves, and the experiments that are their points; one as configured is the benchmark."""
     found, experiments = [], []
     for of in curves:
-        points = [
-            Experiment(
-                name=f"{of['benchmark']}/{key}" if settings else of["benchmark"],
-                benchmark=benchmarks[of["benchmark"]],
-                settings=settings,
-            )
-            for key, settings in of["points"].items()
-        ]
-        names = [point.name for point in points]
-        found.append(Curve(**{**of, "points": names}))
-        experiments += points
+        lines = {
+            line: [
+                Experiment(
+                    name=f"{of['benchmark']}/{key}" if settings else of["benchmark"],
+                    benchmark=benchmarks[of["benchmark"]],
+                    settings=settings,
+                )
+                for key, settings in points.items()
+            ]
+            for line, points in of["lines"].items()
+        }
+        names = {line: [point.name for point in points] for line, points in lines.items()}
+        found.append(Curve(**{**of, "lines": names}))
+        experiments += [point for points in lines.values() for point in points]
     return found, experiments
 
 

@@ -64,12 +64,12 @@ def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
     latest = {entry["name"]: entry for entry in entries}
     sections = [INTRODUCTION, _main_table(latest, table), _parts(latest, table), _ablations(entries, table)]
     for curve in table.curves:
-        points = _points(latest, curve)
-        if len(points) > 1:
+        lines = curve_lines(entries, curve)
+        if sum(map(len, lines.values())) > 1:
             picture = docs / "pictures" / f"results-{curve.benchmark}-{curve.against}.svg"
             picture.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(picture, _draw(points, curve))
-            sections.append(_curve(points, curve, f"{picture.parent.name}/{picture.name}"))
+            write_atomically(picture, _draw(lines, curve))
+            sections.append(_curve(lines, curve, f"{picture.parent.name}/{picture.name}"))
     if table.tried:
         rows = ([of["lever"], of["where"], of["found"]] for of in table.tried)
         sections.append(TRIED + markdown(["what", "where", "points of validation score"], rows) + "\n")
@@ -223,33 +223,51 @@ def verdict(gain: float, error: float) -> str:
     return "pays" if gain > 0 else "hurts"
 
 
-def _points(latest: dict[str, Entry], curve: Curve) -> list[Entry]:
-    """Return the entries of a curve that were measured on the same code, that of the last one."""
-    found = [latest[name] for name in curve.points if name in latest]
-    newest = max(found, key=lambda of: of["date"], default=None)
-    return [of for of in found if newest is not None and of["code"] == newest["code"]]
+def curve_lines(entries: list[Entry], curve: Curve) -> dict[str, list[Entry]]:
+    """Return the entries of a curve that can be compared, line by line; of several of a name the last one.
 
-
-def _place(of: Entry, curve: Curve) -> tuple[float, float]:
-    """Return where the LSTM and the linear model stand on a curve's axis."""
+    That is, those of the newest entry's code, or of one under which an experiment of the curve scored the
+    same, to the last digit; where seconds matter, those of its CPU and threads.
+    """
+    names = {name for line in curve.lines.values() for name in line}
+    scored = [of for of in entries if of["name"] in names]
+    newest = max(scored, key=lambda of: of["date"], default=None)
+    if newest is None:
+        return {}
     if curve.against == "seconds":
-        return of["training_s"], of["linear"]["seconds"]
-    return of["training_rows"], of["training_rows"]
+        scored = [
+            of
+            for of in scored
+            if all(of["machine"][key] == newest["machine"][key] for key in ("cpu", "threads"))
+        ]
+    told = {(of["name"], *of["scores"]) for of in scored if of["code"] == newest["code"]}
+    codes = {of["code"] for of in scored if (of["name"], *of["scores"]) in told}
+    latest = {of["name"]: of for of in scored if of["code"] in codes}
+    lines = {line: [latest[name] for name in of if name in latest] for line, of in curve.lines.items()}
+    return {line: points for line, points in lines.items() if points}
 
 
-def _curve(points: list[Entry], curve: Curve, picture: str) -> str:
+def _place(of: Entry, curve: Curve, *, linear: bool = False) -> float:
+    """Return where an LSTM, or the linear model beside it, stands on a curve's axis."""
+    if curve.against == "rows":
+        return of["training_rows"]
+    return of["linear"]["seconds"] if linear else of["training_s"]
+
+
+def _curve(lines: dict[str, list[Entry]], curve: Curve, picture: str) -> str:
     rows = [
         [
             of["name"], f"{of['training_rows']:,.0f}", f"{of['training_s']:,.0f} s", _score(of),
             f"{of['linear']['seconds']:,.1f} s", _score(of["linear"]), str(len(of["seeds"])), commit_of(of),
         ]
+        for points in lines.values()
         for of in points
     ]  # fmt: skip
     head = ["experiment", "training rows", "LSTM trains", "LSTM", "linear fits", "linear", "seeds", "commit"]
     return f"## {curve.title}\n\n![{curve.title}]({picture})\n\n{markdown(head, rows)}\n"
 
 
-def _draw(points: list[Entry], curve: Curve) -> bytes:
+def _draw(lines: dict[str, list[Entry]], curve: Curve) -> bytes:
     """Return a picture of a curve as SVG; the same numbers give the same bytes."""
     matplotlib = need("matplotlib", extra="report")
     Figure = need("matplotlib.figure", extra="report").Figure
@@ -260,23 +278,23 @@ def _draw(points: list[Entry], curve: Curve) -> bytes:
         "axes.grid": True,
         "grid.color": "#dddddd",
     }
+    first = next(iter(lines.values()))
+    fits = first[:1] if curve.against == "seconds" else first  # one fit, whatever the LSTM's time
+    drawn = [("linear", [(_place(of, curve, linear=True), of["linear"]) for of in fits])]
+    drawn += [(name, [(_place(of, curve), of) for of in points]) for name, points in lines.items()]
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained", facecolor="white")
         axes = figure.subplots()
-        sides = [("LSTM", "#1f5fbf", points), ("linear", "#b5541c", points)]
-        if curve.against == "seconds":
-            sides[1] = ("linear", "#b5541c", points[:1])  # the same fit at each point of the LSTM
-        ticks: list[float] = []
-        for side, (name, colour, of_side) in enumerate(sides):
-            places = [_place(of, curve)[side] for of in of_side]
-            scored = [of["linear"] if name == "linear" else of for of in of_side]
+        axes.set_prop_cycle(color=["#b5541c", "#1f5fbf", "#2a8a4a", "#7a4fb0"])
+        for name, points in drawn:
+            places, scored = zip(*points, strict=True)
             means, spreads = ([of[key] for of in scored] for key in ("mean", "sd"))
-            axes.errorbar(places, means, yerr=spreads, color=colour, marker="o", capsize=3, label=name)
-            ticks += places
-        axes.set(xlabel=_AXES[curve.against], ylabel=f"test {METRICS[points[0]['metric']]}")
+            axes.errorbar(places, means, yerr=spreads, marker="o", capsize=3, label=name)
+        ticks = sorted({place for _, points in drawn for place, _ in points})
+        axes.set(xlabel=_AXES[curve.against], ylabel=f"test {METRICS[first[0]['metric']]}")
         axes.set_xscale("log")
         axes.set_xticks([], minor=True)
-        axes.set_xticks(sorted(set(ticks)), [f"{tick:,.0f}" for tick in sorted(set(ticks))])
+        axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
         axes.legend(loc="lower right")
         out = io.BytesIO()
         figure.savefig(out, format="svg", metadata={"Date": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import json
 import subprocess
@@ -47,7 +48,8 @@ ablations:
     one-direction: {lever: both directions, without: {model.bidirectional: false}}
     two-layers: {lever: a second layer, with: {model.layers: 2}}
 curves:
-  - {title: Rows, benchmark: given, against: rows, points: {few: {data.max_rows: 60}, all: {}}}
+  - {title: Rows, benchmark: given, against: rows, lines: {LSTM: {few: {data.max_rows: 60}, all: {}},
+    larger: {large: {model.hidden_size: 24}}}}
 files: {all.parquet: everything}
 """
 
@@ -401,6 +403,30 @@ def test_main_table_and_curve_say_what_the_log_says(folder: Path) -> None:
     assert b"training rows" in drawn
     results_page.write_page(entries, table, folder)
     assert picture.read_bytes() == drawn
+    assert b"larger" not in drawn
+    entries.append(entry_of("given/large", [0.8, 0.8]))
+    page = results_page.write_page(entries, table, folder).read_text("utf-8")
+    assert b"larger" in picture.read_bytes()
+    assert "| given/large | 100 | 10 s | 0.8000 ± 0.0000 |" in page
+
+
+def test_a_curve_holds_what_the_same_code_scored_in_the_same_time(folder: Path) -> None:
+    table = experiments.read_table(folder / "table.yaml")
+    (curve,) = table.curves
+
+    def shown(*entries: dict[str, Any], against: str = "rows") -> list[str]:
+        lines = results_page.curve_lines(list(entries), dataclasses.replace(curve, against=against))
+        return [of["name"] for points in lines.values() for of in points]
+
+    before = entry_of("given/few", [0.4, 0.4], code="before")
+    now = entry_of("given", [0.5, 0.7], date="2025-01-02T00:00:00+00:00")
+    assert shown(before, now) == ["given"]
+    proof = entry_of("given", [0.5, 0.7], code="before")  # an experiment of the curve scored the same
+    assert shown(proof, before, now) == ["given/few", "given"]
+    assert shown({**proof, "scores": [0.5, 0.69]}, before, now) == ["given"]
+    elsewhere = {**now, "machine": {**now["machine"], "cpu": "another cpu"}}
+    assert shown(proof, before, elsewhere, against="seconds") == ["given"]
+    assert shown(proof, before, elsewhere) == ["given/few", "given"]
 
 
 @pytest.mark.parametrize(
