@@ -29,8 +29,9 @@ official split, test rows are put aside first, and `CUT/train.parquet` holds the
 1-2-grams with logistic regression, fitted on the LSTM's training rows; its seconds leave out reading and
 tokenising, as the LSTM's training seconds do. The machine is a shared one: the same run takes up to half as
 long again at other times. Comments behind the commands name the CPU: the Xeon computed in bf16, the EPYC,
-which has no LSTM in bf16, in fp32. A curve joins runs of different versions of the package only where one of its
-experiments scored the same under both, to the last digit; one against seconds, only runs on one kind of CPU.
+which has no LSTM in bf16, in fp32. A curve joins runs of different versions of the package only where one of
+its experiments scored the same under both, to the last digit. A curve against seconds joins only runs of one
+kind of CPU.
 """
 FILES = """## Files
 
