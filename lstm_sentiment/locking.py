@@ -32,10 +32,14 @@ UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, *, option: str = "--out") -> Iterator[None]:
     """Hold a folder while a block runs; make it if need be, and remove it again if the block leaves it empty.
 
     Where the system or the disk knows no locks, the block runs all the same.
+
+    Args:
+        folder: which one.
+        option: names another folder, says the message.
 
     Raises:
         RunError: another process holds it, which the message names; or a file is in its place.
@@ -52,10 +56,10 @@ def held(folder: Path) -> Iterator[None]:
     with writing(folder):
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise RunError(f"{there}: is a file; choose another --out")
+        raise RunError(f"{there}: is a file; choose another {option}")
     new = make_folder(folder)
     try:
-        with _locked(folder):
+        with _locked(folder, option):
             yield
     finally:
         for made in reversed(new):
@@ -64,13 +68,13 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, option: str) -> Iterator[None]:
     if fcntl is None:
         yield
         return
     file = folder / LOCK
     with writing(file):
-        handle = _opened_and_locked(file)
+        handle = _opened_and_locked(file, option)
     try:
         with writing(file):
             os.ftruncate(handle, 0)
@@ -81,14 +85,14 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _opened_and_locked(file: Path) -> int:
+def _opened_and_locked(file: Path, option: str) -> int:
     """Return a descriptor of the lock file, locked."""
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(_in_use(file, handle)) from None
+            raise RunError(_in_use(file, handle, option)) from None
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 os.close(handle)
@@ -106,7 +110,7 @@ def _this_process() -> dict[str, str | int]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
 
 
-def _in_use(file: Path, handle: int) -> str:
+def _in_use(file: Path, handle: int, option: str) -> str:
     try:
         holder = json.loads(os.read(handle, MAX_LOCK_BYTES))
         pid, host, since = (shown(str(holder[name]))[1:-1] for name in ("pid", "host", "since"))
@@ -115,4 +119,4 @@ def _in_use(file: Path, handle: int) -> str:
         who = "another process"
     finally:
         os.close(handle)
-    return f"{file.parent}: is in use by {who}; wait for it, stop it, or choose another --out"
+    return f"{file.parent}: is in use by {who}; wait for it, stop it, or choose another {option}"

@@ -17,6 +17,7 @@ code, settings, data and seeds, is not repeated.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import fnmatch
@@ -39,6 +40,7 @@ from lstm_sentiment import __version__
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import ConfigError, DataError, RunError, did_you_mean
 from lstm_sentiment.files import sha256_of, write_json
+from lstm_sentiment.locking import held
 from lstm_sentiment.options import CommandParser, parse_config, run_command
 
 if TYPE_CHECKING:
@@ -101,15 +103,23 @@ class Reproduction:
         self.work = options.work.absolute() / experiment.name / self.fingerprint
 
     def run(self, log: Path) -> None:
-        """Train and score each seed and add a line to the log; do nothing if the line is there already."""
+        """Train and score each seed and add a line to the log; do nothing if the line is there already.
+
+        Raises:
+            RunError: another command is at this experiment in the same work folder.
+        """
         done = [of["seeds"] for of in read_log(log) if of["fingerprint"] == self.fingerprint]
         if self.seeds in done and not self.options.again:
             print(f"{self.experiment.name}: is in {log.name} already; --again repeats it")
             return
-        entry = self._entry([self._seed(seed) for seed in self.seeds])
-        with log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(entry) + "\n")
-        shutil.rmtree(self.work)
+        with held(self.work, option="--work"):
+            entry = self._entry([self._seed(seed) for seed in self.seeds])
+            with log.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(entry) + "\n")
+            for kept in self.work.glob("seed-*.json"):
+                kept.unlink()
+        with contextlib.suppress(OSError):  # gone already, or another command has begun in it
+            self.work.rmdir()
         linear = f", linear {entry['linear']['mean']:.4f}" if "linear" in entry else ""
         print(
             f"{entry['name']}: {entry['scored_on']} {entry['metric']} {entry['mean']:.4f} ± "

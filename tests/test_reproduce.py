@@ -244,6 +244,26 @@ def test_finished_seeds_are_kept_when_a_later_one_breaks_off(
     assert len(log_of(folder)["given"]["scores"]) == 2
 
 
+def test_a_second_command_is_told_that_the_experiment_is_under_way(
+    folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working, told = reproduce.call, []
+
+    def started_twice(module: str, arguments: list[str], **places: Any) -> None:
+        monkeypatch.setattr(reproduce, "call", working)
+        with pytest.raises(RunError, match=r"is in use by process \d+ .*choose another --work") as refused:
+            reproduced("given", "--seeds=2")
+        told.append(refused)
+        working(module, arguments, **places)
+
+    monkeypatch.setattr(reproduce, "call", started_twice)
+    reproduced("given", "--seeds=2")
+    assert len(told) == 1
+    assert len(log_of(folder)["given"]["scores"]) == 2
+    assert [module for module, _ in calls] == ["train", "evaluate"] * 2
+    assert not [file for file in (folder / "work").rglob("*") if file.is_file()]
+
+
 def test_nothing_is_kept_of_a_run_during_which_the_code_changed(
     folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
