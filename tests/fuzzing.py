@@ -366,7 +366,7 @@ def holder(data: bytes, folder: Path) -> None:
     """What stands in a lock is for a message alone."""
     file = folder / locking.LOCK
     file.write_bytes(data[1:])
-    told = locking._in_use(file, os.open(file, os.O_RDONLY))
+    told = locking._in_use(file, os.open(file, os.O_RDONLY), "--out")
     assert is_harmless(told)
 
 
