@@ -28,7 +28,7 @@ class PlainFormatter(logging.Formatter):
 
 
 def log_to(stream: TextIO, level: int) -> None:
-    """Send the log of the process to a stream.
+    """Send the log of the process to a stream; of other packages' records, warnings and worse alone.
 
     Example::
 
@@ -36,6 +36,8 @@ def log_to(stream: TextIO, level: int) -> None:
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(PlainFormatter("%(message)s"))
+    own = logging.Filter("lstm_sentiment")
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or own.filter(record))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 

@@ -6,6 +6,7 @@ what comes of the same run with harmless ones.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import html.parser
 import json
@@ -14,6 +15,7 @@ import re
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,22 +177,37 @@ def test_commands_show_it_and_do_not_obey_it(
     assert [json.loads(line)["label"] for line in lines.rstrip("\n").split("\n")] == [*labels] * len(TEXTS)
 
 
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_a_log_line_is_one_line_of_text(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@contextlib.contextmanager
+def logging_to_stdout() -> Iterator[None]:
+    """The log of a command, for one block."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
         log_to_stdout()
-        log = logging.getLogger("lstm_sentiment.test")
-        log.info("rows of %s: %d", text, 3)
-        log.warning("%s", DataError(text, file=text))
+        yield
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_log_line_is_one_line_of_text(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stdout():
+        log = logging.getLogger("lstm_sentiment.test")
+        log.info("rows of %s: %d", text, 3)
+        log.warning("%s", DataError(text, file=text))
     shown = capsys.readouterr().out
     assert plain(shown)
     assert len(shown.split("\n")) == 3
     assert shown.startswith("rows of ")
+
+
+def test_other_packages_are_heard_when_they_warn_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to_stdout():
+        for name in ("lstm_sentiment.trainer", "matplotlib.font_manager"):
+            logging.getLogger(name).info("a note")
+            logging.getLogger(name).warning("a warning")
+    assert capsys.readouterr().out.splitlines() == ["a note", "a warning", "a warning"]
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
