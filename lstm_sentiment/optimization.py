@@ -6,7 +6,7 @@ E its size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,11 @@ def cross_entropy(class_weights_C: Tensor | None, label_smoothing: float) -> Los
     def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
         if logits_BC.dim() == 3:
             return torch.stack([loss(of_branch_BC, batch) for of_branch_BC in logits_BC]).mean()
-        targets = batch.targets_BC if batch.targets_BC.shape[1] else batch.labels_B
+        targets_BC = batch.targets_BC
+        if not targets_BC.shape[1]:  # on a CPU, probabilities are a quarter faster than class numbers
+            targets_BC = nn.functional.one_hot(batch.labels_B, logits_BC.shape[1]).to(logits_BC.dtype)
         loss_B = nn.functional.cross_entropy(
-            logits_BC, targets, reduction="none", label_smoothing=label_smoothing
+            logits_BC, targets_BC, reduction="none", label_smoothing=label_smoothing
         )
         if class_weights_C is not None:
             loss_B = loss_B * class_weights_C.to(loss_B.device)[batch.labels_B]
@@ -88,7 +90,8 @@ class LazyAdamW(torch.optim.AdamW):
                 for table_VE in moved:
                     self._update_rows(table_VE, group)
             elif moved and not skipped:
-                self._update_whole(moved, group)
+                gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
+                _update(moved, gradients, [self._state_of(parameter) for parameter in moved], group)
             for parameter in moved:
                 parameter.grad = None
         return loss
@@ -98,42 +101,20 @@ class LazyAdamW(torch.optim.AdamW):
         for group in self.param_groups:
             group["lr"] = rate * group.get("factor", 1.0)
 
-    def _update_whole(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """Do what `torch.optim.AdamW.step` does, without its half of a millisecond of preparations."""
-        states = [self._state_of(parameter) for parameter in parameters]
-        fused_adamw(
-            list[Tensor](parameters),
-            [parameter.grad for parameter in parameters],  # type: ignore[misc]
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            lr=group["lr"],
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            fused=True,
-            amsgrad=False,
-            maximize=False,
-        )
-
     def _update_rows(self, table_VE: nn.Parameter, group: dict[str, Any]) -> None:
+        """Take the rows out, update them as if they were all there is, and put them back."""
         assert table_VE.grad is not None
         rows_U, gradient_UE = _touched_rows(table_VE.grad)
         state = self._state_of(table_VE)
-        state["step"] += 1
-        step, (beta1, beta2), rate = int(state["step"]), group["betas"], group["lr"]
-        mean_UE = state["exp_avg"].index_select(0, rows_U).lerp_(gradient_UE, 1 - beta1)
-        square_UE = state["exp_avg_sq"].index_select(0, rows_U).lerp_(gradient_UE**2, 1 - beta2)
-        state["exp_avg"].index_copy_(0, rows_U, mean_UE)
-        state["exp_avg_sq"].index_copy_(0, rows_U, square_UE)
-        scale_UE = (square_UE / (1 - beta2**step)).sqrt_().add_(group["eps"])
-        if group.get("row_factors") is not None:
-            mean_UE = mean_UE * group["row_factors"].index_select(0, rows_U)[:, None]
-        values_UE = table_VE.index_select(0, rows_U).mul_(1 - rate * group["weight_decay"])
-        values_UE.addcdiv_(mean_UE, scale_UE, value=-rate / (1 - beta1**step))
-        table_VE.index_copy_(0, rows_U, values_UE)
+        tables = (table_VE, state["exp_avg"], state["exp_avg_sq"])
+        values_UE, mean_UE, square_UE = (of_all_VE.index_select(0, rows_U) for of_all_VE in tables)
+        before_UE = values_UE.clone() if group.get("row_factors") is not None else values_UE
+        moments = {"exp_avg": mean_UE, "exp_avg_sq": square_UE, "step": state["step"]}
+        _update([values_UE], [gradient_UE], [moments], group)
+        if before_UE is not values_UE:
+            values_UE = before_UE.lerp_(values_UE, group["row_factors"].index_select(0, rows_U)[:, None])
+        for of_all_VE, of_rows_UE in zip(tables, (values_UE, mean_UE, square_UE), strict=True):
+            of_all_VE.index_copy_(0, rows_U, of_rows_UE)
 
     def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -209,11 +190,36 @@ def clip(model: nn.Module, longest: float) -> float:
                 gradients.append(parameter.grad.values())
             else:
                 gradients.append(parameter.grad)
-    norm = float(nn.utils.get_total_norm(gradients))
+    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(of) for of in gradients])))
     if norm > longest:  # most are shorter: multiplying by 1 would cost as much
         for gradient in gradients:
             gradient.mul_(longest / (norm + 1e-6))
     return norm
+
+
+def _update(
+    parameters: Sequence[Tensor],
+    gradients: list[Tensor],
+    states: list[dict[str, Tensor]],
+    group: dict[str, Any],
+) -> None:
+    """Do what `torch.optim.AdamW.step` does, without its half of a millisecond of preparations."""
+    fused_adamw(
+        list(parameters),
+        gradients,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        [state["step"] for state in states],
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        fused=True,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def _touched_rows(gradient_VE: Tensor) -> tuple[Tensor, Tensor]:
