@@ -33,11 +33,9 @@ def cross_entropy(class_weights_C: Tensor | None, label_smoothing: float) -> Los
     def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
         if logits_BC.dim() == 3:
             return torch.stack([loss(of_branch_BC, batch) for of_branch_BC in logits_BC]).mean()
-        targets_BC = batch.targets_BC
-        if not targets_BC.shape[1]:  # on a CPU, probabilities are a quarter faster than class numbers
-            targets_BC = nn.functional.one_hot(batch.labels_B, logits_BC.shape[1]).to(logits_BC.dtype)
+        targets = batch.targets_BC if batch.targets_BC.shape[1] else batch.labels_B
         loss_B = nn.functional.cross_entropy(
-            logits_BC, targets_BC, reduction="none", label_smoothing=label_smoothing
+            logits_BC, targets, reduction="none", label_smoothing=label_smoothing
         )
         if class_weights_C is not None:
             loss_B = loss_B * class_weights_C.to(loss_B.device)[batch.labels_B]
