@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment import recurrence
 from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
 
@@ -144,14 +145,12 @@ class SentimentLSTM(nn.Module):
 
     def _read(self, embedded_TBE: Tensor, lengths_B: Tensor) -> list[Tensor]:
         """Return the last layer's states (T, B, H) of each direction, in the order it reads in."""
-        mirror_N = _mirror(len(embedded_TBE), lengths_B)
         states, read = embedded_TBE, list[Tensor]()
-        for layer, forward_lstm in enumerate(self.forward_lstms):
+        for layer in range(len(self.forward_lstms)):
             if layer:
-                states = self._drop(_aligned(read, mirror_N))
-            read = [forward_lstm(states)[0]]
-            if len(self.backward_lstms):
-                read.append(self.backward_lstms[layer](_mirrored(states, mirror_N))[0])
+                states = self._drop(_aligned(read, _mirror(len(states), lengths_B)))
+            lstms = [lstms[layer] for lstms in (self.forward_lstms, self.backward_lstms) if len(lstms)]
+            read = _read_layer(states, lengths_B, lstms)
         return read
 
     def _drop_words(self, tokens_TB: Tensor) -> Tensor:
@@ -202,6 +201,16 @@ class SentimentLSTM(nn.Module):
                     nn.init.zeros_(parameter)
                     if "bias_ih" in name:  # forget gate open at first, or nothing is remembered
                         nn.init.ones_(parameter.chunk(4)[1])
+
+
+def _read_layer(values_TBX: Tensor, lengths_B: Tensor, lstms: list[Any]) -> list[Tensor]:
+    """Return the states (T, B, H) of a layer's one or two directions, in the order that each reads in."""
+    if recurrence.applies(values_TBX, lstms):
+        return recurrence.read(values_TBX, lengths_B, lstms)
+    orders = [values_TBX]
+    if len(lstms) > 1:
+        orders.append(_mirrored(values_TBX, _mirror(len(values_TBX), lengths_B)))
+    return [lstm(order_TBX)[0] for lstm, order_TBX in zip(lstms, orders, strict=True)]
 
 
 class _Mirrored(torch.autograd.Function):

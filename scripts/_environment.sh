@@ -15,8 +15,8 @@ pick_python() {
     exit 2
 }
 
-# A stamp of the two files that decide what is installed: unchanged, nothing is done twice.
-stamp="$(cat pyproject.toml scripts/constraints.txt | cksum)"
+# A stamp of the files that decide what is installed and compiled: unchanged, nothing is done twice.
+stamp="$(cat pyproject.toml scripts/constraints.txt lstm_sentiment/recurrence.c | cksum)"
 if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
     python="$(pick_python)"
     echo "setting up .venv with $("$python" --version) (once; a few minutes)" >&2

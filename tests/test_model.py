@@ -21,6 +21,7 @@ from lstm_sentiment.sections import POOLINGS
 VOCABULARY, CLASSES = 50, 3
 ALL_POOLINGS = "last+mean+max+attention"
 BATCH_LENGTHS = [5, 1, 12, 7, 12, 2, 9]
+BOTH_WAYS = pytest.mark.parametrize("hidden_size", [5, 16])  # by nn.LSTM, and by the compiled kernel
 
 
 def make_model(**settings: Any) -> SentimentLSTM:
@@ -61,16 +62,22 @@ def assert_same_logits_and_gradients(model: SentimentLSTM) -> None:
         assert gradient.abs().max() > 1e-3, f"{name} plays no part: nothing was compared"
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_equals_a_packed_lstm_forward_and_backward(layers: int, bidirectional: bool) -> None:
-    assert_same_logits_and_gradients(make_model(layers=layers, bidirectional=bidirectional))
+def test_equals_a_packed_lstm_forward_and_backward(
+    layers: int, bidirectional: bool, hidden_size: int
+) -> None:
+    model = make_model(layers=layers, bidirectional=bidirectional, hidden_size=hidden_size)
+    assert_same_logits_and_gradients(model)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("pooling", [*POOLINGS, ALL_POOLINGS, "attention+last"])
-def test_pooling_equals_a_loop_over_rows(pooling: str, bidirectional: bool) -> None:
-    assert_same_logits_and_gradients(make_model(pooling=pooling, bidirectional=bidirectional))
+def test_pooling_equals_a_loop_over_rows(pooling: str, bidirectional: bool, hidden_size: int) -> None:
+    model = make_model(pooling=pooling, bidirectional=bidirectional, hidden_size=hidden_size)
+    assert_same_logits_and_gradients(model)
 
 
 def test_dropout_settings_change_nothing_outside_training() -> None:
@@ -83,12 +90,13 @@ def test_dropout_settings_change_nothing_outside_training() -> None:
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
     padding=st.integers(0, 20),
     layers=st.sampled_from([1, 2]),
+    hidden_size=st.sampled_from([5, 16]),
     data=st.data(),
 )
 def test_logits_ignore_padding_neighbours_and_order(
-    lengths: list[int], padding: int, layers: int, data: st.DataObject
+    lengths: list[int], padding: int, layers: int, hidden_size: int, data: st.DataObject
 ) -> None:
-    model = make_model(layers=layers, pooling=ALL_POOLINGS).eval()
+    model = make_model(layers=layers, hidden_size=hidden_size, pooling=ALL_POOLINGS).eval()
     tokens_BT, lengths_B = make_batch(lengths)
     together_BC = model(tokens_BT, lengths_B)
     padded_BC = model(*make_batch(lengths, padding=padding))
@@ -102,11 +110,16 @@ def test_logits_ignore_padding_neighbours_and_order(
         torch.testing.assert_close(alone_1C[0], together_BC[row], atol=1e-6, rtol=0)
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_what_stands_in_the_padding_changes_nothing(layers: int, bidirectional: bool) -> None:
+def test_what_stands_in_the_padding_changes_nothing(
+    layers: int, bidirectional: bool, hidden_size: int
+) -> None:
     """Not even tokens other than the padding token: lengths alone say where a text ends."""
-    model = make_model(layers=layers, bidirectional=bidirectional, pooling=ALL_POOLINGS)
+    model = make_model(
+        layers=layers, bidirectional=bidirectional, hidden_size=hidden_size, pooling=ALL_POOLINGS
+    )
     tokens_BT, lengths_B = make_batch(BATCH_LENGTHS, padding=4)
     expected_BC = model(tokens_BT, lengths_B)
     behind_BT = torch.arange(tokens_BT.shape[1]) >= lengths_B[:, None]

@@ -1,0 +1,294 @@
+/* LSTM layers step by step, forward and back: what no matrix library does fast.
+ *
+ * Step follows step, each with a small product, and nothing of it can be put off. A library pays in each for
+ * a call, and for threads that wait for one another; here a direction runs through all its steps on one
+ * thread, with weights packed once, and its sums meet the nonlinearities while they are in the first-level
+ * cache. What is not tied to the steps (the gradients of weights and inputs) is left to the library.
+ *
+ * For x86-64 with AVX2 and FMA, whose 16 registers of 8 floats the inner loops fill. `recurrence.py` says
+ * what is computed, and calls this.
+ *
+ * Legend: D directions, T steps, B texts, X inputs and H states of a token, U = H / 8 groups of states.
+ * Gates come in the order of nn.LSTM: input, forget, cell, output.
+ */
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { WIDTH = 8, GATES = 4 };
+enum { FORWARD_ROWS = 3, BACKWARD_ROWS = 6, BACKWARD_GROUPS = 2 }; /* texts x groups: 12 sums in registers */
+enum { CACHED = 128, TEXTS = 66 }; /* rows of a panel (16 KB) and texts whose sums (8 KB) stay in 32 KB */
+
+/* ---- Numbers ------------------------------------------------------------------------------------ */
+
+/* e**x - 1, as exact near 0 as elsewhere; NaN stays NaN. x = n·log 2 + f, log 2 in two parts of which the
+ * first is exact, and e**f - 1 = f + f²·q(f), where q is fitted to a relative error of 2e-8. */
+static inline __m256 exp_less_1(__m256 x) {
+    x = _mm256_min_ps(_mm256_set1_ps(87.0f), _mm256_max_ps(_mm256_set1_ps(-87.0f), x));
+    const __m256 n = _mm256_round_ps(x * 1.44269504f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 f = x - n * 0.693359375f - n * -2.12194440e-4f;
+    __m256 q = f * 0.0013882521f + 0.0083665205f;
+    q = q * f + 0.0416672f;
+    q = q * f + 0.16666543f;
+    q = q * f + 0.49999997f;
+    const __m256 less_1 = q * f * f + f;
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+    return power * less_1 + (power - 1.0f);
+}
+
+static inline __m256 sigmoid(__m256 x) { return 1.0f / (exp_less_1(-x) + 2.0f); }
+
+static inline __m256 hyperbolic_tangent(__m256 x) {
+    const __m256 less_1 = exp_less_1(x + x);
+    return less_1 / (less_1 + 2.0f);
+}
+
+/* ---- Products ----------------------------------------------------------------------------------- */
+
+/* sums[r][g] += rows[r] · panel[:, g]: some rows times a panel of 8·groups columns. Each sum adds up in
+ * the order of k, whatever the number of rows: a text's result does not depend on which texts it shares a
+ * block with. One function per shape, never inlined, its loops over rows and groups unrolled: the sums then
+ * stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8") for
+#define DEFINE_PRODUCT(ROWS, GROUPS)                                                                       \
+    static __attribute__((noinline)) void product_##ROWS##x##GROUPS(                                       \
+        const float *restrict panel, const float *const *restrict rows, int64_t first, int64_t length,     \
+        float *restrict sums) {                                                                            \
+        __m256 sum[ROWS][GROUPS];                                                                          \
+        const float *row[ROWS];                                                                            \
+        UNROLLED(int r = 0; r < ROWS; r++) {                                                               \
+            row[r] = rows[r] + first;                                                                      \
+            UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
+                sum[r][g] = _mm256_loadu_ps(sums + (r * GROUPS + g) * WIDTH);                              \
+        }                                                                                                  \
+        for (int64_t k = 0; k < length; k++) {                                                             \
+            __m256 weights[GROUPS];                                                                        \
+            UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
+                weights[g] = _mm256_loadu_ps(panel + (k * GROUPS + g) * WIDTH);                            \
+            UNROLLED(int r = 0; r < ROWS; r++) {                                                           \
+                const __m256 value = _mm256_broadcast_ss(row[r] + k);                                      \
+                UNROLLED(int g = 0; g < GROUPS; g++)                                                       \
+                    sum[r][g] = _mm256_fmadd_ps(value, weights[g], sum[r][g]);                             \
+            }                                                                                              \
+        }                                                                                                  \
+        UNROLLED(int r = 0; r < ROWS; r++)                                                                 \
+            UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
+                _mm256_storeu_ps(sums + (r * GROUPS + g) * WIDTH, sum[r][g]);                              \
+    }
+
+DEFINE_PRODUCT(1, 4)
+DEFINE_PRODUCT(3, 4)
+DEFINE_PRODUCT(1, 2)
+DEFINE_PRODUCT(4, 2)
+DEFINE_PRODUCT(6, 2)
+
+/* ---- Layer -------------------------------------------------------------------------------------- */
+
+/* What the arrays of a call are; see `recurrence.py`. */
+typedef struct {
+    int64_t directions, steps, batch, inputs, hidden, threads;
+    const int64_t *lengths;              /* (B,) tokens of each text */
+    const float *const *input_weights;   /* D times (4H, X) */
+    const float *const *weights;         /* D times (4H, H), for states */
+    const float *const *input_bias;      /* D times (4H,) */
+    const float *const *bias;            /* D times (4H,) */
+    float *packed;                       /* (D, 4H, X + H) room for weights, packed */
+    const float *values;                 /* (T·B, X) by token */
+    float *states;                       /* (D, T·B, H) in the order of reading */
+    float *cells;                        /* (D, B, H) room for cells, or for their gradients */
+    float *records;                      /* (D, T, U, B, KEPT, 8) for the way back; NULL: none */
+    const float *const *state_gradients; /* D times (T·B, H) in the order of reading */
+    float *gate_gradients;               /* (T·B, D·4H) by token */
+    float *states_before;                /* (T·B, D·H) by token: the states that it was read with */
+} Layer;
+
+/* What the way back has to know of each step: the gates, the cell and its hyperbolic tangent. */
+enum { IN, KEEP, OFFERED, OUT, CELL, SQUASHED, KEPT };
+
+static inline float *record(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t u) {
+    const int64_t U = layer->hidden / WIDTH;
+    return layer->records + (((d * layer->steps + t) * U + u) * layer->batch + b) * KEPT * WIDTH;
+}
+
+/* The place of the token that direction `d` reads as the `t`-th of text `b`: the second direction reads
+ * each text from its end, and padding, which stands behind the text, last. */
+static inline int64_t token(const Layer *layer, int64_t d, int64_t t, int64_t b) {
+    const int64_t length = layer->lengths[b];
+    return (d && t < length ? length - 1 - t : t) * layer->batch + b;
+}
+
+/* (4H, X) and (4H, H) -> per group of 8 states a panel (X + H, gates, 8) */
+static void pack_forward(const Layer *layer, int64_t d, int64_t u) {
+    const int64_t X = layer->inputs, H = layer->hidden;
+    float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
+    for (int64_t g = 0; g < GATES; g++)
+        for (int64_t j = 0; j < WIDTH; j++) {
+            const int64_t gate = g * H + u * WIDTH + j;
+            float *column = panel + g * WIDTH + j;
+            for (int64_t k = 0; k < X; k++) column[k * GATES * WIDTH] = layer->input_weights[d][gate * X + k];
+            for (int64_t k = 0; k < H; k++) column[(X + k) * GATES * WIDTH] = layer->weights[d][gate * H + k];
+        }
+}
+
+/* (4H, H) -> per two groups of 8 states a panel (4H, 16) */
+static void pack_backward(const Layer *layer, int64_t d, int64_t u) {
+    enum { COLUMNS = BACKWARD_GROUPS * WIDTH };
+    const int64_t H = layer->hidden;
+    const float *weights = layer->weights[d] + u * COLUMNS;
+    float *panel = layer->packed + (d * H + u * COLUMNS) * GATES * H;
+    for (int64_t k = 0; k < GATES * H; k++)
+        for (int64_t j = 0; j < COLUMNS; j++) panel[k * COLUMNS + j] = weights[k * H + j];
+}
+
+/* One step of `count` texts from `b` on, for 8 states, from the sums of their four gates. In two loops: what
+ * one text waits for, the next one does not. */
+static void step_forward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t count, int64_t u,
+                         float *sums) {
+    const int64_t H = layer->hidden, column = u * WIDTH;
+    float *cells = layer->cells + (d * layer->batch + b) * H + column;
+    float *states = layer->states + ((d * layer->steps + t) * layer->batch + b) * H + column;
+    float *kept = layer->records ? record(layer, d, t, b, u) : NULL;
+    for (int64_t r = 0; r < count; r++) {
+        float *gates = sums + r * GATES * WIDTH;
+        const __m256 in = sigmoid(_mm256_loadu_ps(gates)), keep = sigmoid(_mm256_loadu_ps(gates + WIDTH));
+        const __m256 offered = hyperbolic_tangent(_mm256_loadu_ps(gates + 2 * WIDTH));
+        const __m256 out = sigmoid(_mm256_loadu_ps(gates + 3 * WIDTH));
+        const __m256 cell = t ? keep * _mm256_loadu_ps(cells + r * H) + in * offered : in * offered;
+        _mm256_storeu_ps(cells + r * H, cell);
+        _mm256_storeu_ps(gates, out);
+        if (kept) {
+            float *of_text = kept + r * KEPT * WIDTH;
+            _mm256_storeu_ps(of_text + IN * WIDTH, in);
+            _mm256_storeu_ps(of_text + KEEP * WIDTH, keep);
+            _mm256_storeu_ps(of_text + OFFERED * WIDTH, offered);
+            _mm256_storeu_ps(of_text + OUT * WIDTH, out);
+            _mm256_storeu_ps(of_text + CELL * WIDTH, cell);
+        }
+    }
+    for (int64_t r = 0; r < count; r++) {
+        const __m256 squashed = hyperbolic_tangent(_mm256_loadu_ps(cells + r * H));
+        _mm256_storeu_ps(states + r * H, _mm256_loadu_ps(sums + r * GATES * WIDTH) * squashed);
+        if (kept) _mm256_storeu_ps(kept + (r * KEPT + SQUASHED) * WIDTH, squashed);
+    }
+}
+
+/* Add the products of many rows with a panel, so much of it at a time as stays in the first-level cache. */
+static void add_products(const float *panel, const float *const *rows, int64_t count, int64_t length,
+                         float *sums) {
+    for (int64_t k = 0; k < length; k += CACHED) {
+        const int64_t some = length - k < CACHED ? length - k : CACHED;
+        const float *part = panel + k * GATES * WIDTH;
+        int64_t r = 0;
+        for (; r + FORWARD_ROWS <= count; r += FORWARD_ROWS)
+            product_3x4(part, rows + r, k, some, sums + r * GATES * WIDTH);
+        for (; r < count; r++) product_1x4(part, rows + r, k, some, sums + r * GATES * WIDTH);
+    }
+}
+
+/* Some texts, from `first` to `last`, through all steps. */
+static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+    const int64_t X = layer->inputs, H = layer->hidden, B = layer->batch;
+    for (int64_t t = 0; t < layer->steps; t++)
+        for (int64_t b = first; b < last; b += TEXTS) {
+            const int64_t count = last - b < TEXTS ? last - b : TEXTS;
+            const float *values[TEXTS], *before[TEXTS];
+            float sums[TEXTS * GATES * WIDTH];
+            for (int64_t r = 0; r < count; r++) {
+                values[r] = layer->values + token(layer, d, t, b + r) * X;
+                before[r] = layer->states + ((d * layer->steps + t - (t > 0)) * B + b + r) * H;
+            }
+            for (int64_t u = 0; u < H / WIDTH; u++) {
+                const float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
+                for (int64_t r = 0; r < count; r++)
+                    for (int64_t g = 0; g < GATES; g++) {
+                        const int64_t gates = g * H + u * WIDTH;
+                        const __m256 bias = _mm256_loadu_ps(layer->bias[d] + gates);
+                        _mm256_storeu_ps(sums + (r * GATES + g) * WIDTH,
+                                         _mm256_loadu_ps(layer->input_bias[d] + gates) + bias);
+                    }
+                add_products(panel, values, count, X, sums);
+                add_products(panel + X * GATES * WIDTH, before, count, t ? H : 0, sums);
+                step_forward(layer, d, t, b, count, u, sums);
+            }
+        }
+}
+
+/* One step of one text back, for 8 states; `sums` holds what flows back from the step behind. */
+static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t u,
+                                 const float *sums) {
+    const int64_t D = layer->directions, H = layer->hidden, B = layer->batch, column = u * WIDTH;
+    const int64_t place = token(layer, d, t, b), row = t * B + b;
+    const float *kept = record(layer, d, t, b, u);
+    float *gate_gradients = layer->gate_gradients + (place * D + d) * GATES * H + column;
+    float *cell_gradients = layer->cells + (d * B + b) * H + column;
+    const __m256 in = _mm256_loadu_ps(kept + IN * WIDTH), keep = _mm256_loadu_ps(kept + KEEP * WIDTH);
+    const __m256 offered = _mm256_loadu_ps(kept + OFFERED * WIDTH), out = _mm256_loadu_ps(kept + OUT * WIDTH);
+    const __m256 squashed = _mm256_loadu_ps(kept + SQUASHED * WIDTH);
+    const __m256 from_above = _mm256_loadu_ps(layer->state_gradients[d] + row * H + column);
+    const __m256 of_state = from_above + _mm256_loadu_ps(sums);
+    __m256 of_cell = of_state * out * (1.0f - squashed * squashed);
+    __m256 cell_before = _mm256_setzero_ps(), state_before = cell_before;
+    if (t) {
+        cell_before = _mm256_loadu_ps(record(layer, d, t - 1, b, u) + CELL * WIDTH);
+        state_before = _mm256_loadu_ps(layer->states + (d * layer->steps * B + row - B) * H + column);
+    }
+    if (t + 1 < layer->steps) of_cell += _mm256_loadu_ps(cell_gradients);
+    _mm256_storeu_ps(gate_gradients, of_cell * offered * in * (1.0f - in));
+    _mm256_storeu_ps(gate_gradients + H, of_cell * cell_before * keep * (1.0f - keep));
+    _mm256_storeu_ps(gate_gradients + 2 * H, of_cell * in * (1.0f - offered * offered));
+    _mm256_storeu_ps(gate_gradients + 3 * H, of_state * squashed * out * (1.0f - out));
+    _mm256_storeu_ps(cell_gradients, of_cell * keep);
+    _mm256_storeu_ps(layer->states_before + (place * D + d) * H + column, state_before);
+}
+
+/* Some texts, back through all steps, a few texts at a time: their gradients stay in the cache. */
+static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+    const int64_t H = layer->hidden, K = GATES * H;
+    for (int64_t b = first; b < last;) {
+        const int64_t left = last - b, rows = left >= BACKWARD_ROWS ? BACKWARD_ROWS : left >= 4 ? 4 : 1;
+        for (int64_t t = layer->steps - 1; t >= 0; t--) {
+            const int64_t length = t + 1 < layer->steps ? K : 0;
+            const float *behind[BACKWARD_ROWS];
+            for (int64_t r = 0; r < rows; r++)
+                behind[r] = layer->gate_gradients +
+                            (token(layer, d, t + (length > 0), b + r) * layer->directions + d) * K;
+            for (int64_t u = 0; u < H / WIDTH; u += BACKWARD_GROUPS) {
+                float sums[BACKWARD_ROWS * BACKWARD_GROUPS * WIDTH] = {0};
+                const float *panel = layer->packed + (d * H + u * WIDTH) * K;
+                (rows == 1   ? product_1x2
+                 : rows == 4 ? product_4x2
+                             : product_6x2)(panel, behind, 0, length, sums);
+                for (int64_t r = 0; r < rows; r++)
+                    for (int64_t g = 0; g < BACKWARD_GROUPS; g++)
+                        step_backward(layer, d, t, b + r, u + g, sums + (r * BACKWARD_GROUPS + g) * WIDTH);
+            }
+        }
+        b += rows;
+    }
+}
+
+/* Directions first, then, if there are more threads, parts of the batch: nothing waits but at the end. */
+static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, int64_t, int64_t),
+                void (*pass)(const Layer *, int64_t, int64_t, int64_t)) {
+    const int64_t D = layer->directions, B = layer->batch;
+    const int64_t wanted = layer->threads > D ? layer->threads / D : 1;
+    const int64_t size = (B + wanted - 1) / wanted, parts = (B + size - 1) / size;
+#pragma omp parallel num_threads((int)layer->threads) if (layer->threads > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < D * panels; p++) pack(layer, p / panels, p % panels);
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < D * parts; p++) {
+            const int64_t first = p % parts * size, last = first + size < B ? first + size : B;
+            pass(layer, p / parts, first, last);
+        }
+    }
+}
+
+void lstm_forward(const Layer *layer) { run(layer, layer->hidden / WIDTH, pack_forward, forward); }
+
+void lstm_backward(const Layer *layer) {
+    run(layer, layer->hidden / (BACKWARD_GROUPS * WIDTH), pack_backward, backward);
+}

@@ -1,0 +1,174 @@
+"""LSTM layers on a CPU, by a compiled kernel of this package's own.
+
+`recurrence.c` holds what has to go step by step; the rest of the gradients PyTorch computes in a few large
+matrix products. Both directions run at the same time, each on a thread of its own through all its steps;
+where there are more threads, each takes a part of the batch. The second direction reads each text from its
+end, so that padding stays behind the text for both (see `model`).
+
+The result is that of `nn.LSTM` to float rounding. Every sum adds up in one order: a text's states are the
+same, bit for bit, in any batch, at any place and with any number of threads. Where the kernel cannot run
+(none was compiled, a CPU without AVX2, a GPU, another number format, a hidden size that is no multiple of
+16), `applies` is False, and `model` asks `nn.LSTM`.
+
+Legend: T steps, B texts, N = T·B tokens, X inputs of a token, H hidden size, D directions, G = 4·H gates,
+K = D·G, F = D·H.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HIDDEN_MULTIPLE = 16  # states that one product of the backward pass covers
+KEPT = 6  # numbers that the way back has to know of each state: four gates, the cell, its hyperbolic tangent
+WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+CAPABLE = ("AVX2", "AVX512")  # what PyTorch calls CPUs with AVX2 and FMA
+
+log = logging.getLogger(__name__)
+
+
+class _Layer(ctypes.Structure):
+    """The arguments of a pass, as in recurrence.c."""
+
+    _fields_ = tuple(
+        (name, kind)
+        for kind, names in (
+            (ctypes.c_int64, "directions steps batch inputs hidden threads"),
+            (ctypes.c_void_p, "lengths input_weights weights input_bias bias packed values states cells"),
+            (ctypes.c_void_p, "records state_gradients gate_gradients states_before"),
+        )
+        for name in names.split()
+    )
+
+
+def applies(values_TBX: Tensor, lstms: Sequence[nn.LSTM]) -> bool:
+    """Whether `read` can compute these layers on these values.
+
+    >>> applies(torch.zeros(3, 2, 8), [nn.LSTM(8, 15)])
+    False
+    """
+    return (
+        values_TBX.device.type == "cpu"
+        and values_TBX.dtype == lstms[0].weight_hh_l0.dtype == torch.float32
+        and values_TBX.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and lstms[0].hidden_size % HIDDEN_MULTIPLE == 0
+        and kernel() is not None
+    )
+
+
+def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> list[Tensor]:
+    """Return the states (T, B, H) of each direction, in the order it reads in; `applies` must be True.
+
+    Args:
+        values_TBX: what both directions read, float32.
+        lengths_B: number of tokens of each text, int64, at most T.
+        lstms: a layer of one direction each, of equal sizes; the second one reads backwards.
+
+    Raises:
+        ValueError: the shapes do not fit one another, or a text is longer than T.
+
+    >>> lstms = [nn.LSTM(8, 16), nn.LSTM(8, 16)]
+    >>> values_TBX, lengths_B = torch.randn(5, 1, 8), torch.tensor([5])
+    >>> expected = [lstms[0](values_TBX)[0], lstms[1](values_TBX.flip(0))[0]]
+    >>> found = read(values_TBX, lengths_B, lstms) if applies(values_TBX, lstms) else expected
+    >>> all(torch.allclose(*pair, atol=1e-6) for pair in zip(found, expected))
+    True
+    """
+    steps, batch, inputs = values_TBX.shape
+    longest = int(lengths_B.max())
+    sizes = {(lstm.input_size, lstm.hidden_size, lstm.num_layers) for lstm in lstms}
+    if sizes != {(inputs, lstms[0].hidden_size, 1)} or len(lengths_B) != batch or longest > steps:
+        raise ValueError(
+            f"values {tuple(values_TBX.shape)}, {len(lengths_B)} texts of up to {longest} tokens and layers "
+            f"of (inputs, states, layers) {sorted(sizes)} do not fit one another"
+        )
+    weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
+    learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))
+    values_NX = values_TBX.reshape(steps * batch, inputs).contiguous()
+    states = _Recurrence.apply(values_NX, lengths_B.contiguous(), learning, *weights)  # type: ignore[no-untyped-call]
+    return [of_direction_NH.view(steps, batch, -1) for of_direction_NH in states]
+
+
+@functools.cache
+def kernel() -> ctypes.CDLL | None:
+    """Return the compiled kernel, or None where there is none that runs here."""
+    path = Path(__file__).with_name(f"_recurrence{sysconfig.get_config_var('EXT_SUFFIX')}")
+    if not path.is_file() or torch.backends.cpu.get_cpu_capability() not in CAPABLE:
+        return None
+    try:  # its threads are PyTorch's, whose OpenMP it finds loaded
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        log.debug("%s cannot be used: %s", path.name, error)
+        return None
+    for function in (library.lstm_forward, library.lstm_backward):
+        function.argtypes, function.restype = [ctypes.POINTER(_Layer)], None
+    return library
+
+
+class _Recurrence(torch.autograd.Function):
+    """From inputs (N, X) to states, D times (N, H); of each kind in `WEIGHTS` there are D."""
+
+    @staticmethod
+    def forward(ctx: Any, values_NX: Tensor, lengths_B: Tensor, learning: bool, *weights: Tensor) -> Any:
+        directions, size = len(weights) // len(WEIGHTS), weights[-1].shape[0] // 4
+        states_DNH = values_NX.new_empty(directions, len(values_NX), size)
+        arrays = {"values": values_NX, "lengths": lengths_B, "states": states_DNH}
+        if learning:
+            arrays["records"] = values_NX.new_empty(directions, len(values_NX), KEPT, size)
+            ctx.save_for_backward(*arrays.values(), *weights)
+        _call("lstm_forward", arrays, weights)
+        return tuple(states_DNH)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients_NH: Tensor) -> Any:
+        values_NX, lengths_B, states_DNH, records, *weights = ctx.saved_tensors
+        directions, tokens, size = states_DNH.shape
+        arrays = {"values": values_NX, "lengths": lengths_B, "states": states_DNH, "records": records}
+        gates_NK = arrays["gate_gradients"] = values_NX.new_empty(tokens, directions * 4 * size)
+        before_NF = arrays["states_before"] = values_NX.new_empty(tokens, directions * size)
+        _call("lstm_backward", arrays, weights, gradients_NH)
+        of_values_NX = gates_NK @ torch.cat(weights[:directions]) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[3:]):
+            return of_values_NX, None, None, *[None] * len(weights)
+        of_inputs = (gates_NK.t() @ values_NX).chunk(directions)
+        pairs = zip(gates_NK.chunk(directions, dim=1), before_NF.chunk(directions, dim=1), strict=True)
+        of_weights = [gates_NG.t() @ before_NH for gates_NG, before_NH in pairs]
+        of_bias = gates_NK.sum(dim=0).chunk(directions)
+        return of_values_NX, None, None, *of_inputs, *of_weights, *of_bias, *of_bias
+
+
+def _call(
+    name: str, arrays: dict[str, Tensor], weights: Sequence[Tensor], gradients_NH: Sequence[Tensor] = ()
+) -> None:
+    """Call a function of the kernel; see recurrence.c for what the arrays are."""
+    library = kernel()
+    assert library is not None
+    directions, tokens, size = arrays["states"].shape
+    inputs, batch = arrays["values"].shape[1], len(arrays["lengths"])
+    packed = arrays["states"].new_empty(directions, 4 * size, inputs + size)
+    cells = arrays["states"].new_empty(directions, batch, size)
+    whole = [of.contiguous() for of in (*weights, *gradients_NH)]
+    addresses = (ctypes.c_void_p * len(whole))(*(of.data_ptr() for of in whole))
+    kinds = ("input_weights", "weights", "input_bias", "bias", "state_gradients")[: len(whole) // directions]
+    step = directions * ctypes.sizeof(ctypes.c_void_p)
+    layer = _Layer(
+        directions=directions,
+        steps=tokens // batch,
+        batch=batch,
+        inputs=inputs,
+        hidden=size,
+        threads=torch.get_num_threads(),
+        **{kind: ctypes.addressof(addresses) + place * step for place, kind in enumerate(kinds)},
+        **{array: of.data_ptr() for array, of in {**arrays, "packed": packed, "cells": cells}.items()},
+    )
+    getattr(library, name)(layer)

@@ -1,0 +1,292 @@
+"""The compiled LSTM equals `nn.LSTM` over packed texts, and a text's states are its own to the last bit."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lstm_sentiment import recurrence
+from lstm_sentiment.model import _read_layer
+
+COMPILED = recurrence.kernel() is not None
+needs_kernel = pytest.mark.skipif(not COMPILED, reason="no compiled LSTM on this machine")
+CAN_COMPILE = (
+    (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    and torch.backends.cpu.get_cpu_capability() in recurrence.CAPABLE
+    and shutil.which("gcc") is not None
+)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
+
+
+def make_layer(inputs: int, hidden: int, directions: int) -> list[nn.LSTM]:
+    torch.manual_seed(3)
+    return [nn.LSTM(inputs, hidden) for _ in range(directions)]
+
+
+def packed(values_TBX: Tensor, lengths_B: Tensor, lstms: list[nn.LSTM]) -> list[Tensor]:
+    """Read each text alone, turned round for the second direction; padding stays 0."""
+    read = []
+    for direction, lstm in enumerate(lstms):
+        states_TBH = values_TBX.new_zeros(*values_TBX.shape[:2], lstm.hidden_size)
+        for text, length in enumerate(lengths_B.tolist()):
+            alone_LX = values_TBX[:length, text]
+            states_TBH[:length, text] = lstm(alone_LX.flip(0) if direction else alone_LX)[0]
+        read.append(states_TBH)
+    return read
+
+
+def real(lengths_B: Tensor, steps: int) -> Tensor:
+    """Return 1 for tokens and 0 for padding (T, B, 1)."""
+    return (torch.arange(steps)[:, None] < lengths_B)[:, :, None].float()
+
+
+def test_the_kernel_is_compiled_where_it_can_be() -> None:
+    """Where it cannot, everything works all the same, so that nobody would notice."""
+    assert COMPILED or not CAN_COMPILE
+
+
+@needs_kernel
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from([1, 7, 128, 300]),
+    st.sampled_from([16, 32, 48, 128]),
+    st.integers(1, 2),
+    st.lists(st.integers(1, 12), min_size=1, max_size=15) | st.just([5, 1, 12] * 24),
+    st.integers(0, 2),
+    st.integers(1, 5),
+)
+def test_equals_an_lstm_text_by_text(
+    inputs: int, hidden: int, directions: int, lengths: list[int], padding: int, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    lstms = make_layer(inputs, hidden, directions)
+    steps, lengths_B = max(lengths) + padding, torch.tensor(lengths)
+    values_TBX = torch.randn(steps, len(lengths), inputs, requires_grad=True)
+    learned = [values_TBX, *(weight for lstm in lstms for weight in lstm.parameters())]
+    found = recurrence.read(values_TBX, lengths_B, lstms)
+    expected = packed(values_TBX, lengths_B, lstms)
+    real_TB1 = real(lengths_B, steps)
+    upstream = [torch.randn_like(states_TBH) * real_TB1 for states_TBH in expected]
+    for found_TBH, expected_TBH in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            found_TBH * real_TB1, expected_TBH, atol=1e-6 * max(1, inputs / 128), rtol=0
+        )
+    gradients = [torch.autograd.grad(states, learned, upstream) for states in (found, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        scale = max(1.0, float(theirs.abs().max()))
+        torch.testing.assert_close(ours / scale, theirs / scale, atol=3e-6, rtol=0)
+
+
+@needs_kernel
+def test_is_as_exact_as_the_library() -> None:
+    """Measured against double precision, on 400 steps."""
+    lstms, lengths_B = make_layer(64, 64, 2), torch.tensor([400, 333])
+    values_TBX, real_TB1 = torch.randn(400, 2, 64), real(lengths_B, 400)
+    with torch.no_grad():
+        ours = recurrence.read(values_TBX, lengths_B, lstms)
+        theirs = packed(values_TBX, lengths_B, lstms)
+        exact = packed(values_TBX.double(), lengths_B, [lstm.double() for lstm in lstms])
+    for our, their, true in zip(ours, theirs, exact, strict=True):
+        library = float((their - true).abs().max())
+        assert float((our.double() * real_TB1 - true).abs().max()) < max(2 * library, 3e-7)
+
+
+@needs_kernel
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_a_text_has_the_same_states_bit_for_bit_wherever_it_stands(threads: int) -> None:
+    torch.set_num_threads(threads)
+    lengths = [9, 1, 4, 9, 7, 2, 8, 5, 3, 6] * 8
+    lengths_B, lstms = torch.tensor(lengths), make_layer(20, 32, 2)
+    values_TBX = torch.randn(9, len(lengths), 20)
+    with torch.no_grad():
+        together = recurrence.read(values_TBX, lengths_B, lstms)
+        order = torch.randperm(len(lengths))
+        moved = recurrence.read(values_TBX[:, order], lengths_B[order], lstms)
+        torch.set_num_threads(1)
+        for text in (0, 1, 4, 65, 66, 79):
+            alone_TBX = values_TBX[: lengths[text], text : text + 1]
+            alone = recurrence.read(alone_TBX, lengths_B[text : text + 1], lstms)
+            place = order.tolist().index(text)
+            for direction in range(2):
+                expected_LH = alone[direction][:, 0]
+                assert torch.equal(together[direction][: lengths[text], text], expected_LH)
+                assert torch.equal(moved[direction][: lengths[text], place], expected_LH)
+
+
+@needs_kernel
+def test_gradients_do_not_hang_on_the_number_of_threads() -> None:
+    """Those of the recurrence; sums over tokens, which the library makes, may be rounded otherwise."""
+    lengths_B, lstms = torch.tensor([6, 2, 5, 6, 1, 3, 4]), make_layer(20, 32, 2)
+    values_TBX = torch.randn(6, 7, 20, requires_grad=True)
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        states = recurrence.read(values_TBX, lengths_B, lstms)
+        found.append(
+            torch.autograd.grad([*states], values_TBX, [real(lengths_B, 6) * of for of in states])[0]
+        )
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-7, rtol=1e-6)
+
+
+@needs_kernel
+def test_looks_at_nothing_behind_a_text() -> None:
+    lengths_B, lstms = torch.tensor([6, 2, 4]), make_layer(8, 16, 2)
+    values_TBX = torch.randn(6, 3, 8)
+    loud_TBX = torch.where(real(lengths_B, 6).bool(), values_TBX, torch.nan)
+    with torch.no_grad():
+        pairs = zip(*(recurrence.read(of, lengths_B, lstms) for of in (values_TBX, loud_TBX)), strict=True)
+        for quiet_TBH, loud_TBH in pairs:
+            for text, length in enumerate(lengths_B.tolist()):
+                assert torch.equal(quiet_TBH[:length, text], loud_TBH[:length, text])
+
+
+@needs_kernel
+def test_what_is_not_finite_stays_so_and_in_its_text() -> None:
+    """Training stops at such numbers: they must not be lost in a clamp."""
+    lengths_B, lstms = torch.tensor([4, 4, 4]), make_layer(8, 16, 2)
+    values_TBX = torch.randn(4, 3, 8)
+    values_TBX[1, 1, 5] = torch.nan
+    with torch.no_grad():
+        forwards_TBH, backwards_TBH = recurrence.read(values_TBX, lengths_B, lstms)
+    for states_TBH, first in ((forwards_TBH, 1), (backwards_TBH, 2)):
+        assert states_TBH[first:, 1].isnan().all()
+        assert states_TBH[:first, 1].isfinite().all()
+        assert states_TBH[:, [0, 2]].isfinite().all()
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [1e-20, 1e-4, 1.0, 30.0, 1e4, 1e30])
+def test_small_and_large_inputs_are_squashed_as_by_the_library(size: float) -> None:
+    lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
+    for lstm in lstms:
+        nn.init.zeros_(lstm.bias_ih_l0)
+        nn.init.zeros_(lstm.bias_hh_l0)
+    values_TBX = torch.randn(5, 2, 8) * size
+    with torch.no_grad():
+        found, expected = recurrence.read(values_TBX, lengths_B, lstms), packed(values_TBX, lengths_B, lstms)
+    for found_TBH, expected_TBH in zip(found, expected, strict=True):
+        found_TBH = found_TBH * real(lengths_B, 5)
+        torch.testing.assert_close(found_TBH, expected_TBH, atol=1e-6 * min(size, 1.0), rtol=1e-5)
+
+
+@needs_kernel
+def test_answers_are_the_same_whether_something_is_learned_or_not() -> None:
+    lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
+    values_TBX = torch.randn(5, 2, 8)
+    learning = recurrence.read(values_TBX, lengths_B, lstms)
+    with torch.no_grad():
+        quiet = recurrence.read(values_TBX, lengths_B, lstms)
+    with torch.inference_mode():
+        quieter = recurrence.read(values_TBX, lengths_B, lstms)
+    assert learning[0].requires_grad
+    assert not quiet[0].requires_grad
+    for of_direction in zip(learning, quiet, quieter, strict=True):
+        assert torch.equal(of_direction[0], of_direction[1])
+        assert torch.equal(of_direction[0], of_direction[2])
+
+
+@needs_kernel
+def test_only_what_is_asked_for_gets_a_gradient() -> None:
+    lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
+    values_TBX = torch.randn(5, 2, 8, requires_grad=True)
+    (expected,) = torch.autograd.grad(recurrence.read(values_TBX, lengths_B, lstms)[1].sum(), values_TBX)
+    for lstm in lstms:
+        lstm.requires_grad_(requires_grad=False)
+    recurrence.read(values_TBX, lengths_B, lstms)[1].sum().backward()
+    assert torch.equal(values_TBX.grad, expected)  # type: ignore[arg-type]
+    assert all(weight.grad is None for lstm in lstms for weight in lstm.parameters())
+    assert not recurrence.read(values_TBX.detach(), lengths_B, lstms)[0].requires_grad
+
+
+@needs_kernel
+def test_a_graph_that_is_kept_gives_its_gradient_again_and_weights_changed_since_are_noticed() -> None:
+    lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 1)
+    loss = recurrence.read(torch.randn(5, 2, 8), lengths_B, lstms)[0].sum()
+    learned = list(lstms[0].parameters())
+    first = torch.autograd.grad(loss, learned, retain_graph=True)
+    again = torch.autograd.grad(loss, learned, retain_graph=True)
+    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    with torch.no_grad():
+        lstms[0].weight_hh_l0.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, learned, retain_graph=True)
+    with torch.no_grad():
+        lstms[0].weight_hh_l0.div_(2)
+
+
+@needs_kernel
+def test_each_weight_has_a_gradient_of_its_own() -> None:
+    """Clipping scales them in place: the biases of a gate, whose gradients are equal, must not share one."""
+    lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
+    sum(states.sum() for states in recurrence.read(torch.randn(5, 2, 8), lengths_B, lstms)).backward()  # type: ignore[union-attr]
+    gradients = [weight.grad for lstm in lstms for weight in lstm.parameters()]
+    before = [gradient.clone() for gradient in gradients if gradient is not None]
+    assert len(before) == 8
+    for place, gradient in enumerate(gradients):
+        gradient.mul_(2)  # type: ignore[union-attr]
+        assert all(
+            torch.equal(*pair) for pair in zip(gradients[place + 1 :], before[place + 1 :], strict=True)
+        )
+
+
+@needs_kernel
+def test_takes_views_as_it_takes_copies() -> None:
+    lstms = make_layer(8, 16, 2)
+    wide_BTX = torch.randn(3, 5, 16)
+    view_TBX, lengths_B = wide_BTX.transpose(0, 1)[:, :, ::2], torch.tensor([5, 0, 3, 0, 2])[::2]
+    pairs = []
+    for values_TBX, of_B in ((view_TBX, lengths_B), (view_TBX.contiguous(), lengths_B.clone())):
+        forwards_TBH, backwards_TBH = recurrence.read(values_TBX, of_B, lstms)
+        loss = forwards_TBH[:, :, ::2].sum() + backwards_TBH.transpose(0, 1).exp().sum()
+        pairs.append((loss, *torch.autograd.grad(loss, list(lstms[1].parameters()))))
+    assert all(torch.equal(*pair) for pair in zip(*pairs, strict=True))
+
+
+@needs_kernel
+@pytest.mark.parametrize("case", ["longer text", "inputs", "texts", "hidden"])
+def test_shapes_that_do_not_fit_are_refused(case: str) -> None:
+    """The kernel would read or write elsewhere in memory."""
+    lstms = make_layer(9 if case == "inputs" else 8, 16, 2)
+    if case == "hidden":
+        lstms[1] = nn.LSTM(8, 32)
+    lengths = {"longer text": [6, 3], "texts": [5, 3, 2]}.get(case, [5, 3])
+    with pytest.raises(ValueError, match="do not fit one another"):
+        recurrence.read(torch.randn(5, 2, 8), torch.tensor(lengths), lstms)
+
+
+@pytest.mark.parametrize(
+    "case", ["hidden", "double", "no kernel", pytest.param("autocast", marks=needs_kernel), "none of them"]
+)
+def test_applies_where_it_computes_the_same(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case == "no kernel":
+        monkeypatch.setattr(recurrence, "kernel", lambda: None)
+    lstms, values_TBX = make_layer(8, 20 if case == "hidden" else 16, 2), torch.randn(5, 2, 8)
+    if case == "double":
+        values_TBX, lstms = values_TBX.double(), [lstm.double() for lstm in lstms]
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        assert recurrence.applies(values_TBX, lstms) == (case == "none of them" and COMPILED)
+
+
+@needs_kernel
+def test_the_library_in_its_place_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without the kernel reads the checkpoint of one that has it, and answers the same."""
+    lengths_B, lstms, values_TBX = torch.tensor([5, 3, 1]), make_layer(8, 16, 2), torch.randn(5, 3, 8)
+    found = _read_layer(values_TBX, lengths_B, lstms)
+    monkeypatch.setattr(recurrence, "kernel", lambda: None)
+    expected = _read_layer(values_TBX, lengths_B, lstms)
+    for found_TBH, expected_TBH in zip(found, expected, strict=True):
+        torch.testing.assert_close(found_TBH, expected_TBH, atol=1e-6, rtol=0)
+        assert not torch.equal(found_TBH, expected_TBH), "both came from one of them"
