@@ -183,6 +183,22 @@ def test_small_and_large_inputs_are_squashed_as_by_the_library(size: float) -> N
 
 
 @needs_kernel
+@pytest.mark.parametrize("gate", range(4))
+@pytest.mark.parametrize("size", [-80.0, -40.0, -3.0, -1e-6, 1e-6, 3.0, 40.0, 80.0])
+def test_gates_are_exact_from_shut_to_open(gate: int, size: float) -> None:
+    """Relative to what passes, however little: a gate shut to e**-80 lets through just that."""
+    (lstm,) = make_layer(8, 16, 1)
+    with torch.no_grad():
+        lstm.bias_ih_l0[gate * 16 : (gate + 1) * 16] = size
+        for weight in (lstm.weight_ih_l0, lstm.weight_hh_l0):
+            weight[gate * 16 : (gate + 1) * 16] = 0
+        values_TBX, lengths_B = torch.randn(2, 1, 8), torch.tensor([2])
+        (found_TBH,) = recurrence.read(values_TBX, lengths_B, [lstm])
+        (expected_TBH,) = packed(values_TBX.double(), lengths_B, [lstm.double()])
+    torch.testing.assert_close(found_TBH.double(), expected_TBH, atol=0, rtol=1e-5)
+
+
+@needs_kernel
 def test_answers_are_the_same_whether_something_is_learned_or_not() -> None:
     lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
     values_TBX = torch.randn(5, 2, 8)
