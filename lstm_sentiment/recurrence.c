@@ -68,7 +68,7 @@ static inline __m256 hyperbolic_tangent(__m256 x) {
             UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
                 weights[g] = _mm256_loadu_ps(panel + (k * GROUPS + g) * WIDTH);                            \
             UNROLLED(int r = 0; r < ROWS; r++) {                                                           \
-                const __m256 value = _mm256_broadcast_ss(row[r] + k);                                      \
+                const __m256 value = _mm256_set1_ps(row[r][k]);                                            \
                 UNROLLED(int g = 0; g < GROUPS; g++)                                                       \
                     sum[r][g] = _mm256_fmadd_ps(value, weights[g], sum[r][g]);                             \
             }                                                                                              \
