@@ -70,7 +70,7 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
 
     Args:
         values_TBX: what both directions read, float32.
-        lengths_B: number of tokens of each text, int64, at most T.
+        lengths_B: number of tokens of each text, at most T.
         lstms: a layer of one direction each, of equal sizes; the second one reads backwards.
 
     Raises:
@@ -94,7 +94,7 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
     learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))
     values_NX = values_TBX.reshape(steps * batch, inputs).contiguous()
-    states = _Recurrence.apply(values_NX, lengths_B.contiguous(), learning, *weights)  # type: ignore[no-untyped-call]
+    states = _Recurrence.apply(values_NX, lengths_B.long().contiguous(), learning, *weights)  # type: ignore[no-untyped-call]
     return [of_direction_NH.view(steps, batch, -1) for of_direction_NH in states]
 
 
