@@ -6,7 +6,8 @@ P pooled features, C classes, X unknown tokens of a batch, K places per spelt to
 A padded batch never reaches `nn.LSTM(bidirectional=True)`, which would read the padding first when
 it reads backwards, nor a PackedSequence, which keeps both oneDNN and cuDNN from their fast kernels.
 Each layer is a pair of one-direction LSTMs instead; the second one reads every row reversed within
-its own length, so that padding stays behind the text, where it can change nothing.
+its own length, so that padding stays behind the text, where it can change nothing. In fp32 on a CPU a
+compiled kernel computes both (see `recurrence`), where there is one.
 """
 
 from __future__ import annotations
