@@ -1,9 +1,9 @@
-/* LSTM layers step by step, forward and back: what no matrix library does fast.
+/* LSTM layers, forward and back: what no matrix library does fast.
  *
  * Step follows step, each with a small product, and nothing of it can be put off. A library pays in each for
  * a call, and for threads that wait for one another; here a direction runs through all its steps on one
  * thread, with weights packed once, and its sums meet the nonlinearities while they are in the first-level
- * cache. What is not tied to the steps (the gradients of weights and inputs) is left to the library.
+ * cache. The gradients of weights and inputs, which no step waits for, come last, from all tokens at once.
  *
  * For x86-64 with AVX2 and FMA, whose 16 registers of 8 floats the inner loops fill. `recurrence.py` says
  * what is computed, and calls this.
@@ -19,6 +19,8 @@
 enum { WIDTH = 8, GATES = 4 };
 enum { FORWARD_ROWS = 3, BACKWARD_ROWS = 6, BACKWARD_GROUPS = 2 }; /* texts x groups: 12 sums in registers */
 enum { CACHED = 128, TEXTS = 66 }; /* rows of a panel (16 KB) and texts whose sums (8 KB) stay in 32 KB */
+enum { COLUMNS = BACKWARD_GROUPS * WIDTH }; /* of a panel of the way back */
+enum { DEEP = 256, TOKENS = 48 };           /* rows of such a panel (16 KB), and tokens that it is used for */
 
 /* ---- Numbers ------------------------------------------------------------------------------------ */
 
@@ -50,16 +52,16 @@ static inline __m256 hyperbolic_tangent(__m256 x) {
 /* sums[r][g] += rows[r] · panel[:, g]: some rows times a panel of 8·groups columns. Each sum adds up in
  * the order of k, whatever the number of rows: a text's result does not depend on which texts it shares a
  * block with. One function per shape, never inlined, its loops over rows and groups unrolled: the sums then
- * stay in registers. */
+ * stay in registers. The numbers of a row stand STRIDE places apart. */
 #define UNROLLED _Pragma("GCC unroll 8") for
-#define DEFINE_PRODUCT(ROWS, GROUPS)                                                                       \
-    static __attribute__((noinline)) void product_##ROWS##x##GROUPS(                                       \
-        const float *restrict panel, const float *const *restrict rows, int64_t first, int64_t length,     \
-        float *restrict sums) {                                                                            \
+#define DEFINE_PRODUCT(NAME, ROWS, GROUPS, STRIDE)                                                         \
+    static __attribute__((noinline)) void NAME(const float *restrict panel,                                \
+                                               const float *const *restrict rows, int64_t first,           \
+                                               int64_t length, float *restrict sums) {                     \
         __m256 sum[ROWS][GROUPS];                                                                          \
         const float *row[ROWS];                                                                            \
         UNROLLED(int r = 0; r < ROWS; r++) {                                                               \
-            row[r] = rows[r] + first;                                                                      \
+            row[r] = rows[r] + first * STRIDE;                                                             \
             UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
                 sum[r][g] = _mm256_loadu_ps(sums + (r * GROUPS + g) * WIDTH);                              \
         }                                                                                                  \
@@ -68,7 +70,7 @@ static inline __m256 hyperbolic_tangent(__m256 x) {
             UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
                 weights[g] = _mm256_loadu_ps(panel + (k * GROUPS + g) * WIDTH);                            \
             UNROLLED(int r = 0; r < ROWS; r++) {                                                           \
-                const __m256 value = _mm256_set1_ps(row[r][k]);                                            \
+                const __m256 value = _mm256_set1_ps(row[r][k * STRIDE]);                                   \
                 UNROLLED(int g = 0; g < GROUPS; g++)                                                       \
                     sum[r][g] = _mm256_fmadd_ps(value, weights[g], sum[r][g]);                             \
             }                                                                                              \
@@ -78,11 +80,13 @@ static inline __m256 hyperbolic_tangent(__m256 x) {
                 _mm256_storeu_ps(sums + (r * GROUPS + g) * WIDTH, sum[r][g]);                              \
     }
 
-DEFINE_PRODUCT(1, 4)
-DEFINE_PRODUCT(3, 4)
-DEFINE_PRODUCT(1, 2)
-DEFINE_PRODUCT(4, 2)
-DEFINE_PRODUCT(6, 2)
+DEFINE_PRODUCT(product_1x4, 1, 4, 1)
+DEFINE_PRODUCT(product_3x4, 3, 4, 1)
+DEFINE_PRODUCT(product_1x2, 1, 2, 1)
+DEFINE_PRODUCT(product_4x2, 4, 2, 1)
+DEFINE_PRODUCT(product_6x2, 6, 2, 1)
+DEFINE_PRODUCT(across_4x2, 4, 2, 4) /* rows side by side */
+DEFINE_PRODUCT(across_6x2, 6, 2, 6)
 
 /* ---- Layer -------------------------------------------------------------------------------------- */
 
@@ -94,14 +98,17 @@ typedef struct {
     const float *const *weights;         /* D times (4H, H), for states */
     const float *const *input_bias;      /* D times (4H,) */
     const float *const *bias;            /* D times (4H,) */
-    float *packed;                       /* (D, 4H, X + H) room for weights, packed */
+    float *packed;                       /* room for what is packed, see `recurrence.py` */
     const float *values;                 /* (T·B, X) by token */
     float *states;                       /* (D, T·B, H) in the order of reading */
     float *cells;                        /* (D, B, H) room for cells, or for their gradients */
     float *records;                      /* (D, T, U, B, KEPT, 8) for the way back; NULL: none */
     const float *const *state_gradients; /* D times (T·B, H) in the order of reading */
-    float *gate_gradients;               /* (T·B, D·4H) by token */
-    float *states_before;                /* (T·B, D·H) by token: the states that it was read with */
+    float *gate_gradients;               /* (D, T·B, 4H) in the order of reading */
+    float *value_gradients;              /* (T·B, X) by token; NULL: not wanted */
+    float *input_weight_gradients;       /* (D, 4H, X); NULL: those of no weight are wanted */
+    float *weight_gradients;             /* (D, 4H, H) */
+    float *bias_gradients;               /* (D, 4H), of either bias */
 } Layer;
 
 /* What the way back has to know of each step: the gates, the cell and its hyperbolic tangent. */
@@ -132,14 +139,38 @@ static void pack_forward(const Layer *layer, int64_t d, int64_t u) {
         }
 }
 
-/* (4H, H) -> per two groups of 8 states a panel (4H, 16) */
+/* As many columns as whole panels have. */
+static inline int64_t whole(int64_t columns) { return (columns + COLUMNS - 1) / COLUMNS * COLUMNS; }
+
+static inline float *panel_backward(const Layer *layer, int64_t d, int64_t column) {
+    return layer->packed + (d * (layer->hidden + whole(layer->inputs)) + column) * GATES * layer->hidden;
+}
+
+/* Up to 16 columns of a row, the rest 0. */
+static inline void copy_columns(float *restrict panel_row, const float *restrict row, int64_t columns) {
+    if (columns >= COLUMNS)
+        for (int64_t j = 0; j < COLUMNS; j++) panel_row[j] = row[j];
+    else
+        for (int64_t j = 0; j < COLUMNS; j++) panel_row[j] = j < columns ? row[j] : 0.0f;
+}
+
+/* Back from a panel: put up to 16 columns in a row, or add them to it. */
+static inline void put_columns(float *restrict row, const float *restrict sums, int64_t columns, int add) {
+    if (columns >= COLUMNS)
+        for (int64_t j = 0; j < COLUMNS; j++) row[j] = add ? row[j] + sums[j] : sums[j];
+    else
+        for (int64_t j = 0; j < columns; j++) row[j] = add ? row[j] + sums[j] : sums[j];
+}
+
+/* (4H, H) and (4H, X) -> per 16 columns a panel (4H, 16) */
 static void pack_backward(const Layer *layer, int64_t d, int64_t u) {
-    enum { COLUMNS = BACKWARD_GROUPS * WIDTH };
-    const int64_t H = layer->hidden;
-    const float *weights = layer->weights[d] + u * COLUMNS;
-    float *panel = layer->packed + (d * H + u * COLUMNS) * GATES * H;
+    const int64_t H = layer->hidden, X = layer->inputs, column = u * COLUMNS;
+    float *panel = panel_backward(layer, d, column);
     for (int64_t k = 0; k < GATES * H; k++)
-        for (int64_t j = 0; j < COLUMNS; j++) panel[k * COLUMNS + j] = weights[k * H + j];
+        if (column < H)
+            copy_columns(panel + k * COLUMNS, layer->weights[d] + k * H + column, COLUMNS);
+        else
+            copy_columns(panel + k * COLUMNS, layer->input_weights[d] + k * X + column - H, X + H - column);
 }
 
 /* One step of `count` texts from `b` on, for 8 states, from the sums of their four gates. In two loops: what
@@ -218,10 +249,9 @@ static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) 
 /* One step of one text back, for 8 states; `sums` holds what flows back from the step behind. */
 static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t u,
                                  const float *sums) {
-    const int64_t D = layer->directions, H = layer->hidden, B = layer->batch, column = u * WIDTH;
-    const int64_t place = token(layer, d, t, b), row = t * B + b;
+    const int64_t H = layer->hidden, B = layer->batch, column = u * WIDTH, row = t * B + b;
     const float *kept = record(layer, d, t, b, u);
-    float *gate_gradients = layer->gate_gradients + (place * D + d) * GATES * H + column;
+    float *gate_gradients = layer->gate_gradients + (d * layer->steps * B + row) * GATES * H + column;
     float *cell_gradients = layer->cells + (d * B + b) * H + column;
     const __m256 in = _mm256_loadu_ps(kept + IN * WIDTH), keep = _mm256_loadu_ps(kept + KEEP * WIDTH);
     const __m256 offered = _mm256_loadu_ps(kept + OFFERED * WIDTH), out = _mm256_loadu_ps(kept + OUT * WIDTH);
@@ -229,52 +259,152 @@ static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64
     const __m256 from_above = _mm256_loadu_ps(layer->state_gradients[d] + row * H + column);
     const __m256 of_state = from_above + _mm256_loadu_ps(sums);
     __m256 of_cell = of_state * out * (1.0f - squashed * squashed);
-    __m256 cell_before = _mm256_setzero_ps(), state_before = cell_before;
-    if (t) {
-        cell_before = _mm256_loadu_ps(record(layer, d, t - 1, b, u) + CELL * WIDTH);
-        state_before = _mm256_loadu_ps(layer->states + (d * layer->steps * B + row - B) * H + column);
-    }
+    __m256 before = _mm256_setzero_ps();
+    if (t) before = _mm256_loadu_ps(record(layer, d, t - 1, b, u) + CELL * WIDTH);
     if (t + 1 < layer->steps) of_cell += _mm256_loadu_ps(cell_gradients);
     _mm256_storeu_ps(gate_gradients, of_cell * offered * in * (1.0f - in));
-    _mm256_storeu_ps(gate_gradients + H, of_cell * cell_before * keep * (1.0f - keep));
+    _mm256_storeu_ps(gate_gradients + H, of_cell * before * keep * (1.0f - keep));
     _mm256_storeu_ps(gate_gradients + 2 * H, of_cell * in * (1.0f - offered * offered));
     _mm256_storeu_ps(gate_gradients + 3 * H, of_state * squashed * out * (1.0f - out));
     _mm256_storeu_ps(cell_gradients, of_cell * keep);
-    _mm256_storeu_ps(layer->states_before + (place * D + d) * H + column, state_before);
 }
 
-/* Some texts, back through all steps, a few texts at a time: their gradients stay in the cache. */
-static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
-    const int64_t H = layer->hidden, K = GATES * H;
-    for (int64_t b = first; b < last;) {
-        const int64_t left = last - b, rows = left >= BACKWARD_ROWS ? BACKWARD_ROWS : left >= 4 ? 4 : 1;
-        for (int64_t t = layer->steps - 1; t >= 0; t--) {
-            const int64_t length = t + 1 < layer->steps ? K : 0;
-            const float *behind[BACKWARD_ROWS];
-            for (int64_t r = 0; r < rows; r++)
-                behind[r] = layer->gate_gradients +
-                            (token(layer, d, t + (length > 0), b + r) * layer->directions + d) * K;
-            for (int64_t u = 0; u < H / WIDTH; u += BACKWARD_GROUPS) {
-                float sums[BACKWARD_ROWS * BACKWARD_GROUPS * WIDTH] = {0};
-                const float *panel = layer->packed + (d * H + u * WIDTH) * K;
-                (rows == 1   ? product_1x2
-                 : rows == 4 ? product_4x2
-                             : product_6x2)(panel, behind, 0, length, sums);
-                for (int64_t r = 0; r < rows; r++)
-                    for (int64_t g = 0; g < BACKWARD_GROUPS; g++)
-                        step_backward(layer, d, t, b + r, u + g, sums + (r * BACKWARD_GROUPS + g) * WIDTH);
-            }
+/* As many rows as a product takes of those that are left. */
+static inline int64_t rows_at_once(int64_t left) {
+    return left >= BACKWARD_ROWS && left != 8 ? BACKWARD_ROWS : left >= 4 ? 4 : 1;
+}
+
+/* Add the products of many rows with a panel of the way back, likewise. */
+static void add_products_back(const float *panel, const float *const *rows, int64_t count, int64_t length,
+                              float *sums) {
+    for (int64_t k = 0; k < length; k += DEEP) {
+        const int64_t some = length - k < DEEP ? length - k : DEEP;
+        const float *part = panel + k * COLUMNS;
+        for (int64_t r = 0, at_once; r < count; r += at_once) {
+            at_once = rows_at_once(count - r);
+            (at_once == 1   ? product_1x2
+             : at_once == 4 ? product_4x2
+                            : product_6x2)(part, rows + r, k, some, sums + r * COLUMNS);
         }
-        b += rows;
     }
 }
 
-/* Directions first, then, if there are more threads, parts of the batch: nothing waits but at the end. */
+/* Some texts, back through all steps. */
+static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+    const int64_t H = layer->hidden, K = GATES * H;
+    for (int64_t b = first; b < last; b += TEXTS) {
+        const int64_t count = last - b < TEXTS ? last - b : TEXTS;
+        for (int64_t t = layer->steps - 1; t >= 0; t--) {
+            const int64_t length = t + 1 < layer->steps ? K : 0;
+            const float *behind[TEXTS];
+            for (int64_t r = 0; r < count; r++)
+                behind[r] = layer->gate_gradients +
+                            ((d * layer->steps + t + (length > 0)) * layer->batch + b + r) * K;
+            for (int64_t u = 0; u < H / WIDTH; u += BACKWARD_GROUPS) {
+                float sums[TEXTS * COLUMNS] = {0};
+                add_products_back(panel_backward(layer, d, u * WIDTH), behind, count, length, sums);
+                for (int64_t r = 0; r < count; r++)
+                    for (int64_t g = 0; g < BACKWARD_GROUPS; g++)
+                        step_backward(layer, d, t, b + r, u + g, sums + r * COLUMNS + g * WIDTH);
+            }
+        }
+    }
+}
+
+/* ---- Gradients of all tokens -------------------------------------------------------------------- */
+
+/* The inputs of some tokens, of which there are at most TOKENS: gradients of gates times weights. */
+static void of_values(const Layer *layer, int64_t first, int64_t last) {
+    const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch, K = GATES * H;
+    for (int64_t x = 0; x < X; x += COLUMNS) {
+        float sums[TOKENS * COLUMNS] = {0};
+        for (int64_t d = 0; d < layer->directions; d++) {
+            const float *panel = panel_backward(layer, d, H + x), *rows[TOKENS];
+            for (int64_t n = first; n < last; n++) /* where a token stands is its own inverse */
+                rows[n - first] =
+                    layer->gate_gradients + (d * layer->steps * B + token(layer, d, n / B, n % B)) * K;
+            add_products_back(panel, rows, last - first, K, sums);
+        }
+        for (int64_t n = first; n < last; n++)
+            put_columns(layer->value_gradients + n * X + x, sums + (n - first) * COLUMNS, X - x, 0);
+    }
+}
+
+/* The gate gradients of some tokens, from `n` on in the order of reading: per few gates a panel
+ * (count, rows), DEEP places for each gate. Their sums are added to the gradients of the bias. */
+static void pack_gates(const Layer *layer, int64_t d, int64_t n, int64_t count, int64_t first, int64_t last) {
+    const int64_t N = layer->steps * layer->batch, K = GATES * layer->hidden;
+    for (int64_t gate = first, rows; gate < last; gate += rows) {
+        const float *gates = layer->gate_gradients + (d * N + n) * K + gate;
+        float *panel = layer->packed + (d * K + gate) * DEEP, *bias = layer->bias_gradients + d * K + gate;
+        __m128 four = _mm_setzero_ps(), two = four;
+        rows = rows_at_once(last - gate);
+        for (int64_t k = 0; k < count; k++, gates += K, panel += rows) {
+            const __m128 of_four = _mm_loadu_ps(gates);
+            four += of_four;
+            _mm_storeu_ps(panel, of_four);
+            if (rows == BACKWARD_ROWS) {
+                const __m128 of_two = _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)(gates + 4)));
+                two += of_two;
+                _mm_storel_epi64((__m128i *)(panel + 4), _mm_castps_si128(of_two));
+            }
+        }
+        for (int64_t r = 0; r < rows; r++) bias[r] = (n ? bias[r] : 0.0f) + (r < 4 ? four[r] : two[r - 4]);
+    }
+}
+
+/* What these tokens were read with: 16 columns of their inputs, or of the states before them. */
+static void pack_read(const Layer *layer, int64_t d, int64_t n, int64_t count, int64_t column, float *panel) {
+    const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch, h = column - whole(X);
+    const float *states = layer->states + d * layer->steps * B * H;
+    for (int64_t k = 0; k < count; k++)
+        if (column < X)
+            copy_columns(panel + k * COLUMNS,
+                         layer->values + token(layer, d, (n + k) / B, (n + k) % B) * X + column, X - column);
+        else
+            copy_columns(panel + k * COLUMNS, states + (n + k - B) * H + h, n + k < B ? 0 : COLUMNS);
+}
+
+/* The weights and the bias of some gates of a direction: gradients of gates times what was read, summed over
+ * tokens, DEEP at a time. */
+static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+    const int64_t H = layer->hidden, X = layer->inputs, N = layer->steps * layer->batch, K = GATES * H;
+    for (int64_t n = 0; n < N; n += DEEP) {
+        const int64_t count = N - n < DEEP ? N - n : DEEP;
+        pack_gates(layer, d, n, count, first, last);
+        for (int64_t column = 0; column < whole(X) + H; column += COLUMNS) {
+            const int64_t stride = column < X ? X : H, width = column < X ? X - column : COLUMNS;
+            float *gradients = column < X ? layer->input_weight_gradients + d * K * X + column
+                                          : layer->weight_gradients + d * K * H + column - whole(X);
+            float panel[DEEP * COLUMNS];
+            pack_read(layer, d, n, count, column, panel);
+            for (int64_t gate = first, rows; gate < last; gate += rows) {
+                const float *gates[BACKWARD_ROWS];
+                float sums[BACKWARD_ROWS * COLUMNS] = {0};
+                rows = rows_at_once(last - gate);
+                for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed + (d * K + gate) * DEEP + r;
+                (rows == 4 ? across_4x2 : across_6x2)(panel, gates, 0, count, sums);
+                for (int64_t r = 0; r < rows; r++)
+                    put_columns(gradients + (gate + r) * stride, sums + r * COLUMNS, width, n > 0);
+            }
+        }
+    }
+}
+
+/* ---- Threads ------------------------------------------------------------------------------------ */
+
+/* How many parts each direction's work is cut into: directions run first, then, if there are more threads,
+ * parts of them. */
+static inline int64_t wanted_parts(const Layer *layer) {
+    return layer->threads > layer->directions ? layer->threads / layer->directions : 1;
+}
+
+/* All steps: nothing waits but at the end. */
 static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, int64_t, int64_t),
                 void (*pass)(const Layer *, int64_t, int64_t, int64_t)) {
     const int64_t D = layer->directions, B = layer->batch;
-    const int64_t wanted = layer->threads > D ? layer->threads / D : 1;
-    const int64_t size = (B + wanted - 1) / wanted, parts = (B + size - 1) / size;
+    const int64_t wanted = wanted_parts(layer), size = (B + wanted - 1) / wanted;
+    const int64_t parts = (B + size - 1) / size;
 #pragma omp parallel num_threads((int)layer->threads) if (layer->threads > 1)
     {
 #pragma omp for schedule(static)
@@ -287,8 +417,27 @@ static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, 
     }
 }
 
+static void gradients(const Layer *layer) {
+    const int64_t D = layer->directions, N = layer->steps * layer->batch, K = GATES * layer->hidden;
+    const int64_t blocks = layer->value_gradients ? (N + TOKENS - 1) / TOKENS : 0;
+    const int64_t wanted = wanted_parts(layer), size = whole((K + wanted - 1) / wanted);
+    const int64_t parts = (K + size - 1) / size;
+#pragma omp parallel num_threads((int)layer->threads) if (layer->threads > 1)
+    {
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < blocks; p++)
+            of_values(layer, p * TOKENS, (p + 1) * TOKENS < N ? (p + 1) * TOKENS : N);
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < (layer->input_weight_gradients ? D * parts : 0); p++) {
+            const int64_t first = p % parts * size, last = first + size < K ? first + size : K;
+            of_weights(layer, p / parts, first, last);
+        }
+    }
+}
+
 void lstm_forward(const Layer *layer) { run(layer, layer->hidden / WIDTH, pack_forward, forward); }
 
 void lstm_backward(const Layer *layer) {
-    run(layer, layer->hidden / (BACKWARD_GROUPS * WIDTH), pack_backward, backward);
+    run(layer, (layer->hidden + whole(layer->inputs)) / COLUMNS, pack_backward, backward);
+    gradients(layer);
 }

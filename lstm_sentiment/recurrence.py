@@ -1,12 +1,12 @@
 """LSTM layers on a CPU, by a compiled kernel of this package's own.
 
-`recurrence.c` holds what has to go step by step; the rest of the gradients PyTorch computes in a few large
-matrix products. Both directions run at the same time, each on a thread of its own through all its steps;
-where there are more threads, each takes a part of the batch. The second direction reads each text from its
-end, so that padding stays behind the text for both (see `model`).
+`recurrence.c` goes through the steps and back. Both directions run at the same time, each on a thread of its
+own through all its steps; where there are more threads, each takes a part of the batch. The second direction
+reads each text from its end, so that padding stays behind the text for both (see `model`).
 
 The result is that of `nn.LSTM` to float rounding. Every sum adds up in one order: a text's states are the
-same, bit for bit, in any batch, at any place and with any number of threads. Where the kernel cannot run
+same, bit for bit, in any batch, at any place and with any number of threads, and so are a batch's gradients
+with any number of threads. Where the kernel cannot run
 (none was compiled, a CPU without AVX2, a GPU, another number format, a hidden size that is no multiple of
 16), `applies` is False, and `model` asks `nn.LSTM`.
 
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 HIDDEN_MULTIPLE = 16  # states that one product of the backward pass covers
+DEEP = 256  # tokens whose products a thread adds up at a time
 KEPT = 6  # numbers that the way back has to know of each state: four gates, the cell, its hyperbolic tangent
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 CAPABLE = ("AVX2", "AVX512")  # what PyTorch calls CPUs with AVX2 and FMA
@@ -43,7 +44,8 @@ class _Layer(ctypes.Structure):
         for kind, names in (
             (ctypes.c_int64, "directions steps batch inputs hidden threads"),
             (ctypes.c_void_p, "lengths input_weights weights input_bias bias packed values states cells"),
-            (ctypes.c_void_p, "records state_gradients gate_gradients states_before"),
+            (ctypes.c_void_p, "records state_gradients gate_gradients value_gradients"),
+            (ctypes.c_void_p, "input_weight_gradients weight_gradients bias_gradients"),
         )
         for name in names.split()
     )
@@ -132,19 +134,20 @@ class _Recurrence(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients_NH: Tensor) -> Any:
         values_NX, lengths_B, states_DNH, records, *weights = ctx.saved_tensors
-        directions, tokens, size = states_DNH.shape
+        (directions, tokens, size), inputs = states_DNH.shape, values_NX.shape[1]
         arrays = {"values": values_NX, "lengths": lengths_B, "states": states_DNH, "records": records}
-        gates_NK = arrays["gate_gradients"] = values_NX.new_empty(tokens, directions * 4 * size)
-        before_NF = arrays["states_before"] = values_NX.new_empty(tokens, directions * size)
+        arrays["gate_gradients"] = values_NX.new_empty(directions, tokens, 4 * size)
+        of_values_NX, of_weights = None, list[Tensor | None]([None] * len(weights))
+        if ctx.needs_input_grad[0]:
+            of_values_NX = arrays["value_gradients"] = torch.empty_like(values_NX)
+        if any(ctx.needs_input_grad[3:]):
+            sizes = {"input_weight": (4 * size, inputs), "weight": (4 * size, size), "bias": (4 * size,)}
+            found = [values_NX.new_empty(directions, *shape) for shape in sizes.values()]
+            arrays |= {f"{kind}_gradients": of for kind, of in zip(sizes, found, strict=True)}
+            *of_matrices, of_bias = [of_kind.unbind() for of_kind in found]
+            of_weights = [of for of_kind in (*of_matrices, of_bias, of_bias) for of in of_kind]
         _call("lstm_backward", arrays, weights, gradients_NH)
-        of_values_NX = gates_NK @ torch.cat(weights[:directions]) if ctx.needs_input_grad[0] else None
-        if not any(ctx.needs_input_grad[3:]):
-            return of_values_NX, None, None, *[None] * len(weights)
-        of_inputs = (gates_NK.t() @ values_NX).chunk(directions)
-        pairs = zip(gates_NK.chunk(directions, dim=1), before_NF.chunk(directions, dim=1), strict=True)
-        of_weights = [gates_NG.t() @ before_NH for gates_NG, before_NH in pairs]
-        of_bias = gates_NK.sum(dim=0).chunk(directions)
-        return of_values_NX, None, None, *of_inputs, *of_weights, *of_bias, *of_bias
+        return of_values_NX, None, None, *of_weights
 
 
 def _call(
@@ -155,7 +158,8 @@ def _call(
     assert library is not None
     directions, tokens, size = arrays["states"].shape
     inputs, batch = arrays["values"].shape[1], len(arrays["lengths"])
-    packed = arrays["states"].new_empty(directions, 4 * size, inputs + size)
+    columns = -(-inputs // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE + size
+    packed = arrays["states"].new_empty(directions, 4 * size, max(columns, DEEP))
     cells = arrays["states"].new_empty(directions, batch, size)
     whole = [of.contiguous() for of in (*weights, *gradients_NH)]
     addresses = (ctypes.c_void_p * len(whole))(*(of.data_ptr() for of in whole))

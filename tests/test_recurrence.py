@@ -126,19 +126,19 @@ def test_a_text_has_the_same_states_bit_for_bit_wherever_it_stands(threads: int)
 
 
 @needs_kernel
-def test_gradients_do_not_hang_on_the_number_of_threads() -> None:
-    """Those of the recurrence; sums over tokens, which the library makes, may be rounded otherwise."""
-    lengths_B, lstms = torch.tensor([6, 2, 5, 6, 1, 3, 4]), make_layer(20, 32, 2)
-    values_TBX = torch.randn(6, 7, 20, requires_grad=True)
+@pytest.mark.parametrize(("inputs", "hidden"), [(20, 32), (128, 128), (33, 80)])
+def test_gradients_do_not_hang_on_the_number_of_threads(inputs: int, hidden: int) -> None:
+    """Bit for bit: each sum over tokens or gates adds up in one order, on whichever threads."""
+    lengths_B, lstms = torch.tensor([60, 2, 50, 6, 1, 33, 40]), make_layer(inputs, hidden, 2)
+    values_TBX = torch.randn(60, 7, inputs, requires_grad=True)
+    learned = [values_TBX, *(weight for lstm in lstms for weight in lstm.parameters())]
     found = []
-    for threads in (1, 2, 5):
+    for threads in (1, 2, 5, 16):
         torch.set_num_threads(threads)
         states = recurrence.read(values_TBX, lengths_B, lstms)
-        found.append(
-            torch.autograd.grad([*states], values_TBX, [real(lengths_B, 6) * of for of in states])[0]
-        )
+        found.append(torch.autograd.grad([*states], learned, [real(lengths_B, 60) * of for of in states]))
     for other in found[1:]:
-        torch.testing.assert_close(other, found[0], atol=1e-7, rtol=1e-6)
+        assert all(torch.equal(*pair) for pair in zip(other, found[0], strict=True))
 
 
 @needs_kernel
