@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lstm_sentiment import recurrence
+from lstm_sentiment.compiled.library import library
 from lstm_sentiment.errors import ConfigError, OutOfMemoryError
 
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
@@ -165,7 +165,7 @@ def describe_machine(device: torch.device) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "bf16_on_cpu": _cpu_has_bf16(),
-        "compiled_lstm": recurrence.kernel() is not None,
+        "compiled_lstm": library() is not None,
     }
 
 

@@ -7,7 +7,7 @@ A padded batch never reaches `nn.LSTM(bidirectional=True)`, which would read the
 it reads backwards, nor a PackedSequence, which keeps both oneDNN and cuDNN from their fast kernels.
 Each layer is a pair of one-direction LSTMs instead; the second one reads every row reversed within
 its own length, so that padding stays behind the text, where it can change nothing. In fp32 on a CPU a
-compiled kernel computes both (see `recurrence`), where there is one.
+compiled kernel computes both (see `compiled.recurrence`), where there is one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment import recurrence
+from lstm_sentiment.compiled import pooling, recurrence
 from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
 
@@ -140,7 +140,11 @@ class SentimentLSTM(nn.Module):
     def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C)."""
         read = [states_TBH.float() for states_TBH in read]
-        pooled_BP = torch.cat([self._pool(kind, read, lengths_B) for kind in self.pooling], dim=1)
+        quick: dict[str, Tensor] = {}
+        if not {"mean", "max"}.isdisjoint(self.pooling) and pooling.applies(read):
+            quick["mean"], quick["max"] = pooling.mean_and_max(read, lengths_B)
+        pooled = [quick[kind] if kind in quick else self._pool(kind, read, lengths_B) for kind in self.pooling]
+        pooled_BP = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
         logits_BC: Tensor = self.head(self._drop(pooled_BP)).float()
         return logits_BC
 

@@ -451,7 +451,7 @@ def test_a_backward_lstm_that_begins_with_padding_is_noticed(
         place_TB = torch.arange(steps - 1, -1, -1)[:, None] * len(lengths_B) + torch.arange(len(lengths_B))
         return place_TB.flatten()
 
-    monkeypatch.setattr("lstm_sentiment.recurrence.kernel", lambda: None)  # it asks for no such index
+    monkeypatch.setattr("lstm_sentiment.compiled.library.library", lambda: None)  # it asks for no such index
     monkeypatch.setattr("lstm_sentiment.model._mirror", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
         "in small mixed batches", "padded, beside a long text",

@@ -642,8 +642,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 FLOORS = [
     "errors tokenizing",
     "sections files text schedule trees made_up progress findings runtime characters layers weights terminal "
-    "recurrence",
-    "sources",
+    "library",
+    "sources recurrence pooling",
     "delimited json_lines",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",

@@ -1,4 +1,4 @@
-"""LSTM layers on a CPU, by a compiled kernel of this package's own.
+"""LSTM layers on a CPU, by a compiled kernel (see `library`).
 
 `recurrence.c` goes through the steps and back. Both directions run at the same time, each on a thread of its
 own through all its steps; where there are more threads, each takes a part of the batch. The second direction
@@ -17,37 +17,28 @@ K = D·G, F = D·H.
 from __future__ import annotations
 
 import ctypes
-import functools
-import logging
-import sysconfig
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.compiled.library import applies_to, call, fields
+
 HIDDEN_MULTIPLE = 16  # states that one product of the backward pass covers
 DEEP = 256  # tokens whose products a thread adds up at a time
 KEPT = 6  # numbers that the way back has to know of each state: four gates, the cell, its hyperbolic tangent
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-CAPABLE = ("AVX2", "AVX512")  # what PyTorch calls CPUs with AVX2 and FMA
-
-log = logging.getLogger(__name__)
 
 
 class _Layer(ctypes.Structure):
     """The arguments of a pass, as in recurrence.c."""
 
-    _fields_ = tuple(
-        (name, kind)
-        for kind, names in (
-            (ctypes.c_int64, "directions steps batch inputs hidden threads"),
-            (ctypes.c_void_p, "lengths input_weights weights input_bias bias packed values states cells"),
-            (ctypes.c_void_p, "records state_gradients gate_gradients value_gradients"),
-            (ctypes.c_void_p, "input_weight_gradients weight_gradients bias_gradients"),
-        )
-        for name in names.split()
+    _fields_ = fields(
+        (ctypes.c_int64, "directions steps batch inputs hidden threads"),
+        (ctypes.c_void_p, "lengths input_weights weights input_bias bias packed values states cells"),
+        (ctypes.c_void_p, "records state_gradients gate_gradients value_gradients"),
+        (ctypes.c_void_p, "input_weight_gradients weight_gradients bias_gradients"),
     )
 
 
@@ -58,12 +49,9 @@ def applies(values_TBX: Tensor, lstms: Sequence[nn.LSTM]) -> bool:
     False
     """
     return (
-        values_TBX.device.type == "cpu"
-        and values_TBX.dtype == lstms[0].weight_hh_l0.dtype == torch.float32
-        and values_TBX.numel() > 0
+        applies_to(values_TBX, lstms[0].weight_hh_l0)
         and not torch.is_autocast_enabled("cpu")
         and lstms[0].hidden_size % HIDDEN_MULTIPLE == 0
-        and kernel() is not None
     )
 
 
@@ -98,22 +86,6 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     values_NX = values_TBX.reshape(steps * batch, inputs).contiguous()
     states = _Recurrence.apply(values_NX, lengths_B.long().contiguous(), learning, *weights)  # type: ignore[no-untyped-call]
     return [of_direction_NH.view(steps, batch, -1) for of_direction_NH in states]
-
-
-@functools.cache
-def kernel() -> ctypes.CDLL | None:
-    """Return the compiled kernel, or None where there is none that runs here."""
-    path = Path(__file__).with_name(f"_recurrence{sysconfig.get_config_var('EXT_SUFFIX')}")
-    if not path.is_file() or torch.backends.cpu.get_cpu_capability() not in CAPABLE:
-        return None
-    try:  # its threads are PyTorch's, whose OpenMP it finds loaded
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        log.debug("%s cannot be used: %s", path.name, error)
-        return None
-    for function in (library.lstm_forward, library.lstm_backward):
-        function.argtypes, function.restype = [ctypes.POINTER(_Layer)], None
-    return library
 
 
 class _Recurrence(torch.autograd.Function):
@@ -154,25 +126,16 @@ def _call(
     name: str, arrays: dict[str, Tensor], weights: Sequence[Tensor], gradients_NH: Sequence[Tensor] = ()
 ) -> None:
     """Call a function of the kernel; see recurrence.c for what the arrays are."""
-    library = kernel()
-    assert library is not None
     directions, tokens, size = arrays["states"].shape
     inputs, batch = arrays["values"].shape[1], len(arrays["lengths"])
     columns = -(-inputs // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE + size
-    packed = arrays["states"].new_empty(directions, 4 * size, max(columns, DEEP))
-    cells = arrays["states"].new_empty(directions, batch, size)
+    room = {
+        "packed": arrays["states"].new_empty(directions, 4 * size, max(columns, DEEP)),
+        "cells": arrays["states"].new_empty(directions, batch, size),
+    }
     whole = [of.contiguous() for of in (*weights, *gradients_NH)]
-    addresses = (ctypes.c_void_p * len(whole))(*(of.data_ptr() for of in whole))
     kinds = ("input_weights", "weights", "input_bias", "bias", "state_gradients")[: len(whole) // directions]
-    step = directions * ctypes.sizeof(ctypes.c_void_p)
-    layer = _Layer(
-        directions=directions,
-        steps=tokens // batch,
-        batch=batch,
-        inputs=inputs,
-        hidden=size,
-        threads=torch.get_num_threads(),
-        **{kind: ctypes.addressof(addresses) + place * step for place, kind in enumerate(kinds)},
-        **{array: of.data_ptr() for array, of in {**arrays, "packed": packed, "cells": cells}.items()},
-    )
-    getattr(library, name)(layer)
+    lists = {kind: whole[place * directions :][:directions] for place, kind in enumerate(kinds)}
+    sizes = {"directions": directions, "steps": tokens // batch, "batch": batch, "inputs": inputs}
+    numbers = {**sizes, "hidden": size, "threads": torch.get_num_threads()}
+    call(name, _Layer, numbers, {**arrays, **room, **lists})

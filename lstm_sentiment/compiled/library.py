@@ -1,0 +1,83 @@
+"""The compiled library, where there is one that runs here.
+
+It is plain C, called by ctypes: it holds nothing of Python or PyTorch, so that one build serves all their
+versions. Its threads are those of PyTorch's own OpenMP, which it finds loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CAPABLE = ("AVX2", "AVX512")  # what PyTorch calls CPUs with AVX2 and FMA
+FUNCTIONS = ("lstm_forward", "lstm_backward", "pool_forward", "pool_backward")
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled library, or None where there is none that runs here."""
+    path = Path(__file__).with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
+    if not path.is_file() or torch.backends.cpu.get_cpu_capability() not in CAPABLE:
+        return None
+    try:
+        found = ctypes.CDLL(str(path))
+        for name in FUNCTIONS:
+            function = getattr(found, name)
+            function.argtypes, function.restype = [ctypes.c_void_p], None
+    except (OSError, AttributeError) as error:
+        log.debug("%s cannot be used: %s", path.name, error)
+        return None
+    return found
+
+
+def applies_to(*tensors: Tensor) -> bool:
+    """Whether all are arrays that the library can take: float32, on the CPU, not empty.
+
+    >>> applies_to(torch.zeros(2).double())
+    False
+    """
+    fit = all(of.device.type == "cpu" and of.dtype == torch.float32 and of.numel() > 0 for of in tensors)
+    return fit and library() is not None
+
+
+def fields(*kinds: tuple[type, str]) -> tuple[tuple[str, type], ...]:
+    """Return the fields of a structure of arguments, from types and the names of each.
+
+    >>> fields((ctypes.c_int64, "steps batch"))
+    (('steps', <class 'ctypes.c_long'>), ('batch', <class 'ctypes.c_long'>))
+    """
+    return tuple((name, kind) for kind, names in kinds for name in names.split())
+
+
+def call(
+    name: str, structure: type[ctypes.Structure], numbers: dict[str, int], arrays: dict[str, Any]
+) -> None:
+    """Call a function of the library, which must be there (see `applies_to`).
+
+    Args:
+        name: one of `FUNCTIONS`.
+        structure: its arguments.
+        numbers: those that are numbers, by name.
+        arrays: those that are arrays: a contiguous tensor, or several of them; those left out are NULL.
+    """
+    found = library()
+    assert found is not None
+    lists = {key: _addresses(of) for key, of in arrays.items() if not isinstance(of, Tensor)}
+    pointers = {
+        key: ctypes.addressof(lists[key]) if key in lists else of.data_ptr() for key, of in arrays.items()
+    }
+    getattr(found, name)(ctypes.byref(structure(**numbers, **pointers)))
+
+
+def _addresses(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(of.data_ptr() for of in tensors))
