@@ -140,11 +140,13 @@ class SentimentLSTM(nn.Module):
     def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C)."""
         read = [states_TBH.float() for states_TBH in read]
-        quick: dict[str, Tensor] = {}
+        pooled: dict[str, Tensor] = {}
         if not {"mean", "max"}.isdisjoint(self.pooling) and pooling.applies(read):
-            quick["mean"], quick["max"] = pooling.mean_and_max(read, lengths_B)
-        pooled = [quick[kind] if kind in quick else self._pool(kind, read, lengths_B) for kind in self.pooling]
-        pooled_BP = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+            pooled["mean"], pooled["max"] = pooling.mean_and_max(read, lengths_B)
+        for kind in self.pooling:
+            if kind not in pooled:
+                pooled[kind] = self._pool(kind, read, lengths_B)
+        pooled_BP = torch.cat([pooled[kind] for kind in self.pooling], dim=1)
         logits_BC: Tensor = self.head(self._drop(pooled_BP)).float()
         return logits_BC
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as fused_adamw
 
+from lstm_sentiment.compiled import rows
 from lstm_sentiment.dataset import Batch
 from lstm_sentiment.pretraining.layers import layer_depths
 
@@ -105,12 +106,27 @@ class LazyAdamW(torch.optim.AdamW):
         rows_U, gradient_UE = _touched_rows(table_VE.grad)
         state = self._state_of(table_VE)
         tables = (table_VE, state["exp_avg"], state["exp_avg_sq"])
+        factors_V = group.get("row_factors")
+        if rows.applies(table_VE, gradient_UE):
+            state["step"] += 1
+            rows.adamw(
+                tables,
+                rows_U,
+                gradient_UE,
+                factors_V,
+                learning_rate=group["lr"],
+                betas=group["betas"],
+                epsilon=group["eps"],
+                weight_decay=group["weight_decay"],
+                step=float(state["step"]),
+            )
+            return
         values_UE, mean_UE, square_UE = (of_all_VE.index_select(0, rows_U) for of_all_VE in tables)
-        before_UE = values_UE.clone() if group.get("row_factors") is not None else values_UE
+        before_UE = values_UE.clone() if factors_V is not None else values_UE
         moments = {"exp_avg": mean_UE, "exp_avg_sq": square_UE, "step": state["step"]}
         _update([values_UE], [gradient_UE], [moments], group)
-        if before_UE is not values_UE:
-            values_UE = before_UE.lerp_(values_UE, group["row_factors"].index_select(0, rows_U)[:, None])
+        if factors_V is not None:
+            values_UE = before_UE.lerp_(values_UE, factors_V.index_select(0, rows_U)[:, None])
         for of_all_VE, of_rows_UE in zip(tables, (values_UE, mean_UE, square_UE), strict=True):
             of_all_VE.index_copy_(0, rows_U, of_rows_UE)
 

@@ -643,7 +643,7 @@ FLOORS = [
     "errors tokenizing",
     "sections files text schedule trees made_up progress findings runtime characters layers weights terminal "
     "library",
-    "sources recurrence pooling",
+    "sources recurrence pooling rows",
     "delimited json_lines",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",

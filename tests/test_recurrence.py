@@ -143,6 +143,25 @@ def test_gradients_do_not_hang_on_the_number_of_threads(inputs: int, hidden: int
 
 
 @needs_kernel
+@pytest.mark.parametrize("padding", [0.0, torch.nan])
+def test_padding_is_no_state_and_gets_no_gradient(padding: float) -> None:
+    """Whatever its values are, and whatever flows back to it."""
+    lengths_B, lstms = torch.tensor([6, 2, 4, 1]), make_layer(20, 32, 2)
+    real_TB1 = real(lengths_B, 8).bool()
+    values_TBX = torch.where(real_TB1, torch.randn(8, 4, 20), padding).requires_grad_()
+    states = recurrence.read(values_TBX, lengths_B, lstms)
+    learned = [values_TBX, *(weight for lstm in lstms for weight in lstm.parameters())]
+    upstream = [torch.randn(8, 4, 32) for _ in states]
+    loud = [torch.where(real_TB1, of, torch.nan) for of in upstream]
+    for states_TBH in states:
+        assert not states_TBH.masked_select(~real_TB1).any()
+    pairs = [torch.autograd.grad(states, learned, of, retain_graph=True) for of in (upstream, loud)]
+    assert all(torch.equal(*pair) for pair in zip(*pairs, strict=True))
+    assert not pairs[0][0].masked_select(~real_TB1).any()
+    assert pairs[0][0].masked_select(real_TB1).all()
+
+
+@needs_kernel
 def test_looks_at_nothing_behind_a_text() -> None:
     lengths_B, lstms = torch.tensor([6, 2, 4]), make_layer(8, 16, 2)
     values_TBX = torch.randn(6, 3, 8)
@@ -305,5 +324,6 @@ def test_the_library_in_its_place_says_the_same(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("lstm_sentiment.compiled.library.library", lambda: None)
     expected = _read_layer(values_TBX, lengths_B, lstms)
     for found_TBH, expected_TBH in zip(found, expected, strict=True):
+        expected_TBH = expected_TBH * real(lengths_B, 5)
         torch.testing.assert_close(found_TBH, expected_TBH, atol=1e-6, rtol=0)
         assert not torch.equal(found_TBH, expected_TBH), "both came from one of them"

@@ -10,7 +10,7 @@ import ctypes
 import functools
 import logging
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 CAPABLE = ("AVX2", "AVX512")  # what PyTorch calls CPUs with AVX2 and FMA
-FUNCTIONS = ("lstm_forward", "lstm_backward", "pool_forward", "pool_backward")
+FUNCTIONS = ("lstm_forward", "lstm_backward", "pool_forward", "pool_backward", "update_rows")
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def fields(*kinds: tuple[type, str]) -> tuple[tuple[str, type], ...]:
 
 
 def call(
-    name: str, structure: type[ctypes.Structure], numbers: dict[str, int], arrays: dict[str, Any]
+    name: str, structure: type[ctypes.Structure], numbers: Mapping[str, float], arrays: Mapping[str, Any]
 ) -> None:
     """Call a function of the library, which must be there (see `applies_to`).
 

@@ -63,8 +63,8 @@ static void backward(const Pool *pool, int64_t d, int64_t first, int64_t last) {
         }
 }
 
-/* Each thread takes some texts, in all directions: their results lie side by side. Threads that wrote here and
- * there in turn would take the cache's lines from one another. */
+/* Each thread takes some texts, in all directions: their results lie side by side. Threads that wrote here
+ * and there in turn would take the cache's lines from one another. */
 static void run(const Pool *pool, void (*pass)(const Pool *, int64_t, int64_t, int64_t)) {
     const int64_t D = pool->directions, B = pool->batch;
     const int64_t size = (B + pool->threads - 1) / pool->threads, parts = (B + size - 1) / size;

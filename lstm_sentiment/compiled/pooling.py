@@ -56,8 +56,8 @@ def mean_and_max(read: Sequence[Tensor], lengths_B: Tensor) -> tuple[Tensor, Ten
     shortest, longest = int(lengths_B.min()), int(lengths_B.max())
     if len({of.shape for of in read}) > 1 or len(lengths_B) != batch or shortest < 1 or longest > steps:
         raise ValueError(
-            f"states {[tuple(of.shape) for of in read]} and {len(lengths_B)} texts of {shortest} to {longest} "
-            "tokens do not fit one another"
+            f"states {[tuple(of.shape) for of in read]} and {len(lengths_B)} texts of {shortest} to "
+            f"{longest} tokens do not fit one another"
         )
     pooled: tuple[Tensor, Tensor] = _Pooling.apply(lengths_B.long().contiguous(), *read)  # type: ignore[no-untyped-call]
     return pooled

@@ -15,6 +15,7 @@
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 enum { WIDTH = 8, GATES = 4 };
 enum { FORWARD_ROWS = 3, BACKWARD_ROWS = 6, BACKWARD_GROUPS = 2 }; /* texts x groups: 12 sums in registers */
@@ -98,7 +99,8 @@ typedef struct {
     const float *const *weights;         /* D times (4H, H), for states */
     const float *const *input_bias;      /* D times (4H,) */
     const float *const *bias;            /* D times (4H,) */
-    float *packed;                       /* room for what is packed, see `recurrence.py` */
+    float *packed;                       /* (D, 4H, H + X) room for weights, X rounded up to 16 */
+    float *packed_gates;                 /* (D, 4H, DEEP) room for gradients */
     const float *values;                 /* (T·B, X) by token */
     float *states;                       /* (D, T·B, H) in the order of reading */
     float *cells;                        /* (D, B, H) room for cells, or for their gradients */
@@ -173,35 +175,34 @@ static void pack_backward(const Layer *layer, int64_t d, int64_t u) {
             copy_columns(panel + k * COLUMNS, layer->input_weights[d] + k * X + column - H, X + H - column);
 }
 
-/* One step of `count` texts from `b` on, for 8 states, from the sums of their four gates. In two loops: what
- * one text waits for, the next one does not. */
-static void step_forward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t count, int64_t u,
-                         float *sums) {
+/* One step of some texts, for 8 states, from the sums of their four gates. In two loops: what one text waits
+ * for, the next one does not. */
+static void step_forward(const Layer *layer, int64_t d, int64_t t, const int64_t *texts, int64_t count,
+                         int64_t u, float *sums) {
     const int64_t H = layer->hidden, column = u * WIDTH;
-    float *cells = layer->cells + (d * layer->batch + b) * H + column;
-    float *states = layer->states + ((d * layer->steps + t) * layer->batch + b) * H + column;
-    float *kept = layer->records ? record(layer, d, t, b, u) : NULL;
+    float *cells = layer->cells + d * layer->batch * H + column;
+    float *states = layer->states + (d * layer->steps + t) * layer->batch * H + column;
     for (int64_t r = 0; r < count; r++) {
-        float *gates = sums + r * GATES * WIDTH;
+        float *gates = sums + r * GATES * WIDTH, *of_cell = cells + texts[r] * H;
         const __m256 in = sigmoid(_mm256_loadu_ps(gates)), keep = sigmoid(_mm256_loadu_ps(gates + WIDTH));
         const __m256 offered = hyperbolic_tangent(_mm256_loadu_ps(gates + 2 * WIDTH));
         const __m256 out = sigmoid(_mm256_loadu_ps(gates + 3 * WIDTH));
-        const __m256 cell = t ? keep * _mm256_loadu_ps(cells + r * H) + in * offered : in * offered;
-        _mm256_storeu_ps(cells + r * H, cell);
+        const __m256 cell = t ? keep * _mm256_loadu_ps(of_cell) + in * offered : in * offered;
+        _mm256_storeu_ps(of_cell, cell);
         _mm256_storeu_ps(gates, out);
-        if (kept) {
-            float *of_text = kept + r * KEPT * WIDTH;
-            _mm256_storeu_ps(of_text + IN * WIDTH, in);
-            _mm256_storeu_ps(of_text + KEEP * WIDTH, keep);
-            _mm256_storeu_ps(of_text + OFFERED * WIDTH, offered);
-            _mm256_storeu_ps(of_text + OUT * WIDTH, out);
-            _mm256_storeu_ps(of_text + CELL * WIDTH, cell);
+        if (layer->records) {
+            float *kept = record(layer, d, t, texts[r], u);
+            _mm256_storeu_ps(kept + IN * WIDTH, in);
+            _mm256_storeu_ps(kept + KEEP * WIDTH, keep);
+            _mm256_storeu_ps(kept + OFFERED * WIDTH, offered);
+            _mm256_storeu_ps(kept + OUT * WIDTH, out);
+            _mm256_storeu_ps(kept + CELL * WIDTH, cell);
         }
     }
     for (int64_t r = 0; r < count; r++) {
-        const __m256 squashed = hyperbolic_tangent(_mm256_loadu_ps(cells + r * H));
-        _mm256_storeu_ps(states + r * H, _mm256_loadu_ps(sums + r * GATES * WIDTH) * squashed);
-        if (kept) _mm256_storeu_ps(kept + (r * KEPT + SQUASHED) * WIDTH, squashed);
+        const __m256 squashed = hyperbolic_tangent(_mm256_loadu_ps(cells + texts[r] * H));
+        _mm256_storeu_ps(states + texts[r] * H, _mm256_loadu_ps(sums + r * GATES * WIDTH) * squashed);
+        if (layer->records) _mm256_storeu_ps(record(layer, d, t, texts[r], u) + SQUASHED * WIDTH, squashed);
     }
 }
 
@@ -218,17 +219,28 @@ static void add_products(const float *panel, const float *const *rows, int64_t c
     }
 }
 
-/* Some texts, from `first` to `last`, through all steps. */
+/* List up to TEXTS of the texts from `*b` on that have a token at step t, and go past them. */
+static int64_t texts_at(const Layer *layer, int64_t t, int64_t *b, int64_t last, int64_t *texts) {
+    int64_t count = 0;
+    for (; *b < last && count < TEXTS; ++*b)
+        if (t < layer->lengths[*b]) texts[count++] = *b;
+    return count;
+}
+
+/* Some texts, from `first` to `last`, through all their steps; the states of padding are 0. */
 static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t X = layer->inputs, H = layer->hidden, B = layer->batch;
-    for (int64_t t = 0; t < layer->steps; t++)
-        for (int64_t b = first; b < last; b += TEXTS) {
-            const int64_t count = last - b < TEXTS ? last - b : TEXTS;
+    for (int64_t t = 0; t < layer->steps; t++) {
+        for (int64_t b = first; b < last; b++)
+            if (t >= layer->lengths[b])
+                memset(layer->states + ((d * layer->steps + t) * B + b) * H, 0, (size_t)H * sizeof(float));
+        for (int64_t b = first; b < last;) {
             const float *values[TEXTS], *before[TEXTS];
             float sums[TEXTS * GATES * WIDTH];
+            int64_t texts[TEXTS], count = texts_at(layer, t, &b, last, texts);
             for (int64_t r = 0; r < count; r++) {
-                values[r] = layer->values + token(layer, d, t, b + r) * X;
-                before[r] = layer->states + ((d * layer->steps + t - (t > 0)) * B + b + r) * H;
+                values[r] = layer->values + token(layer, d, t, texts[r]) * X;
+                before[r] = layer->states + ((d * layer->steps + t - (t > 0)) * B + texts[r]) * H;
             }
             for (int64_t u = 0; u < H / WIDTH; u++) {
                 const float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
@@ -241,12 +253,13 @@ static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) 
                     }
                 add_products(panel, values, count, X, sums);
                 add_products(panel + X * GATES * WIDTH, before, count, t ? H : 0, sums);
-                step_forward(layer, d, t, b, count, u, sums);
+                step_forward(layer, d, t, texts, count, u, sums);
             }
         }
+    }
 }
 
-/* One step of one text back, for 8 states; `sums` holds what flows back from the step behind. */
+/* One step of one text back, for 8 states; `sums` holds what flows back from the step behind, if any does. */
 static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t u,
                                  const float *sums) {
     const int64_t H = layer->hidden, B = layer->batch, column = u * WIDTH, row = t * B + b;
@@ -261,7 +274,7 @@ static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64
     __m256 of_cell = of_state * out * (1.0f - squashed * squashed);
     __m256 before = _mm256_setzero_ps();
     if (t) before = _mm256_loadu_ps(record(layer, d, t - 1, b, u) + CELL * WIDTH);
-    if (t + 1 < layer->steps) of_cell += _mm256_loadu_ps(cell_gradients);
+    if (t + 1 < layer->lengths[b]) of_cell += _mm256_loadu_ps(cell_gradients);
     _mm256_storeu_ps(gate_gradients, of_cell * offered * in * (1.0f - in));
     _mm256_storeu_ps(gate_gradients + H, of_cell * before * keep * (1.0f - keep));
     _mm256_storeu_ps(gate_gradients + 2 * H, of_cell * in * (1.0f - offered * offered));
@@ -289,57 +302,72 @@ static void add_products_back(const float *panel, const float *const *rows, int6
     }
 }
 
-/* Some texts, back through all steps. */
+/* Some texts, back through all their steps: those that go on first, then those that end here. */
 static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, K = GATES * H;
-    for (int64_t b = first; b < last; b += TEXTS) {
-        const int64_t count = last - b < TEXTS ? last - b : TEXTS;
-        for (int64_t t = layer->steps - 1; t >= 0; t--) {
-            const int64_t length = t + 1 < layer->steps ? K : 0;
+    for (int64_t t = layer->steps - 1; t >= 0; t--)
+        for (int64_t b = first; b < last;) {
             const float *behind[TEXTS];
-            for (int64_t r = 0; r < count; r++)
-                behind[r] = layer->gate_gradients +
-                            ((d * layer->steps + t + (length > 0)) * layer->batch + b + r) * K;
+            int64_t texts[TEXTS], count = texts_at(layer, t, &b, last, texts), going_on = 0;
+            for (int64_t r = 0; r < count; r++) {
+                if (t + 1 >= layer->lengths[texts[r]]) continue;
+                const int64_t text = texts[r], row = ((d * layer->steps + t + 1) * layer->batch + text) * K;
+                behind[going_on] = layer->gate_gradients + row;
+                texts[r] = texts[going_on];
+                texts[going_on++] = text;
+            }
             for (int64_t u = 0; u < H / WIDTH; u += BACKWARD_GROUPS) {
                 float sums[TEXTS * COLUMNS] = {0};
-                add_products_back(panel_backward(layer, d, u * WIDTH), behind, count, length, sums);
+                add_products_back(panel_backward(layer, d, u * WIDTH), behind, going_on, K, sums);
                 for (int64_t r = 0; r < count; r++)
                     for (int64_t g = 0; g < BACKWARD_GROUPS; g++)
-                        step_backward(layer, d, t, b + r, u + g, sums + r * COLUMNS + g * WIDTH);
+                        step_backward(layer, d, t, texts[r], u + g, sums + r * COLUMNS + g * WIDTH);
             }
         }
-    }
 }
 
 /* ---- Gradients of all tokens -------------------------------------------------------------------- */
 
+/* List up to `most` places of real tokens from place `*n` on, in the order of reading, and go past them. They
+ * are the same for both directions: each reads padding last. */
+static int64_t real_tokens(const Layer *layer, int64_t *n, int64_t last, int64_t most, int64_t *places) {
+    int64_t count = 0;
+    for (; *n < last && count < most; ++*n)
+        if (*n / layer->batch < layer->lengths[*n % layer->batch]) places[count++] = *n;
+    return count;
+}
+
 /* The inputs of some tokens, of which there are at most TOKENS: gradients of gates times weights. */
 static void of_values(const Layer *layer, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch, K = GATES * H;
+    int64_t places[TOKENS], n = first, count = real_tokens(layer, &n, last, TOKENS, places);
+    memset(layer->value_gradients + first * X, 0, (size_t)((last - first) * X) * sizeof(float));
     for (int64_t x = 0; x < X; x += COLUMNS) {
         float sums[TOKENS * COLUMNS] = {0};
         for (int64_t d = 0; d < layer->directions; d++) {
-            const float *panel = panel_backward(layer, d, H + x), *rows[TOKENS];
-            for (int64_t n = first; n < last; n++) /* where a token stands is its own inverse */
-                rows[n - first] =
-                    layer->gate_gradients + (d * layer->steps * B + token(layer, d, n / B, n % B)) * K;
-            add_products_back(panel, rows, last - first, K, sums);
+            const float *rows[TOKENS];
+            for (int64_t r = 0; r < count; r++) /* a token is read when that is which it stands at */
+                rows[r] = layer->gate_gradients +
+                          (d * layer->steps * B + token(layer, d, places[r] / B, places[r] % B)) * K;
+            add_products_back(panel_backward(layer, d, H + x), rows, count, K, sums);
         }
-        for (int64_t n = first; n < last; n++)
-            put_columns(layer->value_gradients + n * X + x, sums + (n - first) * COLUMNS, X - x, 0);
+        for (int64_t r = 0; r < count; r++)
+            put_columns(layer->value_gradients + places[r] * X + x, sums + r * COLUMNS, X - x, 0);
     }
 }
 
-/* The gate gradients of some tokens, from `n` on in the order of reading: per few gates a panel
- * (count, rows), DEEP places for each gate. Their sums are added to the gradients of the bias. */
-static void pack_gates(const Layer *layer, int64_t d, int64_t n, int64_t count, int64_t first, int64_t last) {
+/* The gate gradients of some tokens: per few gates a panel (count, rows), DEEP places for each gate. Their
+ * sums are added to the gradients of the bias. */
+static void pack_gates(const Layer *layer, int64_t d, const int64_t *places, int64_t count, int add,
+                       int64_t first, int64_t last) {
     const int64_t N = layer->steps * layer->batch, K = GATES * layer->hidden;
     for (int64_t gate = first, rows; gate < last; gate += rows) {
-        const float *gates = layer->gate_gradients + (d * N + n) * K + gate;
-        float *panel = layer->packed + (d * K + gate) * DEEP, *bias = layer->bias_gradients + d * K + gate;
+        float *panel = layer->packed_gates + (d * K + gate) * DEEP;
+        float *bias = layer->bias_gradients + d * K + gate;
         __m128 four = _mm_setzero_ps(), two = four;
         rows = rows_at_once(last - gate);
-        for (int64_t k = 0; k < count; k++, gates += K, panel += rows) {
+        for (int64_t k = 0; k < count; k++, panel += rows) {
+            const float *gates = layer->gate_gradients + (d * N + places[k]) * K + gate;
             const __m128 of_four = _mm_loadu_ps(gates);
             four += of_four;
             _mm_storeu_ps(panel, of_four);
@@ -349,43 +377,46 @@ static void pack_gates(const Layer *layer, int64_t d, int64_t n, int64_t count, 
                 _mm_storel_epi64((__m128i *)(panel + 4), _mm_castps_si128(of_two));
             }
         }
-        for (int64_t r = 0; r < rows; r++) bias[r] = (n ? bias[r] : 0.0f) + (r < 4 ? four[r] : two[r - 4]);
+        for (int64_t r = 0; r < rows; r++) bias[r] = (add ? bias[r] : 0.0f) + (r < 4 ? four[r] : two[r - 4]);
     }
 }
 
 /* What these tokens were read with: 16 columns of their inputs, or of the states before them. */
-static void pack_read(const Layer *layer, int64_t d, int64_t n, int64_t count, int64_t column, float *panel) {
-    const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch, h = column - whole(X);
-    const float *states = layer->states + d * layer->steps * B * H;
+static void pack_read(const Layer *layer, int64_t d, const int64_t *places, int64_t count, int64_t column,
+                      float *panel) {
+    const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch;
+    const float *values = layer->values + column;
+    const float *states = layer->states + d * layer->steps * B * H + column - whole(X);
     for (int64_t k = 0; k < count; k++)
         if (column < X)
-            copy_columns(panel + k * COLUMNS,
-                         layer->values + token(layer, d, (n + k) / B, (n + k) % B) * X + column, X - column);
+            copy_columns(panel + k * COLUMNS, values + token(layer, d, places[k] / B, places[k] % B) * X,
+                         X - column);
         else
-            copy_columns(panel + k * COLUMNS, states + (n + k - B) * H + h, n + k < B ? 0 : COLUMNS);
+            copy_columns(panel + k * COLUMNS, states + (places[k] - B) * H, places[k] < B ? 0 : COLUMNS);
 }
 
 /* The weights and the bias of some gates of a direction: gradients of gates times what was read, summed over
  * tokens, DEEP at a time. */
 static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, X = layer->inputs, N = layer->steps * layer->batch, K = GATES * H;
-    for (int64_t n = 0; n < N; n += DEEP) {
-        const int64_t count = N - n < DEEP ? N - n : DEEP;
-        pack_gates(layer, d, n, count, first, last);
+    int add = 0;
+    for (int64_t n = 0; n < N; add = 1) {
+        int64_t places[DEEP], count = real_tokens(layer, &n, N, DEEP, places);
+        pack_gates(layer, d, places, count, add, first, last);
         for (int64_t column = 0; column < whole(X) + H; column += COLUMNS) {
             const int64_t stride = column < X ? X : H, width = column < X ? X - column : COLUMNS;
             float *gradients = column < X ? layer->input_weight_gradients + d * K * X + column
                                           : layer->weight_gradients + d * K * H + column - whole(X);
             float panel[DEEP * COLUMNS];
-            pack_read(layer, d, n, count, column, panel);
+            pack_read(layer, d, places, count, column, panel);
             for (int64_t gate = first, rows; gate < last; gate += rows) {
                 const float *gates[BACKWARD_ROWS];
                 float sums[BACKWARD_ROWS * COLUMNS] = {0};
                 rows = rows_at_once(last - gate);
-                for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed + (d * K + gate) * DEEP + r;
+                for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed_gates + (d * K + gate) * DEEP + r;
                 (rows == 4 ? across_4x2 : across_6x2)(panel, gates, 0, count, sums);
                 for (int64_t r = 0; r < rows; r++)
-                    put_columns(gradients + (gate + r) * stride, sums + r * COLUMNS, width, n > 0);
+                    put_columns(gradients + (gate + r) * stride, sums + r * COLUMNS, width, add);
             }
         }
     }
@@ -417,6 +448,7 @@ static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, 
     }
 }
 
+/* Threads seldom run at the same speed: which is done with its gates first takes more of the inputs. */
 static void gradients(const Layer *layer) {
     const int64_t D = layer->directions, N = layer->steps * layer->batch, K = GATES * layer->hidden;
     const int64_t blocks = layer->value_gradients ? (N + TOKENS - 1) / TOKENS : 0;
@@ -424,14 +456,14 @@ static void gradients(const Layer *layer) {
     const int64_t parts = (K + size - 1) / size;
 #pragma omp parallel num_threads((int)layer->threads) if (layer->threads > 1)
     {
-#pragma omp for schedule(static)
-        for (int64_t p = 0; p < blocks; p++)
-            of_values(layer, p * TOKENS, (p + 1) * TOKENS < N ? (p + 1) * TOKENS : N);
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t p = 0; p < (layer->input_weight_gradients ? D * parts : 0); p++) {
             const int64_t first = p % parts * size, last = first + size < K ? first + size : K;
             of_weights(layer, p / parts, first, last);
         }
+#pragma omp for schedule(dynamic)
+        for (int64_t p = 0; p < blocks; p++)
+            of_values(layer, p * TOKENS, (p + 1) * TOKENS < N ? (p + 1) * TOKENS : N);
     }
 }
 

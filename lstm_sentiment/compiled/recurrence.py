@@ -36,7 +36,8 @@ class _Layer(ctypes.Structure):
 
     _fields_ = fields(
         (ctypes.c_int64, "directions steps batch inputs hidden threads"),
-        (ctypes.c_void_p, "lengths input_weights weights input_bias bias packed values states cells"),
+        (ctypes.c_void_p, "lengths input_weights weights input_bias bias packed packed_gates"),
+        (ctypes.c_void_p, "values states cells"),
         (ctypes.c_void_p, "records state_gradients gate_gradients value_gradients"),
         (ctypes.c_void_p, "input_weight_gradients weight_gradients bias_gradients"),
     )
@@ -49,7 +50,7 @@ def applies(values_TBX: Tensor, lstms: Sequence[nn.LSTM]) -> bool:
     False
     """
     return (
-        applies_to(values_TBX, lstms[0].weight_hh_l0)
+        applies_to(values_TBX, *lstms[0].parameters())
         and not torch.is_autocast_enabled("cpu")
         and lstms[0].hidden_size % HIDDEN_MULTIPLE == 0
     )
@@ -116,6 +117,7 @@ class _Recurrence(torch.autograd.Function):
             sizes = {"input_weight": (4 * size, inputs), "weight": (4 * size, size), "bias": (4 * size,)}
             found = [values_NX.new_empty(directions, *shape) for shape in sizes.values()]
             arrays |= {f"{kind}_gradients": of for kind, of in zip(sizes, found, strict=True)}
+            arrays["packed_gates"] = values_NX.new_empty(directions, 4 * size, DEEP)
             *of_matrices, of_bias = [of_kind.unbind() for of_kind in found]
             of_weights = [of for of_kind in (*of_matrices, of_bias, of_bias) for of in of_kind]
         _call("lstm_backward", arrays, weights, gradients_NH)
@@ -130,7 +132,7 @@ def _call(
     inputs, batch = arrays["values"].shape[1], len(arrays["lengths"])
     columns = -(-inputs // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE + size
     room = {
-        "packed": arrays["states"].new_empty(directions, 4 * size, max(columns, DEEP)),
+        "packed": arrays["states"].new_empty(directions, 4 * size, columns),
         "cells": arrays["states"].new_empty(directions, batch, size),
     }
     whole = [of.contiguous() for of in (*weights, *gradients_NH)]

@@ -1,0 +1,45 @@
+/* The step of AdamW for those rows of an embedding that have a gradient.
+ *
+ * Legend: V rows of the embedding, U of which have a gradient, E their size.
+ */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What the arrays of a call are; see `rows.py`. */
+typedef struct {
+    int64_t count, size, threads;  /* U, E */
+    const int64_t *rows;           /* (U,) distinct */
+    const float *gradients;        /* (U, E) */
+    const float *factors;          /* (V,) what each row's step is multiplied by; NULL: 1 */
+    float *values, *mean, *square; /* (V, E) */
+    float kept;                    /* of values: 1 - learning rate · weight decay */
+    float beta1, beta2;
+    float rate;       /* learning rate / (1 - beta1 ** step) */
+    float correction; /* 1 / sqrt(1 - beta2 ** step) */
+    float epsilon;
+} Update;
+
+/* Loshchilov and Hutter 2019, "Decoupled weight decay regularization", for some rows. */
+void update_rows(const Update *update) {
+    const int64_t E = update->size;
+#pragma omp parallel for schedule(static) num_threads((int)update->threads) if (update->threads > 1)
+    for (int64_t u = 0; u < update->count; u++) {
+        const int64_t row = update->rows[u];
+        const float *restrict gradients = update->gradients + u * E;
+        float *restrict values = update->values + row * E, *restrict mean = update->mean + row * E;
+        float *restrict square = update->square + row * E;
+        const float factor = update->factors ? update->factors[row] : 1.0f;
+        for (int64_t e = 0; e < E; e++) {
+            const float of_mean = mean[e] + (1.0f - update->beta1) * (gradients[e] - mean[e]);
+            const float of_square =
+                update->beta2 * square[e] + (1.0f - update->beta2) * gradients[e] * gradients[e];
+            const float size = sqrtf(of_square) * update->correction + update->epsilon;
+            const float after = values[e] * update->kept - update->rate * of_mean / size;
+            mean[e] = of_mean;
+            square[e] = of_square;
+            values[e] += factor * (after - values[e]);
+        }
+    }
+}
