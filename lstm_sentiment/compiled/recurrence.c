@@ -328,29 +328,41 @@ static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last)
 
 /* ---- Gradients of all tokens -------------------------------------------------------------------- */
 
-/* List up to `most` places of real tokens from place `*n` on, in the order of reading, and go past them. They
- * are the same for both directions: each reads padding last. */
-static int64_t real_tokens(const Layer *layer, int64_t *n, int64_t last, int64_t most, int64_t *places) {
-    int64_t count = 0;
-    for (; *n < last && count < most; ++*n)
-        if (*n / layer->batch < layer->lengths[*n % layer->batch]) places[count++] = *n;
+/* List up to `most` real tokens from place `*n` on, in the order of reading, and go past them: the place of
+ * each in that order, and in the text. A list by one order is one by the other, since each is its own inverse
+ * and padding is read last. */
+static int64_t real_tokens(const Layer *layer, int64_t d, int64_t *n, int64_t last, int64_t most,
+                           int64_t *read, int64_t *stands) {
+    int64_t count = 0, t = *n / layer->batch, b = *n % layer->batch;
+    for (; *n < last && count < most; ++*n) {
+        if (t < layer->lengths[b]) {
+            stands[count] = token(layer, d, t, b);
+            read[count++] = *n;
+        }
+        if (++b == layer->batch) {
+            b = 0;
+            t++;
+        }
+    }
     return count;
 }
 
 /* The inputs of some tokens, of which there are at most TOKENS: gradients of gates times weights. */
 static void of_values(const Layer *layer, int64_t first, int64_t last) {
-    const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch, K = GATES * H;
-    int64_t places[TOKENS], n = first, count = real_tokens(layer, &n, last, TOKENS, places);
+    const int64_t H = layer->hidden, X = layer->inputs, D = layer->directions, K = GATES * H;
+    const float *rows[2][TOKENS];
+    int64_t places[TOKENS], read[TOKENS], count = 0;
+    for (int64_t d = 0; d < D; d++) {
+        int64_t n = first;
+        count = real_tokens(layer, d, &n, last, TOKENS, places, read);
+        for (int64_t r = 0; r < count; r++)
+            rows[d][r] = layer->gate_gradients + (d * layer->steps * layer->batch + read[r]) * K;
+    }
     memset(layer->value_gradients + first * X, 0, (size_t)((last - first) * X) * sizeof(float));
     for (int64_t x = 0; x < X; x += COLUMNS) {
         float sums[TOKENS * COLUMNS] = {0};
-        for (int64_t d = 0; d < layer->directions; d++) {
-            const float *rows[TOKENS];
-            for (int64_t r = 0; r < count; r++) /* a token is read when that is which it stands at */
-                rows[r] = layer->gate_gradients +
-                          (d * layer->steps * B + token(layer, d, places[r] / B, places[r] % B)) * K;
-            add_products_back(panel_backward(layer, d, H + x), rows, count, K, sums);
-        }
+        for (int64_t d = 0; d < D; d++)
+            add_products_back(panel_backward(layer, d, H + x), rows[d], count, K, sums);
         for (int64_t r = 0; r < count; r++)
             put_columns(layer->value_gradients + places[r] * X + x, sums + r * COLUMNS, X - x, 0);
     }
@@ -358,7 +370,7 @@ static void of_values(const Layer *layer, int64_t first, int64_t last) {
 
 /* The gate gradients of some tokens: per few gates a panel (count, rows), DEEP places for each gate. Their
  * sums are added to the gradients of the bias. */
-static void pack_gates(const Layer *layer, int64_t d, const int64_t *places, int64_t count, int add,
+static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64_t count, int add,
                        int64_t first, int64_t last) {
     const int64_t N = layer->steps * layer->batch, K = GATES * layer->hidden;
     for (int64_t gate = first, rows; gate < last; gate += rows) {
@@ -367,7 +379,7 @@ static void pack_gates(const Layer *layer, int64_t d, const int64_t *places, int
         __m128 four = _mm_setzero_ps(), two = four;
         rows = rows_at_once(last - gate);
         for (int64_t k = 0; k < count; k++, panel += rows) {
-            const float *gates = layer->gate_gradients + (d * N + places[k]) * K + gate;
+            const float *gates = layer->gate_gradients + (d * N + read[k]) * K + gate;
             const __m128 of_four = _mm_loadu_ps(gates);
             four += of_four;
             _mm_storeu_ps(panel, of_four);
@@ -382,17 +394,17 @@ static void pack_gates(const Layer *layer, int64_t d, const int64_t *places, int
 }
 
 /* What these tokens were read with: 16 columns of their inputs, or of the states before them. */
-static void pack_read(const Layer *layer, int64_t d, const int64_t *places, int64_t count, int64_t column,
-                      float *panel) {
+static void pack_read(const Layer *layer, int64_t d, const int64_t *read, const int64_t *stands,
+                      int64_t count, int64_t column, float *panel) {
     const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch;
     const float *values = layer->values + column;
     const float *states = layer->states + d * layer->steps * B * H + column - whole(X);
-    for (int64_t k = 0; k < count; k++)
-        if (column < X)
-            copy_columns(panel + k * COLUMNS, values + token(layer, d, places[k] / B, places[k] % B) * X,
-                         X - column);
-        else
-            copy_columns(panel + k * COLUMNS, states + (places[k] - B) * H, places[k] < B ? 0 : COLUMNS);
+    if (column < X)
+        for (int64_t k = 0; k < count; k++)
+            copy_columns(panel + k * COLUMNS, values + stands[k] * X, X - column);
+    else
+        for (int64_t k = 0; k < count; k++)
+            copy_columns(panel + k * COLUMNS, states + (read[k] - B) * H, read[k] < B ? 0 : COLUMNS);
 }
 
 /* The weights and the bias of some gates of a direction: gradients of gates times what was read, summed over
@@ -401,14 +413,14 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
     const int64_t H = layer->hidden, X = layer->inputs, N = layer->steps * layer->batch, K = GATES * H;
     int add = 0;
     for (int64_t n = 0; n < N; add = 1) {
-        int64_t places[DEEP], count = real_tokens(layer, &n, N, DEEP, places);
-        pack_gates(layer, d, places, count, add, first, last);
+        int64_t read[DEEP], stands[DEEP], count = real_tokens(layer, d, &n, N, DEEP, read, stands);
+        pack_gates(layer, d, read, count, add, first, last);
         for (int64_t column = 0; column < whole(X) + H; column += COLUMNS) {
             const int64_t stride = column < X ? X : H, width = column < X ? X - column : COLUMNS;
             float *gradients = column < X ? layer->input_weight_gradients + d * K * X + column
                                           : layer->weight_gradients + d * K * H + column - whole(X);
             float panel[DEEP * COLUMNS];
-            pack_read(layer, d, places, count, column, panel);
+            pack_read(layer, d, read, stands, count, column, panel);
             for (int64_t gate = first, rows; gate < last; gate += rows) {
                 const float *gates[BACKWARD_ROWS];
                 float sums[BACKWARD_ROWS * COLUMNS] = {0};
