@@ -104,7 +104,7 @@ typedef struct {
     const float *values;                 /* (T·B, X) by token */
     float *states;                       /* (D, T·B, H) in the order of reading */
     float *cells;                        /* (D, B, H) room for cells, or for their gradients */
-    float *records;                      /* (D, T, U, B, KEPT, 8) for the way back; NULL: none */
+    float *records;                      /* (D, T, U, B, KEPT, 8), aligned, for the way back; NULL: none */
     const float *const *state_gradients; /* D times (T·B, H) in the order of reading */
     float *gate_gradients;               /* (D, T·B, 4H) in the order of reading */
     float *value_gradients;              /* (T·B, X) by token; NULL: not wanted */
@@ -132,13 +132,12 @@ static inline int64_t token(const Layer *layer, int64_t d, int64_t t, int64_t b)
 static void pack_forward(const Layer *layer, int64_t d, int64_t u) {
     const int64_t X = layer->inputs, H = layer->hidden;
     float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
-    for (int64_t g = 0; g < GATES; g++)
-        for (int64_t j = 0; j < WIDTH; j++) {
-            const int64_t gate = g * H + u * WIDTH + j;
-            float *column = panel + g * WIDTH + j;
-            for (int64_t k = 0; k < X; k++) column[k * GATES * WIDTH] = layer->input_weights[d][gate * X + k];
-            for (int64_t k = 0; k < H; k++) column[(X + k) * GATES * WIDTH] = layer->weights[d][gate * H + k];
-        }
+    for (int64_t k = 0; k < X + H; k++) {
+        const float *column = k < X ? layer->input_weights[d] + k : layer->weights[d] + k - X;
+        const int64_t stride = k < X ? X : H;
+        for (int64_t g = 0; g < GATES; g++)
+            for (int64_t j = 0; j < WIDTH; j++) *panel++ = column[(g * H + u * WIDTH + j) * stride];
+    }
 }
 
 /* As many columns as whole panels have. */
@@ -176,7 +175,7 @@ static void pack_backward(const Layer *layer, int64_t d, int64_t u) {
 }
 
 /* One step of some texts, for 8 states, from the sums of their four gates. In two loops: what one text waits
- * for, the next one does not. */
+ * for, the next one does not. Records go past the cache, which they would fill long before they are read. */
 static void step_forward(const Layer *layer, int64_t d, int64_t t, const int64_t *texts, int64_t count,
                          int64_t u, float *sums) {
     const int64_t H = layer->hidden, column = u * WIDTH;
@@ -192,17 +191,17 @@ static void step_forward(const Layer *layer, int64_t d, int64_t t, const int64_t
         _mm256_storeu_ps(gates, out);
         if (layer->records) {
             float *kept = record(layer, d, t, texts[r], u);
-            _mm256_storeu_ps(kept + IN * WIDTH, in);
-            _mm256_storeu_ps(kept + KEEP * WIDTH, keep);
-            _mm256_storeu_ps(kept + OFFERED * WIDTH, offered);
-            _mm256_storeu_ps(kept + OUT * WIDTH, out);
-            _mm256_storeu_ps(kept + CELL * WIDTH, cell);
+            _mm256_stream_ps(kept + IN * WIDTH, in);
+            _mm256_stream_ps(kept + KEEP * WIDTH, keep);
+            _mm256_stream_ps(kept + OFFERED * WIDTH, offered);
+            _mm256_stream_ps(kept + OUT * WIDTH, out);
+            _mm256_stream_ps(kept + CELL * WIDTH, cell);
         }
     }
     for (int64_t r = 0; r < count; r++) {
         const __m256 squashed = hyperbolic_tangent(_mm256_loadu_ps(cells + texts[r] * H));
         _mm256_storeu_ps(states + texts[r] * H, _mm256_loadu_ps(sums + r * GATES * WIDTH) * squashed);
-        if (layer->records) _mm256_storeu_ps(record(layer, d, t, texts[r], u) + SQUASHED * WIDTH, squashed);
+        if (layer->records) _mm256_stream_ps(record(layer, d, t, texts[r], u) + SQUASHED * WIDTH, squashed);
     }
 }
 
@@ -257,6 +256,7 @@ static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) 
             }
         }
     }
+    _mm_sfence(); /* whichever thread reads the records finds them */
 }
 
 /* One step of one text back, for 8 states; `sums` holds what flows back from the step behind, if any does. */

@@ -10,8 +10,7 @@ with any number of threads. Where the kernel cannot run
 (none was compiled, a CPU without AVX2, a GPU, another number format, a hidden size that is no multiple of
 16), `applies` is False, and `model` asks `nn.LSTM`.
 
-Legend: T steps, B texts, N = T·B tokens, X inputs of a token, H hidden size, D directions, G = 4·H gates,
-K = D·G, F = D·H.
+Legend: T steps, B texts, X inputs of a token, H hidden size, D directions.
 """
 
 from __future__ import annotations
@@ -84,60 +83,58 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
         )
     weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
     learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))
-    values_NX = values_TBX.reshape(steps * batch, inputs).contiguous()
-    states = _Recurrence.apply(values_NX, lengths_B.long().contiguous(), learning, *weights)  # type: ignore[no-untyped-call]
-    return [of_direction_NH.view(steps, batch, -1) for of_direction_NH in states]
+    return list(_Recurrence.apply(values_TBX, lengths_B.long().contiguous(), learning, *weights))  # type: ignore[no-untyped-call]
 
 
 class _Recurrence(torch.autograd.Function):
-    """From inputs (N, X) to states, D times (N, H); of each kind in `WEIGHTS` there are D."""
+    """From inputs (T, B, X) to states, D times (T, B, H); of each kind in `WEIGHTS` there are D."""
 
     @staticmethod
-    def forward(ctx: Any, values_NX: Tensor, lengths_B: Tensor, learning: bool, *weights: Tensor) -> Any:
-        directions, size = len(weights) // len(WEIGHTS), weights[-1].shape[0] // 4
-        states_DNH = values_NX.new_empty(directions, len(values_NX), size)
-        arrays = {"values": values_NX, "lengths": lengths_B, "states": states_DNH}
+    def forward(ctx: Any, values_TBX: Tensor, lengths_B: Tensor, learning: bool, *weights: Tensor) -> Any:
+        size, shape = weights[-1].shape[0] // 4, (len(weights) // len(WEIGHTS), *values_TBX.shape[:2])
+        states_DTBH = values_TBX.new_empty(*shape, size)
+        arrays = {"values": values_TBX.contiguous(), "lengths": lengths_B, "states": states_DTBH}
         if learning:
-            arrays["records"] = values_NX.new_empty(directions, len(values_NX), KEPT, size)
+            arrays["records"] = values_TBX.new_empty(*shape, KEPT, size)
             ctx.save_for_backward(*arrays.values(), *weights)
         _call("lstm_forward", arrays, weights)
-        return tuple(states_DNH)
+        return tuple(states_DTBH)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients_NH: Tensor) -> Any:
-        values_NX, lengths_B, states_DNH, records, *weights = ctx.saved_tensors
-        (directions, tokens, size), inputs = states_DNH.shape, values_NX.shape[1]
-        arrays = {"values": values_NX, "lengths": lengths_B, "states": states_DNH, "records": records}
-        arrays["gate_gradients"] = values_NX.new_empty(directions, tokens, 4 * size)
-        of_values_NX, of_weights = None, list[Tensor | None]([None] * len(weights))
+    def backward(ctx: Any, *gradients_TBH: Tensor) -> Any:
+        values_TBX, lengths_B, states_DTBH, records, *weights = ctx.saved_tensors
+        directions, inputs, gates = len(states_DTBH), values_TBX.shape[2], 4 * states_DTBH.shape[3]
+        arrays = {"values": values_TBX, "lengths": lengths_B, "states": states_DTBH, "records": records}
+        arrays["gate_gradients"] = values_TBX.new_empty(*states_DTBH.shape[:3], gates)
+        of_values_TBX, of_weights = None, list[Tensor | None]([None] * len(weights))
         if ctx.needs_input_grad[0]:
-            of_values_NX = arrays["value_gradients"] = torch.empty_like(values_NX)
+            of_values_TBX = arrays["value_gradients"] = torch.empty_like(values_TBX)
         if any(ctx.needs_input_grad[3:]):
-            sizes = {"input_weight": (4 * size, inputs), "weight": (4 * size, size), "bias": (4 * size,)}
-            found = [values_NX.new_empty(directions, *shape) for shape in sizes.values()]
+            sizes = {"input_weight": (gates, inputs), "weight": (gates, gates // 4), "bias": (gates,)}
+            found = [values_TBX.new_empty(directions, *shape) for shape in sizes.values()]
             arrays |= {f"{kind}_gradients": of for kind, of in zip(sizes, found, strict=True)}
-            arrays["packed_gates"] = values_NX.new_empty(directions, 4 * size, DEEP)
+            arrays["packed_gates"] = values_TBX.new_empty(directions, gates, DEEP)
             *of_matrices, of_bias = [of_kind.unbind() for of_kind in found]
             of_weights = [of for of_kind in (*of_matrices, of_bias, of_bias) for of in of_kind]
-        _call("lstm_backward", arrays, weights, gradients_NH)
-        return of_values_NX, None, None, *of_weights
+        _call("lstm_backward", arrays, weights, gradients_TBH)
+        return of_values_TBX, None, None, *of_weights
 
 
 def _call(
-    name: str, arrays: dict[str, Tensor], weights: Sequence[Tensor], gradients_NH: Sequence[Tensor] = ()
+    name: str, arrays: dict[str, Tensor], weights: Sequence[Tensor], gradients_TBH: Sequence[Tensor] = ()
 ) -> None:
     """Call a function of the kernel; see recurrence.c for what the arrays are."""
-    directions, tokens, size = arrays["states"].shape
-    inputs, batch = arrays["values"].shape[1], len(arrays["lengths"])
+    directions, steps, batch, size = arrays["states"].shape
+    inputs = arrays["values"].shape[2]
     columns = -(-inputs // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE + size
     room = {
         "packed": arrays["states"].new_empty(directions, 4 * size, columns),
         "cells": arrays["states"].new_empty(directions, batch, size),
     }
-    whole = [of.contiguous() for of in (*weights, *gradients_NH)]
+    whole = [of.contiguous() for of in (*weights, *gradients_TBH)]
     kinds = ("input_weights", "weights", "input_bias", "bias", "state_gradients")[: len(whole) // directions]
     lists = {kind: whole[place * directions :][:directions] for place, kind in enumerate(kinds)}
-    sizes = {"directions": directions, "steps": tokens // batch, "batch": batch, "inputs": inputs}
+    sizes = {"directions": directions, "steps": steps, "batch": batch, "inputs": inputs}
     numbers = {**sizes, "hidden": size, "threads": torch.get_num_threads()}
     call(name, _Layer, numbers, {**arrays, **room, **lists})
