@@ -106,22 +106,22 @@ class TextDataset:
             "subwords": subwords,
         }
         self._known, self._subwords = len(vocabulary), subwords
-        self._lookup = torch.tensor(vocabulary.encode(store.tokens) or [UNKNOWN])
+        self._lookup = np.array(vocabulary.encode(store.tokens) or [UNKNOWN], np.int64)
         if subwords and store.tokens:  # the store's n-th token, when unknown, is V + n
-            own_ids = self._known + torch.arange(len(self._lookup))
-            self._lookup = torch.where(self._lookup == UNKNOWN, own_ids, self._lookup)
-        self._ids_N = torch.from_numpy(store.ids_N)
+            own_ids = self._known + np.arange(len(self._lookup))
+            self._lookup = np.where(self._lookup == UNKNOWN, own_ids, self._lookup)
+        self._ids_N = np.asarray(store.ids_N)
         self.full_lengths = full_R = store.offsets[rows + 1] - store.offsets[rows]
         over_R = np.maximum(full_R - max_tokens, 0)
         # Token t of a text stands at start + t, and from place `bend` on `skip` places further.
         self._bend = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
-        self._start_R = torch.from_numpy(store.offsets[rows])
-        self._skip_R = torch.from_numpy(over_R if truncate != "head" else np.zeros_like(over_R))
-        self._count_R = torch.from_numpy(np.minimum(full_R, max_tokens))
+        self._start_R = store.offsets[rows]
+        self._skip_R = over_R if truncate != "head" else np.zeros_like(over_R)
+        self._count_R = np.minimum(full_R, max_tokens)
         self.lengths = np.maximum(np.minimum(full_R, max_tokens), 1)
         self.cut_tokens = int(over_R.sum())
         self.all_tokens = int(full_R.sum())
-        self._labels_R = torch.from_numpy(labels.astype(np.int64))
+        self._labels_R = labels.astype(np.int64)
         self._rows_since_release = 0
 
     def __len__(self) -> int:
@@ -161,51 +161,50 @@ class TextDataset:
             weights: what each counts in the step if all rows are alike; 1 / B when left out.
         """
         alike_B = np.full(len(rows), 1 / len(rows)) if weights is None else weights
-        rows_B = torch.from_numpy(np.asarray(rows, np.int64))
+        rows_B = np.asarray(rows, np.int64)
         count_B = self._count_R[rows_B]
-        padded = padded_length(int(count_B.max()))
-        place_T = torch.arange(padded)
+        place_T = np.arange(padded_length(int(count_B.max())))
         source_BT = self._start_R[rows_B][:, None] + place_T
-        source_BT += (place_T >= self._bend) * self._skip_R[rows_B][:, None]
-        real_BT = place_T < count_B[:, None]
+        source_BT[:, self._bend :] += self._skip_R[rows_B][:, None]
         if len(self._ids_N):
-            source_BT.clamp_(max=len(self._ids_N) - 1)
-            tokens_BT = self._lookup[self._read(source_BT)].masked_fill_(~real_BT, PAD)
+            np.minimum(source_BT, len(self._ids_N) - 1, out=source_BT)
+            tokens_BT = self._lookup[self._read(source_BT)]
+            np.copyto(tokens_BT, PAD, where=place_T >= count_B[:, None])
         else:
-            tokens_BT = torch.zeros_like(source_BT)
-        tokens_BT[:, 0].masked_fill_(count_B == 0, UNKNOWN)  # a text without tokens is one unknown token
-        spelling_XK = self._spell_unknown(tokens_BT)
-        return Batch(
-            tokens_BT=tokens_BT,
-            lengths_B=count_B.clamp(min=1),
-            labels_B=self._labels_R[rows_B],
-            weights_B=torch.from_numpy((alike_B * self.weights[rows]).astype(np.float32)),
-            shares_B=torch.from_numpy(alike_B.astype(np.float32)),
-            rows_B=rows_B,
-            targets_BC=torch.from_numpy(self.targets[rows]),
-            spelling_XK=spelling_XK,
-        )
+            tokens_BT = np.zeros_like(source_BT)
+        tokens_BT[count_B == 0, 0] = UNKNOWN  # a text without tokens is one unknown token
+        arrays = {  # in NumPy up to here: for arrays so small PyTorch's calls take thrice the time
+            "spelling_XK": self._spell_unknown(tokens_BT),
+            "tokens_BT": tokens_BT,
+            "lengths_B": np.maximum(count_B, 1),
+            "labels_B": self._labels_R[rows_B],
+            "weights_B": (alike_B * self.weights[rows_B]).astype(np.float32),
+            "shares_B": alike_B.astype(np.float32),
+            "rows_B": rows_B,
+            "targets_BC": self.targets[rows_B],
+        }
+        return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
-    def _read(self, source_BT: Tensor) -> Tensor:
+    def _read(self, source_BT: Array) -> Array:
         """Gather the store's numbers at some places, and give its pages back now and then."""
         parts = []
-        for part in torch.split(source_BT, RELEASE_EVERY):
+        for start in range(0, len(source_BT), RELEASE_EVERY):
+            part = source_BT[start : start + RELEASE_EVERY]
             parts.append(self._ids_N[part])
             self._rows_since_release += len(part)
             if self._rows_since_release >= RELEASE_EVERY:
                 self.store.release()
                 self._rows_since_release = 0
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _spell_unknown(self, tokens_BT: Tensor) -> Tensor:
+    def _spell_unknown(self, tokens_BT: Array) -> Array:
         """Number a batch's unknown tokens from V on, in place, and return how each is spelt (X, K)."""
         if not self._subwords:
-            return torch.zeros((0, MOST_PLACES), dtype=torch.int32)
+            return np.zeros((0, MOST_PLACES), np.int32)
         unknown_BT = tokens_BT >= self._known
-        ids_X, places = torch.unique(tokens_BT[unknown_BT], return_inverse=True)
+        ids_X, places = np.unique(tokens_BT[unknown_BT], return_inverse=True)
         tokens_BT[unknown_BT] = self._known + places
-        tokens = [self.store.tokens[i - self._known] for i in ids_X.tolist()]
-        return torch.from_numpy(spell(tokens, self._subwords))
+        return spell([self.store.tokens[i - self._known] for i in ids_X.tolist()], self._subwords)
 
     def token_ids(self, row: int) -> Array:
         """Return one row's uncut tokens as numbers of the store."""
@@ -214,7 +213,7 @@ class TextDataset:
 
     def unknown_share(self) -> float:
         """Return the share of this dataset's tokens that the vocabulary does not hold."""
-        known = word_ids(self._lookup, self._known).numpy() != UNKNOWN
+        known = word_ids(torch.from_numpy(self._lookup), self._known).numpy() != UNKNOWN
         counts = count_tokens(self.store, self.rows)
         return 1 - float(counts[known[: len(counts)]].sum()) / max(1, int(counts.sum()))
 

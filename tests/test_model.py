@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
 from torch import Tensor
 
+from lstm_sentiment.compiled.library import library
 from lstm_sentiment.hardware import lstm_takes_bf16
 from lstm_sentiment.model import SentimentLSTM, _chance, _MaxOverTime, _mirror, _mirrored
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
@@ -21,7 +23,18 @@ from lstm_sentiment.sections import POOLINGS
 VOCABULARY, CLASSES = 50, 3
 ALL_POOLINGS = "last+mean+max+attention"
 BATCH_LENGTHS = [5, 1, 12, 7, 12, 2, 9]
-BOTH_WAYS = pytest.mark.parametrize("hidden_size", [5, 16])  # by nn.LSTM, and by the compiled kernel
+BOTH_WAYS = pytest.mark.parametrize("hidden_size", [5, 16])  # the second one fits the compiled LSTM
+
+
+@pytest.fixture(autouse=True, scope="module", params=["compiled", "PyTorch"])
+def computed_by(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Hold for what is compiled, and for what does its work where nothing is."""
+    if request.param == "compiled" and library() is None:
+        pytest.skip("no compiled kernels on this machine")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "PyTorch":
+            patch.setattr("lstm_sentiment.compiled.library.library", lambda: None)
+        yield request.param
 
 
 def make_model(**settings: Any) -> SentimentLSTM:
