@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import functools
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,6 +128,24 @@ def test_one_alone_is_noticed(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     (tree / "docs" / "sabotage.md").unlink()
     sabotage.main(["--render", "--root", str(tree)])
     assert (tree / "docs" / "sabotage.md").read_text("utf-8") == page
+
+
+def test_what_was_broken_is_what_runs(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the size and the time of what was compiled before, as of a file broken within a second."""
+    times = 1_700_000_000, 1_700_000_000
+    os.utime(tree / "lstm_sentiment" / "__init__.py", times)
+    write_text = Path.write_text
+
+    def at_the_same_time(path: Path, *args: Any) -> int:
+        written = write_text(path, *args)
+        os.utime(path, times)
+        return written
+
+    monkeypatch.setattr(Path, "write_text", at_the_same_time)
+    sabotage.main(["noticed", "--root", str(tree), "--jobs=1"])
+    assert "noticed: noticed test_order.py::test_larger" in capsys.readouterr().out
 
 
 def test_tests_that_do_not_end_have_not_answered(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
