@@ -20,8 +20,8 @@ import contextlib
 import datetime
 import fnmatch
 import json
-import py_compile
 import os
+import py_compile
 import re
 import shutil
 import subprocess
@@ -167,8 +167,8 @@ class Workshop:
                 shutil.copytree(root / name, self._unbroken / name, ignore=ignored, symlinks=True)
             elif (root / name).exists():
                 shutil.copy(root / name, self._unbroken)
-        # Once, and not for each copy. By contents: a place broken within a second of its writing keeps the time
-        # and often the size.
+        # Once, and not for each copy. By contents: a place broken within a second of its writing keeps its
+        # time, and often its size.
         by_contents = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(self._unbroken / PACKAGE, quiet=1, invalidation_mode=by_contents)
 
