@@ -124,10 +124,12 @@ class Lexicon:
         """Replace each piece of text by its tokens' numbers."""
         start_U, count_U, flat = self._pieces.look_up(distinct_U)
         count_P = count_U[pieces_P]
-        end_P = np.cumsum(count_P)
-        within_N = np.arange(int(count_P.sum())) - np.repeat(end_P - count_P, count_P)
-        ends = np.concatenate([np.zeros(1, np.int64), end_P])[ends_R]
-        return flat[np.repeat(start_U[pieces_P], count_P) + within_N], np.diff(ends)
+        end_P = np.zeros(len(pieces_P) + 1, np.int64)
+        np.cumsum(count_P, out=end_P[1:])
+        # The n-th token of all, the first of its piece being the m-th, stands at the piece's start + n - m.
+        place_N = np.repeat(start_U[pieces_P] - end_P[:-1], count_P)
+        place_N += np.arange(len(place_N))
+        return flat[place_N], np.diff(end_P[ends_R])
 
 
 class Vocabulary:
@@ -169,7 +171,7 @@ class _Found(dict[str, int]):
         self._numbers = numbers
 
     def __missing__(self, found: str) -> int:
-        self[found] = number = self._numbers[normal_form(found)]
+        self[found] = number = self._numbers.setdefault(normal_form(found), len(self._numbers))
         return number
 
 
@@ -186,10 +188,17 @@ class _Pieces:
         return len(self._places)
 
     def look_up(self, pieces: list[str]) -> tuple[IntArray, IntArray, IntArray]:
-        """Return where each piece's tokens start in an array, how many they are, and the array."""
+        """Return where each piece's tokens start in an array, how many they are, and the array.
+
+        Args:
+            pieces: distinct.
+        """
         if len(self) > MEMO_LIMIT:
             self._forget()
-        new = [piece for piece in pieces if piece not in self._places]
+        place_U = np.fromiter(map(self._places.get, pieces, itertools.repeat(-1)), np.int64, len(pieces))
+        unknown = np.flatnonzero(place_U < 0)
+        new = [pieces[i] for i in unknown.tolist()]
+        place_U[unknown] = np.arange(len(self), len(self) + len(new))
         lines = "".join([f"{piece}\n" for piece in new])
         found = TOKEN.findall(split_negations(lines) if self._negation else lines)
         numbers = np.fromiter(map(self._found.__getitem__, found), np.int32, len(found))
@@ -197,7 +206,6 @@ class _Pieces:
         self._places.update(zip(new, itertools.count(len(self))))
         self._flat = np.concatenate([self._flat, numbers[numbers >= 0]])
         self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts)])
-        place_U = np.fromiter(map(self._places.__getitem__, pieces), np.int64, len(pieces))
         start_U = self._ends[place_U]
         return start_U, self._ends[place_U + 1] - start_U, self._flat
 
