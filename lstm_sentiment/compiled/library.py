@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 CAPABLE = ("AVX2", "AVX512")  # what PyTorch calls CPUs with AVX2 and FMA
+INTERFACE = 1  # goes up whenever the arguments of a function change, with its like in recurrence.c
 FUNCTIONS = ("lstm_forward", "lstm_backward", "pool_forward", "pool_backward", "update_rows")
 
 log = logging.getLogger(__name__)
@@ -25,12 +26,16 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled library, or None where there is none that runs here."""
+    """Return the compiled library, or None where there is none that runs here, or one of another version."""
     path = Path(__file__).with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
     if not path.is_file() or torch.backends.cpu.get_cpu_capability() not in CAPABLE:
         return None
     try:
         found = ctypes.CDLL(str(path))
+        found.kernels_interface.restype = ctypes.c_int64
+        if found.kernels_interface() != INTERFACE:
+            log.warning("%s is of another version and not used: install the package again", path.name)
+            return None
         for name in FUNCTIONS:
             function = getattr(found, name)
             function.argtypes, function.restype = [ctypes.c_void_p], None

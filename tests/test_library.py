@@ -1,0 +1,58 @@
+"""What is compiled is used where it fits, and nowhere else."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lstm_sentiment.compiled import library as module
+from lstm_sentiment.compiled.library import applies_to, library
+
+needs_kernel = pytest.mark.skipif(library() is None, reason="no compiled kernels on this machine")
+
+
+@pytest.fixture(autouse=True)
+def _looked_for_anew() -> Iterator[None]:
+    library.cache_clear()
+    yield
+    library.cache_clear()
+
+
+@needs_kernel
+def test_one_of_another_version_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An older one would take its arguments for others, and write anywhere."""
+    monkeypatch.setattr(module, "INTERFACE", module.INTERFACE + 1)
+    with caplog.at_level(logging.WARNING):
+        assert library() is None
+    assert "is of another version and not used: install the package again" in caplog.text
+    assert not applies_to(torch.zeros(2))
+
+
+@pytest.mark.parametrize("case", ["missing", "broken", "another program's"])
+def test_without_a_library_pytorch_does_its_work(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "library.py"))
+    name = f"_kernels{module.sysconfig.get_config_var('EXT_SUFFIX')}"
+    if case == "broken":
+        (tmp_path / name).write_bytes(b"\x7fELF, but no more")
+    elif case == "another program's":
+        monkeypatch.setattr(ctypes, "CDLL", lambda path: ctypes.PyDLL(None))
+        (tmp_path / name).touch()
+    assert library() is None
+    assert not applies_to(torch.zeros(2))
+
+
+@needs_kernel
+def test_takes_arrays_of_one_kind_alone() -> None:
+    assert applies_to(torch.zeros(2), torch.zeros(3, 4))
+    assert not applies_to(torch.zeros(2), torch.zeros(2).double())
+    assert not applies_to(torch.zeros(2), torch.zeros(0))
+    assert not applies_to(torch.zeros(2, device="meta"))
