@@ -292,10 +292,10 @@ def test_takes_views_as_it_takes_copies() -> None:
 
 
 @needs_kernel
-@pytest.mark.parametrize("case", ["longer text", "inputs", "texts", "hidden"])
+@pytest.mark.parametrize("case", ["longer text", "inputs", "texts", "hidden", "directions"])
 def test_shapes_that_do_not_fit_are_refused(case: str) -> None:
     """The kernel would read or write elsewhere in memory."""
-    lstms = make_layer(9 if case == "inputs" else 8, 16, 2)
+    lstms = make_layer(9 if case == "inputs" else 8, 16, 3 if case == "directions" else 2)
     if case == "hidden":
         lstms[1] = nn.LSTM(8, 32)
     lengths = {"longer text": [6, 3], "texts": [5, 3, 2]}.get(case, [5, 3])

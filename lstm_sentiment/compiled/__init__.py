@@ -1,1 +1,1 @@
-"""What is compiled from C: the room of `model`'s fastest parts, each of which PyTorch can replace."""
+"""What is compiled from C, and PyTorch does elsewhere: LSTM layers, pooling, AdamW for rows of embeddings."""

@@ -17,7 +17,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { WIDTH = 8, GATES = 4 };
+enum { WIDTH = 8, GATES = 4, MOST_DIRECTIONS = 2 };
 enum { FORWARD_ROWS = 3, BACKWARD_ROWS = 6, BACKWARD_GROUPS = 2 }; /* texts x groups: 12 sums in registers */
 enum { CACHED = 128, TEXTS = 66 }; /* rows of a panel (16 KB) and texts whose sums (8 KB) stay in 32 KB */
 enum { COLUMNS = BACKWARD_GROUPS * WIDTH }; /* of a panel of the way back */
@@ -350,7 +350,7 @@ static int64_t real_tokens(const Layer *layer, int64_t d, int64_t *n, int64_t la
 /* The inputs of some tokens, of which there are at most TOKENS: gradients of gates times weights. */
 static void of_values(const Layer *layer, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, X = layer->inputs, D = layer->directions, K = GATES * H;
-    const float *rows[2][TOKENS];
+    const float *rows[MOST_DIRECTIONS][TOKENS];
     int64_t places[TOKENS], read[TOKENS], count = 0;
     for (int64_t d = 0; d < D; d++) {
         int64_t n = first;

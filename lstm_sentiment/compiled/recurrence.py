@@ -6,9 +6,9 @@ reads each text from its end, so that padding stays behind the text for both (se
 
 The result is that of `nn.LSTM` to float rounding. Every sum adds up in one order: a text's states are the
 same, bit for bit, in any batch, at any place and with any number of threads, and so are a batch's gradients
-with any number of threads. Where the kernel cannot run
-(none was compiled, a CPU without AVX2, a GPU, another number format, a hidden size that is no multiple of
-16), `applies` is False, and `model` asks `nn.LSTM`.
+with any number of threads. Padding has states of 0 and no gradient. Where the kernel cannot run (none was
+compiled, a CPU without AVX2, a GPU, another number format, a hidden size that is no multiple of 16),
+`applies` is False, and `model` asks `nn.LSTM`.
 
 Legend: T steps, B texts, X inputs of a token, H hidden size, D directions.
 """
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from lstm_sentiment.compiled.library import applies_to, call, fields
 
-HIDDEN_MULTIPLE = 16  # states that one product of the backward pass covers
-DEEP = 256  # tokens whose products a thread adds up at a time
+MOST_DIRECTIONS = 2
+HIDDEN_MULTIPLE = 16  # columns that one product of the backward pass covers, COLUMNS in recurrence.c
+DEEP = 256  # tokens whose products a thread adds up at a time, as there
 KEPT = 6  # numbers that the way back has to know of each state: four gates, the cell, its hyperbolic tangent
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
@@ -49,7 +50,7 @@ def applies(values_TBX: Tensor, lstms: Sequence[nn.LSTM]) -> bool:
     False
     """
     return (
-        applies_to(values_TBX, *lstms[0].parameters())
+        applies_to(values_TBX, *(weight for lstm in lstms for weight in lstm.parameters()))
         and not torch.is_autocast_enabled("cpu")
         and lstms[0].hidden_size % HIDDEN_MULTIPLE == 0
     )
@@ -61,10 +62,10 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     Args:
         values_TBX: what both directions read, float32.
         lengths_B: number of tokens of each text, at most T.
-        lstms: a layer of one direction each, of equal sizes; the second one reads backwards.
+        lstms: one or two layers of one direction each, of equal sizes; the second one reads backwards.
 
     Raises:
-        ValueError: the shapes do not fit one another, or a text is longer than T.
+        ValueError: the shapes do not fit one another, a text is longer than T, or there are more layers.
 
     >>> lstms = [nn.LSTM(8, 16), nn.LSTM(8, 16)]
     >>> values_TBX, lengths_B = torch.randn(5, 1, 8), torch.tensor([5])
@@ -76,10 +77,11 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     steps, batch, inputs = values_TBX.shape
     longest = int(lengths_B.max())
     sizes = {(lstm.input_size, lstm.hidden_size, lstm.num_layers) for lstm in lstms}
-    if sizes != {(inputs, lstms[0].hidden_size, 1)} or len(lengths_B) != batch or longest > steps:
+    fit = sizes == {(inputs, lstms[0].hidden_size, 1)} and len(lstms) <= MOST_DIRECTIONS
+    if not fit or len(lengths_B) != batch or longest > steps:
         raise ValueError(
-            f"values {tuple(values_TBX.shape)}, {len(lengths_B)} texts of up to {longest} tokens and layers "
-            f"of (inputs, states, layers) {sorted(sizes)} do not fit one another"
+            f"values {tuple(values_TBX.shape)}, {len(lengths_B)} texts of up to {longest} tokens and "
+            f"{len(lstms)} layers of (inputs, states, layers) {sorted(sizes)} do not fit one another"
         )
     weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
     learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))

@@ -90,7 +90,8 @@ def adamw(
         "epsilon": epsilon,
     }
     call("update_rows", _Update, numbers, arrays)
-    torch.autograd.graph.increment_version(tables_VE)
+    for of_VE in tables_VE:
+        torch.autograd.graph.increment_version(of_VE)
 
 
 def _check(
