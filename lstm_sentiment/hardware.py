@@ -19,6 +19,7 @@ from lstm_sentiment.errors import ConfigError, OutOfMemoryError
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 LARGEST_BLOCK = 1 << 30  # bytes; larger ones go back to the system
 KERNEL_COUNT, KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 32  # that oneDNN keeps, instead of 1,024
+ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -194,8 +195,13 @@ def _keep_few_kernels() -> None:
 
 
 def _cpu_has_bf16() -> bool:
+    """Whether LSTMs run on bf16 instructions here, unless a mask of oneDNN or PyTorch hides them."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT_BF16:
+        return False
     checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return any(check() for check in checks if check is not None)
+    if not any(check() for check in checks if check is not None):
+        return False
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and lstm_takes_bf16()
 
 
 def _cpu_name() -> str:

@@ -430,7 +430,8 @@ def test_mixed_precision_is_measured_where_the_machine_has_it(
 
 def broken_mean(self: SentimentLSTM, kind: str, read: list[torch.Tensor], _: torch.Tensor) -> torch.Tensor:
     """Pool over padding too."""
-    return torch.cat([states.amax(0) if kind == "max" else states.mean(0) for states in read], dim=1)
+    pooled = [states.amax(0) if kind == "max" else states.float().mean(0) for states in read]
+    return torch.cat(pooled, dim=1)
 
 
 def test_a_model_that_reads_padding_is_noticed(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,6 +441,22 @@ def test_a_model_that_reads_padding_is_noticed(trained_run: Path, monkeypatch: p
     failed = {check.name for check in check_invariance(classifier) if not check.holds}
     assert {"in one large batch", "padded, beside a long text", "with the padding written over"} <= failed
     assert {f.severity for f in invariance_findings(check_invariance(classifier))} == {ERROR}
+
+
+@pytest.mark.skipif(not lstm_takes_bf16(), reason="bf16 LSTMs do not run on this CPU")
+def test_a_model_that_reads_padding_is_not_blamed_on_the_number_format(
+    trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "lstm_sentiment.diagnosis.invariance.describe_machine", lambda device: {"bf16_on_cpu": True}
+    )
+    classifier = load(trained_run, device="cpu")
+    monkeypatch.setattr("lstm_sentiment.compiled.pooling.applies", lambda read: False)
+    monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
+    checks = {check.name: check for check in check_invariance(classifier)}
+    assert not checks["in one large batch"].holds
+    assert checks["in bf16 on cpu"].difference is not None
+    assert checks["in bf16 on cpu"].holds
 
 
 def test_a_backward_lstm_that_begins_with_padding_is_noticed(

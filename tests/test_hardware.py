@@ -126,6 +126,43 @@ except ConfigError as error:
     ]
 
 
+PICKED = """
+import torch
+from lstm_sentiment.compiled.library import library
+from lstm_sentiment.hardware import describe_machine, lstm_takes_bf16, pick_precision
+cpu = torch.device("cpu")
+facts = describe_machine(cpu)
+print(pick_precision("auto", cpu), facts["bf16_on_cpu"], lstm_takes_bf16(), library() is not None)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="other CPUs know no AVX")
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {},
+        {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+        {"ATEN_CPU_CAPABILITY": "avx2"},
+        {"ATEN_CPU_CAPABILITY": "default"},
+        {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    ],
+    ids=lambda mask: " ".join(mask.values()) or "none",
+)
+def test_what_is_picked_runs_on_a_cpu_with_fewer_abilities(mask: dict[str, str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", PICKED],
+        check=True, capture_output=True, text=True, timeout=120, env={**os.environ, **mask},
+    )  # fmt: skip
+    picked, told, runs, compiled = result.stdout.split()
+    assert (picked == "bf16") == (told == "True")
+    assert picked == "fp32" or runs == "True"
+    if mask:
+        assert picked == "fp32"
+    if mask.get("ATEN_CPU_CAPABILITY") == "default":
+        assert compiled == "False"
+
+
 def test_asking_for_bf16_draws_no_random_number() -> None:
     before = torch.get_rng_state()
     lstm_takes_bf16()
