@@ -1,13 +1,14 @@
 """Train, use and audit LSTM sentiment classifiers.
 
-Train on the command line (``python -m lstm_sentiment.train --data.train reviews.csv``), then::
+The model that comes with the package answers English texts at once::
 
     import lstm_sentiment
-    classifier = lstm_sentiment.load("runs/sentiment")
+    classifier = lstm_sentiment.load("starter")
     classifier.predict(["Unbelievable service"])
 
-or, in scikit-learn's pipelines and searches, with `SentimentEstimator`; models on the Hugging Face Hub
-are loaded by `SentimentClassifier.from_pretrained`.
+Train your own on the command line (``python -m lstm_sentiment.train --data.train reviews.csv``) and load it
+by its folder, or use `SentimentEstimator` in scikit-learn's pipelines and searches. Models on the Hugging
+Face Hub are loaded by `SentimentClassifier.from_pretrained`.
 Importing this package imports neither torch nor anything else that is heavy; `load` does.
 """
 
@@ -17,8 +18,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lstm_sentiment.classifier import Prediction, SentimentClassifier, load
+    from lstm_sentiment.classifier import SentimentClassifier, load
     from lstm_sentiment.estimator import SentimentEstimator
+    from lstm_sentiment.prediction import Prediction
 
 __all__ = ["Prediction", "SentimentClassifier", "SentimentEstimator", "load"]
 __version__ = "0.1.0"
@@ -26,6 +28,6 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        module = "estimator" if name == "SentimentEstimator" else "classifier"
+        module = {"SentimentEstimator": "estimator", "Prediction": "prediction"}.get(name, "classifier")
         return getattr(importlib.import_module(f"lstm_sentiment.{module}"), name)
     raise AttributeError(f"module 'lstm_sentiment' has no attribute '{name}'")

@@ -61,6 +61,62 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def packed_card(
+    *,
+    name: str,
+    config: Config,
+    labels: list[str],
+    environment: Mapping[str, Any],
+    corpora: Sequence[Mapping[str, Any]],
+    notes: str,
+    license: str | None,  # noqa: A002 - the Hub's word
+) -> str:
+    """Return the model card of a packed run (see `starter.packing`).
+
+    Args:
+        name: of the model.
+        config: without places and sources.
+        labels: class names.
+        environment: versions of the packages that trained it.
+        corpora: what it was trained on: maps with ``name``, ``rows``, ``terms``, ``source``.
+        notes: Markdown, put between the use and the data.
+        license: of the weights; left out when None.
+    """
+    facts: dict[str, Any] = {
+        "library_name": "lstm_sentiment",
+        "pipeline_tag": "text-classification",
+        "tags": list(TAGS),
+    }
+    facts |= {"license": license} if license else {}
+    parts = [
+        "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
+        f"# {_text(name)}",
+        _introduction(config.model, labels, environment),
+        f"## Use\n\n```python\nimport lstm_sentiment\n\nclassifier = lstm_sentiment.load({name!r})\n"
+        'classifier.predict(["Unbelievable service"], coverage=0.9)\n```',
+        notes.strip(),
+        _statement(corpora),
+        "## Limits\n\n- It knows texts such as those it was trained on: on other kinds of text, of other "
+        "times or in another language, score it before you trust it.\n"
+        "- Irony and background knowledge are beyond it; biases of the texts and of those who labelled them "
+        "are learned.\n"
+        "- `vocabulary.json` lists words of the training texts; no text of them is included.",
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _statement(corpora: Sequence[Mapping[str, Any]]) -> str:
+    """Return the data statement: each corpus with its rows and terms."""
+    if not corpora:
+        return ""
+    columns = ("name", "rows", "terms", "source")
+    rows = [
+        [f"{of[c]:,}" if isinstance(of.get(c), int) else _text(str(of.get(c, ""))) for c in columns]
+        for of in corpora
+    ]
+    return "## Data\n\nNo text of these corpora is included.\n\n" + _table(["corpus", *columns[1:]], rows)
+
+
 def _front_matter(name: str, dataset: str, scores: Mapping[str, Any], split: str) -> dict[str, Any]:
     results = [
         {"type": kind, "name": shown_as, "value": round(scores[score], 4)}

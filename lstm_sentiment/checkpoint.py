@@ -11,7 +11,8 @@
       .lock                                          while it is trained: by which process (see `locking`)
 
 A checkpoint is written into a folder beside its place, flushed to disk, and renamed. It stores
-named tensors and plain facts and knows no model class. No pickle is written or read.
+named tensors and plain facts and knows no model class. No pickle is written or read. A packed checkpoint
+holds int8 and float16 on disk, and fp32 once it is read.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ from lstm_sentiment.files import (
 )
 from lstm_sentiment.locking import LOCK
 from lstm_sentiment.manifest import MANIFEST, read_tensors, verify, write_manifest, write_tensors
+from lstm_sentiment.quantization import dequantized
 
 log = logging.getLogger(__name__)
 
 BEST, LAST, CURVES = "best", "last", "tensorboard"
+PACKED = "packed"  # fact that says how the tensors of a checkpoint are packed (see `quantization`)
 EXPORTED = "onnx"  # what `export` makes of a run, where it is told no other place
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
@@ -192,6 +195,8 @@ class RunFolder:
     def load(self, name: str) -> Checkpoint:
         """Read a checkpoint; fall back to the one before, with a warning, when it is damaged.
 
+        Packed weights come as plain fp32 tensors, and nothing in the facts tells that they were packed.
+
         Raises:
             RunError: the folder is no run.
             OtherVersionError: the checkpoint has a format that this version does not read.
@@ -281,6 +286,11 @@ class RunFolder:
         facts = json_of(folder / "state.json")
         if not isinstance(facts, dict):
             raise CheckpointError(f"{folder / 'state.json'}: holds no facts by name")
+        if PACKED in facts:
+            try:
+                tensors["model"] = dequantized(tensors.get("model", {}), facts.pop(PACKED))
+            except CheckpointError as error:
+                raise CheckpointError(f"{folder / 'model.safetensors'}: {error}") from None
         return Checkpoint(tensors=tensors, facts=facts)
 
 

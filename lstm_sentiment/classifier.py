@@ -6,9 +6,8 @@ tokens, K places per spelt token, C classes.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,12 @@ from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.hub import Published
 from lstm_sentiment.network import BRANCHES, WideAndDeep, lstm_of, network_shapes, new_network
 from lstm_sentiment.options import parse_config
+from lstm_sentiment.prediction import Prediction, checked_text, in_parts
 from lstm_sentiment.proof import check_proof
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
 from lstm_sentiment.reading.tokens import TokenStore
+from lstm_sentiment.starter.names import run_path
 from lstm_sentiment.weights import check_weights, known_tokens
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
@@ -39,43 +40,22 @@ MANY = 16  # texts that are worth arrays of their own
 Probabilities = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The answer for one text.
-
-    Args:
-        label: the most probable class; None where the classifier abstains.
-        score: the probability of the most probable class.
-        probabilities: of every class, in the order of the classifier's labels; they sum to 1.
-        label_set: classes that hold the true one as often as asked; None unless asked.
-        unknown_share: share of the text's tokens that are not in the vocabulary, 0 for an empty text;
-            None unless asked.
-        cut_tokens: tokens of the text that the model did not read; None unless asked.
-    """
-
-    label: str | None
-    score: float
-    probabilities: dict[str, float]
-    label_set: list[str] | None = None
-    unknown_share: float | None = None
-    cut_tokens: int | None = None
-
-
 def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     """Load the best epoch of a run.
 
     Args:
-        run: the run folder that training wrote.
+        run: the run folder that training wrote, or ``starter``, the model that comes with the package; a
+            folder of that name is ``./starter``.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        RunError: the folder is no run.
+        RunError: the folder is no run; this installation has no starter.
         CheckpointError: a file is missing or damaged; the message names it.
         ConfigError: the device is not there.
 
     Example::
 
-        classifier = lstm_sentiment.load("runs/sentiment")
+        classifier = lstm_sentiment.load("starter")
         classifier.predict(["Unbelievable service"])[0].label
     """
     classifier = read_run(run, device=device)
@@ -88,7 +68,7 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
 
 def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     """Load a run as `load` does, without asking whether it answers as where it was trained."""
-    folder = RunFolder(run)
+    folder = RunFolder(run_path(run))
     checkpoint = folder.load(BEST)  # checks every file it depends on by its sha256
     labels, label_map = classes_of_run(folder.path / "labels.json")
     if not labels:
@@ -261,7 +241,7 @@ class SentimentClassifier(Published):
         texts = [texts] if isinstance(texts, str) else texts
         if not isinstance(texts, Iterable):
             raise DataError(f"texts must be a string or many strings, not {type(texts).__name__}")
-        parts = [self._logits(part) for part in _in_parts(texts, TEXTS_AT_ONCE)]
+        parts = [self._logits(part) for part in in_parts(texts, TEXTS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 
     def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
@@ -295,7 +275,7 @@ class SentimentClassifier(Published):
         }
 
     def _logits(self, texts: list[str]) -> npt.NDArray[np.float64]:
-        texts = [_checked(text) for text in texts]
+        texts = [checked_text(text) for text in texts]
         return self._logits_of_many(texts) if len(texts) >= MANY else self._logits_of_few(texts)
 
     def _logits_of_few(self, texts: list[str]) -> npt.NDArray[np.float64]:
@@ -335,15 +315,3 @@ class SentimentClassifier(Published):
         logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
         answers_BC: npt.NDArray[np.float64] = logits_BC.double().cpu().numpy()
         return answers_BC
-
-
-def _in_parts(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while part := list(itertools.islice(iterator, size)):
-        yield part
-
-
-def _checked(text: object) -> str:
-    if not isinstance(text, str):
-        raise DataError(f"a text must be a string, not {type(text).__name__}: {text!r:.60}")
-    return text

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lstm_sentiment.errors import RunError
-from lstm_sentiment.options import CommandParser, add_file_options, check_out, how_to_read, run_command
+from lstm_sentiment.options import RUN, CommandParser, add_file_options, check_out, how_to_read, run_command
 from lstm_sentiment.terminal import say
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog="python -m lstm_sentiment.compare", description=__doc__)
-    parser.add_argument("run_a", help="run folder that training wrote")
+    parser.add_argument("run_a", help=RUN)
     parser.add_argument("run_b", help="another one, with the same classes")
     parser.add_argument("file", help="labelled rows that neither run was trained on")
     parser.add_argument("--out", help="write the comparison here too, as JSON")

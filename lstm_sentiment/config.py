@@ -146,8 +146,9 @@ class Config:
         report: write the run folder's report.html at the end; needs the extra ``report``.
         pretrained: folder of a `pretrain` run to start from: its vocabulary, the vectors, and the LSTMs of
             the first layer. Null: start from random weights.
-        teacher: folder of a finished run, or a list of several, whose answers to `data.unlabelled` are
-            learned beside the labels; of several, their mean. Null: labels alone.
+        teacher: folder of a finished run, ``starter`` for the model of the package, or a list of several,
+            whose answers to `data.unlabelled` are learned beside the labels; of several, their mean. Null:
+            labels alone.
         data: which rows are read, and how they are split.
         text: how a text becomes tokens.
         model: the network.

@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import CommandParser, add_file_options, check_out, how_to_read, run_command
+from lstm_sentiment.options import (
+    RUN,
+    CommandParser,
+    add_file_options,
+    check_out,
+    how_to_read,
+    run_command,
+)
+from lstm_sentiment.starter.names import output_path
 from lstm_sentiment.terminal import say
 
 
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
-    out = Path(options.out) if options.out else Path(options.run) / "evaluation.json"
+    out = Path(options.out) if options.out else output_path(options.run, "evaluation.json")
     check_out(options.out)
     from lstm_sentiment.answers import answer_file  # imports torch: not for --help, not for a typo
     from lstm_sentiment.behaviour import behaviour_lines, check_behaviour
@@ -44,7 +52,7 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog="python -m lstm_sentiment.evaluate", description=__doc__)
-    parser.add_argument("run", help="run folder that training wrote")
+    parser.add_argument("run", help=RUN)
     parser.add_argument("file", nargs="?", help="labelled rows: any file or folder that training reads too")
     parser.add_argument(
         "--behaviour", action="store_true", help="count failures on some 4,000 made-up texts, by capability"
@@ -52,7 +60,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--branch", choices=["lstm", "ngrams"], help="score this part of a model with model.ngrams alone"
     )
-    parser.add_argument("--out", help="write the scores here; default RUN/evaluation.json")
+    parser.add_argument(
+        "--out", help="write the scores here; default RUN/evaluation.json, or ./starter-evaluation.json"
+    )
     add_file_options(parser)
     options = parser.parse_args(argv)
     if not options.file and not options.behaviour:

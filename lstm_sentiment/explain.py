@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lstm_sentiment.characters import cells_of, visible
 from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
 from lstm_sentiment.extras import need
-from lstm_sentiment.options import CommandParser, check_out, run_command
+from lstm_sentiment.options import RUN, CommandParser, check_out, run_command
 
 if TYPE_CHECKING:
     from lstm_sentiment.explanation import Explanation
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog="python -m lstm_sentiment.explain", description=__doc__)
-    parser.add_argument("run", help="run folder that training wrote")
+    parser.add_argument("run", help=RUN)
     parser.add_argument("text", nargs="+", help="texts to explain")
     parser.add_argument(
         "--method",

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import CommandParser, add_file_options, how_to_read, run_command
+from lstm_sentiment.options import RUN, CommandParser, add_file_options, how_to_read, run_command
+from lstm_sentiment.starter.names import output_path
 from lstm_sentiment.terminal import say
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.classifier import load
     from lstm_sentiment.deployment.exporting import export
 
-    run = Path(options.run)
-    classifier = load(run, device="cpu")
-    out = Path(options.out) if options.out else run / EXPORTED
+    classifier = load(options.run, device="cpu")
+    assert classifier.run is not None, "it was loaded from a folder"
+    out = Path(options.out) if options.out else output_path(options.run, EXPORTED)
     facts = export(
         classifier,
-        run,
+        classifier.run,
         out,
         int8=options.int8,
         overwrite=options.overwrite,
@@ -96,9 +97,9 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog="python -m lstm_sentiment.export", description=__doc__)
-    parser.add_argument("run", help="run folder that training wrote")
+    parser.add_argument("run", help=RUN)
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the network")
-    parser.add_argument("--out", help="folder to write; default RUN/onnx")
+    parser.add_argument("--out", help="folder to write; default RUN/onnx, or ./starter-onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace the export that is there")
     parser.add_argument(
         "--int8",

@@ -24,6 +24,7 @@ from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import local_path, new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml, parse_config
+from lstm_sentiment.starter.names import run_path
 from lstm_sentiment.weights import known_tokens
 
 REPORTS = ("metrics.json", "data.json", "environment.json")
@@ -60,7 +61,8 @@ class Published(abc.ABC):
         """Load a model from a folder, or by its name USER/NAME from the Hugging Face Hub.
 
         Args:
-            name: a run folder, one that `save_pretrained` wrote, or a name on the Hub. A folder comes first.
+            name: a run folder, one that `save_pretrained` wrote, ``starter`` for the model of the package, or
+                a name on the Hub. A folder comes first.
             revision: branch, tag or commit on the Hub; a commit is sure to be the same tomorrow.
             device: auto, cpu, cuda, cuda:N or mps.
             token: of the Hub, for private models; by default the one that you logged in with.
@@ -75,7 +77,7 @@ class Published(abc.ABC):
 
             classifier = SentimentClassifier.from_pretrained("user/tweets", revision="v1")
         """
-        folder = local_path(name)
+        folder = run_path(name)
         if not folder.is_dir():
             folder = _fetch(str(name), revision=revision, token=token, cache_dir=cache_dir)
         return cls._from_run(folder, device)

@@ -35,6 +35,7 @@ from lstm_sentiment.errors import (
 from lstm_sentiment.terminal import plain_warnings, say
 
 Settings = TypeVar("Settings")
+RUN = "run folder that training wrote, or starter: the model that comes with the package"
 
 
 def parse_config(argv: Sequence[str], *, program: str, description: str) -> Config:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.characters import visible
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import CommandParser, run_command
+from lstm_sentiment.options import RUN, CommandParser, run_command
 from lstm_sentiment.terminal import say
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lstm_sentiment.classifier import Prediction, SentimentClassifier
+    from lstm_sentiment.classifier import SentimentClassifier
+    from lstm_sentiment.prediction import Prediction
 
 LINES_AT_ONCE = 256
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog="python -m lstm_sentiment.predict", description=__doc__)
-    parser.add_argument("run", help="run folder that training wrote")
+    parser.add_argument("run", help=RUN)
     parser.add_argument("text", nargs="*", help="texts; without any and without --file, lines from stdin")
     parser.add_argument("--file", help="label this file's rows (.csv .tsv .jsonl .parquet, also compressed)")
     parser.add_argument("--out", help="write rows and predictions here; without it, JSON lines on stdout")

@@ -25,7 +25,6 @@ from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.files import local_path
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.sections import sources
 
@@ -123,7 +122,7 @@ def load_teachers(config: Config, *, device: str = "auto") -> Teachers | None:
     if config.teacher is None:
         return None
     runs = sources(config.teacher) or []
-    classifiers = [read_run(local_path(run), device=device) for run in runs]
+    classifiers = [read_run(run, device=device) for run in runs]
     for classifier in classifiers:
         _check_tokens(classifier, config)
         _check_split(classifier, config)

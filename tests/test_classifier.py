@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 import lstm_sentiment
 from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.classifier import Prediction, SentimentClassifier, load
+from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import prepare
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError, SentimentError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.options import parse_config
+from lstm_sentiment.prediction import Prediction
 from lstm_sentiment.reading.text import Tokenizer
 from lstm_sentiment.reading.tokenizing import UNKNOWN, cut
 

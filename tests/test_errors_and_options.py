@@ -642,8 +642,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 FLOORS = [
     "errors tokenizing",
     "sections files text schedule trees made_up progress findings runtime characters layers weights terminal "
-    "library",
-    "sources recurrence pooling rows",
+    "library prediction",
+    "sources recurrence pooling rows names quantization",
     "delimited json_lines",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",
@@ -654,7 +654,7 @@ FLOORS = [
     "corpus inference r_drop culprits optimization baselines similar network",
     "adversarial",
     "trainer classification classifier preflight onnx_graph texts next_token",
-    "starting teaching",
+    "starting teaching packing",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
     "language_training",
     "reporting exporting pictures",

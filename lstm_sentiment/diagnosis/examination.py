@@ -24,6 +24,7 @@ from lstm_sentiment.hardware import pick_device, set_up_cpu
 from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokens import cache_folder
+from lstm_sentiment.starter.names import run_path
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def diagnose_run(run: str | Path) -> Diagnosis:
         )
         return _diagnose(config, None, classifier, [unread])
     findings = []
-    if RunFolder(run).load(BEST).facts.get("data") != corpus.fingerprint:
+    if RunFolder(run_path(run)).load(BEST).facts.get("data") != corpus.fingerprint:
         findings.append(
             Finding(
                 severity=WARNING,

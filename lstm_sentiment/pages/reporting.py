@@ -19,6 +19,7 @@ from lstm_sentiment.pages import charts
 from lstm_sentiment.pages.evidence import gather
 from lstm_sentiment.pages.page import write_page
 from lstm_sentiment.reading.tokens import cache_folder
+from lstm_sentiment.starter.names import CARD, STARTER, is_starter, run_path
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,18 @@ def check_extra() -> None:
     need("matplotlib", extra="report")
 
 
+def refuse_starter(run: str | Path) -> None:
+    """Raise `RunError` for the model of the package, which has no rows to report on.
+
+    >>> refuse_starter("runs/sentiment")
+    """
+    if is_starter(run):
+        raise RunError(
+            f"{STARTER}: keeps no rows and no history of its training to report on; its model card is "
+            f"{run_path(run) / CARD}. Score it on rows of yours with evaluate {STARTER} FILE"
+        )
+
+
 def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str = "auto") -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
@@ -55,7 +68,7 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
         device: where to compute.
 
     Raises:
-        RunError: the folder is no finished run.
+        RunError: the folder is no finished run; or the starter, which has no rows.
         CheckpointError: a damaged file.
         MissingExtraError: Jinja2 or Matplotlib is not installed.
 
@@ -63,8 +76,9 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
 
         write_report("runs/sentiment")
     """
+    refuse_starter(run)
     check_extra()
-    folder = RunFolder(run)
+    folder = RunFolder(run_path(run))
     classifier = load(run, device=device)
     if not (folder.path / "metrics.json").is_file():
         raise RunError(f"{folder.path}: has no metrics.json; a report needs a run that has come to its end")

@@ -1,0 +1,167 @@
+"""A finished run packed for others: a quarter of the bytes, and nothing of the machine it was trained on.
+
+    OUT/config.yaml  labels.json  vocabulary.json   without paths and data sources
+        environment.json                            versions of the packages
+        best/                                       packed weights (see `quantization`), calibration, proof
+        README.md  statement.json                   model card; what it was trained on
+
+The folder is an ordinary run folder for `load` and all commands. What packing costs is measured: the same
+texts are answered before and after.
+
+Legend: R texts, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.bounds import json_of
+from lstm_sentiment.card import packed_card
+from lstm_sentiment.checkpoint import BEST, PACKED, RunFolder
+from lstm_sentiment.classifier import SentimentClassifier, read_run
+from lstm_sentiment.config import Config
+from lstm_sentiment.errors import CheckpointError
+from lstm_sentiment.files import new_folder, write_atomically, write_json
+from lstm_sentiment.options import config_yaml
+from lstm_sentiment.proof import largest_difference, proof_texts, tolerance_on
+from lstm_sentiment.quantization import dequantized, quantized
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.sections import DataConfig
+from lstm_sentiment.starter.names import CARD, STARTER, run_path
+
+NO_ROWS = "package:lstm_sentiment/starter/rows-are-not-included"  # what config.yaml names as its data
+STATEMENT = "statement.json"
+VERSIONS = ("lstm_sentiment", "torch", "packages")  # of environment.json; the rest tells of a machine
+Array = npt.NDArray[Any]
+
+
+def pack(
+    run: str | Path,
+    out: str | Path,
+    *,
+    name: str = STARTER,
+    corpora: Sequence[Mapping[str, Any]] = (),
+    notes: str = "",
+    license: str | None = None,  # noqa: A002 - the Hub's word
+    texts: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write a packed copy of a finished run, and tell what packing costs.
+
+    Args:
+        run: folder of a run that has come to its end.
+        out: a new or empty folder; it appears whole or not at all.
+        name: of the model, for its card.
+        corpora: what it was trained on, for card and statement: maps with ``name``, ``rows``, ``terms`` and,
+            if wanted, ``source``.
+        notes: Markdown for the card: scores, where the model is good and where it is not.
+        license: of the weights, such as ``mit``, for the card.
+        texts: to compare answers on, besides 20 made-up ones.
+
+    Returns:
+        `bytes`: file -> size; `total_bytes`; `before_bytes`, of the run's own weights; `texts`, how many were
+        answered before and after; `largest_difference` and `mean_difference` of their logits;
+        `changed_labels`, the share that gets another label.
+
+    Raises:
+        RunError: no finished run; `out` is not empty.
+        CheckpointError: a damaged run.
+        DiskError: the folder cannot be written.
+
+    Example::
+
+        facts = pack("runs/general", "lstm_sentiment/starter/model", corpora=corpora, texts=validation_texts)
+        print(facts["total_bytes"], facts["largest_difference"])
+    """
+    folder = RunFolder(run_path(run))
+    whole = read_run(run, device="cpu")
+    tensors, kinds = quantized(folder.load(BEST).tensors["model"])
+    config = neutral_config(whole.config, whole.labels)
+    rounded = SentimentClassifier(
+        labels=whole.labels,
+        vocabulary=whole.vocabulary,
+        config=config,
+        weights=dequantized(tensors, kinds),
+        device="cpu",
+    )
+    words = whole.vocabulary.tokens[len(SPECIAL_TOKENS) :]
+    proof = {"texts": proof_texts(words)}
+    proof["logits"] = rounded.predict_logits(proof["texts"]).tolist()
+    compared = [*proof["texts"], *texts]
+    with new_folder(Path(out)) as building:
+        packed = RunFolder(building)
+        packed.begin(
+            config_yaml=config_yaml(config), vocabulary=words, labels=whole.labels, label_map=whole.label_map
+        )
+        facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
+        packed.save(BEST, {"model": tensors}, facts)
+        environment = _versions(folder)
+        write_json(building / "environment.json", environment)
+        write_json(building / STATEMENT, {"name": name, "corpora": [dict(corpus) for corpus in corpora]})
+        card = packed_card(
+            name=name,
+            config=config,
+            labels=whole.labels,
+            environment=environment,
+            corpora=corpora,
+            notes=notes,
+            license=license,
+        )
+        write_atomically(building / CARD, card.encode("utf-8", "replace"))
+        found = _cost(whole.predict_logits(compared), _answers_of(building, proof, compared))
+        found["bytes"] = {
+            file.relative_to(building).as_posix(): file.stat().st_size
+            for file in sorted(building.rglob("*"))
+            if file.is_file()
+        }
+    before = folder.path / BEST / "model.safetensors"
+    return found | {"total_bytes": sum(found["bytes"].values()), "before_bytes": before.stat().st_size}
+
+
+def neutral_config(config: Config, labels: list[str]) -> Config:
+    """Return a configuration with the settings of text, model and training, and without any place or source.
+
+    >>> neutral_config(Config(out="/home/me/run"), ["negative", "positive"]).out
+    'runs/sentiment'
+    """
+    return dataclasses.replace(
+        config,
+        out=Config.out,
+        seeds=1,
+        report=False,
+        pretrained=None,
+        teacher=None,
+        data=DataConfig(train=NO_ROWS, test=None, labels=list(labels)),
+        text=dataclasses.replace(config.text, vectors=None, vector_words=0, freeze_vectors=False),
+    )
+
+
+def _versions(folder: RunFolder) -> dict[str, Any]:
+    """Return what environment.json says of packages, and not what it says of the machine."""
+    found = json_of(folder.own("environment.json"))
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{folder.path / 'environment.json'}: is not as training writes it")
+    return {name: found[name] for name in VERSIONS if name in found}
+
+
+def _answers_of(building: Path, proof: Mapping[str, Any], texts: list[str]) -> Array:
+    """Return the logits (R, C) that a folder just written gives, of which the first must be the proof's."""
+    logits_RC = read_run(building, device="cpu").predict_logits(texts)
+    if largest_difference(proof, logits_RC[: len(proof["texts"])]) > tolerance_on("cpu"):
+        raise CheckpointError("the packed weights do not answer from disk as they did in memory")
+    return logits_RC
+
+
+def _cost(before_RC: Array, after_RC: Array) -> dict[str, Any]:
+    difference_RC = np.abs(before_RC - after_RC)
+    return {
+        "texts": len(before_RC),
+        "largest_difference": float(difference_RC.max()),
+        "mean_difference": float(difference_RC.mean()),
+        "changed_labels": float((before_RC.argmax(axis=1) != after_RC.argmax(axis=1)).mean()),
+    }
