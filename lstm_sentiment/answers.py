@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.labels import unknown_labels
+from lstm_sentiment.labels import entries_of, unknown_labels
 from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, column_texts, pick_column, read_chunks
 from lstm_sentiment.reading.sources import open_source
 
@@ -51,9 +51,7 @@ def answer_file(
     index[None] = -1
     trained = classifier.config.data
     truth: list[Array] = []
-    answers = []
-    left_out = 0
-    unknown: dict[str, list[int]] = {}
+    answers, left_out, unknown = [], 0, dict[str, list[int]]()
     with open_source(file, encoding=encoding, encoding_errors="replace") as source:
         for chunk in tqdm(read_chunks(source), desc="evaluate", unit=" chunks", disable=None):
             columns = [str(c) for c in chunk.frame.columns]
@@ -67,12 +65,13 @@ def answer_file(
                 )
             )
             labels = [label.strip() for label in column_texts(chunk, of_label, file)]
-            for label, line in zip(labels, chunk.lines, strict=True):
-                if label not in classes:
-                    unknown.setdefault(label, []).append(int(line))
+            entries = entries_of(set(labels), classes)
+            for label, line in zip(labels, chunk.lines.tolist(), strict=True):
+                if label not in entries:
+                    unknown.setdefault(label, []).append(line)
             if unknown:  # nothing is scored: look for the others
                 continue
-            truth_R = np.array([index[classes[label]] for label in labels], np.int64)
+            truth_R = np.array([index[classes[entries[label]]] for label in labels], np.int64)
             scored_R = truth_R >= 0
             left_out += int((~scored_R).sum())
             truth.append(truth_R[scored_R])

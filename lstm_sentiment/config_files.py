@@ -14,7 +14,7 @@ import yaml
 
 from lstm_sentiment.bounds import MOST_YAML_BYTES, check_yaml
 from lstm_sentiment.config import flatten
-from lstm_sentiment.errors import MOST_SHOWN, ConfigError, did_you_mean, escaped, nearest_file, shown
+from lstm_sentiment.errors import MOST_SHOWN, ConfigError, did_you_mean, escaped, listed, nearest_file, shown
 
 SECTIONS = ("data", "text", "model", "trainer")
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
@@ -144,7 +144,7 @@ def _walk(
 
 def _as_option(kind: type, key: str, node: yaml.Node, where: str) -> str:
     """Return a YAML value as it would be typed on the command line; refuse what YAML misreads."""
-    tag = node.tag.removeprefix("tag:yaml.org,2002:")
+    tag = _tag(node)
     if tag not in (*PLAIN_KINDS, "seq", "map"):
         raise ConfigError(f"the tag {shown(tag)} is not allowed; write a plain value", key=key, where=where)
     if isinstance(node, yaml.ScalarNode):
@@ -156,27 +156,87 @@ def _as_option(kind: type, key: str, node: yaml.Node, where: str) -> str:
         if tag == "bool":
             return "true" if node.value.lower() in ("true", "yes", "on") else "false"
         return "null" if tag == "null" else str(node.value)
-    return _flow(kind, key, node, where)
+    return collection_as_typed(kind, key, node, where)
 
 
-def _flow(kind: type, key: str, node: yaml.Node, where: str) -> str:
-    """Return a list or map on one line, its text quoted."""
-    tag = node.tag.removeprefix("tag:yaml.org,2002:")
-    if isinstance(node, yaml.ScalarNode) and tag in ("str", "int"):
-        return _quoted(node.value) if tag == "str" else str(node.value)
-    if isinstance(node, yaml.SequenceNode) and tag == "seq":
-        return "[" + ", ".join(_flow(kind, key, item, where) for item in node.value) + "]"
-    if isinstance(node, yaml.MappingNode) and tag == "map":
-        null = "tag:yaml.org,2002:null" if _maps_to_null(kind, key) else ""
-        pairs = (
-            f"{_flow(kind, key, k, where)}: {'null' if v.tag == null else _flow(kind, key, v, where)}"
-            for k, v in node.value
-        )
-        return "{" + ", ".join(pairs) + "}"
-    found = shown(node.value) if isinstance(node, yaml.ScalarNode) else f"a {tag}"
-    raise ConfigError(
-        f"{found} is not text or a whole number (quote names such as 'no')", key=key, where=where
+def typed_collection(kind: type, key: str, value: str) -> str:
+    """Return what is typed for a key that takes a list or a map with each text in it quoted.
+
+    Names and codes are text: YAML 1.1 reads yes, 012, 1e3 and 2020-01-01 as something else. What is no list
+    or map is returned as it is.
+
+    Raises:
+        ConfigError: something in the list or map that is no text.
+
+    >>> from lstm_sentiment.config import Config
+    >>> typed_collection(Config, "data.labels", "{0: no, 1: yes, 2: null}")
+    '{"0": "no", "1": "yes", "2": null}'
+    """
+    try:
+        node = yaml.compose(value, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError):
+        return value
+    return (
+        value if node is None or isinstance(node, yaml.ScalarNode) else collection_as_typed(kind, key, node)
     )
+
+
+def takes_collection(kind: type, key: str) -> bool:
+    """Whether a key takes a list or a map, maybe among other things.
+
+    >>> from lstm_sentiment.config import Config
+    >>> takes_collection(Config, "data.filter"), takes_collection(Config, "data.validation")
+    (True, False)
+    """
+    return bool({list, dict} & set(map(typing.get_origin, _alternatives(kind, key))))
+
+
+def collection_as_typed(kind: type, key: str, node: yaml.Node, where: str | None = None) -> str:
+    """Return a list or map of YAML on one line, each text quoted as it was written.
+
+    Raises:
+        ConfigError: a null or another list or map where text belongs.
+    """
+    here: type = list if isinstance(node, yaml.SequenceNode) else dict
+    if here not in [typing.get_origin(alternative) for alternative in _alternatives(kind, key)]:
+        found = "a list" if here is list else "a map"
+        raise ConfigError(f"{found} is not {expected(kind, key)}", key=key, where=where)
+    if isinstance(node, yaml.SequenceNode):
+        return "[" + ", ".join(_text_in(key, item, where) for item in node.value) + "]"
+    nulls = _maps_to_null(kind, key)
+    if nulls and any(isinstance(codes, yaml.SequenceNode) for _, codes in node.value):
+        of_names = ((name, codes.value if _tag(codes) == "seq" else [codes]) for name, codes in node.value)
+        pairs = listed(f"{code.value}: {name.value}" for name, codes in of_names for code in codes)
+        problem = "maps a name to a list of codes; write one pair for each code, such as"
+        raise ConfigError(f"{problem} {{{pairs}}}", key=key, where=where)
+    written = (
+        f"{_text_in(key, k, where)}: {'null' if nulls and _tag(v) == 'null' else _text_in(key, v, where)}"
+        for k, v in node.value
+    )
+    return "{" + ", ".join(written) + "}"
+
+
+def _text_in(key: str, node: yaml.Node, where: str | None) -> str:
+    """Return a scalar of a list or map, quoted."""
+    tag = _tag(node)
+    if isinstance(node, yaml.ScalarNode) and tag in PLAIN_KINDS and tag != "null":
+        return _quoted(node.value)
+    if tag == "null":
+        found = shown(node.value) if node.value else "an empty value"
+        problem = f'{found} reads as no value in YAML; write "{escaped(node.value)}" if text is meant'
+    else:
+        found = {"seq": "a list", "map": "a map"}.get(tag, shown(tag))
+        problem = f"{found} stands where text belongs; write text, quoted if it holds , : [ or {{"
+    raise ConfigError(problem, key=key, where=where)
+
+
+def _tag(node: yaml.Node) -> str:
+    return str(node.tag).removeprefix("tag:yaml.org,2002:")
+
+
+def _alternatives(kind: type, key: str) -> tuple[Any, ...]:
+    hint = type_of(kind, key)
+    return (hint,) if typing.get_origin(hint) in (list, dict) else (hint, *typing.get_args(hint))
 
 
 def _maps_to_null(kind: type, key: str) -> bool:
@@ -186,7 +246,7 @@ def _maps_to_null(kind: type, key: str) -> bool:
     >>> _maps_to_null(Config, "data.labels"), _maps_to_null(Config, "data.filter")
     (True, False)
     """
-    maps = [part for part in typing.get_args(type_of(kind, key)) if typing.get_origin(part) is dict]
+    maps = [part for part in _alternatives(kind, key) if typing.get_origin(part) is dict]
     return any(type(None) in typing.get_args(typing.get_args(part)[1]) for part in maps)
 
 

@@ -25,7 +25,7 @@ from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.reading.vectors import vector_words
-from lstm_sentiment.sections import DataConfig, TextConfig, sources
+from lstm_sentiment.sections import DataConfig, TextConfig, code_of, sources
 
 SPLITS = ("train", "validation", "test")
 Array = npt.NDArray[Any]
@@ -174,7 +174,7 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
             text=data.text_column,
             label=data.label_column,
             group=data.group_column,
-            filter=tuple((column, str(value)) for column, value in sorted(data.filter.items())),
+            filter=tuple((column, code_of(str(value))) for column, value in sorted(data.filter.items())),
             classes=folders if source.format == "folder" else None,
             phrases=phrases,
         )

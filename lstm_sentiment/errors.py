@@ -175,6 +175,13 @@ class Problems(Generic[Error]):
         self.first: list[Error] = []
         self._more = 0
 
+    @classmethod
+    def of(cls, problem: Error) -> Problems[Error]:
+        """Return a collection of one problem."""
+        problems = cls()
+        problems.add(problem)
+        return problems
+
     def add(self, problem: Error) -> None:
         """Note a problem."""
         if len(self.first) < self.MOST:

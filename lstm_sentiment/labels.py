@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
 from lstm_sentiment.reading.tokens import TokenStore
-from lstm_sentiment.sections import MAX_CLASSES
+from lstm_sentiment.sections import MAX_CLASSES, code_of
 
 MISSING = {"nan", "null", "<na>"}  # what programs write for a label that is not there
 Array = npt.NDArray[Any]
@@ -37,7 +37,10 @@ def class_map(
         return {str(code): name for code, name in labels.items()}
     if labels is not None:
         return {name: name for name in labels}
-    values = sorted(store.label_values, key=_natural)
+    by_code: dict[str, str] = {}
+    for value in store.label_values:
+        by_code.setdefault(code_of(value), value)
+    values = sorted(by_code.values(), key=_natural)
     if len(values) < 2:
         raise DataError(
             f"every row has the label {shown(values[0])}; a classifier needs at least two: add others",
@@ -53,7 +56,8 @@ def class_map(
             "needs several rows; set data.label_column to the right one, or data.labels to the classes",
             file=store.name,
         )
-    return {value: value for value in values}
+    names = [value if value.isalpha() else code_of(value) for value in values]  # True stays True, 4.0 is 4
+    return {name: name for name in names}
 
 
 def class_indices(
@@ -73,7 +77,8 @@ def class_indices(
     classes, problems = {}, Problems[DataError]()
     for split, store in stores.items():
         unknown: dict[str, list[int]] = {}
-        known = np.array([value in label_map for value in store.label_values])
+        entries = entries_of(store.label_values, label_map)
+        known = np.array([value in entries for value in store.label_values])
         for row in np.flatnonzero(~known[store.labels]):
             unknown.setdefault(store.label_values[store.labels[row]], []).append(int(store.lines[row]))
         try:
@@ -81,10 +86,23 @@ def class_indices(
         except DataError as error:
             problems.add(error)
             continue
-        of_value = np.array([index[label_map[value]] for value in store.label_values], np.int64)
+        of_value = np.array([index[label_map[entries[value]]] for value in store.label_values], np.int64)
         classes[split] = of_value[store.labels]
     problems.raise_any()
     return classes
+
+
+def entries_of(values: Iterable[str], label_map: Mapping[str, str | None]) -> dict[str, str]:
+    """Return which entry of a map each label of a file means, of those that it knows.
+
+    A label is looked up as it is spelt, and then as a code: 4.0 finds the entry 4.
+
+    >>> entries_of(["4.0", "good", "5"], {"4": "good", "good": "good"})
+    {'4.0': '4', 'good': 'good'}
+    """
+    by_code = {code_of(entry): entry for entry in label_map}
+    found = {value: value if value in label_map else by_code.get(code_of(value)) for value in values}
+    return {value: entry for value, entry in found.items() if entry is not None}
 
 
 def unknown_labels(
@@ -103,6 +121,10 @@ def unknown_labels(
     lstm_sentiment.errors.DataError: a.csv:17: label 'postive' is not one of negative, positive. Did you ...
     """
     problems = Problems[DataError]()
+    if found and (turned := _turned_round(found, label_map)):
+        first = min(lines[0] for lines in found.values())
+        problem = f"data.labels maps names to what the file says; write {turned}"
+        return Problems.of(DataError(problem, file=file, line=first))
     for value, lines in sorted(found.items(), key=lambda item: item[1][0]):
         if len(problems.first) == problems.MOST:  # a nearest name takes its time
             problems.add(DataError(""))
@@ -119,6 +141,15 @@ def unknown_labels(
         problem += f" ({len(lines):,} rows)" if len(lines) > 1 else ""
         problems.add(DataError(problem, file=file, line=lines[0]))
     return problems
+
+
+def _turned_round(found: Iterable[str], label_map: Mapping[str, str | None]) -> str:
+    """Return a map the other way round if it maps names to numbers, and those are a file's labels."""
+    names = {name: entry for entry, name in label_map.items() if name is not None}
+    numbers = all(_is_number(name) and not _is_number(entry) for name, entry in names.items())
+    if not numbers or not all(entries_of([value], names) for value in found):
+        return ""
+    return "{" + listed(f"{name}: {entry}" for name, entry in names.items()) + "}"
 
 
 def _refuse_doubtful(values: list[str], store: TokenStore) -> None:

@@ -22,7 +22,15 @@ from jsonargparse import ArgumentParser
 
 from lstm_sentiment.bounds import has_tricks
 from lstm_sentiment.config import Config
-from lstm_sentiment.config_files import expected, keys_of, nearest, read_file, type_of
+from lstm_sentiment.config_files import (
+    expected,
+    keys_of,
+    nearest,
+    read_file,
+    takes_collection,
+    type_of,
+    typed_collection,
+)
 from lstm_sentiment.errors import (
     ConfigError,
     DataError,
@@ -219,7 +227,7 @@ def _parse(
     """Parse options; blame the place that a key came from for what is wrong with its value."""
     try:
         _refuse_misread_values(kind, argv)
-        parsed = parser.parse_args(argv)
+        parsed = parser.parse_args(_collections_quoted(kind, argv))
         for key in keys_of(kind):
             if parsed[key] is None and type(None) not in typing.get_args(type_of(kind, key)):
                 raise ConfigError(f"null is not {expected(kind, key)}", key=key)
@@ -232,12 +240,33 @@ def _parse(
         raise _explain(kind, str(error), argv, places) from None
 
 
+def _collections_quoted(kind: type, argv: Sequence[str]) -> list[str]:
+    """Return options with the text in each list and map quoted, so that YAML reads it as it was typed."""
+    keys = [key for key in keys_of(kind) if takes_collection(kind, key)]
+    found: list[str] = []
+    for word in argv:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and equals and name in keys:
+            found.append(f"--{name}={typed_collection(kind, name, value)}")
+        elif found and found[-1].startswith("--") and found[-1][2:] in keys:
+            found.append(typed_collection(kind, found[-1][2:], word))
+        else:
+            found.append(word)
+    return found
+
+
 def _refuse_misread_values(kind: type, argv: Sequence[str]) -> None:
     """Refuse what YAML 1.1 takes for another number (012 is ten there, 1:30 is ninety), and its tricks."""
     known = keys_of(kind)
     for key in dict.fromkeys(name for name in _option_names(argv) if name in known):
         for value in _values_of(argv, f"--{key}"):
-            number = type_of(kind, key) in (int, float, int | None)
+            hint = type_of(kind, key)
+            number = hint in (int, float, int | None)
+            if {float, str} <= {*typing.get_args(hint)} and re.fullmatch(r"[-+]?\d+(:\d+)+", value):
+                problem = (
+                    "reads as another number in YAML; write a share such as 0.1, or ./ before a file's name"
+                )
+                raise ConfigError(f"{shown(value)} {problem}", key=key)
             if number and re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", value):
                 raise ConfigError(f"{shown(value)} is not {expected(kind, key)} as people write it", key=key)
             if has_tricks(value):  # jsonargparse reads every value as YAML, text too

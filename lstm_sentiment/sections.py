@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from lstm_sentiment.errors import ConfigError, did_you_mean
+from lstm_sentiment.errors import ConfigError, did_you_mean, shown
 
 POOLINGS = ("last", "mean", "max", "attention")
 MAX_CLASSES = 100
+_NUMBER = re.compile(r"([-+]?)([0-9]+)(?:\.([0-9]*))?", re.ASCII)
 
 
 def check(holds: bool, key: str, message: str) -> None:
@@ -26,6 +29,45 @@ def at_least(least: int, value: int, key: str) -> None:
     >>> at_least(1, 3, "trainer.epochs")
     """
     check(value >= least, key, f"must be at least {least}, not {value}")
+
+
+def code_of(value: str) -> str:
+    """Return the one spelling of a code that may be spelt in several ways.
+
+    4, +4, 4.0 and 4.00 are one code, because programs write whole numbers as floats; so are true, True and
+    TRUE. Other text stays as it is.
+
+    >>> [code_of(value) for value in ("4.00", "+1", "-0.50", "-0", "007", "True", "Good", "1e3")]
+    ['4', '1', '-0.5', '0', '007', 'true', 'Good', '1e3']
+    """
+    if value.lower() in ("true", "false"):
+        return value.lower()
+    number = _NUMBER.fullmatch(value)
+    if number is None:
+        return value
+    sign, whole, fraction = number[1], number[2], (number[3] or "").rstrip("0")
+    code = f"{whole}.{fraction}" if fraction else whole
+    return f"-{code}" if sign == "-" and code.strip("0.") else code
+
+
+def _codes_as_text(labels: Mapping[Any, Any]) -> dict[str, str | None]:
+    """Return a map of labels whose keys are text, whatever they were in Python or in YAML."""
+    found: dict[str, str | None] = {}
+    spelt: dict[str, str] = {}
+    for key, name in labels.items():
+        if not isinstance(key, str | int | float):
+            raise ConfigError(f"{key!r} is no code; write it in quotes", key="data.labels")
+        if not isinstance(name, str | None):
+            raise ConfigError(f"{name!r} is no class name; write it in quotes", key="data.labels")
+        text = key if isinstance(key, str) else code_of(str(key))
+        first = spelt.setdefault(code_of(text), text)
+        if first in found and found[first] != name:
+            raise ConfigError(
+                f"{shown(first)} and {shown(text)} are one code and have two names; leave one out",
+                key="data.labels",
+            )
+        found.setdefault(first, name)
+    return found
 
 
 def sources(named: str | list[str] | None) -> list[str] | None:
@@ -53,7 +95,8 @@ class DataConfig:
             polarity that the file has.
         labels: class names in the order wanted, or a map from what the file says to class names,
             such as {0: negative, 1: positive}; several codes may share a name, and rows of a code
-            whose name is null are left out. Null: the sorted values of the training file.
+            whose name is null are left out. Codes are text, as the file spells them, where 4 and 4.0 are
+            the same. Null: the sorted values of the training file.
         phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
             phrases out. Only trees have any; validation and test rows are always sentences.
         unlabelled: more texts, without labels: `teacher` answers them and the model learns those answers,
@@ -106,14 +149,22 @@ class DataConfig:
         either = self.exclude is None or self.unlabelled is not None
         check(either, "data.exclude", "there is nothing to leave texts out of; set data.unlabelled")
         check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
+        if isinstance(self.labels, dict):
+            object.__setattr__(self, "labels", _codes_as_text(self.labels))
         if self.labels is not None:
             found = self.labels.values() if isinstance(self.labels, dict) else self.labels
             names = [name for name in found if name is not None]
             distinct = list(dict.fromkeys(names))
-            check(len(distinct) >= 2, "data.labels", f"needs at least 2 class names, not {len(distinct)}")
+            check(
+                len(distinct) >= 2,
+                "data.labels",
+                f"needs at least 2 class names, not {len(distinct)}; add others",
+            )
             check(len(distinct) <= MAX_CLASSES, "data.labels", f"at most {MAX_CLASSES}, not {len(distinct)}")
             if isinstance(self.labels, list):
                 check(len(distinct) == len(names), "data.labels", "names a class twice")
+                codes = len({code_of(name) for name in names})
+                check(codes == len(names), "data.labels", "names a class in two spellings, such as 4 and 4.0")
         try:
             "".encode(self.encoding)
         except LookupError:

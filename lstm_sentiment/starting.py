@@ -30,6 +30,7 @@ from lstm_sentiment.loop import TrainingState
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.reopening import check_reopens
 from lstm_sentiment.trainer import Trainer
 from lstm_sentiment.watching import RunWatch, job_of
 
@@ -175,6 +176,9 @@ def _flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
             flat |= {f"{key}.{name}": inner for name, inner in value.items()}
         else:
             flat[key] = value
+    for key in ("data.labels", "data.filter"):  # earlier versions wrote codes as numbers
+        if isinstance(flat.get(key), dict):
+            flat[key] = {str(k): v if v is None else str(v) for k, v in flat[key].items()}
     return flat
 
 
@@ -273,19 +277,18 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device, w
         watch: hears that the folder is this run's from now on.
 
     Raises:
-        RunError: the folder holds something that is no run.
+        RunError: the folder holds something that is no run; what would be written could not be read again.
 
     Example::
 
         begin(RunFolder("runs/tweets"), config, corpus, torch.device("cpu"), watch)
     """
+    words = data.vocabulary.tokens[len(SPECIAL_TOKENS) :]
+    written: dict[str, Any] = {"config_yaml": config_yaml(config), "vocabulary": words}
+    written |= {"labels": data.labels, "label_map": data.label_map}
+    check_reopens(written, type(config))
     folder.clear()
-    folder.begin(
-        config_yaml=config_yaml(config),
-        vocabulary=data.vocabulary.tokens[len(SPECIAL_TOKENS) :],
-        labels=data.labels,
-        label_map=data.label_map,
-    )
+    folder.begin(**written)
     watch.begun()
     packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")
     versions = {name: importlib.metadata.version(name) for name in packages}

@@ -296,7 +296,12 @@ OPTIONS: dict[str, list[str]] = {
     "labels/other_codes_in_validation": ["--data.labels={0: negative, 1: positive}"],
     "labels/swapped_with_text": ["--data.text_column=label", "--data.label_column=text"],
     "labels/class_without_rows": ["--data.labels=[negative, neutral, positive]"],
-    **{f"labels/{name}": ["--data.validation=0.5"] for name in ("minus_one", "scores", "beyond_numbers")},
+    **{
+        f"labels/{name}": ["--data.validation=0.5"]
+        for name in ("minus_one", "scores", "beyond_numbers", "one_and_one_point_zero")
+    },
+    "labels/turned_round": ["--data.labels={bad: 0, good: 1}", "--data.validation=0.5"],
+    "labels/floats_mapped": ["--data.labels={0: bad, 1: yes}", "--data.validation=0.5"],
     "labels/true_and_false": ["--data.validation=0.5"],
 }
 FILES = {f"{path.parent.name}/{path.name.split('.')[0]}": path for path in CORPUS.glob("*/*.*")}

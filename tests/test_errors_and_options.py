@@ -11,8 +11,10 @@ import sys
 import time
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from conftest import COMMANDS
 
 import lstm_sentiment
@@ -255,20 +257,78 @@ def test_a_wrong_type_is_refused_with_what_was_expected(
 def test_a_wrong_type_shows_what_was_found(tmp_path: Path) -> None:
     assert "'many'" in refusal("--trainer.epochs=many")
     assert "'many'" in yaml_refusal(tmp_path, "trainer:\n  epochs: many\n")
-    # YAML 1.1 reads unquoted no and yes as booleans: class names must be quoted, and the message is ours
-    message = yaml_refusal(tmp_path, "data:\n  labels: [no, yes]\n")
-    assert "Expected a" not in message
 
 
 def test_a_map_of_labels_has_codes_or_names_as_keys(tmp_path: Path) -> None:
-    """Unquoted no in YAML is false, which must not become a class silently called False."""
-    assert parse_yaml(tmp_path, "data:\n  labels: {0: bad, 4: good}\n").data.labels == {0: "bad", 4: "good"}
-    assert parse_yaml(tmp_path, "data:\n  labels: {'no': bad, 'yes': good}\n").data.labels == {
-        "no": "bad",
-        "yes": "good",
-    }
-    message = yaml_refusal(tmp_path, "data:\n  labels: {no: bad, yes: good}\n")
+    labels = parse_yaml(tmp_path, "data:\n  labels: {'no': bad, 'yes': good}\n").data.labels
+    assert labels == {"no": "bad", "yes": "good"}
+    assert DataConfig(labels={0: "bad", 4: "good"}).labels == {"0": "bad", "4": "good"}
+
+
+MAPS = [  # what is typed, what is meant
+    ("{0: bad, 4: good}", {"0": "bad", "4": "good"}),
+    ("{0: negative, 1: yes}", {"0": "negative", "1": "yes"}),
+    ("{1: bad, 2: bad, 3: null, 4: good, 5: 5}", {"1": "bad", "2": "bad", "3": None, "4": "good", "5": "5"}),
+    ("{0: 1, 1: 2}", {"0": "1", "1": "2"}),
+    ("{no: bad, yes: good}", {"no": "bad", "yes": "good"}),
+    ("{true: a, False: b}", {"true": "a", "False": "b"}),
+    ("{+1: a, -1: b}", {"+1": "a", "-1": "b"}),
+    ("{1e3: a, 012: b, 1:30: c}", {"1e3": "a", "012": "b", "1:30": "c"}),
+    ("{1.0: a, 4.0: b}", {"1.0": "a", "4.0": "b"}),
+    ("{2020-01-01: a, 0x1F: b}", {"2020-01-01": "a", "0x1F": "b"}),
+    ("{'null': a, b: 'null', c: ~, '': null}", {"null": "a", "b": "null", "c": None, "": None}),
+    ("[yes, no, 1, 2.5, 1e3]", ["yes", "no", "1", "2.5", "1e3"]),
+]
+
+
+@pytest.mark.parametrize(("typed", "meant"), MAPS)
+def test_labels_are_the_text_that_was_typed(tmp_path: Path, typed: str, meant: Any) -> None:
+    """YAML alone reads numbers, truth values and dates: the control."""
+    assert parse(f"--data.labels={typed}").data.labels == meant
+    assert parse("--data.labels", typed).data.labels == meant
+    assert parse_yaml(tmp_path, f"data:\n  labels: {typed}\n").data.labels == meant
+    assert yaml.safe_load(typed) != meant or "'null'" in typed
+
+
+MISREAD_MAPS = [
+    ("{null: a, x: b}", "'null' reads as no value in YAML; write \"null\" if text is meant"),
+    ("{a: x, b: y, ~: c}", "'~' reads as no value in YAML"),
+    ("[a, b, null]", "'null' reads as no value in YAML"),
+    ("{positive: [good, fine], negative: bad}", "such as {good: positive, fine: positive, bad: negative}"),
+    ("{a: A, b: B, c: {d: e}}", "a map stands where text belongs"),
+    ("[a, [b]]", "a list stands where text belongs"),
+    ("{4: good, 4.0: bad}", "'4' and '4.0' are one code and have two names; leave one out"),
+    ("[4, 4.0]", "names a class in two spellings"),
+]
+
+
+@pytest.mark.parametrize(("typed", "told"), MISREAD_MAPS)
+def test_a_map_of_labels_that_yaml_reads_otherwise_is_refused(tmp_path: Path, typed: str, told: str) -> None:
+    assert refusal(f"--data.labels={typed}").startswith("data.labels: ")
+    assert told in refusal(f"--data.labels={typed}")
+    message = yaml_refusal(tmp_path, f"data:\n  labels: {typed}\n")
     assert message.startswith("FILE:2: data.labels: ")
+    assert told in message
+
+
+def test_other_lists_and_maps_hold_text_too() -> None:
+    assert parse("--data.filter={source: yes, year: 2001, share: 1.50}").data.filter == {
+        "source": "yes", "year": "2001", "share": "1.50",
+    }  # fmt: skip
+    unlabelled = parse("--data.unlabelled=[a.csv, 1]", "--trainer.vat=0.1").data.unlabelled
+    assert unlabelled == ["a.csv", "1"]
+    assert parse("--data.unlabelled=a.csv", "--trainer.vat=0.1").data.unlabelled == "a.csv"
+    for key, value in [("unlabelled", "{a: b}"), ("unlabelled", "[a, [b]]"), ("filter", "{source: null}")]:
+        assert refusal(f"--data.{key}={value}", "--trainer.vat=0.1").startswith(f"data.{key}: ")
+    assert "another number" in refusal("--data.validation=1:30")
+
+
+@pytest.mark.parametrize(
+    "labels", [{0: "a", 1: 1}, {0: "a", None: "b"}, {0: "a", 1: []}, {"0": "a", (1,): "b"}]
+)
+def test_a_class_name_is_text_in_python_too(labels: dict[Any, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.labels: .*write it in quotes"):
+        DataConfig(labels=labels)
 
 
 def test_text_values_stay_text_on_the_command_line() -> None:
@@ -648,7 +708,7 @@ FLOORS = [
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",
     "options metrics tokens tables model checkpoint page charts",
-    "settings launching dataset watching splits labels proof gates curves card comparison labelled "
+    "settings launching reopening dataset watching splits labels proof gates curves card comparison labelled "
     "language_model",
     "transfer hub loop",
     "corpus inference r_drop culprits optimization baselines similar network",

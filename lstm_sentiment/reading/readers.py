@@ -22,6 +22,7 @@ from lstm_sentiment.reading.delimited import read_delimited
 from lstm_sentiment.reading.json_lines import read_json_lines
 from lstm_sentiment.reading.sources import TREES, Source, open_text, text_files, text_lines
 from lstm_sentiment.reading.trees import read_tree
+from lstm_sentiment.sections import code_of
 
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
@@ -249,7 +250,8 @@ def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
     found = [name for name, files in files_of.items() if files]
     if not found:
         raise DataError("a folder must hold one folder of .txt files per class", file=source.name)
-    wanted = [name for name in found if classes is None or name in classes]
+    codes = None if classes is None else {code_of(name) for name in classes}
+    wanted = [name for name in found if codes is None or code_of(name) in codes]
     if not wanted:
         raise DataError(
             f"none of the class folders {listed(classes or ())}; there are {listed(found)}", file=source.name

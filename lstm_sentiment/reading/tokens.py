@@ -42,6 +42,7 @@ from lstm_sentiment.reading.readers import (
 )
 from lstm_sentiment.reading.sources import Source, compression_of, text_files
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
+from lstm_sentiment.sections import code_of
 
 FORMAT = 4
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
@@ -297,7 +298,7 @@ class _Rows:
         )
         for column, value in wanted.filter:
             pick_column(column, columns, candidates=(), key="data.filter", file=name)
-            keep = chunk.frame[column].map(as_text).to_numpy() == value
+            keep = np.array([code_of(as_text(found)) == value for found in chunk.frame[column]], bool)
             self.filtered += int((~keep).sum())
             chunk = Chunk(frame=chunk.frame[keep], lines=chunk.lines[keep])
         texts = column_texts(chunk, text_column, name)

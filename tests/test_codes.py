@@ -1,0 +1,162 @@
+"""Labels that are codes: one code in all its spellings, from settings to the files that a run answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import TINY, make_rows, write_csv
+
+import lstm_sentiment
+from lstm_sentiment.answers import answer_file
+from lstm_sentiment.config import Config
+from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.errors import DataError, RunError
+from lstm_sentiment.experiment import run
+from lstm_sentiment.options import config_yaml, parse_config
+from lstm_sentiment.reopening import check_reopens
+from lstm_sentiment.sections import DataConfig, TextConfig
+
+TWO = [(text, label) for text, label in make_rows(240) if label != "neutral"]
+
+
+def coded(codes: dict[str, str]) -> list[tuple[str, str]]:
+    return [(text, codes[label]) for text, label in TWO]
+
+
+def read(tmp_path: Path, train: Path, **data: Any) -> Corpus:
+    settings = DataConfig(train=str(train), test=None, **data)
+    return prepare(settings, TextConfig(), seed=0, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("codes", "labels"),
+    [
+        (("1.0", "4.0"), "{1.0: negative, 4.0: positive}"),
+        (("1", "4"), "{1.0: negative, 4.00: positive}"),
+        (("1.0", "4.00"), "{1: negative, 4: positive}"),
+        (("True", "False"), "{True: negative, False: positive}"),
+        (("-0.5", "0.5"), "{-0.5: negative, 0.5: positive}"),
+        (("+1", "-1"), "{1: negative, -1: positive}"),
+        (("no", "yes"), "{no: negative, yes: positive}"),
+        (("1e3", "012"), "{1e3: negative, 012: positive}"),
+    ],
+)
+def test_a_run_of_codes_opens_again(tmp_path: Path, codes: tuple[str, str], labels: str) -> None:
+    data = write_csv(tmp_path / "data.csv", coded(dict(zip(("negative", "positive"), codes, strict=True))))
+    argv = [f"--data.train={data}", f"--data.labels={labels}", f"--out={tmp_path / 'run'}", *TINY]
+    argv += ["--trainer.epochs=1", "--baseline=false"]
+    run(parse_config(argv, program="test", description=""))
+    classifier = lstm_sentiment.load(tmp_path / "run")
+    assert classifier.labels == ["negative", "positive"]
+    assert len(classifier.predict("so-so")) == 1
+    truth_R, _ = answer_file(classifier, str(data))
+    assert truth_R.tolist() == [int(label == "positive") for _, label in TWO]
+    resumed = [*argv, "--resume=true"]
+    assert run(parse_config(resumed, program="test", description=""))["test"]["rows"] > 0
+
+
+def test_a_code_is_the_same_across_files_and_formats(tmp_path: Path) -> None:
+    train = write_csv(tmp_path / "train.csv", coded({"negative": "1", "positive": "4"}))
+    rows = pd.DataFrame(coded({"negative": "1", "positive": "4"}), columns=["text", "label"])
+    for name, codes in [
+        ("float.parquet", rows["label"].astype(float)),
+        ("int.parquet", rows["label"].astype(int)),
+        ("pandas.csv", rows["label"].astype(float)),
+        ("numbers.jsonl", rows["label"].astype(float)),
+    ]:
+        other = tmp_path / name
+        frame = rows.assign(label=codes)
+        if name.endswith("parquet"):
+            frame.to_parquet(other)
+        elif name.endswith("csv"):
+            frame.to_csv(other, index=False)
+        else:
+            frame.to_json(other, orient="records", lines=True)
+        for labels in (None, ["1", "4"], {"1": "bad", "4.0": "good"}):
+            corpus = read(tmp_path, train, validation=str(other), labels=labels)
+            assert corpus.labels == (["bad", "good"] if isinstance(labels, dict) else ["1", "4"])
+            assert len(corpus.validation) == len(TWO)
+            assert corpus.validation.labels.tolist() == [int(label == "positive") for _, label in TWO]
+            turned = read(tmp_path, other, validation=str(train), labels=labels)
+            assert turned.labels == corpus.labels
+
+
+def test_one_file_may_spell_a_code_in_several_ways(tmp_path: Path) -> None:
+    spelt = [["1", "1.0", "+1.00"], ["-1", "-1.0", "-1.00"]]
+    rows = [(text, spelt[label == "positive"][i % 3]) for i, (text, label) in enumerate(TWO)]
+    corpus = read(tmp_path, write_csv(tmp_path / "data.csv", rows))
+    assert corpus.labels == ["-1", "1"]
+    assert corpus.facts["splits"]["train"]["classes"].keys() == {"-1", "1"}
+
+
+def test_numbers_that_are_padded_with_zeros_are_not_taken_for_one(tmp_path: Path) -> None:
+    """The control: 01 may be a name, and beside 1 nobody can tell."""
+    rows = [(text, "01" if label == "positive" else "02") for text, label in TWO]
+    assert read(tmp_path, write_csv(tmp_path / "padded.csv", rows)).labels == ["01", "02"]
+    rows = [(text, ("01", "1", "2")[i % 3]) for i, (text, _) in enumerate(TWO)]
+    with pytest.raises(DataError, match="label '1' looks like '01' at line 2"):
+        read(tmp_path, write_csv(tmp_path / "mixed.csv", rows))
+
+
+def test_a_filter_knows_codes_too(tmp_path: Path) -> None:
+    frame = pd.DataFrame(coded({"negative": "1", "positive": "4"}), columns=["text", "label"])
+    frame["year"] = [2001.0, 2002.0, None, 2001.0] * (len(frame) // 4)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    corpus = read(tmp_path, tmp_path / "rows.parquet", filter={"year": "2001"}, validation=0.5)
+    assert corpus.facts["counts"]["train"]["filtered"] == len(frame) // 2
+
+
+def test_class_folders_may_be_codes(tmp_path: Path) -> None:
+    for i, (text, label) in enumerate(TWO):
+        folder = tmp_path / "rows" / ("1.0" if label == "positive" else "0.0")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.txt").write_text(text)
+    corpus = read(tmp_path, tmp_path / "rows", labels={0: "bad", 1: "good"})
+    assert corpus.labels == ["bad", "good"]
+
+
+def test_a_map_that_is_turned_round_is_recognised(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "data.csv", coded({"negative": "0", "positive": "1"}))
+    told = r"data\.csv:2: data\.labels maps names to what the file says; write \{0: neg, 1: pos\}"
+    with pytest.raises(DataError, match=told):
+        read(tmp_path, data, labels={"neg": "0", "pos": "1"})
+    names = write_csv(tmp_path / "names.csv", coded({"negative": "neg", "positive": "pos"}))
+    assert read(tmp_path, names, labels={"neg": "0", "pos": "1"}).labels == ["0", "1"]  # it may be meant
+
+
+def test_a_run_that_would_not_open_again_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault: settings that can be written and not be read."""
+    data = write_csv(tmp_path / "data.csv", TWO)
+    argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--baseline=false"]
+    config = parse_config(argv, program="test", description="")
+    monkeypatch.setattr("lstm_sentiment.starting.config_yaml", lambda config: "data: {labels: [[1], 2]}\n")
+    with pytest.raises(RunError, match=r"could not be opened again: \./config\.yaml:1: data\.labels: "):
+        run(config)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    monkeypatch.setattr("lstm_sentiment.starting.config_yaml", lambda config: "seed: 3\n")
+    with pytest.raises(RunError, match=r"would read back as another one \(config\.yaml\)"):
+        run(config)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {0: "no", 1: "yes"},
+        {"null": "1.0", "~": "null"},
+        ["1e3", "2001-01-01"],
+        {"a: b": "[c", "": None, "d": "e"},
+    ],
+)
+def test_whatever_labels_may_be_reads_back(labels: Any) -> None:
+    config = Config(data=DataConfig(labels=labels))
+    written = {"config_yaml": config_yaml(config), "vocabulary": [], "labels": ["a"], "label_map": {"x": "a"}}
+    check_reopens(written, Config)
+    plain = yaml.safe_load(written["config_yaml"])["data"]["labels"]
+    assert json.loads(json.dumps(plain)) == plain  # keys are text
