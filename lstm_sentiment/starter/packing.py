@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from lstm_sentiment.bounds import json_of
 from lstm_sentiment.card import packed_card
@@ -82,45 +83,22 @@ def pack(
     whole = read_run(run, device="cpu")
     tensors, kinds = quantized(folder.load(BEST).tensors["model"])
     config = neutral_config(whole.config, whole.labels)
-    rounded = SentimentClassifier(
-        labels=whole.labels,
-        vocabulary=whole.vocabulary,
-        config=config,
-        weights=dequantized(tensors, kinds),
-        device="cpu",
-    )
-    words = whole.vocabulary.tokens[len(SPECIAL_TOKENS) :]
-    proof = {"texts": proof_texts(words)}
-    proof["logits"] = rounded.predict_logits(proof["texts"]).tolist()
+    proof = _proof(whole, config, dequantized(tensors, kinds))
+    facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
+    environment = _versions(folder)
+    about: dict[str, Any] = {"name": name, "labels": whole.labels, "environment": environment}
+    card = packed_card(config=config, corpora=corpora, notes=notes, license=license, **about)
     compared = [*proof["texts"], *texts]
     with new_folder(Path(out)) as building:
-        packed = RunFolder(building)
-        packed.begin(
-            config_yaml=config_yaml(config), vocabulary=words, labels=whole.labels, label_map=whole.label_map
-        )
-        facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
-        packed.save(BEST, {"model": tensors}, facts)
-        environment = _versions(folder)
+        _begin(building, whole, config).save(BEST, {"model": tensors}, facts)
         write_json(building / "environment.json", environment)
         write_json(building / STATEMENT, {"name": name, "corpora": [dict(corpus) for corpus in corpora]})
-        card = packed_card(
-            name=name,
-            config=config,
-            labels=whole.labels,
-            environment=environment,
-            corpora=corpora,
-            notes=notes,
-            license=license,
-        )
         write_atomically(building / CARD, card.encode("utf-8", "replace"))
         found = _cost(whole.predict_logits(compared), _answers_of(building, proof, compared))
-        found["bytes"] = {
-            file.relative_to(building).as_posix(): file.stat().st_size
-            for file in sorted(building.rglob("*"))
-            if file.is_file()
-        }
+        sizes = {file: file.stat().st_size for file in sorted(building.rglob("*")) if file.is_file()}
+        found["bytes"] = {file.relative_to(building).as_posix(): size for file, size in sizes.items()}
     before = folder.path / BEST / "model.safetensors"
-    return found | {"total_bytes": sum(found["bytes"].values()), "before_bytes": before.stat().st_size}
+    return found | {"total_bytes": sum(sizes.values()), "before_bytes": before.stat().st_size}
 
 
 def neutral_config(config: Config, labels: list[str]) -> Config:
@@ -139,6 +117,27 @@ def neutral_config(config: Config, labels: list[str]) -> Config:
         data=DataConfig(train=NO_ROWS, test=None, labels=list(labels)),
         text=dataclasses.replace(config.text, vectors=None, vector_words=0, freeze_vectors=False),
     )
+
+
+def _begin(building: Path, whole: SentimentClassifier, config: Config) -> RunFolder:
+    """Write a classifier's labels and vocabulary, and its new configuration, into a folder."""
+    packed = RunFolder(building)
+    packed.begin(
+        config_yaml=config_yaml(config),
+        vocabulary=whole.vocabulary.tokens[len(SPECIAL_TOKENS) :],
+        labels=whole.labels,
+        label_map=whole.label_map,
+    )
+    return packed
+
+
+def _proof(whole: SentimentClassifier, config: Config, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return texts and the logits that these weights in the place of a classifier's own give them."""
+    rounded = SentimentClassifier(
+        labels=whole.labels, vocabulary=whole.vocabulary, config=config, weights=weights, device="cpu"
+    )
+    texts = proof_texts(whole.vocabulary.tokens[len(SPECIAL_TOKENS) :])
+    return {"texts": texts, "logits": rounded.predict_logits(texts).tolist()}
 
 
 def _versions(folder: RunFolder) -> dict[str, Any]:
