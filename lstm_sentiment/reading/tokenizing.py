@@ -67,6 +67,10 @@ TOKEN = re.compile(
 )
 _LINK = ("http://", "https://", "www.")
 _STAND_IN = re.compile(r"<[a-z]+>")  # <url>, <user>, <pad>: no word, and not spelt
+_LEADING_ZEROS = re.compile("&#0+(?=[0-9])")  # of a character reference; html.unescape reads &#065; as A
+_NO_CHARACTER = re.compile("&#[0-9]{8,};?")  # beyond Unicode; from 4,301 digits on int() raises an error
+MOST_MARKS = 30  # combining marks in a row; Unicode's Stream-Safe Text Format (UAX #15) allows as many
+_MANY_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{MOST_MARKS + 1},}}")  # may be marks; no letter is in it
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _MARKS_AFTER_WORDS = frozenset('.,;?!")')
 # ASCII letters and digits are not escaped by any program, and a decoded backslash would make new escapes.
@@ -95,16 +99,30 @@ def words(text: str) -> list[str]:
 def clean(text: str) -> str:
     """Undo HTML line breaks and entities, straighten apostrophes, compose accents (Unicode NFC).
 
+    Never raises, and takes time linear in the length: a reference to a number beyond Unicode becomes
+    U+FFFD, and of a run of combining marks 30 are kept.
+
     >>> clean("It’s &quot;good&quot;<br />")
     'It\\'s "good" '
     """
     if "<" in text:
         text = _LINE_BREAK.sub(" ", text)
     if "&" in text:
-        text = html.unescape(text)
+        text = html.unescape(_NO_CHARACTER.sub("\ufffd", _LEADING_ZEROS.sub("&#", text)))
     if not text.isascii():
+        text = _MANY_MARKS.sub(_limit_marks, text)
         text = HALF_CHARACTER.sub("\ufffd", unicodedata.normalize("NFC", text).replace("’", "'"))
     return text
+
+
+def _limit_marks(found: re.Match[str]) -> str:
+    """Drop combining marks after the 30th in a row: sorting them for NFC takes quadratic time."""
+    kept, marks = [], 0
+    for character in found[0]:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= MOST_MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def prepare(text: str, *, lowercase: bool, escapes: bool) -> str:
