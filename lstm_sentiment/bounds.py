@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from lstm_sentiment.errors import CheckpointError, ConfigError, shown
+from lstm_sentiment.errors import CheckpointError, ConfigError, NoPermissionError, shown
 from lstm_sentiment.sections import MAX_CLASSES
 
 MOST_YAML_BYTES = 1 << 18
@@ -59,8 +59,34 @@ def reading(file: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise CheckpointError(f"{file}: is missing") from None
+    except PermissionError:
+        raise _no_permission(file) from None
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
+def refuse_unreadable(folder: Path) -> None:
+    """Refuse a folder that this user may not look into: it would look like an empty one.
+
+    Raises:
+        NoPermissionError: names the folder.
+
+    >>> refuse_unreadable(Path("no/such/folder"))
+    """
+    try:
+        os.stat(folder / ".")  # noqa: PTH116 - Path takes the dot away
+        with os.scandir(folder):
+            pass
+    except PermissionError:
+        raise _no_permission(folder) from None
+    except OSError:
+        return
+
+
+def _no_permission(file: Path) -> NoPermissionError:
+    return NoPermissionError(
+        f"{file}: no permission to read it; its owner can give it: chmod -R a+rX on the run folder"
+    )
 
 
 def content_of(file: Path, most: int = MOST_JSON_BYTES) -> bytes:

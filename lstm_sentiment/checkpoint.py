@@ -29,8 +29,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lstm_sentiment.bounds import NO_PICKLES, check_place, json_of
-from lstm_sentiment.errors import CheckpointError, OtherVersionError, RunError
+from lstm_sentiment.bounds import NO_PICKLES, check_place, json_of, refuse_unreadable
+from lstm_sentiment.errors import CheckpointError, NoPermissionError, OtherVersionError, RunError
 from lstm_sentiment.files import (
     as_json,
     make_folder,
@@ -90,14 +90,17 @@ class RunFolder:
 
     def occupied(self) -> bool:
         """Whether the folder holds anything."""
+        refuse_unreadable(self.path)
         return self.path.exists() and (not self.path.is_dir() or any(self._entries()))
 
     def is_run(self) -> bool:
         """Whether the folder was made by this package, damaged or not."""
+        refuse_unreadable(self.path)
         return self._is_ours() or any((self.path / name / MANIFEST).is_file() for name in (BEST, LAST))
 
     def is_foreign(self) -> bool:
         """Whether the folder holds other things and no run; one that is just being made is a run."""
+        refuse_unreadable(self.path)
         if self.path.exists() and not self.path.is_dir():
             return True
         return self.occupied() and not self._is_ours() and not all(map(_is_begun, self._entries()))
@@ -202,6 +205,7 @@ class RunFolder:
             OtherVersionError: the checkpoint has a format that this version does not read.
             CheckpointError: no checkpoint is whole; the message names what is damaged.
         """
+        refuse_unreadable(self.path)
         if self.path.is_file():
             raise RunError(f"{self.path}: is no run folder but a file; {NO_PICKLES}")
         if not self.is_run():
@@ -225,6 +229,8 @@ class RunFolder:
         told = "; ".join(map(str, problems))
         if any(isinstance(problem, OtherVersionError) for problem in problems):
             raise OtherVersionError(told)  # it may be whole
+        if any(isinstance(problem, NoPermissionError) for problem in problems):
+            raise NoPermissionError(told)
         raise CheckpointError(f"{told}. Restore it from a copy, or train again")
 
     def read_json(self, name: str) -> Any:

@@ -68,7 +68,11 @@ def read_file(kind: type, file: str) -> tuple[dict[str, tuple[str, str]], list[C
 def _compose(file: str) -> yaml.Node | None:
     """Return the root of a YAML file's tree, None for an empty one."""
     path = Path(file)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except PermissionError as error:  # of a folder on the way
+        raise ConfigError(f"{error.strerror}; give a file that can be read", where=file) from None
+    if not there:
         hint = nearest_file(path)
         raise ConfigError(f"no such file; give one that is there.{hint}", where=file)
     if not path.is_file():  # a pipe would be waited for, /dev/zero has no end

@@ -108,6 +108,10 @@ class OtherVersionError(CheckpointError):
     """A checkpoint in a format that this version does not read; it may be whole."""
 
 
+class NoPermissionError(CheckpointError):
+    """A file of a run that this user may not read; it may be whole."""
+
+
 class TrainingError(SentimentError):
     """Training cannot go on; the message names step, epoch and rows."""
 

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from lstm_sentiment.bounds import refuse_unreadable
 from lstm_sentiment.terminal import log_to
 
 
@@ -30,7 +31,8 @@ def resumed(argv: list[str]) -> list[str]:
     """
     words = [part for word in argv for part in word.split("=", 1)]
     given = dict(itertools.pairwise(words))
-    saved = Path(given.get("--out", "")) / "config.yaml"
-    if given.get("--resume", "false").lower() == "true" and "--out" in given and saved.is_file():
-        return ["--config", str(saved), *argv]
-    return argv
+    if given.get("--resume", "false").lower() != "true" or "--out" not in given:
+        return argv
+    refuse_unreadable(Path(given["--out"]))
+    saved = Path(given["--out"]) / "config.yaml"
+    return ["--config", str(saved), *argv] if saved.is_file() else argv

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,11 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         write_tensors(Path("model.safetensors"), model.state_dict())
     """
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)  # what the umask leaves; safetensors lets only the owner read
     try:
         safetensors.torch.save_file(plain, file)
+        file.chmod(mode)
     except safetensors.SafetensorError as error:  # the system's error is in its text alone
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
