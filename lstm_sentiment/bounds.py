@@ -7,19 +7,19 @@ Pickles are refused by their first bytes, whatever their name: reading one runs 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lstm_sentiment.errors import CheckpointError, ConfigError, NoPermissionError, shown
+from lstm_sentiment.errors import CheckpointError, ConfigError, shown
+from lstm_sentiment.readable import reading
 from lstm_sentiment.sections import MAX_CLASSES
 
 MOST_YAML_BYTES = 1 << 18
@@ -43,50 +43,6 @@ NO_PICKLES = "this package reads no pickles, because reading one can run code; a
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 # What safetensors calls a type -> bytes of a number.
 TYPES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
-
-
-@contextlib.contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Raise what goes wrong with reading a file as a `CheckpointError`.
-
-    >>> with reading(Path("labels.json")):
-    ...     raise FileNotFoundError
-    Traceback (most recent call last):
-        ...
-    lstm_sentiment.errors.CheckpointError: labels.json: is missing
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: is missing") from None
-    except PermissionError:
-        raise _no_permission(file) from None
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from None
-
-
-def refuse_unreadable(folder: Path) -> None:
-    """Refuse a folder that this user may not look into: it would look like an empty one.
-
-    Raises:
-        NoPermissionError: names the folder.
-
-    >>> refuse_unreadable(Path("no/such/folder"))
-    """
-    try:
-        os.stat(folder / ".")  # noqa: PTH116 - Path takes the dot away
-        with os.scandir(folder):
-            pass
-    except PermissionError:
-        raise _no_permission(folder) from None
-    except OSError:
-        return
-
-
-def _no_permission(file: Path) -> NoPermissionError:
-    return NoPermissionError(
-        f"{file}: no permission to read it; its owner can give it: chmod -R a+rX on the run folder"
-    )
 
 
 def content_of(file: Path, most: int = MOST_JSON_BYTES) -> bytes:

@@ -29,7 +29,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lstm_sentiment.bounds import NO_PICKLES, check_place, json_of, refuse_unreadable
+from lstm_sentiment.bounds import NO_PICKLES, check_place, json_of
 from lstm_sentiment.errors import CheckpointError, NoPermissionError, OtherVersionError, RunError
 from lstm_sentiment.files import (
     as_json,
@@ -43,6 +43,7 @@ from lstm_sentiment.files import (
 from lstm_sentiment.locking import LOCK
 from lstm_sentiment.manifest import MANIFEST, read_tensors, verify, write_manifest, write_tensors
 from lstm_sentiment.quantization import dequantized
+from lstm_sentiment.readable import refuse_unreadable
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from lstm_sentiment.bounds import refuse_unreadable
+from lstm_sentiment.readable import refuse_unreadable
 from lstm_sentiment.terminal import log_to
 
 

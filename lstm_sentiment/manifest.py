@@ -19,9 +19,10 @@ import safetensors.torch
 from torch import Tensor
 
 from lstm_sentiment import __version__
-from lstm_sentiment.bounds import check_bytes, check_place, check_tensors, json_of, reading
+from lstm_sentiment.bounds import check_bytes, check_place, check_tensors, json_of
 from lstm_sentiment.errors import CheckpointError, OtherVersionError, shown
 from lstm_sentiment.files import as_json, sha256_of
+from lstm_sentiment.readable import reading
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -701,8 +701,8 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 FLOORS = [
     "errors tokenizing",
-    "sections files text schedule trees made_up progress findings runtime characters layers weights terminal "
-    "library prediction",
+    "sections files readable text schedule trees made_up progress findings runtime characters layers weights "
+    "terminal library prediction",
     "sources recurrence pooling rows names quantization",
     "delimited json_lines",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
