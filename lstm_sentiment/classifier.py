@@ -27,6 +27,7 @@ from lstm_sentiment.network import BRANCHES, WideAndDeep, lstm_of, network_shape
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.prediction import Prediction, checked_text, in_parts
 from lstm_sentiment.proof import check_proof
+from lstm_sentiment.reading.given import texts_in
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
 from lstm_sentiment.reading.tokens import TokenStore
@@ -200,19 +201,19 @@ class SentimentClassifier(Published):
         """Return one `Prediction` per text, in the order given; one string counts as one text.
 
         Args:
-            texts: what to answer.
+            texts: what to answer: a list, an array, a column of a table, a generator.
             coverage: also give a set of labels that holds the true one this often (see `Calibration`).
             abstain_below: give no label where its probability is lower.
             details: also tell how much of a text is unknown or was cut.
 
         Raises:
-            DataError: something that is no string.
+            DataError: something that is no string, such as a table of several columns.
             ConfigError: a coverage or probability that does not lie between 0 and 1.
         """
         if not 0 <= abstain_below <= 1:
             raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
-        texts = [texts] if isinstance(texts, str) else texts
-        if details and isinstance(texts, Iterable):
+        texts = _as_texts(texts)
+        if details:
             texts = list(texts)
         probabilities_RC = self.predict_proba(texts)
         predictions = [self._prediction(row_C, abstain_below) for row_C in probabilities_RC]
@@ -228,7 +229,7 @@ class SentimentClassifier(Published):
         """Return probabilities (R, C): a row per text as given, columns as in `labels`.
 
         Raises:
-            DataError: something that is no string.
+            DataError: something that is no string, such as a table of several columns.
         """
         return self.calibration.probabilities(self.predict_logits(texts))
 
@@ -236,12 +237,9 @@ class SentimentClassifier(Published):
         """Return the model's logits (R, C), before calibration.
 
         Raises:
-            DataError: something that is no string.
+            DataError: something that is no string, such as a table of several columns.
         """
-        texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(texts, Iterable):
-            raise DataError(f"texts must be a string or many strings, not {type(texts).__name__}")
-        parts = [self._logits(part) for part in in_parts(texts, TEXTS_AT_ONCE)]
+        parts = [self._logits(part) for part in in_parts(_as_texts(texts), TEXTS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 
     def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
@@ -315,3 +313,10 @@ class SentimentClassifier(Published):
         logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
         answers_BC: npt.NDArray[np.float64] = logits_BC.double().cpu().numpy()
         return answers_BC
+
+
+def _as_texts(texts: Any) -> Iterable[str]:
+    try:
+        return texts_in(texts)
+    except TypeError as error:
+        raise DataError(str(error)) from None

@@ -15,6 +15,7 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from lstm_sentiment.errors import shown
+from lstm_sentiment.reading.given import texts_in
 from lstm_sentiment.reading.readers import as_text
 
 Array = npt.NDArray[Any]
@@ -35,7 +36,10 @@ def texts_of(X: Any) -> list[str]:
     if isinstance(X, str) or not isinstance(X, Iterable) or len(shape) != 1:
         found = f"of shape {shape}" if len(shape) != 1 else f"one {type(X).__name__}"
         raise ValueError(f"X must hold a text per row, not be {found}; a table's column is X['text']")
-    texts = list(X)
+    try:
+        texts = list(texts_in(X, name="X"))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"X[{place}] must be a string, not {type(text).__name__}")  # noqa: TRY004 - as there

@@ -405,6 +405,8 @@ def test_repeated_texts_count_once_unless_asked() -> None:
         (np.array(TEXTS).reshape(-1, 1), LABELS, r"a text per row, not be of shape \(240, 1\)"),
         (pd.DataFrame({"text": TEXTS}), LABELS, r"X\['text'\]"),
         ("a text", ["a"], "not be one str"),
+        (dict.fromkeys(TEXTS[:2]), ["a", "b"], r"X is a dict with the keys .*; pass one of its values"),
+        (b"ab", ["a", "b"], "X is bytes; pass text"),
         (TEXTS, ["a"] * 240, "at least 2 classes, not 1"),
         ([], [], "at least 2 classes, not 0"),
         (TEXTS[:2], [1, "1"], "mixes text and other labels"),

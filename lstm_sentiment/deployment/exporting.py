@@ -2,7 +2,7 @@
 
     OUT/model.onnx    the network (see `onnx_graph`)
         model.json    labels, vocabulary, settings of the text, temperature, label sets, what was checked
-        runtime.py    one file for numpy and onnxruntime: `tokenizing` and `runtime` of this package
+        runtime.py    one file for numpy and onnxruntime: `tokenizing`, `given` and `runtime` of this package
 
 Legend: R texts, C classes.
 """
@@ -37,7 +37,7 @@ from lstm_sentiment.extras import need
 from lstm_sentiment.files import sha256_of, sync_file, sync_folder, write_json
 from lstm_sentiment.metrics import score
 from lstm_sentiment.proof import FIXED
-from lstm_sentiment.reading import tokenizing
+from lstm_sentiment.reading import given, tokenizing
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 
 TOLERANCE = 1e-5  # of probabilities: float32 sums in another order explain a hundredth of it
@@ -142,14 +142,14 @@ def check_texts(words: Sequence[str], max_tokens: int) -> list[str]:
 
 
 def runtime_source() -> str:
-    """Return the one file that answers texts: two modules of this package as one.
+    """Return the one file that answers texts: three modules of this package as one.
 
     >>> source = runtime_source()
     >>> "import lstm_sentiment" in source or "from lstm_sentiment" in source
     False
     """
     docstring, modules, names, bodies = "", set[str](), dict[str, set[str]](), list[str]()
-    for module in (tokenizing, runtime):
+    for module in (tokenizing, given, runtime):
         source = inspect.getsource(module)
         tree = ast.parse(source)
         docstring = ast.get_docstring(tree, clean=False) or ""
@@ -163,7 +163,7 @@ def runtime_source() -> str:
     lines = [f"from {module} import {', '.join(sorted(of))}" for module, of in sorted(names.items())]
     parts = [
         f'"""{docstring}"""',
-        f"# Part of lstm_sentiment {__version__} (MIT License), made of its modules tokenizing and runtime.",
+        f"# Part of lstm_sentiment {__version__} (MIT License): its modules tokenizing, given and runtime.",
         "from __future__ import annotations",
         "\n".join([*sorted(modules), *lines]),
         *bodies,

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lstm_sentiment.reading.given import texts_in
 from lstm_sentiment.reading.tokenizing import PAD, Encoder, number_unknown
 
 FORMAT = 1  # of model.json
@@ -104,11 +105,11 @@ class Classifier:
         """Return one `Prediction` per text, in the order given; one string counts as one text.
 
         Args:
-            texts: what to answer.
+            texts: what to answer: a list, an array, a column of a table, a generator.
             coverage: also give a set of labels that holds the true one this often, such as 0.9.
 
         Raises:
-            TypeError: something that is no string.
+            TypeError: something that is no string, such as a table of several columns.
             ValueError: a coverage that does not lie between 0 and 1, or a run without label sets.
         """
         if coverage is not None and not 0 < coverage < 1:
@@ -131,9 +132,9 @@ class Classifier:
         """Return probabilities (R, C): a row per text as given, columns as in `labels`.
 
         Raises:
-            TypeError: something that is no string.
+            TypeError: something that is no string, such as a table of several columns.
         """
-        remaining = iter([texts] if isinstance(texts, str) else texts)
+        remaining = iter(texts_in(texts))
         parts = [np.zeros((0, len(self.labels)))]
         while part := list(itertools.islice(remaining, TEXTS_AT_ONCE)):
             parts.append(self._answer(part))
