@@ -4,11 +4,11 @@
     scripts/make_starter --data FOLDER --out runs/no-films --leave-out films
     scripts/make_starter --data FOLDER --out runs/open --terms open
 
-scripts/starter.yaml says which corpora, below FOLDER or in installed packages. The same command goes on where an
-interrupted one was. Each corpus uses the classes in its own way (a "neutral" headline is not a "neutral" review):
-while training it has a bias of its own on the logits, which the finished model lacks, and one of two classes says
-nothing about the third. The bias of the finished model is fitted on held-out rows, each corpus and class counting
-the same.
+scripts/starter.yaml says which corpora, below FOLDER or in installed packages. The same command resumes an
+interrupted run. Each corpus uses the classes in its own way (a "neutral" headline is not a "neutral" review):
+while training it has its own bias on the logits, which the finished model lacks, and a corpus of two classes
+says nothing about the third. The bias of the finished model is fitted on held-out rows, each corpus and class
+counting the same.
 
 Legend: R rows, B texts of a batch, C classes, K branches, S corpora.
 """
@@ -62,9 +62,9 @@ from lstm_sentiment.trainer import Trainer
 log = logging.getLogger("make_starter")
 
 TABLE = Path(__file__).with_name("starter.yaml")
+TEMPLATES = Path(__file__).with_name("starter_templates.yaml")
 LABELS = ["negative", "neutral", "positive"]
 HELD_OUT = 25  # one text in so many picks the epoch and fits the bias and the calibration
-NORMALIZE = "escapes+negation"
 MOST_CHARACTERS = 4_000  # of a text: what is behind them is cut off anyway
 MASK = -1e4  # added to the logit of a class that a corpus does not have
 Array = npt.NDArray[Any]
@@ -79,31 +79,50 @@ def main(argv: list[str]) -> None:
     precision = pick_precision("auto", device)
     table = yaml.safe_load(options.table.read_text())
     tokenized = tokenize(table, options)
-    config = _config(options, table["text"])
+    config = _config(options, table)
     started = time.perf_counter()
     rows = chosen(tokenized, options)
     _report(rows)
-    train, held_out, vocabulary = encode(tokenized.store, rows, config, table["text"])
-    log.info("%s train rows, %s tokens, vocabulary %s", f"{len(train):,}", f"{train.all_tokens:,}", f"{len(vocabulary):,}")
+    train, held_out, vocabulary = encode(tokenized.store, rows, config, min_texts=table["min_texts"])
+    log.info(
+        "%s train rows, %s tokens, vocabulary %s",
+        f"{len(train):,}",
+        f"{train.all_tokens:,}",
+        f"{len(vocabulary):,}",
+    )
     torch.manual_seed(config.seed)
     network = new_network(vocabulary, len(LABELS), subwords=config.text.subwords, **asdict(config.model))
     if isinstance(network, WideAndDeep):
         network.ngrams.learn_by_ratio(train)
-    _set_vectors(network, vocabulary, options.data / table["text"]["vectors"], config)
+    if table.get("vectors"):
+        _set_vectors(network, vocabulary, options.data / table["vectors"], config)
     corpora = rows.attrs["corpora"]
     model = Corpora(network, corpora).to(device)
     folder = RunFolder(options.out)
     if not folder.is_run():
         folder.begin(
-            config_yaml=config_yaml(config), vocabulary=vocabulary.tokens[len(SPECIAL_TOKENS) :], labels=LABELS,
+            config_yaml=config_yaml(config),
+            vocabulary=vocabulary.tokens[len(SPECIAL_TOKENS) :],
+            labels=LABELS,
             label_map={label: label for label in LABELS},
-        )  # fmt: skip
-    places = {"train": rows.corpus.to_numpy()[~rows.held_out], "held_out": rows.corpus.to_numpy()[rows.held_out]}
+        )
+    places = {
+        "train": rows.corpus.to_numpy()[~rows.held_out],
+        "held_out": rows.corpus.to_numpy()[rows.held_out],
+    }
     task = ManyCorpora(model, held_out, places, smoothing=config.trainer.label_smoothing, device=device)
     trainer = Trainer(
-        model, train, task, config=config.trainer, seed=config.seed, device=device, precision=precision,
-        processes=Processes(), store=folder, facts={"data": rows.attrs["key"]},
-    )  # fmt: skip
+        model,
+        train,
+        task,
+        config=config.trainer,
+        seed=config.seed,
+        device=device,
+        precision=precision,
+        processes=Processes(),
+        store=folder,
+        facts={"data": rows.attrs["key"]},
+    )
     if folder.has(LAST):
         checkpoint = folder.load(LAST)
         trainer.resume(checkpoint.tensors, checkpoint.facts)
@@ -112,43 +131,47 @@ def main(argv: list[str]) -> None:
     best = trainer.evaluated_model()
     assert isinstance(best, Corpora)
     facts = {"device": str(device), "precision": precision, "threads": threads}
-    finish(folder, best, held_out, places["held_out"], rows, config, vocabulary, {**facts, "s": time.perf_counter() - started})
+    finish(
+        folder,
+        best,
+        held_out,
+        places["held_out"],
+        rows,
+        config,
+        vocabulary,
+        {**facts, "s": time.perf_counter() - started},
+    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make_starter", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the corpora of the table")
     parser.add_argument("--out", type=Path, required=True, help="run folder to write, or to go on with")
-    parser.add_argument("--work", type=Path, default=Path("runs/starter-work"), help="folder for tokenized corpora")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/starter-work"), help="folder for tokenized corpora"
+    )
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--leave-out", nargs="*", default=[], metavar="NAME", help="corpora, or groups of them")
+    parser.add_argument(
+        "--leave-out", nargs="*", default=[], metavar="NAME", help="corpora, or groups of them"
+    )
     parser.add_argument("--terms", choices=["any", "open"], default="any")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--epochs", type=int, default=0, help="0: as the table says")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="auto")
     return parser.parse_args(argv)
 
 
-def _config(options: argparse.Namespace, text: dict[str, Any]) -> Config:
+def _config(options: argparse.Namespace, table: dict[str, Any]) -> Config:
+    trainer = table["trainer"] | ({"epochs": options.epochs} if options.epochs else {})
     return Config(
         out=str(options.out),
         seed=options.seed,
         data=DataConfig(train="see README.md", labels=LABELS),
-        text=TextConfig(
-            normalize=NORMALIZE, max_tokens=text["max_tokens"], max_vocabulary=text["max_vocabulary"],
-            min_frequency=text["min_texts"], subwords=text["subwords"],
-        ),
-        model=ModelConfig(
-            embedding_size=100, hidden_size=options.hidden, ngrams=1 << 18,
-            dropout=0.3, embedding_dropout=0.2, word_dropout=0.05,
-        ),
-        trainer=TrainerConfig(
-            epochs=options.epochs, batch_size=128, learning_rate=2e-3, label_smoothing=0.05, ema=0.999,
-            warmup=0.05, checkpoint_every=500,
-        ),
-    )  # fmt: skip
+        text=TextConfig(**table["text"]),
+        model=ModelConfig(**table["model"]),
+        trainer=TrainerConfig(**trainer),
+    )
 
 
 # Rows
@@ -165,13 +188,15 @@ class Tokenized:
 
 
 def tokenize(table: dict[str, Any], options: argparse.Namespace) -> Tokenized:
-    """Read and tokenize the corpora of a table, or what an earlier call with the same table left in the work folder."""
-    key = hashlib.sha256(json.dumps(table).encode()).hexdigest()[:16]
+    """Read and tokenize the corpora of a table, or load what an earlier call with the same table left."""
+    read = {name: table[name] for name in ("never", "corpora")} | {"normalize": table["text"]["normalize"]}
+    templates = TEMPLATES.read_text(encoding="utf-8")
+    key = hashlib.sha256(json.dumps([read, templates]).encode()).hexdigest()[:16]
     folder = options.work / key
     if not (folder / "done").exists():
         folder.mkdir(parents=True, exist_ok=True)
         rows, corpora = read_rows(table, options.data)
-        lexicon = Lexicon(Tokenizer("words", lowercase=True, normalize=NORMALIZE))
+        lexicon = Lexicon(Tokenizer("words", lowercase=True, normalize=table["text"]["normalize"]))
         numbers_N, lengths_R = lexicon.encode(rows.text.tolist())
         np.savez(folder / "tokens.npz", numbers_N=numbers_N, lengths_R=lengths_R)
         (folder / "tokens.json").write_text(json.dumps(lexicon.tokens))
@@ -216,12 +241,22 @@ def read_rows(table: dict[str, Any], data: Path) -> tuple[pd.DataFrame, list[dic
         rows = rows[[fits and key not in never for fits, key in zip(allowed, rows.key, strict=True)]]
         rows = rows.drop_duplicates("text" if written else "key")
         seen |= set() if written else set(rows.key)
-        digest = (rows.movie if "movie" in rows else rows.key).map(lambda text: hashlib.md5(text.encode()).digest()[0])
+        digest = (rows.movie if "movie" in rows else rows.key).map(
+            lambda text: hashlib.md5(text.encode()).digest()[0]
+        )
         rows["corpus"], rows["weight"] = len(corpora), float(of["weight"])
         rows["held_out"] = (digest % HELD_OUT == 0) & (not written) & (name != "sst_phrases")
-        classes = sorted(int(label) for label in rows.label.unique())
-        corpora.append({"name": name, "group": of["group"], "rows": len(rows), "anchored": bool(of.get("anchored")),
-                        "terms": of["terms"], "open": bool(of.get("open")), "classes": classes})  # fmt: skip
+        corpora.append(
+            {
+                "name": name,
+                "group": of["group"],
+                "rows": len(rows),
+                "classes": sorted(int(label) for label in rows.label.unique()),
+                "anchored": bool(of.get("anchored")),
+                "terms": of["terms"],
+                "open": bool(of.get("open")),
+            }
+        )
         parts.append(rows[["text", "label", "corpus", "weight", "held_out"]])
     return pd.concat(parts, ignore_index=True), corpora
 
@@ -247,7 +282,9 @@ def read_corpus(name: str, of: dict[str, Any], data: Path, *, seed: int = 0) -> 
     names = of.get("labels", {label: label for label in LABELS})
     rows = rows.assign(label=rows.label.map(names)).dropna(subset=["label", "text"])
     rows["label"] = rows.label.map(LABELS.index)
-    rows["text"] = rows.text.str.slice(0, MOST_CHARACTERS).str.replace(r"\[(NAME|RELIGION|PERSON|LOCATION)\]", "someone", regex=True)
+    rows["text"] = rows.text.str.slice(0, MOST_CHARACTERS).str.replace(
+        r"\[(NAME|RELIGION|PERSON|LOCATION)\]", "someone", regex=True
+    )
     rows["text"] = rows.text.str.replace(r"@mention\b|@anonymous\b", "@user", regex=True)
     rows["text"] = rows.text.str.replace(r"\{link\}|http://url_removed", "http://t.co/x", regex=True)
     rows["text"] = rows.text.str.replace(r"\s*#SemST\b|\$t\$", " ", regex=True)
@@ -261,7 +298,8 @@ def read_corpus(name: str, of: dict[str, Any], data: Path, *, seed: int = 0) -> 
 def _package_folder(package: str) -> Path:
     """Return where a package is installed, without importing it."""
     found = find_spec(package)
-    assert found is not None and found.origin is not None, package
+    if found is None or found.origin is None:
+        raise ConfigError(f"the package {package} is not installed: pip install '.[dev]'")
     return Path(found.origin).parent
 
 
@@ -271,13 +309,17 @@ def lexicon() -> list[tuple[str, str]]:
     import vaderSentiment
 
     found: dict[str, str] = {}
-    for line in Path(vaderSentiment.__file__).with_name("vader_lexicon.txt").read_text(encoding="utf-8").splitlines():
+    for line in (
+        Path(vaderSentiment.__file__).with_name("vader_lexicon.txt").read_text(encoding="utf-8").splitlines()
+    ):
         word, mean = line.split("\t")[:2]
         if abs(float(mean)) >= 1.2:
             found[word] = "positive" if float(mean) > 0 else "negative"
     senses: dict[str, list[tuple[float, float]]] = {}
     content = (Path(textblob.__file__).parent / "en" / "en-sentiment.xml").read_text(encoding="utf-8")
-    for word, polarity, subjectivity in re.findall(r'form="([^"]+)".*?polarity="([^"]+)" subjectivity="([^"]+)"', content):
+    for word, polarity, subjectivity in re.findall(
+        r'form="([^"]+)".*?polarity="([^"]+)" subjectivity="([^"]+)"', content
+    ):
         senses.setdefault(word, []).append((float(polarity), float(subjectivity)))
     for word, of in senses.items():
         polarity, subjectivity = np.mean(of, axis=0)
@@ -304,33 +346,43 @@ def _report(rows: pd.DataFrame) -> None:
 
 
 def encode(
-    store: TokenStore, rows: pd.DataFrame, config: Config, text: dict[str, Any]
+    store: TokenStore, rows: pd.DataFrame, config: Config, *, min_texts: int
 ) -> tuple[TextDataset, TextDataset, Vocabulary]:
-    """Return the training rows, the held-out rows, and the vocabulary: tokens of so many training texts at least."""
+    """Return the training rows, the held-out rows, and the tokens of at least `min_texts` training texts."""
     held_out_R = rows.held_out.to_numpy()
     places_R = rows.index.to_numpy()
     texts_V = np.zeros(len(store.tokens), np.int64)
     for place in places_R[~held_out_R].tolist():
         texts_V[np.unique(store.ids_N[store.offsets[place] : store.offsets[place + 1]])] += 1
     order = np.argsort(-texts_V, kind="stable")
-    kept = [store.tokens[i] for i in order[: text["max_vocabulary"]] if texts_V[i] >= text["min_texts"]]
+    kept = [store.tokens[i] for i in order[: config.text.max_vocabulary] if texts_V[i] >= min_texts]
     vocabulary = Vocabulary([token for token in kept if not _names_somebody(token)])
 
     def dataset(which_R: Array, weights: Array | None) -> TextDataset:
         return TextDataset(
-            store, places_R[which_R], rows.label.to_numpy()[which_R], vocabulary=vocabulary, weights=weights,
-            max_tokens=config.text.max_tokens, truncate=config.text.truncate, subwords=config.text.subwords,
-        )  # fmt: skip
+            store,
+            places_R[which_R],
+            rows.label.to_numpy()[which_R],
+            vocabulary=vocabulary,
+            weights=weights,
+            max_tokens=config.text.max_tokens,
+            truncate=config.text.truncate,
+            subwords=config.text.subwords,
+        )
 
     return dataset(~held_out_R, rows.weight.to_numpy()[~held_out_R]), dataset(held_out_R, None), vocabulary
 
 
 def _names_somebody(token: str) -> bool:
-    return token in SPECIAL_TOKENS or (token[0] == "@" and len(token) > 1) or "@" in token[1:] or ".com" in token
+    return (
+        token in SPECIAL_TOKENS or (token[0] == "@" and len(token) > 1) or "@" in token[1:] or ".com" in token
+    )
 
 
 def _set_vectors(network: Network, vocabulary: Vocabulary, file: Path, config: Config) -> None:
-    vectors = load_vectors(str(file), vocabulary, size=config.model.embedding_size, seed=config.seed, cache=cache_folder())
+    vectors = load_vectors(
+        str(file), vocabulary, size=config.model.embedding_size, seed=config.seed, cache=cache_folder()
+    )
     with torch.no_grad():
         lstm_of(network).embedding.weight.copy_(vectors.weight_VE)
     log.info("vectors: %.1f%% of the vocabulary has one", 100 * len(vectors.known) / len(vocabulary))
@@ -376,7 +428,13 @@ class ManyCorpora:
     choices = len(LABELS)
 
     def __init__(
-        self, model: Corpora, held_out: TextDataset, places: dict[str, Array], *, smoothing: float, device: torch.device
+        self,
+        model: Corpora,
+        held_out: TextDataset,
+        places: dict[str, Array],
+        *,
+        smoothing: float,
+        device: torch.device,
     ) -> None:
         self.held_out, self.places, self.smoothing, self.device = held_out, places, smoothing, device
         self._corpus_R = torch.from_numpy(places["train"].astype(np.int64))
@@ -392,7 +450,9 @@ class ManyCorpora:
         allowed_BC = self._allowed_SC.to(logits.device)[corpus_B]
         target_BC = self.smoothing * allowed_BC / allowed_BC.sum(dim=1, keepdim=True)
         target_BC = target_BC.scatter_add(
-            1, batch.labels_B[:, None], torch.full_like(batch.labels_B[:, None], 1, dtype=target_BC.dtype) * (1 - self.smoothing)
+            1,
+            batch.labels_B[:, None],
+            torch.full_like(batch.labels_B[:, None], 1, dtype=target_BC.dtype) * (1 - self.smoothing),
         )
         loss_KB = -(target_BC * log_KBC * allowed_BC).sum(dim=2)
         return (loss_KB.mean(dim=0) * batch.weights_B).sum()
@@ -404,7 +464,10 @@ class ManyCorpora:
         shares_K = model.network.shares if isinstance(model.network, WideAndDeep) else torch.ones(1)
         corpus_R = torch.from_numpy(self.places["held_out"].astype(np.int64))
         with torch.no_grad():
-            bias_RC = (model.of_corpus(torch.zeros(len(shares_K), len(corpus_R), 3), corpus_R) * shares_K[:, None, None]).sum(0)
+            bias_RC = (
+                model.of_corpus(torch.zeros(len(shares_K), len(corpus_R), 3), corpus_R)
+                * shares_K[:, None, None]
+            ).sum(0)
         probabilities_RC = softmax((logits_RC + bias_RC).double().numpy(), axis=1)
         return score(self.held_out.labels, probabilities_RC, LABELS)
 
@@ -429,7 +492,9 @@ def finish(
     """Fit the branches' shares, the bias and the calibration on held-out rows, and write the run folder."""
     network, device = model.network.eval(), next(model.parameters()).device
     branches = list(network.children()) if isinstance(network, WideAndDeep) else [network]
-    logits_KRC = np.stack([predict_logits(of, held_out, device=device, batch_size=256).numpy() for of in branches])
+    logits_KRC = np.stack(
+        [predict_logits(of, held_out, device=device, batch_size=256).numpy() for of in branches]
+    )
     shares_K, bias_C = fit_bias(logits_KRC, held_out.labels, corpus_R, rows.attrs["corpora"])
     log.info("shares %s, bias %s", shares_K.round(3).tolist(), bias_C.round(3).tolist())
     with torch.no_grad():
@@ -453,23 +518,48 @@ def finish(
                 answers_RC = answers_RC * [1, 0, 1] / answers_RC[:, [0, 2]].sum(axis=1, keepdims=True)
             right_R = answers_RC.argmax(axis=1) == truth_R
             recalls = [right_R[truth_R == c].mean() for c in np.unique(truth_R)]
-            scores[of["name"]] = {"rows": len(truth_R), "accuracy": float(right_R.mean()), "macro_recall": float(np.mean(recalls))}
-            log.info("  %-28s %6d rows: accuracy %.3f  macro recall %.3f", of["name"], len(truth_R), right_R.mean(), np.mean(recalls))
+            scores[of["name"]] = {
+                "rows": len(truth_R),
+                "accuracy": float(right_R.mean()),
+                "macro_recall": float(np.mean(recalls)),
+            }
+            log.info(
+                "  %-28s %6d rows: accuracy %.3f  macro recall %.3f",
+                of["name"],
+                len(truth_R),
+                right_R.mean(),
+                np.mean(recalls),
+            )
     weights = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
-    classifier = SentimentClassifier(labels=LABELS, vocabulary=vocabulary, config=config, weights=weights, device="cpu")
+    classifier = SentimentClassifier(
+        labels=LABELS, vocabulary=vocabulary, config=config, weights=weights, device="cpu"
+    )
     texts = proof_texts(vocabulary.tokens[len(SPECIAL_TOKENS) :])
     facts = {
-        "epoch": 0, "scores": {}, "data": rows.attrs["key"], "calibration": asdict(calibration),
+        "epoch": 0,
+        "scores": {},
+        "data": rows.attrs["key"],
+        "calibration": asdict(calibration),
         "proof": {"texts": texts, "logits": classifier.predict_logits(texts).tolist()},
-    }  # fmt: skip
+    }
     folder.save(BEST, {"model": weights}, facts)
-    write_json(folder.path / "environment.json", {"lstm_sentiment": "starter", **describe_machine(device), "packages": {}})
-    write_json(folder.path / "corpora.json", {"corpora": rows.attrs["corpora"], "held_out": scores, "machine": machine})
+    write_json(
+        folder.path / "environment.json",
+        {"lstm_sentiment": "starter", **describe_machine(device), "packages": {}},
+    )
+    write_json(
+        folder.path / "corpora.json",
+        {"corpora": rows.attrs["corpora"], "held_out": scores, "machine": machine},
+    )
 
 
-def fit_bias(logits_KRC: Array, truth_R: Array, corpus_R: Array, corpora: list[dict[str, Any]]) -> tuple[Array, Array]:
-    """Return shares (K,) and bias (C,) that serve all corpora: each counts the same, and so does each of its classes."""
-    mask_RC = np.array([[0.0 if c in of["classes"] else MASK for c in range(len(LABELS))] for of in corpora])[corpus_R]
+def fit_bias(
+    logits_KRC: Array, truth_R: Array, corpus_R: Array, corpora: list[dict[str, Any]]
+) -> tuple[Array, Array]:
+    """Return shares (K,) and bias (C,) that fit all corpora; each counts the same, and so do its classes."""
+    mask_RC = np.array([[0.0 if c in of["classes"] else MASK for c in range(len(LABELS))] for of in corpora])[
+        corpus_R
+    ]
     cells = corpus_R * len(LABELS) + truth_R
     counts = np.bincount(cells, minlength=len(corpora) * len(LABELS))
     weight_R = 1 / np.maximum(counts[cells], 20)
@@ -479,7 +569,9 @@ def fit_bias(logits_KRC: Array, truth_R: Array, corpus_R: Array, corpora: list[d
     branches = len(logits_KRC)
 
     def loss(values: Array) -> float:
-        logits_RC = np.tensordot(values[:branches], logits_KRC, axes=1) + [*values[branches:], 0.0] + mask_RC
+        logits_RC = (
+            np.tensordot(values[:branches], logits_KRC, axes=1) + np.append(values[branches:], 0) + mask_RC
+        )
         return float(-(weight_R * log_softmax(logits_RC, axis=1)[rows_R, truth_R]).sum())
 
     start = np.concatenate([np.ones(branches) / branches, np.zeros(len(LABELS) - 1)])

@@ -3,12 +3,12 @@
     scripts/reproduce starter-zero --data FOLDER
     python scripts/starter_scores.py runs/no-films --data FOLDER --left-out
 
-Without an option the official test sets are asked, which no starter is trained on; --left-out asks the corpora of
-scripts/starter.yaml that the run was trained without. In two classes an answer is the more probable of negative
-and positive, and the score accuracy; in three classes macro-F1, on TweetEval macro recall.
+Without an option the official test sets are scored, which no starter is trained on; --left-out scores the
+corpora of scripts/starter.yaml that the run was trained without. In two classes an answer is the more probable of
+negative and positive, and the score accuracy; in three classes macro-F1, on TweetEval macro recall.
 
-VADER: compound of 0.05 or more is positive, of -0.05 or less negative, as its authors say; TextBlob: polarity above
-0.05 or below -0.05; AFINN: the sign of the sum. In two classes a sum of 0 or more is positive.
+VADER: a compound of at least 0.05 is positive, of at most -0.05 negative, as its authors say; TextBlob:
+polarity above 0.05 or below -0.05; AFINN: the sign of the sum. In two classes a sum of 0 or more is positive.
 
 Legend: R rows, C classes.
 """
@@ -74,8 +74,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("run", help="a run folder, or starter")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--left-out", action="store_true")
-    parser.add_argument("--development", action="store_true", help="validation files in the place of test files")
-    parser.add_argument("--rows", type=int, default=0, help="at most so many of each set, drawn with seed 0; 0: all")
+    parser.add_argument(
+        "--development", action="store_true", help="validation files in the place of test files"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=0, help="at most so many of each set, drawn with seed 0; 0: all"
+    )
     parser.add_argument("--no-word-lists", action="store_true")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -86,11 +90,24 @@ def main(argv: list[str]) -> None:
     lists = {} if options.no_word_lists else word_lists()
     found = []
     for rows in sets:
-        entry = {"set": rows.name, "metric": rows.metric, "rows": len(rows.texts), **of_classifier(classifier, rows)}
+        entry = {
+            "set": rows.name,
+            "metric": rows.metric,
+            "rows": len(rows.texts),
+            **of_classifier(classifier, rows),
+        }
         for name, sums_of in lists.items():
-            entry[name] = scored(_from_sums(np.array([sums_of(text) for text in rows.texts]), rows, name), rows)
+            entry[name] = scored(
+                _from_sums(np.array([sums_of(text) for text in rows.texts]), rows, name), rows
+            )
         found.append(entry)
-        print("  ".join(f"{key} {value:.3f}" if isinstance(value, float) else f"{value}" for key, value in entry.items()), flush=True)
+        print(
+            "  ".join(
+                f"{key} {value:.3f}" if isinstance(value, float) else f"{value}"
+                for key, value in entry.items()
+            ),
+            flush=True,
+        )
     for name in ("starter", *lists):
         print(f"mean {name} {np.mean([entry[name] for entry in found]):.3f}")
     if options.out:
@@ -102,7 +119,9 @@ def files(options: argparse.Namespace) -> list[Rows]:
     found = []
     for name, (file, names, metric) in (DEVELOPMENT if options.development else TESTS).items():
         rows = _some(pd.read_parquet(options.data / file), options.rows)
-        found.append(Rows(name=name, texts=rows.text.tolist(), truth_R=rows.label.map(names).to_numpy(), metric=metric))
+        found.append(
+            Rows(name=name, texts=rows.text.tolist(), truth_R=rows.label.map(names).to_numpy(), metric=metric)
+        )
     return found
 
 
@@ -116,7 +135,9 @@ def left_out(options: argparse.Namespace) -> list[Rows]:
         if name in trained or name == "sst_phrases":
             continue
         rows = read_corpus(name, of, options.data)
-        rows = _some(rows[[letters(text) not in never for text in rows.text]].drop_duplicates("text"), options.rows)
+        rows = _some(
+            rows[[letters(text) not in never for text in rows.text]].drop_duplicates("text"), options.rows
+        )
         metric = "macro-F1" if 1 in set(rows.label) else "accuracy"
         found.append(Rows(name=name, texts=rows.text.tolist(), truth_R=rows.label.to_numpy(), metric=metric))
     return found
@@ -128,10 +149,14 @@ def _some(rows: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def of_classifier(classifier: SentimentClassifier, rows: Rows) -> dict[str, float]:
     """Return the score, the calibration error and how often a label set for 90 % holds the true label."""
-    probabilities_RC = classifier.predict_proba(rows.texts)[:, [classifier.labels.index(label) for label in LABELS]]
+    probabilities_RC = classifier.predict_proba(rows.texts)[
+        :, [classifier.labels.index(label) for label in LABELS]
+    ]
     sets_RC = classifier.calibration.label_sets(probabilities_RC, 0.9)
     if rows.metric == "accuracy":
-        probabilities_RC = probabilities_RC * [1, 0, 1] / probabilities_RC[:, [0, 2]].sum(axis=1, keepdims=True)
+        probabilities_RC = (
+            probabilities_RC * [1, 0, 1] / probabilities_RC[:, [0, 2]].sum(axis=1, keepdims=True)
+        )
     return {
         "starter": scored(probabilities_RC.argmax(axis=1), rows),
         "ece": calibration_error(rows.truth_R, probabilities_RC),
