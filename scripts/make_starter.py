@@ -72,14 +72,14 @@ Array = npt.NDArray[Any]
 
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
-    options = _parse(argv)
+    options = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     threads = set_up_cpu(options.threads)
     device = pick_device(options.device)
     precision = pick_precision("auto", device)
     table = yaml.safe_load(options.table.read_text())
     tokenized = tokenize(table, options)
-    config = _config(options, table)
+    config = config_of(options, table)
     started = time.perf_counter()
     rows = chosen(tokenized, options)
     _report(rows)
@@ -90,14 +90,12 @@ def main(argv: list[str]) -> None:
         f"{train.all_tokens:,}",
         f"{len(vocabulary):,}",
     )
-    torch.manual_seed(config.seed)
-    network = new_network(vocabulary, len(LABELS), subwords=config.text.subwords, **asdict(config.model))
-    if isinstance(network, WideAndDeep):
-        network.ngrams.learn_by_ratio(train)
+    model = new_model(vocabulary, config, rows.attrs["corpora"])
+    if isinstance(model.network, WideAndDeep):
+        model.network.ngrams.learn_by_ratio(train)
     if table.get("vectors"):
-        _set_vectors(network, vocabulary, options.data / table["vectors"], config)
-    corpora = rows.attrs["corpora"]
-    model = Corpora(network, corpora).to(device)
+        _set_vectors(model.network, vocabulary, options.data / table["vectors"], config)
+    model.to(device)
     folder = RunFolder(options.out)
     if not folder.is_run():
         folder.begin(
@@ -143,7 +141,7 @@ def main(argv: list[str]) -> None:
     )
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make_starter", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the corpora of the table")
     parser.add_argument("--out", type=Path, required=True, help="run folder to write, or to go on with")
@@ -162,7 +160,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _config(options: argparse.Namespace, table: dict[str, Any]) -> Config:
+def config_of(options: argparse.Namespace, table: dict[str, Any]) -> Config:
     trainer = table["trainer"] | ({"epochs": options.epochs} if options.epochs else {})
     return Config(
         out=str(options.out),
@@ -172,6 +170,13 @@ def _config(options: argparse.Namespace, table: dict[str, Any]) -> Config:
         model=ModelConfig(**table["model"]),
         trainer=TrainerConfig(**trainer),
     )
+
+
+def new_model(vocabulary: Vocabulary, config: Config, corpora: list[dict[str, Any]]) -> Corpora:
+    """Return a network with random weights and, for each corpus, a bias of 0."""
+    torch.manual_seed(config.seed)
+    network = new_network(vocabulary, len(LABELS), subwords=config.text.subwords, **asdict(config.model))
+    return Corpora(network, corpora)
 
 
 # Rows
