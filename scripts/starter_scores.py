@@ -5,7 +5,8 @@
 
 Without an option the official test sets are scored, which no starter is trained on; --left-out scores the
 corpora of scripts/starter.yaml that the run was trained without. In two classes an answer is the more
-probable of negative and positive, and the score accuracy; in three classes macro-F1, on TweetEval macro recall.
+probable of negative and positive, and the score accuracy; in three classes the score is macro-F1, on
+TweetEval macro recall.
 
 VADER: a compound of at least 0.05 is positive, of at most -0.05 negative, as its authors say; TextBlob:
 polarity above 0.05 or below -0.05; AFINN: the sign of the sum. In two classes a sum of 0 or more is positive.

@@ -1,4 +1,4 @@
-"""scripts/make_starter: which rows it learns from, what corpora of two classes teach, and that it can be resumed."""
+"""scripts/make_starter: which rows it learns from, what corpora of two classes teach, and resuming."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ TABLE: dict[str, Any] = {
     "corpora": {
         "written": {"source": "templates", "rows": 600, "weight": 1.0, "anchored": True, "group": "written",
                     "terms": "MIT", "open": True},
-        "two": {"file": "two.parquet", "labels": {0: "negative", 1: "positive"}, "weight": 0.5, "group": "films",
-                "terms": "research"},
+        "two": {"file": "two.parquet", "labels": {0: "negative", 1: "positive"}, "weight": 0.5,
+                "group": "films", "terms": "research"},
         "three": {"file": "three.parquet", "weight": 1.0, "group": "talk", "terms": "MIT", "open": True},
     },
 }  # fmt: skip
