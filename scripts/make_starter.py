@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import logging
+import random
 import re
 import sys
 import time
@@ -34,7 +35,7 @@ import torch
 import yaml
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from starter_templates import sentences
+from starter_templates import misspelt, sentences
 from torch import Tensor, nn
 
 from lstm_sentiment.calibration import fit_calibration
@@ -66,6 +67,7 @@ TEMPLATES = Path(__file__).with_name("starter_templates.yaml")
 LABELS = ["negative", "neutral", "positive"]
 HELD_OUT = 25  # one text in so many picks the epoch and fits the bias and the calibration
 MOST_CHARACTERS = 4_000  # of a text: what is behind them is cut off anyway
+SLIPS, MOST_CHARACTERS_SHORT = 0.1, 150  # share of short texts that stand a second time with a misspelt word
 MASK = -1e4  # added to the logit of a class that a corpus does not have
 Array = npt.NDArray[Any]
 
@@ -251,6 +253,7 @@ def read_rows(table: dict[str, Any], data: Path) -> tuple[pd.DataFrame, list[dic
         )
         rows["corpus"], rows["weight"] = len(corpora), float(of["weight"])
         rows["held_out"] = (digest % HELD_OUT == 0) & (not written) & (name != "sst_phrases")
+        rows = _with_slips(rows, seed=len(corpora))
         corpora.append(
             {
                 "name": name,
@@ -264,6 +267,15 @@ def read_rows(table: dict[str, Any], data: Path) -> tuple[pd.DataFrame, list[dic
         )
         parts.append(rows[["text", "label", "corpus", "weight", "held_out"]])
     return pd.concat(parts, ignore_index=True), corpora
+
+
+def _with_slips(rows: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Return rows, and some of the short ones again with a misspelt word, to be read by its letters."""
+    randomness = random.Random(seed)
+    short = rows[~rows.held_out & (rows.text.str.len() <= MOST_CHARACTERS_SHORT)]
+    copies = short.sample(frac=SLIPS, random_state=seed)
+    copies = copies.assign(text=[misspelt(text, randomness) for text in copies.text])
+    return pd.concat([rows, copies[copies.text != short.text.reindex(copies.index)]], ignore_index=True)
 
 
 def read_corpus(name: str, of: dict[str, Any], data: Path, *, seed: int = 0) -> pd.DataFrame:
@@ -318,7 +330,7 @@ def lexicon() -> list[tuple[str, str]]:
         Path(vaderSentiment.__file__).with_name("vader_lexicon.txt").read_text(encoding="utf-8").splitlines()
     ):
         word, mean = line.split("\t")[:2]
-        if abs(float(mean)) >= 1.2:
+        if abs(float(mean)) >= 0.7:
             found[word] = "positive" if float(mean) > 0 else "negative"
     senses: dict[str, list[tuple[float, float]]] = {}
     content = (Path(textblob.__file__).parent / "en" / "en-sentiment.xml").read_text(encoding="utf-8")

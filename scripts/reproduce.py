@@ -4,6 +4,7 @@
     scripts/reproduce sst2 --data FOLDER
     scripts/reproduce 'sst2/*' --data FOLDER --threads 1
     scripts/reproduce --all --data FOLDER
+    scripts/reproduce starter-zero --data FOLDER
     scripts/reproduce --render
 
 scripts/experiments.yaml says which experiments there are and which files below FOLDER each reads. Each
@@ -11,7 +12,8 @@ is trained with the package's own command, once per seed and without any test ro
 once, afterwards, by `python -m lstm_sentiment.evaluate`. Finished seeds are kept in the work folder, so
 that an interrupted command goes on where it was. Finished experiments become lines of
 docs/results.jsonl, from which docs/results.md is written; one that is there already, with the same
-code, settings, data and seeds, is not repeated.
+code, settings, data and seeds, is not repeated. starter-zero scores the starter, which is not trained,
+beside word lists.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "experiments.yaml"
 DATA_PATH = r"(?<![\w/.])DATA/"
 FIRST = "FIRST/"  # see `experiments`
+ZERO = "starter-zero"  # the starter as it is, without any rows
 
 
 def main(argv: list[str]) -> None:
@@ -60,9 +63,12 @@ def main(argv: list[str]) -> None:
 
     table = read_table(options.table)
     if options.list:
-        print("\n".join(table.experiments))
+        print("\n".join([*table.experiments, ZERO]))
         return
     options.docs.mkdir(parents=True, exist_ok=True)
+    if ZERO in options.names:
+        _score_starter(options)
+        options.names.remove(ZERO)
     log = options.docs / "results.jsonl"
     if not options.render:
         names = _chosen(options, list(table.experiments))
@@ -70,6 +76,15 @@ def main(argv: list[str]) -> None:
             reproduction.run(log)
             write_page(read_log(log), table, options.docs)
     print(f"written to {write_page(read_log(log), table, options.docs)}")
+
+
+def _score_starter(options: argparse.Namespace) -> None:
+    import starter_scores
+
+    if options.data is None:
+        raise ConfigError(f"{ZERO} reads files of a folder; name it: --data FOLDER")
+    out = options.docs / f"{ZERO}.json"
+    starter_scores.main(["starter", f"--data={options.data}", f"--out={out}", f"--threads={options.threads}"])
 
 
 class Reproduction:

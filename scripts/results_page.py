@@ -6,6 +6,7 @@ Legend: S settings, N seeds.
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ come with `pip install '.[demo]'`.
 """
 
 
+ZERO_ROWS = """## Without any rows: the starter
+
+The model that comes with the package, which was trained on none of these texts, beside three word lists
+(`scripts/reproduce starter-zero --data FOLDER`; `scripts/starter_scores.py` tells how the lists answer). In
+two classes its answer is the more probable of negative and positive.
+
+"""
 TRIED = """## Tried, and not kept
 
 Prototypes and settings that were measured once, by hand; `scripts/reproduce` does not make these.
@@ -65,6 +73,7 @@ def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
     """
     latest = {entry["name"]: entry for entry in entries}
     sections = [INTRODUCTION, _main_table(latest, table), _parts(latest, table), _ablations(entries, table)]
+    sections.insert(1, _zero_rows(docs / "starter-zero.json"))
     for curve in table.curves:
         lines = curve_lines(entries, curve)
         if sum(map(len, lines.values())) > 1:
@@ -82,6 +91,30 @@ def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
     files = markdown(["file", "what it is"], ([f"`{name}`", what] for name, what in table.files.items()))
     write_atomically(path, "\n".join([*filter(None, sections), FILES, files, ""]).encode())
     return path
+
+
+def _zero_rows(file: Path) -> str:
+    """Return the table of the starter as it is, beside word lists; nothing where it was never scored."""
+    if not file.is_file():
+        return ""
+    found = json.loads(file.read_text("utf-8"))
+    lists = [name for name in ("VADER", "TextBlob", "AFINN") if name in found[0]]
+    rows = [
+        [of["set"], of["metric"], f"{of['rows']:,}"]
+        + [f"{of[name]:.3f}" for name in ("starter", *lists, "ece", "coverage", "labels")]
+        for of in found
+    ]
+    head = [
+        "set",
+        "score",
+        "rows",
+        "starter",
+        *lists,
+        "calibration error",
+        "label sets for 90 % hold",
+        "labels each",
+    ]
+    return ZERO_ROWS + markdown(head, rows) + "\n"
 
 
 def _main_table(latest: dict[str, Entry], table: Table) -> str:

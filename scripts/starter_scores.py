@@ -33,6 +33,7 @@ from sklearn.metrics import f1_score, recall_score
 
 from lstm_sentiment.calibration import coverage_of
 from lstm_sentiment.classifier import SentimentClassifier, load
+from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import set_up_cpu
 from lstm_sentiment.metrics import calibration_error
 
@@ -112,7 +113,7 @@ def main(argv: list[str]) -> None:
     for name in ("starter", *lists):
         print(f"mean {name} {np.mean([entry[name] for entry in found]):.3f}")
     if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(options.out, found)
 
 
 def files(options: argparse.Namespace) -> list[Rows]:

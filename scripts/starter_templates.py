@@ -19,7 +19,8 @@ FILE = Path(__file__).with_suffix(".yaml")
 POSITIVE, NEUTRAL, NEGATIVE = "positive", "neutral", "negative"
 OPPOSITE = {POSITIVE: NEGATIVE, NEGATIVE: POSITIVE}
 SWAPPED = {"p": "n", "n": "p", "liked": "hated", "hated": "liked", "like": "dislike", "dislike": "like"}
-LISTS = {"p": "positive", "n": "negative", "m": "middling", "f": "plain"}
+SWAPPED |= {"e": "b", "b": "e"}
+LISTS = {"p": "positive", "n": "negative", "m": "middling", "f": "plain", "e": "emoji_good", "b": "emoji_bad"}
 SLOT = re.compile(r"\{([A-Za-z]+2?(?: [a-z]+2?)?)\}")
 NEGATED = re.compile(
     r"\b(not|isn't|wasn't|don't|didn't|wouldn't|can't|ain't|hardly|far from|anything but|never|no longer"
@@ -53,6 +54,26 @@ def sentences(count: int, *, seed: int, file: Path = FILE) -> list[tuple[str, st
                 label = randomness.choice((POSITIVE, NEUTRAL))  # "not awful" is faint praise
         found.setdefault(randomness.choice(list(_styles(text))), label)
     return list(found.items())
+
+
+def misspelt(text: str, randomness: random.Random) -> str:
+    """Return a text with a slip of the keyboard in one of its longer words, if it has any.
+
+    >>> misspelt("the breakfast was lovely", random.Random(1))
+    'the breakafst was lovely'
+    """
+    words = text.split(" ")
+    places = [place for place, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
+    if not places:
+        return text
+    place = randomness.choice(places)
+    word, at = words[place], randomness.randrange(1, len(words[place]) - 2)
+    kind = randomness.randrange(3)
+    if kind == 0:
+        words[place] = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    else:
+        words[place] = word[:at] + (word[at + 1 :] if kind == 1 else word[at] + word[at:])
+    return " ".join(words)
 
 
 def _ways(table: dict[str, Any]) -> list[tuple[str, str, int]]:
