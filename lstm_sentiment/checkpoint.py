@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +35,7 @@ from lstm_sentiment.files import (
     make_folder,
     sync_file,
     sync_folder,
+    unfinished,
     write_atomically,
     write_json,
     writing,
@@ -156,7 +156,7 @@ class RunFolder:
         Raises:
             DiskError: it cannot be written; the one before is whole.
         """
-        building = self.path / f".{name}.{os.getpid()}.tmp"
+        building = unfinished(self.path / name)
         needed = sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())
         kept = "what was saved before is whole: go on with --resume true" if self.has(LAST) else ""
         with writing(self.path / name, needed=needed, kept=kept):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +53,11 @@ class Curves:
             return
         if self._writer is None:
             is_new = not self._folder.exists()
-            self._writer = self._new_writer(str(self._folder), purge_step=self._after + 1)
+            # Its own names can be guessed, and it follows links (see `files.unfinished`).
+            suffix = f".{secrets.token_hex(8)}"
+            self._writer = self._new_writer(
+                str(self._folder), purge_step=self._after + 1, filename_suffix=suffix
+            )
             if is_new:
                 self._writer.add_text("settings", f"```yaml\n{self._settings}```", 0)
                 self._writer.flush()

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,16 +81,28 @@ def _free_bytes(path: Path) -> int | None:
     return None
 
 
+def unfinished(path: Path) -> Path:
+    """Return a name beside a place for what is not yet whole: one that nobody can guess.
+
+    Somebody else may have made the folder, with links out of it under all names that can be guessed. What is
+    opened there must not be there already: open it with ``x``, and make folders without ``exist_ok``.
+
+    >>> unfinished(Path("runs/a/report.html")) != unfinished(Path("runs/a/report.html"))
+    True
+    """
+    return path.with_name(f".{path.name}.{secrets.randbelow(10**12)}.tmp")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file beside its place, flush it to disk, then rename it into place.
 
     Raises:
         DiskError: it cannot be written; the file that was there before is whole.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = unfinished(path)
     with writing(path, needed=len(content)):
         try:
-            with beside.open("wb") as out:
+            with beside.open("xb") as out:
                 out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
@@ -145,11 +158,12 @@ def new_folder(path: Path) -> Iterator[Path]:
     >>> [file.name for file in place.iterdir()]
     ['a.txt']
     """
+    if path.is_symlink():
+        raise RunError(f"{path}: is a link; name the folder that it leads to, or choose another one")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(f"{path}: is there already and not empty; choose another folder")
     path = path.absolute()
-    building = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(building, ignore_errors=True)
+    building = unfinished(path)
     make_folder(path.parent)
     with writing(path):
         building.mkdir()

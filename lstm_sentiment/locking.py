@@ -88,7 +88,13 @@ def _locked(folder: Path, option: str) -> Iterator[None]:
 def _opened_and_locked(file: Path, option: str) -> int:
     """Return a descriptor of the lock file, locked."""
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        if file.is_symlink():  # which O_NOFOLLOW refuses too
+            raise RunError(f"{file}: is a link, which a lock never is; remove it")
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        if os.fstat(handle).st_nlink > 1:  # another name of a file elsewhere, which must not be emptied
+            os.close(handle)
+            file.unlink(missing_ok=True)
+            continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from lstm_sentiment.bounds import check_place
 from lstm_sentiment.config import METRICS, Config
 from lstm_sentiment.distributed import process_environment, process_group
 from lstm_sentiment.errors import RunError
@@ -40,6 +41,7 @@ def run_seeds(config: Config) -> dict[str, Any]:
     with process_group(processes, device, timeout_s=config.trainer.timeout):
         for seed in range(config.seed, config.seed + config.seeds):
             out = folder / f"seed-{seed}"
+            check_place(out, folder)
             log.info("seed %d", seed)
             metrics = run(dataclasses.replace(config, out=str(out), seed=seed, seeds=1))
             held_out = "test" if "test" in metrics else "validation"

@@ -302,6 +302,7 @@ def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves |
 
     Raises:
         MissingExtraError: the package that writes them is not installed.
+        CheckpointError: their folder is a link that leads out of the run.
 
     >>> from lstm_sentiment.config import Config
     >>> new_curves(RunFolder("runs/of-tomorrow"), Config(), Processes()) is None
@@ -309,7 +310,7 @@ def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves |
     """
     if not config.trainer.tensorboard:
         return None
-    curves = Curves(folder.path / CURVES, settings=config_yaml(config), writes=processes.is_main)
+    curves = Curves(folder.own(CURVES), settings=config_yaml(config), writes=processes.is_main)
     log.info("curves: tensorboard --logdir %s", folder.path / CURVES)
     return curves
 

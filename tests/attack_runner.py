@@ -29,17 +29,23 @@ from attacks import GOOD_RUN, GROUPS, PAYLOADS, Attack, Place
 
 from lstm_sentiment import load
 from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.config import Config
+from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.corpus import prepare
+from lstm_sentiment.deployment.exporting import export
+from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import SentimentError
 from lstm_sentiment.evaluate import main as evaluate
+from lstm_sentiment.files import write_json
+from lstm_sentiment.locking import held
 from lstm_sentiment.network import new_network
 from lstm_sentiment.options import parse_config
+from lstm_sentiment.predict import main as predict
 from lstm_sentiment.pretraining.transfer import load_pretrained
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.vectors import load_vectors
 from lstm_sentiment.sections import DataConfig, TextConfig
-from lstm_sentiment.starting import check_folder
+from lstm_sentiment.seeds import run_seeds
+from lstm_sentiment.starting import check_folder, new_curves
 
 LIMIT_S = 30  # of the clock: then a case is stopped, since a pipe would be waited for without end
 GIGABYTE = 1 << 30
@@ -83,6 +89,33 @@ def act_evaluate(run: Path) -> None:
         evaluate([str(run), str(rows)])
 
 
+def act_save(run: Path) -> None:
+    """Write all that training writes into a run folder that is there already."""
+    folder = RunFolder(run)
+    with held(run):
+        checkpoint = folder.load("best")
+        for name in ("best", "last"):
+            folder.save(name, checkpoint.tensors, checkpoint.facts)
+        folder.write_log([{}])
+        for name in ("metrics.json", "status.json"):
+            write_json(run / name, {})
+
+
+def act_label(run: Path) -> None:
+    rows = run / "rows.csv"
+    rows.write_text("text\ngreat\n")
+    for ending in ("csv", "parquet", "jsonl", "csv.gz", "csv.zst"):
+        predict([str(run), "--file", str(rows), "--out", str(run / f"out.{ending}")])
+
+
+def act_curves(run: Path) -> None:
+    trainer = TrainerConfig(tensorboard=True)
+    curves = new_curves(RunFolder(run), Config(out=str(run), trainer=trainer), Processes())
+    assert curves is not None
+    with curves:
+        curves.add(1, {"train/loss": 1.0})
+
+
 ACTS: dict[str, Callable[[Path], Any]] = {
     "load": lambda run: load(run).predict(["great"], coverage=0.9),
     "resume": lambda run: check_folder(RunFolder(run), Config(out=str(run), resume=True)),
@@ -97,6 +130,11 @@ ACTS: dict[str, Callable[[Path], Any]] = {
     "cache": act_cache,
     "rows": act_rows,
     "evaluate": act_evaluate,
+    "save": act_save,
+    "label": act_label,
+    "curves": act_curves,
+    "export": lambda run: export(load(run, device="cpu"), run, run / "onnx"),
+    "seeds": lambda run: run_seeds(Config(out=str(run / "seeds"), seeds=2)),
 }
 
 
@@ -202,7 +240,8 @@ def main(what: str, sandbox: Path) -> None:
         results: Any = control(sandbox)
     else:
         shutil.copytree(GOOD_RUN, sandbox / "warm")  # what is imported only once is no attack's
-        act_report(sandbox / "warm")
+        for act in (act_report, act_label, act_curves, ACTS["export"]):
+            act(sandbox / "warm")
         limit = memory("VmSize") + 3 * GIGABYTE  # a real bomb must not take the machine with it
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         cases = [attack for group in GROUPS for attack in group()]

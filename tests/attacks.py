@@ -512,8 +512,42 @@ def linked_folder(place: Place) -> None:
     (place.run / "best").symlink_to(place.beside / "best")
 
 
+def guessed(*names: str) -> Callable[[Place], None]:
+    """Return an attack that guesses names of unfinished files and links them to a file beside the run."""
+
+    def make(place: Place) -> None:
+        (place.beside / "outside").write_text("mine")
+        for name in names:
+            place_of = (place.run / name).with_name(f".{Path(name).name}.{os.getpid()}.tmp")
+            place_of.symlink_to(place.beside / "outside")
+
+    return make
+
+
+def leads_to_a_folder(name: str) -> Callable[[Place], None]:
+    """Return an attack that puts a link to a folder beside the run in the place of one of its folders."""
+
+    def make(place: Place) -> None:
+        (place.beside / "elsewhere").mkdir()
+        (place.run / name).parent.mkdir(exist_ok=True)
+        (place.run / name).symlink_to(place.beside / "elsewhere")
+
+    return make
+
+
 def names_a(key: str, value: str) -> Callable[[Place], None]:
     return change("config.yaml", **{key: value})
+
+
+GUESSED = {  # act of `attack_runner` -> files and folders that it makes
+    "report": ("report.html",),
+    "evaluate": ("evaluation.json",),
+    "save": ("best", "last", "log.jsonl", "metrics.json", "status.json", ".lock"),
+    "label": ("out.csv", "out.parquet", "out.jsonl", "out.csv.gz", "out.csv.zst"),
+    "export": ("onnx",),
+    "publish": ("published",),
+    "curves": ("tensorboard",),
+}
 
 
 def path_attacks() -> Iterator[Attack]:
@@ -536,6 +570,15 @@ def path_attacks() -> Iterator[Attack]:
             yield Attack(f"a {kind} for {name}", special(name, kind), "no run folder|plain|leads out|damaged")
     for name in ("metrics.json", "log.jsonl"):
         yield Attack(f"a pipe for {name}", special(name, "pipe"), "plain file|has no metrics", "report")
+    for how, names in GUESSED.items():
+        yield Attack(f"guessed names of unfinished files: {how}", guessed(*names), None, how)
+    out = "leads out of the run folder"
+    yield Attack("curves in a linked folder", leads_to_a_folder("tensorboard"), out, "curves")
+    yield Attack("a linked folder of a seed", leads_to_a_folder("seeds/seed-0"), out, "seeds")
+    yield Attack("a linked folder for an export", leads_to_a_folder("onnx"), "is in the way", "export")
+    yield Attack("a linked folder to publish to", leads_to_a_folder("published"), "is a link", "publish")
+    yield Attack("a lock that is a hard link", linked(".lock", secret="mine", hard=True), None, "save")
+    yield Attack("a lock that is a link", linked(".lock", secret="mine"), "is a link", "save")
     yield Attack("an address for rows", names_a("train", "http://127.0.0.1:9/a.csv"), None, "report")
     yield Attack(
         "a pipe command for rows", names_a("train", "simplecache::file:///etc/passwd"), None, "report"

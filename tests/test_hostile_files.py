@@ -10,6 +10,7 @@ import ast
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,9 @@ import pytest
 from attacks import GROUPS, PAYLOADS, Attack
 
 import lstm_sentiment
+from lstm_sentiment.errors import DiskError
+from lstm_sentiment.files import new_folder, unfinished, write_atomically
+from lstm_sentiment.reading.tables import open_table
 
 HERE = Path(__file__).parent
 PACKAGE = Path(lstm_sentiment.__file__).parent
@@ -81,6 +85,43 @@ def test_the_same_files_do_harm_where_they_are_trusted(read_all: Run) -> None:
         "yaml.unsafe_load",
         "yaml.unsafe_load module",
     ]
+
+
+def test_a_name_that_can_be_guessed_is_written_through(tmp_path: Path) -> None:
+    """The control: what opens a name made of the process's number follows the link, and empties the file."""
+    victim, run = tmp_path / "victim.txt", tmp_path / "run"
+    run.mkdir()
+    victim.write_text("mine")
+    beside = run / f".report.html.{os.getpid()}.tmp"
+    beside.symlink_to(victim)
+    with beside.open("wb") as out:
+        out.write(b"<html>")
+    beside.replace(run / "report.html")
+    assert victim.read_text() == "<html>"
+    victim.write_text("mine")
+    beside.symlink_to(victim)
+    write_atomically(run / "report.html", b"<html>")
+    assert victim.read_text() == "mine"
+    assert (run / "report.html").read_bytes() == b"<html>"
+    assert not (run / "report.html").is_symlink()
+
+
+def test_what_is_unfinished_has_another_name_each_time_and_is_never_there_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where a name is guessed, nothing is opened that is there."""
+    assert len({unfinished(tmp_path / "a") for _ in range(100)}) == 100
+    (tmp_path / "victim").write_text("mine")
+    monkeypatch.setattr(secrets, "randbelow", lambda most: 7)
+    for name in ("a.json", "b.csv", "c"):
+        (tmp_path / f".{name}.7.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(DiskError, match="File exists"):
+        write_atomically(tmp_path / "a.json", b"{}")
+    with pytest.raises(DiskError, match="File exists"), open_table(str(tmp_path / "b.csv")):
+        pass
+    with pytest.raises(DiskError, match="File exists"), new_folder(tmp_path / "c"):
+        pass
+    assert (tmp_path / "victim").read_text() == "mine"
 
 
 # -- what the package and its scripts do -----------------------------------------------------------

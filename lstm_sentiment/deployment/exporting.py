@@ -14,7 +14,6 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import inspect
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -34,7 +33,7 @@ from lstm_sentiment.deployment.onnx_graph import build_graph
 from lstm_sentiment.deployment.runtime import FACTS, FORMAT, MODEL
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.extras import need
-from lstm_sentiment.files import sha256_of, sync_file, sync_folder, write_json
+from lstm_sentiment.files import sha256_of, sync_file, sync_folder, unfinished, write_json
 from lstm_sentiment.metrics import score
 from lstm_sentiment.proof import FIXED
 from lstm_sentiment.reading import given, tokenizing
@@ -283,7 +282,7 @@ def _scores(
 @contextlib.contextmanager
 def _folder(out: Path) -> Iterator[Path]:
     """Give a folder beside `out` that takes its place at the end, and is removed when anything fails."""
-    building, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    building, old = unfinished(out), unfinished(out).with_suffix(".old")
     try:
         building.mkdir()
         yield building

@@ -248,15 +248,17 @@ def compression_of(name: str) -> str:
     return ending if ending in COMPRESSIONS else ""
 
 
-def open_binary(path: Path, compression: str, mode: Literal["rb", "wb"] = "rb") -> Any:
-    """Open a plain or compressed file for reading or writing bytes."""
+def open_binary(file: Path | IO[bytes], compression: str, mode: Literal["rb", "wb"] = "rb") -> Any:
+    """Open a plain or compressed file, or one that is open already, for reading or writing bytes."""
     if compression == ".zst":  # Python's own library has it from 3.14 on only
         import pyarrow as pa
 
         stream = pa.input_stream if mode == "rb" else pa.output_stream
-        return stream(str(path), compression="zstd")
-    opener: Any = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[compression]
-    return opener(path, mode)
+        return stream(str(file) if isinstance(file, Path) else file, compression="zstd")
+    if not compression:
+        return file.open(mode) if isinstance(file, Path) else file
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[compression]
+    return opener(file, mode)
 
 
 def _package_path(name: str) -> Path:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import IO, Any
 import pandas as pd
 
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.files import local_path, writing
+from lstm_sentiment.files import local_path, unfinished, writing
 from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, open_binary
 
@@ -39,13 +38,14 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
         DiskError: the disk is full or failing, or not to be written to.
     """
     path, ending = local_path(name), format_of(name, among=TABLES)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = unfinished(path)
     try:
         with writing(path), _placed(name), contextlib.ExitStack() as stack:
+            file = stack.enter_context(beside.open("xb"))
             if ending == ".parquet":
-                yield _parquet_writer(beside, name, like, stack)
+                yield _parquet_writer(file, name, like, stack)
             else:
-                raw = stack.enter_context(open_binary(beside, compression_of(name), "wb"))
+                raw = stack.enter_context(open_binary(file, compression_of(name), "wb"))
                 out = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
                 yield (
                     _jsonl_writer(out)
@@ -112,7 +112,7 @@ def _delimited_writer(out: IO[str], ending: str, cell: Callable[[Any], str]) -> 
     return write
 
 
-def _parquet_writer(path: Path, name: str, like: Path | None, stack: contextlib.ExitStack) -> Write:
+def _parquet_writer(file: IO[bytes], name: str, like: Path | None, stack: contextlib.ExitStack) -> Write:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -142,7 +142,7 @@ def _parquet_writer(path: Path, name: str, like: Path | None, stack: contextlib.
         if writer is None:
             known.update({field.name: field.type for field in table.schema})
             writer = stack.enter_context(
-                pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True)
+                pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True)
             )
         if table.schema.names != writer.schema.names:
             raise DataError("rows further down have other columns; write .jsonl instead", file=name)

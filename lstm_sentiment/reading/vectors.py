@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import shutil
 import tempfile
 import zipfile
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError, DataError, escaped, shown
-from lstm_sentiment.files import local_path
+from lstm_sentiment.files import local_path, unfinished
 from lstm_sentiment.reading.sources import fetched, open_binary
 from lstm_sentiment.reading.text import Vocabulary, certificates_checked
 from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS
@@ -244,7 +243,7 @@ def _downloaded(name: str, folder: Path) -> tuple[Path, str]:
         try:
             with fetched(url.replace("http://", "https://")) as fresh:
                 folder.mkdir(parents=True, exist_ok=True)
-                beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+                beside = unfinished(path)
                 shutil.move(fresh, beside)  # it may lie on another disk, where nothing can be renamed to here
                 beside.replace(path)
         except (DataError, OSError) as error:
