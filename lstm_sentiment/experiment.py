@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lstm_sentiment.adaptation.linear import fit_branch, folds_of
 from lstm_sentiment.adversarial import beside
 from lstm_sentiment.assessment import assess, report_scores
 from lstm_sentiment.checkpoint import RunFolder
@@ -23,8 +24,8 @@ from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
-from lstm_sentiment.network import Network, WideAndDeep, lstm_of, new_network
-from lstm_sentiment.optimization import balanced_weights, cross_entropy
+from lstm_sentiment.network import Network, TfidfBranch, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.optimization import balanced_weights, cross_entropy, row_weights
 from lstm_sentiment.pages.reporting import check_extra, write_report
 from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
@@ -156,7 +157,9 @@ def initial_model(
     model = new_network(
         corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)
     )
-    if isinstance(model, WideAndDeep):
+    if isinstance(model, WideAndDeep) and isinstance(model.ngrams, TfidfBranch):
+        fit_linear(model.ngrams, corpus.train, len(corpus.labels), config)
+    elif isinstance(model, WideAndDeep):
         model.ngrams.learn_by_ratio(learned or corpus.train)
     if pretrained is not None:
         pretrained.start(lstm_of(model))
@@ -183,6 +186,17 @@ def initial_model(
             100 * corpus.facts["vectors"]["types"], 100 * corpus.facts["vectors"]["tokens"],
         )  # fmt: skip
     return model
+
+
+def fit_linear(branch: TfidfBranch, train: TextDataset, classes: int, config: Config) -> None:
+    """Fit a linear branch on training rows, with the run's class weights."""
+    fit_branch(
+        branch,
+        train,
+        classes=classes,
+        row_weights=row_weights(train, classes, balanced=config.trainer.class_weights == "balanced"),
+        folds=folds_of(train.labels, seed=config.seed, most=3),
+    )
 
 
 def _new_trainer(

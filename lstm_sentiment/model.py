@@ -137,8 +137,16 @@ class SentimentLSTM(nn.Module):
             self.embedding.weight += self.subwords(ids_V, self.subwords.spelling_VK[:0])
             self._folded = True
 
+    def pooled(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return what the head reads of texts given as their tokens' vectors (T, B, E): features (B, P)."""
+        return self._pool_all(self._read(embedded_TBE, lengths_B), lengths_B)
+
     def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C)."""
+        logits_BC: Tensor = self.head(self._drop(self._pool_all(read, lengths_B))).float()
+        return logits_BC
+
+    def _pool_all(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         read = [states_TBH.float() for states_TBH in read]
         pooled: dict[str, Tensor] = {}
         if not {"mean", "max"}.isdisjoint(self.pooling) and pooling.applies(read):
@@ -146,9 +154,7 @@ class SentimentLSTM(nn.Module):
         for kind in self.pooling:
             if kind not in pooled:
                 pooled[kind] = self._pool(kind, read, lengths_B)
-        pooled_BP = torch.cat([pooled[kind] for kind in self.pooling], dim=1)
-        logits_BC: Tensor = self.head(self._drop(pooled_BP)).float()
-        return logits_BC
+        return torch.cat([pooled[kind] for kind in self.pooling], dim=1)
 
     def _read(self, embedded_TBE: Tensor, lengths_B: Tensor) -> list[Tensor]:
         """Return the last layer's states (T, B, H) of each direction, in the order it reads in."""

@@ -32,6 +32,7 @@ HASH = (1_640_531_527, 2_147_483_647, 1_597_334_677)  # p, r (a prime), q
 BRANCHES = ("lstm", "ngrams")
 RATE = 30.0  # of the n-grams, relative to the learning rate; most of them see few steps
 ROWS_AT_ONCE = 512  # texts that are counted together
+SHORTEST = 1e-12  # length of a vector of features that is not zero
 
 
 class NgramWeights(nn.EmbeddingBag):
@@ -98,10 +99,7 @@ class NgramBranch(nn.Module):
         """
         places_N = self.places(tokens_T[None])[0]
         pushes_NC = self.weights.weight[places_N] / math.sqrt(len(places_N))
-        pushes_TC, of_pairs_PC = pushes_NC[: len(tokens_T)], pushes_NC[len(tokens_T) :]
-        pushes_TC[:-1] += of_pairs_PC / 2
-        pushes_TC[1:] += of_pairs_PC / 2
-        return pushes_TC
+        return _shared_by_tokens(pushes_NC, len(tokens_T))
 
     @torch.no_grad()
     def learn_by_ratio(self, train: TextDataset) -> None:
@@ -127,11 +125,96 @@ class NgramBranch(nn.Module):
         self.weights.row_rates = (ratios_RC - ratios_RC.mean(dim=1, keepdim=True)).abs().amax(dim=1)
 
 
+class TfidfBranch(NgramBranch):
+    """A linear model of TF-IDF features: words and word pairs, sublinear counts, rows of length one.
+
+    It is scikit-learn's `TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)` followed by a linear layer,
+    with hashed pairs. Gradient descent leaves it alone: its weights are those of a logistic regression (see
+    `adaptation.linear`). An n-gram that no training row holds has the idf 0 and counts nothing.
+
+    Args:
+        vocabulary_size: V, with padding (0) and unknown (1).
+        classes: C.
+        buckets: rows for the pairs; pairs whose hashes meet share one.
+
+    >>> branch = TfidfBranch(100, 3, buckets=1000)
+    >>> _ = branch.idf[1:].fill_(2.0)
+    >>> values_BN, places_BN = branch.features(torch.tensor([[5, 6, 5, 0]]), torch.tensor([3]))
+    >>> once = values_BN[places_BN == 6]  # of the words and pairs only the word 5 stands there twice
+    >>> (values_BN[places_BN == 5] / once).sum().round(decimals=3)  # 1 + ln(2)
+    tensor(1.6930)
+    """
+
+    def __init__(self, vocabulary_size: int, classes: int, *, buckets: int) -> None:
+        super().__init__(vocabulary_size, classes, buckets=buckets)
+        self.idf: Tensor
+        self.register_buffer("idf", torch.zeros(vocabulary_size + buckets))
+        self.requires_grad_(requires_grad=False)
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, *_: Any) -> Tensor:
+        """Return the logits (B, C) of texts; what is given is what `SentimentLSTM.forward` is given."""
+        values_BN, places_BN = self.features(tokens_BT, lengths_B)
+        logits_BC: Tensor = self.weights(places_BN, per_sample_weights=values_BN) + self.bias
+        return logits_BC
+
+    def features(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the share (B, N) of each token and pair in a text's features, and its place (B, N).
+
+        An n-gram that stands n times in a text has the value idf x (1 + ln n), which its occurrences share
+        alike, over the length of the text's vector of values.
+        """
+        real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
+        places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
+        counts_BN = _repetitions(places_BN).to(self.idf.dtype)
+        values_BN = self.idf[places_BN] * (1 + counts_BN.log())
+        length_B1 = (values_BN.square() / counts_BN).sum(dim=1, keepdim=True).sqrt()
+        return values_BN / counts_BN / length_B1.clamp(min=SHORTEST), places_BN
+
+    @torch.no_grad()
+    def pushes(self, tokens_T: Tensor) -> Tensor:
+        """Return what each token adds to a text's logits, (T, C), as `NgramBranch.pushes` does.
+
+        >>> branch = TfidfBranch(10, 2, buckets=5)
+        >>> _ = nn.init.normal_(branch.weights.weight[1:]), branch.idf[1:].uniform_()
+        >>> tokens_T = torch.tensor([4, 7, 4])
+        >>> alone_C = branch(tokens_T[None], torch.tensor([3]))[0]
+        >>> torch.allclose(branch.pushes(tokens_T).sum(0) + branch.bias, alone_C, atol=1e-6)
+        True
+        """
+        lengths_1 = torch.tensor([len(tokens_T)], device=tokens_T.device)
+        values_1N, places_1N = self.features(tokens_T[None], lengths_1)
+        return _shared_by_tokens(self.weights.weight[places_1N[0]] * values_1N[0, :, None], len(tokens_T))
+
+
+def _repetitions(places_BN: Tensor) -> Tensor:
+    """Return how often each place stands in its row, (B, N), int64.
+
+    >>> _repetitions(torch.tensor([[7, 3, 7], [3, 3, 3]])).tolist()
+    [[2, 1, 2], [3, 3, 3]]
+    """
+    sorted_BN, order_BN = places_BN.sort(dim=1)
+    first_BN = torch.ones_like(sorted_BN, dtype=torch.bool)
+    first_BN[:, 1:] = sorted_BN[:, 1:] != sorted_BN[:, :-1]
+    starts = first_BN.flatten().nonzero()[:, 0]
+    runs = torch.cat([starts[1:], starts.new_tensor([places_BN.numel()])]) - starts
+    of_sorted = runs[first_BN.flatten().cumsum(0) - 1].view(places_BN.shape)
+    return torch.empty_like(places_BN).scatter_(1, order_BN, of_sorted)
+
+
+def _shared_by_tokens(pushes_NC: Tensor, tokens: int) -> Tensor:
+    """Return the pushes (T, C) of tokens; half of each pair's is each token's."""
+    pushes_TC, of_pairs_PC = pushes_NC[:tokens], pushes_NC[tokens:]
+    pushes_TC[:-1] += of_pairs_PC / 2
+    pushes_TC[1:] += of_pairs_PC / 2
+    return pushes_TC
+
+
 class WideAndDeep(nn.Module):
     """An LSTM and a linear model of n-grams side by side.
 
-    While training it returns the logits of both, (2, B, C), each to learn by a loss of its own; otherwise
-    their sum, (B, C), weighted by `shares`.
+    While training it returns the logits of both, (2, B, C), each to learn by a loss of its own, or those of
+    the LSTM alone, (B, C), where the other was fitted before; otherwise their sum, (B, C), weighted by
+    `shares`.
 
     Args:
         lstm: one branch.
@@ -153,12 +236,16 @@ class WideAndDeep(nn.Module):
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
         """Return logits; what is given is what `SentimentLSTM.forward` is given."""
         inputs = (tokens_BT, lengths_B, spelling_XK)
+        if self.training and isinstance(self.ngrams, TfidfBranch):
+            logits_BC: Tensor = self.lstm(*inputs)
+            return logits_BC
         logits_KBC = torch.stack([self.lstm(*inputs), self.ngrams(*inputs)])
         if self.training:
             return logits_KBC
         return (self.shares[:, None, None] * logits_KBC).sum(dim=0)
 
 
+KINDS = {"learned": NgramBranch, "tfidf": TfidfBranch}
 Network = SentimentLSTM | WideAndDeep
 
 
@@ -184,7 +271,7 @@ def new_lstm(vocabulary: Vocabulary, classes: int, *, subwords: int, **settings:
 
 
 def network_shapes(
-    tokens: int, classes: int, *, subwords: int, ngrams: int, **settings: Any
+    tokens: int, classes: int, *, subwords: int, ngrams: int, ngram_kind: str = "learned", **settings: Any
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a network's parameters by name, without any memory for them.
 
@@ -193,6 +280,7 @@ def network_shapes(
         classes: C.
         subwords: as in `new_lstm`.
         ngrams: as in `new_network`.
+        ngram_kind: as in `new_network`.
         settings: as in `new_lstm`.
 
     >>> sizes = {"subwords": 0, "ngrams": 0, "hidden_size": 4096, "layers": 16}
@@ -202,17 +290,20 @@ def network_shapes(
     with torch.device("meta"):
         of_letters = SubwordVectors([], subwords, settings["embedding_size"]) if subwords else None
         lstm = SentimentLSTM(tokens, classes, subwords=of_letters, **settings)
-        network = WideAndDeep(lstm, NgramBranch(tokens, classes, buckets=ngrams)) if ngrams else lstm
+        network = WideAndDeep(lstm, KINDS[ngram_kind](tokens, classes, buckets=ngrams)) if ngrams else lstm
     return shapes_of(network)
 
 
-def new_network(vocabulary: Vocabulary, classes: int, *, ngrams: int, **settings: Any) -> Network:
+def new_network(
+    vocabulary: Vocabulary, classes: int, *, ngrams: int, ngram_kind: str = "learned", **settings: Any
+) -> Network:
     """Return a network for a vocabulary, with random weights.
 
     Args:
         vocabulary: tokens that have vectors of their own.
         classes: number of classes.
         ngrams: buckets of word pairs of the wide branch; 0 for no such branch.
+        ngram_kind: ``learned`` (see `NgramBranch`) or ``tfidf`` (see `TfidfBranch`).
         settings: see `new_lstm`.
 
     Raises:
@@ -222,8 +313,8 @@ def new_network(vocabulary: Vocabulary, classes: int, *, ngrams: int, **settings
     >>> type(new_network(Vocabulary(["good"]), 2, ngrams=50, **sizes)).__name__
     'WideAndDeep'
     """
-    check_size(network_shapes(len(vocabulary), classes, ngrams=ngrams, **settings))
+    check_size(network_shapes(len(vocabulary), classes, ngrams=ngrams, ngram_kind=ngram_kind, **settings))
     lstm = new_lstm(vocabulary, classes, **settings)
     if not ngrams:
         return lstm
-    return WideAndDeep(lstm, NgramBranch(len(vocabulary), classes, buckets=ngrams))
+    return WideAndDeep(lstm, KINDS[ngram_kind](len(vocabulary), classes, buckets=ngrams))

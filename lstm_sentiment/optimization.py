@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as fused_adamw
 
 from lstm_sentiment.compiled import rows
-from lstm_sentiment.dataset import Batch
+from lstm_sentiment.dataset import Batch, TextDataset
 from lstm_sentiment.pretraining.layers import layer_depths
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -58,6 +59,20 @@ def balanced_weights(labels: Any, classes: int, row_weights: Any = None) -> Tens
     """
     counts_C = np.bincount(labels, row_weights, minlength=classes)
     return torch.from_numpy(len(labels) / (classes * np.where(counts_C, counts_C, 1))).float()
+
+
+def row_weights(rows: TextDataset, classes: int, *, balanced: bool) -> npt.NDArray[Any]:
+    """Return what each row's loss counts (R,): its own weight, times that of its class if these are balanced.
+
+    Example::
+
+        row_weights(corpus.train, len(corpus.labels), balanced=True)
+    """
+    if not balanced:
+        return rows.weights
+    of_classes_C = balanced_weights(rows.labels, classes, rows.weights).double().numpy()
+    weights_R: npt.NDArray[Any] = rows.weights * of_classes_C[rows.labels]
+    return weights_R
 
 
 class LazyAdamW(torch.optim.AdamW):

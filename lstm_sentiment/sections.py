@@ -253,6 +253,8 @@ class ModelConfig:
         word_dropout: share of training tokens replaced by the unknown token.
         ngrams: size of the table of word pairs of a linear model that is trained beside the LSTM, and
             whose logits are added to the LSTM's; 0 for no such branch.
+        ngram_kind: how that linear model learns: learned, by gradient steps as the LSTM does, or tfidf: a
+            logistic regression of TF-IDF features, which is fitted before the LSTM learns.
     """
 
     embedding_size: int = 128
@@ -264,6 +266,7 @@ class ModelConfig:
     embedding_dropout: float = 0.3
     word_dropout: float = 0.1
     ngrams: int = 0
+    ngram_kind: Literal["learned", "tfidf"] = "learned"
 
     def __post_init__(self) -> None:
         most_ngrams = 1 << 24

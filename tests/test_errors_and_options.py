@@ -712,7 +712,7 @@ FLOORS = [
     "language_model",
     "transfer hub loop",
     "corpus inference r_drop culprits optimization baselines similar network",
-    "adversarial",
+    "adversarial linear",
     "trainer classification classifier preflight onnx_graph texts next_token",
     "starting teaching packing",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "

@@ -25,7 +25,7 @@ from torch import Tensor
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.extras import need
 from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.network import HASH, Network, NgramBranch, WideAndDeep, lstm_of
+from lstm_sentiment.network import HASH, SHORTEST, Network, NgramBranch, TfidfBranch, WideAndDeep, lstm_of
 from lstm_sentiment.reading.tokenizing import MOST_PLACES, NOTHING, PAD, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime from 1.12 on
@@ -178,7 +178,26 @@ def _of_letters(graph: _Graph, table_GE: Array) -> str:
 
 
 def _wide(graph: _Graph, branch: NgramBranch) -> str:
-    """Return the logits (B, C) of the wide branch; its places are found here as in `NgramBranch.places`."""
+    """Return the logits (B, C) of the wide branch."""
+    places_BN = _places(graph, branch)
+    table = _array(branch.weights.weight).copy()
+    table[PAD] = 0.0
+    weights_BNC = graph.rows("pairs", table, places_BN)
+    if isinstance(branch, TfidfBranch):
+        values_BN1 = graph.add("Unsqueeze", _tfidf(graph, branch, places_BN), graph.numbers(2))
+        weights_BNC = graph.add("Mul", weights_BNC, values_BN1)
+    logits_BC = graph.add("ReduceSum", weights_BNC, graph.numbers(1), keepdims=0)
+    if not isinstance(branch, TfidfBranch):
+        lengths_B = graph.add("Cast", "lengths", to=FLOAT)
+        twice_B = graph.add("Mul", lengths_B, graph.constant("two", np.float32(2)))
+        count_B = graph.add("Sub", twice_B, graph.constant("single", np.float32(1)))
+        root_B1 = graph.add("Unsqueeze", graph.add("Sqrt", count_B), graph.numbers(1))
+        logits_BC = graph.add("Div", logits_BC, root_B1)
+    return graph.add("Add", logits_BC, graph.constant("pairs.bias", _array(branch.bias)))
+
+
+def _places(graph: _Graph, branch: NgramBranch) -> str:
+    """Return the rows of the table of each token, then of each pair, (B, N), as `NgramBranch.places` does."""
     known, none = (
         graph.constant("known", np.int64(branch.vocabulary_size)),
         graph.constant("zero", np.int64(0)),
@@ -198,17 +217,21 @@ def _wide(graph: _Graph, branch: NgramBranch) -> str:
     hashed_BT = graph.add("Add", hashed_BT, graph.add("Mul", second_BT, q))
     pairs_BT = graph.add("Add", graph.add("Mod", hashed_BT, buckets), known)
     pairs_BT = graph.add("Where", graph.add("Equal", second_BT, none), none, pairs_BT)
-    places_BN = graph.add("Concat", words_BT, pairs_BT, axis=1)
-    table = _array(branch.weights.weight).copy()
-    table[PAD] = 0.0
-    sum_BC = graph.add("ReduceSum", graph.rows("pairs", table, places_BN), graph.numbers(1), keepdims=0)
-    lengths_B = graph.add("Cast", "lengths", to=FLOAT)
-    twice_B = graph.add("Mul", lengths_B, graph.constant("two", np.float32(2)))
-    count_B = graph.add("Sub", twice_B, graph.constant("single", np.float32(1)))
-    root_B1 = graph.add("Unsqueeze", graph.add("Sqrt", count_B), graph.numbers(1))
-    return graph.add(
-        "Add", graph.add("Div", sum_BC, root_B1), graph.constant("pairs.bias", _array(branch.bias))
-    )
+    return graph.add("Concat", words_BT, pairs_BT, axis=1)
+
+
+def _tfidf(graph: _Graph, branch: TfidfBranch, places_BN: str) -> str:
+    """Return what each token and pair counts, (B, N), as `TfidfBranch.features` does."""
+    here_BN1, there_B1N = (graph.add("Unsqueeze", places_BN, graph.numbers(axis)) for axis in (2, 1))
+    same_BNN = graph.add("Cast", graph.add("Equal", here_BN1, there_B1N), to=FLOAT)
+    counts_BN = graph.add("ReduceSum", same_BNN, graph.numbers(2), keepdims=0)
+    idf_BN = graph.add("Gather", graph.constant("idf", _array(branch.idf)), places_BN)
+    sublinear_BN = graph.add("Add", graph.add("Log", counts_BN), graph.constant("single", np.float32(1)))
+    values_BN = graph.add("Mul", idf_BN, sublinear_BN)
+    squares_BN = graph.add("Div", graph.add("Mul", values_BN, values_BN), counts_BN)
+    length_B1 = graph.add("Sqrt", graph.add("ReduceSum", squares_BN, graph.numbers(1), keepdims=1))
+    length_B1 = graph.add("Max", length_B1, graph.constant("shortest", np.float32(SHORTEST)))
+    return graph.add("Div", graph.add("Div", values_BN, counts_BN), length_B1)
 
 
 def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_B: str) -> tuple[str, str]:

@@ -1,0 +1,218 @@
+"""The linear branch: logistic regression of TF-IDF features, its regularisation chosen by cross-validation.
+
+The features are those of `network.TfidfBranch`, so that what is fitted here is what the network computes.
+
+Legend: R rows, G rows of the branch's table, F features that occur in the training rows, C classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from lstm_sentiment.calibration import fit_calibration
+from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.network import TfidfBranch
+from lstm_sentiment.reading.tokenizing import PAD
+
+STRENGTHS = (0.5, 2.0, 8.0, 32.0)  # inverse strengths of the penalty that are tried, as scikit-learn's C
+ROWS_AT_ONCE = 512
+CV_ROWS = 12_000  # rows that cross-validation looks at; with more its choice hardly changes
+MOST_TOKENS = 8_000_000  # of training rows; more need more memory than a laptop has
+MAX_ITERATIONS = 300
+ROUGH, EXACT = 5e-4, 1e-4  # tolerances: of what is only compared, of what is kept (at 1e-2 nothing moves)
+UNSEEN = -8.0  # logit of a class, less than the others', that no row of a fold has
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearFit:
+    """A logistic regression, and how it does on rows that it was not fitted on.
+
+    Args:
+        strength: inverse strength of the penalty (scikit-learn's C) with the best out-of-fold likelihood.
+        out_of_fold_RC: logits of each training row by a model of the other folds, (R, C).
+    """
+
+    strength: float
+    out_of_fold_RC: Array
+
+
+def folds_of(labels: Array, *, seed: int, most: int = 5) -> list[Array]:
+    """Return which rows each fold holds out, in ascending order; every class is spread over the folds.
+
+    Args:
+        labels: class indices (R,), at least two rows.
+        seed: of the shuffle.
+        most: folds, at most; fewer where even the most frequent class has fewer rows.
+
+    >>> [fold.tolist() for fold in folds_of(np.array([0, 1, 0, 1]), seed=0)]
+    [[1, 2], [0, 3]]
+    """
+    count = max(2, min(most, int(np.bincount(labels).max())))
+    if np.bincount(labels).max() < 2:  # a row of each class: nothing can be learned, but something said
+        return [np.arange(start, len(labels), 2) for start in (0, 1)]
+    splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class has fewer rows than there are folds
+        return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels)]
+
+
+def count_features(branch: TfidfBranch, dataset: TextDataset) -> sparse.csr_matrix:
+    """Return how often each word and pair stands in each row, (R, G)."""
+    parts = []
+    rows = branch.idf.shape[0]
+    for part in np.array_split(np.arange(len(dataset)), 1 + len(dataset) // ROWS_AT_ONCE):
+        if not len(part):
+            continue
+        batch = dataset.batch(part)
+        real_BT = torch.arange(batch.tokens_BT.shape[1]) < batch.lengths_B[:, None]
+        places_BN = branch.places(batch.tokens_BT.masked_fill(~real_BT, PAD)).numpy()
+        row, column = np.nonzero(places_BN != PAD)
+        ones = np.ones(len(row), np.float32)
+        shape = (len(part), rows)
+        parts.append(sparse.csr_matrix((ones, (row, places_BN[row, column])), shape=shape))
+    return sparse.vstack(parts, format="csr") if parts else sparse.csr_matrix((0, rows), dtype=np.float32)
+
+
+def fit_branch(
+    branch: TfidfBranch,
+    train: TextDataset,
+    *,
+    classes: int,
+    row_weights: Array,
+    folds: Sequence[Array],
+) -> LinearFit:
+    """Fit a branch's weights on training rows, in place.
+
+    Args:
+        branch: all of whose weights are replaced.
+        train: rows, with their labels.
+        classes: C.
+        row_weights: what each row counts (R,).
+        folds: rows that each fold of the cross-validation holds out.
+    """
+    counts_RG = count_features(branch, train)
+    held, known = _sampled(folds, len(train))
+    logits_KRC = np.zeros((len(STRENGTHS), len(train), classes))
+    for fold in held:
+        others = np.setdiff1d(known, fold)
+        idf_G = inverse_frequencies(counts_RG[others])
+        used = np.flatnonzero(idf_G)
+        learned_RF = _tfidf(counts_RG[others][:, used], idf_G[used])
+        asked_RF = _tfidf(counts_RG[fold][:, used], idf_G[used])
+        start = None
+        for k, strength in enumerate(STRENGTHS):
+            weights_CF, bias_C = start = logistic_regression(
+                learned_RF, train.labels[others], row_weights[others], strength, classes,
+                start=start, tolerance=ROUGH,
+            )  # fmt: skip
+            logits_KRC[k, fold] = asked_RF @ weights_CF.T + bias_C
+    losses = [_calibrated_loss(logits_RC[known], train.labels[known]) for logits_RC in logits_KRC]
+    best = int(np.argmin(losses))
+    _store(branch, counts_RG, train.labels, row_weights, STRENGTHS[best], classes)
+    return LinearFit(strength=STRENGTHS[best], out_of_fold_RC=logits_KRC[best])
+
+
+def inverse_frequencies(counts_RG: sparse.csr_matrix) -> Array:
+    """Return each feature's idf as scikit-learn smooths it, (G,); 0 where no row holds it.
+
+    >>> inverse_frequencies(sparse.csr_matrix(np.array([[1, 2, 0], [0, 1, 0]]))).round(3)
+    array([1.405, 1.   , 0.   ])
+    """
+    rows_G = np.bincount(counts_RG.indices, minlength=counts_RG.shape[1])
+    idf_G = np.log((1 + counts_RG.shape[0]) / (1 + rows_G)) + 1
+    return np.where(rows_G > 0, idf_G, 0.0)
+
+
+def logistic_regression(
+    features_RF: Any,
+    labels: Array,
+    row_weights: Array,
+    strength: float,
+    classes: int,
+    *,
+    start: tuple[Array, Array] | None = None,
+    tolerance: float = EXACT,
+) -> tuple[Array, Array]:
+    """Return weights (C, F) and bias (C,) of a penalised logistic regression over all classes.
+
+    Args:
+        features_RF: sparse or dense.
+        labels: class indices (R,); a class without any row gets a low bias.
+        row_weights: what each row counts (R,).
+        strength: inverse strength of the penalty (scikit-learn's C).
+        classes: C.
+        start: weights and bias to begin with.
+        tolerance: largest gradient at the end.
+    """
+    found = np.unique(labels)
+    weights_CF, bias_C = np.zeros((classes, features_RF.shape[1])), np.full(classes, UNSEEN)
+    bias_C[found] = 0.0
+    if len(found) < 2:
+        return weights_CF, bias_C
+    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=tolerance, warm_start=True)
+    if start is not None:
+        before_CF, before_C = start[0][found], start[1][found]
+        if len(found) == 2:  # scikit-learn keeps one row for two classes
+            before_CF, before_C = (np.diff(of, axis=0) for of in (before_CF, before_C))
+        model.coef_, model.intercept_, model.classes_ = before_CF, before_C, found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features_RF, labels, row_weights)
+    coef, intercept = model.coef_, model.intercept_
+    if len(found) == 2:
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    weights_CF[found], bias_C[found] = coef, intercept
+    bias_C[np.setdiff1d(np.arange(classes), found)] += intercept.min()
+    return weights_CF, bias_C
+
+
+def _store(
+    branch: TfidfBranch,
+    counts_RG: sparse.csr_matrix,
+    labels: Array,
+    row_weights: Array,
+    strength: float,
+    classes: int,
+) -> None:
+    idf_G = inverse_frequencies(counts_RG)
+    used = np.flatnonzero(idf_G)
+    features_RF = _tfidf(counts_RG[:, used], idf_G[used])
+    weights_CF, bias_C = logistic_regression(features_RF, labels, row_weights, strength, classes)
+    with torch.no_grad():
+        branch.idf.copy_(torch.from_numpy(idf_G))
+        branch.weights.weight.zero_()
+        branch.weights.weight[torch.from_numpy(used)] = torch.from_numpy(weights_CF.T).float()
+        branch.bias.copy_(torch.from_numpy(bias_C))
+
+
+def _tfidf(counts_RF: sparse.csr_matrix, idf_F: Array) -> sparse.csr_matrix:
+    """Return features (R, F): idf x (1 + ln count), rows of length 1 or 0."""
+    values = counts_RF.copy().astype(np.float64)
+    values.data = (1 + np.log(values.data)) * idf_F[values.indices]
+    lengths = np.sqrt(np.asarray(values.multiply(values).sum(axis=1)).ravel())
+    return sparse.csr_matrix(sparse.diags(1 / np.where(lengths > 0, lengths, 1)) @ values)
+
+
+def _sampled(folds: Sequence[Array], rows: int) -> tuple[list[Array], Array]:
+    """Return the folds, and all rows that they hold; of many rows, every n-th."""
+    step = max(1, -(-rows // CV_ROWS))
+    held = [fold[::step] for fold in folds]
+    return held, np.sort(np.concatenate(held))
+
+
+def _calibrated_loss(logits_RC: Array, labels: Array) -> float:
+    """Return the negative log-likelihood at the best temperature, nats."""
+    probabilities_RC = fit_calibration(logits_RC, labels).probabilities(logits_RC)
+    return -float(np.log(np.maximum(probabilities_RC[np.arange(len(labels)), labels], 1e-12)).mean())
