@@ -38,6 +38,7 @@ from scipy.special import log_softmax, softmax
 from starter_templates import misspelt, sentences
 from torch import Tensor, nn
 
+from lstm_sentiment import __version__
 from lstm_sentiment.calibration import fit_calibration
 from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier
@@ -562,7 +563,7 @@ def finish(
     folder.save(BEST, {"model": weights}, facts)
     write_json(
         folder.path / "environment.json",
-        {"lstm_sentiment": "starter", **describe_machine(device), "packages": {}},
+        {"lstm_sentiment": __version__, **describe_machine(device), "packages": {}},
     )
     write_json(
         folder.path / "corpora.json",

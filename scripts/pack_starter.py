@@ -25,6 +25,8 @@ from result_log import markdown
 from lstm_sentiment.starter.packing import pack
 
 MOST_BYTES = 12_000_000
+TERMS = """The weights are passed on under the licence of the package. They were made from public corpora,
+some of which state terms for research only or none (see the table below); no text of them is included."""
 TEXTS = 500  # of each file that is never trained on, to compare answers on
 
 
@@ -44,7 +46,6 @@ def main(argv: list[str]) -> None:
         options.out,
         corpora=statement(json.loads((options.run / "corpora.json").read_text("utf-8")), table),
         notes=notes(_read(options.scores), _read(options.left_out)),
-        license="mit",
         texts=[text for of_file in files for text in of_file],
     )
     print(json.dumps(found, indent=1))
@@ -62,7 +63,7 @@ def statement(of_run: dict[str, Any], table: dict[str, Any]) -> list[dict[str, A
 
 def notes(scores: list[dict[str, Any]], left_out: list[dict[str, Any]]) -> str:
     """Return what the model card says of its quality, in Markdown."""
-    parts = []
+    parts = [TERMS]
     if scores:
         lists = [name for name in ("VADER", "TextBlob", "AFINN") if name in scores[0]]
         rows = [
@@ -78,8 +79,8 @@ def notes(scores: list[dict[str, Any]], left_out: list[dict[str, Any]]) -> str:
         }
         ahead = sum(of["starter"] > of["VADER"] for of in left_out)
         parts.append(
-            f"On {len(left_out)} corpora that models of the same recipe were trained without, the mean score is "
-            f"{mean['starter']:.3f} (VADER {mean['VADER']:.3f}; ahead on {ahead}), the mean calibration "
+            f"On {len(left_out)} corpora that models of the same recipe were trained without, the mean score "
+            f"is {mean['starter']:.3f} (VADER {mean['VADER']:.3f}; ahead on {ahead}), the mean calibration "
             f"error {mean['ece']:.3f}, and label sets for 90 % hold the true label in {mean['coverage']:.1%}."
         )
     return "\n\n".join(parts)
