@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import log_softmax, softmax
 
 from lstm_sentiment.deployment.runtime import label_sets
 from lstm_sentiment.errors import ConfigError
@@ -52,7 +50,9 @@ class Calibration:
         >>> Calibration(temperature=2.0).probabilities(np.array([[2.0, 0.0]])).round(3)
         array([[0.731, 0.269]])
         """
-        probabilities_RC: Array = softmax(np.asarray(logits_RC, np.float64) / self.temperature, axis=1)
+        scaled_RC = np.asarray(logits_RC, np.float64) / self.temperature
+        odds_RC = np.exp(scaled_RC - scaled_RC.max(axis=1, keepdims=True))
+        probabilities_RC: Array = odds_RC / odds_RC.sum(axis=1, keepdims=True)
         return probabilities_RC
 
     def label_sets(self, probabilities_RC: Array, coverage: float) -> Array:
@@ -99,6 +99,9 @@ def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
     >>> fitted.probabilities(logits_RC)[0].round(2)
     array([0.67, 0.33])
     """
+    from scipy.optimize import minimize_scalar  # takes a second: not to answer a text
+    from scipy.special import log_softmax
+
     logits_RC = np.asarray(logits_RC, np.float64)
     rows_R = np.arange(len(truth_R))
     target_RC = _target(logits_RC, truth_R)
@@ -109,7 +112,7 @@ def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
 
     bounds = (math.log(COLDEST), math.log(HOTTEST))
     temperature = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
-    true_R = np.sort(softmax(logits_RC / temperature, axis=1)[rows_R, truth_R])
+    true_R = np.sort(Calibration(temperature=temperature).probabilities(logits_RC)[rows_R, truth_R])
     thresholds = []
     for level in range(LEVELS + 1):
         kept = math.ceil((len(true_R) + 1) * level / LEVELS - 1e-9)  # rows whose true label must be in
@@ -131,6 +134,9 @@ def fit_shares(logits_KRC: Array, truth_R: Array) -> Array:
     >>> fit_shares(np.stack([knows_RC, guesses_RC]), np.array([0, 1] * 50)).round(2)
     array([2., 0.])
     """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
     logits_KRC = np.asarray(logits_KRC, np.float64)
     target_RC = _target(logits_KRC[0], truth_R)
 

@@ -23,7 +23,7 @@ from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError, shown
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.hub import Published
-from lstm_sentiment.network import BRANCHES, WideAndDeep, lstm_of, network_shapes, new_network
+from lstm_sentiment.network import BRANCHES, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.prediction import Prediction, checked_text, in_parts
 from lstm_sentiment.proof import check_proof
@@ -31,6 +31,7 @@ from lstm_sentiment.reading.given import texts_in
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
 from lstm_sentiment.reading.tokens import TokenStore
+from lstm_sentiment.shapes import network_shapes
 from lstm_sentiment.starter.names import run_path
 from lstm_sentiment.weights import check_weights, known_tokens
 
@@ -133,7 +134,11 @@ class SentimentClassifier(Published):
         self.calibration = calibration or Calibration()
         self.device = pick_device(device)
         self.model = new_network(
-            vocabulary, len(labels), subwords=config.text.subwords, **asdict(config.model)
+            vocabulary,
+            len(labels),
+            subwords=config.text.subwords,
+            initial=weights is None,
+            **asdict(config.model),
         )
         if weights is not None:
             self.model.load_state_dict(weights)

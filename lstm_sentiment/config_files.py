@@ -5,6 +5,7 @@ Every mistake in a file is found before one is told of, and names file, line and
 
 from __future__ import annotations
 
+import functools
 import sys
 import typing
 from pathlib import Path
@@ -273,8 +274,14 @@ def type_of(kind: type, key: str) -> Any:
     owner = kind
     *sections, name = key.split(".")
     for section in sections:
-        owner = typing.get_type_hints(owner)[section]
-    return typing.get_type_hints(owner).get(name)
+        owner = _hints(owner)[section]
+    return _hints(owner).get(name)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Return the types of a class's fields; Python evaluates all of them anew each time that it is asked."""
+    return typing.get_type_hints(kind)
 
 
 def expected(kind: type, key: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics as sk
 
 from lstm_sentiment.errors import escaped
 
@@ -75,6 +74,8 @@ def score(truth_R: Array, probabilities_RC: Array, labels: list[str]) -> dict[st
     >>> round(scores["accuracy"], 3), scores["confusion"]
     (0.667, [[1, 0], [1, 1]])
     """
+    from sklearn import metrics as sk  # takes half a second: not to answer a text
+
     classes = np.arange(len(labels))
     predicted_R = probabilities_RC.argmax(axis=1)
     precision, recall, f1, rows = sk.precision_recall_fscore_support(

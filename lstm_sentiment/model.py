@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.compiled import pooling, recurrence
-from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
+from lstm_sentiment.reading.subwords import FoldedVectors, SubwordVectors, nothing_spelt, table, word_ids
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
 
 
@@ -39,6 +39,7 @@ class SentimentLSTM(nn.Module):
         embedding_dropout: on embeddings, one mask per text shared over its tokens.
         word_dropout: share of tokens replaced by the unknown token while training.
         subwords: n-gram vectors that are added to those of words; None for none.
+        initial: whether weights get initial values; without, they hold anything until they are loaded.
 
     >>> model = SentimentLSTM(100, 3, embedding_size=8, hidden_size=8).eval()
     >>> tokens_BT, lengths_B = torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])
@@ -62,14 +63,17 @@ class SentimentLSTM(nn.Module):
         embedding_dropout: float = 0.0,
         word_dropout: float = 0.0,
         subwords: SubwordVectors | None = None,
+        initial: bool = True,
     ) -> None:
         super().__init__()
         self.pooling = pooling.split("+")
         self.embedding_dropout, self.word_dropout = embedding_dropout, word_dropout
         features = hidden_size * (2 if bidirectional else 1)
         sizes = [embedding_size] + [features] * (layers - 1)
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)  # nothing reads padding: row 0 stays 0
-        self.subwords, self._folded = subwords, False
+        # Nothing reads padding: row 0 stays 0.
+        self.embedding = table(nn.Embedding, vocabulary_size, embedding_size, initial=initial)
+        self.subwords = subwords
+        self.folded: FoldedVectors | None = None
         self.forward_lstms = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
         self.backward_lstms = nn.ModuleList(
             nn.LSTM(size, hidden_size) for size in (sizes if bidirectional else [])
@@ -77,7 +81,8 @@ class SentimentLSTM(nn.Module):
         self.attention = nn.Linear(features, 1, bias=False) if "attention" in self.pooling else None
         self.dropout = dropout
         self.head = nn.Linear(features * len(self.pooling), classes)
-        self._initialise()
+        if initial:
+            self._initialise()
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
         """Return the logits (B, C) of texts.
@@ -109,12 +114,12 @@ class SentimentLSTM(nn.Module):
             return embedded_TBE
         known = self.embedding.num_embeddings
         if spelling_XK is None:
-            spelling_XK = self.subwords.spelling_VK[:0]
-        if not self._folded:  # each distinct token once
+            spelling_XK = nothing_spelt(tokens_TB.device)
+        if self.folded is None:  # each distinct token once
             ids_U, place_TB = torch.unique(tokens_TB, return_inverse=True)
             vectors_UE = self.embedding(word_ids(ids_U, known)) + self.subwords(ids_U, spelling_XK)
             return nn.functional.embedding(place_TB, vectors_UE)
-        embedded_TBE = self.embedding(word_ids(tokens_TB, known))
+        embedded_TBE = self.folded(word_ids(tokens_TB, known), self.embedding.weight, self.subwords)
         if len(spelling_XK):
             ids_X = torch.arange(known, known + len(spelling_XK), device=tokens_TB.device)
             unknown_TB = tokens_TB >= known
@@ -126,16 +131,22 @@ class SentimentLSTM(nn.Module):
         """Return the logits (B, C) of texts given as their tokens' vectors (T, B, E)."""
         return self.head_logits(self._read(embedded_TBE, lengths_B), lengths_B)
 
-    @torch.no_grad()
     def fold_subwords(self) -> None:
-        """Add each known token's n-gram vectors to its word's, once and for all: for prediction alone.
+        """Keep the sum of each known token's word and n-gram vectors from now on: for prediction alone.
 
-        Answers stay the same; only unknown tokens are spelt from now on.
+        Answers and weights stay the same; a known token is spelt once, when it is first met.
         """
-        if self.subwords is not None and not self._folded:
-            ids_V = torch.arange(self.embedding.num_embeddings, device=self.embedding.weight.device)
-            self.embedding.weight += self.subwords(ids_V, self.subwords.spelling_VK[:0])
-            self._folded = True
+        if self.subwords is not None and self.folded is None:
+            self.folded = FoldedVectors(self.embedding.weight).train(self.training)
+
+    @torch.no_grad()
+    def token_vectors(self) -> Tensor:
+        """Return the vectors of all known tokens (V, E), with those of their n-grams."""
+        ids_V = torch.arange(self.embedding.num_embeddings, device=self.embedding.weight.device)
+        vectors_VE: Tensor = self.embedding.weight.detach()
+        if self.subwords is not None:
+            vectors_VE = vectors_VE + self.subwords(ids_V, nothing_spelt(ids_V.device))
+        return vectors_VE
 
     def pooled(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
         """Return what the head reads of texts given as their tokens' vectors (T, B, E): features (B, P)."""

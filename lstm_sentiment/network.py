@@ -24,7 +24,8 @@ from lstm_sentiment.model import SentimentLSTM
 from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD
-from lstm_sentiment.weights import check_size, shapes_of
+from lstm_sentiment.shapes import network_shapes
+from lstm_sentiment.weights import check_size
 
 # A pair (a, b) stands at V + ((a·p mod r) + b·q) mod buckets. Without r, (b, a) would stand there too for
 # many a number of buckets; p and q must not be near a multiple of a power of two, as buckets often are.
@@ -254,44 +255,24 @@ def lstm_of(network: Network) -> SentimentLSTM:
     return network.lstm if isinstance(network, WideAndDeep) else network
 
 
-def new_lstm(vocabulary: Vocabulary, classes: int, *, subwords: int, **settings: Any) -> SentimentLSTM:
+def new_lstm(
+    vocabulary: Vocabulary, classes: int, *, subwords: int, initial: bool = True, **settings: Any
+) -> SentimentLSTM:
     """Return an LSTM for a vocabulary, with random weights.
 
     Args:
         vocabulary: tokens that have vectors of their own.
         classes: number of classes.
         subwords: buckets of vectors of letters; 0 for none.
+        initial: whether weights get their random values; without, they hold anything until they are loaded.
         settings: see `SentimentLSTM`.
 
     >>> new_lstm(Vocabulary(["good"]), 2, subwords=100, embedding_size=4, hidden_size=4).head.out_features
     2
     """
-    of_letters = SubwordVectors(vocabulary.tokens, subwords, settings["embedding_size"]) if subwords else None
-    return SentimentLSTM(len(vocabulary), classes, subwords=of_letters, **settings)
-
-
-def network_shapes(
-    tokens: int, classes: int, *, subwords: int, ngrams: int, ngram_kind: str = "learned", **settings: Any
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's parameters by name, without any memory for them.
-
-    Args:
-        tokens: V, of the vocabulary.
-        classes: C.
-        subwords: as in `new_lstm`.
-        ngrams: as in `new_network`.
-        ngram_kind: as in `new_network`.
-        settings: as in `new_lstm`.
-
-    >>> sizes = {"subwords": 0, "ngrams": 0, "hidden_size": 4096, "layers": 16}
-    >>> network_shapes(9, 2, embedding_size=4096, **sizes)["forward_lstms.15.weight_ih_l0"]
-    (16384, 8192)
-    """
-    with torch.device("meta"):
-        of_letters = SubwordVectors([], subwords, settings["embedding_size"]) if subwords else None
-        lstm = SentimentLSTM(tokens, classes, subwords=of_letters, **settings)
-        network = WideAndDeep(lstm, KINDS[ngram_kind](tokens, classes, buckets=ngrams)) if ngrams else lstm
-    return shapes_of(network)
+    size = settings["embedding_size"]
+    of_letters = SubwordVectors(vocabulary.tokens, subwords, size, initial=initial) if subwords else None
+    return SentimentLSTM(len(vocabulary), classes, subwords=of_letters, initial=initial, **settings)
 
 
 def new_network(

@@ -6,22 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lstm_sentiment.errors import CheckpointError, ConfigError, shown
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 
 MOST_PARAMETERS = 1_000_000_000  # 4 GB; training takes four times as much
 Shapes = Mapping[str, Sequence[int]]
-
-
-def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shape of all that a model keeps, by name.
-
-    >>> shapes_of(nn.Linear(2, 3, device="meta"))
-    {'weight': (3, 2), 'bias': (3,)}
-    """
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def check_size(shapes: Shapes) -> None:
@@ -51,7 +42,7 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Shapes) -> None:
 
     Args:
         weights: parameter -> tensor.
-        shapes: of the model (see `shapes_of`).
+        shapes: of the model (see `shapes.network_shapes`).
 
     Raises:
         CheckpointError: a name, a shape or a type is another.

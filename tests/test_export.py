@@ -105,9 +105,13 @@ def test_int8_is_the_model_with_rounded_weights_and_nothing_else(subwords: int) 
     """The loss is that of rounding: a model whose weights were rounded before answers alike."""
     model = make_model(layers=2, pooling=ALL_POOLINGS, subwords=subwords)
     rounded = copy.deepcopy(model)
-    tables = [rounded.embedding] + ([rounded.subwords.table] if rounded.subwords is not None else [])
+    weights: list[torch.Tensor] = [rounded.embedding.weight]
+    if rounded.folded is not None:
+        assert rounded.subwords is not None
+        rounded.folded.vectors_VE.copy_(rounded.token_vectors())
+        rounded.folded.is_there_V.fill_(True)
+        weights = [rounded.folded.vectors_VE, rounded.subwords.table.weight]
     lstms = [*rounded.forward_lstms, *rounded.backward_lstms]
-    weights = [table.weight for table in tables]
     weights += [p for lstm in lstms for name, p in lstm.named_parameters() if "weight" in name]
     for weight in weights:
         scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127

@@ -32,6 +32,7 @@ from lstm_sentiment.optimization import adamw, cross_entropy
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import UNKNOWN
 from lstm_sentiment.reading.tokens import cache_folder
+from lstm_sentiment.shapes import network_shapes
 
 Configure = Callable[..., Config]
 KNOWN, BUCKETS, CLASSES = 12, 50, 3
@@ -116,6 +117,33 @@ def test_pairs_stand_where_chance_would_put_them(buckets: int, known: int) -> No
     expected = buckets * (1 - (1 - 1 / buckets) ** len(pairs_NP))
     assert len(np.unique(places_N)) > 0.97 * expected
     assert (places_N == place_of(pairs_NP[:, ::-1])).mean() < 0.01, "the order of two words does not matter"
+
+
+@quick
+@given(
+    words=st.integers(0, 9),
+    classes=st.integers(1, 4),
+    subwords=st.sampled_from([0, 2, 50]),
+    ngrams=st.sampled_from([0, 1, 40]),
+    kind=st.sampled_from(["learned", "tfidf"]),
+    sizes=st.fixed_dictionaries(
+        {
+            "embedding_size": st.integers(1, 5),
+            "hidden_size": st.integers(1, 5),
+            "layers": st.integers(1, 3),
+            "bidirectional": st.booleans(),
+            "pooling": st.sampled_from(["last", "mean", "max+attention", "last+mean+max+attention"]),
+        }
+    ),
+)
+def test_shapes_told_are_those_of_the_network(
+    words: int, classes: int, subwords: int, ngrams: int, kind: str, sizes: dict[str, Any]
+) -> None:
+    vocabulary = Vocabulary([f"w{i}" for i in range(words)])
+    settings = {"subwords": subwords, "ngrams": ngrams, "ngram_kind": kind, **sizes}
+    state = new_network(vocabulary, classes, dropout=0.5, **settings).state_dict()
+    told = network_shapes(len(vocabulary), classes, dropout=0.5, **settings)
+    assert told == {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 # -- both branches ---------------------------------------------------------------------------------

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,8 +128,67 @@ def test_folding_changes_no_answer() -> None:
         torch.testing.assert_close(model(*inputs), before_BC, atol=1e-6, rtol=1e-6)
         known = tokens_BT[1:], torch.tensor([2])
         torch.testing.assert_close(model(*known), before_BC[1:], atol=1e-6, rtol=1e-6)
-    moved_V = (model.embedding.weight != before_VE).any(dim=1)
-    assert moved_V.tolist() == [False, False, True, True]
+    assert torch.equal(model.embedding.weight, before_VE), "what is folded is no weight"
+
+
+@pytest.mark.parametrize("initial", [True, False])
+def test_vectors_are_folded_when_they_are_met_and_never_otherwise(initial: bool) -> None:
+    """Bit for bit the same, whichever tokens were met before and together."""
+    torch.manual_seed(0)
+    words = [f"w{i}" for i in range(198)]
+    sizes: dict[str, Any] = {"subwords": 50, "embedding_size": 6, "hidden_size": 5}
+    model = new_lstm(Vocabulary(words), 3, **sizes).eval()
+    expected_VE = model.token_vectors()
+    loaded = new_lstm(Vocabulary(words), 3, initial=initial, **sizes).eval()
+    loaded.load_state_dict(model.state_dict())
+    loaded.fold_subwords()
+    assert loaded.folded is not None
+    met: set[int] = set()
+    with torch.inference_mode():
+        for _ in range(20):
+            tokens_TB = torch.randint(0, 200, (7, 2))
+            found_TBE = loaded.look_up(tokens_TB, None)
+            assert torch.equal(found_TBE, expected_VE[tokens_TB])
+            met |= set(tokens_TB.flatten().tolist())
+            assert set(loaded.folded.is_there_V.nonzero().flatten().tolist()) == met
+    assert torch.equal(loaded.token_vectors(), expected_VE)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    copy_TBE = copy.deepcopy(loaded).look_up(tokens_TB, None)
+    assert torch.equal(copy_TBE, found_TBE)
+
+
+def test_many_threads_may_fold_the_same_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread sees whole vectors only; a slow spelling makes them meet."""
+    torch.manual_seed(0)
+    words = [f"w{i}" for i in range(98)]
+    model = new_lstm(Vocabulary(words), 3, subwords=50, embedding_size=64, hidden_size=2, initial=False)
+    torch.nn.init.normal_(model.embedding.weight)
+    assert model.subwords is not None
+    torch.nn.init.normal_(model.subwords.table.weight)
+    expected_VE = model.token_vectors()
+    spelt: list[int] = []
+
+    def slowly(tokens: Any, buckets: int) -> Any:
+        spelt.append(len(tokens))
+        time.sleep(0.002)
+        return spell(tokens, buckets)
+
+    monkeypatch.setattr("lstm_sentiment.reading.subwords.spell", slowly)
+    model.fold_subwords()
+
+    def read(seed: int) -> bool:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(20):
+            tokens_TB = torch.randint(0, 100, (5, 3), generator=generator)
+            if not torch.equal(model.look_up(tokens_TB, None), expected_VE[tokens_TB]):
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(16)))
+    assert sum(spelt) <= 100, "a token was spelt twice"
 
 
 def test_ids_of_unknown_tokens_may_be_numbered_in_any_order() -> None:

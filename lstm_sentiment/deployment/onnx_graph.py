@@ -38,7 +38,7 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
     """Return an `onnx.ModelProto` that answers as the model does.
 
     Args:
-        network: on the CPU, its sub-words folded (`SentimentLSTM.fold_subwords`).
+        network: on the CPU.
         temperature: what logits are divided by before they become probabilities.
         int8: keep embeddings and LSTM matrices as int8 with a scale per row, a quarter of the size;
             they are used as float32.
@@ -150,7 +150,7 @@ class _Graph:
 
 def _embedded(graph: _Graph, model: SentimentLSTM, tokens_TB: str) -> str:
     """Return vectors (T, B, E): of the word, and for unknown tokens of their letters as well."""
-    table_VE = _array(model.embedding.weight)
+    table_VE = _array(model.token_vectors())
     if model.subwords is None:
         return graph.rows("embedding", table_VE, tokens_TB)
     known = graph.constant("known", np.int64(len(table_VE)))

@@ -10,14 +10,16 @@ from __future__ import annotations
 import csv
 from array import array
 from collections.abc import Iterator
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from lstm_sentiment.errors import DataError, Problems, escaped, shown
 from lstm_sentiment.reading.sources import MAX_LINE, Source, open_text, text_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Lines = npt.NDArray[np.int64]
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
@@ -40,6 +42,8 @@ def read_delimited(source: Source, delimiter: str, rows: int) -> Iterator[tuple[
         with open_source("reviews.csv") as source:
             for frame, lines_R in read_delimited(source, ",", 5_000): ...
     """
+    import pandas as pd  # takes a third of a second: not to answer a text
+
     lines_R = np.concatenate([[0], _check(source, delimiter)])  # of the blank line that _Rest begins with
     if not (lines_R > 0).any():
         return

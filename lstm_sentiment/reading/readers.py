@@ -12,10 +12,9 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, escaped, listed, shown
 from lstm_sentiment.reading.delimited import read_delimited
@@ -23,6 +22,9 @@ from lstm_sentiment.reading.json_lines import read_json_lines
 from lstm_sentiment.reading.sources import TREES, Source, open_text, text_files, text_lines
 from lstm_sentiment.reading.trees import read_tree
 from lstm_sentiment.sections import code_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
@@ -123,6 +125,7 @@ def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:
     Raises:
         DataError: a value that is no text and no number, with its line.
 
+    >>> import pandas as pd
     >>> chunk = Chunk(frame=pd.DataFrame({"text": ["a", ["b"]]}), lines=np.array([2, 3]))
     >>> column_texts(chunk, "text", "a.jsonl")
     Traceback (most recent call last):
@@ -147,6 +150,8 @@ def as_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
+    import pandas as pd  # takes a third of a second: not to answer a text
+
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return ""
     if isinstance(value, bool | np.bool_):
@@ -170,6 +175,8 @@ def _chunks(source: Source, classes: list[str] | None, phrases: bool) -> Iterato
 
 
 def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
+    import pandas as pd
+
     columns = dict.fromkeys(column for record in records for column in record)
     values = {column: [record.get(column) for record in records] for column in columns}
     frame = pd.DataFrame(values, dtype=object)
@@ -178,6 +185,8 @@ def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
 
 def _read_trees(source: Source, phrases: bool) -> Iterator[Chunk]:
     """Read one tree per line; columns text, label and, with phrases, `PHRASE`."""
+    import pandas as pd
+
     problems = Problems[DataError]()
     with open_text(source) as text:
         lines_of_text = enumerate(text_lines(text, source), start=1)
@@ -201,6 +210,7 @@ def _read_trees(source: Source, phrases: bool) -> Iterator[Chunk]:
 
 
 def _read_parquet(source: Source) -> Iterator[Chunk]:
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -244,6 +254,8 @@ def _check_parquet(source: Source) -> None:
 
 def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
     """Read ROOT/CLASS/*.txt, one text per file; columns text, label, file."""
+    import pandas as pd
+
     files_of = {
         folder.name: text_files(folder) for folder in sorted(source.path.iterdir()) if folder.is_dir()
     }

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-import fsspec
-
 from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown
 from lstm_sentiment.files import local_path
 
@@ -298,6 +296,8 @@ def fetched(url: str) -> Iterator[Path]:
             if url.startswith(("http://", "https://")):
                 opened: IO[bytes] = urllib.request.urlopen(url)
             else:
+                import fsspec  # only for a URL of another kind
+
                 opened = fsspec.open(url, "rb").open()
             with opened, path.open("wb") as out:
                 shutil.copyfileobj(opened, out, 1 << 20)

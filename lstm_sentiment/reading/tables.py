@@ -9,16 +9,17 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
-
-import pandas as pd
+from typing import IO, TYPE_CHECKING, Any
 
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.files import local_path, unfinished, writing
 from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, open_binary
 
-Write = Callable[[pd.DataFrame], None]
+if TYPE_CHECKING:
+    import pandas as pd
+
+Write = Callable[["pd.DataFrame"], None]
 _CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")  # JSON may hold them, and terminals and editors obey them
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet takes for a formula
