@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -29,10 +30,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from lstm_sentiment.classifier import load, read_run
 from lstm_sentiment.config import Config, TrainerConfig, flatten
-from lstm_sentiment.errors import ConfigError, DataError
+from lstm_sentiment.errors import ConfigError, DataError, StoppedError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.files import new_folder, write_atomically
-from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.hardware import one_training_at_a_time, pick_device
 from lstm_sentiment.labelled import class_names, classes_of, texts_of
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.reading.readers import as_text
@@ -51,7 +52,8 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     written out one by one because scikit-learn reads them from the signature.
 
     Training sets the process's threads and flushes denormal numbers to zero, as the command does. With
-    ``n_jobs`` above 1, set ``threads`` to the cores that each job may use.
+    ``n_jobs`` above 1, set ``threads`` to the cores that each job may use; jobs that are threads of one
+    process train one after the other.
 
     Args:
         pretrained: folder of a `pretrain` run to start from (see `Config`).
@@ -144,11 +146,14 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             ValueError: texts, labels or settings that cannot be used, too few rows for a class. The
                 `ConfigError` or `DataError` of the package is its cause.
             TrainingError: the loss is no longer finite.
+            KeyboardInterrupt: Ctrl-C, after the step; this estimator is as it was before.
         """
         texts = texts_of(X)
         classes_C, label_R = classes_of(y, texts)
         names = class_names(classes_C)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_stopped_as_any_program())
+            stack.enter_context(one_training_at_a_time)
             stack.enter_context(_as_value_errors())
             stack.enter_context(_reporting(self.verbose))
             stack.enter_context(torch.random.fork_rng(devices=[]))  # leaves the caller's random numbers alone
@@ -277,6 +282,18 @@ def _write_contents(folder: Path, contents: dict[str, bytes]) -> None:
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     # Windows cannot remove files that are still mapped; the system clears its own temporary folder.
     return tempfile.TemporaryDirectory(prefix="lstm_sentiment-", ignore_cleanup_errors=True)
+
+
+@contextlib.contextmanager
+def _stopped_as_any_program() -> Iterator[None]:
+    """Answer a signal that stopped the training as if nobody had caught it: searches go on after errors."""
+    try:
+        yield
+    except StoppedError as error:
+        signal.raise_signal(error.signal_number)  # to whoever listens: Python, the caller, or the system
+        if error.signal_number == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise SystemExit(error.exit_code) from error
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.distributed import Processes, process_environment, process_group, sharing_errors
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.files import write_json
-from lstm_sentiment.hardware import pick_device, pick_precision, set_up_cpu
+from lstm_sentiment.hardware import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.network import Network, TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.optimization import balanced_weights, cross_entropy, row_weights
@@ -48,8 +48,11 @@ from lstm_sentiment.watching import RunWatch
 log = logging.getLogger(__name__)
 
 
+@one_training_at_a_time
 def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     """Train, evaluate and report as configured, into ``config.out``.
+
+    While another thread of this process trains, this waits.
 
     Args:
         config: what to train, on which rows.

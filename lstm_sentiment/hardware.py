@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,31 @@ LARGEST_BLOCK = 1 << 30  # bytes; larger ones go back to the system
 KERNEL_COUNT, KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 32  # that oneDNN keeps, instead of 1,024
 ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _OneAtATime(contextlib.ContextDecorator):
+    """Lets one thread of this process train at a time: the others wait.
+
+    Dropout draws from the random numbers of PyTorch that all threads share, and threads and number formats
+    are set for the whole process. The thread that trains may enter again.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.RLock()
+        if hasattr(os, "register_at_fork"):  # nobody trains in a child that was forked meanwhile
+            os.register_at_fork(after_in_child=self._forget)
+
+    def __enter__(self) -> None:
+        self._free.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._free.release()
+
+    def _forget(self) -> None:
+        self._free = threading.RLock()
+
+
+one_training_at_a_time = _OneAtATime()
 
 
 def set_up_cpu(threads: int, *, sharing: int = 1) -> int:

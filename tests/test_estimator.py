@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
 import logging
+import multiprocessing
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,18 +28,22 @@ import torch
 from conftest import make_rows, write_csv
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks, get_tags
 
 import lstm_sentiment
+import lstm_sentiment.trainer as trainer_module
 from lstm_sentiment import SentimentEstimator, train
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.errors import ConfigError, DataError, RunError
+from lstm_sentiment.experiment import run
+from lstm_sentiment.hardware import one_training_at_a_time
 from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
+from lstm_sentiment.trainer import Trainer
 
 NOT_OFFERED = {
     "checkpoint_every",
@@ -467,3 +480,126 @@ def test_a_failed_fit_leaves_what_was_learned(fitted: SentimentEstimator) -> Non
 def test_only_texts_are_answered(fitted: SentimentEstimator, method: str, texts: Any) -> None:
     with pytest.raises(ValueError, match="X"):
         getattr(fitted, method)(texts)
+
+
+# -- stops and threads -----------------------------------------------------------------------------
+
+
+def stop_in_first_fold(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Send this process a signal in the third step of the first `fit`; return the steps taken, as a list."""
+    real, steps = Trainer._step, list[int]()
+
+    def step(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+        steps.append(trainer.state.step)
+        if len(steps) == 3:
+            os.kill(os.getpid(), number)
+        return real(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    return steps
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_ctrl_c_ends_a_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, search: bool) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    steps = stop_in_first_fold(monkeypatch, signal.SIGINT)
+    estimator = tiny(epochs=1)
+    grid = GridSearchCV(estimator, {"epochs": [1, 2]}, cv=2)
+    with pytest.raises(KeyboardInterrupt):
+        grid.fit(TEXTS, LABELS) if search else cross_val_score(estimator, TEXTS, LABELS, cv=3)
+    assert len(steps) == 3
+    assert list(tmp_path.glob("lstm_sentiment-*")) == []
+    assert not hasattr(estimator, "classes_")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_stop_that_is_an_error_would_cost_a_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: scikit-learn takes any `Exception` for a fold that failed."""
+    stop_in_first_fold(monkeypatch, signal.SIGINT)
+    monkeypatch.setattr("lstm_sentiment.estimator._stopped_as_any_program", contextlib.nullcontext)
+    with pytest.warns(FitFailedWarning, match="StoppedError"):
+        scores = cross_val_score(tiny(epochs=1), TEXTS, LABELS, cv=2)
+    assert np.isnan(scores).tolist() == [True, False]
+
+
+def test_sigterm_reaches_whoever_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        stop_in_first_fold(monkeypatch, signal.SIGTERM)
+        with pytest.raises(SystemExit) as caught:
+            cross_val_score(tiny(epochs=1), TEXTS, LABELS, cv=2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (heard, caught.value.code) == ([signal.SIGTERM], 143)
+
+
+TERMINATED = """
+import os, sys, tempfile
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+tempfile.tempdir = sys.argv[2]
+from test_estimator import *
+with pytest.MonkeyPatch.context() as patch:
+    stop_in_first_fold(patch, signal.SIGTERM)
+    cross_val_score(tiny(epochs=1), TEXTS, LABELS, cv=2)
+"""
+
+
+def test_sigterm_ends_the_process_and_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED, str(Path(__file__).parent), str(tmp_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert list(tmp_path.glob("lstm_sentiment-*")) == []
+
+
+def fit_in_two_threads(monkeypatch: pytest.MonkeyPatch, *, patience_s: float) -> list[SentimentEstimator]:
+    """Fit twice at once; each step waits a moment for the other thread between seed and dropout."""
+    together, real = threading.Barrier(2), trainer_module.seed_random_numbers
+
+    def seed(number: int, device: torch.device) -> None:
+        real(number, device)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(patience_s)
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(trainer_module, "seed_random_numbers", seed)
+        fits = [pool.submit(tiny(epochs=1).fit, TEXTS, LABELS) for _ in range(2)]
+        return [of.result() for of in fits]
+
+
+def weights_of(estimator: SentimentEstimator) -> bytes:
+    return estimator.run_["best/model.safetensors"]
+
+
+def test_threads_that_fit_at_once_learn_the_same_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = weights_of(tiny(epochs=1).fit(TEXTS, LABELS))
+    assert {weights_of(of) for of in fit_in_two_threads(monkeypatch, patience_s=0.1)} == {alone}
+    monkeypatch.setattr("lstm_sentiment.estimator.one_training_at_a_time", contextlib.nullcontext())
+    monkeypatch.setattr("lstm_sentiment.estimator.run", run.__wrapped__)  # type: ignore[attr-defined]
+    assert {weights_of(of) for of in fit_in_two_threads(monkeypatch, patience_s=10)} != {alone}  # the control
+
+
+def test_joblib_threads_score_as_one_thread() -> None:
+    alone = cross_val_score(tiny(epochs=2), TEXTS, LABELS, cv=2)
+    with joblib.parallel_backend("threading", n_jobs=2):
+        assert cross_val_score(tiny(epochs=2), TEXTS, LABELS, cv=2).tolist() == alone.tolist()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_while_another_thread_trains_does_not_wait() -> None:
+    with one_training_at_a_time:
+        answer = multiprocessing.get_context("fork").Process(target=_enter)
+        starts = threading.Thread(target=answer.start)
+        starts.start()
+        starts.join()
+        answer.join(20)
+    assert answer.exitcode == 0
+
+
+def _enter() -> None:
+    with one_training_at_a_time:
+        pass

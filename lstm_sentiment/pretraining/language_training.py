@@ -14,7 +14,7 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.distributed import Processes, process_environment, process_group, sharing_errors
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.files import write_json
-from lstm_sentiment.hardware import pick_device, pick_precision, set_up_cpu
+from lstm_sentiment.hardware import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.pretraining.language_model import new_language_model
 from lstm_sentiment.pretraining.next_token import DIRECTIONS, NextToken
 from lstm_sentiment.pretraining.settings import PretrainConfig
@@ -36,6 +36,7 @@ from lstm_sentiment.watching import RunWatch
 log = logging.getLogger(__name__)
 
 
+@one_training_at_a_time
 def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, Any]:
     """Train a language model as configured, into ``config.out``.
 
