@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,6 +234,26 @@ def test_predict_answers_texts_a_file_and_lines(
     assert [answer["probabilities"] for answer in answers] == [p.probabilities for p in expected]
     predict.main(["starter", "--file", str(rows_file(tmp_path)), "--out", str(tmp_path / "out.jsonl")])
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 30
+
+
+def test_to_answer_texts_nothing_heavy_is_imported(starter: Path, tmp_path: Path) -> None:
+    """Not even when the proof is checked, on the first time; a file's rows need pandas: the control."""
+    names = ("pandas", "scipy", "sklearn", "torchtext", "matplotlib", "torch._dynamo")
+    script = (
+        "import sys\nfrom lstm_sentiment import predict\npredict.main(sys.argv[1:])\n"
+        f"print('loaded:', *[name for name in {names} if name in sys.modules])"
+    )
+    found = []
+    for given in (["great", "awful"], ["--file", str(rows_file(tmp_path))]):
+        command = [sys.executable, "-c", script, str(starter), *given]
+        environment = os.environ | {"LSTM_SENTIMENT_CACHE": str(tmp_path / f"cache of {given[0]}")}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert list((tmp_path / f"cache of {given[0]}" / "proofs").iterdir()), "no proof was checked"
+        found.append(done.stdout.splitlines()[-1])
+    assert found[0] == "loaded:"
+    assert "pandas" in found[1]
 
 
 def test_evaluate_writes_into_the_current_folder(

@@ -225,10 +225,22 @@ def _cut(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[IntArray, IntArray
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    cleaned = pa.array([tokenizer.prepare(text) for text in texts], pa.large_string())
-    rows = pc.utf8_split_whitespace(cleaned)
+    # By way of buffers: `pa.array` and `to_numpy` import pandas, which takes longer than a few texts.
+    cleaned = [tokenizer.prepare(text).encode() for text in texts]
+    ends = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) for text in cleaned], out=ends[1:])
+    buffers = pa.py_buffer(ends), pa.py_buffer(b"".join(cleaned))
+    rows = pc.utf8_split_whitespace(pa.LargeStringArray.from_buffers(len(texts), *buffers))
     pieces = rows.flatten().dictionary_encode()
-    return rows.offsets.to_numpy(), pieces.indices.to_numpy(), pieces.dictionary.to_pylist()
+    return _numbers(rows.offsets), _numbers(pieces.indices), pieces.dictionary.to_pylist()
+
+
+def _numbers(array: Any) -> npt.NDArray[Any]:
+    """Return the numbers of an Arrow array, without a copy; none of them is missing."""
+    kind = np.dtype(str(array.type))
+    if not len(array):  # it may have no buffer
+        return np.zeros(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
 
 
 @contextlib.contextmanager
