@@ -20,14 +20,14 @@ from lstm_sentiment.calibration import Calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
-from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError, shown
+from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.hardware import pick_device
 from lstm_sentiment.hub import Published
 from lstm_sentiment.network import BRANCHES, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.options import parse_config
-from lstm_sentiment.prediction import Prediction, checked_text, in_parts
+from lstm_sentiment.pickling import taken_apart
+from lstm_sentiment.prediction import Prediction, as_texts, checked_text, in_parts
 from lstm_sentiment.proof import check_proof
-from lstm_sentiment.reading.given import texts_in
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
 from lstm_sentiment.reading.tokens import TokenStore
@@ -156,6 +156,14 @@ class SentimentClassifier(Published):
             tokenize=None if text.tokenizer == "words" else self._tokenizer,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return taken_apart(self)
+
+    def __copy__(self) -> SentimentClassifier:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     def as_it_reads(self, dataset: TextDataset) -> TextDataset:
         """Return rows in this classifier's vocabulary, cut as it cuts; their tokens must be of its kind.
 
@@ -217,7 +225,7 @@ class SentimentClassifier(Published):
         """
         if not 0 <= abstain_below <= 1:
             raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
-        texts = _as_texts(texts)
+        texts = as_texts(texts)
         if details:
             texts = list(texts)
         probabilities_RC = self.predict_proba(texts)
@@ -244,7 +252,7 @@ class SentimentClassifier(Published):
         Raises:
             DataError: something that is no string, such as a table of several columns.
         """
-        parts = [self._logits(part) for part in in_parts(_as_texts(texts), TEXTS_AT_ONCE)]
+        parts = [self._logits(part) for part in in_parts(as_texts(texts), TEXTS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 
     def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
@@ -318,10 +326,3 @@ class SentimentClassifier(Published):
         logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
         answers_BC: npt.NDArray[np.float64] = logits_BC.double().cpu().numpy()
         return answers_BC
-
-
-def _as_texts(texts: Any) -> Iterable[str]:
-    try:
-        return texts_in(texts)
-    except TypeError as error:
-        raise DataError(str(error)) from None

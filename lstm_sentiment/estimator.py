@@ -33,7 +33,7 @@ from lstm_sentiment.config import Config, TrainerConfig, flatten
 from lstm_sentiment.errors import ConfigError, DataError, StoppedError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.files import new_folder, write_atomically
-from lstm_sentiment.hardware import one_training_at_a_time, pick_device
+from lstm_sentiment.hardware import device_here, one_training_at_a_time
 from lstm_sentiment.labelled import class_names, classes_of, texts_of
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.reading.readers import as_text
@@ -213,7 +213,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         if "run_" in state:
             with _temporary_folder() as folder:
                 _write_contents(Path(folder), self.run_)
-                self.classifier_ = load(folder, device=_device_here(self.device))
+                self.classifier_ = load(folder, device=device_here(self.device))
             self.classifier_.run = None  # it is gone
 
     def __sklearn_tags__(self) -> Any:
@@ -257,13 +257,6 @@ def _spelled(value: Any) -> str:
     ['null', 'true', '0.1', 'mean+max']
     """
     return "null" if value is None else as_text(value)
-
-
-def _device_here(wanted: str) -> str:
-    """Return a device, or auto where a pickle comes from a machine that had another one."""
-    with contextlib.suppress(ConfigError):
-        return str(pick_device(wanted))
-    return "auto"
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import platform
 import re
@@ -16,6 +17,8 @@ from torch import nn
 
 from lstm_sentiment.compiled.library import library
 from lstm_sentiment.errors import ConfigError, OutOfMemoryError
+
+log = logging.getLogger(__name__)
 
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 LARGEST_BLOCK = 1 << 30  # bytes; larger ones go back to the system
@@ -49,12 +52,34 @@ class _OneAtATime(contextlib.ContextDecorator):
 one_training_at_a_time = _OneAtATime()
 
 
+class _AfterFork:
+    """One thread for a child that was forked after this process had computed with several.
+
+    The threads of PyTorch's OpenMP do not come along, and whoever waits for them waits for ever.
+    """
+
+    computed = alone = False
+
+    def __init__(self) -> None:
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._go_alone)
+
+    def _go_alone(self) -> None:
+        if self.computed:
+            self.alone = True
+            torch.set_num_threads(1)
+
+
+_after_fork = _AfterFork()
+
+
 def set_up_cpu(threads: int, *, sharing: int = 1) -> int:
     """Set up threads, number formats and memory for fast work on a CPU; return the number of threads.
 
     Denormal numbers, which vanishing gradients are full of and which cost up to fifteen times the
     time on some CPUs, become zero. Memory set free is kept for the next batch. Call this before any
-    other work: the first setting is inherited by threads made later.
+    other work: the first setting is inherited by threads made later. A process that was forked from one
+    that had computed has one thread.
 
     Args:
         threads: wanted; 0 for all cores that this process may use.
@@ -65,6 +90,10 @@ def set_up_cpu(threads: int, *, sharing: int = 1) -> int:
     if threads == 0:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(1, cores // sharing)
+    if _after_fork.alone and threads > 1:
+        log.warning("one thread instead of %d: this process was forked from one that computed", threads)
+        threads = 1
+    _after_fork.computed = True
     torch.set_num_threads(threads)
     return threads
 
@@ -93,7 +122,19 @@ def pick_device(wanted: str, *, local_rank: int = 0) -> torch.device:
         raise ConfigError("mps is not there; use cpu or auto", key="trainer.device")
     if device.type == "cpu":
         _keep_few_kernels()
+    _after_fork.computed = True
     return device
+
+
+def device_here(wanted: str) -> str:
+    """Return a device, or auto where a pickle comes from a machine that had another one.
+
+    >>> device_here("cuda:99")
+    'auto'
+    """
+    with contextlib.suppress(ConfigError):
+        return str(pick_device(wanted))
+    return "auto"
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:

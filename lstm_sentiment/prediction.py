@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from lstm_sentiment.errors import DataError
+from lstm_sentiment.reading.given import texts_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,21 @@ class Prediction:
     label_set: list[str] | None = None
     unknown_share: float | None = None
     cut_tokens: int | None = None
+
+
+def as_texts(given: Any) -> Iterable[str]:
+    """Return what was given as texts (see `texts_in`).
+
+    Raises:
+        DataError: it is no list of texts; the message says what to pass.
+
+    >>> list(as_texts("so-so"))
+    ['so-so']
+    """
+    try:
+        return texts_in(given)
+    except TypeError as error:
+        raise DataError(str(error)) from None
 
 
 def in_parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:

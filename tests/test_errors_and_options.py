@@ -707,7 +707,7 @@ FLOORS = [
     "delimited json_lines",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",
-    "options metrics tokens tables model checkpoint page charts",
+    "options metrics tokens tables model checkpoint page charts pickling",
     "settings launching reopening dataset watching splits labels proof gates curves card comparison labelled "
     "language_model",
     "transfer hub loop",

@@ -13,7 +13,9 @@ C classes.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import importlib.util
 import itertools
 import json
 import math
@@ -53,6 +55,7 @@ class Classifier:
 
     Raises:
         OSError: a file is missing.
+        ImportError: onnxruntime is not installed.
         ValueError: model.onnx is not the file that model.json was written for.
 
     Example::
@@ -63,8 +66,6 @@ class Classifier:
     """
 
     def __init__(self, folder: str | Path | None = None, *, threads: int = 0) -> None:
-        import onnxruntime
-
         path = Path(__file__).parent if folder is None else Path(folder)
         try:
             facts = json.loads((path / FACTS).read_text("utf-8"))
@@ -72,19 +73,39 @@ class Classifier:
             raise ValueError(f"{path / FACTS}: is not JSON: {error}") from None
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             raise ValueError(f"{path / FACTS}: is not of format {FORMAT}, which this file reads")
-        model = (path / MODEL).read_bytes()
-        if hashlib.sha256(model).hexdigest() != facts.get("sha256"):
+        self._model, self._threads = (path / MODEL).read_bytes(), threads
+        self._session: tuple[int, Any] | None = None
+        if hashlib.sha256(self._model).hexdigest() != facts.get("sha256"):
             raise ValueError(
                 f"{path / MODEL}: is damaged or was replaced (its sha256 is not that in {FACTS})"
             )
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        settings.log_severity_level = 3  # errors alone
-        self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise ImportError("the package onnxruntime is not installed")
         try:
             self._read_as(**facts)
         except (KeyError, TypeError, AttributeError):
             raise ValueError(f"{path / FACTS}: is not as export writes it") from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}
+
+    def _session_here(self) -> Any:
+        """Return this process's session, made when first asked for.
+
+        Threads do not come along into a forked process: with the session of the one before it would wait for
+        them for ever, and so it would if that session were ever taken down.
+        """
+        if self._session is None or self._session[0] != os.getpid():
+            import onnxruntime
+
+            if self._session is not None:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session[1]))
+            settings = onnxruntime.SessionOptions()
+            settings.intra_op_num_threads = self._threads
+            settings.log_severity_level = 3  # errors alone
+            providers = ["CPUExecutionProvider"]
+            self._session = os.getpid(), onnxruntime.InferenceSession(self._model, settings, providers)
+        return self._session[1]
 
     def _read_as(
         self, labels: list[str], thresholds: list[float], vocabulary: list[str], text: Any, **_: Any
@@ -164,7 +185,7 @@ class Classifier:
         inputs: dict[str, Any] = {"tokens": tokens_BT, "lengths": lengths_B}
         if self._subwords:
             inputs["spelling"] = spelling_XK
-        return self._session.run(["probabilities"], inputs)[0]
+        return self._session_here().run(["probabilities"], inputs)[0]
 
 
 def label_sets(

@@ -218,10 +218,15 @@ class Encoder:
         self._ids, self._lowercase = ids, lowercase
         self._max_tokens, self._truncate, self._spells = max_tokens, truncate, subwords > 0
         self._tokenize = tokenize
-        self._escapes, negation = "escapes" in normalize, "negation" in normalize
-        self._row_of_piece = functools.lru_cache(REMEMBERED_PIECES)(
-            lambda piece: self._row(split_piece(piece, negation=negation))
-        )
+        self._escapes, self._negation = "escapes" in normalize, "negation" in normalize
+        self._row_of_piece = functools.lru_cache(REMEMBERED_PIECES)(self._split_row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_row_of_piece"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._row_of_piece = functools.lru_cache(REMEMBERED_PIECES)(self._split_row)
 
     def __call__(self, text: str) -> list[int | str]:
         """Return a text's ids, at least one; an unknown token stays as it is if the model can spell."""
@@ -231,6 +236,9 @@ class Encoder:
         else:
             row = self._row(self._tokenize(text))
         return cut(row, self._max_tokens, self._truncate) or [UNKNOWN]
+
+    def _split_row(self, piece: str) -> list[int | str]:
+        return self._row(split_piece(piece, negation=self._negation))
 
     def _row(self, tokens: list[str]) -> list[int | str]:
         if self._spells:
