@@ -24,7 +24,8 @@ from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import local_path, new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml, parse_config
-from lstm_sentiment.starter.names import run_path
+from lstm_sentiment.readable import reading
+from lstm_sentiment.starter.names import CARD, NO_ROWS, STATEMENT, run_path
 from lstm_sentiment.weights import known_tokens
 
 REPORTS = ("metrics.json", "data.json", "environment.json")
@@ -92,7 +93,8 @@ class Published(abc.ABC):
     ) -> None:
         """Write the run that this was loaded from as a folder to publish, with a model card.
 
-        Of paths and URLs in config.yaml only the last part stays, and of ``package:...`` all.
+        Of paths and URLs in config.yaml only the last part stays, and of ``package:...`` all. A packed run
+        such as the starter is copied as it is, with the card and the data statement that it has.
 
         Args:
             folder: a new or empty one; it appears whole or not at all.
@@ -101,7 +103,8 @@ class Published(abc.ABC):
             language: of the texts, such as ``en``, for the card.
 
         Raises:
-            RunError: the folder is not empty; this was not loaded from a finished run.
+            RunError: the folder is not empty; this was not loaded from a finished run; a license or language
+                for a packed one, whose card says it.
             CheckpointError: a file of the run is missing or damaged.
 
         Example::
@@ -179,7 +182,7 @@ def _fetch(
     with _told(name, also=f"; there is no folder {shown(name)} either"):
         folder = Path(
             hub.snapshot_download(
-                name, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=list(FILES)
+                name, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=[*FILES, STATEMENT]
             )
         )
     if not RunFolder(folder).is_run():
@@ -192,6 +195,9 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
     config = _without_places(
         parse_config(["--config", str(run.path / "config.yaml")], program="", description="")
     )
+    if config.data.train == NO_ROWS:
+        _copy_packed(run, folder, **card)
+        return
     if not (run.path / "metrics.json").is_file():
         raise RunError(f"{run.path}: has no metrics.json: is it finished? Go on with --resume true")
     reports = {report: run.read_json(report) for report in REPORTS}
@@ -214,6 +220,23 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
             files = ", ".join(REPORTS)
             raise CheckpointError(f"{run.path}: one of {files} is not as training writes it") from None
         write_atomically(building / "README.md", text.encode("utf-8", "replace"))
+
+
+def _copy_packed(run: RunFolder, folder: Path, **card: Any) -> None:
+    """Write a copy of a packed run, whose card and data statement are its own."""
+    given = [name for name, value in card.items() if value is not None]
+    if given:
+        raise RunError(
+            f"{run.path}: is packed and has a card of its own; leave out {' and '.join(given)}, and write it "
+            f"into the {CARD} of the copy"
+        )
+    names = (*SHARED_FILES, *WEIGHTS, "environment.json", STATEMENT, CARD)
+    with new_folder(folder) as building:
+        (building / BEST).mkdir()
+        for name in names:
+            with reading(run.path / name):
+                content = run.own(name).read_bytes()
+            write_atomically(building / name, content)
 
 
 def _without_places(config: Config) -> Config:

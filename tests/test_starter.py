@@ -218,6 +218,22 @@ def test_it_answers_like_from_python(starter: Path) -> None:
     assert (SentimentClassifier.from_pretrained("starter").predict_proba(TEXTS) == expected).all()
 
 
+def test_a_copy_to_publish_is_the_packed_run(starter: Path) -> None:
+    classifier = load("starter")
+    classifier.save_pretrained("copy")
+    assert {name: file.read_bytes() for name, file in files_of(Path("copy")).items()} == {
+        name: file.read_bytes() for name, file in files_of(starter).items()
+    }
+    copy = SentimentClassifier.from_pretrained("copy")
+    assert (copy.predict_proba(TEXTS) == classifier.predict_proba(TEXTS)).all()
+    with pytest.raises(RunError, match="has a card of its own; leave out license and language"):
+        classifier.save_pretrained("other", license="mit", language="en")
+    Path("copy", "statement.json").unlink()
+    with pytest.raises(CheckpointError, match=r"statement\.json: is missing"):
+        copy.save_pretrained("other")
+    assert not Path("other").exists()
+
+
 # -- commands -------------------------------------------------------------------------------------
 
 
@@ -303,7 +319,9 @@ def test_doctor_examines_its_answers(starter: Path, capsys: pytest.CaptureFixtur
     doctor.main(["starter"])
     found = capsys.readouterr().out
     assert "largest logit difference of the same texts" in found
-    assert "rows-are-not-included" in found
+    assert "note" in found
+    assert "the run is packed, and its rows are not part of it" in found
+    assert "warning" not in found
 
 
 def test_it_can_teach(starter: Path, configure: Callable[..., Config], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.diagnosis.causes import most_likely_cause, probe_findings, probe_lines
-from lstm_sentiment.diagnosis.findings import ERROR, WARNING, Finding, finding_lines, plain, worst_first
+from lstm_sentiment.diagnosis.findings import ERROR, NOTE, WARNING, Finding, finding_lines, plain, worst_first
 from lstm_sentiment.diagnosis.inert import inert_settings
 from lstm_sentiment.diagnosis.invariance import check_invariance, invariance_findings, invariance_lines
 from lstm_sentiment.diagnosis.preflight import data_lines, examine_data
@@ -24,7 +24,7 @@ from lstm_sentiment.hardware import pick_device, set_up_cpu
 from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokens import cache_folder
-from lstm_sentiment.starter.names import run_path
+from lstm_sentiment.starter.names import NO_ROWS, run_path
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,14 @@ def diagnose_run(run: str | Path) -> Diagnosis:
     trainer = dataclasses.replace(classifier.config.trainer, device="auto", precision="auto")
     config = dataclasses.replace(classifier.config, trainer=trainer)
     set_up_cpu(trainer.threads)
+    if config.data.train == NO_ROWS:
+        packed = Finding(
+            severity=NOTE,
+            what="the run is packed, and its rows are not part of it",
+            why="data and training were not examined, only the model's answers on this machine",
+            key=None,
+        )
+        return _diagnose(config, None, classifier, [packed])
     try:
         refuse_addresses(config.data)
         corpus = _prepare(config, classifier.vocabulary if config.pretrained else None)

@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 
 STARTER = "starter"
 FOLDER = Path(__file__).parent / "model"  # of the package, with the files of a run folder
-CARD = "README.md"  # its model card
+CARD, STATEMENT = "README.md", "statement.json"  # of a packed model: its card, what it was trained on
+NO_ROWS = "package:lstm_sentiment/starter/rows-are-not-included"  # what its config.yaml names as its data
 
 
 def is_starter(run: str | Path) -> bool:

@@ -34,10 +34,8 @@ from lstm_sentiment.proof import largest_difference, proof_texts, tolerance_on
 from lstm_sentiment.quantization import dequantized, quantized
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.sections import DataConfig
-from lstm_sentiment.starter.names import CARD, STARTER, run_path
+from lstm_sentiment.starter.names import CARD, NO_ROWS, STARTER, STATEMENT, run_path
 
-NO_ROWS = "package:lstm_sentiment/starter/rows-are-not-included"  # what config.yaml names as its data
-STATEMENT = "statement.json"
 VERSIONS = ("lstm_sentiment", "torch", "packages")  # of environment.json; the rest tells of a machine
 Array = npt.NDArray[Any]
 
