@@ -112,12 +112,25 @@ def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
 
     bounds = (math.log(COLDEST), math.log(HOTTEST))
     temperature = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
-    true_R = np.sort(Calibration(temperature=temperature).probabilities(logits_RC)[rows_R, truth_R])
+    true_R = Calibration(temperature=temperature).probabilities(logits_RC)[rows_R, truth_R]
+    return Calibration(temperature=temperature, thresholds=conformal_thresholds(true_R))
+
+
+def conformal_thresholds(true_R: Array) -> list[float]:
+    """Return the least probability of a label in a set, for coverages of 0, 0.001, ... 1.
+
+    Args:
+        true_R: the calibrated probability of each row's true label, in any order, (R,).
+
+    >>> conformal_thresholds(np.array([0.9, 0.5, 0.7]))[500]
+    0.7
+    """
+    true_R = np.sort(true_R)
     thresholds = []
     for level in range(LEVELS + 1):
         kept = math.ceil((len(true_R) + 1) * level / LEVELS - 1e-9)  # rows whose true label must be in
         thresholds.append(0.0 if kept > len(true_R) else float(true_R[len(true_R) - max(kept, 1)]))
-    return Calibration(temperature=temperature, thresholds=thresholds)
+    return thresholds
 
 
 def fit_shares(logits_KRC: Array, truth_R: Array) -> Array:
