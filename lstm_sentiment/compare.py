@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lstm_sentiment.errors import RunError
+from lstm_sentiment.errors import RunError, without_secrets
 from lstm_sentiment.options import RUN, CommandParser, add_file_options, check_out, how_to_read, run_command
 from lstm_sentiment.terminal import say
 
@@ -38,7 +38,8 @@ def main(argv: list[str]) -> None:
     found = compare(truths[0], predictions[0], predictions[1], labels)
     say("\n".join(comparison_lines(found, options.run_a, options.run_b)))
     if options.out:
-        write_json(Path(options.out), {"file": options.file, "first": runs[0], "second": runs[1], **found})
+        compared = {"file": without_secrets(options.file), "first": runs[0], "second": runs[1]}
+        write_json(Path(options.out), compared | found)
         print(f"written to {options.out}")
 
 

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         if run:
             from lstm_sentiment.diagnosis.examination import diagnose_run
 
-            diagnosis = diagnose_run(run)
+            diagnosis = diagnose_run(run, rows=options.rows)
         else:
             config = parse_config(settings, program="doctor", description="")
             from lstm_sentiment.diagnosis.examination import (
@@ -78,6 +78,9 @@ def _parse(argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", metavar="FILE", help="write all that was found here too")
+    parser.add_argument(
+        "--rows", action="store_true", help="read the rows that RUN names, though it was not trained here"
+    )
     # The run comes first: anywhere else the value of a setting would be taken for it.
     run = argv[0] if argv and not argv[0].startswith("-") else None
     options, settings = parser.parse_known_args(argv[1:] if run else argv)

@@ -30,10 +30,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+_USER = re.compile(r"""(?<=://)[^\s/?#'"]*@""")  # of a URL, with its password
+_QUERY = re.compile(r"""(://[^\s?#'"]*)[?#](?:(?!::)[^\s'"])*""")
 MOST_SHOWN = 60  # characters of a value in a message
 
 
@@ -80,6 +83,7 @@ class DataError(SentimentError):
         column: str | None = None,
     ) -> None:
         self.message, self.file, self.line, self.column = message, file, line, column
+        file = without_secrets(file) if file else file
         place = f"{file}:{line}" if file and line else file or ""
         if column:
             message = f"column {shown(column)}: {message}"
@@ -230,6 +234,15 @@ def escaped(text: str, limit: int | None = None, *, keep: str = "") -> str:
     cut = text if limit is None or len(text) <= limit else text[:limit] + "…"
     kept = f"{keep}\u200d"
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in cut)
+
+
+def without_secrets(text: str) -> str:
+    """Return text whose URLs are without user, password, query and fragment, any of which may be a key.
+
+    >>> without_secrets("read https://me:key@host/a.csv?key=1#x and b.csv")
+    'read https://host/a.csv and b.csv'
+    """
+    return _QUERY.sub(r"\1", _USER.sub("", text)) if "://" in text else text
 
 
 def shown(text: str, limit: int = MOST_SHOWN) -> str:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.errors import ConfigError, without_secrets
 from lstm_sentiment.options import (
     RUN,
     CommandParser,
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
     if options.file:
         truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
         scores = score(truth_R, probabilities_RC, classifier.labels)
-        say("\n".join(report_lines(scores, title=options.file)))
-        found |= {"file": options.file, **scores}
+        say("\n".join(report_lines(scores, title=without_secrets(options.file))))
+        found |= {"file": without_secrets(options.file), **scores}
     if options.behaviour:
         found["behaviour"] = check_behaviour(classifier.labels, classifier.predict_proba)
         say("\n".join(behaviour_lines(found["behaviour"])))

@@ -21,6 +21,7 @@ from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.distributed import Processes, process_environment, process_group, sharing_errors
 from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.familiar import remember
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
@@ -96,6 +97,8 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         checkpoint = checkpoint_to_resume(folder, facts, corpus) if resuming else None
         if processes.is_main and checkpoint is None:
             begin(folder, config, corpus, device, watch)
+            if cache is None:
+                remember(folder.path)
         trainer = _new_trainer(
             config, corpus, learned, model, precision=precision, processes=processes,
             store=folder, facts=facts, scalars=curves, watch=watch,

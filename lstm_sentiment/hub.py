@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import dataclasses
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,11 +18,11 @@ from typing import Any, TypeVar
 from lstm_sentiment.bounds import classes_of_run, vocabulary_of
 from lstm_sentiment.card import model_card
 from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
-from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import local_path, new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml, parse_config
+from lstm_sentiment.places import public_config
 from lstm_sentiment.readable import reading
 from lstm_sentiment.starter.names import CARD, NO_ROWS, STATEMENT, run_path
 from lstm_sentiment.weights import known_tokens
@@ -192,7 +191,7 @@ def _fetch(
 
 def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
     best = run.load(BEST)
-    config = _without_places(
+    config = public_config(
         parse_config(["--config", str(run.path / "config.yaml")], program="", description="")
     )
     if config.data.train == NO_ROWS:
@@ -237,31 +236,6 @@ def _copy_packed(run: RunFolder, folder: Path, **card: Any) -> None:
             with reading(run.path / name):
                 content = run.own(name).read_bytes()
             write_atomically(building / name, content)
-
-
-def _without_places(config: Config) -> Config:
-    """Return a configuration that does not tell where things lay on the machine, nor any key in a URL."""
-    sources = {split: getattr(config.data, split) for split in ("train", "validation", "test")}
-    named: dict[str, Any] = {s: _last(place) for s, place in sources.items() if isinstance(place, str)}
-    vectors = config.text.vectors and _last(config.text.vectors)
-    return dataclasses.replace(
-        config,
-        out=Config.out,
-        data=dataclasses.replace(config.data, **named),
-        text=dataclasses.replace(config.text, vectors=vectors),
-    )
-
-
-def _last(place: str) -> str:
-    r"""Return the last part of a path or URL.
-
-    >>> [_last(p) for p in ("/home/me/a.csv", r"C:\me\b.csv", "https://me:key@host/c.csv?key=1", "texts/")]
-    ['a.csv', 'b.csv', 'c.csv', 'texts']
-    """
-    if place.startswith("package:"):
-        return place
-    path = place.split("?")[0].split("#")[0] if "://" in place else place
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or "data"
 
 
 @contextlib.contextmanager

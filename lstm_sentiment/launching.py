@@ -7,7 +7,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from lstm_sentiment.config import Config
+from lstm_sentiment.errors import ConfigError, RunError, shown
+from lstm_sentiment.options import parse_settings
+from lstm_sentiment.places import named_places
 from lstm_sentiment.readable import refuse_unreadable
 from lstm_sentiment.terminal import log_to
 
@@ -23,8 +28,15 @@ def log_to_stdout() -> None:
     log_to(sys.stdout, logging.INFO if main_process else logging.WARNING)
 
 
-def resumed(argv: list[str]) -> list[str]:
+def resumed(argv: list[str], kind: type = Config) -> list[str]:
     """Return a command line that, with ``--resume true``, starts from the settings of the run in the folder.
+
+    Args:
+        argv: the command line.
+        kind: of the configuration.
+
+    Raises:
+        RunError: the run was not trained here, and names files that the command line does not.
 
     >>> resumed(["--out", "runs/of-tomorrow", "--resume", "true"])  # there is none yet
     ['--out', 'runs/of-tomorrow', '--resume', 'true']
@@ -35,4 +47,27 @@ def resumed(argv: list[str]) -> list[str]:
         return argv
     refuse_unreadable(Path(given["--out"]))
     saved = Path(given["--out"]) / "config.yaml"
-    return ["--config", str(saved), *argv] if saved.is_file() else argv
+    if not saved.is_file():
+        return argv
+    if "--config" not in given:
+        _refuse_unnamed(saved, kind, given)
+    return ["--config", str(saved), *argv]
+
+
+def _refuse_unnamed(saved: Path, kind: type, given: dict[str, str]) -> None:
+    """Refuse a stranger's configuration that leads to files that the user does not name."""
+    from lstm_sentiment.familiar import is_familiar  # imports pandas: not for --help, not for a typo
+
+    if is_familiar(saved.parent):
+        return
+    try:
+        config: Any = parse_settings(kind, ["--config", str(saved)], program="", description="")
+    except ConfigError:  # is told where it is read
+        return
+    unnamed = [value for key, value in named_places(config).items() if given.get(f"--{key}") != str(value)]
+    if unnamed:
+        names = (name for value in unnamed for name in (value if isinstance(value, list) else [value]))
+        raise RunError(
+            f"{saved.parent}: was not trained here, and may come from anybody; its configuration names "
+            f"{', '.join(shown(name, 200) for name in names)}; add --config {saved} if these may be read"
+        )

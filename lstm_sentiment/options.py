@@ -39,6 +39,7 @@ from lstm_sentiment.errors import (
     StoppedError,
     escaped,
     shown,
+    without_secrets,
 )
 from lstm_sentiment.terminal import plain_warnings, say
 
@@ -141,7 +142,7 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
     except SentimentError as error:
         kind = "" if isinstance(error, StoppedError) else "error: "
         for line in str(error).split("\n"):
-            say(f"{kind}{line}", file=sys.stderr)
+            say(without_secrets(f"{kind}{line}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -14,7 +14,7 @@ def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     config = parse_settings(
         PretrainConfig,
-        resumed(argv),
+        resumed(argv, PretrainConfig),
         program="python -m lstm_sentiment.pretrain",
         description=DESCRIPTION,
     )

@@ -12,13 +12,16 @@ def main(argv: list[str]) -> None:
     options = _parse(argv)
     from lstm_sentiment.pages.reporting import write_report  # imports torch: not for --help, not for a typo
 
-    page = write_report(options.run, device=options.device)
+    page = write_report(options.run, rows=options.rows, device=options.device)
     print(f"written to {page}")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog="python -m lstm_sentiment.report", description=__doc__)
     parser.add_argument("run", help="folder of a finished run; report.html is written into it")
+    parser.add_argument(
+        "--rows", action="store_true", help="read the rows that the run names, though it was not trained here"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
 

@@ -28,6 +28,7 @@ from lstm_sentiment.hardware import describe_machine
 from lstm_sentiment.locking import held
 from lstm_sentiment.loop import TrainingState
 from lstm_sentiment.options import config_yaml
+from lstm_sentiment.places import public_config
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reopening import check_reopens
@@ -310,7 +311,7 @@ def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves |
     """
     if not config.trainer.tensorboard:
         return None
-    curves = Curves(folder.own(CURVES), settings=config_yaml(config), writes=processes.is_main)
+    curves = Curves(folder.own(CURVES), settings=config_yaml(public_config(config)), writes=processes.is_main)
     log.info("curves: tensorboard --logdir %s", folder.path / CURVES)
     return curves
 

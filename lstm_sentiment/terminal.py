@@ -6,11 +6,11 @@ import logging
 import sys
 from typing import TextIO
 
-from lstm_sentiment.errors import escaped
+from lstm_sentiment.errors import escaped, without_secrets
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats a log record with the control characters of its values escaped, line breaks among them.
+    """Formats a log record with control characters of its values escaped, and without keys in its URLs.
 
     >>> record = logging.LogRecord("a", 20, "a.py", 1, "%s", ("good\\x1b[0m\\nerror: lost",), None)
     >>> print(PlainFormatter().format(record))
@@ -24,7 +24,7 @@ class PlainFormatter(logging.Formatter):
             plain.args = tuple(
                 value if isinstance(value, int | float) else escaped(str(value)) for value in record.args
             )
-        return escaped(super().format(plain), keep="\n\t")
+        return without_secrets(escaped(super().format(plain), keep="\n\t"))
 
 
 def log_to(stream: TextIO, level: int) -> None:

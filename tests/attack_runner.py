@@ -32,6 +32,7 @@ from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.corpus import prepare
 from lstm_sentiment.deployment.exporting import export
+from lstm_sentiment.diagnosis.examination import diagnose_run
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import SentimentError
 from lstm_sentiment.evaluate import main as evaluate
@@ -46,6 +47,7 @@ from lstm_sentiment.reading.vectors import load_vectors
 from lstm_sentiment.sections import DataConfig, TextConfig
 from lstm_sentiment.seeds import run_seeds
 from lstm_sentiment.starting import check_folder, new_curves
+from lstm_sentiment.train import main as train
 
 LIMIT_S = 30  # of the clock: then a case is stopped, since a pipe would be waited for without end
 GIGABYTE = 1 << 30
@@ -54,7 +56,8 @@ GIGABYTE = 1 << 30
 def act_report(run: Path) -> None:
     from lstm_sentiment.pages.reporting import write_report
 
-    write_report(run)
+    page = write_report(run).read_text("utf-8")
+    assert "hunter2" not in page, "a page shows a file of the user"
 
 
 def act_train(run: Path) -> None:
@@ -89,6 +92,12 @@ def act_evaluate(run: Path) -> None:
         evaluate([str(run), str(rows)])
 
 
+def act_doctor(run: Path) -> None:
+    found = json.dumps(diagnose_run(run).as_json())
+    assert "not trained here" in found
+    assert "hunter2" not in found
+
+
 def act_save(run: Path) -> None:
     """Write all that training writes into a run folder that is there already."""
     folder = RunFolder(run)
@@ -121,6 +130,8 @@ ACTS: dict[str, Callable[[Path], Any]] = {
     "resume": lambda run: check_folder(RunFolder(run), Config(out=str(run), resume=True)),
     "config": lambda run: parse_config(["--config", str(run / "config.yaml")], program="", description=""),
     "pretrained": lambda run: load_pretrained(Config(pretrained=str(run))),
+    "resume command": lambda run: train([f"--out={run}", "--resume=true"]),
+    "doctor": act_doctor,
     "publish": lambda run: load(run).save_pretrained(run / "published"),
     "vectors": lambda run: load_vectors(
         str(run / "vectors.pt"), Vocabulary(["so"]), size=8, seed=0, cache=run / "cache"

@@ -535,6 +535,22 @@ def leads_to_a_folder(name: str) -> Callable[[Place], None]:
     return make
 
 
+SECRET_ROWS = "text,label\n" + "".join(
+    f"hunter2 {word} {i},{word}\n" for i in range(60) for word in ("good", "bad")
+)
+
+
+def names_secret_rows(key: str) -> Callable[[Place], None]:
+    """Return an attack whose configuration names a file of the user's that has rows, and a secret in them."""
+
+    def make(place: Place) -> None:
+        secret = place.beside / "secret.csv"
+        secret.write_text(SECRET_ROWS)
+        change("config.yaml", **{key: secret})(place)
+
+    return make
+
+
 def names_a(key: str, value: str) -> Callable[[Place], None]:
     return change("config.yaml", **{key: value})
 
@@ -579,6 +595,11 @@ def path_attacks() -> Iterator[Attack]:
     yield Attack("a linked folder to publish to", leads_to_a_folder("published"), "is a link", "publish")
     yield Attack("a lock that is a hard link", linked(".lock", secret="mine", hard=True), None, "save")
     yield Attack("a lock that is a link", linked(".lock", secret="mine"), "is a link", "save")
+    yield Attack("a report on rows of the user", names_secret_rows("train"), None, "report")
+    unread = "was not trained here.*secret.csv"
+    for key in ("train", "validation", "vectors"):
+        yield Attack(f"resuming with {key} of the user", names_secret_rows(key), unread, "resume command")
+    yield Attack("a doctor for rows of the user", names_secret_rows("train"), None, "doctor")
     yield Attack("an address for rows", names_a("train", "http://127.0.0.1:9/a.csv"), None, "report")
     yield Attack(
         "a pipe command for rows", names_a("train", "simplecache::file:///etc/passwd"), None, "report"

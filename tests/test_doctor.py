@@ -495,7 +495,7 @@ def test_an_answer_that_depends_on_the_order_is_noticed(
 
 
 def test_a_healthy_run_has_no_warning(trained_run: Path) -> None:
-    diagnosis = diagnose_run(trained_run)
+    diagnosis = diagnose_run(trained_run, rows=True)
     assert bad(diagnosis.findings) == []
     assert diagnosis.cause is None
     assert diagnosis.sound

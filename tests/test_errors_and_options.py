@@ -707,10 +707,10 @@ FLOORS = [
     "delimited json_lines",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",
-    "options metrics tokens tables model checkpoint page charts pickling",
-    "settings launching reopening dataset watching splits labels proof gates curves card comparison labelled "
+    "options places metrics tokens tables model checkpoint page charts pickling",
+    "familiar settings reopening dataset watching splits labels proof gates curves card comparison labelled "
     "language_model",
-    "transfer hub loop",
+    "transfer hub loop launching",
     "corpus inference r_drop culprits optimization baselines similar network",
     "adversarial linear",
     "trainer classification classifier preflight onnx_graph texts next_token",

@@ -23,7 +23,8 @@ from lstm_sentiment.checkpoint import BEST
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, MissingExtraError, RunError, SentimentError
 from lstm_sentiment.estimator import SentimentEstimator
-from lstm_sentiment.hub import FILES, _without_places
+from lstm_sentiment.hub import FILES
+from lstm_sentiment.places import public_config
 from lstm_sentiment.sections import DataConfig, TextConfig
 
 TEXTS = ["great", "awful service", "", "so-so 😀", "never seen before"]
@@ -97,11 +98,11 @@ def test_paths_and_keys_of_all_sources_are_left_out() -> None:
         ),
         text=TextConfig(vectors=r"C:\Users\me\glove.txt", freeze_vectors=True),
     )
-    clean = _without_places(config)
+    clean = public_config(config)
     found = (clean.data.train, clean.data.validation, clean.data.test, clean.text.vectors)
     assert found == ("a.csv", "v.jsonl", "t", "glove.txt")
     kept = Config(data=DataConfig(validation=0.2, test=None), text=TextConfig(vectors="glove.6B.100d"))
-    assert _without_places(kept) == kept
+    assert public_config(kept) == kept
 
 
 def test_published_again_it_is_the_same(published: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lstm_sentiment.diagnosis.preflight import data_lines, examine_data
 from lstm_sentiment.diagnosis.probes import Probes, predicted_classes
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment import check_metric, initial_model
+from lstm_sentiment.familiar import refuse_unfamiliar
 from lstm_sentiment.hardware import pick_device, set_up_cpu
 from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
 from lstm_sentiment.reading.text import Vocabulary
@@ -83,10 +84,14 @@ def diagnose(config: Config) -> Diagnosis:
     return _diagnose(config, corpus, None, [], pretrained)
 
 
-def diagnose_run(run: str | Path) -> Diagnosis:
+def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
     """Examine a trained run: as `diagnose`, with the trained model's answers on the machine at hand.
 
     Where its data cannot be read any more, only the model is examined, and a finding says so.
+
+    Args:
+        run: its folder.
+        rows: read the data that it names even if it was not trained here.
 
     Raises:
         SentimentError: no run, or a damaged one.
@@ -109,6 +114,8 @@ def diagnose_run(run: str | Path) -> Diagnosis:
         return _diagnose(config, None, classifier, [packed])
     try:
         refuse_addresses(config.data)
+        if not rows:
+            refuse_unfamiliar(run_path(run), config.data.train, "--rows")
         corpus = _prepare(config, classifier.vocabulary if config.pretrained else None)
     except DataError as error:
         unread = Finding(

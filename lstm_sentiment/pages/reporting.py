@@ -12,12 +12,15 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.comparison import score_intervals
 from lstm_sentiment.corpus import Corpus, prepare, refuse_addresses
-from lstm_sentiment.errors import CheckpointError, RunError, SentimentError
+from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
 from lstm_sentiment.extras import need
+from lstm_sentiment.familiar import refuse_unfamiliar
 from lstm_sentiment.metrics import compared
+from lstm_sentiment.options import config_yaml
 from lstm_sentiment.pages import charts
 from lstm_sentiment.pages.evidence import gather
 from lstm_sentiment.pages.page import write_page
+from lstm_sentiment.places import last_part, public_config
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.starter.names import CARD, STARTER, is_starter, run_path
 
@@ -56,15 +59,18 @@ def refuse_starter(run: str | Path) -> None:
         )
 
 
-def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str = "auto") -> Path:
+def write_report(
+    run: str | Path, *, corpus: Corpus | None = None, rows: bool = False, device: str = "auto"
+) -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
-    The rows are read again from where the run found them; where they are gone or have changed, the
+    The rows of a run that was trained here are read again; where they are gone or have changed, the
     report says so and shows what does not need them.
 
     Args:
         run: folder of a finished run.
         corpus: its rows, where the caller has them.
+        rows: read the rows that it names even if it was not trained here.
         device: where to compute.
 
     Raises:
@@ -88,15 +94,14 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
     log_lines = content_of(folder.own("log.jsonl")).decode("utf-8", "replace").splitlines()
     why = ""
     if corpus is None:
-        corpus, why = _rows_of(classifier, folder)
+        corpus, why = _rows_of(classifier, folder, trusted=rows)
     evidence = gather(classifier, corpus, seed=classifier.config.seed) if corpus is not None else None
     if why:
         log.warning("the report does without single rows: %s", why)
-    page = folder.path / "report.html"
     held_out = "test" if "test" in metrics else "validation"
     try:
         write_page(
-            page,
+            folder.path / "report.html",
             "report.html",
             title=f"Report of {folder.path.resolve().name}",
             held_out=held_out,
@@ -106,7 +111,7 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
             names=NAMES,
             data=data,
             environment=environment,
-            configuration=content_of(folder.own("config.yaml")).decode("utf-8", "replace"),
+            configuration=config_yaml(public_config(classifier.config)),
             evidence=evidence,
             why=why,
             **_charts(list(map(json.loads, log_lines)), metrics, evidence),
@@ -114,18 +119,24 @@ def write_report(run: str | Path, *, corpus: Corpus | None = None, device: str =
     except (LookupError, TypeError, ValueError, AttributeError, need("jinja2", extra="report").TemplateError):
         files = "metrics.json, data.json, environment.json or log.jsonl"
         raise CheckpointError(f"{folder.path}: {files} is not as training writes it") from None
-    return page
+    return folder.path / "report.html"
 
 
-def _rows_of(classifier: SentimentClassifier, folder: RunFolder) -> tuple[Corpus | None, str]:
+def _rows_of(
+    classifier: SentimentClassifier, folder: RunFolder, *, trusted: bool
+) -> tuple[Corpus | None, str]:
     """Return the rows of a run, read again; or none, and why."""
     config = classifier.config
     try:
         refuse_addresses(config.data)
+        if not trusted:
+            refuse_unfamiliar(folder.path, config.data.train, "--rows")
         own = classifier.vocabulary if config.pretrained else None
         corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
         if corpus.fingerprint != folder.load(BEST).facts["data"]:
             return None, "the rows, labels or vocabulary are no longer those of the run"
+    except DataError as error:  # without its folder: a page is for others too
+        return None, ": ".join(filter(None, (last_part(error.file or ""), error.message)))
     except SentimentError as error:
         return None, str(error)
     return corpus, ""

@@ -13,6 +13,7 @@ import torch
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.distributed import Processes, process_environment, process_group, sharing_errors
 from lstm_sentiment.errors import TrainingError
+from lstm_sentiment.familiar import remember
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.pretraining.language_model import new_language_model
@@ -75,6 +76,8 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         checkpoint = checkpoint_to_resume(folder, facts, texts) if resuming else None
         if processes.is_main and checkpoint is None:
             begin(folder, config, texts, device, watch)
+            if cache is None:
+                remember(folder.path)
         trainer = _new_trainer(
             config,
             texts,

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown
+from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown, without_secrets
 from lstm_sentiment.files import local_path
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -94,7 +94,8 @@ def open_source(name: str, *, encoding: str = "utf-8", encoding_errors: str = "s
         _check_readable(path, name)
         if not path.is_dir():
             format_of(name)
-        yield Source(name=name, path=path, encoding=encoding, encoding_errors=encoding_errors)
+        public = without_secrets(name)
+        yield Source(name=public, path=path, encoding=encoding, encoding_errors=encoding_errors)
 
 
 def _check_readable(path: Path, name: str) -> None:
@@ -302,7 +303,17 @@ def fetched(url: str) -> Iterator[Path]:
             with opened, path.open("wb") as out:
                 shutil.copyfileobj(opened, out, 1 << 20)
         except ImportError as error:
-            raise MissingExtraError(f"{url}: {error}") from None
+            raise MissingExtraError(f"{without_secrets(url)}: {error}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise DataError(f"cannot be fetched: {error}", file=url) from None
+            raise DataError(f"cannot be fetched: {_without_parts(str(error), url)}", file=url) from None
         yield path
+
+
+def _without_parts(message: str, url: str) -> str:
+    """Return a library's message without what is secret of a URL: it may quote a part of it alone."""
+    parts = urllib.parse.urlsplit(url)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    host = parts.netloc.rpartition(":")[2] if user else ""  # what http.client takes for the port
+    for secret in sorted(filter(None, (host, user, password, parts.query, parts.fragment)), key=len)[::-1]:
+        message = message.replace(secret, "...")
+    return without_secrets(message)

@@ -1,0 +1,91 @@
+"""What a run folder names is read only if the run was trained here, or the user says so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from attacks import GOOD_RUN, Place, names_secret_rows
+
+from lstm_sentiment import report, train
+from lstm_sentiment.config import Config
+from lstm_sentiment.diagnosis.examination import diagnose_run
+from lstm_sentiment.errors import RunError
+from lstm_sentiment.experiment import run
+from lstm_sentiment.familiar import is_familiar
+from lstm_sentiment.launching import resumed
+from lstm_sentiment.options import config_yaml
+from lstm_sentiment.pages.reporting import write_report
+from lstm_sentiment.pretraining.settings import PretrainConfig
+
+Configure = Callable[..., Config]
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """A run from somebody else, which names a file of ours."""
+    place = Place(Path(shutil.copytree(GOOD_RUN, tmp_path / "theirs")), tmp_path, tmp_path / "canary")
+    names_secret_rows("train")(place)
+    return place.run
+
+
+def test_a_stranger_gets_none_of_our_rows(stranger: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With the control: who allows it reads them, as all reports once did."""
+    page = write_report(stranger, device="cpu").read_text("utf-8")
+    assert "secret.csv: is named by a run that was not trained here" in page
+    assert "hunter2" not in page + caplog.text
+    assert str(stranger.parent) not in page
+    caplog.clear()
+    report.main([str(stranger), "--rows"])
+    assert "the rows, labels or vocabulary are no longer those of the run" in caplog.text, "they were read"
+
+
+def test_an_error_in_our_rows_is_not_quoted_for_a_stranger(stranger: Path) -> None:
+    (stranger.parent / "secret.csv").write_text("text,label\nhunter2\n")
+    assert "hunter2" not in write_report(stranger, device="cpu").read_text("utf-8")
+    assert "hunter2" not in "\n".join(diagnose_run(stranger).report())
+    assert "hunter2" in write_report(stranger, rows=True, device="cpu").read_text("utf-8"), "the control"
+
+
+def test_resuming_reads_what_the_command_names(stranger: Path) -> None:
+    secret = stranger.parent / "secret.csv"
+    argv = [f"--out={stranger}", "--resume=true"]
+    with pytest.raises(RunError, match=r"not trained here.* names '.*secret\.csv'; add --config "):
+        train.main(argv)
+    saved = ["--config", str(stranger / "config.yaml")]
+    assert resumed([*argv, f"--data.train={secret}"]) == [*saved, *argv, f"--data.train={secret}"]
+    assert resumed([*argv, *saved]) == [*saved, *argv, *saved]
+    with pytest.raises(RunError, match="not trained here"):
+        resumed([*argv, "--data.train=other.csv"])
+
+
+def test_a_language_model_of_a_stranger_reads_nothing_either(tmp_path: Path) -> None:
+    theirs = PretrainConfig()
+    text = config_yaml(theirs).replace("train: ", "train: secret.csv #", 1)
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(RunError, match=r"names 'secret\.csv'"):
+        resumed([f"--out={tmp_path}", "--resume=true"], PretrainConfig)
+
+
+def test_our_own_run_is_read_as_ever_and_wherever_it_is_moved(configure: Configure, tmp_path: Path) -> None:
+    config = configure("--trainer.epochs=1")
+    run(config)
+    moved = Path(shutil.move(config.out, tmp_path / "moved"))
+    assert is_familiar(moved)
+    assert "not trained here" not in write_report(moved, device="cpu").read_text("utf-8")
+    assert resumed([f"--out={moved}", "--resume=true"])[0] == "--config"
+    with (moved / "config.yaml").open("a") as file:
+        file.write("# changed\n")
+    assert not is_familiar(moved)
+
+
+def test_without_a_cache_nothing_is_familiar_and_nothing_fails(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure("--trainer.epochs=1")
+    run(config, cache=tmp_path / "own")
+    assert not is_familiar(Path(config.out))
+    monkeypatch.setenv("LSTM_SENTIMENT_CACHE", "/dev/null/nowhere")
+    assert not is_familiar(Path(config.out))
