@@ -91,14 +91,12 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
             learned = beside(corpus.train, corpus.unlabelled)
         _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
         machine = machine_facts(device, precision=precision, threads=threads, processes=processes)
-        facts = {"data": corpus.fingerprint, **machine}
-        facts |= {"pretrained": pretrained.sha256} if pretrained else {}
-        facts |= {"teacher": teachers.sha256} if teachers else {}
+        sources = {"pretrained": pretrained, "teacher": teachers}
+        facts = {"data": corpus.fingerprint, **machine} | {k: v.sha256 for k, v in sources.items() if v}
         checkpoint = checkpoint_to_resume(folder, facts, corpus) if resuming else None
         if processes.is_main and checkpoint is None:
             begin(folder, config, corpus, device, watch)
-            if cache is None:
-                remember(folder.path)
+            remember(folder.path, own_cache=cache)
         trainer = _new_trainer(
             config, corpus, learned, model, precision=precision, processes=processes,
             store=folder, facts=facts, scalars=curves, watch=watch,

@@ -18,13 +18,19 @@ from lstm_sentiment.reading.tokens import cache_folder
 FOLDER = "trained"
 
 
-def remember(run: Path) -> None:
+def remember(run: Path, *, own_cache: Path | None = None) -> None:
     """Note that a run's configuration is of this user; where nothing can be written, it is not.
+
+    Args:
+        run: its folder.
+        own_cache: of the run; one that has its own is temporary and is not noted.
 
     Example::
 
         remember(Path("runs/sentiment"))
     """
+    if own_cache is not None:
+        return
     with contextlib.suppress(OSError, RuntimeError, CheckpointError):
         note = _note(run)
         note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -76,8 +76,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         checkpoint = checkpoint_to_resume(folder, facts, texts) if resuming else None
         if processes.is_main and checkpoint is None:
             begin(folder, config, texts, device, watch)
-            if cache is None:
-                remember(folder.path)
+            remember(folder.path, own_cache=cache)
         trainer = _new_trainer(
             config,
             texts,
