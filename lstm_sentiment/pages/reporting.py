@@ -64,8 +64,7 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
-    The rows of a run that was trained here are read again; where they are gone or have changed, the
-    report says so and shows what does not need them.
+    Where the rows of a run that was trained here are gone or have changed, the report says so.
 
     Args:
         run: folder of a finished run.
