@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from make_starter import LABELS, MASK, fit_bias
+from make_starter import LABELS, fit_bias
 from starter_scores import left_out
 
 from lstm_sentiment.calibration import Calibration, conformal_thresholds, fit_calibration
@@ -64,9 +64,9 @@ def main(argv: list[str]) -> None:
 
 
 def _calibration(logits_RC: Any, truth_R: Any, corpus_R: Any, corpora: list[dict[str, Any]]) -> Calibration:
-    """Fit the temperature without the classes that a corpus lacks, the thresholds with them."""
-    mask_SC = np.array([[0.0 if c in of["classes"] else MASK for c in range(len(LABELS))] for of in corpora])
-    temperature = fit_calibration(logits_RC + mask_SC[corpus_R], truth_R).temperature
+    """Fit the temperature on corpora that have all classes, the thresholds on all corpora."""
+    has_all_R = np.array([len(of["classes"]) == len(LABELS) for of in corpora])[corpus_R]
+    temperature = fit_calibration(logits_RC[has_all_R], truth_R[has_all_R]).temperature
     true_R = Calibration(temperature=temperature).probabilities(logits_RC)[np.arange(len(truth_R)), truth_R]
     return Calibration(temperature=temperature, thresholds=conformal_thresholds(true_R))
 
