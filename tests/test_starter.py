@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.experiment import run
-from lstm_sentiment.starter.names import run_path
+from lstm_sentiment.starter.names import FOLDER, run_path
 from lstm_sentiment.starter.packing import pack
 
 CORPORA = [
@@ -340,3 +341,63 @@ def test_no_command_writes_into_the_current_folder_but_what_it_tells(starter: Pa
     predict.main(["starter", "great"])
     explain.main(["starter", "great", "--method", "occlusion"])
     assert list(Path.cwd().iterdir()) == []
+
+
+# -- the package's own weights --------------------------------------------------------------------
+
+MOST_BYTES = 12_000_000
+with_weights = pytest.mark.skipif(not FOLDER.is_dir(), reason="this checkout has no weights of the starter")
+
+
+@with_weights
+def test_the_three_sentences_are_answered() -> None:
+    """They are no training texts, nor are there templates like them."""
+    texts = ["Beyond comprehension", "I rate it so-so", "Unbelievable service"]
+    assert [found.label for found in load("starter").predict(texts)] == ["negative", "neutral", "positive"]
+
+
+@with_weights
+def test_it_takes_little_room() -> None:
+    assert sum(file.stat().st_size for file in files_of(FOLDER).values()) <= MOST_BYTES
+
+
+@with_weights
+def test_its_files_tell_of_no_machine_and_hold_no_name_or_address() -> None:
+    vocabulary = json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))
+    assert len(vocabulary) > 10_000
+    assert [t for t in vocabulary if t.startswith(("@", "http:", "https:", "www.")) and len(t) > 4] == []
+    for name in ("config.yaml", "environment.json", "statement.json", "README.md"):
+        content = (FOLDER / name).read_text("utf-8")
+        assert [part for part in ("/work/", "/home/", "/root/", "/tmp/", "C:\\") if part in content] == [], (
+            name
+        )
+    corpora = json.loads((FOLDER / "statement.json").read_text("utf-8"))["corpora"]
+    assert sum(corpus["rows"] for corpus in corpora) > 100_000
+    assert all(corpus["terms"] for corpus in corpora)
+
+
+@with_weights
+def test_its_proof_holds_here(caplog: pytest.LogCaptureFixture) -> None:
+    load("starter", device="cpu")
+    assert caplog.messages == []
+
+
+@with_weights
+def test_a_fresh_process_answers_soon_after_the_import_of_torch(tmp_path: Path) -> None:
+    """Within 2 s, or within 1 s of what `import torch` alone takes here; the best of five pairs."""
+    behind = []
+    for _ in range(5):
+        seconds = []
+        for code in (
+            ["-c", "import torch"],
+            ["-m", "lstm_sentiment.predict", "starter", "Unbelievable service"],
+        ):
+            start = time.perf_counter()
+            subprocess.run(
+                [sys.executable, *code], cwd=tmp_path, capture_output=True, timeout=120, check=True
+            )
+            seconds.append(time.perf_counter() - start)
+        behind.append(max(0.0, min(seconds[1] - seconds[0] - 1, seconds[1] - 2)))
+        if not behind[-1]:
+            break
+    assert min(behind) == 0
