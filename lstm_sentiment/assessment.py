@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.adaptation.stacking import chance_of
 from lstm_sentiment.baselines import baseline_scores
 from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration, fit_shares
 from lstm_sentiment.checkpoint import BEST, RunFolder
@@ -25,14 +26,19 @@ from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import Array, TextDataset
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.inference import predict_logits
-from lstm_sentiment.metrics import calibration_error, report_lines, score
-from lstm_sentiment.network import WideAndDeep
+from lstm_sentiment.metrics import better, calibration_error, report_lines, score
+from lstm_sentiment.network import TfidfBranch, WideAndDeep
 from lstm_sentiment.proof import proof_texts
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+KEPT = {  # by the kind of a `stacking.Blend`
+    "both": "the LSTM and the linear model together",
+    "head": "the LSTM alone",
+    "linear": "the linear model alone",
+}
 COVERAGES = (0.8, 0.9, 0.95)  # of label sets, as asked for
 
 
@@ -64,27 +70,22 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
     if isinstance(model, WideAndDeep):
         of_branches = {name: answers(branch) for name, branch in model.named_children()}
         metrics["branches"], shares_K = _weigh(of_branches, splits, corpus.labels)
+        if isinstance(model.ngrams, TfidfBranch):
+            metrics["kept"], shares_K = _gate(of_branches, shares_K, corpus, config)
+            for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
+                branch["share"] = share
         model.shares.copy_(torch.from_numpy(shares_K))
         best.tensors["model"]["shares"] = model.shares.cpu().clone()
     logits = answers(model)
     calibration = fit_calibration(logits["validation"], corpus.validation.labels)
-    facts: dict[str, Any] = {"temperature": calibration.temperature}
-    for name, rows in splits.items():
-        probabilities_RC = calibration.probabilities(logits[name])
-        metrics[name] = score(rows.labels, probabilities_RC, corpus.labels)
-        facts[name] = {
-            "ece_before": calibration_error(rows.labels, Calibration().probabilities(logits[name])),
-            "ece_after": metrics[name]["ece"],
-            "label_sets": {
-                str(wanted): coverage_of(calibration.label_sets(probabilities_RC, wanted), rows.labels)
-                for wanted in COVERAGES
-            },
-        }
-    metrics |= {"calibration": facts, "baselines": {}}
+    truths = {name: rows.labels for name, rows in splits.items()}
+    metrics |= calibrated_scores(calibration, logits, truths, corpus.labels) | {"baselines": {}}
     if processes.is_main:
-        added = {"calibration": asdict(calibration), "proof": _proof(config, corpus, best.tensors["model"])}
+        added = {"calibration": asdict(calibration), "proof": proof_of(config, corpus, best.tensors["model"])}
         folder.save(BEST, best.tensors, {**best.facts, **added})
-    if config.baseline and processes.is_main:
+    if config.baseline and "kept" in metrics:
+        metrics["baselines"] = baselines_beside(corpus, metrics["branches"])
+    elif config.baseline and processes.is_main:
         held_out = corpus.validation if corpus.test is None else corpus.test
         metrics["baselines"] = baseline_scores(corpus.train, held_out, corpus.labels, seed=config.seed)
     state = trainer.state
@@ -96,6 +97,33 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
         "training_s": round(state.elapsed_s, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def calibrated_scores(
+    calibration: Calibration, logits: Mapping[str, Array], truths: Mapping[str, Array], labels: list[str]
+) -> dict[str, Any]:
+    """Return the scores of splits by name, and, as `calibration`, what the calibration does for them.
+
+    Args:
+        calibration: fitted on validation rows.
+        logits: by split, (R, C).
+        truths: class indices by split, (R,).
+        labels: class names.
+    """
+    metrics: dict[str, Any] = {}
+    facts: dict[str, Any] = {"temperature": calibration.temperature}
+    for name, truth_R in truths.items():
+        probabilities_RC = calibration.probabilities(logits[name])
+        metrics[name] = score(truth_R, probabilities_RC, labels)
+        facts[name] = {
+            "ece_before": calibration_error(truth_R, Calibration().probabilities(logits[name])),
+            "ece_after": metrics[name]["ece"],
+            "label_sets": {
+                str(wanted): coverage_of(calibration.label_sets(probabilities_RC, wanted), truth_R)
+                for wanted in COVERAGES
+            },
+        }
+    return metrics | {"calibration": facts}
 
 
 def _weigh(
@@ -120,8 +148,54 @@ def _weigh(
     return branches, shares_K
 
 
-def _proof(config: Config, corpus: Corpus, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return texts and the logits that prediction gives them, on the CPU."""
+def baselines_beside(corpus: Corpus, branches: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of the majority class, and of the linear branch, which is the linear baseline.
+
+    Args:
+        corpus: of the run.
+        branches: as in metrics.json.
+    """
+    split, rows = ("test", corpus.test) if corpus.test is not None else ("validation", corpus.validation)
+    counts = np.bincount(corpus.train.labels, corpus.train.weights, minlength=len(corpus.labels))
+    majority_RC = np.tile(counts / counts.sum(), (len(rows), 1))
+    linear = {key: value for key, value in branches["ngrams"][split].items() if key != "share"}
+    return {
+        "majority": score(rows.labels, majority_RC, corpus.labels),
+        "tfidf_logistic_regression": linear | {"training_rows": len(corpus.train)},
+    }
+
+
+def _gate(
+    logits: dict[str, dict[str, Array]], shares_K: Array, corpus: Corpus, config: Config
+) -> tuple[dict[str, Any], Array]:
+    """Return what is kept and why, and the shares: the linear branch gets all where it is ahead."""
+    truth_R, metric = corpus.validation.labels, config.trainer.metric
+    linear_RC = logits["ngrams"]["validation"]
+    both_RC = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
+    found = {
+        name: score(truth_R, Calibration().probabilities(logits_RC), corpus.labels)[metric]
+        for name, logits_RC in (("both", both_RC), ("linear", linear_RC))
+    }
+    lead = abs(found["linear"] - found["both"])
+    ahead = better(found["linear"], found["both"], metric) and lead > chance_of(both_RC, linear_RC, truth_R)
+    why = f"validation {metric} {found['both']:.3f}, of the linear model {found['linear']:.3f}"
+    kept = {
+        "kind": "linear" if ahead else "both",
+        "why": f"the linear model is ahead: {why}" if ahead else why,
+        "start": config.pretrained,
+        "adapt": config.adapt,
+        "cross_validated": False,
+    }
+    return kept, np.array([0.0, 2.0]) if ahead else shares_K
+
+
+def proof_of(config: Config, corpus: Corpus, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return texts and the logits that prediction gives them, on the CPU (see `proof`).
+
+    Example::
+
+        facts = {"proof": proof_of(config, corpus, model.state_dict())}
+    """
     classifier = SentimentClassifier(
         labels=corpus.labels, vocabulary=corpus.vocabulary, config=config, weights=weights, device="cpu"
     )
@@ -132,7 +206,10 @@ def _proof(config: Config, corpus: Corpus, weights: Mapping[str, Tensor]) -> dic
 def report_scores(metrics: dict[str, Any], path: Path) -> None:
     """Tell the terminal how good the run is."""
     held_out = "test" if "test" in metrics else "validation"
-    log.info("best epoch %d by %s", metrics["best_epoch"], metrics["metric"])
+    if metrics["best_epoch"]:
+        log.info("best epoch %d by %s", metrics["best_epoch"], metrics["metric"])
+    if metrics.get("kept"):
+        log.info("kept: %s; %s", KEPT[metrics["kept"]["kind"]], metrics["kept"]["why"])
     for line in report_lines(metrics[held_out], title=held_out):
         log.info("%s", line)
     facts = metrics["calibration"][held_out]

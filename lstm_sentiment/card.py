@@ -158,7 +158,12 @@ def _use(name: str) -> str:
 def _results(metrics: Mapping[str, Any], split: str, shared: int) -> str:
     scores, baselines = metrics[split], metrics["baselines"]
     lines = [f"## Results\n\nOn {scores['rows']:,} {split} rows, which were not trained on."]
-    if split == "validation":
+    if split == "validation" and (metrics.get("kept") or {}).get("cross_validated"):
+        lines = [
+            f"## Results\n\nOn the {scores['rows']:,} training rows, cross-validated: each is answered by a "
+            "model of the others. They chose and calibrated the model: new texts will score a little lower."
+        ]
+    elif split == "validation":
         lines[0] += (
             " They picked the best epoch and calibrated the probabilities: new texts will score lower."
         )
@@ -215,17 +220,26 @@ def _training_data(config: Config, data: Mapping[str, Any]) -> str:
     )
 
 
+def _course(config: Config, metrics: Mapping[str, Any]) -> str:
+    """Return how training went: in epochs, or by cross-validation around an LSTM that stayed as it was."""
+    kept = metrics.get("kept") or {}
+    start = f" Training started from {_text(kept['start'])}." if kept.get("start") else ""
+    if not metrics["epochs"]:
+        return f"{start} The LSTM stayed as it was; what reads it was fitted by cross-validation, in"
+    return f"{start} {metrics['epochs']:d} epochs of batches of {config.trainer.batch_size},"
+
+
 def _training(config: Config, metrics: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    model, trainer = config.model, config.trainer
+    model = config.model
     beside = ", and a linear model of words and word pairs beside them" if model.ngrams else ""
+    best = f"; epoch {metrics['best_epoch']:d} was the best by validation {_text(metrics['metric'])}"
+    best = best if metrics["epochs"] else ""
     return (
         f"## Training\n\n{metrics['parameters']:,} parameters: embeddings of {model.embedding_size}, "
         f"{model.layers} LSTM layer{'s' if model.layers > 1 else ''} of {model.hidden_size} per direction, "
-        f"{_text(model.pooling)} pooling{beside}. {metrics['epochs']:d} epochs of batches of "
-        f"{trainer.batch_size}, "
+        f"{_text(model.pooling)} pooling{beside}.{_course(config, metrics)} "
         f"{metrics['training_s']:,.0f} s on {_text(environment['cpu'])} ({_text(environment['device'])}), "
-        f"seed {config.seed}; epoch {metrics['best_epoch']:d} was the best by validation "
-        f"{_text(metrics['metric'])}. Every setting stands in `config.yaml`."
+        f"seed {config.seed}{best}. Every setting stands in `config.yaml`."
     )
 
 

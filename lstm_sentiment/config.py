@@ -144,8 +144,13 @@ class Config:
         baseline: measure two baselines on the same split: majority class, and TF-IDF of 1-2-grams
             with logistic regression.
         report: write the run folder's report.html at the end; needs the extra ``report``.
-        pretrained: folder of a `pretrain` run to start from: its vocabulary, the vectors, and the LSTMs of
-            the first layer. Null: start from random weights.
+        pretrained: what training starts from. starter: the classifier that comes with the package; a run
+            folder: that of another classifier, whose classes may differ, or of `pretrain`, which gives its
+            vocabulary, the vectors, and the LSTMs of the first layer; auto: the starter, unless options set
+            by hand contradict it; null: random weights. A classifier is never kept without a linear model
+            beside it, which gets all the weight where it is better.
+        adapt: how training goes on from a classifier. frozen: its LSTM stays as it is, and what reads it is
+            fitted by cross-validation; finetune: all layers move; auto: by the number of rows.
         teacher: folder of a finished run, ``starter`` for the model of the package, or a list of several,
             whose answers to `data.unlabelled` are learned beside the labels; of several, their mean. Null:
             labels alone.
@@ -163,6 +168,7 @@ class Config:
     baseline: bool = True
     report: bool = False
     pretrained: str | None = None
+    adapt: Literal["auto", "frozen", "finetune"] = "auto"
     teacher: str | list[str] | None = None
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
@@ -170,6 +176,8 @@ class Config:
     trainer: TrainerConfig = TrainerConfig()
 
     def __post_init__(self) -> None:
+        if self.pretrained == "none":  # a word that people write for null
+            object.__setattr__(self, "pretrained", None)
         check(bool(self.out.strip()), "out", "names no folder")
         at_least(1, self.seeds, "seeds")
         check(self.seeds <= 1000, "seeds", f"at most 1000, not {self.seeds}")
@@ -192,7 +200,7 @@ class Config:
             "data.unlabelled",
             "nothing answers these texts; set teacher to the folder of a finished run, or trainer.vat",
         )
-        both = self.pretrained is not None and self.text.vectors is not None
+        both = self.pretrained not in (None, "auto") and self.text.vectors is not None
         check(not both, "text.vectors", "contradicts pretrained, which brings vectors of its own")
         frozen = self.trainer.unfreeze * (self.model.layers + 1)
         check(

@@ -37,7 +37,7 @@ class Corpus:
 
     Args:
         train: rows to learn from.
-        validation: rows that pick the best epoch.
+        validation: rows that pick the best epoch; the training rows where these are cross-validated.
         test: rows for the last report, or None.
         unlabelled: texts without labels, or None; their store holds the training rows too, at the same
             places, and `labels` are all 0.
@@ -60,14 +60,26 @@ class Corpus:
     fingerprint: str
 
     @property
+    def cross_validated(self) -> bool:
+        """Whether no validation rows are set aside (see `DataConfig`)."""
+        return self.validation is self.train
+
+    @property
     def splits(self) -> dict[str, TextDataset]:
-        """The datasets by name: train, validation and, where there are test rows, test."""
-        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        """The datasets by name: train and, where there are such rows, validation and test."""
+        validation = None if self.cross_validated else self.validation
+        found = {"train": self.train, "validation": validation, "test": self.test}
         return {name: rows for name, rows in found.items() if rows is not None}
 
 
 def prepare(
-    data: DataConfig, text: TextConfig, *, seed: int, cache: Path, vocabulary: Vocabulary | None = None
+    data: DataConfig,
+    text: TextConfig,
+    *,
+    seed: int,
+    cache: Path,
+    vocabulary: Vocabulary | None = None,
+    words: Sequence[str] = (),
 ) -> Corpus:
     """Read, check, split and encode the rows that a configuration names.
 
@@ -77,6 +89,7 @@ def prepare(
         seed: of the split.
         cache: folder for tokenised text.
         vocabulary: of a pretrained model; None counts one on the training rows.
+        words: that a counted vocabulary holds in any case.
 
     Raises:
         DataError: anything wrong with a file, a row, or a label, with its place.
@@ -89,7 +102,7 @@ def prepare(
     classes = class_indices(stores, label_map, labels)
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
-    words = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else []
+    words = [*words, *(vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ())]
     more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
     vocabulary = vocabulary or build_vocabulary(
         more[0] if more else stores["train"],
@@ -102,7 +115,7 @@ def prepare(
     unlabelled = splits["train"].joined(*more, np.zeros(len(more[1]), np.int64)) if more else None
     return Corpus(
         train=splits["train"],
-        validation=splits["validation"],
+        validation=splits.get("validation", splits["train"]),
         test=splits.get("test"),
         unlabelled=unlabelled,
         labels=labels,

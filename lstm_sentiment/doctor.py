@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import CommandParser, check_out, parse_config, run_command
+from lstm_sentiment.options import CommandParser, check_out, given_keys, parse_config, run_command
 from lstm_sentiment.terminal import log_to, say
 
 USAGE = "python -m lstm_sentiment.doctor [RUN | --config FILE --section.key VALUE ...] [--json FILE]"
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
                 diagnose,  # imports torch: not for --help, not for a typo
             )
 
-            diagnosis = diagnose(config)
+            diagnosis = diagnose(config, given=given_keys(settings))
     say("\n".join(diagnosis.report()))
     if options.json:
         from lstm_sentiment.files import write_json

@@ -56,9 +56,12 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     process train one after the other.
 
     Args:
-        pretrained: folder of a `pretrain` run to start from (see `Config`).
+        pretrained: what training starts from: starter, auto, or a run folder (see `Config`).
+        adapt: how it goes on from a classifier (see `Config`). With few rows none is set aside, and two per
+            class are enough.
         validation_fraction: share of the rows that `fit` sets aside, with the same class balance, to pick
-            the best epoch and to calibrate the probabilities.
+            the best epoch and to calibrate the probabilities; None, or, where training starts from a
+            classifier with few rows, also the default: the rows are cross-validated instead.
         deduplicate: train on each text once, with the label that it has first, as the command does: or a
             text might stand on both sides of that cut. False where a text is repeated on purpose, as in
             a bootstrap sample; weights of rows are not known otherwise.
@@ -126,7 +129,8 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         metric: str = TrainerConfig.metric,
         patience: int = TrainerConfig.patience,
         pretrained: str | None = Config.pretrained,
-        validation_fraction: float = float(DataConfig.validation),
+        adapt: str = Config.adapt,
+        validation_fraction: float | None = 0.1,
         deduplicate: bool = DataConfig.deduplicate,
         random_state: int | np.random.RandomState | None = Config.seed,
         verbose: bool = False,
@@ -229,14 +233,14 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         names_of_keys = {key: key.rpartition(".")[2] for key in flatten(Config())}
         argv = [f"--{key}={_spelled(given[name])}" for key, name in names_of_keys.items() if name in given]
         config = parse_config(argv, program="SentimentEstimator", description="")
-        if not isinstance(self.validation_fraction, Real):
+        if not isinstance(self.validation_fraction, Real | None):
             raise ConfigError(
                 f"must be a number, not {self.validation_fraction!r}", key="validation_fraction"
             )
         data = dataclasses.replace(
             config.data,
             train=str(rows),
-            validation=float(self.validation_fraction),
+            validation=None if self.validation_fraction is None else float(self.validation_fraction),
             test=None,
             text_column="text",
             label_column="label",

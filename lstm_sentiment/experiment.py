@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from lstm_sentiment.adaptation.finetuning import begin_from
+from lstm_sentiment.adaptation.frozen import run_frozen
 from lstm_sentiment.adaptation.linear import fit_branch, folds_of
+from lstm_sentiment.adaptation.resolving import adopted, by_hand, resolve
+from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.adversarial import beside
 from lstm_sentiment.assessment import assess, report_scores
 from lstm_sentiment.checkpoint import RunFolder
@@ -25,7 +30,7 @@ from lstm_sentiment.familiar import remember
 from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
-from lstm_sentiment.network import Network, TfidfBranch, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.network import Network, NgramBranch, TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.optimization import balanced_weights, cross_entropy, row_weights
 from lstm_sentiment.pages.reporting import check_extra, write_report
 from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
@@ -42,7 +47,7 @@ from lstm_sentiment.starting import (
     started_again,
     train,
 )
-from lstm_sentiment.teaching import load_teachers
+from lstm_sentiment.teaching import Teachers, load_teachers
 from lstm_sentiment.trainer import Trainer
 from lstm_sentiment.watching import RunWatch
 
@@ -50,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 @one_training_at_a_time
-def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
+def run(config: Config, *, cache: Path | None = None, given: Collection[str] = ()) -> dict[str, Any]:
     """Train, evaluate and report as configured, into ``config.out``.
 
     While another thread of this process trains, this waits.
@@ -58,6 +63,8 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
     Args:
         config: what to train, on which rows.
         cache: folder for tokenised text, if not the user's.
+        given: keys that were set by hand, although to their defaults; where training starts from a
+            classifier, those left at their defaults are chosen otherwise (see `adaptation.resolving`).
 
     Returns:
         what was written to metrics.json.
@@ -66,50 +73,84 @@ def run(config: Config, *, cache: Path | None = None) -> dict[str, Any]:
         SentimentError: anything that a user can mend; the run folder is untouched unless training began.
     """
     started = time.perf_counter()
-    if config.report:
-        check_extra()
     processes = process_environment()
-    threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
-    device = pick_device(config.trainer.device, local_rank=processes.local_rank)
-    precision = pick_precision(config.trainer.precision, device)
-    folder, pretrained = RunFolder(config.out), load_pretrained(config)
-    teachers = load_teachers(config, device=str(device))
+    threads, device, precision = _machine(config, processes)
+    folder = RunFolder(config.out)
     config = started_again(config, folder, processes)
+    config, fixed = adopted(config, by_hand(config, given), folder)
+    pretrained, teachers = load_pretrained(config), load_teachers(config, device=str(device))
     watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
     group = process_group(processes, device, timeout_s=config.trainer.timeout)
     with only_writer(folder, processes), group, watch, sharing_errors():
         resuming = check_folder(folder, config)
         curves = new_curves(folder, config, processes)
         with processes.main_first():
-            corpus = _prepare(config, pretrained, cache or cache_folder())
-        _report_data(corpus, config)
+            plan = resolve(config, fixed, cache=cache or cache_folder())
+            config = plan.config
+            corpus = plan.corpus or _prepare(config, pretrained, cache or cache_folder())
+        _report_data(corpus, config, plan.why)
         check_metric(config.trainer.metric, corpus.labels)
         answered = teachers.teach(corpus, processes) if teachers else corpus.train
-        model = initial_model(config, corpus, pretrained, learned=answered).to(device)
-        learned = answered
-        if teachers is None and corpus.unlabelled is not None:
-            learned = beside(corpus.train, corpus.unlabelled)
-        _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
-        machine = machine_facts(device, precision=precision, threads=threads, processes=processes)
-        sources = {"pretrained": pretrained, "teacher": teachers}
-        facts = {"data": corpus.fingerprint, **machine} | {k: v.sha256 for k, v in sources.items() if v}
+        facts = _facts(corpus, plan.start or pretrained, teachers)
+        facts |= machine_facts(device, precision=precision, threads=threads, processes=processes)
         checkpoint = checkpoint_to_resume(folder, facts, corpus) if resuming else None
+        model = initial_model(config, corpus, pretrained, start=plan.start, learned=answered)
+        pushed = corpus.unlabelled if teachers is None else None
+        learned = answered if pushed is None else beside(corpus.train, pushed)
+        _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
         if processes.is_main and checkpoint is None:
             begin(folder, config, corpus, device, watch)
             remember(folder.path, own_cache=cache)
-        trainer = _new_trainer(
-            config, corpus, learned, model, precision=precision, processes=processes,
-            store=folder, facts=facts, scalars=curves, watch=watch,
-        )  # fmt: skip
-        train(trainer, checkpoint, curves, watch)
-        metrics = assess(folder, config, corpus, trainer)
-        metrics["total_s"] = round(time.perf_counter() - started, 1)
-        if processes.is_main:
-            write_json(folder.path / "metrics.json", metrics)
-            report_scores(metrics, folder.path)
-            if config.report:
-                log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
-        return metrics
+        if plan.start is not None and config.adapt == "frozen":
+            metrics = run_frozen(
+                folder, config, corpus, model, plan.start, device=device, processes=processes, facts=facts
+            )
+        else:
+            if plan.start is not None and checkpoint is None:
+                begin_from(model, plan.start, corpus, config, device=device, processes=processes)
+            trainer = _new_trainer(
+                config, corpus, learned, model.to(device), precision=precision, processes=processes,
+                store=folder, facts=facts, scalars=curves, watch=watch,
+            )  # fmt: skip
+            train(trainer, checkpoint, curves, watch)
+            metrics = assess(folder, config, corpus, trainer)
+        return _finished(folder, config, corpus, metrics, started, processes)
+
+
+def _machine(config: Config, processes: Processes) -> tuple[int, torch.device, str]:
+    """Set up the processor, and return its threads, the device and the number format."""
+    if config.report:
+        check_extra()
+    threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
+    device = pick_device(config.trainer.device, local_rank=processes.local_rank)
+    return threads, device, pick_precision(config.trainer.precision, device)
+
+
+def _facts(
+    corpus: Corpus, started_from: Start | Pretrained | None, teachers: Teachers | None
+) -> dict[str, Any]:
+    """Return hashes that a run is recognised by when it goes on."""
+    facts = {"data": corpus.fingerprint}
+    facts |= {"pretrained": started_from.sha256} if started_from else {}
+    return facts | ({"teacher": teachers.sha256} if teachers else {})
+
+
+def _finished(
+    folder: RunFolder,
+    config: Config,
+    corpus: Corpus,
+    metrics: dict[str, Any],
+    started: float,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Write and tell what a run has come to."""
+    metrics["total_s"] = round(time.perf_counter() - started, 1)
+    if processes.is_main:
+        write_json(folder.path / "metrics.json", metrics)
+        report_scores(metrics, folder.path)
+        if config.report:
+            log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
+    return metrics
 
 
 def check_metric(metric: str, labels: list[str]) -> None:
@@ -140,7 +181,9 @@ def initial_model(
     corpus: Corpus,
     pretrained: Pretrained | None = None,
     *,
+    start: Start | None = None,
     learned: TextDataset | None = None,
+    fitted: bool = True,
 ) -> Network:
     """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
 
@@ -148,7 +191,9 @@ def initial_model(
         config: of the run.
         corpus: its rows, in the vocabulary of `pretrained` if that is given.
         pretrained: the language model that `config.pretrained` names (see `transfer.load_pretrained`).
+        start: the classifier that training goes on from: its LSTM is taken over, and nothing is fitted yet.
         learned: all rows that it will learn from; None for the training rows.
+        fitted: whether a linear branch that is fitted before training is so; else it knows nothing yet.
 
     Raises:
         SentimentError: vectors that cannot be used.
@@ -161,10 +206,10 @@ def initial_model(
     model = new_network(
         corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)
     )
-    if isinstance(model, WideAndDeep) and isinstance(model.ngrams, TfidfBranch):
-        fit_linear(model.ngrams, corpus.train, len(corpus.labels), config)
+    if start is not None:
+        start.copy_to(lstm_of(model), corpus.vocabulary)
     elif isinstance(model, WideAndDeep):
-        model.ngrams.learn_by_ratio(learned or corpus.train)
+        _prepare_ngrams(model.ngrams, config, corpus, learned or corpus.train, fitted=fitted)
     if pretrained is not None:
         pretrained.start(lstm_of(model))
     if config.text.vectors is not None:
@@ -192,8 +237,16 @@ def initial_model(
     return model
 
 
-def fit_linear(branch: TfidfBranch, train: TextDataset, classes: int, config: Config) -> None:
-    """Fit a linear branch on training rows, with the run's class weights."""
+def _prepare_ngrams(
+    branch: NgramBranch, config: Config, corpus: Corpus, learned: TextDataset, *, fitted: bool
+) -> None:
+    """Fit a branch on the training rows, with the run's class weights, or set the rates that it learns at."""
+    if not isinstance(branch, TfidfBranch):
+        branch.learn_by_ratio(learned)
+        return
+    if not fitted:
+        return
+    train, classes = corpus.train, len(corpus.labels)
     fit_branch(
         branch,
         train,
@@ -247,8 +300,10 @@ def _report_model(model: Network, config: Config, where: str, world_size: int) -
     )  # fmt: skip
 
 
-def _report_data(corpus: Corpus, config: Config) -> None:
+def _report_data(corpus: Corpus, config: Config, why: str) -> None:
     facts = corpus.facts
+    if why:
+        log.info("start: %s", why)
     log.info("data: %s", config.data.train)
     for split, of_split in facts["splits"].items():
         classes = ", ".join(f"{label} {count:,}" for label, count in of_split["classes"].items())

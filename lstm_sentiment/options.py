@@ -93,6 +93,19 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
     return _parse_all(kind, parser, from_files + argv, places | on_command_line, unknown)
 
 
+def given_keys(argv: Sequence[str]) -> frozenset[str]:
+    """Return the keys that a command line, or a file it names, sets by hand, whatever their values.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+
+    >>> sorted(given_keys(["--trainer.epochs", "3", "--seed=0"]))
+    ['seed', 'trainer.epochs']
+    """
+    files = [key for file in _values_of(list(argv), "--config") for key in read_file(Config, file)[0]]
+    return frozenset([*files, *_option_names(argv)]) & frozenset(keys_of(Config))
+
+
 def config_yaml(config: Any) -> str:
     """Return a configuration as YAML with every field; resume and overwrite are no part of a run.
 

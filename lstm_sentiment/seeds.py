@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import statistics
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from lstm_sentiment.options import config_yaml
 log = logging.getLogger(__name__)
 
 
-def run_seeds(config: Config) -> dict[str, Any]:
+def run_seeds(config: Config, *, given: Collection[str] = ()) -> dict[str, Any]:
     """Train with `seed`, `seed` + 1, ..., each into a folder of its own below ``config.out``.
+
+    Args:
+        config: of the runs.
+        given: as in `experiment.run`.
 
     Returns:
         what was written to seeds.json: `runs` (folder, seed and scores of each), `median_run` (the
@@ -43,7 +48,7 @@ def run_seeds(config: Config) -> dict[str, Any]:
             out = folder / f"seed-{seed}"
             check_place(out, folder)
             log.info("seed %d", seed)
-            metrics = run(dataclasses.replace(config, out=str(out), seed=seed, seeds=1))
+            metrics = run(dataclasses.replace(config, out=str(out), seed=seed, seeds=1), given=given)
             held_out = "test" if "test" in metrics else "validation"
             scores = {name: metrics[held_out][name] for name in METRICS if name in metrics[held_out]}
             summaries.append(

@@ -628,8 +628,10 @@ def test_a_setting_that_an_earlier_version_did_not_name_had_its_default() -> Non
 
 
 def test_a_classifier_is_no_language_model(trained_run: Path, finetuning: Configure) -> None:
-    with pytest.raises(ConfigError, match=r"is the run of a classifier, not of lstm_sentiment\.pretrain"):
-        run(finetuning(f"--pretrained={trained_run}"))
+    """It is a start of another kind (see test_adaptation)."""
+    config = finetuning(f"--pretrained={trained_run}")
+    assert load_pretrained(config) is None
+    assert run(config)["kept"]["start"] == str(trained_run)
 
 
 # -- rates and unfreezing --------------------------------------------------------------------------

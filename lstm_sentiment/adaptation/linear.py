@@ -41,20 +41,22 @@ class LinearFit:
 
     Args:
         strength: inverse strength of the penalty (scikit-learn's C) with the best out-of-fold likelihood.
-        out_of_fold_RC: logits of each training row by a model of the other folds, (R, C).
+        out_of_fold_RC: logits of each training row by a model of the other folds, (R, C); 0 for rows that no
+            fold holds.
     """
 
     strength: float
     out_of_fold_RC: Array
 
 
-def folds_of(labels: Array, *, seed: int, most: int = 5) -> list[Array]:
+def folds_of(labels: Array, *, seed: int, most: int = 5, rows: int = CV_ROWS) -> list[Array]:
     """Return which rows each fold holds out, in ascending order; every class is spread over the folds.
 
     Args:
         labels: class indices (R,), at least two rows.
         seed: of the shuffle.
         most: folds, at most; fewer where even the most frequent class has fewer rows.
+        rows: that all folds together hold, at most; of more rows every n-th is held out.
 
     >>> [fold.tolist() for fold in folds_of(np.array([0, 1, 0, 1]), seed=0)]
     [[1, 2], [0, 3]]
@@ -62,10 +64,11 @@ def folds_of(labels: Array, *, seed: int, most: int = 5) -> list[Array]:
     count = max(2, min(most, int(np.bincount(labels).max())))
     if np.bincount(labels).max() < 2:  # a row of each class: nothing can be learned, but something said
         return [np.arange(start, len(labels), 2) for start in (0, 1)]
+    step = max(1, -(-len(labels) // rows))
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class has fewer rows than there are folds
-        return [held_out for _, held_out in splitter.split(np.zeros(len(labels)), labels)]
+        return [held_out[::step] for _, held_out in splitter.split(np.zeros(len(labels)), labels)]
 
 
 def count_features(branch: TfidfBranch, dataset: TextDataset) -> sparse.csr_matrix:
@@ -100,12 +103,12 @@ def fit_branch(
         train: rows, with their labels.
         classes: C.
         row_weights: what each row counts (R,).
-        folds: rows that each fold of the cross-validation holds out.
+        folds: rows that each fold of the cross-validation holds out; models of a fold learn from the others.
     """
     counts_RG = count_features(branch, train)
-    held, known = _sampled(folds, len(train))
+    known = np.sort(np.concatenate(folds))
     logits_KRC = np.zeros((len(STRENGTHS), len(train), classes))
-    for fold in held:
+    for fold in folds:
         others = np.setdiff1d(known, fold)
         idf_G = inverse_frequencies(counts_RG[others])
         used = np.flatnonzero(idf_G)
@@ -203,13 +206,6 @@ def _tfidf(counts_RF: sparse.csr_matrix, idf_F: Array) -> sparse.csr_matrix:
     values.data = (1 + np.log(values.data)) * idf_F[values.indices]
     lengths = np.sqrt(np.asarray(values.multiply(values).sum(axis=1)).ravel())
     return sparse.csr_matrix(sparse.diags(1 / np.where(lengths > 0, lengths, 1)) @ values)
-
-
-def _sampled(folds: Sequence[Array], rows: int) -> tuple[list[Array], Array]:
-    """Return the folds, and all rows that they hold; of many rows, every n-th."""
-    step = max(1, -(-rows // CV_ROWS))
-    held = [fold[::step] for fold in folds]
-    return held, np.sort(np.concatenate(held))
 
 
 def _calibrated_loss(logits_RC: Array, labels: Array) -> float:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lstm_sentiment.adaptation.resolving import by_hand, resolve
+from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.config import Config
@@ -67,8 +72,12 @@ class Diagnosis:
         return lines
 
 
-def diagnose(config: Config) -> Diagnosis:
+def diagnose(config: Config, *, given: Collection[str] = ()) -> Diagnosis:
     """Examine a configuration before training: its data, its settings, short trainings, an untrained model.
+
+    Args:
+        config: as for `experiment.run`.
+        given: likewise.
 
     Raises:
         SentimentError: data or settings with which no training could begin.
@@ -79,9 +88,11 @@ def diagnose(config: Config) -> Diagnosis:
     """
     set_up_cpu(config.trainer.threads)
     pretrained = load_pretrained(config)
-    corpus = _prepare(config, pretrained.vocabulary if pretrained else None)
+    plan = resolve(config, by_hand(config, given), cache=cache_folder())
+    config = plan.config
+    corpus = plan.corpus or _prepare(config, pretrained.vocabulary if pretrained else None)
     check_metric(config.trainer.metric, corpus.labels)
-    return _diagnose(config, corpus, None, [], pretrained)
+    return _diagnose(config, corpus, None, [], pretrained, plan.start)
 
 
 def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
@@ -145,6 +156,7 @@ def _diagnose(
     classifier: SentimentClassifier | None,
     findings: list[Finding],
     pretrained: Pretrained | None = None,
+    start: Start | None = None,
 ) -> Diagnosis:
     facts: dict[str, Any] = {}
     lines: list[str] = []
@@ -152,7 +164,7 @@ def _diagnose(
     if corpus is not None:
         log.info("examining the data ...")
         device = pick_device(config.trainer.device)
-        model = initial_model(config, corpus, pretrained)
+        model = initial_model(config, corpus, pretrained, start=start, fitted=False)
         facts["data"], found = examine_data(corpus)
         findings = [*findings, *found, *inert_settings(config, corpus)]
         fresh = classifier or SentimentClassifier(
@@ -162,10 +174,11 @@ def _diagnose(
             weights=model.state_dict(),
             device=config.trainer.device,
         )
-        probes = facts["probes"] = _probe(Probes(model.to(device), corpus, config))
+        probes = facts["probes"] = _probe(Probes(model.to(device), _with_validation(corpus), config))
         if classifier is not None and classifier.labels == corpus.labels:
             probes["predicted"] = _answers(classifier, corpus)
-            probes["validation"] = facts["data"]["splits"]["validation"]["classes"]
+            validation = "train" if corpus.cross_validated else "validation"
+            probes["validation"] = facts["data"]["splits"][validation]["classes"]
         findings += probe_findings(probes)
         cause = most_likely_cause(
             facts["data"], probes, trainer=config.trainer, subwords=config.text.subwords
@@ -183,6 +196,15 @@ def _diagnose(
 
 def _prepare(config: Config, vocabulary: Vocabulary | None) -> Corpus:
     return prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=vocabulary)
+
+
+def _with_validation(corpus: Corpus) -> Corpus:
+    """Return a corpus with validation rows: where none are set aside, every fourth training row."""
+    if not corpus.cross_validated:
+        return corpus
+    apart_R = np.arange(len(corpus.train)) % 4 == 3
+    train, validation = (corpus.train.part(np.flatnonzero(of_R)) for of_R in (~apart_R, apart_R))
+    return dataclasses.replace(corpus, train=train, validation=validation)
 
 
 def _probe(probes: Probes) -> dict[str, Any]:

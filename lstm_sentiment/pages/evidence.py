@@ -62,12 +62,13 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
         seed: of the sample of training rows, where there are more than 20,000.
 
     Returns:
-        `held_out` (test, or validation where there is no test), `reliability` (before and after
-        calibration, see `metrics.reliability_bins`), `lengths` (accuracy with its 95 % interval by tokens of
-        a text), `mistakes` (the most confident ones), `doubtful` (rows whose label looks wrong),
-        `doubtful_share` and `looked_through` per split, `unknown_words` with counts, `unknown_distinct`.
+        `held_out` (test; without test rows validation; without these, where rows are cross-validated, train),
+        `reliability` (before and after calibration, see `metrics.reliability_bins`), `lengths` (accuracy with
+        its 95 % interval by tokens of a text), `mistakes` (the most confident ones), `doubtful` (rows whose
+        label looks wrong), `doubtful_share` and `looked_through` per split, `unknown_words` with counts,
+        `unknown_distinct`.
     """
-    held_out = "test" if corpus.test is not None else "validation"
+    held_out = "test" if corpus.test is not None else "train" if corpus.cross_validated else "validation"
     random = np.random.default_rng(seed)
     evidence: dict[str, Any] = {"held_out": held_out, "doubtful_share": {}, "looked_through": {}}
     doubtful: list[Row] = []

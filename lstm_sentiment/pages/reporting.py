@@ -153,7 +153,9 @@ def _systems(metrics: dict[str, Any], held_out: str, labels: list[str]) -> list[
 def _charts(epochs: list[dict[str, Any]], metrics: dict[str, Any], evidence: Any) -> dict[str, Any]:
     """Return the report's pictures; only these may stand in the page as they are."""
     mark = need("markupsafe", extra="report").Markup
-    pictures = {"learning": charts.learning_curves(epochs, metrics["metric"], metrics["best_epoch"])}
+    pictures = {}
+    if epochs:  # none where the LSTM stayed as it was
+        pictures["learning"] = charts.learning_curves(epochs, metrics["metric"], metrics["best_epoch"])
     if evidence is not None:
         found = evidence["reliability"]
         pictures["reliability"] = charts.reliability(found["before"], found["after"])

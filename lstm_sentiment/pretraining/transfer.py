@@ -21,6 +21,7 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, SentimentError
 from lstm_sentiment.files import local_path
 from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.starter.names import is_starter
 from lstm_sentiment.weights import check_weights, known_tokens
 
 log = logging.getLogger(__name__)
@@ -62,16 +63,19 @@ class Pretrained:
 def load_pretrained(config: Config) -> Pretrained | None:
     """Return the language model that a configuration names, or None where it names none.
 
+    A classifier is none (see `adaptation.start`).
+
     Raises:
-        ConfigError: it is a classifier, or its tokens or sizes are others; the message names the key.
+        ConfigError: its tokens or sizes are others; the message names the key.
         RunError: the folder is no run.
         CheckpointError: a damaged one.
 
     >>> load_pretrained(Config()) is None
     True
     """
-    if config.pretrained is None:
+    if config.pretrained in (None, "auto") or is_starter(str(config.pretrained)):
         return None
+    assert config.pretrained is not None
     folder = RunFolder(local_path(config.pretrained))
     try:
         checkpoint = folder.load(BEST)
@@ -80,9 +84,7 @@ def load_pretrained(config: Config) -> Pretrained | None:
     except SentimentError as error:
         raise ConfigError(str(error), key="pretrained") from None
     if classes_of_run(folder.path / "labels.json")[0]:
-        raise ConfigError(
-            f"{folder.path}: is the run of a classifier, not of lstm_sentiment.pretrain", key="pretrained"
-        )
+        return None
     _check_alike(yaml_of(folder.path / "config.yaml"), config, folder.path)
     try:
         weights = checkpoint.tensors["model"]

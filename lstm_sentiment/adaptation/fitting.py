@@ -1,0 +1,162 @@
+"""Heads over a frozen LSTM and a linear branch beside it, fitted and weighed by cross-validation.
+
+Legend: R rows, P pooled features, C classes, S classes of the classifier that training starts from.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.adaptation.heads import HeadFit, fit_head
+from lstm_sentiment.adaptation.linear import CV_ROWS, LinearFit, fit_branch, folds_of
+from lstm_sentiment.adaptation.stacking import Blend, choose_blend
+from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.distributed import Processes
+from lstm_sentiment.inference import predict_logits
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.network import TfidfBranch, WideAndDeep
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 128
+Array = npt.NDArray[Any]
+
+
+class PooledFeatures(nn.Module):
+    """What the head of an LSTM reads: the pooled states of a text, (B, P).
+
+    Args:
+        lstm: is not copied.
+    """
+
+    def __init__(self, lstm: SentimentLSTM) -> None:
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
+        """Return the features; what is given is what `SentimentLSTM.forward` is given."""
+        return self.lstm.pooled(self.lstm.embed(tokens_BT, lengths_B, spelling_XK), lengths_B)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenFit:
+    """What was fitted around a frozen LSTM.
+
+    Args:
+        head: over the pooled features.
+        linear: of the n-grams.
+        blend: how much each of them counts.
+        folds: of the cross-validation.
+        held: the rows that folds hold, ascending: all, or of very many a part.
+    """
+
+    head: HeadFit
+    linear: LinearFit
+    blend: Blend
+    folds: int
+    held: Array
+
+    def out_of_fold(self) -> dict[str, Array]:
+        """Return the logits of the rows `held` by models of other rows, by branch, and of the blend."""
+        return {
+            "lstm": self.head.out_of_fold_RC[self.held],
+            "ngrams": self.linear.out_of_fold_RC[self.held],
+            "": self.blend.out_of_fold_RC,
+        }
+
+
+def pooled_features(
+    lstm: SentimentLSTM, rows: TextDataset, *, device: torch.device, processes: Processes
+) -> Array:
+    """Return the pooled features (R, P) of rows, the same in every process; each reads its share.
+
+    Example::
+
+        features_RP = pooled_features(lstm, corpus.train, device=device, processes=Processes())
+    """
+    found: Array = predict_logits(
+        PooledFeatures(lstm), rows, device=device, batch_size=BATCH_SIZE, processes=processes
+    ).numpy()
+    return found
+
+
+def fit_frozen(
+    network: WideAndDeep,
+    start: Start,
+    train: TextDataset,
+    features_RP: Array,
+    *,
+    labels: list[str],
+    row_weights: Array,
+    metric: str,
+    seed: int,
+    cv_rows: int = CV_ROWS,
+) -> FrozenFit:
+    """Fit head and linear branch of a network whose LSTM is a classifier's, and weigh them, in place.
+
+    Args:
+        network: on the CPU; with the LSTM of `start` and a `TfidfBranch`.
+        start: whose answers the head shrinks towards, where its classes match.
+        train: rows, with their labels.
+        features_RP: of these rows (see `pooled_features`).
+        labels: class names.
+        row_weights: what each row counts (R,).
+        metric: score that decides between blend and linear model.
+        seed: of the folds.
+        cv_rows: rows that choices are made by, at most.
+    """
+    assert isinstance(network.ngrams, TfidfBranch)
+    folds = folds_of(train.labels, seed=seed, most=_folds(len(train)), rows=cv_rows)
+    settings: dict[str, Any] = {"row_weights": row_weights, "folds": folds}
+    linear = fit_branch(network.ngrams, train, classes=len(labels), **settings)
+    weight_SP, bias_S = (start.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
+    matching_CS = start.matching(labels)
+    if matching_CS is not None:
+        prior_CP = matching_CS @ weight_SP / start.temperature
+        prior_C = matching_CS @ bias_S / start.temperature
+        offset_RC = features_RP @ prior_CP.T + prior_C
+        head = fit_head(features_RP, train.labels, classes=len(labels), offset_RC=offset_RC, **settings)
+        weight_CP, bias_C = head.weight_CP + prior_CP, head.bias_C + prior_C
+    else:  # its answers are the features that are worth most
+        answers_RS = features_RP @ weight_SP.T + bias_S
+        both = np.concatenate([features_RP, answers_RS], axis=1)
+        head = fit_head(both, train.labels, classes=len(labels), strong=len(bias_S), **settings)
+        own_CP, of_answers_CS = np.split(head.weight_CP, [features_RP.shape[1]], axis=1)
+        weight_CP, bias_C = own_CP + of_answers_CS @ weight_SP, head.bias_C + of_answers_CS @ bias_S
+    held = np.sort(np.concatenate(folds))
+    blend = choose_blend(
+        head.out_of_fold_RC[held],
+        linear.out_of_fold_RC[held],
+        train.labels[held],
+        names=labels,
+        metric=metric,
+        row_weights=row_weights[held],
+        folds=[np.searchsorted(held, fold) for fold in folds],
+    )
+    with torch.no_grad():
+        network.lstm.head.weight.copy_(torch.from_numpy(weight_CP))
+        network.lstm.head.bias.copy_(torch.from_numpy(bias_C))
+    _weigh(network, blend)
+    return FrozenFit(head=head, linear=linear, blend=blend, folds=len(folds), held=held)
+
+
+@torch.no_grad()
+def _weigh(network: WideAndDeep, blend: Blend) -> None:
+    """Set shares with mean 1, as those of any run; the bias goes to both branches by their shares."""
+    total = sum(blend.weights)
+    network.shares.copy_(torch.tensor([weight * len(blend.weights) / total for weight in blend.weights]))
+    bias_C = torch.from_numpy(blend.bias_C / total).float()
+    network.lstm.head.bias.add_(bias_C)
+    network.ngrams.bias.add_(bias_C)
+
+
+def _folds(rows: int) -> int:
+    return 10 if rows < 200 else 5 if rows < 2500 else 3

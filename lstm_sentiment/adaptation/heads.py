@@ -1,0 +1,162 @@
+"""A head for new classes over frozen features: logistic regression that shrinks towards what is known.
+
+Logits are an offset, such as the answer of the classifier that the features come from, plus a penalised
+linear function of the features. With few rows the penalty wins, and the offset is the answer.
+
+Legend: R rows, P features, Q principal components, C classes, K strengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from lstm_sentiment.calibration import fit_calibration
+
+PENALTIES = (3.0, 0.6, 0.1, 0.02, 0.004)  # on squared weights, per row of weight 1
+MOST_COMPONENTS = 320  # of the features; what is left out varies hardly
+LEAST_SPREAD = 0.03  # of a feature, or what never varies would be blown up
+SCALE = 30.0  # the squared length of a row of features, on average
+STRONG = 3.0  # the spread of a feature that is worth more than others
+BIAS_PENALTY = 1e-3  # hardly any, but a class without rows does not run away
+MAX_ITERATIONS = 150
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadFit:
+    """A head, and how it does on rows that it was not fitted on.
+
+    Args:
+        weight_CP: of the features as they are, (C, P).
+        bias_C: (C,).
+        penalty: with the best out-of-fold likelihood.
+        out_of_fold_RC: logits of each training row by a head of other rows, (R, C), offset included; 0 for
+            rows that no fold holds.
+    """
+
+    weight_CP: Array
+    bias_C: Array
+    penalty: float
+    out_of_fold_RC: Array
+
+
+def fit_head(
+    features_RP: Array,
+    labels: Array,
+    *,
+    classes: int,
+    row_weights: Array,
+    folds: Sequence[Array],
+    offset_RC: Array | None = None,
+    strong: int = 0,
+) -> HeadFit:
+    """Fit a head, its penalty chosen by cross-validation.
+
+    Args:
+        features_RP: (R, P).
+        labels: class indices (R,).
+        classes: C.
+        row_weights: what each row counts (R,).
+        folds: rows that each fold holds out.
+        offset_RC: logits that are added; None for 0. They are not part of the head that is returned.
+        strong: how many of the features, the last ones, are worth more than the others: they are penalised
+            less.
+
+    >>> random = np.random.default_rng(0)
+    >>> labels = np.array([0, 1] * 20)
+    >>> features_RP = random.normal(size=(40, 6)) + labels[:, None]
+    >>> folds = [np.arange(0, 20), np.arange(20, 40)]
+    >>> found = fit_head(features_RP, labels, classes=2, row_weights=np.ones(40), folds=folds)
+    >>> logits_RC = features_RP @ found.weight_CP.T + found.bias_C
+    >>> bool((logits_RC.argmax(axis=1) == labels).mean() > 0.8)
+    True
+    """
+    rows = len(labels)
+    offset_RC = np.zeros((rows, classes)) if offset_RC is None else np.asarray(offset_RC, np.float64)
+    mean_P, to_components_PQ = _components(np.asarray(features_RP, np.float64), strong)
+    features_RQ = (features_RP - mean_P) @ to_components_PQ
+    logits_KRC = np.zeros((len(PENALTIES), rows, classes))
+    for fold in folds:
+        others = np.setdiff1d(np.arange(rows), fold)
+        found = None
+        for k, penalty in enumerate(PENALTIES):
+            found = _fit(
+                features_RQ[others], labels[others], row_weights[others], offset_RC[others], penalty, found
+            )
+            logits_KRC[k, fold] = offset_RC[fold] + features_RQ[fold] @ found[:-1] + found[-1]
+    held = np.concatenate(folds)
+    losses = [likelihood_loss(logits_RC[held], labels[held]) for logits_RC in logits_KRC]
+    best = int(np.argmin(losses))
+    kept = None
+    for penalty in PENALTIES[: best + 1]:  # from the strongest on, each from the one before
+        kept = _fit(features_RQ, labels, row_weights, offset_RC, penalty, kept)
+    assert kept is not None
+    weight_CP = (to_components_PQ @ kept[:-1]).T
+    return HeadFit(
+        weight_CP=weight_CP,
+        bias_C=kept[-1] - weight_CP @ mean_P,
+        penalty=PENALTIES[best],
+        out_of_fold_RC=logits_KRC[best],
+    )
+
+
+def likelihood_loss(logits_RC: Array, labels: Array) -> float:
+    """Return the negative log-likelihood at the best temperature, nats.
+
+    >>> round(likelihood_loss(np.array([[1.0, 0.0], [0.0, 1.0]] * 50), np.array([0, 1] * 50)), 2)
+    0.01
+    """
+    probabilities_RC = fit_calibration(logits_RC, labels).probabilities(logits_RC)
+    return -float(np.log(np.maximum(probabilities_RC[np.arange(len(labels)), labels], 1e-12)).mean())
+
+
+def _components(features_RP: Array, strong: int) -> tuple[Array, Array]:
+    """Return the mean (P,) and the matrix (P, Q) from centred features to their principal components.
+
+    Features are brought to one spread first, and rows to the same mean length whatever P is.
+    """
+    mean_P = features_RP.mean(axis=0)
+    factor_P = np.sqrt(SCALE / features_RP.shape[1]) / (features_RP.std(axis=0) + LEAST_SPREAD)
+    factor_P[len(factor_P) - strong :] *= STRONG / np.sqrt(SCALE / features_RP.shape[1])
+    scaled_RP = (features_RP - mean_P) * factor_P
+    _, rotation_PQ = np.linalg.eigh(scaled_RP.T @ scaled_RP)  # in ascending order of variance
+    return mean_P, rotation_PQ[:, ::-1][:, :MOST_COMPONENTS] * factor_P[:, None]
+
+
+def _fit(
+    features_RQ: Array,
+    labels: Array,
+    row_weights: Array,
+    offset_RC: Array,
+    penalty: float,
+    start: Array | None,
+) -> Array:
+    """Return weights and, as the last row, biases (Q + 1, C)."""
+    classes = offset_RC.shape[1]
+    shape = (features_RQ.shape[1] + 1, classes)
+    share_R1 = (row_weights / row_weights.sum())[:, None]
+    target_RC = np.eye(classes)[labels]
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        weights_QC = flat.reshape(shape)
+        log_RC = log_softmax(offset_RC + features_RQ @ weights_QC[:-1] + weights_QC[-1], axis=1)
+        error_RC = (np.exp(log_RC) - target_RC) * share_R1
+        gradient_QC = np.empty(shape)
+        gradient_QC[:-1] = features_RQ.T @ error_RC + penalty * weights_QC[:-1]
+        gradient_QC[-1] = error_RC.sum(axis=0) + BIAS_PENALTY * weights_QC[-1]
+        squares = penalty * np.square(weights_QC[:-1]).sum() + BIAS_PENALTY * np.square(weights_QC[-1]).sum()
+        return -float((share_R1 * target_RC * log_RC).sum()) + squares / 2, gradient_QC.ravel()
+
+    first = np.zeros(shape) if start is None else start
+    found = minimize(
+        loss, first.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MAX_ITERATIONS, "gtol": 1e-5}
+    )
+    weights_QC: Array = found.x.reshape(shape)
+    return weights_QC

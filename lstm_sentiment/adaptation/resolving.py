@@ -1,0 +1,218 @@
+"""What a configuration leaves open, decided by its rows: what training starts from, and what is learned how.
+
+All choices are functions of the configuration and the rows, and stand in the run's config.yaml.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lstm_sentiment.adaptation.start import TAKEN, Start, load_start
+from lstm_sentiment.bounds import yaml_of
+from lstm_sentiment.checkpoint import RunFolder
+from lstm_sentiment.config import Config, flatten
+from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
+from lstm_sentiment.starter.names import STARTER
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+FROZEN_ROWS = 4_000  # with more training rows all layers learn
+SCARCE_ROWS = 2_000  # with fewer, words that stand in a single row are known too
+BUCKETS, MANY_BUCKETS = 1 << 18, 1 << 20  # of word pairs, below and from this many rows
+MANY_ROWS = 10_000
+# What only training from random weights or a language model knows.
+ELSEWHERE = ("text.vectors", "teacher", "data.unlabelled", "data.phrases", "trainer.vat", "trainer.r_drop")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A configuration whose choices are made, and what was read to make them.
+
+    Args:
+        config: as it stands in the run folder.
+        start: the classifier that training goes on from, or None.
+        corpus: the rows; None where nothing had to be decided by them.
+        why: what was chosen and why, in one line; empty where nothing was.
+    """
+
+    config: Config
+    start: Start | None = None
+    corpus: Corpus | None = None
+    why: str = ""
+
+
+def by_hand(config: Config, given: Collection[str]) -> frozenset[str]:
+    """Return the keys that somebody set: those that are given, and those that differ from the defaults.
+
+    >>> sorted(by_hand(Config(seed=3), ["trainer.epochs"]))
+    ['seed', 'trainer.epochs']
+    """
+    defaults = flatten(Config())
+    return frozenset(given) | {key for key, value in flatten(config).items() if value != defaults[key]}
+
+
+def adopted(config: Config, given: frozenset[str], folder: RunFolder) -> tuple[Config, frozenset[str]]:
+    """Return a configuration that is to go on with a run, with what that run's own left open and decided.
+
+    Args:
+        config: of the command.
+        given: keys set by hand.
+        folder: of the run.
+
+    Example::
+
+        config, given = adopted(config, by_hand(config, ()), RunFolder(config.out))
+    """
+    if config.pretrained is None or not config.resume or not folder.is_run():
+        return config, given
+    try:
+        saved = yaml_of(folder.own("config.yaml"))
+        undecided = {key for key in ("pretrained", "adapt") if getattr(config, key) == AUTO}
+        taken = (flatten(config).keys() - given - {"out", "resume", "overwrite"}) | undecided
+        return _replaced(config, {key: _saved(saved, key) for key in taken}), frozenset(flatten(config))
+    except (CheckpointError, AttributeError, KeyError, TypeError, ConfigError):
+        return config, given  # what is wrong with the folder is told by who goes on with it
+
+
+def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
+    """Decide what a configuration leaves open.
+
+    Args:
+        config: of a run.
+        given: keys that were set by hand (see `by_hand`): they stay.
+        cache: folder for tokenised text.
+
+    Raises:
+        SentimentError: what training starts from, or the rows, cannot be used; or options set by hand
+            contradict what it starts from.
+
+    >>> resolve(Config(), frozenset(), cache=Path("cache")).start is None
+    True
+    """
+    start, why = _start_of(config, given)
+    if start is None:
+        if "adapt" in given and config.adapt != AUTO:
+            raise ConfigError("training does not start from a classifier; set pretrained to one", key="adapt")
+        if config.data.validation is None:
+            raise ConfigError(
+                "null means cross-validation, for training from a classifier; give a share or a file, or set "
+                "pretrained to one",
+                key="data.validation",
+            )
+        return Plan(config=dataclasses.replace(config, pretrained=None) if why else config, why=why)
+    if config.adapt == "finetune" and "data.validation" in given and config.data.validation is None:
+        raise ConfigError(
+            "null means cross-validation, and adapt finetune picks the best epoch on validation rows; give a "
+            "share or a file",
+            key="data.validation",
+        )
+    config = dataclasses.replace(start.applied(config, given), pretrained=start.name)
+    chosen: dict[str, Any] = {"model.ngram_kind": "tfidf"}
+    set_aside = "data.validation" in given
+    chosen |= {} if set_aside else {"data.validation": None}
+    if config.adapt == "finetune" and not set_aside:
+        chosen["adapt"] = AUTO  # for now: it needs validation rows
+    words = start.tokens
+    corpus = _prepared(_replaced(config, chosen), words, cache)
+    rows = len(corpus.train)
+    adapt = config.adapt if config.adapt != AUTO else "frozen" if rows < FROZEN_ROWS else "finetune"
+    chosen["adapt"] = adapt
+    if "model.ngrams" not in given:
+        chosen["model.ngrams"] = BUCKETS if rows < MANY_ROWS else MANY_BUCKETS
+    if "text.min_frequency" not in given:
+        chosen["text.min_frequency"] = 1 if rows < SCARCE_ROWS else config.text.min_frequency
+    if adapt == "finetune":
+        chosen |= {} if set_aside else {"data.validation": Config().data.validation}
+        chosen |= {key: value for key, value in finetuning_for(rows).items() if key not in given}
+    before, config = (config.data, config.text), _replaced(config, chosen)
+    if adapt == "finetune" or (config.data, config.text) != before:
+        corpus = _prepared(config, words, cache)
+    what = "its LSTM stays as it is" if adapt == "frozen" else "all layers learn"
+    return Plan(
+        config=config,
+        start=start,
+        corpus=corpus,
+        why=f"{rows:,} training rows from {start.name}: {what}" + ("" if set_aside else _held_out(adapt)),
+    )
+
+
+def _held_out(adapt: str) -> str:
+    return ", choices by cross-validation" if adapt == "frozen" else ""
+
+
+def _start_of(config: Config, given: frozenset[str]) -> tuple[Start | None, str]:
+    """Return the classifier that a configuration names, or None, and why where that was a choice."""
+    if config.pretrained is None:
+        return None, ""
+    flat = flatten(config)
+    contradicting = [key for key in ELSEWHERE if key in given and flat[key]]
+    contradicting += ["model.ngrams"] if "model.ngrams" in given and not config.model.ngrams else []
+    learned = "model.ngram_kind" in given and config.model.ngram_kind == "learned"
+    contradicting += ["model.ngram_kind"] if learned else []
+    if config.pretrained != AUTO:
+        start = load_start(config.pretrained)
+        if start is not None and contradicting:
+            raise ConfigError(
+                f"is not for training from a classifier ({start.name}); leave it out, or set pretrained null",
+                key=contradicting[0],
+            )
+        return start, ""
+    try:
+        start = load_start(STARTER)
+    except RunError:
+        return None, "random weights: this installation has no starter"
+    if start is not None:
+        of_start = flatten(start.config)
+        contradicting += [key for key in TAKEN if key in given and flat[key] != of_start[key]]
+    if start is None or contradicting:
+        return None, f"random weights, and not the starter, since {', '.join(contradicting)} is set by hand"
+    return start, ""
+
+
+def finetuning_for(rows: int) -> dict[str, Any]:
+    """Return trainer settings for so many training rows: the length is counted in steps, not in epochs.
+
+    >>> finetuning_for(10_000)["trainer.epochs"]
+    3
+    """
+    batch_size = 32 if rows < 20_000 else 64
+    steps = STEPS_PER_ROOT * math.sqrt(rows)
+    return {
+        "trainer.batch_size": batch_size,
+        "trainer.epochs": max(1, min(MOST_EPOCHS, round(steps * batch_size / rows))),
+        "trainer.learning_rate": 1e-3,
+        "trainer.embedding_rate": 1.0,
+        "trainer.layer_decay": 0.6,
+        "trainer.label_smoothing": 0.0,
+    }
+
+
+STEPS_PER_ROOT, MOST_EPOCHS = 9.0, 8
+
+
+def _prepared(config: Config, words: list[str], cache: Path) -> Corpus:
+    return prepare(config.data, config.text, seed=config.seed, cache=cache, words=words)
+
+
+def _replaced(config: Config, chosen: dict[str, Any]) -> Config:
+    """Return a configuration with some keys, such as ``data.validation``, set."""
+    outer = {key: value for key, value in chosen.items() if "." not in key}
+    for section in ("data", "text", "model", "trainer"):
+        inner = {
+            key.partition(".")[2]: value for key, value in chosen.items() if key.startswith(f"{section}.")
+        }
+        outer[section] = dataclasses.replace(getattr(config, section), **inner)
+    return dataclasses.replace(config, **outer)
+
+
+def _saved(tree: Any, key: str) -> Any:
+    section, _, name = key.rpartition(".")
+    return (tree[section] if section else tree)[name]

@@ -1,0 +1,181 @@
+"""A finished classifier that training goes on from: what of it fits other rows and classes.
+
+Legend: V tokens, C classes of the new rows, S classes of the classifier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lstm_sentiment.bounds import classes_of_run, vocabulary_of
+from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.config import Config, flatten
+from lstm_sentiment.errors import CheckpointError, ConfigError
+from lstm_sentiment.metrics import sides
+from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.options import parse_config
+from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS, UNKNOWN
+from lstm_sentiment.shapes import network_shapes
+from lstm_sentiment.starter.names import is_starter, run_path
+from lstm_sentiment.weights import check_weights, known_tokens
+
+# What tokens are, and the shapes of the layers: these are the classifier's.
+TAKEN = ["text.tokenizer", "text.lowercase", "text.normalize", "text.subwords"]
+TAKEN += ["model.embedding_size", "model.hidden_size", "model.layers", "model.bidirectional", "model.pooling"]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The best epoch of a finished classifier.
+
+    Args:
+        name: as the user named it.
+        labels: its class names.
+        vocabulary: tokens that it knows.
+        config: of its run.
+        weights: of its LSTM: parameter -> tensor, on the CPU.
+        temperature: of its calibration.
+        sha256: of all its weights, by name.
+    """
+
+    name: str
+    labels: list[str]
+    vocabulary: Vocabulary
+    config: Config
+    weights: Mapping[str, Tensor]
+    temperature: float
+    sha256: str
+
+    @property
+    def tokens(self) -> list[str]:
+        """The known tokens, without the special ones."""
+        return self.vocabulary.tokens[len(SPECIAL_TOKENS) :]
+
+    def applied(self, config: Config, given: Collection[str]) -> Config:
+        """Return a configuration with this classifier's tokens and layers.
+
+        Args:
+            config: of a new run.
+            given: keys that were set by hand.
+
+        Raises:
+            ConfigError: one of these has another value than the classifier's.
+        """
+        for key in TAKEN:
+            wanted, found = flatten(config)[key], flatten(self.config)[key]
+            if key in given and wanted != found:
+                raise ConfigError(
+                    f"is {wanted}, but {self.name} has {found}; set it to {found}, leave it out, or set "
+                    "pretrained to null",
+                    key=key,
+                )
+        sections = {
+            of: dataclasses.replace(
+                getattr(config, of),
+                **{
+                    name: getattr(getattr(self.config, of), name)
+                    for section, _, name in (key.partition(".") for key in TAKEN)
+                    if section == of
+                },
+            )
+            for of in ("text", "model")
+        }
+        return dataclasses.replace(config, **sections)
+
+    @torch.no_grad()
+    def copy_to(self, lstm: SentimentLSTM, vocabulary: Vocabulary) -> None:
+        """Give an LSTM for another vocabulary this one's weights, all but the head's.
+
+        A token that is new has the vector of the unknown token, and letters as before: it is read as the
+        classifier would read it.
+
+        Raises:
+            CheckpointError: a shape that does not fit.
+        """
+        own = lstm.state_dict()
+        taken = {name: tensor for name, tensor in self.weights.items() if not name.startswith("head.")}
+        vectors_VE = taken.pop("embedding.weight")
+        check_weights(taken, {name: own[name].shape for name in own.keys() & taken.keys()})
+        for name, tensor in taken.items():
+            own[name].copy_(tensor)
+        ids = [self.vocabulary.ids.get(token, UNKNOWN) for token in vocabulary.tokens]
+        lstm.embedding.weight.copy_(vectors_VE[torch.tensor(ids)])
+
+    def matching(self, labels: list[str]) -> Array | None:
+        """Return which of this classifier's classes speak for each class of other rows, (C, S), or None.
+
+        A class of the same name does; without one for each, those of the same side, negative or positive,
+        with any other taken for neutral. Rows sum to 1; None where the names tell nothing.
+
+        Example::
+
+            start.matching(["neg", "pos"])  # [[1, 0, 0], [0, 0, 1]] of negative, neutral, positive
+        """
+        mine = [label.casefold() for label in self.labels]
+        theirs = [label.casefold() for label in labels]
+        if set(theirs) <= set(mine):
+            return np.array([[float(one == other) for other in mine] for one in theirs])
+        my_sides, their_sides = np.array(sides(self.labels)), np.array(sides(labels))
+        if not {-1, 1} <= set(their_sides.tolist()) or (their_sides == 0).sum() > 1:
+            return None
+        same_CS = (their_sides[:, None] == my_sides[None, :]).astype(float)
+        if not same_CS.any(axis=1).all():
+            return None
+        matched_CS: Array = same_CS / same_CS.sum(axis=1, keepdims=True)
+        return matched_CS
+
+
+def load_start(name: str) -> Start | None:
+    """Return the classifier that a name stands for, or None where it is a language model's run.
+
+    Args:
+        name: ``starter``, or a run folder.
+
+    Raises:
+        RunError: no run, or no starter in this installation.
+        CheckpointError: a damaged one.
+
+    Example::
+
+        start = load_start("starter")
+    """
+    path = run_path(name)
+    folder = RunFolder(path)
+    checkpoint = folder.load(BEST)
+    labels = classes_of_run(folder.path / "labels.json")[0]
+    if not labels:
+        return None
+    config = parse_config(["--config", str(path / "config.yaml")], program="load", description="")
+    try:
+        weights = checkpoint.tensors["model"]
+        vocabulary = Vocabulary(vocabulary_of(path / "vocabulary.json", known_tokens(weights)))
+        sizes = {"subwords": config.text.subwords, **dataclasses.asdict(config.model)}
+        check_weights(weights, network_shapes(len(vocabulary), len(labels), **sizes))
+        temperature = float(checkpoint.facts.get("calibration", {}).get("temperature", 1.0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is not as training writes it: {error}") from None
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        digest.update(key.encode() + weights[key].numpy().tobytes())
+    wide = "lstm.embedding.weight" in weights
+    of_lstm = {key.removeprefix("lstm."): weights[key] for key in weights if key.startswith("lstm.")}
+    return Start(
+        name=name if is_starter(name) else str(path),
+        labels=list(labels),
+        vocabulary=vocabulary,
+        config=config,
+        weights=of_lstm if wide else weights,
+        temperature=temperature,
+        sha256=digest.hexdigest(),
+    )

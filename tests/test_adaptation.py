@@ -1,0 +1,504 @@
+"""Training that starts from a classifier: what it takes over, and that it never falls behind."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import CLUES, make_rows, write_csv
+from forks import start_job
+from scipy.special import log_softmax
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+
+import lstm_sentiment
+from lstm_sentiment import train as train_command
+from lstm_sentiment.adaptation.heads import PENALTIES, fit_head
+from lstm_sentiment.adaptation.linear import folds_of
+from lstm_sentiment.adaptation.resolving import finetuning_for
+from lstm_sentiment.adaptation.stacking import choose_blend
+from lstm_sentiment.adaptation.start import load_start
+from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.config import Config
+from lstm_sentiment.errors import ConfigError, RunError
+from lstm_sentiment.estimator import SentimentEstimator
+from lstm_sentiment.experiment import run
+from lstm_sentiment.network import WideAndDeep, new_network
+from lstm_sentiment.options import given_keys, parse_config
+from lstm_sentiment.reading.text import Vocabulary
+
+Train = Callable[..., dict[str, Any]]
+TOPICS = {
+    "sport": ["match", "goal", "league", "coach", "trainer"],
+    "money": ["market", "shares", "profit", "bank", "interest"],
+    "science": ["cell", "planet", "theory", "atom", "genome"],
+}
+
+
+def config_of(data: Path, out: Path, *argv: str) -> tuple[Config, frozenset[str]]:
+    own = [f"--data.train={data}", f"--out={out}", "--trainer.threads=1", *argv]
+    return parse_config(own, program="test", description=""), given_keys(own)
+
+
+@pytest.fixture
+def train(tmp_path: Path, trained_run: Path) -> Train:
+    """A function that trains from the run of conftest on some rows, and returns metrics."""
+
+    def go(rows: list[tuple[str, str]], *argv: str, out: str = "out") -> dict[str, Any]:
+        data = write_csv(tmp_path / "rows.csv", rows)
+        config, given = config_of(data, tmp_path / out, f"--pretrained={trained_run}", *argv)
+        return run(config, given=given)
+
+    return go
+
+
+def renamed(rows: list[tuple[str, str]], names: dict[str, str]) -> list[tuple[str, str]]:
+    return [(text, names[label]) for text, label in rows if label in names]
+
+
+def topic_rows(count: int, *, words: dict[str, list[str]] = TOPICS, seed: int = 0) -> list[tuple[str, str]]:
+    randomness = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = list(words)[i % len(words)]
+        filler = randomness.choices(["the", "a", "of", "new", "old", "and"], k=6)
+        rows.append((" ".join([*filler, randomness.choice(words[label]), f"n{i}"]), label))
+    return rows
+
+
+# -- what is taken over ----------------------------------------------------------------------------
+
+
+def test_a_larger_vocabulary_reads_as_the_classifier_does(trained_run: Path) -> None:
+    """Words that are new to the vocabulary are spelt as unknown ones were."""
+    start = load_start(str(trained_run))
+    assert start is not None
+    classifier = lstm_sentiment.load(trained_run, device="cpu")
+    words = Vocabulary(["zebra", "unheard-of", *reversed(start.tokens)])
+    model = start.config.model
+    sizes: dict[str, Any] = {"embedding_size": model.embedding_size, "hidden_size": model.hidden_size}
+    network = new_network(words, 3, subwords=start.config.text.subwords, ngrams=0, **sizes).eval()
+    start.copy_to(network, words)
+    network.head.load_state_dict({n: start.weights[f"head.{n}"] for n in ("weight", "bias")})
+    config = start.config
+    for text in ("a zebra was great", "unheard-of", "the worst zzzz of it", ""):
+        own = lstm_sentiment.SentimentClassifier(
+            labels=start.labels, vocabulary=words, config=config, weights=network.state_dict(), device="cpu"
+        )
+        np.testing.assert_allclose(
+            own.predict_logits([text]), classifier.predict_logits([text]), atol=1e-5, err_msg=text
+        )
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["negative", "neutral", "positive"], [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+        (["Positive", "NEGATIVE"], [[0, 0, 1], [1, 0, 0]]),
+        (["neg", "pos"], [[1, 0, 0], [0, 0, 1]]),
+        (["very bad", "bad", "so-so", "good", "very good"], [[1, 0, 0]] * 2 + [[0, 1, 0]] + [[0, 0, 1]] * 2),
+        (["0", "1"], None),
+        (["sport", "money"], None),
+        (["good", "mixed", "bad", "spam"], None),
+    ],
+)
+def test_classes_match_by_name_then_by_side(trained_run: Path, labels: list[str], expected: object) -> None:
+    start = load_start(str(trained_run))
+    assert start is not None
+    found = start.matching(labels)
+    assert (None if found is None else found.tolist()) == expected
+
+
+# -- heads and blends ------------------------------------------------------------------------------
+
+
+def test_a_head_is_the_minimum_of_its_loss() -> None:
+    """Its gradient, written down again from the definition, is zero."""
+    randomness = np.random.default_rng(0)
+    labels = randomness.integers(0, 3, 90)
+    features_RP = randomness.normal(size=(90, 5)) + 2 * np.eye(3)[labels] @ randomness.normal(size=(3, 5))
+    offset_RC = randomness.normal(size=(90, 3))
+    weights_R = randomness.uniform(0.5, 2, 90)
+    folds = folds_of(labels, seed=0)
+    settings: dict[str, Any] = {"classes": 3, "row_weights": weights_R, "folds": folds}
+    found = fit_head(features_RP, labels, offset_RC=offset_RC, **settings)
+    log_RC = log_softmax(offset_RC + features_RP @ found.weight_CP.T + found.bias_C, axis=1)
+    error_RC = (np.exp(log_RC) - np.eye(3)[labels]) * (weights_R / weights_R.sum())[:, None]
+    spread_P = (features_RP.std(axis=0) + 0.03) / np.sqrt(30 / 5)
+    gradient_CP = error_RC.T @ (features_RP - features_RP.mean(axis=0)) / spread_P
+    np.testing.assert_allclose(gradient_CP, -found.penalty * found.weight_CP * spread_P, atol=1e-4)
+    assert found.penalty in PENALTIES
+
+
+def test_a_head_over_noise_leaves_the_offset_as_it_is() -> None:
+    randomness = np.random.default_rng(1)
+    labels = np.array([0, 1] * 20)
+    features_RP = randomness.normal(size=(40, 100))
+    offset_RC = 4 * np.eye(2)[labels]
+    folds = folds_of(labels, seed=0)
+    settings: dict[str, Any] = {"classes": 2, "row_weights": np.ones(40), "folds": folds}
+    found = fit_head(features_RP, labels, offset_RC=offset_RC, **settings)
+    assert (found.out_of_fold_RC.argmax(axis=1) == labels).mean() > 0.9
+    without = fit_head(features_RP, labels, **settings)
+    assert (without.out_of_fold_RC.argmax(axis=1) == labels).mean() < 0.75
+
+
+def blend_of(head: float, linear: float, rows: int) -> Any:
+    """Return the blend of two models that tell the class by so much."""
+    randomness = np.random.default_rng(0)
+    labels = randomness.integers(0, 3, rows)
+    logits = [of * np.eye(3)[labels] + randomness.normal(size=(rows, 3)) for of in (head, linear)]
+    return choose_blend(
+        *logits,
+        labels,
+        names=list(CLUES),
+        row_weights=np.ones(rows),
+        folds=folds_of(labels, seed=0),
+        metric="macro_f1",
+    )
+
+
+def test_the_linear_model_is_kept_where_it_is_ahead() -> None:
+    with_few = blend_of(0.0, 3.0, 60)
+    assert (with_few.kind, with_few.weights) == ("linear", (0.0, 1.0))
+    assert "the linear model is ahead" in with_few.why
+
+
+def test_a_useless_head_costs_nothing_where_both_are_weighed() -> None:
+    blend = blend_of(0.0, 3.0, 600)
+    assert blend.weights[0] < 0.1 * blend.weights[1]
+
+
+def test_two_models_that_know_different_things_are_both_kept() -> None:
+    blend = blend_of(1.5, 1.5, 600)
+    assert blend.kind == "both"
+    assert 0.5 < blend.weights[0] / blend.weights[1] < 2
+
+
+def test_with_few_rows_the_head_stands_alone() -> None:
+    assert blend_of(2.0, 0.5, 60).kind == "head"
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+def test_thirty_rows_of_the_same_kind_are_enough(train: Train, tmp_path: Path) -> None:
+    """The control, training from random weights, does not get there."""
+    rows = renamed(make_rows(60, seed=5), {"negative": "bad", "positive": "good"})
+    test = write_csv(
+        tmp_path / "test.csv", renamed(make_rows(150, seed=6), {"negative": "bad", "positive": "good"})
+    )
+    kept = train(rows, f"--data.test={test}")
+    control, given = config_of(tmp_path / "rows.csv", tmp_path / "control", f"--data.test={test}")
+    assert kept["test"]["accuracy"] > 0.95
+    assert run(control, given=given)["test"]["accuracy"] < 0.8
+    answers = lstm_sentiment.load(tmp_path / "out").predict(["great", "awful"])
+    assert [answer.label for answer in answers] == ["good", "bad"]
+
+
+def test_what_was_chosen_stands_in_the_run(train: Train, tmp_path: Path, trained_run: Path) -> None:
+    metrics = train(make_rows(60, seed=5), "--data.test=null")
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert config["adapt"] == "frozen"
+    assert config["data"]["validation"] is None
+    assert config["model"]["hidden_size"] == 16, "the classifier's, and not the default"
+    assert config["model"]["ngram_kind"] == "tfidf"
+    assert metrics["kept"]["kind"] in ("head", "both", "linear")
+    assert metrics["kept"]["start"] == str(trained_run)
+    assert metrics["validation"]["rows"] == 60, "each row is validated, by a model of others"
+    data = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert list(data["splits"]) == ["train"]
+    assert not (tmp_path / "out" / "last").exists()
+
+
+def test_the_resolved_configuration_gives_the_same_run(train: Train, tmp_path: Path) -> None:
+    train(make_rows(40, seed=5), "--data.test=null")
+    argv = ["--config", str(tmp_path / "out" / "config.yaml"), f"--out={tmp_path / 'again'}"]
+    run(parse_config(argv, program="test", description=""), given=given_keys(argv))
+    first, second = (lstm_sentiment.load(tmp_path / name) for name in ("out", "again"))
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+
+
+def test_a_run_that_was_stopped_starts_again_and_ends_the_same(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conftest import killed_at_save
+
+    rows = make_rows(40, seed=5)
+    train(rows, "--data.test=null", out="straight")
+    with killed_at_save("best", 1):
+        train(rows, "--data.test=null")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    train(rows, "--data.test=null", "--resume=true")
+    first, second = (lstm_sentiment.load(tmp_path / name) for name in ("straight", "out"))
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+    with pytest.raises(RunError, match="is finished and has no checkpoint"):
+        train(rows, "--data.test=null", "--resume=true")
+
+
+GERMAN = {
+    "schlecht": ["furchtbar", "kaputt", "mies", "scheußlich", "übel"],
+    "gut": ["großartig", "schön", "prima", "herrlich", "wunderbar"],
+}
+STARS = {str(n): [f"{word}{n}" for word in ("alpha", "beta", "gamma")] for n in range(1, 6)}
+HINDI = {"बुरा": ["खराब", "बेकार", "घटिया"], "अच्छा": ["बढ़िया", "शानदार", "उत्तम"]}
+MANY = {f"topic {n}": [f"word{n}x", f"other{n}y"] for n in range(20)}
+
+
+@pytest.mark.parametrize(
+    "words", [TOPICS, GERMAN, STARS, HINDI, MANY], ids=["topics", "de", "stars", "hi", "20"]
+)
+def test_where_the_classifier_knows_nothing_the_linear_model_is_not_lost(
+    train: Train, tmp_path: Path, words: dict[str, list[str]]
+) -> None:
+    test = write_csv(tmp_path / "test.csv", topic_rows(300, words=words, seed=2))
+    metrics = train(topic_rows(240, words=words), f"--data.test={test}")
+    linear = metrics["baselines"]["tfidf_logistic_regression"]
+    assert linear["macro_f1"] > 0.9, "or there would be nothing to lose"
+    assert metrics["test"]["macro_f1"] >= linear["macro_f1"] - 0.02
+    assert metrics["branches"]["ngrams"]["share"] > 0.5
+
+
+def test_class_weights_reach_every_part(train: Train) -> None:
+    """Of one class in ten more are found with balanced weights."""
+    rows = make_rows(300, seed=5)
+    rare = [row for row in rows if row[1] != "positive"] + [row for row in rows if row[1] == "positive"][:8]
+    noisy = [(text, "neutral" if i % 5 == 0 else label) for i, (text, label) in enumerate(rare)]
+    found = [
+        train(noisy, "--data.test=null", f"--trainer.class_weights={of}", out=of)["validation"]
+        for of in ("none", "balanced")
+    ]
+    recalls = [of["per_class"]["positive"]["recall"] for of in found]
+    assert recalls[1] >= recalls[0]
+    assert found[1]["confusion"] != found[0]["confusion"]
+
+
+def test_rows_of_their_own_validate_where_they_are_given(train: Train, tmp_path: Path) -> None:
+    own = write_csv(tmp_path / "validation.csv", make_rows(90, seed=7))
+    metrics = train(make_rows(60, seed=5), "--data.test=null", f"--data.validation={own}")
+    assert metrics["validation"]["rows"] == 90
+    assert not metrics["kept"]["cross_validated"]
+
+
+def test_two_rows_per_class_are_enough(train: Train) -> None:
+    rows = [("great film", "good"), ("superb food", "good"), ("awful room", "bad"), ("the worst", "bad")]
+    metrics = train(rows, "--data.test=null")
+    assert metrics["validation"]["rows"] == 4
+
+
+# -- what is set by hand ---------------------------------------------------------------------------
+
+
+def test_another_tokenizer_or_size_is_refused(train: Train) -> None:
+    for flag in ("--model.hidden_size=128", "--text.lowercase=false"):
+        with pytest.raises(ConfigError, match="set pretrained to null"):
+            train(make_rows(30), flag)
+    with pytest.raises(ConfigError, match=r"trainer\.vat: is not for training from a classifier"):
+        train(make_rows(30), "--trainer.vat=0.1")
+
+
+def test_a_default_that_is_named_is_set_by_hand(train: Train) -> None:
+    """The run has 16; the default, 128, is another value when somebody asks for it, and none otherwise."""
+    train(make_rows(30), "--data.test=null")
+    with pytest.raises(ConfigError, match=r"model\.hidden_size"):
+        train(make_rows(30), "--model.hidden_size=128", out="other")
+
+
+def test_auto_is_the_starter_unless_options_contradict_it(
+    tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_csv(tmp_path / "rows.csv", make_rows(60))
+    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", trained_run)
+    config, given = config_of(data, tmp_path / "auto", "--pretrained=auto", "--data.test=null")
+    assert run(config, given=given)["kept"]["start"] == "starter"
+    flags = ["--pretrained=auto", "--model.embedding_size=8", "--model.hidden_size=8", "--trainer.epochs=1"]
+    config, given = config_of(data, tmp_path / "own", *flags)
+    assert "kept" not in run(config, given=given)
+    assert yaml.safe_load((tmp_path / "own" / "config.yaml").read_text())["pretrained"] is None
+    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", tmp_path / "nothing")
+    config, given = config_of(data, tmp_path / "none", "--pretrained=auto", "--trainer.epochs=1")
+    assert "kept" not in run(config, given=given)
+
+
+def test_null_for_validation_needs_a_classifier(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "rows.csv", make_rows(60))
+    config, given = config_of(data, tmp_path / "out", "--data.validation=null")
+    with pytest.raises(ConfigError, match=r"data\.validation: null means cross-validation"):
+        run(config, given=given)
+
+
+# -- what a run is used for ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path:
+    """A finished run with a head over another run's LSTM and a linear branch."""
+    folder = tmp_path_factory.mktemp("adapted")
+    data = write_csv(folder / "data.csv", make_rows(160, seed=5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
+        config, given = config_of(data, folder / "run", f"--pretrained={trained_run}")
+        run(config, given=given)
+    torch.set_flush_denormal(False)
+    return folder / "run"
+
+
+def test_an_export_answers_alike(adapted: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from lstm_sentiment.deployment.exporting import export
+
+    facts = export(lstm_sentiment.load(adapted, device="cpu"), adapted, tmp_path / "onnx")
+    assert facts["check"]["largest_difference"] < 1e-5
+
+
+def test_an_explanation_adds_up(adapted: Path) -> None:
+    from lstm_sentiment.explanation import explain
+
+    found = explain(lstm_sentiment.load(adapted, device="cpu"), "the service was great but the food awful")
+    explained_C = found.scores - found.baseline
+    assert np.abs(found.pushes.sum(axis=0) - explained_C).max() < 0.02 * np.abs(explained_C).max()
+
+
+def test_report_doctor_evaluation_and_card_take_the_run(adapted: Path, tmp_path: Path) -> None:
+    from lstm_sentiment import doctor, evaluate
+    from lstm_sentiment.pages.reporting import write_report
+
+    page = write_report(adapted, device="cpu").read_text(encoding="utf-8")
+    assert "Kept: the LSTM" in page
+    evaluate.main([str(adapted), str(adapted.parent / "data.csv")])
+    doctor.main([str(adapted), f"--json={tmp_path / 'found.json'}"])
+    classifier = lstm_sentiment.load(adapted)
+    classifier.save_pretrained(tmp_path / "published")
+    assert "fitted by cross-validation" in (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
+
+
+def test_branches_can_be_asked_alone(adapted: Path) -> None:
+    classifier = lstm_sentiment.load(adapted, device="cpu")
+    assert isinstance(classifier.model, WideAndDeep)
+    whole = classifier.predict_logits(["a great room", "awful"])
+    shares = classifier.model.shares.tolist()
+    parts = []
+    for branch in ("lstm", "ngrams"):
+        classifier.keep_branch(branch)
+        parts.append(classifier.predict_logits(["a great room", "awful"]))
+    np.testing.assert_allclose(shares[0] * parts[0] + shares[1] * parts[1], whole, atol=1e-4)
+
+
+# -- all layers learn ------------------------------------------------------------------------------
+
+FINETUNE = ("--adapt=finetune", "--data.test=0.2", "--trainer.batch_size=16", "--trainer.precision=fp32")
+
+
+def test_all_layers_learn_for_a_number_of_steps(train: Train, tmp_path: Path, trained_run: Path) -> None:
+    """What moves, from what, and for how long; the linear branch is fitted and does not."""
+    metrics = train(make_rows(200, seed=5), *FINETUNE)
+    assert metrics["steps"] > 60, "three epochs, the default, would be 30"
+    assert metrics["test"]["accuracy"] > 0.9
+    assert metrics["kept"]["adapt"] == "finetune"
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert config["trainer"]["epochs"] == metrics["epochs"]
+    assert config["trainer"]["batch_size"] == 16, "it was set by hand"
+    start = load_start(str(trained_run))
+    assert start is not None
+    weights = RunFolder(tmp_path / "out").load(BEST).tensors["model"]
+    moved = weights["lstm.forward_lstms.0.weight_hh_l0"] - start.weights["forward_lstms.0.weight_hh_l0"]
+    assert 0 < moved.abs().max() < 0.5
+
+
+def test_resuming_all_layers_is_exact(train: Train, tmp_path: Path) -> None:
+    from conftest import killed_at_save
+    from test_experiment import differing, weights_of
+
+    rows, flags = make_rows(120, seed=5), [*FINETUNE, "--trainer.checkpoint_every=2", "--trainer.epochs=2"]
+    train(rows, *flags, out="straight")
+    with killed_at_save("last", 2):
+        train(rows, *flags)
+    train(rows, *flags, "--resume=true")
+    assert differing(weights_of(tmp_path / "straight"), weights_of(tmp_path / "out")) == []
+
+
+def test_the_gate_gives_all_weight_to_a_linear_model_that_is_ahead(train: Train, tmp_path: Path) -> None:
+    """The LSTM hardly learns these; with a rate that undoes what it knew it is behind."""
+    test = write_csv(tmp_path / "test.csv", topic_rows(200, words=MANY, seed=2))
+    flags = ["--adapt=finetune", f"--data.test={test}", "--data.validation=0.3", "--trainer.epochs=1"]
+    metrics = train(topic_rows(400, words=MANY), *flags, "--trainer.learning_rate=3.0", "--trainer.ema=0")
+    linear = metrics["baselines"]["tfidf_logistic_regression"]
+    assert linear["macro_f1"] > 0.9
+    assert metrics["test"]["macro_f1"] >= linear["macro_f1"] - 0.01
+
+
+def test_the_length_of_training_is_counted_in_steps() -> None:
+    for rows, least, most in ((4_000, 400, 800), (30_000, 1_000, 2_500), (400_000, 6_000, 7_000)):
+        chosen = finetuning_for(rows)
+        steps = chosen["trainer.epochs"] * rows / chosen["trainer.batch_size"]
+        assert least < steps < most, rows
+
+
+# -- the estimator ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def estimator(trained_run: Path) -> SentimentEstimator:
+    return SentimentEstimator(pretrained=str(trained_run), threads=1)
+
+
+def test_the_estimator_fits_two_rows_per_class(estimator: SentimentEstimator) -> None:
+    estimator.fit(["great film", "superb food", "awful room", "the worst"], [1, 1, 0, 0])
+    assert estimator.predict(["a great superb film", "an awful room"]).tolist() == [1, 0]
+    assert estimator.predict_proba(["great"]).shape == (1, 2)
+
+
+def test_the_estimator_fits_repeated_texts(estimator: SentimentEstimator) -> None:
+    estimator.fit(["great", "awful", "so-so"] * 40, ["up", "down", "level"] * 40)
+    assert estimator.predict(["great", "awful", "so-so"]).tolist() == ["up", "down", "level"]
+
+
+def test_the_estimator_is_cross_validated_where_one_word_decides(estimator: SentimentEstimator) -> None:
+    texts = [f"{words} {i}" for i in range(60) for words in ("they sell apples", "they sell pears")]
+    scores = cross_val_score(estimator, texts, [0, 1] * 60, cv=3)
+    assert scores.mean() > 0.95
+
+
+def test_the_estimator_learns_what_the_command_learns(
+    estimator: SentimentEstimator, train: Train, tmp_path: Path
+) -> None:
+    rows = make_rows(60, seed=5)
+    train(rows, "--data.test=null", "--data.labels=[negative,neutral,positive]")
+    classifier = lstm_sentiment.load(tmp_path / "out")
+    estimator.fit([text for text, _ in rows], [label for _, label in rows])
+    texts = ["a great room", "awful", "okay then"]
+    np.testing.assert_array_equal(estimator.predict_proba(texts), classifier.predict_proba(texts))
+    assert clone(estimator).get_params() == estimator.get_params()
+
+
+def test_an_adapted_estimator_is_pickled(estimator: SentimentEstimator) -> None:
+    estimator.fit(["great film", "superb food", "awful room", "the worst"], [1, 1, 0, 0])
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(again.predict_proba(["great"]), estimator.predict_proba(["great"]))
+
+
+# -- several processes -----------------------------------------------------------------------------
+
+
+def test_two_processes_fit_what_one_fits(train: Train, tmp_path: Path, trained_run: Path) -> None:
+    """Each reads half of the texts; the main one fits, and both know the scores."""
+    train(make_rows(60, seed=5), "--data.test=0.2", out="one")
+    data, out = tmp_path / "rows.csv", tmp_path / "two"
+    argv = [f"--data.train={data}", f"--out={out}", "--trainer.threads=1", f"--pretrained={trained_run}"]
+    job = start_job(train_command.__file__, *argv, "--data.test=0.2", folder=tmp_path)
+    assert job.wait(240) == 0, job.stderr
+    first, second = (lstm_sentiment.load(tmp_path / name) for name in ("one", "two"))
+    texts = [text for text, _ in make_rows(30, seed=8)]
+    np.testing.assert_allclose(first.predict_proba(texts), second.predict_proba(texts), atol=1e-4)
+    metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
+    assert metrics[0]["test"]["confusion"] == metrics[1]["test"]["confusion"]
