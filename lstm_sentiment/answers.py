@@ -30,7 +30,7 @@ def answer_file(
     *,
     text_column: str = "auto",
     label_column: str = "auto",
-    encoding: str = "utf-8",
+    **how: Any,
 ) -> tuple[Array, Array]:
     """Return the class index (R,) and the predicted probabilities (R, C) of every row of a file.
 
@@ -40,7 +40,7 @@ def answer_file(
         text_column: where the text is; auto finds it.
         label_column: where the label is, spelt as in the training data or by class name. Rows that
             training leaves out (see ``data.labels``) are left out here too, and told of in the log.
-        encoding: of a text file; bytes that it does not allow are read as U+FFFD.
+        how: the file is read: encoding, quoting and header of `open_source`.
 
     Raises:
         DataError: a file, column or label that cannot be used; a file without rows to score.
@@ -52,7 +52,7 @@ def answer_file(
     trained = classifier.config.data
     truth: list[Array] = []
     answers, left_out, unknown = [], 0, dict[str, list[int]]()
-    with open_source(file, encoding=encoding, encoding_errors="replace") as source:
+    with open_source(file, encoding_errors="replace", **how) as source:
         for chunk in tqdm(read_chunks(source), desc="evaluate", unit=" chunks", disable=None):
             columns = [str(c) for c in chunk.frame.columns]
             of_text, of_label = (

@@ -177,7 +177,7 @@ def _stores(data: DataConfig, tokenizer: Tokenizer, cache: Path) -> dict[str, To
 
 
 def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool) -> TokenStore:
-    with open_source(name, encoding=data.encoding, encoding_errors=data.encoding_errors) as source:
+    with open_source(name, **reading_of(data)) as source:
         if phrases and source.format not in TREES:
             raise ConfigError(
                 f"{name} has none: only trees do ({' '.join(TREES)}); leave this 0", key="data.phrases"
@@ -192,6 +192,15 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
             phrases=phrases,
         )
         return tokenize_source(source, columns, tokenizer, cache)
+
+
+def reading_of(data: TextSources) -> dict[str, Any]:
+    """Return how files are read, as `open_source` takes it.
+
+    >>> reading_of(DataConfig(header=False))["header"]
+    False
+    """
+    return {name: getattr(data, name) for name in ("encoding", "encoding_errors", "quoting", "header")}
 
 
 class TextSources(Protocol):
@@ -209,6 +218,14 @@ class TextSources(Protocol):
     def encoding_errors(self) -> Literal["strict", "replace"]:
         """What is done at bytes that the encoding does not allow."""
 
+    @property
+    def quoting(self) -> str:
+        """What quotes mean in CSV and TSV."""
+
+    @property
+    def header(self) -> bool:
+        """Whether the first line of CSV and TSV names the columns."""
+
 
 def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) -> TokenStore:
     """Return the texts of a source as token numbers, whatever labels it has.
@@ -216,7 +233,7 @@ def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) 
     Raises:
         DataError: a row or column that cannot be used, with file and line.
     """
-    with open_source(name, encoding=data.encoding, encoding_errors=data.encoding_errors) as source:
+    with open_source(name, **reading_of(data)) as source:
         return tokenize_source(source, Columns(text=data.text_column, label=None), tokenizer, cache)
 
 

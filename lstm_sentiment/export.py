@@ -85,7 +85,8 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
     runtime = load_runtime(out, threads=options.threads)
     if options.file:
         trained = classifier.config.data.text_column
-        how = {"text_column": options.text_column, "encoding": options.encoding, "trained": trained}
+        names = ("text_column", "encoding", "quoting", "header")
+        how = {"trained": trained} | {name: getattr(options, name) for name in names}
         texts, what = texts_of_file(options.file, **how), f"texts of {options.file}"
     else:
         texts = made_up_texts(classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :])

@@ -121,13 +121,27 @@ def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) ->
     parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--label_column", default="auto", help="column with the label; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
+    add_table_options(parser)
     if device:
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
 
 
-def how_to_read(options: argparse.Namespace) -> dict[str, str]:
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a CSV or TSV file is written."""
+    quotings = ("auto", "double", "backslash", "none")
+    parser.add_argument("--quoting", choices=quotings, default="auto", help="what quotes mean in CSV and TSV")
+    parser.add_argument(
+        "--no-header",
+        dest="header",
+        action="store_false",
+        help="the first line of CSV and TSV is a row; columns are named 1, 2, ...",
+    )
+
+
+def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
     """Return which columns and encoding a command line asks for, as `answers.answer_file` takes them."""
-    return {name: getattr(options, name) for name in ("text_column", "label_column", "encoding")}
+    names = ("text_column", "label_column", "encoding", "quoting", "header")
+    return {name: getattr(options, name) for name in names}
 
 
 def check_out(*files: str | None) -> None:

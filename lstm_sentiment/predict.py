@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.characters import visible
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import RUN, CommandParser, run_command
+from lstm_sentiment.options import RUN, CommandParser, add_table_options, run_command
 from lstm_sentiment.terminal import say
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of --file")
+    add_table_options(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
         "--coverage",
@@ -126,7 +127,8 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
     from lstm_sentiment.reading.sources import open_source
     from lstm_sentiment.reading.tables import open_table, to_json_line
 
-    with open_source(options.file, encoding=options.encoding, encoding_errors="replace") as source:
+    how = {name: getattr(options, name) for name in ("encoding", "quoting", "header")}
+    with open_source(options.file, **how, encoding_errors="replace") as source:
 
         def labelled() -> Iterator[pd.DataFrame]:
             quiet = not sys.stderr.isatty()

@@ -111,6 +111,10 @@ class DataConfig:
         encoding: character encoding of text files.
         encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
             replace reads them as U+FFFD and counts the rows.
+        quoting: what quotes mean in CSV and TSV: double (one inside a quoted field is written twice),
+            backslash (it stands behind a backslash) or none (they are text); auto is double, or another
+            way that all rows of a file are written in, which is told.
+        header: whether the first line of CSV and TSV names the columns; else they are named 1, 2, ...
         max_rows: use at most this many rows of `train`, a seeded sample with the same class
             balance; null for all.
     """
@@ -129,6 +133,8 @@ class DataConfig:
     deduplicate: bool = True
     encoding: str = "utf-8"
     encoding_errors: Literal["strict", "replace"] = "replace"
+    quoting: Literal["auto", "double", "backslash", "none"] = "auto"
+    header: bool = True
     max_rows: int | None = None
 
     def __post_init__(self) -> None:

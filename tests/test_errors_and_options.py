@@ -700,7 +700,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 # --- rules that every module keeps ---
 
 FLOORS = [
-    "errors tokenizing given",
+    "errors tokenizing given dialects",
     "sections files readable text schedule trees made_up progress findings runtime characters layers weights "
     "terminal library prediction shapes",
     "sources recurrence pooling rows names quantization",

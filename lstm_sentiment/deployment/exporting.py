@@ -263,7 +263,7 @@ def _loss(expected_RC: Array, rounded_RC: Array) -> dict[str, Any]:
 
 
 def _scores(
-    classifier: SentimentClassifier, loaded: Any, file: str, columns: Mapping[str, str]
+    classifier: SentimentClassifier, loaded: Any, file: str, columns: Mapping[str, Any]
 ) -> dict[str, dict[str, float]]:
     """Return accuracy and macro-F1 of the run and of its export on labelled rows."""
     exported: Any = SimpleNamespace(

@@ -44,6 +44,8 @@ class PretrainDataConfig:
         encoding: character encoding of text files.
         encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
             replace reads them as U+FFFD and counts the rows.
+        quoting: what quotes mean in CSV and TSV (see `DataConfig`).
+        header: whether the first line of CSV and TSV names the columns; else they are named 1, 2, ...
         max_rows: use at most this many texts of `train`, a seeded sample; null for all.
     """
 
@@ -54,6 +56,8 @@ class PretrainDataConfig:
     deduplicate: bool = True
     encoding: str = "utf-8"
     encoding_errors: Literal["strict", "replace"] = "replace"
+    quoting: Literal["auto", "double", "backslash", "none"] = "auto"
+    header: bool = True
     max_rows: int | None = None
 
     def __post_init__(self) -> None:

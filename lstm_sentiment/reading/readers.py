@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,9 +114,40 @@ def pick_column(
         return found[0]
     problem = f"several of {', '.join(candidates)}" if found else f"none of {', '.join(candidates)}"
     raise DataError(
-        f"{problem} among its columns: {here}. Name one with {key} (a table's first line names its columns)",
+        f"{problem} among its columns: {here}. Name one with {key}{_if_a_row(key, file)}",
         file=file,
     )
+
+
+def check_header_is_no_row(
+    source: Source, column: str, labels: Collection[str], problems: Problems[DataError]
+) -> None:
+    """Note a first line that holds a label where the name of their column belongs: that row would be lost.
+
+    Args:
+        source: whose rows were read.
+        column: with the labels; empty for none.
+        labels: that its rows have.
+        problems: to add to.
+
+    Example::
+
+        check_header_is_no_row(source, "positive", {"negative", "positive"}, problems)
+    """
+    if source.format in (".csv", ".tsv") and source.header and column.strip() in labels:
+        problem = (
+            f"the first line looks like a row: {shown(column)} is a label of others; set data.header false "
+            "and name columns by number (data.text_column 1), or rename the column"
+        )
+        problems.add(DataError(problem, file=source.name, line=1))
+
+
+def _if_a_row(key: str, file: str) -> str:
+    """Say what helps if the names of a table's columns are its first row."""
+    if not any(ending in file.lower() for ending in (".csv", ".tsv")):
+        return ""
+    setting = "--no-header" if key.startswith("--") else "data.header false"
+    return f"; if the first line is a row and names no columns, set {setting} and {key} 1 or so"
 
 
 def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:

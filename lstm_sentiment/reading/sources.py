@@ -52,12 +52,16 @@ class Source:
         path: where it lies on this machine.
         encoding: of text files.
         encoding_errors: ``strict`` or ``replace``.
+        quoting: of CSV and TSV: ``auto``, ``double``, ``backslash`` or ``none`` (see `DataConfig`).
+        header: whether the first line of CSV and TSV names the columns; else they are called 1, 2, ...
     """
 
     name: str
     path: Path
     encoding: str = "utf-8"
     encoding_errors: str = "strict"
+    quoting: str = "auto"
+    header: bool = True
 
     @property
     def format(self) -> str:
@@ -66,13 +70,22 @@ class Source:
 
 
 @contextlib.contextmanager
-def open_source(name: str, *, encoding: str = "utf-8", encoding_errors: str = "strict") -> Iterator[Source]:
+def open_source(
+    name: str,
+    *,
+    encoding: str = "utf-8",
+    encoding_errors: str = "strict",
+    quoting: str = "auto",
+    header: bool = True,
+) -> Iterator[Source]:
     """Yield the source that a name stands for; what is not local is fetched for as long as it is open.
 
     Args:
         name: a path, ``package:NAME/PATH``, or a URL that fsspec or urllib can open.
         encoding: of text files.
         encoding_errors: ``strict`` or ``replace``.
+        quoting: of CSV and TSV (see `Source`).
+        header: whether their first line names the columns.
 
     Raises:
         DataError: there is no such file, package or format.
@@ -94,8 +107,14 @@ def open_source(name: str, *, encoding: str = "utf-8", encoding_errors: str = "s
         _check_readable(path, name)
         if not path.is_dir():
             format_of(name)
-        public = without_secrets(name)
-        yield Source(name=public, path=path, encoding=encoding, encoding_errors=encoding_errors)
+        yield Source(
+            name=without_secrets(name),
+            path=path,
+            encoding=encoding,
+            encoding_errors=encoding_errors,
+            quoting=quoting,
+            header=header,
+        )
 
 
 def _check_readable(path: Path, name: str) -> None:

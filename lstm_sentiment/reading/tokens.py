@@ -36,6 +36,7 @@ from lstm_sentiment.reading.readers import (
     TEXT_COLUMNS,
     Chunk,
     as_text,
+    check_header_is_no_row,
     column_texts,
     pick_column,
     read_chunks,
@@ -44,7 +45,7 @@ from lstm_sentiment.reading.sources import Source, compression_of, text_files
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
 from lstm_sentiment.sections import code_of
 
-FORMAT = 4
+FORMAT = 5
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
 ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines", "phrases")
 Array = npt.NDArray[Any]
@@ -200,6 +201,8 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
         compression_of(source.name),
         source.encoding,
         source.encoding_errors,
+        source.quoting,
+        source.header,
         columns.text,
         columns.label,
         columns.group,
@@ -282,12 +285,13 @@ class _Rows:
         self.labels, self.groups = array("i"), array("i")
         self.hashes, self.lines, self.phrases = array("Q"), array("q"), array("b")
         self.filtered = self.replaced = self.swallowed = self.swallowed_line = 0
-        self._problems = Problems[DataError]()
+        self._problems, self._label_column = Problems[DataError](), ""
 
     def texts(self) -> Iterator[list[str]]:
         classes = list(self._columns.classes) if self._columns.classes else None
         for chunk in read_chunks(self._source, classes=classes, phrases=self._columns.phrases):
             yield self._take(chunk)
+        check_header_is_no_row(self._source, self._label_column, self.label_numbers, self._problems)
         self._problems.raise_any()
 
     def _take(self, chunk: Chunk) -> list[str]:
@@ -332,6 +336,7 @@ class _Rows:
             self.labels.extend([0] * len(chunk.lines))
             return
         column = pick_column(wanted, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name)
+        self._label_column = column
         for value, line in zip(column_texts(chunk, column, name), chunk.lines, strict=True):
             label = value.strip()
             if not label:

@@ -1,0 +1,141 @@
+"""How a CSV or TSV file is written: what ends a line, what quotes mean, whether the first line names columns.
+
+Legend: R records of a file.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+QUOTINGS = ("double", "backslash", "none")
+BARE = "\ufdd0"  # stands for a carriage return within a line: no text holds it, it is no character
+MANY_VALUES = 100  # different values of a column; one with more holds no labels
+_BARE_RETURN = re.compile(r"\r(?!\n)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How a file of records is read.
+
+    Args:
+        delimiter: a comma or a tab.
+        quoting: ``double``: a quote inside a quoted field is written twice; ``backslash``: it stands behind a
+            backslash; ``none``: quotes are text like other characters.
+        returns_end_lines: whether a carriage return alone ends a line, as on old Macs.
+    """
+
+    delimiter: str
+    quoting: str = "double"
+    returns_end_lines: bool = False
+
+    @property
+    def for_csv(self) -> dict[str, Any]:
+        """Arguments for `csv.reader`."""
+        found: dict[str, Any] = {"delimiter": self.delimiter, "strict": True}
+        if self.quoting == "none":
+            found |= {"quoting": csv.QUOTE_NONE}
+        if self.quoting == "backslash":
+            found |= {"doublequote": False, "escapechar": "\\"}
+        return found
+
+    @property
+    def for_pandas(self) -> dict[str, Any]:
+        """Arguments for `pandas.read_csv`."""
+        found: dict[str, Any] = {"sep": self.delimiter}
+        if self.quoting == "none":
+            found |= {"quoting": csv.QUOTE_NONE}
+        if self.quoting == "backslash":
+            found |= {"doublequote": False, "escapechar": "\\"}
+        return found
+
+    def lines(self, text: IO[str]) -> IO[str] | KeptReturns:
+        """Return a text whose lines end where this dialect says."""
+        return text if self.returns_end_lines else KeptReturns(text)
+
+
+class KeptReturns:
+    """A text in which a carriage return alone ends no line: `BARE` stands in its place.
+
+    >>> import io
+    >>> text = KeptReturns(io.StringIO("a\\rb,x\\r\\nc,y\\n", newline=""))
+    >>> [line.replace(BARE, "|") for line in text]
+    ['a|b,x\\r\\n', 'c,y\\n']
+    """
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text, self._held = text, ""
+
+    def readline(self, size: int = -1) -> str:
+        """Return the rest of a line with its end, at most some characters of it."""
+        line = self._text.readline(size)
+        while line.endswith("\r") and (size < 0 or len(line) < size):
+            more = self._text.readline(size - len(line) if size > 0 else -1)
+            if not more:  # the last line of the file: its end
+                return _BARE_RETURN.sub(BARE, line[:-1]) + "\n"
+            line += more
+        return _BARE_RETURN.sub(BARE, line)
+
+    def read(self, size: int = -1) -> str:
+        """Return some characters, none at the end."""
+        found = self._held + self._text.read(size)
+        self._held = ""
+        while found.endswith("\r"):  # whether a line ends here, the next character tells
+            more = self._text.read(1)
+            if not more:
+                found = found[:-1] + "\n"
+                break
+            found += more
+        return _BARE_RETURN.sub(BARE, found) if "\r" in found else found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.readline, "")
+
+
+class SwallowedRows:
+    """Finds records whose text holds other records, behind a quote that was opened by mistake.
+
+    A line within a field is such a record if it has as many fields as the header, and in one of them what
+    that column has held before, in a column of few values, as labels are.
+
+    Args:
+        delimiter: of fields.
+        width: fields of the header.
+
+    >>> found = SwallowedRows(",", 2)
+    >>> found.in_record(["good", "pos"]), found.in_record(["so\\nbad,pos\\nfine, too", "pos"])
+    (0, 1)
+    """
+
+    def __init__(self, delimiter: str, width: int) -> None:
+        self._delimiter = delimiter
+        self._values: list[set[str] | None] = [set() for _ in range(width if width > 1 else 0)]
+
+    def in_record(self, record: list[str]) -> int:
+        """Return how many records a record's fields seem to hold; remember its values."""
+        swallowed = 0
+        for place, field in enumerate(record if self._values else ()):
+            if "\n" in field:
+                first, *inner = field.split("\n")[:-1]
+                if self._delimiter in first:
+                    swallowed += self._is_record([*record[:place], *self._fields(first)])
+                swallowed += sum(self._is_record(self._fields(line)) for line in inner)
+        if not swallowed and len(record) == len(self._values):
+            for place, seen in enumerate(self._values):
+                if seen is not None:
+                    seen.add(record[place].strip())
+                    if len(seen) > MANY_VALUES:
+                        self._values[place] = None
+        return swallowed
+
+    def _fields(self, line: str) -> list[str]:
+        return line.rstrip("\r").split(self._delimiter)
+
+    def _is_record(self, fields: list[str]) -> bool:
+        if len(fields) != len(self._values):
+            return False
+        pairs = zip(map(str.strip, fields), self._values, strict=True)
+        return any(seen is not None and value != "" and value in seen for value, seen in pairs)
