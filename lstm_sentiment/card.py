@@ -114,7 +114,8 @@ def _statement(corpora: Sequence[Mapping[str, Any]]) -> str:
         [f"{of[c]:,}" if isinstance(of.get(c), int) else _text(str(of.get(c, ""))) for c in columns]
         for of in corpora
     ]
-    return "## Data\n\nNo text of these corpora is included.\n\n" + _table(["corpus", *columns[1:]], rows)
+    table = _table(["corpus", *columns[1:]], rows, texts=2)
+    return f"## Data\n\nNo text of these corpora is included.\n\n{table}"
 
 
 def _front_matter(name: str, dataset: str, scores: Mapping[str, Any], split: str) -> dict[str, Any]:
@@ -258,9 +259,10 @@ def _limits(config: Config, split: str) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; the cells are Markdown."""
-    lines = ["| " + " | ".join(header) + " |", "| --- " + "| --: " * (len(header) - 1) + "|"]
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 0) -> str:
+    """Return a table; the cells are Markdown, those of the first and the last `texts` columns no numbers."""
+    numbers = len(header) - 1 - texts
+    lines = ["| " + " | ".join(header) + " |", "| --- " + "| --: " * numbers + "| --- " * texts + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
