@@ -296,6 +296,17 @@ def test_two_rows_per_class_are_enough(train: Train) -> None:
     assert metrics["validation"]["rows"] == 4
 
 
+def test_long_texts_are_read_to_their_end_unless_somebody_says_how_far(train: Train, tmp_path: Path) -> None:
+    filler = " ".join(["room"] * 250)
+    rows = [(f"{filler} {text} {filler}", label) for text, label in make_rows(40, seed=5)]
+    found = {}
+    for out, flags in (("chosen", []), ("given", ["--text.max_tokens=400"])):
+        train(rows, "--data.test=null", *flags, out=out)
+        found[out] = yaml.safe_load((tmp_path / out / "config.yaml").read_text())["text"]["max_tokens"]
+    assert 500 < found["chosen"] < 530
+    assert found["given"] == 400
+
+
 # -- what is set by hand ---------------------------------------------------------------------------
 
 
@@ -502,3 +513,15 @@ def test_two_processes_fit_what_one_fits(train: Train, tmp_path: Path, trained_r
     np.testing.assert_allclose(first.predict_proba(texts), second.predict_proba(texts), atol=1e-4)
     metrics = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")]
     assert metrics[0]["test"]["confusion"] == metrics[1]["test"]["confusion"]
+
+
+def test_seeds_and_comparison_take_these_runs(train: Train, tmp_path: Path, trained_run: Path) -> None:
+    from lstm_sentiment import compare
+    from lstm_sentiment.seeds import run_seeds
+
+    data = write_csv(tmp_path / "rows.csv", make_rows(90, seed=5))
+    config, given = config_of(data, tmp_path / "seeds", f"--pretrained={trained_run}", "--seeds=2")
+    summary = run_seeds(config, given=given)
+    assert [of["seed"] for of in summary["runs"]] == [0, 1]
+    first, second = (str(tmp_path / "seeds" / f"seed-{seed}") for seed in (0, 1))
+    compare.main([first, second, str(data)])

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lstm_sentiment.adaptation.start import TAKEN, Start, load_start
 from lstm_sentiment.bounds import yaml_of
 from lstm_sentiment.checkpoint import RunFolder
@@ -28,6 +30,7 @@ FROZEN_ROWS = 4_000  # with more training rows all layers learn
 SCARCE_ROWS = 2_000  # with fewer, words that stand in a single row are known too
 BUCKETS, MANY_BUCKETS = 1 << 18, 1 << 20  # of word pairs, below and from this many rows
 MANY_ROWS = 10_000
+MOST_TOKENS = 1_000  # of a text, where nobody says how many
 # What only training from random weights or a language model knows.
 ELSEWHERE = ("text.vectors", "teacher", "data.unlabelled", "data.phrases", "trainer.vat", "trainer.r_drop")
 
@@ -118,22 +121,15 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
     chosen: dict[str, Any] = {"model.ngram_kind": "tfidf"}
     set_aside = "data.validation" in given
     chosen |= {} if set_aside else {"data.validation": None}
-    if config.adapt == "finetune" and not set_aside:
-        chosen["adapt"] = AUTO  # for now: it needs validation rows
-    words = start.tokens
-    corpus = _prepared(_replaced(config, chosen), words, cache)
-    rows = len(corpus.train)
-    adapt = config.adapt if config.adapt != AUTO else "frozen" if rows < FROZEN_ROWS else "finetune"
-    chosen["adapt"] = adapt
-    if "model.ngrams" not in given:
-        chosen["model.ngrams"] = BUCKETS if rows < MANY_ROWS else MANY_BUCKETS
-    if "text.min_frequency" not in given:
-        chosen["text.min_frequency"] = 1 if rows < SCARCE_ROWS else config.text.min_frequency
-    if adapt == "finetune":
-        chosen |= {} if set_aside else {"data.validation": Config().data.validation}
-        chosen |= {key: value for key, value in finetuning_for(rows).items() if key not in given}
-    before, config = (config.data, config.text), _replaced(config, chosen)
-    if adapt == "finetune" or (config.data, config.text) != before:
+    read, words = _replaced(config, chosen), start.tokens
+    corpus = _prepared(read, words, cache)
+    rows, adapt = len(corpus.train), config.adapt
+    if adapt == AUTO:
+        adapt = "frozen" if rows < FROZEN_ROWS or (set_aside and read.data.validation is None) else "finetune"
+    chosen |= {"adapt": adapt}
+    chosen |= {key: value for key, value in _by_rows(config, corpus, adapt).items() if key not in given}
+    config = _replaced(config, chosen)
+    if (config.data, config.text) != (read.data, read.text):
         corpus = _prepared(config, words, cache)
     what = "its LSTM stays as it is" if adapt == "frozen" else "all layers learn"
     return Plan(
@@ -142,6 +138,20 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
         corpus=corpus,
         why=f"{rows:,} training rows from {start.name}: {what}" + ("" if set_aside else _held_out(adapt)),
     )
+
+
+def _by_rows(config: Config, corpus: Corpus, adapt: str) -> dict[str, Any]:
+    """Return what is chosen by the training rows, unless it is set by hand."""
+    rows = len(corpus.train)
+    longest = int(np.quantile(corpus.train.full_lengths, 0.99))  # in 99 of 100 texts nothing is cut
+    chosen: dict[str, Any] = {
+        "model.ngrams": BUCKETS if rows < MANY_ROWS else MANY_BUCKETS,
+        "text.min_frequency": 1 if rows < SCARCE_ROWS else config.text.min_frequency,
+        "text.max_tokens": min(MOST_TOKENS, max(config.text.max_tokens, longest)),
+    }
+    if adapt == "finetune":
+        chosen |= {"data.validation": Config().data.validation, **finetuning_for(rows)}
+    return chosen
 
 
 def _held_out(adapt: str) -> str:

@@ -71,7 +71,9 @@ def _of_data(config: Config, corpus: Corpus) -> Found:
 
 def _of_text(config: Config, corpus: Corpus) -> Found:
     text = config.text
-    if config.pretrained is not None:
+    if config.pretrained is not None and config.adapt != "auto":
+        pass  # from a classifier: its words are known in any case, and what others are is not told here
+    elif config.pretrained is not None:
         why = "the vocabulary is that of the pretrained run"
         yield "text.min_frequency", why, "any value reads the same"
         yield "text.max_vocabulary", why, "any value reads the same"
