@@ -108,6 +108,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         embedding_dropout: float = ModelConfig.embedding_dropout,
         word_dropout: float = ModelConfig.word_dropout,
         ngrams: int = ModelConfig.ngrams,
+        ngram_kind: str = ModelConfig.ngram_kind,
         epochs: int = TrainerConfig.epochs,
         batch_size: int = TrainerConfig.batch_size,
         learning_rate: float = TrainerConfig.learning_rate,

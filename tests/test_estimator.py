@@ -50,7 +50,7 @@ NOT_OFFERED = {
     "tensorboard",
     "timeout",
 }  # there is no run folder to go on from or to look into
-OWN = {"pretrained", "validation_fraction", "deduplicate", "random_state", "verbose"}
+OWN = {"pretrained", "adapt", "validation_fraction", "deduplicate", "random_state", "verbose"}
 TINY: dict[str, Any] = {
     "embedding_size": 16,
     "hidden_size": 16,

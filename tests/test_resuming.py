@@ -45,7 +45,7 @@ TOLD = {
     "trainer.threads": "the same: threads",
 }
 OTHERS: dict[str, Any] = {  # than any default; what is learned would be another thing, or from other rows
-    "seed": 1, "seeds": 2, "pretrained": "runs/other", "teacher": "runs/other",
+    "seed": 1, "seeds": 2, "pretrained": "runs/other", "adapt": "frozen", "teacher": "runs/other",
     "data.train": "b.csv", "data.validation": 0.2, "data.test": None, "data.exclude": "c.csv",
     "data.text_column": "review", "data.label_column": "stars", "data.labels": ["no", "yes"],
     "data.phrases": 0.5, "data.unlabelled": "more.csv", "data.filter": {"source": "imdb"},
@@ -56,7 +56,7 @@ OTHERS: dict[str, Any] = {  # than any default; what is learned would be another
     "text.subwords": 0, "text.vectors": "glove.txt", "text.vector_words": 5, "text.freeze_vectors": True,
     "model.embedding_size": 8, "model.hidden_size": 8, "model.layers": 2, "model.bidirectional": False,
     "model.pooling": "last", "model.dropout": 0.2, "model.embedding_dropout": 0.2, "model.word_dropout": 0.2,
-    "model.ngrams": 64, "model.samples": 9,
+    "model.ngrams": 64, "model.ngram_kind": "tfidf", "model.samples": 9,
     "trainer.epochs": 30, "trainer.batch_size": 8, "trainer.learning_rate": 0.5,
     "trainer.embedding_rate": 2.0, "trainer.layer_decay": 0.5, "trainer.unfreeze": 1,
     "trainer.weight_decay": 0.5, "trainer.warmup": 0.3, "trainer.clip_norm": 2.0,
