@@ -38,6 +38,7 @@ from lstm_sentiment.labelled import class_names, classes_of, texts_of
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
+from lstm_sentiment.terminal import SafeHandler
 
 OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
 NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # of a run folder: all about its training
@@ -310,7 +311,7 @@ def _as_value_errors() -> Iterator[None]:
 def _reporting(verbose: bool) -> Iterator[None]:
     """Let the package's reports through, or only its warnings."""
     package = logging.getLogger("lstm_sentiment")
-    level, handler = package.level, logging.StreamHandler(sys.stdout)
+    level, handler = package.level, SafeHandler(sys.stdout)
     unheard = verbose and not package.hasHandlers()
     package.setLevel(logging.INFO if verbose else logging.WARNING)
     if unheard:

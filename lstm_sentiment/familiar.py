@@ -12,8 +12,8 @@ import hashlib
 from pathlib import Path
 
 from lstm_sentiment.bounds import MOST_YAML_BYTES, content_of
+from lstm_sentiment.caching import notes_folder
 from lstm_sentiment.errors import CheckpointError, DataError
-from lstm_sentiment.reading.tokens import cache_folder
 
 FOLDER = "trained"
 
@@ -75,4 +75,4 @@ from anybody, and is not read; add --rows to read it
 
 def _note(run: Path) -> Path:
     configuration = content_of(run / "config.yaml", MOST_YAML_BYTES)
-    return cache_folder() / FOLDER / hashlib.sha256(configuration).hexdigest()
+    return notes_folder() / FOLDER / hashlib.sha256(configuration).hexdigest()

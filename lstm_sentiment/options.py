@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -41,7 +41,7 @@ from lstm_sentiment.errors import (
     shown,
     without_secrets,
 )
-from lstm_sentiment.terminal import plain_warnings, say
+from lstm_sentiment.terminal import plain_warnings, say, speak_utf8
 
 Settings = TypeVar("Settings")
 RUN = "run folder that training wrote, or starter: the model that comes with the package"
@@ -74,7 +74,7 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
         ...
     lstm_sentiment.errors.ConfigError: trainer.epoch: no such option. Did you mean 'trainer.epochs'?
     """
-    argv = list(argv)
+    argv = _as_spelt(argv, [f"--{key}" for key in (*keys_of(kind), "config", "print_config", "help")])
     problems: list[ConfigError] = []
     from_files: list[str] = []
     places: dict[str, str] = {}
@@ -162,6 +162,7 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
 
     A `SentimentError` becomes one message on stderr; an interrupt leaves with 130.
     """
+    speak_utf8()
     plain_warnings()
     try:
         main(sys.argv[1:])
@@ -186,9 +187,31 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)  # an abbreviation is a guess
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a command line in which options may be spelt with - or _, as ``--text-column``."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args(_as_spelt(words, self._option_string_actions), namespace)
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and leaving."""
         raise ConfigError(f"{message} (see: {self.prog} --help)")
+
+
+def _as_spelt(words: Sequence[str], options: Collection[str]) -> list[str]:
+    """Return a command line with - and _ in the names of options as the options have them.
+
+    >>> _as_spelt(["--text_column", "a_b", "--abstain-below=0.5", "-x"], {"--text-column", "--abstain_below"})
+    ['--text-column', 'a_b', '--abstain_below=0.5', '-x']
+    """
+    spelt = {option.replace("_", "-"): option for option in options}
+    found = list(words)
+    for place, word in enumerate(words):
+        if word == "--":  # what follows is no option
+            break
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name not in options:
+            found[place] = spelt.get(name.replace("_", "-"), name) + equals + value
+    return found
 
 
 def _option_names(argv: Sequence[str]) -> list[str]:

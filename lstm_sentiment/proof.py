@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 
 from lstm_sentiment import __version__
+from lstm_sentiment.caching import notes_folder
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.hardware import describe_machine
-from lstm_sentiment.reading.tokens import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def check_proof(proof: Any, answer: Callable[[list[str]], Array], *, device: tor
     names = ("python", "torch", "system", "cpu", "device")
     machine = describe_machine(device)
     here = {"lstm_sentiment": __version__, **{fact: machine[fact] for fact in names}}
-    verified = Verified(cache_folder() / "proofs", proof, here)
+    verified = Verified(notes_folder() / "proofs", proof, here)
     if verified.known():
         return
     difference = largest_difference(proof, answer(texts_of(proof)))

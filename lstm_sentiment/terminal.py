@@ -27,6 +27,37 @@ class PlainFormatter(logging.Formatter):
         return without_secrets(escaped(super().format(plain), keep="\n\t"))
 
 
+class SafeHandler(logging.StreamHandler[TextIO]):
+    """Writes records to a stream, with what its encoding lacks escaped: no record is lost for a character."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or lines, of a record, as the stream can write them."""
+        return writable(super().format(record), self.stream)
+
+
+def writable(text: str, stream: TextIO) -> str:
+    """Return text with characters escaped that a stream's encoding lacks.
+
+    >>> import io
+    >>> writable("good 😀", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+    'good \\\\U0001f600'
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding, "replace")
+
+
+def speak_utf8() -> None:
+    """Write UTF-8 to files and pipes whatever the locale, and to a terminal what it can show.
+
+    >>> speak_utf8()
+    """
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            reconfigure(encoding=encoding, errors="backslashreplace")
+
+
 def log_to(stream: TextIO, level: int) -> None:
     """Send the log of the process to a stream; of other packages' records, warnings and worse alone.
 
@@ -34,7 +65,7 @@ def log_to(stream: TextIO, level: int) -> None:
 
         log_to(sys.stderr, logging.INFO)
     """
-    handler = logging.StreamHandler(stream)
+    handler = SafeHandler(stream)
     handler.setFormatter(PlainFormatter("%(message)s"))
     own = logging.Filter("lstm_sentiment")
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or own.filter(record))
@@ -56,4 +87,5 @@ def say(text: str, *, file: TextIO | None = None) -> None:
     >>> say("label " + chr(27) + "[31mred")
     label \\x1b[31mred
     """
-    print(escaped(text, keep="\n"), file=file or sys.stdout)
+    stream = file or sys.stdout
+    print(writable(escaped(text, keep="\n"), stream), file=stream)

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import mmap
-import os
 import shutil
 import tempfile
 import zipfile
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_sentiment.caching import cache_folder as cache_folder
 from lstm_sentiment.errors import DataError, Problems
 from lstm_sentiment.files import writing
 from lstm_sentiment.reading.readers import (
@@ -142,15 +142,6 @@ def join_stores(stores: list[TokenStore]) -> TokenStore:
         lines=np.concatenate([np.zeros(0, np.int64), *(store.lines for store in stores)]),
         fingerprint=" ".join(store.fingerprint for store in stores),
     )
-
-
-def cache_folder() -> Path:
-    """Return where tokenised text is kept: $LSTM_SENTIMENT_CACHE, or lstm_sentiment in the user's cache."""
-    named = os.environ.get("LSTM_SENTIMENT_CACHE")
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lstm_sentiment"
 
 
 def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cache: Path) -> TokenStore:

@@ -1,0 +1,186 @@
+"""Machines unlike the developer's: other encodings, no home folder, other habits of typing options."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY, make_rows, write_csv
+
+from lstm_sentiment import caching, evaluate, load, predict
+from lstm_sentiment.caching import cache_folder, notes_folder
+from lstm_sentiment.errors import ConfigError, DiskError
+from lstm_sentiment.estimator import SentimentEstimator
+from lstm_sentiment.experiment import run
+from lstm_sentiment.options import parse_config
+from lstm_sentiment.terminal import log_to, say, speak_utf8
+
+EMOJI = "good room 😀"
+
+
+def command(*argv: str, environment: dict[str, str], stdin: str = "") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", *argv], input=stdin.encode(), capture_output=True, check=False, timeout=120,
+        env={**{k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}, **environment},
+    )  # fmt: skip
+
+
+ENCODINGS = {
+    "cp1252": {"PYTHONIOENCODING": "cp1252"},
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "c locale": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+}
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_output_is_utf8_whatever_the_locale(trained_run: Path, kind: str) -> None:
+    environment = ENCODINGS[kind]
+    said = command("lstm_sentiment.predict", str(trained_run), EMOJI, environment=environment)
+    assert (said.returncode, said.stderr) == (0, b"")
+    assert EMOJI in said.stdout.decode("utf-8")
+    said = command("lstm_sentiment.predict", str(trained_run), environment=environment, stdin=f"{EMOJI}\né\n")
+    assert [json.loads(line)["text"] for line in said.stdout.decode("utf-8").splitlines()] == [EMOJI, "é"]
+
+
+def test_training_on_labels_with_emoji_loses_no_line(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "data.csv", [(text, f"{label} 😀") for text, label in make_rows(120)])
+    argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--trainer.epochs=1"]
+    said = command("lstm_sentiment.train", *argv, environment=ENCODINGS["cp1252"])
+    assert said.returncode == 0
+    assert b"Logging error" not in said.stderr
+    assert "positive 😀" in said.stdout.decode("utf-8")
+    assert "positive 😀" in (tmp_path / "run" / "labels.json").read_text(encoding="utf-8")
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal(io.BytesIO(), encoding="cp1252")
+    with pytest.raises(UnicodeEncodeError):  # the fault
+        terminal.write(EMOJI)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    say(f"{EMOJI} é")
+    speak_utf8()
+    terminal.write(EMOJI)
+    terminal.flush()
+    shown = terminal.buffer.getvalue().decode("cp1252")  # type: ignore[attr-defined]
+    assert shown.split("\n") == ["good room \\U0001f600 é", "good room \\U0001f600"]
+
+
+def test_a_log_line_is_never_lost_for_a_character(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        log_to(stream, logging.INFO)
+        logging.getLogger("lstm_sentiment.x").info("label %s", EMOJI)
+    finally:
+        root.handlers[:], root.level = handlers, level
+    stream.flush()
+    assert stream.buffer.getvalue() == b"label good room \\U0001f600\n"  # type: ignore[attr-defined]
+    assert "Logging error" not in capsys.readouterr().err
+
+
+# -- no home folder --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No home folder and no cache is named; return the folder of temporary ones."""
+    for name in (caching.VARIABLE, "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(caching.tempfile, "tempdir", str(tmp_path))
+    caching._temporary.cache_clear()
+    return tmp_path
+
+
+def test_loading_needs_no_home_and_writes_nothing(homeless: Path, trained_run: Path) -> None:
+    assert load(trained_run, device="cpu").predict("good")[0].label
+    assert not list(homeless.glob("lstm_sentiment-*"))
+    assert not notes_folder().exists()
+
+
+def test_training_without_a_home_works_in_a_temporary_folder(
+    homeless: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_csv(homeless / "data.csv", make_rows(120))
+    argv = [f"--data.train={data}", f"--out={homeless / 'run'}", *TINY, "--trainer.epochs=1"]
+    run(parse_config([*argv, "--baseline=false"], program="", description=""))
+    told = [r.getMessage() for r in caplog.records if "LSTM_SENTIMENT_CACHE" in r.getMessage()]
+    expected = "there is no home folder: text is tokenised anew in each process; set LSTM_SENTIMENT_CACHE to "
+    assert told == [f"{expected}keep it"]
+    assert cache_folder().parent == homeless
+
+
+def test_a_home_that_cannot_be_written_is_none(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: Path(os.devnull))
+    assert cache_folder().parent == homeless
+    assert f"{os.devnull}/.cache/lstm_sentiment cannot be written" in caplog.text
+    monkeypatch.setattr(Path, "home", lambda: homeless)
+    assert cache_folder() == homeless / ".cache" / "lstm_sentiment"  # the control
+    monkeypatch.setenv(caching.VARIABLE, "/named")
+    assert cache_folder() == Path("/named")
+
+
+def test_no_place_at_all_is_told(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(**_: object) -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(caching.tempfile, "mkdtemp", nowhere)
+    with pytest.raises(DiskError, match="set LSTM_SENTIMENT_CACHE to a folder that can"):
+        cache_folder()
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def test_options_may_be_spelt_with_either_line(
+    trained_run: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = set()
+    for text, below in [("--text_column", "--abstain-below"), ("--text-column", "--abstain_below")]:
+        predict.main([str(trained_run), "--file", str(reviews), text, "text", f"{below}=0.9"])
+        answers.add(capsys.readouterr().out)
+    assert len(answers) == 1
+    evaluate.main([str(trained_run), str(reviews), "--label-column=label"])
+    config = parse_config(
+        ["--data.text-column", "a_b-c", "--trainer.batch-size=7"], program="", description=""
+    )
+    assert (config.data.text_column, config.trainer.batch_size) == ("a_b-c", 7)
+    with pytest.raises(ConfigError, match="no such option"):
+        parse_config(["--data.text-colum=x"], program="", description="")
+    with pytest.raises(ConfigError, match="unrecognized"):
+        predict.main([str(trained_run), "--text-columns", "x"])
+
+
+def test_what_follows_two_lines_is_text(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict.main([str(trained_run), "--", "--text-column"])
+    assert "--text-column" in capsys.readouterr().out
+
+
+def test_an_estimator_reports_to_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    rows = [(f"{word} {i}", f"{word} 😀") for i in range(20) for word in ("good", "bad")]
+    estimator = SentimentEstimator(epochs=1, embedding_size=8, hidden_size=8, threads=1, verbose=True)
+    package = logging.getLogger("lstm_sentiment")
+    monkeypatch.setattr(package, "hasHandlers", lambda: False)
+    estimator.fit(*map(list, zip(*rows, strict=True)))
+    stream.flush()
+    assert b"good \\U0001f600" in stream.buffer.getvalue()  # type: ignore[attr-defined]
