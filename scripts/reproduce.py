@@ -12,8 +12,8 @@ is trained with the package's own command, once per seed and without any test ro
 once, afterwards, by `python -m lstm_sentiment.evaluate`. Finished seeds are kept in the work folder, so
 that an interrupted command goes on where it was. Finished experiments become lines of
 docs/results.jsonl, from which docs/results.md is written; one that is there already, with the same
-code, settings, data and seeds, is not repeated. starter-zero scores the starter, which is not trained,
-beside word lists.
+code, settings, data and seeds, is not repeated. starter-zero scores the starter beside word lists;
+starter-rows trains from starters that have not seen the corpus, on 30 rows and more.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "experiments.yaml"
 DATA_PATH = r"(?<![\w/.])DATA/"
 FIRST = "FIRST/"  # see `experiments`
-ZERO = "starter-zero"  # the starter as it is, without any rows
+ZERO, ROWS = "starter-zero", "starter-rows"  # the starter as it is; what training from it makes of few rows
 
 
 def main(argv: list[str]) -> None:
@@ -63,12 +63,12 @@ def main(argv: list[str]) -> None:
 
     table = read_table(options.table)
     if options.list:
-        print("\n".join([*table.experiments, ZERO]))
+        print("\n".join([*table.experiments, ZERO, ROWS]))
         return
     options.docs.mkdir(parents=True, exist_ok=True)
-    if ZERO in options.names:
-        _score_starter(options)
-        options.names.remove(ZERO)
+    for name in [name for name in (ZERO, ROWS) if name in options.names]:
+        _score_starter(name, options)
+        options.names.remove(name)
     log = options.docs / "results.jsonl"
     if not options.render:
         names = _chosen(options, list(table.experiments))
@@ -78,13 +78,18 @@ def main(argv: list[str]) -> None:
     print(f"written to {write_page(read_log(log), table, options.docs)}")
 
 
-def _score_starter(options: argparse.Namespace) -> None:
+def _score_starter(name: str, options: argparse.Namespace) -> None:
+    import starter_rows
     import starter_scores
 
     if options.data is None:
-        raise ConfigError(f"{ZERO} reads files of a folder; name it: --data FOLDER")
-    out = options.docs / f"{ZERO}.json"
-    starter_scores.main(["starter", f"--data={options.data}", f"--out={out}", f"--threads={options.threads}"])
+        raise ConfigError(f"{name} reads files of a folder; name it: --data FOLDER")
+    given = [f"--data={options.data}", f"--threads={options.threads}"]
+    if name == ZERO:
+        starter_scores.main(["starter", *given, f"--out={options.docs / f'{ZERO}.json'}"])
+    else:
+        starters = ["--starters", *map(str, options.starters)]
+        starter_rows.main([*given, f"--out={options.docs / f'{ROWS}.jsonl'}", *starters])
 
 
 class Reproduction:
@@ -366,6 +371,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="train with seeds 0, 1, ... (default 3)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each command; 0: all")
     parser.add_argument("--launch", default="", help="goes before each training, such as 'nice' or 'srun'")
+    parser.add_argument(
+        "--starters", type=Path, nargs="*", default=[], help="for starter-rows: runs of make_starter"
+    )
     parser.add_argument("--again", action="store_true", help="repeat what is in the log already")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "reproduce", help="what is unfinished")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="gets results.jsonl and results.md")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # scripts are no package
 
 import make_starter  # noqa: E402
+import starter_rows  # noqa: E402
 import starter_scores  # noqa: E402
 from starter_templates import sentences  # noqa: E402
 
@@ -185,3 +187,17 @@ def test_scores_of_two_and_three_classes() -> None:
     assert starter_scores.scored(np.array([0, 2, 2, 2]), rows) == 0.75
     rows = starter_scores.Rows(name="", texts=[""] * 4, truth_R=np.array([0, 1, 2, 2]), metric="macro recall")
     assert starter_scores.scored(np.array([0, 0, 2, 2]), rows) == pytest.approx(2 / 3)
+
+
+def test_few_rows_are_drawn_with_every_class_and_shown_as_means(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"text": [f"text {i}" for i in range(500)], "label": ["a"] * 490 + ["b"] * 10})
+    first, second = (starter_rows._drawn(rows, 30, draw) for draw in (0, 1))
+    assert len(first) == len(second) == 30
+    assert (first.label == "b").sum() >= 2
+    assert set(first.text) != set(second.text)
+    file = tmp_path / "starter-rows.jsonl"
+    lines = [
+        {"corpus": "IMDB", "rows": 30, "draw": i, "scores": {"train": s}} for i, s in enumerate([0.8, 0.9])
+    ]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert "| IMDB | train | 0.850 ± 0.071 |" in starter_rows.page(file)
