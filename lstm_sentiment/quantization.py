@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from lstm_sentiment.errors import CheckpointError, shown
-from lstm_sentiment.weights import MOST_PARAMETERS
 
 TABLES = ("embedding.weight", "subwords.table.weight", "ngrams.weights.weight")
 MATRICES = "_lstms."
 SCALES = ".scales"
 DTYPES = {"int8": torch.int8, "float16": torch.float16}
 LARGEST = 127  # of an int8, so that the range is symmetric
+MOST_PACKED = 100_000_000  # numbers: they are unpacked, to four times the bytes, before shapes are compared
 NUMBERS_PER_SCALE = 64  # at least: a scale takes 4 bytes
 
 
@@ -64,7 +64,7 @@ def dequantized(tensors: Mapping[str, Tensor], kinds: Any) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: a tensor is not there or not as `kinds` says, scales are missing or do not fit, or
-            there are more numbers than any model has.
+            there are too many numbers.
 
     >>> dequantized({"embedding.weight": torch.zeros(2, 3)}, {"embedding.weight": "float16"})
     Traceback (most recent call last):
@@ -74,8 +74,8 @@ def dequantized(tensors: Mapping[str, Tensor], kinds: Any) -> dict[str, Tensor]:
     if not isinstance(kinds, dict) or not {*map(str, kinds.values())} <= DTYPES.keys():
         raise CheckpointError(f"'packed' must map names of tensors to {' or '.join(DTYPES)}")
     count = sum(tensor.numel() for tensor in tensors.values())
-    if count > MOST_PARAMETERS:  # four times the bytes, once they are unpacked
-        raise CheckpointError(f"packs {count:,} numbers; at most {MOST_PARAMETERS:,} are allowed")
+    if count > MOST_PACKED:
+        raise CheckpointError(f"packs {count:,} numbers; at most {MOST_PACKED:,} are allowed")
     scales = {f"{name}{SCALES}" for name, kind in kinds.items() if kind == "int8"}
     missing = sorted((kinds.keys() | scales) - tensors.keys())
     if missing:

@@ -334,6 +334,42 @@ def tensor_attacks() -> Iterator[Attack]:
     }
     for name, (edit, says) in edits.items():
         yield Attack(name, weights_with(edit), says)
+    table, scales = "lstm.embedding.weight", "lstm.embedding.weight.scales"
+    int8, longer = {table: "int8"}, "at most 100,000,000"
+    packed: dict[str, tuple[Any, Callable[[dict[str, torch.Tensor]], Any], str]] = {
+        "packed as a list": ([table], lambda t: None, "'packed' must map names"),
+        "packed as what it is not": (
+            int8,
+            lambda t: t.update({scales: torch.ones(1)}),
+            "holds torch.float32",
+        ),
+        "packed without scales": (int8, lambda t: t.update({table: t[table].to(torch.int8)}), "missing"),
+        "packed for a model of another size": (int8, packed_table(600_000), "has the shape"),
+        "packed beyond all bounds": (int8, packed_table(1_010_000), longer),
+        "packed beyond all numbers": (int8, packed_table(40, 1e38), "negative or too large"),
+    }
+    for name, (kinds, edit, says) in packed.items():
+        yield Attack(name, in_turn(weights_with(edit), change(STATE, packed=kinds)), says)
+
+
+def packed_table(rows: int, scale: float = 1.0) -> Callable[[dict[str, torch.Tensor]], None]:
+    """Return an edit that makes a packed table of 100 columns of the word vectors."""
+
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lstm.embedding.weight"] = torch.ones(rows, 100, dtype=torch.int8)
+        tensors["lstm.embedding.weight.scales"] = torch.full((rows,), scale)
+
+    return edit
+
+
+def in_turn(*makes: Callable[[Place], None]) -> Callable[[Place], None]:
+    """Return an attack of several steps."""
+
+    def make(place: Place) -> None:
+        for step in makes:
+            step(place)
+
+    return make
 
 
 # -- JSON and YAML ---------------------------------------------------------------------------------

@@ -158,9 +158,9 @@ def test_what_does_not_fit_is_refused_and_named(
     assert "model.safetensors" in str(caught.value)
 
 
-def test_more_numbers_than_any_model_has_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_numbers_than_are_allowed_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, kinds = whole(), {NAME: "int8"}
     assert dequantized(tensors, kinds)[NAME].sum() == 210
-    monkeypatch.setattr("lstm_sentiment.quantization.MOST_PARAMETERS", 213)
+    monkeypatch.setattr("lstm_sentiment.quantization.MOST_PACKED", 213)
     with pytest.raises(CheckpointError, match="packs 214 numbers; at most 213"):
         dequantized(tensors, kinds)

@@ -165,7 +165,13 @@ def test_card_and_statement_tell_what_it_was_trained_on(packed: Path) -> None:
     assert statement == {"name": "starter", "corpora": CORPORA}
 
 
-def test_what_cannot_be_packed_leaves_nothing(trained_run: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_packed_leaves_nothing(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("lstm_sentiment.starter.packing.MOST_PACKED", 1000)
+        with pytest.raises(RunError, match=r"has [\d,]+ parameters, and at most 1,000 can be packed"):
+            pack(trained_run, tmp_path / "out")
     with pytest.raises(RunError, match="no run folder"):
         pack(tmp_path, tmp_path / "out")
     torn = Path(shutil.copytree(trained_run, tmp_path / "torn"))

@@ -27,11 +27,11 @@ from lstm_sentiment.card import packed_card
 from lstm_sentiment.checkpoint import BEST, PACKED, RunFolder
 from lstm_sentiment.classifier import SentimentClassifier, read_run
 from lstm_sentiment.config import Config
-from lstm_sentiment.errors import CheckpointError
+from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.files import new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.proof import largest_difference, proof_texts, tolerance_on
-from lstm_sentiment.quantization import dequantized, quantized
+from lstm_sentiment.quantization import MOST_PACKED, dequantized, quantized
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.sections import DataConfig
 from lstm_sentiment.starter.names import CARD, NO_ROWS, STARTER, STATEMENT, run_path
@@ -68,7 +68,7 @@ def pack(
         `changed_labels`, the share that gets another label.
 
     Raises:
-        RunError: no finished run; `out` is not empty.
+        RunError: no finished run, or one with too many parameters; `out` is not empty.
         CheckpointError: a damaged run.
         DiskError: the folder cannot be written.
 
@@ -79,7 +79,11 @@ def pack(
     """
     folder = RunFolder(run_path(run))
     whole = read_run(run, device="cpu")
-    tensors, kinds = quantized(folder.load(BEST).tensors["model"])
+    weights = folder.load(BEST).tensors["model"]
+    count = sum(weight.numel() for weight in weights.values())
+    if count > MOST_PACKED:
+        raise RunError(f"{folder.path}: has {count:,} parameters, and at most {MOST_PACKED:,} can be packed")
+    tensors, kinds = quantized(weights)
     config = neutral_config(whole.config, whole.labels)
     proof = _proof(whole, config, dequantized(tensors, kinds))
     facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
