@@ -344,7 +344,7 @@ def tensor_attacks() -> Iterator[Attack]:
             "holds torch.float32",
         ),
         "packed without scales": (int8, lambda t: t.update({table: t[table].to(torch.int8)}), "missing"),
-        "packed for a model of another size": (int8, packed_table(600_000), "has the shape"),
+        "packed for a model of another size": (int8, packed_table(600_000), "holds 18 of the"),
         "packed beyond all bounds": (int8, packed_table(1_010_000), longer),
         "packed beyond all numbers": (int8, packed_table(40, 1e38), "negative or too large"),
     }

@@ -79,11 +79,7 @@ def pack(
     """
     folder = RunFolder(run_path(run))
     whole = read_run(run, device="cpu")
-    weights = folder.load(BEST).tensors["model"]
-    count = sum(weight.numel() for weight in weights.values())
-    if count > MOST_PACKED:
-        raise RunError(f"{folder.path}: has {count:,} parameters, and at most {MOST_PACKED:,} can be packed")
-    tensors, kinds = quantized(weights)
+    tensors, kinds = quantized(_weights_of(folder))
     config = neutral_config(whole.config, whole.labels)
     proof = _proof(whole, config, dequantized(tensors, kinds))
     facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
@@ -119,6 +115,14 @@ def neutral_config(config: Config, labels: list[str]) -> Config:
         data=DataConfig(train=NO_ROWS, test=None, labels=list(labels)),
         text=dataclasses.replace(config.text, vectors=None, vector_words=0, freeze_vectors=False),
     )
+
+
+def _weights_of(folder: RunFolder) -> Mapping[str, Tensor]:
+    weights = folder.load(BEST).tensors["model"]
+    count = sum(weight.numel() for weight in weights.values())
+    if count > MOST_PACKED:
+        raise RunError(f"{folder.path}: has {count:,} parameters, and at most {MOST_PACKED:,} can be packed")
+    return weights
 
 
 def _begin(building: Path, whole: SentimentClassifier, config: Config) -> RunFolder:
