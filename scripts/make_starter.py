@@ -228,7 +228,8 @@ def chosen(tokenized: Tokenized, options: argparse.Namespace) -> pd.DataFrame:
     wanted = [
         place
         for place, of in enumerate(corpora)
-        if not {of["name"], of["group"]} & set(options.leave_out) and (of["open"] or options.terms == "any")
+        if not {of["name"], of["group"]} & set(options.leave_out)
+        and (of["open"] if options.terms == "open" else of["open"] != "only")
     ]
     rows = tokenized.rows[tokenized.rows.corpus.isin(wanted)].copy()
     rows["corpus"] = rows.corpus.map({place: i for i, place in enumerate(wanted)})
@@ -242,13 +243,13 @@ def read_rows(table: dict[str, Any], data: Path) -> tuple[pd.DataFrame, list[dic
     corpora: list[dict[str, Any]] = []
     parts, seen = [], set[str]()
     for name, of in table["corpora"].items():
-        written = of["group"] == "written"
+        written, apart = of["group"] == "written", of.get("open") == "only"
         rows = read_corpus(name, of, data)
         rows["key"] = rows.text.map(letters)
-        allowed = [written or (key != "" and key not in seen) for key in rows.key]
+        allowed = [written or (key != "" and (apart or key not in seen)) for key in rows.key]
         rows = rows[[fits and key not in never for fits, key in zip(allowed, rows.key, strict=True)]]
         rows = rows.drop_duplicates("text" if written else "key")
-        seen |= set() if written else set(rows.key)
+        seen |= set() if written or apart else set(rows.key)
         digest = (rows.movie if "movie" in rows else rows.key).map(
             lambda text: hashlib.md5(text.encode()).digest()[0]
         )
@@ -263,7 +264,7 @@ def read_rows(table: dict[str, Any], data: Path) -> tuple[pd.DataFrame, list[dic
                 "classes": sorted(int(label) for label in rows.label.unique()),
                 "anchored": bool(of.get("anchored")),
                 "terms": of["terms"],
-                "open": bool(of.get("open")),
+                "open": of.get("open", False),
             }
         )
         parts.append(rows[["text", "label", "corpus", "weight", "held_out"]])
