@@ -134,7 +134,7 @@ def left_out(options: argparse.Namespace) -> list[Rows]:
     never = {letters(text) for file in table["never"] for text in pd.read_parquet(options.data / file).text}
     found = []
     for name, of in table["corpora"].items():
-        if name in trained or name == "sst_phrases":
+        if name in trained or name == "sst_phrases" or of.get("open") == "only":
             continue
         rows = read_corpus(name, of, options.data)
         rows = _some(
