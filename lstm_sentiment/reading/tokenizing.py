@@ -31,24 +31,28 @@ NOTHING = 0  # the place that no n-gram has
 _NO_SPACES = (
     "\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 )
-# Vowel signs and accents that stand apart from their letter and are no letters themselves.
-_MARKS = (
-    "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0951-\u0957\u0962"
-    "\u0963\u0981-\u0983\u09bc-\u09cd\u0a01-\u0a03\u0a3c-\u0a4d\u0a70\u0a71\u0a81-\u0a83"
-    "\u0abc-\u0acd\u0b01-\u0b03\u0b3c-\u0b57\u0b82\u0bbe-\u0bcd\u0c00-\u0c04\u0c3c-\u0c56"
-    "\u0c81-\u0c83\u0cbc-\u0cd6\u0d00-\u0d03\u0d3b-\u0d4d\u200c\u200d"
-)
-_SIGN = rf"(?![{_NO_SPACES}])[\w{_MARKS}]"  # of a word
+
+
+def _marks() -> str:
+    """Return vowel signs and accents that stand apart from their letter, and the joiners."""
+    blocks = ((0x300, 0x3100), (0xA600, 0xAC00), (0xFB00, 0xFE30), (0x10000, 0x20000), (0xE0100, 0xE01F0))
+    found = [chr(c) for of in blocks for c in range(*of) if unicodedata.category(chr(c))[0] == "M"]
+    return "".join([*found, "\u200c", "\u200d"])
+
+
+_SIGN = rf"(?![{_NO_SPACES}])[\w{_marks()}]"  # of a word
 _WORD = rf"(?:[A-Za-z0-9_]+|{_SIGN})+"
 _ONLY_WORDS = (
     "abce-gi-np-vyzABCE-NP-SU-WYZ"  # nothing but a word begins with one: most tokens, so the first try
 )
 _EMOJI = "\u2600-\u27bf\u2190-\u21ff\u2b00-\u2bff\u3030\u303d\U0001f000-\U0001faff"
+_STYLE = "[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]"  # of an emoji: as text, as a picture, its skin
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # half a character: no encoding can write it
 TOKEN = re.compile(
     rf"""
     [{_ONLY_WORDS}][A-Za-z0-9_]*(?:{_SIGN})*(?:['’`-]{_WORD})*
   | \n                                                   # between pieces of text
+  | [0-9\#*]\ufe0f?\u20e3                                 # keycaps
   | (?:https?://|www\.)\S+
   | @\w+
   | [<>]?[:;=8xX][-o*']?[)\](\[dDpP/\\|*3]+(?!\w)        # :-) ;D =( xD
@@ -56,7 +60,7 @@ TOKEN = re.compile(
   | <+/?3+ | \^[_.]?\^ | [-oO>T][._]+[-oO<T](?!\w)       # <3 ^_^ -_- o.O
   | \#{_WORD}                                            # hashtags
   | [\U0001f1e6-\U0001f1ff]{{2}}                         # flags
-  | [{_EMOJI}][\ufe0f\U0001f3fb-\U0001f3ff]*(?:\u200d[{_EMOJI}\u2640\u2642][\ufe0f\U0001f3fb-\U0001f3ff]*)*
+  | [{_EMOJI}]{_STYLE}*(?:\u200d[{_EMOJI}\u2640\u2642]{_STYLE}*)*
   | \d+(?:[.,:]\d+)+                                     # 3.5 1,000 10:30
   | {_WORD}(?:['’`-]{_WORD})*                            # don't  so-so
   | '{_WORD}                                             # 's 'm, when it stands apart
@@ -65,6 +69,8 @@ TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
+# Soft hyphens, zero-width spaces, directions: they are not seen, and would split a word. Joiners stay.
+_UNSEEN = re.compile("[\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f]")
 _LINK = ("http://", "https://", "www.")
 _STAND_IN = re.compile(r"<[a-z]+>")  # <url>, <user>, <pad>: no word, and not spelt
 _LEADING_ZEROS = re.compile("&#0+(?=[0-9])")  # of a character reference; html.unescape reads &#065; as A
@@ -99,6 +105,8 @@ def words(text: str) -> list[str]:
 def clean(text: str) -> str:
     """Undo HTML line breaks and entities, straighten apostrophes, compose accents (Unicode NFC).
 
+    What is not seen, such as a soft hyphen, is removed.
+
     Never raises, and takes time linear in the length: a reference to a number beyond Unicode becomes
     U+FFFD, and of a run of combining marks 30 are kept.
 
@@ -110,6 +118,7 @@ def clean(text: str) -> str:
     if "&" in text:
         text = html.unescape(_NO_CHARACTER.sub("\ufffd", _LEADING_ZEROS.sub("&#", text)))
     if not text.isascii():
+        text = _UNSEEN.sub("", text)
         text = _MANY_MARKS.sub(_limit_marks, text)
         text = HALF_CHARACTER.sub("\ufffd", unicodedata.normalize("NFC", text).replace("’", "'"))
     return text
@@ -133,7 +142,20 @@ def prepare(text: str, *, lowercase: bool, escapes: bool) -> str:
     """
     if escapes and "\\u" in text:
         text = decode_escapes(text)
-    return clean(text.lower() if lowercase else text)
+    return clean(fold_case(text) if lowercase else text)
+
+
+def fold_case(text: str) -> str:
+    """Return text in small letters, without new characters.
+
+    The Turkish capital of i has its dot on it, and Python's small letter of that is an i with another dot.
+
+    >>> fold_case("İYİ ΟΔΟΣ"), len("İ".lower())
+    ('iyi οδος', 2)
+    """
+    if not text.isascii():
+        text = text.replace("I\u0307", "i").replace("\u0130", "i")
+    return text.lower()
 
 
 def decode_escapes(text: str) -> str:

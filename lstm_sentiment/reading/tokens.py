@@ -45,7 +45,7 @@ from lstm_sentiment.reading.sources import Source, compression_of, text_files
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
 from lstm_sentiment.sections import code_of
 
-FORMAT = 5
+FORMAT = 6
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
 ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines", "phrases")
 Array = npt.NDArray[Any]
