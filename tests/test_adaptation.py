@@ -23,7 +23,7 @@ import lstm_sentiment
 from lstm_sentiment import train as train_command
 from lstm_sentiment.adaptation.heads import PENALTIES, fit_head
 from lstm_sentiment.adaptation.linear import folds_of
-from lstm_sentiment.adaptation.resolving import finetuning_for
+from lstm_sentiment.adaptation.resolving import by_hand, finetuning_for, resolve
 from lstm_sentiment.adaptation.stacking import choose_blend
 from lstm_sentiment.adaptation.start import load_start
 from lstm_sentiment.checkpoint import BEST, RunFolder
@@ -339,6 +339,28 @@ def test_auto_is_the_starter_unless_options_contradict_it(
     monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", tmp_path / "nothing")
     config, given = config_of(data, tmp_path / "none", "--pretrained=auto", "--trainer.epochs=1")
     assert "kept" not in run(config, given=given)
+
+
+def test_auto_takes_random_weights_for_many_rows(
+    tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", trained_run)
+    data = write_csv(tmp_path / "rows.csv", make_rows(60))
+    config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
+    for most, start in ((61, "starter"), (60, None)):
+        monkeypatch.setattr("lstm_sentiment.adaptation.resolving.FROZEN_ROWS", most)
+        plan = resolve(config, by_hand(config, given), cache=tmp_path / "cache")
+        assert plan.config.pretrained == start, most
+
+
+def test_who_says_how_weights_learn_means_them_to(tmp_path: Path, trained_run: Path) -> None:
+    data = write_csv(tmp_path / "rows.csv", make_rows(60))
+    for flags, adapt in (([], "frozen"), (["--trainer.epochs=3"], "finetune")):
+        named = [f"--pretrained={trained_run}", "--data.test=null", *flags]
+        config, given = config_of(data, tmp_path / "out", *named)
+        chosen = resolve(config, by_hand(config, given), cache=tmp_path / "cache").config
+        assert chosen.adapt == adapt
+    assert chosen.trainer.epochs == 3, "the default, and set by hand all the same"
 
 
 def test_null_for_validation_needs_a_classifier(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ MANY_ROWS = 10_000
 MOST_TOKENS = 1_000  # of a text, where nobody says how many
 # What only training from random weights or a language model knows.
 ELSEWHERE = ("text.vectors", "teacher", "data.unlabelled", "data.phrases", "trainer.vat", "trainer.r_drop")
+# How weights learn by gradient steps: who sets one of these means them to.
+STEPS = ["epochs", "batch_size", "learning_rate", "embedding_rate", "layer_decay", "unfreeze", "weight_decay"]
+STEPS += ["warmup", "clip_norm", "label_smoothing", "ema", "accumulate", "patience"]
+BY_STEPS = {f"trainer.{name}" for name in STEPS}
+BY_STEPS |= {"model.dropout", "model.embedding_dropout", "model.word_dropout"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,31 +106,27 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
     True
     """
     start, why = _start_of(config, given)
+    _refuse_null(config, given, start)
     if start is None:
-        if "adapt" in given and config.adapt != AUTO:
-            raise ConfigError("training does not start from a classifier; set pretrained to one", key="adapt")
-        if config.data.validation is None:
-            raise ConfigError(
-                "null means cross-validation, for training from a classifier; give a share or a file, or set "
-                "pretrained to one",
-                key="data.validation",
-            )
         return Plan(config=dataclasses.replace(config, pretrained=None) if why else config, why=why)
-    if config.adapt == "finetune" and "data.validation" in given and config.data.validation is None:
-        raise ConfigError(
-            "null means cross-validation, and adapt finetune picks the best epoch on validation rows; give a "
-            "share or a file",
-            key="data.validation",
-        )
-    config = dataclasses.replace(start.applied(config, given), pretrained=start.name)
-    chosen: dict[str, Any] = {"model.ngram_kind": "tfidf"}
     set_aside = "data.validation" in given
-    chosen |= {} if set_aside else {"data.validation": None}
+    chosen: dict[str, Any] = {} if set_aside else {"data.validation": None}
+    if config.pretrained == AUTO and config.adapt == AUTO:
+        count = len(
+            _prepared(_replaced(config, chosen), [], cache).train
+        )  # as it is read without the starter
+        if count >= FROZEN_ROWS:
+            why = f"{count:,} training rows: random weights; the starter is for fewer than {FROZEN_ROWS:,}"
+            return Plan(config=dataclasses.replace(config, pretrained=None), why=why)
+    config = dataclasses.replace(start.applied(config, given), pretrained=start.name)
+    chosen["model.ngram_kind"] = "tfidf"
     read, words = _replaced(config, chosen), start.tokens
     corpus = _prepared(read, words, cache)
     rows, adapt = len(corpus.train), config.adapt
-    if adapt == AUTO:
-        adapt = "frozen" if rows < FROZEN_ROWS or (set_aside and read.data.validation is None) else "finetune"
+    if adapt == AUTO and (set_aside and read.data.validation is None):
+        adapt = "frozen"
+    elif adapt == AUTO:
+        adapt = "frozen" if rows < FROZEN_ROWS and not BY_STEPS & given else "finetune"
     chosen |= {"adapt": adapt}
     chosen |= {key: value for key, value in _by_rows(config, corpus, adapt).items() if key not in given}
     config = _replaced(config, chosen)
@@ -138,6 +139,25 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
         corpus=corpus,
         why=f"{rows:,} training rows from {start.name}: {what}" + ("" if set_aside else _held_out(adapt)),
     )
+
+
+def _refuse_null(config: Config, given: frozenset[str], start: Start | None) -> None:
+    """Refuse cross-validation, or a way to go on, where there is none."""
+    if start is None and "adapt" in given and config.adapt != AUTO:
+        raise ConfigError("training does not start from a classifier; set pretrained to one", key="adapt")
+    if config.data.validation is not None:
+        return
+    way_out = "give a share or a file"
+    if start is None:
+        raise ConfigError(
+            f"null means cross-validation, for training from a classifier; set pretrained, or {way_out}",
+            key="data.validation",
+        )
+    if config.adapt == "finetune" and "data.validation" in given:
+        raise ConfigError(
+            f"null means cross-validation, but adapt finetune needs validation rows; {way_out}",
+            key="data.validation",
+        )
 
 
 def _by_rows(config: Config, corpus: Corpus, adapt: str) -> dict[str, Any]:
@@ -182,6 +202,7 @@ def _start_of(config: Config, given: frozenset[str]) -> tuple[Start | None, str]
     if start is not None:
         of_start = flatten(start.config)
         contradicting += [key for key in TAKEN if key in given and flat[key] != of_start[key]]
+        contradicting += sorted(BY_STEPS & given) if config.adapt == AUTO else []
     if start is None or contradicting:
         return None, f"random weights, and not the starter, since {', '.join(contradicting)} is set by hand"
     return start, ""
