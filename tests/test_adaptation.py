@@ -269,6 +269,20 @@ def test_where_the_classifier_knows_nothing_the_linear_model_is_not_lost(
     assert metrics["branches"]["ngrams"]["share"] > 0.5
 
 
+def test_the_head_alone_is_kept_where_the_sum_scores_worse() -> None:
+    """A likelihood that is better does not make up for a rare class that is no longer found."""
+    random = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [380, 20])
+    head_RC = np.stack([np.zeros(400), np.where(labels == 1, 1.0, -1.0) + random.normal(0, 0.9, 400)], axis=1)
+    weak_RC = np.stack([np.full(400, 3.0), random.normal(0, 0.1, 400)], axis=1)
+    folds = np.array_split(random.permutation(400), 5)
+    settings: dict[str, Any] = {"names": ["a", "b"], "row_weights": np.ones(400), "folds": folds}
+    kept = choose_blend(head_RC, weak_RC, labels, metric="macro_recall", **settings)
+    assert (kept.kind, kept.weights) == ("head", (1.0, 0.0))
+    by_loss = choose_blend(head_RC, weak_RC, labels, metric="loss", **settings)
+    assert by_loss.kind == "both", "the control: by its likelihood the sum is ahead"
+
+
 def test_class_weights_reach_every_part(train: Train) -> None:
     """Of one class in ten more are found with balanced weights."""
     rows = make_rows(300, seed=5)
@@ -280,7 +294,7 @@ def test_class_weights_reach_every_part(train: Train) -> None:
     ]
     recalls = [of["per_class"]["positive"]["recall"] for of in found]
     assert recalls[1] >= recalls[0]
-    assert found[1]["confusion"] != found[0]["confusion"]
+    assert found[1]["loss"] != pytest.approx(found[0]["loss"], rel=1e-3)
 
 
 def test_rows_of_their_own_validate_where_they_are_given(train: Train, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Legend: R rows, C classes, K models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,9 +54,9 @@ def choose_blend(
 ) -> Blend:
     """Return the blend of a head and a linear model that does best on rows that neither was fitted on.
 
-    With at least 100 rows it is the weighted sum of both, the weights fitted by likelihood; with fewer the
-    head alone. The linear model is kept alone where it is ahead by more than chance: more than one standard
-    error of the difference.
+    With at least 100 rows it is the weighted sum of both, the weights fitted by likelihood, unless the head
+    alone scores better; with fewer rows it is the head alone. The linear model is kept alone where it is
+    ahead by more than chance: more than one standard error of the difference.
 
     Args:
         head_RC: out-of-fold logits (R, C).
@@ -77,31 +77,40 @@ def choose_blend(
     True
     """
     models_KRC = np.stack([_centred(head_RC), _centred(linear_RC)])
-    kind, weights, bias_C = "head", (1.0, 0.0), np.zeros(len(names))
-    blended_RC = models_KRC[0]
+
+    def score_of(logits_RC: Array) -> float:
+        return float(score(labels, softmax(logits_RC, axis=1), names)[metric])
+
+    nothing_C = np.zeros(len(names))
+    blend = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0], why="")
     if len(labels) >= STACK_ROWS:
-        kind, blended_RC = "both", np.zeros_like(models_KRC[0])
-        for fold in folds:
-            others = np.setdiff1d(np.arange(len(labels)), fold)
-            weights_K, bias_C = _stack(models_KRC[:, others], labels[others], row_weights[others])
-            blended_RC[fold] = np.tensordot(weights_K, models_KRC[:, fold], axes=1) + bias_C
-        weights_K, bias_C = _stack(models_KRC, labels, row_weights)
-        weights = (float(weights_K[0]), float(weights_K[1]))
-    scores = {
-        name: score(labels, softmax(logits_RC, axis=1), names)[metric]
-        for name, logits_RC in ((kind, blended_RC), ("linear", models_KRC[1]))
-    }
-    told = f"{metric} of rows held out {scores[kind]:.3f}, of the linear model {scores['linear']:.3f}"
-    lead = abs(scores["linear"] - scores[kind])
-    if better(scores["linear"], scores[kind], metric) and lead > chance_of(blended_RC, models_KRC[1], labels):
+        both = _stacked(models_KRC, labels, row_weights, folds)
+        if not better(score_of(blend.out_of_fold_RC), score_of(both.out_of_fold_RC), metric):
+            blend = both
+    of_blend, of_linear = score_of(blend.out_of_fold_RC), score_of(models_KRC[1])
+    told = f"{metric} of rows held out {of_blend:.3f}, of the linear model {of_linear:.3f}"
+    by_chance = chance_of(blend.out_of_fold_RC, models_KRC[1], labels)
+    if better(of_linear, of_blend, metric) and abs(of_linear - of_blend) > by_chance:
         return Blend(
             kind="linear",
             weights=(0.0, 1.0),
-            bias_C=np.zeros(len(names)),
+            bias_C=nothing_C,
             out_of_fold_RC=models_KRC[1],
             why=f"the linear model is ahead: {told}",
         )
-    return Blend(kind=kind, weights=weights, bias_C=bias_C, out_of_fold_RC=blended_RC, why=told)
+    return replace(blend, why=told)
+
+
+def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:
+    """Return the weighted sum of both models; weights that were fitted on other folds score it."""
+    stacked_RC = np.zeros_like(models_KRC[0])
+    for fold in folds:
+        others = np.setdiff1d(np.arange(len(labels)), fold)
+        weights_K, bias_C = _stack(models_KRC[:, others], labels[others], row_weights[others])
+        stacked_RC[fold] = np.tensordot(weights_K, models_KRC[:, fold], axes=1) + bias_C
+    weights_K, bias_C = _stack(models_KRC, labels, row_weights)
+    weights = (float(weights_K[0]), float(weights_K[1]))
+    return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC, why="")
 
 
 def chance_of(one_RC: Array, other_RC: Array, labels: Array) -> float:
