@@ -17,6 +17,10 @@ from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, sho
 from lstm_sentiment.reading.tokens import TokenStore
 from lstm_sentiment.sections import MAX_CLASSES, code_of
 
+NO_LABEL = (
+    'has no label; give it one, or leave such rows out: in data.labels, map "" to null and each other label '
+    "to its name"
+)
 MISSING = {"nan", "null", "<na>"}  # what programs write for a label that is not there
 Array = npt.NDArray[Any]
 
@@ -41,6 +45,9 @@ def class_map(
     for value in store.label_values:
         by_code.setdefault(code_of(value), value)
     values = sorted(by_code.values(), key=_natural)
+    if "" in values:
+        lines = store.lines[store.labels == store.label_values.index("")].tolist()
+        unknown_labels({"": lines}, {}, file=store.name).raise_any()
     if len(values) < 2:
         raise DataError(
             f"every row has the label {shown(values[0])}; a classifier needs at least two: add others",
@@ -131,7 +138,7 @@ def unknown_labels(
             continue
         problem = f"label {shown(value)} is not one of {listed(label_map)}."
         if not value:
-            problem = "has no label; give it one, or remove the row"
+            problem = NO_LABEL
         elif _is_number(value):
             problem += (
                 " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"

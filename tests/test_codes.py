@@ -160,3 +160,31 @@ def test_whatever_labels_may_be_reads_back(labels: Any) -> None:
     check_reopens(written, Config)
     plain = yaml.safe_load(written["config_yaml"])["data"]["labels"]
     assert json.loads(json.dumps(plain)) == plain  # keys are text
+
+
+def test_rows_without_a_label_are_left_out_on_request(tmp_path: Path) -> None:
+    rows = [(text, "" if i in (7, 30) else label) for i, (text, label) in enumerate(TWO)]
+    data = write_csv(tmp_path / "data.csv", rows)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, data)
+    told = str(caught.value).removeprefix(str(data))
+    assert told.startswith(":9: has no label; give it one, or leave such rows out: in data.labels, map")
+    assert told.endswith("(2 rows)")
+    labels = {"": None, "negative": "negative", "positive": "positive"}
+    corpus = read(tmp_path, data, labels=labels)
+    assert corpus.labels == ["negative", "positive"]
+    assert corpus.facts["counts"]["train"]["left_out"] == 2
+    assert sum(len(split) for split in corpus.splits.values()) == len(TWO) - 2
+    with pytest.raises(DataError, match=r"data\.csv:9: has no label"):
+        read(tmp_path, data, labels=["negative", "positive"])
+
+
+def test_a_class_of_one_row_is_named_with_its_line_and_a_way_out(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "data.csv", [*TWO[:50], ("so so", "mixed"), *TWO[50:]])
+    with pytest.raises(DataError, match=r"of the label 'mixed' there is 1, at line 52; add some, or"):
+        read(tmp_path, data)
+    labels = {"mixed": None, "negative": "negative", "positive": "positive"}
+    assert read(tmp_path, data, labels=labels).labels == ["negative", "positive"]
+    few = write_csv(tmp_path / "few.csv", TWO[:10])
+    with pytest.raises(DataError, match=r"1 of 10 rows, for 2 classes; give more rows, or another share"):
+        read(tmp_path, few, validation=0.1)

@@ -132,7 +132,7 @@ def test_too_few_rows_are_refused(load: Callable[..., Corpus], count: int) -> No
 
 
 def test_a_class_of_one_row_cannot_be_split(load: Callable[..., Corpus]) -> None:
-    with pytest.raises(DataError, match="the rarest class has 1"):
+    with pytest.raises(DataError, match=r"of the label .c. there is 1"):
         load(skewed_rows({"a": 100, "b": 100, "c": 1}))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from lstm_sentiment.errors import DataError
+from lstm_sentiment.errors import DataError, escaped, shown
 from lstm_sentiment.reading.tokens import TokenStore
 from lstm_sentiment.sections import DataConfig
 
@@ -65,7 +65,7 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
                     "give more rows, or other shares",
                     file=store.name,
                 )
-            left, rows[split] = _cut(left, classes, groups, count, seed, store.name)
+            left, rows[split] = _cut(left, classes, groups, count, seed, store)
     phrases, counted = _phrases(store, classes, data, train=left, held_out=list(rows.values()))
     rows["train"] = np.sort(np.concatenate([left, phrases]))
     return RowSplit(rows=rows, counted=counted, duplicates=duplicates, conflicting=conflicting)
@@ -110,7 +110,7 @@ def _sample(rows: Array, classes: Array, count: int, seed: int) -> Array:
 
 
 def _cut(
-    rows: Array, classes: Array, groups: Array | None, count: int, seed: int, name: str
+    rows: Array, classes: Array, groups: Array | None, count: int, seed: int, store: TokenStore
 ) -> tuple[Array, Array]:
     """Set `count` of some rows aside, with the same class balance, and whole groups if given."""
     if groups is not None:
@@ -119,21 +119,34 @@ def _cut(
             raise DataError(
                 f"data.group_column has {len(np.unique(groups[rows]))} groups, too few to set "
                 f"1 in {folds} aside",
-                file=name,
+                file=store.name,
             )
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         try:
             kept, cut = next(splitter.split(rows, classes[rows], groups[rows]))
         except ValueError as error:
-            raise DataError(f"cannot be split: {error}", file=name) from None
+            raise DataError(f"cannot be split: {error}", file=store.name) from None
         return rows[kept], rows[cut]
     smallest = np.bincount(classes[rows])
     classes_here = int((smallest > 0).sum())
     if smallest[smallest > 0].min() < 2 or count < classes_here or len(rows) - count < classes_here:
-        raise DataError(
-            f"too few rows for a split that holds every class: {count} of {len(rows)} rows, the rarest "
-            f"class has {smallest[smallest > 0].min()}; give data.validation and data.test as files",
-            file=name,
-        )
+        raise DataError(_too_few(rows, classes, count, store), file=store.name)
     kept, cut = train_test_split(rows, test_size=count, random_state=seed, stratify=classes[rows])
     return np.sort(kept), np.sort(cut)
+
+
+def _too_few(rows: Array, classes: Array, count: int, store: TokenStore) -> str:
+    """Say which class is in the way of a split that holds all of them, and how to go on without it."""
+    per_class = np.bincount(classes[rows])
+    present = np.flatnonzero(per_class)
+    rare = present[per_class[present].argmin()]
+    few = "too few rows for a split that holds every class"
+    if per_class[rare] >= 2:
+        counts = f"{count} of {len(rows)} rows, for {len(present)} classes"
+        return f"{few}: {counts}; give more rows, or another share to set aside"
+    first = rows[classes[rows] == rare][0]
+    label = store.label_values[store.labels[first]]
+    return (
+        f"{few}: of the label {shown(label)} there is 1, at line {store.lines[first]}; add some, or leave "
+        f"such rows out: in data.labels, map {escaped(label)} to null and each other label to its name"
+    )

@@ -328,11 +328,8 @@ class _Rows:
             return
         column = pick_column(wanted, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name)
         self._label_column = column
-        for value, line in zip(column_texts(chunk, column, name), chunk.lines, strict=True):
+        for value in column_texts(chunk, column, name):
             label = value.strip()
-            if not label:
-                problem = "has no label; give it one, or remove the row"
-                self._problems.add(DataError(problem, file=name, line=int(line), column=column))
             self.labels.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
 
 
