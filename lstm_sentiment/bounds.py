@@ -41,6 +41,7 @@ FOREIGN = {  # first bytes -> what begins with them
 }
 NO_PICKLES = "this package reads no pickles, because reading one can run code; ask for a run folder instead"
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+Table = dict[str, tuple[str, tuple[int, ...]]]  # of a file of tensors: name -> type, shape
 # What safetensors calls a type -> bytes of a number.
 TYPES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 
@@ -250,8 +251,8 @@ def has_tricks(value: str) -> bool:
     return False
 
 
-def check_tensors(file: Path) -> None:
-    """Look through the header of a safetensors file before it is opened.
+def check_tensors(file: Path) -> Table:
+    """Look through the header of a safetensors file before it is opened; return name -> (type, shape).
 
     Raises:
         CheckpointError: no such file, or one whose header is too large, or does not describe it.
@@ -260,6 +261,7 @@ def check_tensors(file: Path) -> None:
     >>> file = Path(tempfile.mkdtemp()) / "model.safetensors"
     >>> safetensors.numpy.save_file({"weight": np.zeros((2, 3))}, file)
     >>> check_tensors(file)
+    {'weight': ('F64', (2, 3))}
     """
     with reading(file), file.open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
@@ -273,13 +275,14 @@ def check_tensors(file: Path) -> None:
     if not isinstance(header, dict) or len(header) > MOST_TENSORS:
         raise CheckpointError(f"{file}: does not list at most {MOST_TENSORS:,} tensors")
     try:
-        tensors = [described for name, described in header.items() if name != "__metadata__"]
-        spans = sorted(_span(described) for described in tensors)
+        tensors = {name: described for name, described in header.items() if name != "__metadata__"}
+        spans = sorted(map(_span, tensors.values()))
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{file}: describes no such tensors as this package writes") from None
     ends = [0, *(end for _, end in spans)]
     if [start for start, _ in spans] != ends[:-1] or ends[-1] != size - 8 - length:
         raise CheckpointError(f"{file}: its tensors are not what the file holds")
+    return {name: (described["dtype"], tuple(described["shape"])) for name, described in tensors.items()}
 
 
 def _span(described: dict[str, Any]) -> tuple[int, int]:

@@ -21,15 +21,21 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lstm_sentiment.bounds import NO_PICKLES, check_place, json_of
-from lstm_sentiment.errors import CheckpointError, NoPermissionError, OtherVersionError, RunError
+from lstm_sentiment.bounds import NO_PICKLES, Table, check_place, check_tensors, json_of
+from lstm_sentiment.errors import (
+    CheckpointError,
+    NoPermissionError,
+    OtherVersionError,
+    RunError,
+    SentimentError,
+)
 from lstm_sentiment.files import (
     as_json,
     make_folder,
@@ -44,6 +50,7 @@ from lstm_sentiment.locking import LOCK
 from lstm_sentiment.manifest import MANIFEST, read_tensors, verify, write_manifest, write_tensors
 from lstm_sentiment.quantization import dequantized
 from lstm_sentiment.readable import refuse_unreadable
+from lstm_sentiment.settling import MisfitError, ReplacedError, held_in_place, settled
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +60,10 @@ EXPORTED = "onnx"  # what `export` makes of a run, where it is told no other pla
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
 OWN_FILES |= {"evaluation.json", "report.html", "status.json"}
-MAX_READS = 5
+SOON_READ = 256 << 20  # bytes whose sha256 takes a fraction of a second
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # what a kill leaves of a file or folder
+# Is given group -> header of its file, and the facts, before any tensor is read; raises what is wrong.
+Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -196,16 +205,29 @@ class RunFolder:
         """Whether there is a checkpoint of that name, whole or not."""
         return (self.path / name).is_dir() or (self.path / f"{name}.previous").is_dir()
 
-    def load(self, name: str) -> Checkpoint:
+    def load(self, name: str, expected: Expectation | None = None) -> Checkpoint:
         """Read a checkpoint; fall back to the one before, with a warning, when it is damaged.
 
         Packed weights come as plain fp32 tensors, and nothing in the facts tells that they were packed.
+        Where a training replaces the checkpoint meanwhile, it is read again until all is of one step.
+
+        Args:
+            name: ``best`` or ``last``.
+            expected: looks at the files' headers before anything is read of them (see `headers`).
 
         Raises:
             RunError: the folder is no run.
             OtherVersionError: the checkpoint has a format that this version does not read.
             CheckpointError: no checkpoint is whole; the message names what is damaged.
+            SentimentError: what `expected` raises.
         """
+        places = (self.path, self.path / name, self.path / f"{name}.previous")
+        try:
+            return settled(lambda: self._load(name, expected), *places)
+        except MisfitError as error:
+            raise error.told() from None
+
+    def _load(self, name: str, expected: Expectation | None) -> Checkpoint:
         refuse_unreadable(self.path)
         if self.path.is_file():
             raise RunError(f"{self.path}: is no run folder but a file; {NO_PICKLES}")
@@ -216,7 +238,10 @@ class RunFolder:
             if not candidate.is_dir():
                 continue
             try:
-                checkpoint = self._read_settled(candidate)
+                with held_in_place(candidate):
+                    checkpoint = self._read(candidate, expected)
+            except ReplacedError:
+                raise
             except CheckpointError as error:
                 problems.append(error)
                 continue
@@ -273,26 +298,18 @@ class RunFolder:
             return False
         return True
 
-    def _read_settled(self, folder: Path) -> Checkpoint:
-        """Read a checkpoint; again, if training put another one in its place meanwhile."""
-        for _ in range(MAX_READS):
-            before = _identity(folder)
+    def _read(self, folder: Path, expected: Expectation | None) -> Checkpoint:
+        files = sorted(folder.glob("*.safetensors"))
+        if expected is not None:
             try:
-                checkpoint = self._read(folder)
-            except CheckpointError:
-                if _identity(folder) == before:
-                    raise
-            else:
-                if _identity(folder) == before:
-                    return checkpoint
-        raise CheckpointError(f"{folder}: is replaced faster than it can be read; try again")
-
-    def _read(self, folder: Path) -> Checkpoint:
+                expected({file.stem: check_tensors(file) for file in files}, _facts_of(folder))
+            except SentimentError as error:
+                if sum(file.stat().st_size for file in files if file.is_file()) <= SOON_READ:
+                    verify(folder, depends_on=self._shared_files())  # what is damaged does not fit either
+                raise MisfitError(error, folder) from None
         verify(folder, depends_on=self._shared_files())
-        tensors = {file.stem: read_tensors(file) for file in folder.glob("*.safetensors")}
-        facts = json_of(folder / "state.json")
-        if not isinstance(facts, dict):
-            raise CheckpointError(f"{folder / 'state.json'}: holds no facts by name")
+        tensors = {file.stem: read_tensors(file) for file in files}
+        facts = _facts_of(folder)
         if PACKED in facts:
             try:
                 tensors["model"] = dequantized(tensors.get("model", {}), facts.pop(PACKED))
@@ -325,9 +342,8 @@ def _remove(entry: Path) -> None:
         entry.unlink()
 
 
-def _identity(folder: Path) -> int | None:
-    """Return what tells a folder from another one of its name, None where there is none."""
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return None
+def _facts_of(folder: Path) -> dict[str, Any]:
+    facts = json_of(folder / "state.json")
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{folder / 'state.json'}: holds no facts by name")
+    return facts

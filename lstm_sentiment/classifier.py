@@ -17,11 +17,12 @@ import torch
 
 from lstm_sentiment.bounds import classes_of_run, vocabulary_of
 from lstm_sentiment.calibration import Calibration
-from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.dataset import TextDataset, padded_length
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.headers import of_classifier
 from lstm_sentiment.hub import Published
 from lstm_sentiment.network import BRANCHES, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.options import parse_config
@@ -31,6 +32,7 @@ from lstm_sentiment.proof import check_proof
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, Encoder, cut, number_unknown
 from lstm_sentiment.reading.tokens import TokenStore
+from lstm_sentiment.settling import settled
 from lstm_sentiment.shapes import network_shapes
 from lstm_sentiment.starter.names import run_path
 from lstm_sentiment.weights import check_weights, known_tokens
@@ -70,8 +72,14 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
 
 def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     """Load a run as `load` does, without asking whether it answers as where it was trained."""
-    folder = RunFolder(run_path(run))
-    checkpoint = folder.load(BEST)  # checks every file it depends on by its sha256
+    path = run_path(run)
+    shared = (path / name for name in SHARED_FILES)
+    return settled(lambda: _read_run(run, path, device), *shared, strict=True)
+
+
+def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
+    folder = RunFolder(path)
+    checkpoint = folder.load(BEST, of_classifier(path))  # checks every file it depends on by its sha256
     labels, label_map = classes_of_run(folder.path / "labels.json")
     if not labels:
         raise RunError(f"{run}: is a language model; train a classifier from it: train --pretrained {run}")

@@ -306,3 +306,21 @@ def expected(kind: type, key: str) -> str:
     parts = typing.get_args(hint) if typing.get_origin(hint) not in (list, dict) else ()
     kinds = [typing.get_origin(part) or part for part in (parts or (hint,))]
     return " or ".join(words.get(typing.get_origin(kind) or kind, str(kind)) for kind in kinds)
+
+
+def flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a YAML file of a configuration as a flat dict of dotted keys.
+
+    >>> flatten_plain({"seed": 1, "data": {"train": "a.csv"}})
+    {'seed': 1, 'data.train': 'a.csv'}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in ("data", "text", "model", "trainer"):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    for key in ("data.labels", "data.filter"):  # earlier versions wrote codes as numbers
+        if isinstance(flat.get(key), dict):
+            flat[key] = {str(k): v if v is None else str(v) for k, v in flat[key].items()}
+    return flat

@@ -93,7 +93,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         answered = teachers.teach(corpus, processes) if teachers else corpus.train
         facts = _facts(corpus, plan.start or pretrained, teachers)
         facts |= machine_facts(device, precision=precision, threads=threads, processes=processes)
-        checkpoint = checkpoint_to_resume(folder, facts, corpus) if resuming else None
+        checkpoint = checkpoint_to_resume(folder, facts, corpus, config) if resuming else None
         model = initial_model(config, corpus, pretrained, start=plan.start, learned=answered)
         pushed = corpus.unlabelled if teachers is None else None
         learned = answered if pushed is None else beside(corpus.train, pushed)

@@ -21,6 +21,7 @@ from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
 from lstm_sentiment.files import local_path, new_folder, write_atomically, write_json
+from lstm_sentiment.headers import of_classifier
 from lstm_sentiment.options import config_yaml, parse_config
 from lstm_sentiment.places import public_config
 from lstm_sentiment.readable import reading
@@ -190,7 +191,7 @@ def _fetch(
 
 
 def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
-    best = run.load(BEST)
+    best = run.load(BEST, of_classifier(run.path))
     config = public_config(
         parse_config(["--config", str(run.path / "config.yaml")], program="", description="")
     )

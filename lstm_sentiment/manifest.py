@@ -143,7 +143,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     check_tensors(file)
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{file}: {error}") from None
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():

@@ -20,11 +20,13 @@ from lstm_sentiment import __version__
 from lstm_sentiment.bounds import yaml_of
 from lstm_sentiment.checkpoint import BEST, CURVES, LAST, Checkpoint, RunFolder
 from lstm_sentiment.config import flatten
+from lstm_sentiment.config_files import flatten_plain
 from lstm_sentiment.curves import Curves
 from lstm_sentiment.distributed import Processes
 from lstm_sentiment.errors import CheckpointError, RunError, listed
 from lstm_sentiment.files import as_json, write_json
 from lstm_sentiment.hardware import describe_machine
+from lstm_sentiment.headers import of_training
 from lstm_sentiment.locking import held
 from lstm_sentiment.loop import TrainingState
 from lstm_sentiment.options import config_yaml
@@ -32,6 +34,7 @@ from lstm_sentiment.places import public_config
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reopening import check_reopens
+from lstm_sentiment.shapes import network_shapes
 from lstm_sentiment.trainer import Trainer
 from lstm_sentiment.watching import RunWatch, job_of
 
@@ -153,10 +156,10 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
 def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
     saved = folder.own("config.yaml")
     try:
-        old = _flatten_plain(yaml_of(saved))
+        old = flatten_plain(yaml_of(saved))
     except (CheckpointError, AttributeError):
         raise CheckpointError(f"{saved}: is missing or damaged; cannot resume") from None
-    new = _flatten_plain(yaml.safe_load(config_yaml(config)))
+    new = flatten_plain(yaml.safe_load(config_yaml(config)))
     refused = [key for key in flatten(config) if key not in FREE_ON_RESUME | TOLD_ON_RESUME]
     differing = [
         f"the run has {key} {old.get(key)!r}, now it is {new.get(key)!r}"
@@ -170,20 +173,9 @@ def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
         )
 
 
-def _flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key in ("data", "text", "model", "trainer"):
-            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
-        else:
-            flat[key] = value
-    for key in ("data.labels", "data.filter"):  # earlier versions wrote codes as numbers
-        if isinstance(flat.get(key), dict):
-            flat[key] = {str(k): v if v is None else str(v) for k, v in flat[key].items()}
-    return flat
-
-
-def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any], data: RunData) -> Checkpoint:
+def checkpoint_to_resume(
+    folder: RunFolder, facts: dict[str, Any], data: RunData, config: Any = None
+) -> Checkpoint:
     """Return the last checkpoint of a run, if it began with the same data.
 
     Args:
@@ -191,6 +183,7 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any], data: RunData
         facts: of the run that is to go on: `data`, those of `machine_facts`, and `pretrained` and
             `teacher` if it has them.
         data: what `facts["data"]` is the fingerprint of.
+        config: of a classifier: a checkpoint of a model of other sizes is not read.
 
     Raises:
         RunError: the data, the pretrained model or the teacher are others.
@@ -201,7 +194,11 @@ def checkpoint_to_resume(folder: RunFolder, facts: dict[str, Any], data: RunData
         facts = {"data": corpus.fingerprint, **machine_facts(device, **others)}
         checkpoint = checkpoint_to_resume(folder, facts, corpus)
     """
-    checkpoint = folder.load(LAST)
+    expected = None
+    if config is not None:
+        sizes = {"subwords": config.text.subwords, **dataclasses.asdict(config.model)}
+        expected = of_training(network_shapes(len(data.vocabulary), len(data.labels), **sizes))
+    checkpoint = folder.load(LAST, expected)
     _check_facts(checkpoint.facts, folder)
     if checkpoint.facts["data"] != facts["data"]:
         raise RunError(

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import runpy
@@ -223,7 +224,9 @@ def pickle_attacks() -> Iterator[Attack]:
     for name in (STATE, "vocabulary.json", "labels.json", "config.yaml"):
         yield Attack(f"{name} as pickle", pickled(name, "pickle"), f"{name}:.*(reads no pickles|not)")
     yield Attack("manifest as pickle", pickled("best/manifest.json", "pickle", signed=False), FOREIGN)
-    yield Attack("more weights as pickle", pickled("best/more.safetensors"), FOREIGN)
+    yield Attack(
+        "more weights as pickle", pickled("best/more.safetensors"), f"{FOREIGN}|no checkpoint of its kind"
+    )
     yield Attack("a pickle that nobody asked for", pickled("best/pytorch_model.bin"), None)
     yield Attack("pickled optimizer", pickled("best/optimizer.safetensors", "pickle"), FOREIGN)
     for name in ("metrics.json", "log.jsonl"):
@@ -464,6 +467,40 @@ def yaml_with(content: str) -> Callable[[Place], None]:
 # -- sizes -----------------------------------------------------------------------------------------
 
 
+UNASKED = "best: holds files that no checkpoint of its kind has"
+
+
+def sparse_tensors(name: str, tensor: str | None = None) -> Callable[[Place], None]:
+    """Return an attack that puts 2 GiB of zeros, which take no place on the disk, into a file of tensors.
+
+    Args:
+        name: of the file.
+        tensor: of the good file that becomes large; None for one that no model has, and no other.
+    """
+
+    def make(place: Place) -> None:
+        shapes: dict[str, tuple[str, list[int]]] = {}
+        if tensor is not None:
+            with (place.run / name).open("rb") as opened:
+                header = json.loads(opened.read(struct.unpack("<Q", opened.read(8))[0]))
+            header.pop("__metadata__", None)
+            shapes = {key: (of["dtype"], of["shape"]) for key, of in header.items()}
+        found = shapes.get(tensor or "", ("F32", [1]))[1]
+        shapes[tensor or "extra"] = ("F32", [(1 << 29) // math.prod(found[1:]), *found[1:]])
+        described, start = {}, 0
+        for key, (kind, shape) in shapes.items():
+            size = math.prod(shape) * {"F32": 4}.get(kind, 8)
+            described[key] = one(kind, shape, (start, start + size))
+            start += size
+        content = tensors_file(described)
+        (place.run / name).write_bytes(content)
+        with (place.run / name).open("ab") as file:
+            file.truncate(len(content) + start)
+        sign(place.run)
+
+    return make
+
+
 def size_attacks() -> Iterator[Attack]:
     config = "config.yaml"
     fits = "do not fit"
@@ -499,6 +536,15 @@ def size_attacks() -> Iterator[Attack]:
     yield Attack(
         "training with four million sub-words of 4096", change(config, **wide), "parameters", "train"
     )
+    yield Attack("a file of tensors that no model has", sparse_tensors("best/extra.safetensors"), UNASKED)
+    yield Attack(
+        "an optimizer beside the best weights", sparse_tensors("best/optimizer.safetensors"), UNASKED
+    )
+    yield Attack("weights that are not the configuration's", sparse_tensors(WEIGHTS), "missing or added")
+    large = "asks for|do not fit|holds .* of the"
+    for name in ("lstm.embedding.weight", "lstm.head.bias"):
+        yield Attack(f"{name} of 2 GiB", sparse_tensors(WEIGHTS, name), large)
+        yield Attack(f"{name} of 2 GiB to start from", sparse_tensors(WEIGHTS, name), large, "pretrained")
     big = tensors_file({"a": one(shape=(2**31,), offsets=(0, 2**33))})
     yield Attack("weights of 8 GB that are not there", put(WEIGHTS, big), "not what the file holds")
 

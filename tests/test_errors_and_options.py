@@ -704,12 +704,12 @@ FLOORS = [
     "sections files readable caching text schedule trees made_up progress findings runtime characters layers "
     "weights terminal library prediction shapes",
     "sources recurrence pooling rows names quantization",
-    "delimited json_lines",
+    "delimited json_lines settling",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
     "config_files manifest",
     "options places metrics tokens tables model checkpoint page charts pickling",
-    "familiar settings reopening dataset watching splits labels proof gates curves card comparison labelled "
-    "language_model",
+    "familiar headers settings reopening dataset watching splits labels proof gates curves card comparison "
+    "labelled language_model",
     "transfer hub loop launching",
     "corpus inference r_drop culprits optimization baselines similar network",
     "adversarial linear heads stacking start",

@@ -20,6 +20,7 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, SentimentError
 from lstm_sentiment.files import local_path
+from lstm_sentiment.headers import of_language_model
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.starter.names import is_starter
 from lstm_sentiment.weights import check_weights, known_tokens
@@ -78,7 +79,7 @@ def load_pretrained(config: Config) -> Pretrained | None:
     assert config.pretrained is not None
     folder = RunFolder(local_path(config.pretrained))
     try:
-        checkpoint = folder.load(BEST)
+        checkpoint = folder.load(BEST, of_language_model(folder.path))
     except CheckpointError:
         raise
     except SentimentError as error:
