@@ -28,7 +28,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lstm_sentiment.bounds import NO_PICKLES, Table, check_place, check_tensors, json_of
+from lstm_sentiment.bounds import NO_PICKLES, Table, check_bytes, check_place, check_tensors, json_of
 from lstm_sentiment.errors import (
     CheckpointError,
     NoPermissionError,
@@ -62,7 +62,6 @@ OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metri
 OWN_FILES |= {"evaluation.json", "report.html", "status.json"}
 SOON_READ = 256 << 20  # bytes whose sha256 takes a fraction of a second
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # what a kill leaves of a file or folder
-# Is given group -> header of its file, and the facts, before any tensor is read; raises what is wrong.
 Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 
@@ -213,13 +212,12 @@ class RunFolder:
 
         Args:
             name: ``best`` or ``last``.
-            expected: looks at the files' headers before anything is read of them (see `headers`).
+            expected: is given headers by group, and facts, before any tensor is read (see `headers`).
 
         Raises:
             RunError: the folder is no run.
             OtherVersionError: the checkpoint has a format that this version does not read.
             CheckpointError: no checkpoint is whole; the message names what is damaged.
-            SentimentError: what `expected` raises.
         """
         places = (self.path, self.path / name, self.path / f"{name}.previous")
         try:
@@ -302,6 +300,9 @@ class RunFolder:
         files = sorted(folder.glob("*.safetensors"))
         if expected is not None:
             try:
+                for file in (*files, folder / "state.json"):
+                    check_place(file, self.path)
+                    check_bytes(file)  # and no pipe, which would be waited for
                 expected({file.stem: check_tensors(file) for file in files}, _facts_of(folder))
             except SentimentError as error:
                 if sum(file.stat().st_size for file in files if file.is_file()) <= SOON_READ:

@@ -313,7 +313,7 @@ def tensor_attacks() -> Iterator[Attack]:
         ),
         "metadata that is no text": (
             tensors_file({"__metadata__": {"a": {"b": [1]}}, "a": one()}, eight),
-            "model.safetensors",
+            "model.safetensors|missing or added",
         ),
         "a type that is none": (tensors_file({"a": one("OBJ")}, eight), "describes no such tensors"),
         "a name that leads out": (tensors_file({"../../etc/x": one()}, eight), "missing|do not fit"),
