@@ -135,11 +135,12 @@ def of_language_model(run: Path) -> Expectation:
     return check
 
 
-def of_training(shapes: Mapping[str, Sequence[int]]) -> Expectation:
+def of_training(shapes: Mapping[str, Sequence[int]], *, data: str | None = None) -> Expectation:
     """Return what holds a checkpoint to resume from against the model that is to go on.
 
     Args:
         shapes: of the model's parameters.
+        data: fingerprint of the rows; a checkpoint of others may have other shapes, and is refused for that.
 
     >>> check = of_training({"w": (2,)})
     >>> check({"model": {"w": ("F32", (2,))}, "optimizer": {"m": ("F32", (99,))}}, {})
@@ -148,8 +149,10 @@ def of_training(shapes: Mapping[str, Sequence[int]]) -> Expectation:
     lstm_sentiment.errors.CheckpointError: optimizer.safetensors is too large for this model
     """
 
-    def check(tables: Mapping[str, Table], _: Mapping[str, Any]) -> None:
+    def check(tables: Mapping[str, Table], facts: Mapping[str, Any]) -> None:
         only_groups(tables, "model", "average", "optimizer")
+        if data is not None and facts.get("data") != data:
+            return
         expected = stored_table(shapes)
         for group in tables.keys() & {"model", "average"}:
             check_table(tables[group], expected)

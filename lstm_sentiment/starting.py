@@ -197,7 +197,8 @@ def checkpoint_to_resume(
     expected = None
     if config is not None:
         sizes = {"subwords": config.text.subwords, **dataclasses.asdict(config.model)}
-        expected = of_training(network_shapes(len(data.vocabulary), len(data.labels), **sizes))
+        shapes = network_shapes(len(data.vocabulary), len(data.labels), **sizes)
+        expected = of_training(shapes, data=facts["data"])
     checkpoint = folder.load(LAST, expected)
     _check_facts(checkpoint.facts, folder)
     if checkpoint.facts["data"] != facts["data"]:
