@@ -285,3 +285,11 @@ def test_tables_give_back_what_they_were_given(tmp_path: Path, text: str) -> Non
         write(pd.DataFrame({"text": [text], "after": ["x"]}))
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == [{"text": text, "after": "x"}]
+
+
+def test_json_lines_turn_no_text_round_on_a_terminal() -> None:
+    """Characters that change the direction of what follows are escaped, and read back as they were."""
+    turning = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    line = to_json_line({"text": f"a{turning}b"})
+    assert not set(turning) & set(line)
+    assert json.loads(line) == {"text": f"a{turning}b"}
