@@ -42,6 +42,7 @@ from lstm_sentiment.terminal import SafeHandler
 
 OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
 NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # of a run folder: all about its training
+log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 
@@ -157,6 +158,10 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         texts = texts_of(X)
         classes_C, label_R = classes_of(y, texts)
         names = class_names(classes_C)
+        repeated = len(texts) - len({text.strip() for text in texts})
+        if self.deduplicate and repeated:
+            told = "%s of %s rows repeat a text and are left out; deduplicate=False trains on them"
+            log.warning(told, f"{repeated:,}", f"{len(texts):,}")
         with contextlib.ExitStack() as stack:
             stack.enter_context(_stopped_as_any_program())
             stack.enter_context(one_training_at_a_time)

@@ -603,3 +603,11 @@ def test_a_child_that_is_forked_while_another_thread_trains_does_not_wait() -> N
 def _enter() -> None:
     with one_training_at_a_time:
         pass
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_rows_that_are_left_out_are_told(caplog: pytest.LogCaptureFixture, deduplicate: bool) -> None:
+    texts, labels = [*TEXTS, *TEXTS[:72]], [*LABELS, *LABELS[:72]]
+    tiny(epochs=1, deduplicate=deduplicate).fit(texts, labels)
+    told = "72 of 312 rows repeat a text and are left out; deduplicate=False trains on them"
+    assert (told in caplog.messages) == deduplicate
