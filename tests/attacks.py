@@ -348,19 +348,22 @@ def tensor_attacks() -> Iterator[Attack]:
         ),
         "packed without scales": (int8, lambda t: t.update({table: t[table].to(torch.int8)}), "missing"),
         "packed for a model of another size": (int8, packed_table(600_000), "holds 18 of the"),
-        "packed beyond all bounds": (int8, packed_table(1_010_000), longer),
-        "packed beyond all numbers": (int8, packed_table(40, 1e38), "negative or too large"),
+        "packed beyond all bounds": (int8, packed_table(1_010_000), f"{longer}|holds 18 of the"),
+        "packed beyond all numbers": (int8, packed_table(20, 1e38, columns=8), "negative or too large"),
     }
     for name, (kinds, edit, says) in packed.items():
         yield Attack(name, in_turn(weights_with(edit), change(STATE, packed=kinds)), says)
 
 
-def packed_table(rows: int, scale: float = 1.0) -> Callable[[dict[str, torch.Tensor]], None]:
-    """Return an edit that makes a packed table of 100 columns of the word vectors."""
+def packed_table(
+    rows: int, scale: float = 1.0, columns: int = 100
+) -> Callable[[dict[str, torch.Tensor]], None]:
+    """Return an edit that makes a packed table of the word vectors."""
+    groups = -(-rows // max(1, 64 // columns))  # rows that share a scale
 
     def edit(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["lstm.embedding.weight"] = torch.ones(rows, 100, dtype=torch.int8)
-        tensors["lstm.embedding.weight.scales"] = torch.full((rows,), scale)
+        tensors["lstm.embedding.weight"] = torch.ones(rows, columns, dtype=torch.int8)
+        tensors["lstm.embedding.weight.scales"] = torch.full((groups,), scale)
 
     return edit
 
