@@ -168,7 +168,7 @@ class Config:
     overwrite: bool = False
     baseline: bool = True
     report: bool = False
-    pretrained: str | None = None
+    pretrained: str | None = "auto"
     adapt: Literal["auto", "frozen", "finetune"] = "auto"
     teacher: str | list[str] | None = None
     data: DataConfig = DataConfig()

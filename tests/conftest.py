@@ -137,6 +137,7 @@ def configure(reviews: Path, tmp_path: Path) -> Callable[..., Config]:
             f"--data.train={reviews}",
             f"--out={tmp_path / 'run'}",
             *TINY,
+            "--pretrained=null",
             "--trainer.epochs=3",
             "--trainer.learning_rate=0.02",
             "--trainer.ema=0.99",
