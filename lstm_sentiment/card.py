@@ -5,6 +5,7 @@ Names of classes and files come from users: they are escaped, so that they stay 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -92,7 +93,7 @@ def packed_card(
         "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
         f"# {_text(name)}",
         _introduction(config.model, labels, environment),
-        f"## Use\n\n```python\nimport lstm_sentiment\n\nclassifier = lstm_sentiment.load({name!r})\n"
+        f"## Use\n\n```python\nimport lstm_sentiment\n\nclassifier = lstm_sentiment.load({json.dumps(name)})\n"
         'classifier.predict(["Unbelievable service"], coverage=0.9)\n```',
         notes.strip(),
         _statement(corpora),
