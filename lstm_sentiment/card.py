@@ -93,7 +93,8 @@ def packed_card(
         "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
         f"# {_text(name)}",
         _introduction(config.model, labels, environment),
-        f"## Use\n\n```python\nimport lstm_sentiment\n\nclassifier = lstm_sentiment.load({json.dumps(name)})\n"
+        "## Use\n\n```python\nimport lstm_sentiment\n\n"
+        f"classifier = lstm_sentiment.load({json.dumps(name)})\n"
         'classifier.predict(["Unbelievable service"], coverage=0.9)\n```',
         notes.strip(),
         _statement(corpora),
