@@ -70,6 +70,7 @@ def log_to(stream: TextIO, level: int) -> None:
     own = logging.Filter("lstm_sentiment")
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or own.filter(record))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("lstm_sentiment").setLevel(logging.NOTSET)  # whatever this process set it to before
 
 
 def plain_warnings() -> None:

@@ -140,9 +140,20 @@ def delimited(data: bytes, folder: Path) -> None:
 
 
 def plain_rows(content: bytes, encoding: str, errors: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Return the records of a table with the line that each begins at, header first, blank ones left out."""
+    """Return the records of a table with the line that each begins at, header first, blank ones left out.
+
+    Where a quote is never closed, quotes are text (see `reading.dialects`).
+    """
     text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, errors)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return records(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error:
+        lines = io.StringIO(text, newline="")
+        return records(csv.reader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE))
+
+
+def records(reader: Any) -> list[tuple[int, list[str]]]:
+    """Return what a `csv.reader` reads, with the line that each record begins at."""
     rows, start = [], 1
     for row in reader:
         blank = not row or (rows and len(rows[0][1]) > len(row) == 1 and row[0].isspace())

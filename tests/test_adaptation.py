@@ -197,7 +197,9 @@ def test_thirty_rows_of_the_same_kind_are_enough(train: Train, tmp_path: Path) -
         tmp_path / "test.csv", renamed(make_rows(150, seed=6), {"negative": "bad", "positive": "good"})
     )
     kept = train(rows, f"--data.test={test}")
-    control, given = config_of(tmp_path / "rows.csv", tmp_path / "control", f"--data.test={test}")
+    control, given = config_of(
+        tmp_path / "rows.csv", tmp_path / "control", f"--data.test={test}", "--pretrained=null"
+    )
     assert kept["test"]["accuracy"] > 0.95
     assert run(control, given=given)["test"]["accuracy"] < 0.8
     answers = lstm_sentiment.load(tmp_path / "out").predict(["great", "awful"])
@@ -379,7 +381,7 @@ def test_who_says_how_weights_learn_means_them_to(tmp_path: Path, trained_run: P
 
 def test_null_for_validation_needs_a_classifier(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
-    config, given = config_of(data, tmp_path / "out", "--data.validation=null")
+    config, given = config_of(data, tmp_path / "out", "--data.validation=null", "--pretrained=null")
     with pytest.raises(ConfigError, match=r"data\.validation: null means cross-validation"):
         run(config, given=given)
 

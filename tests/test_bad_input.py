@@ -384,6 +384,7 @@ def command(case: str, folder: Path, run: Path) -> tuple[str, list[str], Path | 
         "--data.test=null",
         f"--out={out}",
         *TINY,
+        "--pretrained=null",
     ]
     strict = ["--data.encoding_errors=strict"] if group in ("encoding", "paths") else []
     return "train", [*argv, *strict, *OPTIONS.get(case, [])], file

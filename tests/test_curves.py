@@ -25,7 +25,8 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.curves import Curves
 from lstm_sentiment.errors import MissingExtraError, RunError
 from lstm_sentiment.experiment import run
-from lstm_sentiment.options import config_yaml, parse_config, run_command
+from lstm_sentiment.options import config_yaml, parse_config
+from lstm_sentiment.places import public_config
 from lstm_sentiment.schedule import learning_rate_at
 
 Configure = Callable[..., Config]
@@ -119,7 +120,7 @@ def test_the_settings_stand_beside_the_curves(configure: Configure) -> None:
     run(config)
     [settings] = events_of(config.out).Tensors("settings/text_summary")
     text = settings.tensor_proto.string_val[0].decode()
-    assert text == f"```yaml\n{config_yaml(config)}```"
+    assert text == f"```yaml\n{config_yaml(public_config(config))}```"
 
 
 def test_without_it_there_are_no_curves_and_the_weights_are_the_same(

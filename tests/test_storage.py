@@ -130,6 +130,11 @@ def leaving(
     return left.value.code
 
 
+def resuming(run: Path) -> list[str]:
+    """Return how a copy of a run is resumed: its configuration is named, since it was not trained there."""
+    return [f"--config={run / 'config.yaml'}", f"--out={run}", "--resume=true"]
+
+
 def test_resuming_with_no_usable_checkpoint_leaves_with_3(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,7 +142,7 @@ def test_resuming_with_no_usable_checkpoint_leaves_with_3(
     shutil.copytree(trained_run, run)
     for name in (LAST, "last.previous"):
         faults.flip(run / name / "optimizer.safetensors", 900)
-    assert leaving(train.main, "--out", str(run), "--resume=true", monkeypatch=monkeypatch) == 3
+    assert leaving(train.main, *resuming(run), monkeypatch=monkeypatch) == 3
     told = capsys.readouterr().err
     assert told.startswith("error: ")
     for name in (LAST, "last.previous"):
@@ -154,7 +159,7 @@ def test_a_damaged_best_epoch_is_told_before_training_goes_on(
     faults.flip(run / BEST / "model.safetensors", 900)
     monkeypatch.setattr(Trainer, "fit", lambda trainer: pytest.fail("it went on"))
     with pytest.raises(CheckpointError, match=r"best/model\.safetensors: is damaged"):
-        train.main(["--out", str(run), "--resume=true"])
+        train.main(resuming(run))
 
 
 def test_going_on_clears_away_what_a_kill_left(trained_run: Path, tmp_path: Path) -> None:
@@ -162,7 +167,7 @@ def test_going_on_clears_away_what_a_kill_left(trained_run: Path, tmp_path: Path
     shutil.copytree(trained_run, run)
     shutil.copytree(run / LAST, run / ".last.77.tmp")
     (run / ".metrics.json.77.tmp").write_text("{")
-    train.main(["--out", str(run), "--resume=true"])
+    train.main(resuming(run))
     assert sorted(entry.name for entry in run.iterdir()) == sorted(e.name for e in trained_run.iterdir())
 
 
@@ -177,7 +182,7 @@ def test_a_run_that_lost_a_file_is_damaged_and_no_other_folder(
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     (run / name).unlink()
-    for main, argv in ((predict.main, [str(run), "great"]), (train.main, [f"--out={run}", "--resume=true"])):
+    for main, argv in ((predict.main, [str(run), "great"]), (train.main, resuming(run))):
         assert leaving(main, *argv, monkeypatch=monkeypatch) == 3
         assert f"{run / name}: is missing" in capsys.readouterr().err
 

@@ -383,7 +383,7 @@ def test_a_null_of_a_map_is_read_from_files_and_commands(tmp_path: Path, labels:
     (tmp_path / "c.yaml").write_text(f"data:\n  labels: {labels}\n", encoding="utf-8")
     for argv in (["--config", str(tmp_path / "c.yaml")], [f"--data.labels={labels}"]):
         config = parse_config(argv, program="test", description="")
-        assert config.data.labels == {0: "bad", 2: None, 4: "good"}
+        assert config.data.labels == {"0": "bad", "2": None, "4": "good"}
 
 
 @pytest.mark.parametrize(

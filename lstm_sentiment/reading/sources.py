@@ -330,7 +330,10 @@ def fetched(url: str) -> Iterator[Path]:
 
 def _without_parts(message: str, url: str) -> str:
     """Return a library's message without what is secret of a URL: it may quote a part of it alone."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # such as half of an address in brackets: it has no parts
+        return without_secrets(message)
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
     host = parts.netloc.rpartition(":")[2] if user else ""  # what http.client takes for the port
     for secret in sorted(filter(None, (host, user, password, parts.query, parts.fragment)), key=len)[::-1]:
