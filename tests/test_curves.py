@@ -25,7 +25,7 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.curves import Curves
 from lstm_sentiment.errors import MissingExtraError, RunError
 from lstm_sentiment.experiment import run
-from lstm_sentiment.options import config_yaml, parse_config
+from lstm_sentiment.options import config_yaml, parse_config, run_command
 from lstm_sentiment.places import public_config
 from lstm_sentiment.schedule import learning_rate_at
 
