@@ -15,6 +15,7 @@ import csv
 import functools
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -145,6 +146,7 @@ def delimited(data: bytes, folder: Path) -> None:
             )
 
 
+HELD_RETURN = "\ue00d"
 QUOTES: tuple[dict[str, Any], ...] = (
     {},
     {"quoting": csv.QUOTE_NONE},
@@ -155,15 +157,17 @@ QUOTES: tuple[dict[str, Any], ...] = (
 def plain_tables(
     content: bytes, encoding: str, errors: str, delimiter: str
 ) -> Iterator[list[tuple[int, list[str]]]]:
-    """Yield the records of a table, with the line that each begins at, for each meaning of quotes.
+    """Yield the records of a table, with the line that each begins at, by each meaning of quotes.
 
-    Header first, blank lines left out; what quotes mean may be guessed (see `reading.dialects`).
+    Header first, blank lines left out; what they mean may be guessed (see `reading.dialects`).
     """
     text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, errors)
-    for quotes in QUOTES:
+    kept = re.sub(r"\r(?!\n|\Z)", HELD_RETURN, text)  # a carriage return that is a part of a field
+    for written, quotes in itertools.product(dict.fromkeys((text, kept)), QUOTES):
         with contextlib.suppress(csv.Error):
-            lines = io.StringIO(text, newline="")
-            yield records(csv.reader(lines, delimiter=delimiter, strict=True, **quotes))
+            lines = io.StringIO(written, newline="")
+            found = records(csv.reader(lines, delimiter=delimiter, strict=True, **quotes))
+            yield [(line, [cell.replace(HELD_RETURN, "\r") for cell in row]) for line, row in found]
 
 
 def records(reader: Any) -> list[tuple[int, list[str]]]:

@@ -75,7 +75,7 @@ class KeptReturns:
         while line.endswith("\r") and (size < 0 or len(line) < size):
             more = self._text.readline(size - len(line) if size > 0 else -1)
             if not more:  # the last line of the file: its end
-                return _BARE_RETURN.sub(BARE, line[:-1]) + "\n"
+                return line[:-1].replace("\r", BARE) + "\n"
             line += more
         return _BARE_RETURN.sub(BARE, line)
 
@@ -86,7 +86,8 @@ class KeptReturns:
         while found.endswith("\r"):  # whether a line ends here, the next character tells
             more = self._text.read(1)
             if not more:
-                found = found[:-1] + "\n"
+                kept = found.rstrip("\r")
+                found = kept + BARE * (len(found) - len(kept) - 1) + "\n"
                 break
             found += more
         return _BARE_RETURN.sub(BARE, found) if "\r" in found else found
