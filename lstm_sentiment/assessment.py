@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lstm_sentiment.adaptation.stacking import chance_of
 from lstm_sentiment.baselines import baseline_scores
 from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration, fit_shares
 from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import Array, TextDataset
@@ -28,8 +27,7 @@ from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import better, calibration_error, report_lines, score
 from lstm_sentiment.network import TfidfBranch, WideAndDeep
-from lstm_sentiment.proof import proof_texts
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.proving import proof_of
 from lstm_sentiment.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -81,7 +79,9 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
     truths = {name: rows.labels for name, rows in splits.items()}
     metrics |= calibrated_scores(calibration, logits, truths, corpus.labels) | {"baselines": {}}
     if processes.is_main:
-        added = {"calibration": asdict(calibration), "proof": proof_of(config, corpus, best.tensors["model"])}
+        weights = best.tensors["model"]
+        proof = proof_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
+        added = {"calibration": asdict(calibration), "proof": proof}
         folder.save(BEST, best.tensors, {**best.facts, **added})
     if config.baseline and "kept" in metrics:
         metrics["baselines"] = baselines_beside(corpus, metrics["branches"])
@@ -187,20 +187,6 @@ def _gate(
         "cross_validated": False,
     }
     return kept, np.array([0.0, 2.0]) if ahead else shares_K
-
-
-def proof_of(config: Config, corpus: Corpus, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return texts and the logits that prediction gives them, on the CPU (see `proof`).
-
-    Example::
-
-        facts = {"proof": proof_of(config, corpus, model.state_dict())}
-    """
-    classifier = SentimentClassifier(
-        labels=corpus.labels, vocabulary=corpus.vocabulary, config=config, weights=weights, device="cpu"
-    )
-    texts = proof_texts(corpus.vocabulary.tokens[len(SPECIAL_TOKENS) :])
-    return {"texts": texts, "logits": classifier.predict_logits(texts).tolist()}
 
 
 def report_scores(metrics: dict[str, Any], path: Path) -> None:

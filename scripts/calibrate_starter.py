@@ -26,10 +26,9 @@ from starter_scores import left_out
 
 from lstm_sentiment.calibration import Calibration, conformal_thresholds, fit_calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.classifier import SentimentClassifier, read_run
+from lstm_sentiment.classifier import read_run
 from lstm_sentiment.hardware import set_up_cpu
-from lstm_sentiment.proof import proof_texts
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.proving import proof_of
 
 log = logging.getLogger("calibrate_starter")
 
@@ -78,15 +77,7 @@ def _write(folder: RunFolder, bias_C: Any, calibration: Calibration) -> None:
     head = "lstm.head.bias" if "lstm.head.bias" in weights else "head.bias"
     weights[head] = weights[head] + torch.from_numpy(bias_C / float(shares[0])).float()
     trained = read_run(folder.path, device="cpu")
-    classifier = SentimentClassifier(
-        labels=trained.labels,
-        vocabulary=trained.vocabulary,
-        config=trained.config,
-        weights=weights,
-        device="cpu",
-    )
-    texts = proof_texts(trained.vocabulary.tokens[len(SPECIAL_TOKENS) :])
-    proof = {"texts": texts, "logits": classifier.predict_logits(texts).tolist()}
+    proof = proof_of(weights, labels=trained.labels, vocabulary=trained.vocabulary, config=trained.config)
     facts = {**checkpoint.facts, "calibration": asdict(calibration), "proof": proof}
     folder.save(BEST, {"model": weights}, facts)
 

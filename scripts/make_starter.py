@@ -41,7 +41,6 @@ from torch import Tensor, nn
 from lstm_sentiment import __version__
 from lstm_sentiment.calibration import fit_calibration
 from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.dataset import Batch, TextDataset
 from lstm_sentiment.distributed import Processes
@@ -53,7 +52,7 @@ from lstm_sentiment.metrics import score
 from lstm_sentiment.network import Network, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.progress import report_epoch
-from lstm_sentiment.proof import proof_texts
+from lstm_sentiment.proving import proof_of
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import TokenStore, cache_folder
@@ -550,16 +549,12 @@ def finish(
                 np.mean(recalls),
             )
     weights = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
-    classifier = SentimentClassifier(
-        labels=LABELS, vocabulary=vocabulary, config=config, weights=weights, device="cpu"
-    )
-    texts = proof_texts(vocabulary.tokens[len(SPECIAL_TOKENS) :])
     facts = {
         "epoch": 0,
         "scores": {},
         "data": rows.attrs["key"],
         "calibration": asdict(calibration),
-        "proof": {"texts": texts, "logits": classifier.predict_logits(texts).tolist()},
+        "proof": proof_of(weights, labels=LABELS, vocabulary=vocabulary, config=config),
     }
     folder.save(BEST, {"model": weights}, facts)
     write_json(

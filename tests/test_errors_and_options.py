@@ -714,6 +714,7 @@ FLOORS = [
     "corpus inference r_drop culprits optimization baselines similar network",
     "adversarial linear heads stacking start",
     "fitting resolving trainer classification classifier preflight onnx_graph texts next_token",
+    "proving",
     "starting teaching packing",
     "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
     "language_training",

@@ -17,6 +17,7 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.proof import largest_difference, proof_texts
+from lstm_sentiment.proving import proof_of
 from lstm_sentiment.reading.tokens import cache_folder
 
 
@@ -45,6 +46,18 @@ def test_a_run_ends_with_texts_and_their_logits(trained: Path) -> None:
     assert "" in proof["texts"]
     found = load(trained, device="cpu").predict_logits(proof["texts"])
     np.testing.assert_allclose(found, proof["logits"], atol=1e-6)
+
+
+def test_a_proof_is_of_the_weights_that_are_given(trained: Path) -> None:
+    whole = load(trained, device="cpu")
+    weights = RunFolder(trained).load(BEST).tensors["model"]
+    of: dict[str, Any] = {"labels": whole.labels, "vocabulary": whole.vocabulary, "config": whole.config}
+    kept = RunFolder(trained).load(BEST).facts["proof"]
+    found = proof_of(weights, **of)
+    assert found["texts"] == kept["texts"]
+    np.testing.assert_allclose(found["logits"], kept["logits"], atol=1e-6)
+    others = {name: 2 * weight for name, weight in weights.items()}
+    assert largest_difference(kept, np.array(proof_of(others, **of)["logits"])) > 0.1
 
 
 def test_texts_are_no_rows_of_the_training_data(trained: Path, reviews: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from lstm_sentiment.adaptation.fitting import FrozenFit, fit_frozen, pooled_features
 from lstm_sentiment.adaptation.start import Start
-from lstm_sentiment.assessment import baselines_beside, calibrated_scores, proof_of
+from lstm_sentiment.assessment import baselines_beside, calibrated_scores
 from lstm_sentiment.calibration import fit_calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
@@ -26,6 +26,7 @@ from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import score
 from lstm_sentiment.network import Network, WideAndDeep
 from lstm_sentiment.optimization import row_weights
+from lstm_sentiment.proving import proof_of
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ def _assessed(
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     kept = {**facts, "epoch": 0, "scores": metrics["validation"], "calibration": asdict(calibration)}
     folder.write_log([])
-    folder.save(BEST, {"model": weights}, {**kept, "proof": proof_of(config, corpus, weights)})
+    proof = proof_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
+    folder.save(BEST, {"model": weights}, {**kept, "proof": proof})
     metrics |= {"branches": branches, "baselines": {}}
     if config.baseline:
         metrics["baselines"] = baselines_beside(corpus, branches)

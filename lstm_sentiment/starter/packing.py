@@ -30,7 +30,8 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.files import new_folder, write_atomically, write_json
 from lstm_sentiment.options import config_yaml
-from lstm_sentiment.proof import largest_difference, proof_texts, tolerance_on
+from lstm_sentiment.proof import largest_difference, tolerance_on
+from lstm_sentiment.proving import proof_of
 from lstm_sentiment.quantization import MOST_PACKED, dequantized, quantized
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.sections import DataConfig
@@ -81,7 +82,8 @@ def pack(
     whole = read_run(run, device="cpu")
     tensors, kinds = quantized(_weights_of(folder))
     config = neutral_config(whole.config, whole.labels)
-    proof = _proof(whole, config, dequantized(tensors, kinds))
+    rounded = dequantized(tensors, kinds)
+    proof = proof_of(rounded, labels=whole.labels, vocabulary=whole.vocabulary, config=config)
     facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
     environment = _versions(folder)
     about: dict[str, Any] = {"name": name, "labels": whole.labels, "environment": environment}
@@ -135,15 +137,6 @@ def _begin(building: Path, whole: SentimentClassifier, config: Config) -> RunFol
         label_map=whole.label_map,
     )
     return packed
-
-
-def _proof(whole: SentimentClassifier, config: Config, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return texts and the logits that these weights in the place of a classifier's own give them."""
-    rounded = SentimentClassifier(
-        labels=whole.labels, vocabulary=whole.vocabulary, config=config, weights=weights, device="cpu"
-    )
-    texts = proof_texts(whole.vocabulary.tokens[len(SPECIAL_TOKENS) :])
-    return {"texts": texts, "logits": rounded.predict_logits(texts).tolist()}
 
 
 def _versions(folder: RunFolder) -> dict[str, Any]:
