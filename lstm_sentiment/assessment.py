@@ -191,43 +191,54 @@ def _gate(
 
 def report_scores(metrics: dict[str, Any], path: Path) -> None:
     """Tell the terminal how good the run is."""
-    held_out = "test" if "test" in metrics else "validation"
-    if metrics["best_epoch"]:
-        log.info("best epoch %d by %s", metrics["best_epoch"], metrics["metric"])
-    if metrics.get("kept"):
-        log.info("kept: %s; %s", KEPT[metrics["kept"]["kind"]], metrics["kept"]["why"])
-    for line in report_lines(metrics[held_out], title=held_out):
-        log.info("%s", line)
-    facts = metrics["calibration"][held_out]
-    log.info(
-        "  calibrated on validation: temperature %.2f, calibration error %.4f -> %.4f",
-        metrics["calibration"]["temperature"], facts["ece_before"], facts["ece_after"],
-    )  # fmt: skip
-    for wanted, found in facts["label_sets"].items():
-        log.info(
-            "  label sets for %.0f%%: %.1f%% hold the true label; %.2f labels on average",
-            100 * float(wanted), 100 * found["coverage"], found["labels"],
-        )  # fmt: skip
-    for name, branch in metrics.get("branches", {}).items():
-        log.info(
-            "  branch %-28s accuracy %.4f   macro-F1 %.4f   macro recall %.4f   share %.2f",
-            f"{name}, alone", branch[held_out]["accuracy"], branch[held_out]["macro_f1"],
-            branch[held_out]["macro_recall"], branch["share"],
-        )  # fmt: skip
-    for name, scores in metrics["baselines"].items():
-        log.info(
-            "  baseline %-26s accuracy %.4f   macro-F1 %.4f   macro recall %.4f",
-            name, scores["accuracy"], scores["macro_f1"], scores["macro_recall"],
-        )  # fmt: skip
-    linear = metrics["baselines"].get("tfidf_logistic_regression")
-    if linear and linear["macro_f1"] > metrics[held_out]["macro_f1"]:
-        log.warning(
-            "the linear baseline is ahead by %.3f macro-F1: more epochs, pretrained vectors (text.vectors) "
-            "or more rows may help", linear["macro_f1"] - metrics[held_out]["macro_f1"],
-        )  # fmt: skip
+    for level, line in summary(metrics):
+        log.log(level, "%s", line)
     log.info(
         "%.0f s in all, %.0f s of them training; run folder: %s",
         metrics["total_s"],
         metrics["training_s"],
         path,
+    )
+
+
+def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Return how good a run is, line by line, each with its level of logging.
+
+    Args:
+        metrics: of metrics.json.
+    """
+    held_out = "test" if "test" in metrics else "validation"
+    facts = metrics["calibration"][held_out]
+    lines = []
+    if metrics["best_epoch"]:
+        lines.append(f"best epoch {metrics['best_epoch']} by {metrics['metric']}")
+    if metrics.get("kept"):
+        lines.append(f"kept: {KEPT[metrics['kept']['kind']]}; {metrics['kept']['why']}")
+    lines += report_lines(metrics[held_out], title=held_out)
+    lines.append(
+        f"  calibrated on validation: temperature {metrics['calibration']['temperature']:.2f}, "
+        f"calibration error {facts['ece_before']:.4f} -> {facts['ece_after']:.4f}"
+    )
+    for wanted, found in facts["label_sets"].items():
+        lines.append(
+            f"  label sets for {100 * float(wanted):.0f}%: {100 * found['coverage']:.1f}% hold the true "
+            f"label; {found['labels']:.2f} labels on average"
+        )
+    for name, branch in metrics.get("branches", {}).items():
+        scores = _three_scores(branch[held_out])
+        lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch['share']:.2f}")
+    lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics["baselines"].items()]
+    told = [(logging.INFO, line) for line in lines]
+    linear = metrics["baselines"].get("tfidf_logistic_regression")
+    if linear and linear["macro_f1"] > metrics[held_out]["macro_f1"]:
+        lead = linear["macro_f1"] - metrics[held_out]["macro_f1"]
+        hint = "more epochs, pretrained vectors (text.vectors) or more rows may help"
+        told.append((logging.WARNING, f"the linear baseline is ahead by {lead:.3f} macro-F1: {hint}"))
+    return told
+
+
+def _three_scores(scores: Mapping[str, Any]) -> str:
+    return (
+        f"accuracy {scores['accuracy']:.4f}   macro-F1 {scores['macro_f1']:.4f}   "
+        f"macro recall {scores['macro_recall']:.4f}"
     )

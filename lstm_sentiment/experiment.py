@@ -13,15 +13,16 @@ import numpy as np
 import torch
 
 from lstm_sentiment.adaptation.finetuning import begin_from
-from lstm_sentiment.adaptation.frozen import run_frozen
+from lstm_sentiment.adaptation.frozen import finished_before, run_frozen
 from lstm_sentiment.adaptation.linear import fit_branch, folds_of
-from lstm_sentiment.adaptation.resolving import adopted, by_hand, resolve
+from lstm_sentiment.adaptation.resolving import Plan, adopted, by_hand, resolve
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.adversarial import beside
 from lstm_sentiment.assessment import assess, report_scores
 from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.classification import Classification
 from lstm_sentiment.config import METRICS, Config
+from lstm_sentiment.console import report_data, report_model
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.distributed import Processes, process_environment, process_group, sharing_errors
@@ -84,26 +85,25 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
     with only_writer(folder, processes), group, watch, sharing_errors():
         resuming = check_folder(folder, config)
         curves = new_curves(folder, config, processes)
-        with processes.main_first():
-            plan = resolve(config, fixed, cache=cache or cache_folder())
-            config = plan.config
-            corpus = plan.corpus or _prepare(config, pretrained, cache or cache_folder())
-        _report_data(corpus, config, plan.why)
-        check_metric(config.trainer.metric, corpus.labels)
-        answered = teachers.teach(corpus, processes) if teachers else corpus.train
+        plan, corpus = _decided(config, fixed, pretrained, processes, cache or cache_folder())
+        config = plan.config
+        answered, learned = _rows_to_learn(corpus, teachers, processes)
         facts = _facts(corpus, plan.start or pretrained, teachers)
         facts |= machine_facts(device, precision=precision, threads=threads, processes=processes)
+        frozen = plan.start if config.adapt == "frozen" else None
+        if frozen and resuming:
+            watch.begun()
+            metrics = finished_before(folder, config, corpus, facts)
+            return _finished(folder, config, corpus, metrics, started, processes)
         checkpoint = checkpoint_to_resume(folder, facts, corpus, config) if resuming else None
         model = initial_model(config, corpus, pretrained, start=plan.start, learned=answered)
-        pushed = corpus.unlabelled if teachers is None else None
-        learned = answered if pushed is None else beside(corpus.train, pushed)
-        _report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
+        report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
         if processes.is_main and checkpoint is None:
             begin(folder, config, corpus, device, watch)
             remember(folder.path, own_cache=cache)
-        if plan.start is not None and config.adapt == "frozen":
+        if frozen:
             metrics = run_frozen(
-                folder, config, corpus, model, plan.start, device=device, processes=processes, facts=facts
+                folder, config, corpus, model, frozen, device=device, processes=processes, facts=facts
             )
         else:
             if plan.start is not None and checkpoint is None:
@@ -133,6 +133,33 @@ def _facts(
     facts = {"data": corpus.fingerprint}
     facts |= {"pretrained": started_from.sha256} if started_from else {}
     return facts | ({"teacher": teachers.sha256} if teachers else {})
+
+
+def _decided(
+    config: Config,
+    fixed: Collection[str],
+    pretrained: Pretrained | None,
+    processes: Processes,
+    cache: Path,
+) -> tuple[Plan, Corpus]:
+    """Read the rows, and return what was chosen by them; tell both."""
+    with processes.main_first():
+        plan = resolve(config, frozenset(fixed), cache=cache)
+        corpus = plan.corpus or _prepare(plan.config, pretrained, cache)
+    report_data(corpus, plan.config, plan.why)
+    check_metric(plan.config.trainer.metric, corpus.labels)
+    return plan, corpus
+
+
+def _rows_to_learn(
+    corpus: Corpus, teachers: Teachers | None, processes: Processes
+) -> tuple[TextDataset, TextDataset]:
+    """Return the rows with labels or answers, and with them those that teach by `trainer.vat` alone."""
+    if teachers is not None:
+        answered = teachers.teach(corpus, processes)
+        return answered, answered
+    train, unlabelled = corpus.train, corpus.unlabelled
+    return train, train if unlabelled is None else beside(train, unlabelled)
 
 
 def _finished(
@@ -288,58 +315,3 @@ def _new_trainer(
         processes=processes,
         **settings,
     )
-
-
-def _report_model(model: Network, config: Config, where: str, world_size: int) -> None:
-    of = config.model
-    log.info(
-        "model: %s parameters, %d layer%s of %sLSTM %d, %s pooling%s; %s, %d process%s",
-        f"{sum(p.numel() for p in model.parameters()):,}", of.layers, "s" if of.layers > 1 else "",
-        "bi" if of.bidirectional else "", of.hidden_size, of.pooling,
-        ", n-grams beside it" if of.ngrams else "", where, world_size, "es" if world_size > 1 else "",
-    )  # fmt: skip
-
-
-def _report_data(corpus: Corpus, config: Config, why: str) -> None:
-    facts = corpus.facts
-    if why:
-        log.info("start: %s", why)
-    log.info("data: %s", config.data.train)
-    for split, of_split in facts["splits"].items():
-        classes = ", ".join(f"{label} {count:,}" for label, count in of_split["classes"].items())
-        log.info(
-            "  %-10s %9s rows: %s; %.1f%% of tokens unknown, %.1f%% cut",
-            split, f"{of_split['rows']:,}", classes,
-            100 * of_split["unknown_tokens"], 100 * of_split["cut_tokens"],
-        )  # fmt: skip
-    removed = "removed" if config.data.deduplicate else "kept"
-    log.info(
-        "  repeated texts: %s %s; texts with more than one label: %s; vocabulary: %s tokens",
-        f"{facts['duplicates']:,}", removed, f"{facts['conflicting_labels']:,}",
-        f"{len(corpus.vocabulary):,}",
-    )  # fmt: skip
-    if facts["phrases"]:
-        log.info("  train: %s phrases count %g each", f"{facts['phrases']:,}", config.data.phrases)
-    for source, counts in facts["counts"].items():
-        if counts["left_out"]:
-            log.info("  %s: %s rows left out by data.labels", source, f"{counts['left_out']:,}")
-        if counts["filtered"]:
-            log.info("  %s: %s rows left out by data.filter", source, f"{counts['filtered']:,}")
-        if counts["empty"]:
-            log.info(
-                "  %s: %s empty texts, kept as one unknown token; the first at line %s",
-                source, f"{counts['empty']:,}", ", ".join(map(str, counts["empty_lines"])),
-            )  # fmt: skip
-        if counts["swallowed"]:
-            log.warning(
-                "  %s: %s rows seem to hold others, the first at line %d: is a quote left open?",
-                source, f"{counts['swallowed']:,}", counts["swallowed_line"],
-            )  # fmt: skip
-        if counts["replaced"] and config.data.encoding_errors == "replace":
-            log.warning(
-                "  %s: %s rows hold bytes that are not %s; they were replaced by U+FFFD",
-                source, f"{counts['replaced']:,}", config.data.encoding,
-            )  # fmt: skip
-    for split, shared in facts["shared_texts"].items():
-        if shared:
-            log.warning("  %s: %s of its texts stand in the training rows too", split, f"{shared:,}")

@@ -11,19 +11,20 @@ import importlib.metadata
 import logging
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
 
 from lstm_sentiment import __version__
+from lstm_sentiment.beginnings import METRICS_FILE, RunData, check_beginning
 from lstm_sentiment.bounds import yaml_of
 from lstm_sentiment.checkpoint import BEST, CURVES, LAST, Checkpoint, RunFolder
 from lstm_sentiment.config import flatten
 from lstm_sentiment.config_files import flatten_plain
 from lstm_sentiment.curves import Curves
 from lstm_sentiment.distributed import Processes
-from lstm_sentiment.errors import CheckpointError, RunError, listed
+from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.files import as_json, write_json
 from lstm_sentiment.hardware import describe_machine
 from lstm_sentiment.headers import of_training
@@ -31,7 +32,6 @@ from lstm_sentiment.locking import held
 from lstm_sentiment.loop import TrainingState
 from lstm_sentiment.options import config_yaml
 from lstm_sentiment.places import public_config
-from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reopening import check_reopens
 from lstm_sentiment.shapes import network_shapes
@@ -46,26 +46,6 @@ FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout"}
 # They may differ, too, but what comes of them is a fact of the run (below), and is told when it does.
 TOLD_ON_RESUME = {"trainer.device", "trainer.threads"}
 ROUNDED_BY = ("threads", "world_size", "device", "precision", "torch")  # facts that decide the last digits
-
-
-class RunData(Protocol):
-    """What a run folder says of its data (see `corpus.Corpus`)."""
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """Tokens that the model knows."""
-
-    @property
-    def labels(self) -> list[str]:
-        """Class names; none for a language model."""
-
-    @property
-    def label_map(self) -> dict[str, str | None]:
-        """What files say -> class name, or None for rows to leave out."""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Counts for the report."""
 
 
 def machine_facts(
@@ -137,7 +117,9 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
         _refuse_other_settings(folder, config)
         if folder.has(LAST):
             return True
-        if (folder.path / "metrics.json").exists():
+        if (folder.path / METRICS_FILE).exists():
+            if getattr(config, "adapt", None) == "frozen":  # it took no steps to go on from, and is whole
+                return True
             raise RunError(
                 f"{folder.path}: is finished and has no checkpoint '{LAST}' to go on from; use --overwrite "
                 "true to replace it, or another --out"
@@ -201,18 +183,7 @@ def checkpoint_to_resume(
         expected = of_training(shapes, data=facts["data"])
     checkpoint = folder.load(LAST, expected)
     _check_facts(checkpoint.facts, folder)
-    if checkpoint.facts["data"] != facts["data"]:
-        raise RunError(
-            f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with ("
-            f"{'; '.join(_differences(folder, data)) or _sums(checkpoint.facts['data'], facts['data'])}); "
-            "restore the data files, or start another run"
-        )
-    for name, what in (("pretrained", "pretrained weights"), ("teacher", "teacher's weights")):
-        if checkpoint.facts.get(name) != facts.get(name):
-            raise RunError(
-                f"{folder.path}: the {what} are no longer those the run began with ("
-                f"{_sums(checkpoint.facts.get(name), facts.get(name))}); restore them, or start another run"
-            )
+    check_beginning(checkpoint.facts, facts, folder, data)
     if checkpoint.facts["training"]["best_epoch"] >= 0:
         folder.load(BEST)  # it is needed at the end: better to hear of damage now
     for name in ROUNDED_BY:
@@ -223,29 +194,6 @@ def checkpoint_to_resume(
                 "the same bytes as without the stop", name, before, facts[name],
             )  # fmt: skip
     return checkpoint
-
-
-def _differences(folder: RunFolder, data: RunData) -> list[str]:
-    """Return in words how data differ from those of a run, as far as its files tell."""
-    saved: dict[str, Any] = {}
-    for name in ("labels", "vocabulary", "data"):
-        with contextlib.suppress(CheckpointError):
-            saved[name] = folder.read_json(f"{name}.json")
-    then: dict[str, Any] = {}
-    now: dict[str, Any] = {"labels": listed(data.labels)}
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # the files are not checked: words only
-        then["labels"] = listed(saved["labels"]["labels"])
-        then["tokens of the vocabulary"] = len(saved["vocabulary"])
-        now["tokens of the vocabulary"] = len(data.vocabulary) - len(SPECIAL_TOKENS)
-        for split, of in saved["data"]["splits"].items():
-            for unit in {"rows", "texts"} & of.keys():
-                then[f"{unit} of {split}"] = of[unit]
-                now[f"{unit} of {split}"] = data.facts["splits"].get(split, {}).get(unit)
-    return [f"{what}: {then[what]}, now {now[what]}" for what in then if then[what] != now.get(what)]
-
-
-def _sums(then: object, now: object) -> str:
-    return f"sha256 {str(then)[:12]}, now {str(now)[:12]}"
 
 
 def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import random
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from lstm_sentiment.adaptation.stacking import choose_blend
 from lstm_sentiment.adaptation.start import load_start
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
-from lstm_sentiment.errors import ConfigError, RunError
+from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
 from lstm_sentiment.estimator import SentimentEstimator
 from lstm_sentiment.experiment import run
 from lstm_sentiment.network import WideAndDeep, new_network
@@ -244,7 +245,45 @@ def test_a_run_that_was_stopped_starts_again_and_ends_the_same(
     first, second = (lstm_sentiment.load(tmp_path / name) for name in ("straight", "out"))
     for name, tensor in first.model.state_dict().items():
         assert torch.equal(tensor, second.model.state_dict()[name]), name
-    with pytest.raises(RunError, match="is finished and has no checkpoint"):
+
+
+def test_a_finished_run_stays_as_it_is(
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is free when a run goes on, such as the report, is done as with any run."""
+    rows, out = make_rows(60, seed=5), tmp_path / "out"
+    first = train(rows, "--data.test=0.2")
+    before = {file: file.read_bytes() for file in (out / "best").iterdir()}
+    (out / "status.json").unlink()
+    with caplog.at_level(logging.INFO):
+        again = train(rows, "--data.test=0.2", "--resume=true", "--report=true")
+    assert f"{out}: is finished; nothing is left to learn" in caplog.messages
+    assert {**again, "total_s": 0} == {**first, "total_s": 0}
+    assert json.loads((out / "metrics.json").read_text()) == again
+    assert {file: file.read_bytes() for file in (out / "best").iterdir()} == before
+    assert (out / "report.html").is_file()
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("finished", 0)
+    without = train(rows, "--data.test=0.2", "--resume=true", "--baseline=false")
+    assert without == {**first, "baselines": {}, "total_s": without["total_s"]}
+    assert train(rows, "--data.test=0.2", "--resume=true")["baselines"] == first["baselines"]
+
+
+def test_a_finished_run_of_other_rows_or_with_damaged_files_is_refused(train: Train, tmp_path: Path) -> None:
+    rows, out = make_rows(40, seed=5), tmp_path / "out"
+    train(rows, "--data.test=null")
+    with pytest.raises(RunError, match=r"no longer those the run began with \(rows of train: 40, now 39"):
+        train(rows[:-1], "--data.test=null", "--resume=true")
+    whole = (out / "metrics.json").read_text()
+    for damaged in ("[]", "{}", whole.replace('"share"', '"shore"'), whole[:-20]):
+        (out / "metrics.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"metrics\.json") as caught:
+            train(rows, "--data.test=null", "--resume=true")
+        assert caught.value.exit_code == 3
+        assert (out / "metrics.json").read_text() == damaged
+    (out / "metrics.json").write_text(whole)
+    (out / "best" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="best"):
         train(rows, "--data.test=null", "--resume=true")
 
 
@@ -561,5 +600,9 @@ def test_seeds_and_comparison_take_these_runs(train: Train, tmp_path: Path, trai
     config, given = config_of(data, tmp_path / "seeds", f"--pretrained={trained_run}", "--seeds=2")
     summary = run_seeds(config, given=given)
     assert [of["seed"] for of in summary["runs"]] == [0, 1]
+    resumed, given = config_of(
+        data, tmp_path / "seeds", f"--pretrained={trained_run}", "--seeds=2", "--resume=true"
+    )
+    assert run_seeds(resumed, given=given) == summary
     first, second = (str(tmp_path / "seeds" / f"seed-{seed}") for seed in (0, 1))
     compare.main([first, second, str(data)])

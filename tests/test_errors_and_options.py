@@ -709,10 +709,10 @@ FLOORS = [
     "config_files manifest",
     "options places metrics tokens tables model checkpoint page charts pickling",
     "familiar headers settings reopening dataset watching splits labels proof gates curves card comparison "
-    "labelled language_model",
+    "labelled language_model beginnings",
     "transfer hub loop launching",
     "corpus inference r_drop culprits optimization baselines similar network",
-    "adversarial linear heads stacking start",
+    "adversarial linear heads stacking start console",
     "fitting resolving trainer classification classifier preflight onnx_graph texts next_token",
     "proving",
     "starting teaching packing",

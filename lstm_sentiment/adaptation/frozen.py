@@ -1,6 +1,7 @@
 """A run whose LSTM is a classifier's and stays as it is: fitted, calibrated and scored in one go.
 
-There are no steps to resume from: a run that was stopped starts again, and ends the same.
+There are no steps to resume from: a run that was stopped starts again, and ends the same; one that has come
+to its end stays as it is.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ import torch
 
 from lstm_sentiment.adaptation.fitting import FrozenFit, fit_frozen, pooled_features
 from lstm_sentiment.adaptation.start import Start
-from lstm_sentiment.assessment import baselines_beside, calibrated_scores
+from lstm_sentiment.assessment import baselines_beside, calibrated_scores, summary
+from lstm_sentiment.beginnings import METRICS_FILE, check_beginning
 from lstm_sentiment.calibration import fit_calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.dataset import Array, TextDataset
 from lstm_sentiment.distributed import Processes
+from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.files import write_json
+from lstm_sentiment.headers import of_classifier
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import score
 from lstm_sentiment.network import Network, WideAndDeep
@@ -29,8 +33,6 @@ from lstm_sentiment.optimization import row_weights
 from lstm_sentiment.proving import proof_of
 
 log = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.json"
 
 
 def run_frozen(
@@ -90,6 +92,32 @@ def run_frozen(
             write_json(folder.path / METRICS_FILE, metrics)
         else:
             metrics = folder.read_json(METRICS_FILE)
+    return metrics
+
+
+def finished_before(
+    folder: RunFolder, config: Config, corpus: Corpus, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what metrics.json holds of a run that has come to its end; baselines only if they are wanted.
+
+    Raises:
+        RunError: the data or the classifier are no longer those that the run began with.
+        CheckpointError: a damaged checkpoint or metrics.json.
+
+    Example::
+
+        metrics = finished_before(RunFolder("runs/tweets"), config, corpus, facts)
+    """
+    check_beginning(folder.load(BEST, of_classifier(folder.path)).facts, facts, folder, corpus)
+    metrics: dict[str, Any] = folder.read_json(METRICS_FILE)
+    try:
+        metrics["baselines"] = baselines_beside(corpus, metrics["branches"]) if config.baseline else {}
+        summary(metrics)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(
+            f"{folder.path / METRICS_FILE}: is not as training writes it; use --overwrite true to train again"
+        ) from None
+    log.info("%s: is finished; nothing is left to learn", folder.path)
     return metrics
 
 
