@@ -21,7 +21,7 @@ OPPOSITE = {POSITIVE: NEGATIVE, NEGATIVE: POSITIVE}
 SWAPPED = {"p": "n", "n": "p", "liked": "hated", "hated": "liked", "like": "dislike", "dislike": "like"}
 SWAPPED |= {"e": "b", "b": "e"}
 LISTS = {"p": "positive", "n": "negative", "m": "middling", "f": "plain", "e": "emoji_good", "b": "emoji_bad"}
-SLOT = re.compile(r"\{([A-Za-z]+2?(?: [a-z]+2?)?)\}")
+SLOT = re.compile(r"\{([A-Za-z_]+2?(?: [a-z]+2?)?)\}")
 NEGATED = re.compile(
     r"\b(not|isn't|wasn't|don't|didn't|wouldn't|can't|ain't|hardly|far from|anything but|never|no longer"
     r"|nobody|no one|neither|nothing|doubt|fail)\b"
@@ -119,4 +119,4 @@ def _filled(template: str, side: int, words: dict[str, list[str]], randomness: r
             chosen = f"{'an' if chosen[0] in 'aeiou' else 'a'} {chosen}"
         return chosen[0].upper() + chosen[1:] if name[0].isupper() else chosen
 
-    return SLOT.sub(word, template)
+    return SLOT.sub(word, SLOT.sub(word, template))  # twice: a list may have slots of its own
