@@ -130,9 +130,11 @@ def _few_rows(file: Path) -> str:
     """Return the table of what training makes of a few rows; nothing where it was never measured."""
     if not file.is_file():
         return ""
-    from starter_rows import page
+    from starter_rows import page, picture
 
-    return FEW_ROWS + page(file) + "\n"
+    drawing = file.parent / "pictures" / "starter-rows.svg"
+    write_atomically(drawing, picture(file))
+    return f"{FEW_ROWS}![Scores by the number of rows](pictures/{drawing.name})\n\n{page(file)}\n"
 
 
 def _main_table(latest: dict[str, Entry], table: Table) -> str:

@@ -11,6 +11,7 @@ finished stands in docs/starter-rows.jsonl, and is not repeated.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
 import sys
@@ -20,19 +21,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pandas as pd
 import yaml
 from make_starter import LABELS, TABLE, read_corpus
+from matplotlib.figure import Figure
 from result_log import markdown
 from starter_scores import FOLD_5
 
+from lstm_sentiment.classifier import load
 from lstm_sentiment.experiment import run
+from lstm_sentiment.metrics import score
 from lstm_sentiment.options import given_keys, parse_config
 
 SIZES = (30, 100, 300, 1000, 3000, 10_000)
+ALL = -1  # rows: as many as there are
+ZERO_AT = 10  # where the picture, whose axis is logarithmic, has 0 rows
 TEST_ROWS = 1_500
 CONTROL_UP_TO = 1_000  # rows, for training from random weights
-KINDS = {"train": "train", "starter": "starter, frozen", "linear": "linear", "random": "random weights"}
+KINDS = {
+    "train": "train (0 rows: the starter)",
+    "starter": "starter, frozen",
+    "linear": "linear",
+    "random": "random weights",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,49 +89,89 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--starters", type=Path, nargs="*", default=[], metavar="RUN")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--most", type=int, default=SIZES[-1], help="rows")
+    parser.add_argument("--all", action="store_true", help="all rows of each corpus as well, once")
     parser.add_argument("--corpora", nargs="*", default=list(CORPORA), choices=list(CORPORA))
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="starter-rows.jsonl")
     options = parser.parse_args(argv)
-    done = {(of["corpus"], of["rows"], of["draw"]) for of in _read(options.out)}
+    done = {(of["corpus"], of["size"], of["draw"]) for of in _read(options.out)}
     table = yaml.safe_load(TABLE.read_text("utf-8"))
-    for draw in range(options.draws):
-        for size in [size for size in SIZES if size <= options.most]:
-            for name in options.corpora:
-                if (name, size, draw) in done:
-                    continue
-                corpus = CORPORA[name]
-                entry = _scores(
-                    corpus, _starter(corpus, options.starters), table, options, size=size, draw=draw
-                )
-                if entry is None:
-                    continue
-                with options.out.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({"corpus": name, "rows": size, "draw": draw, **entry}) + "\n")
-                print(
-                    name,
-                    size,
-                    draw,
-                    {key: round(value, 3) for key, value in entry["scores"].items()},
-                    flush=True,
-                )
+    sizes = [size for size in SIZES if size <= options.most]
+    wanted = [(0, 0), *((size, draw) for draw in range(options.draws) for size in sizes)]
+    for size, draw in wanted + ([(ALL, 0)] if options.all else []):
+        for name in options.corpora:
+            if (name, size, draw) in done:
+                continue
+            corpus = CORPORA[name]
+            starter = _starter(corpus, options.starters)
+            entry = _scores(corpus, starter, table, options, size=size, draw=draw)
+            if entry is None:
+                continue
+            with options.out.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"corpus": name, "size": size, "draw": draw, **entry}) + "\n")
+            print(name, size, draw, {key: round(of, 3) for key, of in entry["scores"].items()}, flush=True)
 
 
 def page(file: Path) -> str:
     """Return the table of means over draws, in Markdown."""
     entries = _read(file)
-    sizes = sorted({of["rows"] for of in entries})
+    sizes = sorted({of["size"] for of in entries if of["size"] != ALL})
+    sizes += [ALL] if any(of["size"] == ALL for of in entries) else []
     rows = []
     for name in dict.fromkeys(of["corpus"] for of in entries):
         for kind, title in KINDS.items():
             cells = []
             for size in sizes:
-                found = [of["scores"][kind] for of in entries if of["corpus"] == name and of["rows"] == size
-                         and kind in of["scores"]]  # fmt: skip
+                found = _found(entries, name, kind, size)
                 spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
                 cells.append(f"{statistics.fmean(found):.3f}{spread}" if found else "")
             rows.append([name, title, *cells])
-    return markdown(["corpus", "model", *(f"{size:,} rows" for size in sizes)], rows)
+    heads = ["all rows" if size == ALL else f"{size:,} rows" for size in sizes]
+    return markdown(["corpus", "model", *heads], rows)
+
+
+def picture(file: Path) -> bytes:
+    """Return a picture as SVG: for each corpus the mean score of each model by the number of rows."""
+    entries = _read(file)
+    names = list(dict.fromkeys(of["corpus"] for of in entries))
+    with matplotlib.rc_context({"svg.hashsalt": "rows", "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(9, 2.3 * -(-len(names) // 3)), layout="constrained", facecolor="white")
+        for place, name in enumerate(names):
+            axes = figure.add_subplot(-(-len(names) // 3), 3, place + 1)
+            axes.set_prop_cycle(color=["#1f5fbf", "#2a8a4a", "#b5541c", "#999999"])
+            for kind, title in KINDS.items():
+                sizes = sorted(
+                    {
+                        of["size"]
+                        for of in entries
+                        if of["size"] != ALL and _found(entries, name, kind, of["size"])
+                    }
+                )
+                means = [statistics.fmean(_found(entries, name, kind, size)) for size in sizes]
+                places = [max(size, ZERO_AT) for size in sizes]
+                axes.plot(places, means, marker=".", label=title)
+            axes.set(title=name, xscale="log")
+            axes.set_xticks([], minor=True)
+            axes.set_xticks(
+                [ZERO_AT, 30, 100, 300, 1000, 3000, 10_000], ["0", "30", "100", "300", "1k", "3k", "10k"]
+            )
+            axes.grid(visible=True, color="#dddddd")
+            axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS), frameon=False
+        )
+        figure.supxlabel("labelled rows")
+        out = io.BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _found(entries: list[dict[str, Any]], name: str, kind: str, size: int) -> list[float]:
+    return [
+        of["scores"][kind]
+        for of in entries
+        if of["corpus"] == name and of["size"] == size and kind in of["scores"]
+    ]
 
 
 def _starter(corpus: Corpus, starters: list[Path]) -> str:
@@ -136,14 +188,16 @@ def _scores(
     corpus: Corpus, starter: str, table: dict[str, Any], options: argparse.Namespace, *, size: int, draw: int
 ) -> dict[str, Any] | None:
     train, test = _rows(corpus, table, options.data)
+    if size == 0:
+        return _untrained(corpus, starter, test)
     if len(train) < size:
         return None
-    drawn = _drawn(train, size, draw)
+    drawn = train if size == ALL else _drawn(train, size, draw)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         drawn.to_parquet(place / "train.parquet")
         test.to_parquet(place / "test.parquet")
-        arms = {"train": starter} | ({"random": "null"} if size <= CONTROL_UP_TO else {})
+        arms = {"train": starter} | ({"random": "null"} if 0 < size <= CONTROL_UP_TO else {})
         found: dict[str, float] = {}
         seconds: dict[str, float] = {}
         for arm, pretrained in arms.items():
@@ -159,6 +213,18 @@ def _scores(
                 found["linear"] = metrics["baselines"]["tfidf_logistic_regression"][corpus.metric]
                 found["starter"] = metrics["branches"]["lstm"]["test"][corpus.metric]
     return {"metric": corpus.metric, "scores": found, "seconds": seconds, "test_rows": len(test)}
+
+
+def _untrained(corpus: Corpus, starter: str, test: pd.DataFrame) -> dict[str, Any]:
+    """Return the score of the starter as it is, asked about the classes of the test rows."""
+    classifier = load(starter, device="cpu")
+    labels = sorted(test.label.unique())
+    places = [classifier.labels.index(label) for label in labels]
+    probabilities_RC = classifier.predict_proba(test.text.tolist())[:, places]
+    probabilities_RC = probabilities_RC / probabilities_RC.sum(axis=1, keepdims=True)
+    scores = score(test.label.map(labels.index).to_numpy(), probabilities_RC, labels)
+    found = {"train": float(scores[corpus.metric])}
+    return {"metric": corpus.metric, "scores": found, "seconds": {}, "test_rows": len(test)}
 
 
 def _rows(corpus: Corpus, table: dict[str, Any], data: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

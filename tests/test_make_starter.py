@@ -225,7 +225,10 @@ def test_few_rows_are_drawn_with_every_class_and_shown_as_means(tmp_path: Path) 
     assert set(first.text) != set(second.text)
     file = tmp_path / "starter-rows.jsonl"
     lines = [
-        {"corpus": "IMDB", "rows": 30, "draw": i, "scores": {"train": s}} for i, s in enumerate([0.8, 0.9])
+        {"corpus": "IMDB", "size": 30, "draw": i, "scores": {"train": s}} for i, s in enumerate([0.8, 0.9])
     ]
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert "| IMDB | train | 0.850 ± 0.071 |" in starter_rows.page(file)
+    assert "| IMDB | train (0 rows: the starter) | 0.850 ± 0.071 |" in starter_rows.page(file)
+    drawn = starter_rows.picture(file)
+    assert drawn == starter_rows.picture(file), "the same numbers, the same bytes"
+    assert b"IMDB" in drawn
