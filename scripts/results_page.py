@@ -111,9 +111,8 @@ def _zero_rows(file: Path) -> str:
     found = json.loads(file.read_text("utf-8"))
     open_file = file.with_name("starter-open.json")  # of a model made with --terms open
     opened = json.loads(open_file.read_text("utf-8")) if open_file.is_file() else []
-    found = [
-        of | {"open terms": other["starter"] for other in opened if other["set"] == of["set"]} for of in found
-    ]
+    open_scores = {of["set"]: of["starter"] for of in opened}
+    found = [of | {"open terms": open_scores.get(of["set"], float("nan"))} if opened else of for of in found]
     lists = [name for name in ("open terms", "VADER", "TextBlob", "AFINN") if name in found[0]]
     rows = [
         [of["set"], of["metric"], f"{of['rows']:,}"]
