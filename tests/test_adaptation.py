@@ -22,6 +22,7 @@ from sklearn.model_selection import cross_val_score
 
 import lstm_sentiment
 from lstm_sentiment import train as train_command
+from lstm_sentiment.adaptation.finetuning import _sample
 from lstm_sentiment.adaptation.heads import PENALTIES, fit_head
 from lstm_sentiment.adaptation.linear import folds_of
 from lstm_sentiment.adaptation.resolving import by_hand, finetuning_for, resolve
@@ -396,16 +397,21 @@ def test_auto_is_the_starter_unless_options_contradict_it(
     assert "kept" not in run(config, given=given)
 
 
-def test_auto_takes_random_weights_for_many_rows(
+def test_all_layers_learn_from_many_rows(
     tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With fewer the LSTM stays as it is; what is chosen stands in the configuration and is told."""
     monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", trained_run)
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
     config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
-    for most, start in ((61, "starter"), (60, None)):
+    for most, adapt, told in ((61, "frozen", "LSTM stays"), (60, "finetune", "all layers learn")):
         monkeypatch.setattr("lstm_sentiment.adaptation.resolving.FROZEN_ROWS", most)
         plan = resolve(config, by_hand(config, given), cache=tmp_path / "cache")
-        assert plan.config.pretrained == start, most
+        assert (plan.config.pretrained, plan.config.adapt) == ("starter", adapt), most
+        assert told in plan.why
+    assert plan.config.model.dropout == finetuning_for(60)["model.dropout"]
+    assert plan.corpus is not None
+    assert not plan.corpus.cross_validated
 
 
 def test_who_says_how_weights_learn_means_them_to(tmp_path: Path, trained_run: Path) -> None:
@@ -484,6 +490,7 @@ def test_branches_can_be_asked_alone(adapted: Path) -> None:
 
 # -- all layers learn ------------------------------------------------------------------------------
 
+
 FINETUNE = ("--adapt=finetune", "--data.test=0.2", "--trainer.batch_size=16", "--trainer.precision=fp32")
 
 
@@ -525,11 +532,20 @@ def test_the_gate_gives_all_weight_to_a_linear_model_that_is_ahead(train: Train,
     assert metrics["test"]["macro_f1"] >= linear["macro_f1"] - 0.01
 
 
-def test_the_length_of_training_is_counted_in_steps() -> None:
-    for rows, least, most in ((4_000, 400, 800), (30_000, 1_000, 2_500), (400_000, 6_000, 7_000)):
-        chosen = finetuning_for(rows)
-        steps = chosen["trainer.epochs"] * rows / chosen["trainer.batch_size"]
-        assert least < steps < most, rows
+def test_few_rows_are_read_more_often() -> None:
+    epochs = {rows: finetuning_for(rows)["trainer.epochs"] for rows in (1, 300, 3_000, 10_000, 400_000)}
+    assert list(epochs.values()) == [8, 8, 3, 2, 2]
+
+
+def test_the_first_head_is_fitted_to_rows_drawn_at_random() -> None:
+    """Every second row of a file whose classes take turns would be of one class."""
+    from test_linear_branch import dataset_of
+
+    rows = dataset_of(["good", "bad"] * 50, np.array([0, 1] * 50))
+    drawn = _sample(rows, 50, seed=0)
+    assert len(drawn) == 50
+    assert 10 < drawn.labels.sum() < 40
+    assert len(_sample(rows, 100, seed=0)) == 100
 
 
 # -- the estimator ---------------------------------------------------------------------------------
