@@ -646,7 +646,7 @@ def test_the_tweets_configuration_is_the_defaults() -> None:
     file = CONFIGS / "tweets.yaml"
     assert file.is_file()
     config = parse_config(["--config", str(file)], program="test", description="")
-    assert config.pretrained is None, "what auto means for so many rows"
+    assert config.pretrained is None, "all but what training starts from"
     assert dataclasses.replace(config, out=Config().out, pretrained=Config().pretrained) == Config()
 
 
