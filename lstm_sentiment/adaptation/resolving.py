@@ -101,7 +101,7 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
         SentimentError: what training starts from, or the rows, cannot be used; or options set by hand
             contradict what it starts from.
 
-    >>> resolve(Config(), frozenset(), cache=Path("cache")).start is None
+    >>> resolve(Config(pretrained=None), frozenset(), cache=Path("cache")).start is None
     True
     """
     start, why = _start_of(config, given)
