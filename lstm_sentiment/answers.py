@@ -57,7 +57,7 @@ def answer_file(
             columns = [str(c) for c in chunk.frame.columns]
             of_text, of_label = (
                 pick_column(
-                    wanted, columns, candidates=candidates, key=f"--{kind}_column", file=file, trained=known
+                    wanted, columns, candidates=candidates, key=f"--{kind}-column", file=file, trained=known
                 )
                 for kind, wanted, known, candidates in (
                     ("text", text_column, trained.text_column, TEXT_COLUMNS),

@@ -1,4 +1,7 @@
-"""``python -m lstm_sentiment.export RUN``: an ONNX model and one file that answers texts without PyTorch."""
+"""Write an ONNX model and a runtime that needs no PyTorch.
+
+The runtime is one file, runtime.py, which needs only numpy and onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import RUN, CommandParser, add_file_options, how_to_read, run_command
 from lstm_sentiment.starter.names import output_path
-from lstm_sentiment.terminal import say
+from lstm_sentiment.terminal import program, say
 
 if TYPE_CHECKING:
     from lstm_sentiment.classifier import SentimentClassifier
@@ -97,7 +100,7 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m lstm_sentiment.export", description=__doc__)
+    parser = CommandParser(prog=program("export"), description=__doc__)
     parser.add_argument("run", help=RUN)
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the network")
     parser.add_argument("--out", help="folder to write; default RUN/onnx, or ./starter-onnx")

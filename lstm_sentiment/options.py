@@ -83,7 +83,8 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
         from_files += [f"--{key}={value}" for key, (value, _) in read.items()]
         places |= {key: place for key, (_, place) in read.items()}
         problems += wrong
-    parser = ArgumentParser(prog=program, description=description, exit_on_error=False)
+    usage = f"{program} [--config FILE] [--key VALUE ...]"
+    parser = ArgumentParser(prog=program, usage=usage, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
     parser.add_class_arguments(kind, as_group=True)
     _parse_all(kind, parser, from_files, places, problems)  # what is wrong here is the files' fault
@@ -118,8 +119,8 @@ def config_yaml(config: Any) -> str:
 
 def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
     """Add the options of a command that reads labelled rows (see `how_to_read`), and that of the device."""
-    parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
-    parser.add_argument("--label_column", default="auto", help="column with the label; auto finds it")
+    parser.add_argument("--text-column", default="auto", help="column with the text; auto finds it")
+    parser.add_argument("--label-column", default="auto", help="column with the label; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
     add_table_options(parser)
     if device:

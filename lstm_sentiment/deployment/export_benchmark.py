@@ -92,7 +92,7 @@ def texts_of_file(
         for chunk in read_chunks(source):
             column = pick_column(
                 text_column, [str(c) for c in chunk.frame.columns], candidates=TEXT_COLUMNS,
-                key="--text_column", file=file, trained=trained,
+                key="--text-column", file=file, trained=trained,
             )  # fmt: skip
             texts += column_texts(chunk, column, file)
             if len(texts) >= _needed():
