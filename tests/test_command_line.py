@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,13 @@ def run(*argv: str, script: bool = False) -> subprocess.CompletedProcess[str]:
     else:
         start = [sys.executable, "-m", "lstm_sentiment"]
     return subprocess.run([*start, *argv], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_installed_script_is_the_command_line() -> None:
+    text = (PACKAGE.parent / "pyproject.toml").read_text("utf-8")
+    named = re.search(r'^lstm-sentiment = "([\w.]+):(\w+)"$', text, re.MULTILINE)
+    assert named is not None
+    assert getattr(importlib.import_module(named[1]), named[2]) is command_line.entry
 
 
 def test_every_command_is_listed() -> None:
