@@ -12,7 +12,7 @@ from typing import NoReturn
 from lstm_sentiment import __version__
 from lstm_sentiment.errors import ConfigError, did_you_mean, shown
 from lstm_sentiment.options import run_command
-from lstm_sentiment.terminal import program
+from lstm_sentiment.usage import program
 
 COMMANDS = {
     "train": "Train a classifier on labelled text and evaluate it",

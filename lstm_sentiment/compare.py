@@ -17,7 +17,8 @@ from lstm_sentiment.options import (
     how_to_read,
     run_command,
 )
-from lstm_sentiment.terminal import program, say
+from lstm_sentiment.terminal import say
+from lstm_sentiment.usage import program
 
 
 def main(argv: list[str]) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import CommandParser, check_out, given_keys, parse_config, run_command
-from lstm_sentiment.terminal import log_to, program, say
+from lstm_sentiment.terminal import log_to, say
+from lstm_sentiment.usage import program
 
 USAGE = "[RUN | --config FILE --section.key VALUE ...] [--json FILE]"
 

@@ -20,7 +20,8 @@ from lstm_sentiment.options import (
     run_command,
 )
 from lstm_sentiment.starter.names import output_path
-from lstm_sentiment.terminal import program, say
+from lstm_sentiment.terminal import say
+from lstm_sentiment.usage import program
 
 
 def main(argv: list[str]) -> None:

@@ -13,7 +13,7 @@ from lstm_sentiment.characters import cells_of, visible
 from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
 from lstm_sentiment.extras import need
 from lstm_sentiment.options import RUN, CommandParser, check_out, run_command
-from lstm_sentiment.terminal import program
+from lstm_sentiment.usage import program
 
 if TYPE_CHECKING:
     from lstm_sentiment.explanation import Explanation

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import RUN, CommandParser, add_file_options, how_to_read, run_command
 from lstm_sentiment.starter.names import output_path
-from lstm_sentiment.terminal import program, say
+from lstm_sentiment.terminal import say
+from lstm_sentiment.usage import program
 
 if TYPE_CHECKING:
     from lstm_sentiment.classifier import SentimentClassifier

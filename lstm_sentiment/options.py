@@ -42,6 +42,7 @@ from lstm_sentiment.errors import (
     without_secrets,
 )
 from lstm_sentiment.terminal import plain_warnings, say, speak_utf8
+from lstm_sentiment.usage import Help
 
 Settings = TypeVar("Settings")
 RUN = "run folder that training wrote, or starter: the model that comes with the package"
@@ -83,8 +84,7 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
         from_files += [f"--{key}={value}" for key, (value, _) in read.items()]
         places |= {key: place for key, (_, place) in read.items()}
         problems += wrong
-    usage = f"{program} [--config FILE] [--key VALUE ...]"
-    parser = ArgumentParser(prog=program, usage=usage, description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=program, description=description, formatter_class=Help, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
     parser.add_class_arguments(kind, as_group=True)
     _parse_all(kind, parser, from_files, places, problems)  # what is wrong here is the files' fault

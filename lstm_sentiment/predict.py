@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lstm_sentiment.characters import visible
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import RUN, CommandParser, add_table_options, run_command
-from lstm_sentiment.terminal import program, say
+from lstm_sentiment.terminal import say
+from lstm_sentiment.usage import program
 
 if TYPE_CHECKING:
     import pandas as pd

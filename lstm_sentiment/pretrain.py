@@ -5,7 +5,7 @@ from __future__ import annotations
 from lstm_sentiment.launching import log_to_stdout, resumed
 from lstm_sentiment.options import parse_settings, run_command
 from lstm_sentiment.pretraining.settings import PretrainConfig
-from lstm_sentiment.terminal import program
+from lstm_sentiment.usage import program
 
 DESCRIPTION = """Train a forward and a backward LSTM language model on unlabelled text and report their
 perplexity. The command train starts a classifier from them with --pretrained FOLDER."""

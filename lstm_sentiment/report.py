@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lstm_sentiment.options import CommandParser, run_command
-from lstm_sentiment.terminal import program
+from lstm_sentiment.usage import program
 
 
 def main(argv: list[str]) -> None:

