@@ -43,6 +43,11 @@ def on_files(files: Any, *, config: Any) -> Any:
     return files
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Return a page without the colons that open an example in docstrings; MkDocs calls this."""
+    return html.replace("<p>Example::</p>", "<p>Example:</p>")
+
+
 def pages() -> dict[str, str]:
     """Return the made pages: place in the site -> Markdown."""
     made = {
