@@ -3,7 +3,6 @@
     scripts/make_starter --data FOLDER --out runs/starter
     scripts/make_starter --data FOLDER --out runs/no-films --leave-out films
     scripts/make_starter --data FOLDER --out runs/open --terms open
-    scripts/make_starter --data FOLDER --out runs/student --teachers runs/starter runs/no-films
 
 scripts/starter.yaml says which corpora, below FOLDER or in installed packages. The same command resumes an
 interrupted run. Each corpus uses the classes in its own way (a "neutral" headline is not a "neutral" review):
@@ -36,7 +35,6 @@ import torch
 import yaml
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from starter_teachers import teacher_probabilities
 from starter_templates import misspelt, sentences
 from torch import Tensor, nn
 
@@ -113,18 +111,6 @@ def main(argv: list[str]) -> None:
         "held_out": rows.corpus.to_numpy()[rows.held_out],
     }
     task = ManyCorpora(model, held_out, places, smoothing=config.trainer.label_smoothing, device=device)
-    if options.teachers:
-        task.learn_from(
-            teacher_probabilities(
-                options.teachers,
-                tokenized.store,
-                rows,
-                labels=LABELS,
-                folder=options.work / tokenized.key,
-                batch_size=256,
-            ),
-            weight=options.teacher_weight,
-        )
     trainer = Trainer(
         model,
         train,
@@ -135,7 +121,7 @@ def main(argv: list[str]) -> None:
         precision=precision,
         processes=Processes(),
         store=folder,
-        facts={"data": f"{rows.attrs['key']} {options.teachers}"},
+        facts={"data": rows.attrs["key"]},
     )
     if folder.has(LAST):
         checkpoint = folder.load(LAST)
@@ -169,19 +155,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--leave-out", nargs="*", default=[], metavar="NAME", help="corpora, or groups of them"
     )
     parser.add_argument("--terms", choices=["any", "open"], default="any")
-    parser.add_argument(
-        "--teachers",
-        nargs="*",
-        default=[],
-        metavar="RUN",
-        help="trained starters, whose probabilities are learned",
-    )
-    parser.add_argument(
-        "--teacher-weight",
-        type=float,
-        default=0.5,
-        help="of the teachers' probabilities, 0 to 1; the rest: the labels",
-    )
     parser.add_argument("--epochs", type=int, default=0, help="0: as the table says")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
@@ -484,15 +457,6 @@ class ManyCorpora:
         self.held_out, self.places, self.smoothing, self.device = held_out, places, smoothing, device
         self._corpus_R = torch.from_numpy(places["train"].astype(np.int64))
         self._allowed_SC = (model.mask_SC == 0).float()
-        self._teachers_RC: Tensor | None = None
-
-    def learn_from(self, probabilities_RC: Array, *, weight: float) -> None:
-        """Learn what teachers predict for the training rows, (R, C), where they say anything, and the labels.
-
-        The network itself learns it, without the bias of the corpus: so texts of corpora of two classes
-        teach what is neutral as well.
-        """
-        self._teachers_RC, self._teacher_weight = torch.from_numpy(probabilities_RC), weight
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of the rows' weighted losses; classes that a corpus lacks are left out of it."""
@@ -509,11 +473,6 @@ class ManyCorpora:
             torch.full_like(batch.labels_B[:, None], 1, dtype=target_BC.dtype) * (1 - self.smoothing),
         )
         loss_KB = -(target_BC * log_KBC * allowed_BC).sum(dim=2)
-        if self._teachers_RC is not None:
-            taught_BC = self._teachers_RC[batch.rows_B.cpu()].to(logits.device)
-            taught_KB = -(taught_BC * logits_KBC.float().log_softmax(dim=2)).sum(dim=2)
-            weight_B = self._teacher_weight * taught_BC.sum(dim=1).round()
-            loss_KB = (1 - weight_B) * loss_KB + weight_B * taught_KB
         return (loss_KB.mean(dim=0) * batch.weights_B).sum()
 
     def score(self, model: nn.Module) -> dict[str, Any]:

@@ -25,7 +25,6 @@ sys.path.insert(0, str(SCRIPTS))  # scripts are no package
 import make_starter  # noqa: E402
 import starter_rows  # noqa: E402
 import starter_scores  # noqa: E402
-import starter_teachers  # noqa: E402
 from starter_templates import sentences  # noqa: E402
 
 TABLE: dict[str, Any] = {
@@ -126,33 +125,6 @@ def test_two_classes_say_nothing_about_the_third(data: Path) -> None:
     assert gradient(1)[1] < 1e-6, "of neutral, in a corpus of two classes"
     assert gradient(1)[0] > 1e-3
     assert gradient(2)[1] > 1e-3, "of neutral, in a corpus of three"
-    task.learn_from(np.full((len(train_rows), 3), 1 / 3, np.float32), weight=0.5)
-    assert gradient(1)[1] > 1e-3, "a teacher does say something about it"
-
-
-def test_teachers_are_learned_from(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(data, "teacher", "--leave-out", "three")
-    options = options_for(data)
-    tokenized = make_starter.tokenize(TABLE, options)
-    rows = make_starter.chosen(tokenized, options)
-    asked = {"labels": make_starter.LABELS, "folder": data / "work", "batch_size": 64}
-
-    def found() -> Any:
-        runs = [str(data / "teacher")]
-        return starter_teachers.teacher_probabilities(runs, tokenized.store, rows, **asked)
-
-    probabilities_RC = found()
-    corpus_R = rows.corpus.to_numpy()[~rows.held_out]
-    assert not probabilities_RC[corpus_R != 1].any(), "written for the starter, or unknown to the teacher"
-    assert probabilities_RC[corpus_R == 1].sum(axis=1) == pytest.approx(1, abs=2e-3)
-    labels_R = rows.label.to_numpy()[~rows.held_out]
-    assert (probabilities_RC.argmax(axis=1) == labels_R)[corpus_R == 1].mean() > 0.9
-    with monkeypatch.context() as patch:
-        patch.setattr(starter_teachers, "_predicted", None)
-        assert np.array_equal(found(), probabilities_RC), "kept in the work folder"
-    student = train(data, "student", "--teachers", str(data / "teacher"), "--teacher-weight", "0.9")
-    alone = train(data, "alone")
-    assert any(not torch.equal(student[name], alone[name]) for name in alone)
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(
