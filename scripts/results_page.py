@@ -48,8 +48,8 @@ ZERO_ROWS = """## Without any rows: the starter
 The model that comes with the package, which was trained on none of these texts, beside three word lists
 (`scripts/reproduce starter-zero --data FOLDER`; `scripts/starter_scores.py` tells how the lists answer). In
 two classes its prediction is the more probable of negative and positive. "Open terms" is a model made by the
-same command with `--terms open`, from corpora whose stated terms are free alone; it is 2 to 6 points behind,
-so it does not ship.
+same command with `--terms open`, from corpora whose stated terms are free alone; it is more than two points
+behind on three of the five, so it does not ship.
 
 """
 FEW_ROWS = """## With a few rows
