@@ -764,6 +764,23 @@ def test_imports_are_found_wherever_they_stand() -> None:
     assert imported_modules(ast.parse(code)) == {"text", "corpus", "model", "charts"}
 
 
+SUBSCRIPTED = {"Generic", "Protocol", "dict", "list", "tuple", "set", "Mapping", "Sequence", "Iterator"}
+
+
+def bases_with_parameters(tree: ast.AST) -> set[str]:
+    """Return the classes that other classes are derived from with type parameters, such as Generic."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    bases = [base.value for of in classes for base in of.bases if isinstance(base, ast.Subscript)]
+    return {ast.unparse(base).removeprefix("typing.") for base in bases}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_bases_take_parameters_in_python_3_10_too(module: str) -> None:
+    """logging.StreamHandler[...] is a TypeError there: some classes take parameters from 3.11 on."""
+    assert bases_with_parameters(ast.parse("class A(logging.StreamHandler[str]): ...")) - SUBSCRIPTED
+    assert bases_with_parameters(ast.parse(MODULES[module].read_text("utf-8"))) <= SUBSCRIPTED
+
+
 PRINTERS = ("__main__", "runtime", "options", "terminal")
 PRINTING = ("print", "say", "sys.exit", "exit", "quit")
 
