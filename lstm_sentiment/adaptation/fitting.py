@@ -193,7 +193,7 @@ def _weigh(network: WideAndDeep, blend: Blend) -> None:
     """Set shares with mean 1, as those of any run; the bias goes to both branches by their shares."""
     total = sum(blend.weights)
     network.shares.copy_(torch.tensor([weight * len(blend.weights) / total for weight in blend.weights]))
-    bias_C = torch.from_numpy(blend.bias_C / total).float()
+    bias_C = torch.from_numpy(blend.bias_of_branch).float()
     network.lstm.head.bias.add_(bias_C)
     network.ngrams.bias.add_(bias_C)
 

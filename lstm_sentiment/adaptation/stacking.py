@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.metrics import better, score
 
 STACK_ROWS = 100  # with fewer the weights of a stack are noise
@@ -32,6 +33,7 @@ class Blend:
         weights: what the logits of the head and of the linear model are multiplied by.
         bias_C: what is added, (C,).
         out_of_fold_RC: logits of the training rows, of models and weights fitted on others.
+        strength: of the bias for the classes that is part of `bias_C` (see `class_bias`), 0 for none.
         why: in words.
     """
 
@@ -39,7 +41,14 @@ class Blend:
     weights: tuple[float, float]
     bias_C: Array
     out_of_fold_RC: Array
-    why: str
+    strength: float = 0.0
+    why: str = ""
+
+    @property
+    def bias_of_branch(self) -> Array:
+        """What each model's own logits get, so that their sum by shares of mean 1 has the bias (C,)."""
+        shared_C: Array = self.bias_C / sum(self.weights)
+        return shared_C
 
 
 def choose_blend(
@@ -55,8 +64,9 @@ def choose_blend(
     """Return the blend of a head and a linear model that does best on rows that neither was fitted on.
 
     With at least 100 rows it is the weighted sum of both, the weights fitted by likelihood, unless the head
-    alone scores better; with fewer rows it is the head alone. The linear model is kept alone where it is
-    ahead by more than chance: more than one standard error of the difference.
+    alone is ahead; with fewer rows it is the head alone. It gets a bias for the classes where the score asks
+    for one (see `class_bias`). The linear model is kept alone where it is ahead. Ahead is who scores better
+    by more than chance: more than one standard error of the difference.
 
     Args:
         head_RC: out-of-fold logits (R, C).
@@ -78,27 +88,34 @@ def choose_blend(
     """
     models_KRC = np.stack([_centred(head_RC), _centred(linear_RC)])
 
-    def score_of(logits_RC: Array) -> float:
-        return float(score(labels, softmax(logits_RC, axis=1), names)[metric])
+    def score_of(blend: Blend) -> float:
+        return float(score(labels, softmax(blend.out_of_fold_RC, axis=1), names)[metric])
+
+    def biased(blend: Blend) -> Blend:
+        of = choose_class_bias(
+            blend.out_of_fold_RC, labels, names=names, row_weights=row_weights, metric=metric
+        )
+        logits_RC = blend.out_of_fold_RC + of.bias_C
+        return replace(blend, bias_C=blend.bias_C + of.bias_C, strength=of.strength, out_of_fold_RC=logits_RC)
+
+    def ahead(one: Blend, other: Blend) -> bool:
+        lead = abs(score_of(one) - score_of(other))
+        by_chance = chance_of(one.out_of_fold_RC, other.out_of_fold_RC, labels)
+        return better(score_of(one), score_of(other), metric) and lead > by_chance
 
     nothing_C = np.zeros(len(names))
-    blend = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0], why="")
+    head = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0])
+    linear = Blend(kind="linear", weights=(0.0, 1.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[1])
+    blend = biased(head)
     if len(labels) >= STACK_ROWS:
-        both = _stacked(models_KRC, labels, row_weights, folds)
-        if not better(score_of(blend.out_of_fold_RC), score_of(both.out_of_fold_RC), metric):
-            blend = both
-    of_blend, of_linear = score_of(blend.out_of_fold_RC), score_of(models_KRC[1])
-    told = f"{metric} of rows held out {of_blend:.3f}, of the linear model {of_linear:.3f}"
-    by_chance = chance_of(blend.out_of_fold_RC, models_KRC[1], labels)
-    if better(of_linear, of_blend, metric) and abs(of_linear - of_blend) > by_chance:
-        return Blend(
-            kind="linear",
-            weights=(0.0, 1.0),
-            bias_C=nothing_C,
-            out_of_fold_RC=models_KRC[1],
-            why=f"the linear model is ahead: {told}",
-        )
-    return replace(blend, why=told)
+        both = biased(_stacked(models_KRC, labels, row_weights, folds))
+        blend = blend if ahead(blend, both) else both
+    told = f"{metric} of rows held out {score_of(blend):.3f}, of the linear model {score_of(linear):.3f}"
+    if not ahead(linear, blend):
+        return replace(blend, why=told)
+    also = biased(linear)
+    kept = linear if better(score_of(linear), score_of(also), metric) else also
+    return replace(kept, why=f"the linear model is ahead: {told}")
 
 
 def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:
@@ -110,7 +127,7 @@ def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequen
         stacked_RC[fold] = np.tensordot(weights_K, models_KRC[:, fold], axes=1) + bias_C
     weights_K, bias_C = _stack(models_KRC, labels, row_weights)
     weights = (float(weights_K[0]), float(weights_K[1]))
-    return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC, why="")
+    return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC)
 
 
 def chance_of(one_RC: Array, other_RC: Array, labels: Array) -> float:
