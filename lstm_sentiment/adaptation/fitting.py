@@ -120,6 +120,7 @@ def fit_frozen(
     linear = fit_branch(network.ngrams, train, classes=len(labels), **settings)
     head, weight_CP, bias_C = fit_head_of(start, train, features_RP, labels=labels, **settings)
     held = np.sort(np.concatenate(folds))
+    as_it_is_RC = start.answers(features_RP, train, labels)
     blend = choose_blend(
         head.out_of_fold_RC[held],
         linear.out_of_fold_RC[held],
@@ -128,6 +129,7 @@ def fit_frozen(
         metric=metric,
         row_weights=row_weights[held],
         folds=[np.searchsorted(held, fold) for fold in folds],
+        start_RC=None if as_it_is_RC is None else as_it_is_RC[held],
     )
     set_head(network, weight_CP, bias_C)
     _weigh(network, blend)

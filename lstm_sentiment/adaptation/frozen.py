@@ -166,6 +166,7 @@ def _assessed(
         "kept": {
             "kind": fit.blend.kind,
             "why": fit.blend.why,
+            "scores": fit.blend.scores,
             "start": config.pretrained,
             "adapt": config.adapt,
             "cross_validated": corpus.cross_validated,

@@ -6,7 +6,7 @@ Legend: R rows, C classes, K models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from lstm_sentiment.metrics import better, score
 STACK_ROWS = 100  # with fewer the weights of a stack are noise
 BIAS_PENALTY = 0.02
 MOST_WEIGHT = 20.0
-ALONE = ("head", "linear")
+AHEAD = "the linear model is ahead by more than chance"
+NOT_AHEAD = "the linear model is not ahead by more than chance"
 Array = npt.NDArray[Any]
 
 
@@ -34,6 +35,9 @@ class Blend:
         bias_C: what is added, (C,).
         out_of_fold_RC: logits of the training rows, of models and weights fitted on others.
         strength: of the bias for the classes that is part of `bias_C` (see `class_bias`), 0 for none.
+        scores: of the rows held out, by name: of ``start``, the classifier that training starts from, as it
+            is; of the ``head`` and the ``linear`` model alone; of ``both``; and of what is ``kept``. None for
+            what there is not.
         why: in words.
     """
 
@@ -42,6 +46,7 @@ class Blend:
     bias_C: Array
     out_of_fold_RC: Array
     strength: float = 0.0
+    scores: dict[str, float | None] = field(default_factory=dict)
     why: str = ""
 
     @property
@@ -60,6 +65,7 @@ def choose_blend(
     row_weights: Array,
     folds: Sequence[Array],
     metric: str,
+    start_RC: Array | None = None,
 ) -> Blend:
     """Return the blend of a head and a linear model that does best on rows that neither was fitted on.
 
@@ -76,6 +82,7 @@ def choose_blend(
         row_weights: what each row counts (R,).
         folds: rows that each fold holds out.
         metric: score that decides (see `metrics.score`).
+        start_RC: logits of the classifier that training starts from (R, C), for its score.
 
     >>> labels = np.array([0, 1] * 60)
     >>> random = np.random.default_rng(0)
@@ -88,8 +95,8 @@ def choose_blend(
     """
     models_KRC = np.stack([_centred(head_RC), _centred(linear_RC)])
 
-    def score_of(blend: Blend) -> float:
-        return float(score(labels, softmax(blend.out_of_fold_RC, axis=1), names)[metric])
+    def score_of(logits_RC: Array) -> float:
+        return float(score(labels, softmax(logits_RC, axis=1), names)[metric])
 
     def biased(blend: Blend) -> Blend:
         of = choose_class_bias(
@@ -99,23 +106,26 @@ def choose_blend(
         return replace(blend, bias_C=blend.bias_C + of.bias_C, strength=of.strength, out_of_fold_RC=logits_RC)
 
     def ahead(one: Blend, other: Blend) -> bool:
-        lead = abs(score_of(one) - score_of(other))
+        found, than = score_of(one.out_of_fold_RC), score_of(other.out_of_fold_RC)
         by_chance = chance_of(one.out_of_fold_RC, other.out_of_fold_RC, labels)
-        return better(score_of(one), score_of(other), metric) and lead > by_chance
+        return better(found, than, metric) and abs(found - than) > by_chance
 
     nothing_C = np.zeros(len(names))
     head = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0])
     linear = Blend(kind="linear", weights=(0.0, 1.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[1])
-    blend = biased(head)
+    kept, both = biased(head), None
     if len(labels) >= STACK_ROWS:
-        both = biased(_stacked(models_KRC, labels, row_weights, folds))
-        blend = blend if ahead(blend, both) else both
-    told = f"{metric} of rows held out {score_of(blend):.3f}, of the linear model {score_of(linear):.3f}"
-    if not ahead(linear, blend):
-        return replace(blend, why=told)
-    also = biased(linear)
-    kept = linear if better(score_of(linear), score_of(also), metric) else also
-    return replace(kept, why=f"the linear model is ahead: {told}")
+        both = _stacked(models_KRC, labels, row_weights, folds)
+        kept = kept if ahead(kept, biased(both)) else biased(both)
+    why = NOT_AHEAD
+    if ahead(linear, kept):
+        also, why = biased(linear), AHEAD
+        lower = better(score_of(linear.out_of_fold_RC), score_of(also.out_of_fold_RC), metric)
+        kept = linear if lower else also
+    of_models = {"start": start_RC, "head": models_KRC[0], "linear": models_KRC[1]}
+    of_models |= {"both": None if both is None else both.out_of_fold_RC, "kept": kept.out_of_fold_RC}
+    scores = {name: None if of is None else score_of(of) for name, of in of_models.items()}
+    return replace(kept, scores=scores, why=why)
 
 
 def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:
