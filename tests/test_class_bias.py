@@ -51,11 +51,11 @@ def test_the_expected_score_is_that_of_many_draws_of_the_classes(metric: str) ->
     probabilities_RC, decided = softmax(logits_RC, axis=1), logits_RC.argmax(axis=1)
     randomness = np.random.default_rng(2)
     draws = []
-    for _ in range(20):
+    for _ in range(100):
         labels = (randomness.random((4000, 1)) > probabilities_RC.cumsum(axis=1)[:, :-1]).sum(axis=1)
         draws.append(score(labels, np.eye(3)[decided], NAMES)[metric])
     found = expected_score(probabilities_RC, decided, names=NAMES, metric=metric)
-    assert found == pytest.approx(np.mean(draws), abs=0.005)
+    assert found == pytest.approx(np.mean(draws), abs=0.004)
 
 
 def test_for_recall_the_bias_makes_up_for_the_frequencies_in_full() -> None:
@@ -72,10 +72,11 @@ def test_for_f1_it_lies_between() -> None:
 
 def test_a_hundred_rows_are_enough_to_gain() -> None:
     """On fresh rows, in the mean of ten draws and in nearly each; the most probable class is the control."""
-    fresh_RC, truth = rows(20_000, seed=99)
+    skewed = (0.06, 0.09, 0.85)
+    fresh_RC, truth = rows(20_000, prior=skewed, seed=99)
     gains = []
     for seed in range(10):
-        found = chosen(*rows(100, seed=seed), "macro_f1")
+        found = chosen(*rows(100, prior=skewed, seed=seed), "macro_f1")
         before, after = (score(truth, of_RC, NAMES)["macro_f1"] for of_RC in (
             softmax(fresh_RC, axis=1), softmax(fresh_RC + found.bias_C, axis=1),
         ))  # fmt: skip
@@ -97,7 +98,7 @@ def test_classes_that_count_the_same_get_none() -> None:
     logits_RC, labels = rows(3000)
     weights_R = (1 / np.bincount(labels))[labels] * len(labels) / 3
     assert np.abs(chosen(logits_RC, labels, "macro_f1", row_weights=weights_R).bias_C).max() < 1e-6
-    assert np.abs(chosen(logits_RC, labels, "macro_f1").bias_C).max() > 0.5, "the control"
+    assert np.abs(chosen(logits_RC, labels, "macro_f1").bias_C).max() > 0.2, "the control"
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])
