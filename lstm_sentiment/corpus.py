@@ -19,7 +19,9 @@ import numpy.typing as npt
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.errors import ConfigError, DataError, Problems, shown
 from lstm_sentiment.labels import class_indices, class_map
-from lstm_sentiment.reading.sources import TREES, open_source
+from lstm_sentiment.reading.formats import TREES
+from lstm_sentiment.reading.lines import form_of
+from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.reading.splits import split_rows
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
@@ -178,7 +180,7 @@ def _stores(data: DataConfig, tokenizer: Tokenizer, cache: Path) -> dict[str, To
 
 def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool) -> TokenStore:
     with open_source(name, **reading_of(data)) as source:
-        if phrases and source.format not in TREES:
+        if phrases and (source.format not in TREES or form_of(source, labelled=True) != "trees"):
             raise ConfigError(
                 f"{name} has none: only trees do ({' '.join(TREES)}); leave this 0", key="data.phrases"
             )
@@ -200,7 +202,8 @@ def reading_of(data: TextSources) -> dict[str, Any]:
     >>> reading_of(DataConfig(header=False))["header"]
     False
     """
-    return {name: getattr(data, name) for name in ("encoding", "encoding_errors", "quoting", "header")}
+    names = ("encoding", "encoding_errors", "quoting", "header", "sheet")
+    return {name: getattr(data, name) for name in names}
 
 
 class TextSources(Protocol):
@@ -224,7 +227,11 @@ class TextSources(Protocol):
 
     @property
     def header(self) -> bool:
-        """Whether the first line of CSV and TSV names the columns."""
+        """Whether the first line of CSV, TSV and Excel names the columns."""
+
+    @property
+    def sheet(self) -> str | None:
+        """Which sheet of a workbook is read."""
 
 
 def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) -> TokenStore:

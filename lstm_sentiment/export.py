@@ -89,7 +89,7 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
     runtime = load_runtime(out, threads=options.threads)
     if options.file:
         trained = classifier.config.data.text_column
-        names = ("text_column", "encoding", "quoting", "header")
+        names = ("text_column", "encoding", "quoting", "header", "sheet")
         how = {"trained": trained} | {name: getattr(options, name) for name in names}
         texts, what = texts_of_file(options.file, **how), f"texts of {options.file}"
     else:

@@ -128,20 +128,21 @@ def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) ->
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a CSV or TSV file is written."""
+    """Add the options that say how a CSV, TSV or Excel file is written."""
     quotings = ("auto", "double", "backslash", "none")
     parser.add_argument("--quoting", choices=quotings, default="auto", help="what quotes mean in CSV and TSV")
     parser.add_argument(
         "--no-header",
         dest="header",
         action="store_false",
-        help="the first line of CSV and TSV is a row; columns are named 1, 2, ...",
+        help="the first line of CSV, TSV and Excel is a row; columns are named 1, 2, ...",
     )
+    parser.add_argument("--sheet", help="which sheet of an Excel workbook is read; default the first")
 
 
 def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
     """Return which columns and encoding a command line asks for, as `answers.answer_file` takes them."""
-    names = ("text_column", "label_column", "encoding", "quoting", "header")
+    names = ("text_column", "label_column", "encoding", "quoting", "header", "sheet")
     return {name: getattr(options, name) for name in names}
 
 

@@ -50,8 +50,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog=program("predict"), description=__doc__)
     parser.add_argument("run", help=RUN)
     parser.add_argument("text", nargs="*", help="texts; without any and without --file, lines from stdin")
-    parser.add_argument("--file", help="label this file's rows (.csv .tsv .jsonl .parquet, also compressed)")
-    parser.add_argument("--out", help="write rows and predictions here; without it, JSON lines on stdout")
+    parser.add_argument(
+        "--file", help="label the rows of this table (.csv .xlsx ...), or the lines of this .txt file"
+    )
+    parser.add_argument(
+        "--out",
+        help="write rows and predictions to this table (.csv .xlsx ...); without it, JSON lines on stdout",
+    )
     parser.add_argument(
         "--spreadsheet-safe",
         action="store_true",
@@ -128,13 +133,13 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
     from lstm_sentiment.reading.sources import open_source
     from lstm_sentiment.reading.tables import open_table, to_json_line
 
-    how = {name: getattr(options, name) for name in ("encoding", "quoting", "header")}
+    how = {name: getattr(options, name) for name in ("encoding", "quoting", "header", "sheet")}
     with open_source(options.file, **how, encoding_errors="replace") as source:
 
         def labelled() -> Iterator[pd.DataFrame]:
             quiet = not sys.stderr.isatty()
             with tqdm(unit=" rows", desc="predict", disable=quiet) as bar:
-                for chunk in read_chunks(source):
+                for chunk in read_chunks(source, labelled=False):
                     column = pick_column(
                         options.text_column,
                         list(chunk.frame.columns),

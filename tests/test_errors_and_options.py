@@ -700,12 +700,13 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 # --- rules that every module keeps ---
 
 FLOORS = [
-    "errors tokenizing given dialects",
+    "errors tokenizing given dialects formats",
     "sections files readable caching text schedule trees made_up progress findings runtime characters layers "
-    "usage weights terminal library prediction shapes",
+    "usage weights terminal library prediction shapes archives",
     "sources recurrence pooling rows names quantization",
-    "delimited json_lines settling",
-    "config readers distributed hardware calibration vectors subwords extras bounds locking",
+    "delimited json_lines lines columnar extras settling",
+    "json_arrays workbooks",
+    "config readers distributed hardware calibration vectors subwords bounds locking",
     "config_files manifest",
     "options places metrics tokens tables model checkpoint page charts pickling",
     "familiar headers settings reopening dataset watching splits labels proof gates curves card comparison "

@@ -29,23 +29,25 @@ import numpy.typing as npt
 from lstm_sentiment.caching import cache_folder as cache_folder
 from lstm_sentiment.errors import DataError, Problems
 from lstm_sentiment.files import writing
+from lstm_sentiment.reading.formats import compression_of
+from lstm_sentiment.reading.lines import PHRASE
 from lstm_sentiment.reading.readers import (
     LABEL_COLUMNS,
-    PHRASE,
     REPLACEMENT,
     TEXT_COLUMNS,
     Chunk,
     as_text,
     check_header_is_no_row,
+    column_labels,
     column_texts,
     pick_column,
     read_chunks,
 )
-from lstm_sentiment.reading.sources import Source, compression_of, text_files
+from lstm_sentiment.reading.sources import Source, text_files
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
 from lstm_sentiment.sections import code_of
 
-FORMAT = 6
+FORMAT = 7
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
 ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines", "phrases")
 Array = npt.NDArray[Any]
@@ -194,6 +196,7 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
         source.encoding_errors,
         source.quoting,
         source.header,
+        source.sheet,
         columns.text,
         columns.label,
         columns.group,
@@ -280,7 +283,10 @@ class _Rows:
 
     def texts(self) -> Iterator[list[str]]:
         classes = list(self._columns.classes) if self._columns.classes else None
-        for chunk in read_chunks(self._source, classes=classes, phrases=self._columns.phrases):
+        labelled = self._columns.label is not None
+        for chunk in read_chunks(
+            self._source, classes=classes, phrases=self._columns.phrases, labelled=labelled
+        ):
             yield self._take(chunk)
         check_header_is_no_row(self._source, self._label_column, self.label_numbers, self._problems)
         self._problems.raise_any()
@@ -328,8 +334,7 @@ class _Rows:
             return
         column = pick_column(wanted, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name)
         self._label_column = column
-        for value in column_texts(chunk, column, name):
-            label = value.strip()
+        for label in column_labels(chunk, column, name):
             self.labels.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
 
 
