@@ -94,7 +94,7 @@ def assess(
         model.shares.copy_(torch.from_numpy(shares_K))
         best.tensors["model"]["shares"] = model.shares.cpu().clone()
     logits = answers(model)
-    calibration = fit_calibration(logits["validation"], corpus.validation.labels)
+    calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
     truths = {name: rows.labels for name, rows in splits.items()}
     metrics |= calibrated_scores(calibration, logits, truths, corpus.labels) | {"baselines": {}}
     if processes.is_main:
@@ -155,11 +155,12 @@ def _weigh(
         splits: validation and, where there is one, test.
         labels: class names.
     """
-    truth_R = splits["validation"].labels
-    shares_K = fit_shares(np.stack([of_splits["validation"] for of_splits in logits.values()]), truth_R)
+    truth_R, counts_R = splits["validation"].labels, splits["validation"].counts
+    validation_KRC = np.stack([of_splits["validation"] for of_splits in logits.values()])
+    shares_K = fit_shares(validation_KRC, truth_R, counts_R)
     branches: dict[str, Any] = {}
     for (branch, of_splits), share in zip(logits.items(), shares_K.tolist(), strict=True):
-        alone = fit_calibration(of_splits["validation"], truth_R)
+        alone = fit_calibration(of_splits["validation"], truth_R, counts_R)
         branches[branch] = {"share": share} | {
             name: score(splits[name].labels, alone.probabilities(logits_RC), labels)
             for name, logits_RC in of_splits.items()
@@ -188,17 +189,18 @@ def _gate(
     logits: dict[str, dict[str, Array]], shares_K: Array, corpus: Corpus, config: Config
 ) -> tuple[dict[str, Any], Array]:
     """Return what is kept and why, and the shares: the linear branch gets all where it is ahead."""
-    truth_R, metric = corpus.validation.labels, config.trainer.metric
+    truth_R, counts_R, metric = corpus.validation.labels, corpus.validation.counts, config.trainer.metric
     linear_RC = logits["ngrams"]["validation"]
     both_RC = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
     found = {
-        name: score(truth_R, Calibration().probabilities(logits_RC), corpus.labels)[metric]
+        name: score(truth_R, Calibration().probabilities(logits_RC), corpus.labels, counts_R)[metric]
         for name, logits_RC in (
             ("head", logits["lstm"]["validation"]), ("linear", linear_RC), ("both", both_RC)
         )
     }  # fmt: skip
     lead = abs(found["linear"] - found["both"])
-    ahead = better(found["linear"], found["both"], metric) and lead > chance_of(both_RC, linear_RC, truth_R)
+    by_chance = chance_of(both_RC, linear_RC, truth_R, counts_R)
+    ahead = better(found["linear"], found["both"], metric) and lead > by_chance
     kept = {
         "kind": "linear" if ahead else "both",
         "why": AHEAD if ahead else NOT_AHEAD,
@@ -222,8 +224,8 @@ def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer
     )
     logits_RC = start.answers(features_RP, corpus.validation, corpus.labels)
     assert logits_RC is not None
-    scores = score(corpus.validation.labels, Calibration().probabilities(logits_RC), corpus.labels)
-    return float(scores[config.trainer.metric])
+    rows, probabilities_RC = corpus.validation, Calibration().probabilities(logits_RC)
+    return float(score(rows.labels, probabilities_RC, corpus.labels, rows.counts)[config.trainer.metric])
 
 
 def report_scores(metrics: dict[str, Any], path: Path) -> None:

@@ -52,6 +52,8 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
     for source, counts in facts["counts"].items():
         if counts["left_out"]:
             log.info("  %s: %s rows left out by data.labels", source, f"{counts['left_out']:,}")
+        if counts["weightless"]:
+            log.info("  %s: %s rows of weight 0 left out", source, f"{counts['weightless']:,}")
         if counts["filtered"]:
             log.info("  %s: %s rows left out by data.filter", source, f"{counts['filtered']:,}")
         if counts["empty"]:

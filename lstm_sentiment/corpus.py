@@ -156,7 +156,7 @@ def build_vocabulary(
     store: TokenStore, rows: Array, *, min_frequency: int, most: int, more: Sequence[str] = ()
 ) -> Vocabulary:
     """Return the most frequent tokens of some rows, and `more`; ties go to the token seen first."""
-    counts = count_tokens(store, rows)
+    counts = count_tokens(store, rows, weighted=True)
     order = np.argsort(-counts, kind="stable")
     known = order[counts[order] >= min_frequency][:most]
     others = (word for word in more if word not in SPECIAL_TOKENS)
@@ -189,6 +189,7 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
             text=data.text_column,
             label=data.label_column,
             group=data.group_column,
+            weight=data.weight_column if name == data.train else None,
             filter=tuple((column, code_of(str(value))) for column, value in sorted(data.filter.items())),
             classes=folders if source.format == "folder" else None,
             phrases=phrases,
@@ -300,6 +301,7 @@ def _datasets(
             truncate=text.truncate,
             subwords=text.subwords,
             weights=np.where(stores[origin].phrases[rows], data.phrases, 1.0) if split == "train" else None,
+            counts=stores[origin].weights[rows],
         )
     return splits
 
@@ -321,6 +323,7 @@ def _counts(store: TokenStore, classes: Array) -> dict[str, Any]:
         **store.counts,
         "empty_lines": store.lines[empty[:5]].tolist(),
         "left_out": int((classes[~store.phrases] < 0).sum()),
+        "weightless": int((store.weights <= 0).sum()),
     }
 
 

@@ -16,7 +16,7 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ from lstm_sentiment.errors import ConfigError, DataError, StoppedError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.files import new_folder, write_atomically
 from lstm_sentiment.hardware import device_here, one_training_at_a_time
-from lstm_sentiment.labelled import class_names, classes_of, texts_of
+from lstm_sentiment.labelled import class_names, classes_of, row_weights_of, texts_of, without
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.reading.readers import as_text
-from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
+from lstm_sentiment.sections import ModelConfig, TextConfig
 from lstm_sentiment.terminal import SafeHandler
 
 OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
@@ -64,9 +64,11 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         validation_fraction: share of the rows that `fit` sets aside, with the same class balance, to pick
             the best epoch and to calibrate the probabilities; None, or, where training starts from a
             classifier with few rows, also the default: the rows are cross-validated instead.
-        deduplicate: train on each text once, with the label that it has first, as the command does: or a
-            text might stand on both sides of that cut. False where a text is repeated on purpose, as in
-            a bootstrap sample; weights of rows are not known otherwise.
+        deduplicate: train on each text once, with the label that it has first, as the command does. False
+            trains on the rows as they are: a text that is repeated, as in a bootstrap sample or a class with
+            more rows than it had, counts as often, and all its rows stay on the same side of a cut.
+        left_out: labels whose rows are left out, such as those of a class that is too rare: they are no
+            classes, and never predicted.
         random_state: a number, as the command's `seed`; a RandomState to draw it from; None for a new one.
         verbose: report as the command does: to the handlers of `logging`, or else to standard output.
 
@@ -134,7 +136,8 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         pretrained: str | None = Config.pretrained,
         adapt: str = Config.adapt,
         validation_fraction: float | None = 0.1,
-        deduplicate: bool = DataConfig.deduplicate,
+        deduplicate: bool = False,
+        left_out: Collection[Any] = (),
         random_state: int | np.random.RandomState | None = Config.seed,
         verbose: bool = False,
     ) -> None:
@@ -142,12 +145,17 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             if name != "self":
                 setattr(self, name, value)
 
-    def fit(self, X: Sequence[str], y: Sequence[Any]) -> SentimentEstimator:
+    def fit(
+        self, X: Sequence[str], y: Sequence[Any], sample_weight: Sequence[float] | None = None
+    ) -> SentimentEstimator:
         """Train on texts and their labels.
 
         Args:
             X: R texts: a list, an array or a pandas Series of strings.
             y: R labels, all text or all numbers or truth values; at most 100 different ones.
+            sample_weight: as so many rows each counts (R,): 2 as two of it, 0 as none; None for 1. What is
+                fitted over a frozen LSTM is the same as with rows repeated so often; gradient steps see a row
+                once an epoch, at its weight.
 
         Raises:
             ValueError: texts, labels or settings that cannot be used, too few rows for a class. The
@@ -156,7 +164,9 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             KeyboardInterrupt: Ctrl-C, after the step; this estimator is as it was before.
         """
         texts = texts_of(X)
-        classes_C, label_R = classes_of(y, texts)
+        weight_R = row_weights_of(sample_weight, texts)
+        texts, labels, weight_R = without(self.left_out, texts, y, weight_R)
+        classes_C, label_R = classes_of(labels, texts)
         names = class_names(classes_C)
         repeated = len(texts) - len({text.strip() for text in texts})
         if self.deduplicate and repeated:
@@ -169,7 +179,10 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             stack.enter_context(_reporting(self.verbose))
             stack.enter_context(torch.random.fork_rng(devices=[]))  # leaves the caller's random numbers alone
             folder = Path(stack.enter_context(_temporary_folder()))
-            rows = ({"text": text, "label": names[i]} for text, i in zip(texts, label_R, strict=True))
+            rows = (
+                {"text": text, "label": names[label], "weight": weight}
+                for text, label, weight in zip(texts, label_R, weight_R.tolist(), strict=True)
+            )
             with (folder / "rows.jsonl").open("w", encoding="ascii") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             config = self._config(folder / "rows.jsonl", names)
@@ -251,6 +264,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             test=None,
             text_column="text",
             label_column="label",
+            weight_column="weight",
             labels=names,
             encoding_errors="strict",  # what the texts hold was never bytes
         )

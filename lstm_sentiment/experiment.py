@@ -279,7 +279,8 @@ def _prepare_ngrams(
         train,
         classes=classes,
         row_weights=row_weights(train, classes, balanced=config.trainer.class_weights == "balanced"),
-        folds=folds_of(train.labels, seed=config.seed, most=3),
+        row_counts=train.counts,
+        folds=folds_of(train.labels, texts=train.texts, seed=config.seed, most=3),
     )
 
 

@@ -15,6 +15,7 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from lstm_sentiment.errors import shown
+from lstm_sentiment.reading.columns import MOST_WEIGHT
 from lstm_sentiment.reading.given import texts_in
 from lstm_sentiment.reading.readers import as_text
 
@@ -83,3 +84,56 @@ def class_names(classes_C: Array) -> list[str]:
         if not name or names.count(name) > 1:
             raise ValueError(f"y holds labels that are {shown(name)} but for white space; rename them")
     return names
+
+
+def row_weights_of(sample_weight: Any, texts: list[str]) -> Array:
+    """Return as so many rows each text counts (R,); None for one.
+
+    Raises:
+        ValueError: something else than a finite number per row that is not negative.
+
+    >>> row_weights_of([2, 0.5], ["a", "b"]).tolist(), row_weights_of(None, ["a"]).tolist()
+    ([2.0, 0.5], [1.0])
+    """
+    if sample_weight is None:
+        return np.ones(len(texts))
+    try:
+        weight_R = np.asarray(sample_weight, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("sample_weight must be numbers") from None
+    if weight_R.ndim == 0:
+        weight_R = np.full(len(texts), float(weight_R))
+    if weight_R.shape != (len(texts),):
+        raise ValueError(f"sample_weight must hold {len(texts)} numbers, not be of shape {weight_R.shape}")
+    wrong = np.flatnonzero(~(np.isfinite(weight_R) & (weight_R >= 0) & (weight_R <= MOST_WEIGHT)))
+    if len(wrong):
+        found = weight_R[wrong[0]]
+        raise ValueError(f"sample_weight[{wrong[0]}] must lie between 0 and {MOST_WEIGHT:,}, not {found}")
+    return weight_R
+
+
+def without(
+    left_out: Any, texts: list[str], labels: Any, weight_R: Array
+) -> tuple[list[str], list[Any], Array]:
+    """Return the rows that are learned from: not those of a label that is left out, nor those of weight 0.
+
+    Args:
+        left_out: labels, in the type they are given in.
+        texts: R texts.
+        labels: R labels.
+        weight_R: as so many rows each counts.
+
+    Raises:
+        ValueError: no row is left, or `left_out` is no list.
+
+    >>> without(["mixed"], ["a", "b", "c"], ["good", "mixed", "bad"], np.ones(3))[:2]
+    (['a', 'c'], ['good', 'bad'])
+    """
+    if isinstance(left_out, str) or not isinstance(left_out, Iterable):
+        raise ValueError(f"left_out must be a list of labels, not {left_out!r}")  # noqa: TRY004 - of scikit-learn
+    check_consistent_length(texts, column_or_1d(labels))
+    given, unwanted = list(labels), list(left_out)
+    kept = [row for row in range(len(texts)) if given[row] not in unwanted and weight_R[row] > 0]
+    if texts and not kept:
+        raise ValueError("no row is left: sample_weight is 0 or left_out names its label")
+    return [texts[row] for row in kept], [given[row] for row in kept], weight_R[kept]

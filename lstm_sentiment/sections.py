@@ -109,7 +109,10 @@ class DataConfig:
             training shall not read.
         filter: keep only rows whose columns have these values, such as {source: imdb}.
         group_column: rows with the same value here stay on the same side of a split.
-        deduplicate: remove repeated texts from `train` before it is cut.
+        weight_column: column of `train` with what each row counts, as so many rows: 2 as two, 0 as none; null
+            for 1.
+        deduplicate: remove repeated texts from `train` before it is cut. False keeps the rows as they are; a
+            text and its repetitions then stay on the same side of a split.
         encoding: character encoding of text files.
         encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
             replace reads them as U+FFFD and counts the rows.
@@ -133,6 +136,7 @@ class DataConfig:
     exclude: str | list[str] | None = None
     filter: dict[str, str | int] = field(default_factory=dict)
     group_column: str | None = None
+    weight_column: str | None = None
     deduplicate: bool = True
     encoding: str = "utf-8"
     encoding_errors: Literal["strict", "replace"] = "replace"

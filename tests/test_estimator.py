@@ -50,7 +50,7 @@ NOT_OFFERED = {
     "tensorboard",
     "timeout",
 }  # there is no run folder to go on from or to look into
-OWN = {"pretrained", "adapt", "validation_fraction", "deduplicate", "random_state", "verbose"}
+OWN = {"pretrained", "adapt", "validation_fraction", "deduplicate", "left_out", "random_state", "verbose"}
 TINY: dict[str, Any] = {
     "embedding_size": 16,
     "hidden_size": 16,
@@ -116,7 +116,7 @@ def test_parameters_are_the_settings_with_their_own_defaults() -> None:
     assert {f.name: f.default for f in fields if f.name not in NOT_OFFERED} == defaults
     assert SentimentEstimator().get_params().keys() == {*defaults, *OWN}
     own = SentimentEstimator()
-    assert (own.validation_fraction, own.deduplicate) == (DataConfig().validation, DataConfig().deduplicate)
+    assert (own.validation_fraction, own.deduplicate, own.left_out) == (DataConfig().validation, False, ())
     assert own.random_state == Config().seed
 
 
@@ -160,7 +160,10 @@ def test_answers_have_the_shape_and_type_that_scikit_learn_expects(fitted: Senti
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"random_state": 7, "validation_fraction": 0.25, "deduplicate": False, "class_weights": "balanced"}],
+    [
+        {"deduplicate": True},
+        {"random_state": 7, "validation_fraction": 0.25, "deduplicate": False, "class_weights": "balanced"},
+    ],
 )
 def test_it_learns_what_the_command_learns(tmp_path: Path, settings: dict[str, Any]) -> None:
     rows = [*make_rows(90), *make_rows(90)[:30]]
@@ -397,10 +400,10 @@ def test_without_handlers_it_reports_to_standard_output(
 # -- repeated texts --------------------------------------------------------------------------------
 
 
-def test_repeated_texts_count_once_unless_asked() -> None:
+def test_repeated_texts_count_as_often_unless_asked() -> None:
     texts, labels = TEXTS[:60] * 2, LABELS[:60] * 2
-    once = tiny(epochs=1).fit(texts, labels)
-    twice = tiny(epochs=1, deduplicate=False).fit(texts, labels)
+    once = tiny(epochs=1, deduplicate=True).fit(texts, labels)
+    twice = tiny(epochs=1).fit(texts, labels)
     assert once.metrics_["validation"]["rows"] == 6
     assert twice.metrics_["validation"]["rows"] == 12
 

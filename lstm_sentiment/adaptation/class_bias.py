@@ -39,7 +39,13 @@ class ClassBias:
 
 
 def choose_class_bias(
-    logits_RC: Array, labels: Array, *, names: list[str], row_weights: Array, metric: str
+    logits_RC: Array,
+    labels: Array,
+    *,
+    names: list[str],
+    row_weights: Array,
+    metric: str,
+    row_counts: Array | None = None,
 ) -> ClassBias:
     """Return the bias with the best expected score; none for a score such as accuracy.
 
@@ -50,6 +56,7 @@ def choose_class_bias(
         row_weights: what each row counted when the model was fitted (R,): classes that were given the same
             weight need no bias.
         metric: score that is to be raised (see `metrics.score`).
+        row_counts: as so many rows each counts (R,), besides its loss; None for 1.
 
     >>> labels = np.repeat([0, 1], [90, 10])
     >>> logits_RC = np.eye(2)[labels] + np.random.default_rng(0).normal(size=(100, 2)) + [2.0, 0.0]
@@ -63,17 +70,26 @@ def choose_class_bias(
     classes = len(names)
     if metric not in BALANCED_METRICS:
         return ClassBias(strength=0.0, bias_C=np.zeros(classes))
-    calibration = fit_calibration(logits_RC, labels)
+    row_counts = np.ones(len(labels)) if row_counts is None else row_counts
+    calibration = fit_calibration(logits_RC, labels, row_counts)
     probabilities_RC = calibration.probabilities(logits_RC)
     counts_C = np.bincount(labels, row_weights, minlength=classes) + 1.0  # a class without rows has some, too
     towards_C = -calibration.temperature * (np.log(counts_C) - np.log(counts_C).mean())
     decided = [(logits_RC + strength * towards_C).argmax(axis=1) for strength in STRENGTHS]
-    expected = [expected_score(probabilities_RC, of, names=names, metric=metric) for of in decided]
+    how: dict[str, Any] = {"names": names, "metric": metric, "row_counts": row_counts}
+    expected = [expected_score(probabilities_RC, of, **how) for of in decided]
     strength = float(STRENGTHS[int(np.argmax(expected))])  # the smallest one, of several alike
     return ClassBias(strength=strength, bias_C=strength * towards_C)
 
 
-def expected_score(probabilities_RC: Array, decided_R: Array, *, names: list[str], metric: str) -> float:
+def expected_score(
+    probabilities_RC: Array,
+    decided_R: Array,
+    *,
+    names: list[str],
+    metric: str,
+    row_counts: Array | None = None,
+) -> float:
     """Return a score of decisions if the true class of each row is drawn from its probabilities.
 
     It is the score of the expected counts: of the rows of each class, of those that are found.
@@ -83,6 +99,7 @@ def expected_score(probabilities_RC: Array, decided_R: Array, *, names: list[str
         decided_R: class indices (R,).
         names: class names.
         metric: one of `BALANCED_METRICS`.
+        row_counts: as so many rows each counts (R,); None for 1.
 
     >>> probabilities_RC = np.array([[0.9, 0.1], [0.6, 0.4]])
     >>> settings = {"names": ["good", "bad"], "metric": "macro_recall"}
@@ -93,8 +110,9 @@ def expected_score(probabilities_RC: Array, decided_R: Array, *, names: list[str
     """
     classes = len(names)
     rows = np.arange(len(decided_R))
-    found_C = np.bincount(decided_R, probabilities_RC[rows, decided_R], minlength=classes)
-    decided_C, true_C = np.bincount(decided_R, minlength=classes), probabilities_RC.sum(axis=0)
+    row_counts = np.ones(len(decided_R)) if row_counts is None else row_counts
+    found_C = np.bincount(decided_R, row_counts * probabilities_RC[rows, decided_R], minlength=classes)
+    decided_C, true_C = np.bincount(decided_R, row_counts, minlength=classes), row_counts @ probabilities_RC
     if metric == "macro_recall":
         return float((found_C / true_C).mean())
     f1_C = 2 * found_C / (decided_C + true_C)

@@ -60,7 +60,8 @@ def begin_from(
         train,
         classes=classes,
         row_weights=row_weights(train, classes, balanced=balanced),
-        folds=folds_of(train.labels, seed=config.seed, most=FOLDS, rows=CV_ROWS),
+        row_counts=train.counts,
+        folds=folds_of(train.labels, texts=train.texts, seed=config.seed, most=FOLDS, rows=CV_ROWS),
     )
     some = _sample(train, HEAD_ROWS, seed=config.seed)
     network.to(device)
@@ -72,7 +73,7 @@ def begin_from(
         features_RP,
         labels=corpus.labels,
         row_weights=row_weights(some, classes, balanced=balanced),
-        folds=folds_of(some.labels, seed=config.seed, most=FOLDS),
+        folds=folds_of(some.labels, texts=some.texts, seed=config.seed, most=FOLDS),
     )
     set_head(network, weight_CP, bias_C)
 

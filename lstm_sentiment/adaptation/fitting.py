@@ -115,9 +115,9 @@ def fit_frozen(
         cv_rows: rows that choices are made by, at most.
     """
     assert isinstance(network.ngrams, TfidfBranch)
-    folds = folds_of(train.labels, seed=seed, most=_folds(len(train)), rows=cv_rows)
+    folds = folds_of(train.labels, texts=train.texts, seed=seed, most=_folds(train.texts), rows=cv_rows)
     settings: dict[str, Any] = {"row_weights": row_weights, "folds": folds}
-    linear = fit_branch(network.ngrams, train, classes=len(labels), **settings)
+    linear = fit_branch(network.ngrams, train, classes=len(labels), row_counts=train.counts, **settings)
     head, weight_CP, bias_C = fit_head_of(start, train, features_RP, labels=labels, **settings)
     held = np.sort(np.concatenate(folds))
     as_it_is_RC = start.answers(features_RP, train, labels)
@@ -128,6 +128,8 @@ def fit_frozen(
         names=labels,
         metric=metric,
         row_weights=row_weights[held],
+        row_counts=train.counts[held],
+        texts=train.texts[held],
         folds=[np.searchsorted(held, fold) for fold in folds],
         start_RC=None if as_it_is_RC is None else as_it_is_RC[held],
     )
@@ -162,6 +164,7 @@ def fit_head_of(
         )
     """
     settings: dict[str, Any] = {"classes": len(labels), "row_weights": row_weights, "folds": folds}
+    settings["row_counts"] = rows.counts
     weight_SP, bias_S = (start.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
     matching_CS = start.matching(labels)
     if matching_CS is not None:
@@ -200,5 +203,6 @@ def _weigh(network: WideAndDeep, blend: Blend) -> None:
     network.ngrams.bias.add_(bias_C)
 
 
-def _folds(rows: int) -> int:
-    return 10 if rows < 200 else 5 if rows < 2500 else 3
+def _folds(text_R: Array) -> int:
+    texts = len(np.unique(text_R))
+    return 10 if texts < 200 else 5 if texts < 2500 else 3

@@ -143,13 +143,14 @@ def _assessed(
     logits = {name: _logits(network, rows, features[name], fit.blend) for name, rows in splits.items()}
     if "validation" in splits:  # rows of their own, which nothing was chosen by
         out_of_fold = {branch: of["validation"] for branch, of in _by_branch(logits).items()}
-    calibration = fit_calibration(out_of_fold[""], truths["validation"])
+    counts_R = splits["validation"].counts if "validation" in splits else corpus.train.counts[fit.held]
+    calibration = fit_calibration(out_of_fold[""], truths["validation"], counts_R)
     held_out = {"validation": out_of_fold[""]} | {name: of[""] for name, of in logits.items()}
     metrics = calibrated_scores(calibration, held_out, truths, corpus.labels)
     branches: dict[str, Any] = {}
     for branch, share in zip(("lstm", "ngrams"), network.shares.tolist(), strict=True):
         of_splits = {"validation": out_of_fold[branch]} | {name: of[branch] for name, of in logits.items()}
-        alone = fit_calibration(of_splits["validation"], truths["validation"])
+        alone = fit_calibration(of_splits["validation"], truths["validation"], counts_R)
         branches[branch] = {"share": share} | {
             name: score(truths[name], alone.probabilities(logits_RC), corpus.labels)
             for name, logits_RC in of_splits.items()

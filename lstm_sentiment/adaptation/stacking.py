@@ -17,7 +17,7 @@ from scipy.special import log_softmax, softmax
 from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.metrics import better, score
 
-STACK_ROWS = 100  # with fewer the weights of a stack are noise
+STACK_TEXTS = 100  # with fewer the weights of a stack are noise
 BIAS_PENALTY = 0.02
 MOST_WEIGHT = 20.0
 AHEAD = "the linear model is ahead by more than chance"
@@ -66,11 +66,13 @@ def choose_blend(
     folds: Sequence[Array],
     metric: str,
     start_RC: Array | None = None,
+    row_counts: Array | None = None,
+    texts: Array | None = None,
 ) -> Blend:
     """Return the blend of a head and a linear model that does best on rows that neither was fitted on.
 
-    With at least 100 rows it is the weighted sum of both, the weights fitted by likelihood, unless the head
-    alone is ahead; with fewer rows it is the head alone. It gets a bias for the classes where the score asks
+    With at least 100 texts it is the weighted sum of both, the weights fitted by likelihood, unless the head
+    alone is ahead; with fewer it is the head alone. It gets a bias for the classes where the score asks
     for one (see `class_bias`). The linear model is kept alone where it is ahead. Ahead is who scores better
     by more than chance: more than one standard error of the difference.
 
@@ -83,9 +85,10 @@ def choose_blend(
         folds: rows that each fold holds out.
         metric: score that decides (see `metrics.score`).
         start_RC: logits of the classifier that training starts from (R, C), for its score.
+        row_counts: as so many rows each counts (R,), besides its loss; None for 1.
+        texts: equal for rows with the same text (R,); None where none is repeated.
 
-    >>> labels = np.array([0, 1] * 60)
-    >>> random = np.random.default_rng(0)
+    >>> labels, random = np.array([0, 1] * 60), np.random.default_rng(0)
     >>> good_RC, noise_RC = 4 * np.eye(2)[labels] + random.normal(size=(120, 2)), random.normal(size=(120, 2))
     >>> folds = [np.arange(0, 60), np.arange(60, 120)]
     >>> settings = {"names": ["a", "b"], "row_weights": np.ones(120), "folds": folds, "metric": "accuracy"}
@@ -96,25 +99,26 @@ def choose_blend(
     models_KRC = np.stack([_centred(head_RC), _centred(linear_RC)])
 
     def score_of(logits_RC: Array) -> float:
-        return float(score(labels, softmax(logits_RC, axis=1), names)[metric])
+        return float(score(labels, softmax(logits_RC, axis=1), names, row_counts)[metric])
 
     def biased(blend: Blend) -> Blend:
         of = choose_class_bias(
-            blend.out_of_fold_RC, labels, names=names, row_weights=row_weights, metric=metric
-        )
+            blend.out_of_fold_RC, labels, names=names, row_weights=row_weights, metric=metric,
+            row_counts=row_counts,
+        )  # fmt: skip
         logits_RC = blend.out_of_fold_RC + of.bias_C
         return replace(blend, bias_C=blend.bias_C + of.bias_C, strength=of.strength, out_of_fold_RC=logits_RC)
 
     def ahead(one: Blend, other: Blend) -> bool:
         found, than = score_of(one.out_of_fold_RC), score_of(other.out_of_fold_RC)
-        by_chance = chance_of(one.out_of_fold_RC, other.out_of_fold_RC, labels)
+        by_chance = chance_of(one.out_of_fold_RC, other.out_of_fold_RC, labels, row_counts)
         return better(found, than, metric) and abs(found - than) > by_chance
 
     nothing_C = np.zeros(len(names))
     head = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0])
     linear = Blend(kind="linear", weights=(0.0, 1.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[1])
     kept, both = biased(head), None
-    if len(labels) >= STACK_ROWS:
+    if len(labels if texts is None else np.unique(texts)) >= STACK_TEXTS:
         both = _stacked(models_KRC, labels, row_weights, folds)
         kept = kept if ahead(kept, biased(both)) else biased(both)
     why = NOT_AHEAD
@@ -140,15 +144,27 @@ def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequen
     return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC)
 
 
-def chance_of(one_RC: Array, other_RC: Array, labels: Array) -> float:
+def chance_of(one_RC: Array, other_RC: Array, labels: Array, row_counts: Array | None = None) -> float:
     """Return the standard error of the difference of two models' accuracies on the same rows.
+
+    Args:
+        one_RC: logits (R, C).
+        other_RC: logits (R, C).
+        labels: class indices (R,).
+        row_counts: as so many rows each counts (R,); None for 1.
 
     >>> one_RC, other_RC = np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 0, 1, 0]]
     >>> round(chance_of(one_RC, other_RC, np.array([0, 0, 1, 1])), 3)
     0.25
     """
     difference_R = (one_RC.argmax(axis=1) == labels).astype(float) - (other_RC.argmax(axis=1) == labels)
-    return float(difference_R.std(ddof=1) / np.sqrt(len(labels))) if len(labels) > 1 else 0.0
+    row_counts = np.ones(len(labels)) if row_counts is None else row_counts
+    rows = float(row_counts.sum())
+    if len(labels) < 2 or rows <= 1:
+        return 0.0
+    mean = np.average(difference_R, weights=row_counts)
+    variance = float((row_counts * np.square(difference_R - mean)).sum()) / (rows - 1)
+    return float(np.sqrt(variance / rows))
 
 
 def _stack(models_KRC: Array, labels: Array, row_weights: Array) -> tuple[Array, Array]:

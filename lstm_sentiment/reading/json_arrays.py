@@ -221,7 +221,7 @@ class _Flattened:
         """Return a record."""
         if not _is_task(record):
             return record
-        data, annotations = record["data"], record.get("annotations", record.get("completions"))
+        data, annotations = record["data"], record.get("annotations") or record.get("completions") or []
         made = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
         made = [one for one in made if one.get("ground_truth")] or made
         chosen: dict[str, list[Any]] = {}
