@@ -24,6 +24,7 @@ from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
+from lstm_sentiment.cross_validation import OutOfFold
 from lstm_sentiment.dataset import Array, TextDataset
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.inference import predict_logits
@@ -50,7 +51,13 @@ COVERAGES = (0.8, 0.9, 0.95)  # of label sets, as asked for
 
 
 def assess(
-    folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer, *, start: Start | None = None
+    folder: RunFolder,
+    config: Config,
+    corpus: Corpus,
+    trainer: Trainer,
+    crossed: OutOfFold | None = None,
+    *,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """Calibrate the best epoch on validation and score it on validation and test; every process calls this.
 
@@ -61,6 +68,7 @@ def assess(
         config: of the run.
         corpus: its rows.
         trainer: that trained it.
+        crossed: answers for the training rows, where no validation rows are set aside.
         start: the classifier that training started from, to be scored as it is.
 
     Raises:
@@ -75,16 +83,19 @@ def assess(
     best = folder.load(BEST)
     model = trainer.evaluated_model()
     model.load_state_dict(best.tensors["model"])
-    splits = {name: rows for name, rows in corpus.splits.items() if name != "train"}
+    held_out = {name: rows for name, rows in corpus.splits.items() if name != "train"}
+    splits = {"validation": corpus.validation, **held_out}
+    out_of_fold = crossed.logits[trainer.state.best_epoch] if crossed else {}
 
-    def answers(of: nn.Module) -> dict[str, Array]:
+    def answers(of: nn.Module, name: str = "") -> dict[str, Array]:
         size = 4 * config.trainer.batch_size
         answering = functools.partial(predict_logits, of, device=trainer.device, batch_size=size)
-        return {name: answering(rows, processes=processes).numpy() for name, rows in splits.items()}
+        found = {split: answering(rows, processes=processes).numpy() for split, rows in held_out.items()}
+        return {"validation": out_of_fold[name], **found} if crossed else found
 
     metrics: dict[str, Any] = {}
     if isinstance(model, WideAndDeep):
-        of_branches = {name: answers(branch) for name, branch in model.named_children()}
+        of_branches = {name: answers(branch, name) for name, branch in model.named_children()}
         metrics["branches"], shares_K = _weigh(of_branches, splits, corpus.labels)
         if isinstance(model.ngrams, TfidfBranch):
             metrics["kept"], shares_K = _gate(of_branches, shares_K, corpus, config)
@@ -92,6 +103,7 @@ def assess(
             for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
                 branch["share"] = share
         model.shares.copy_(torch.from_numpy(shares_K))
+        out_of_fold[""] = _blended(of_branches, shares_K)
         best.tensors["model"]["shares"] = model.shares.cpu().clone()
     logits = answers(model)
     calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
@@ -104,17 +116,21 @@ def assess(
         folder.save(BEST, best.tensors, {**best.facts, **added})
     if config.baseline and "kept" in metrics:
         metrics["baselines"] = baselines_beside(corpus, metrics["branches"])
-    elif config.baseline and processes.is_main:
-        held_out = corpus.validation if corpus.test is None else corpus.test
-        metrics["baselines"] = baseline_scores(corpus.train, held_out, corpus.labels, seed=config.seed)
+    elif config.baseline and processes.is_main and held_out:
+        last = list(held_out.values())[-1]
+        metrics["baselines"] = baseline_scores(corpus.train, last, corpus.labels, seed=config.seed)
+    metrics |= {"cross_validated": True} if crossed else {}
+    return metrics | {"metric": config.trainer.metric, **_of_training(trainer)}
+
+
+def _of_training(trainer: Trainer) -> dict[str, Any]:
     state = trainer.state
-    return metrics | {
-        "metric": config.trainer.metric,
+    return {
         "best_epoch": state.best_epoch + 1,
         "epochs": state.epoch,
         "steps": state.step,
         "training_s": round(state.elapsed_s, 1),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
     }
 
 
@@ -185,13 +201,19 @@ def baselines_beside(corpus: Corpus, branches: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def _blended(logits: dict[str, dict[str, Array]], shares_K: Array) -> Array:
+    """Return the logits of the validation rows (R, C) that branches have together."""
+    blended_RC: Array = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
+    return blended_RC
+
+
 def _gate(
     logits: dict[str, dict[str, Array]], shares_K: Array, corpus: Corpus, config: Config
 ) -> tuple[dict[str, Any], Array]:
     """Return what is kept and why, and the shares: the linear branch gets all where it is ahead."""
     truth_R, counts_R, metric = corpus.validation.labels, corpus.validation.counts, config.trainer.metric
     linear_RC = logits["ngrams"]["validation"]
-    both_RC = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
+    both_RC = _blended(logits, shares_K)
     found = {
         name: score(truth_R, Calibration().probabilities(logits_RC), corpus.labels, counts_R)[metric]
         for name, logits_RC in (
@@ -207,7 +229,7 @@ def _gate(
         "scores": {"start": None, **found, "kept": found["linear" if ahead else "both"]},
         "start": config.pretrained,
         "adapt": config.adapt,
-        "cross_validated": False,
+        "cross_validated": corpus.cross_validated,
     }
     return kept, np.array([0.0, 2.0]) if ahead else shares_K
 

@@ -1,7 +1,7 @@
 """Networks that train from random weights on rows so few that none are set aside: chosen by cross-validation.
 
-For each fold a network learns from the other rows. Their answers for the rows they did not see are put together,
-epoch by epoch: they pick the epoch, and calibrate the network that learns from all rows.
+For each fold a network learns from the other rows. Their answers for the rows they did not see are put
+together, epoch by epoch: they pick the epoch, and calibrate the network that learns from all rows.
 
 Legend: R rows, C classes.
 """
@@ -107,6 +107,7 @@ def new_trainer(
     *,
     processes: Processes,
     kind: type[Classification] = Classification,
+    crossed: OutOfFold | None = None,
     **settings: Any,
 ) -> Trainer:
     """Return what trains a network, on the device where it is.
@@ -118,12 +119,13 @@ def new_trainer(
         model: the network.
         processes: of the job.
         kind: of the task.
+        crossed: what scores the epochs where no rows are set aside; None for validation rows.
         settings: of `Trainer`.
     """
     balanced = config.trainer.class_weights == "balanced"
     weights = balanced_weights(learned.labels, len(corpus.labels), learned.weights) if balanced else None
     device = next(model.parameters()).device
-    task = kind(
+    task = (Scored if crossed else kind)(
         corpus.validation,
         corpus.labels,
         loss=cross_entropy(weights, config.trainer.label_smoothing),
@@ -133,7 +135,7 @@ def new_trainer(
         r_drop=config.trainer.r_drop,
         vat=config.trainer.vat,
     )
-    return Trainer(
+    trainer = Trainer(
         model,
         learned,
         task,
@@ -143,6 +145,9 @@ def new_trainer(
         processes=processes,
         **settings,
     )
+    if isinstance(task, Scored) and crossed is not None:
+        task.of_epochs, task.trainer = crossed.scores, trainer
+    return trainer
 
 
 def cross_validate(
@@ -154,15 +159,16 @@ def cross_validate(
     precision: str,
     processes: Processes,
     watch: Watch | None = None,
-) -> OutOfFold:
+) -> OutOfFold | None:
     """Train a network for each fold of the training rows, to the last epoch, and return their answers.
 
-    The folds hold every class as evenly as they can, and no text is in two of them. The result is the same
-    whenever it is computed again, so a run that goes on needs no trace of it.
+    Where rows are set aside for validation, nothing is done, and None returned. The folds hold every class as
+    evenly as they can, and no text is in two of them. The result is the same whenever it is computed again: a
+    run that goes on needs no trace of it.
 
     Args:
         config: of the run.
-        corpus: its rows, none of which are set aside for validation.
+        corpus: its rows.
         network_for: the rows of a fold -> the network that learns from them, on the CPU.
         device: where networks learn.
         precision: fp32, bf16 or fp16.
@@ -173,6 +179,8 @@ def cross_validate(
         TrainingError: a loss is not finite.
         StoppedError: a signal asked for it; nothing is kept.
     """
+    if not corpus.cross_validated:
+        return None
     train = corpus.train
     folds = folds_of(train.labels, texts=train.texts, seed=config.seed, most=FOLDS)
     trainer = dataclasses.replace(config.trainer, patience=0, tensorboard=False)

@@ -30,17 +30,23 @@ from sklearn.utils.validation import check_is_fitted
 
 from lstm_sentiment.classifier import load, read_run
 from lstm_sentiment.config import Config, TrainerConfig, flatten
-from lstm_sentiment.errors import ConfigError, DataError, StoppedError
+from lstm_sentiment.errors import ConfigError, StoppedError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.files import new_folder, write_atomically
 from lstm_sentiment.hardware import device_here, one_training_at_a_time
-from lstm_sentiment.labelled import class_names, classes_of, row_weights_of, texts_of, without
+from lstm_sentiment.labelled import (
+    as_value_errors,
+    class_names,
+    classes_of,
+    row_weights_of,
+    rows_to_learn,
+    texts_of,
+)
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.reading.readers import as_text
 from lstm_sentiment.sections import ModelConfig, TextConfig
 from lstm_sentiment.terminal import SafeHandler
 
-OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
 NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # of a run folder: all about its training
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
@@ -63,7 +69,8 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             class are enough.
         validation_fraction: share of the rows that `fit` sets aside, with the same class balance, to pick
             the best epoch and to calibrate the probabilities; None, or, where training starts from a
-            classifier with few rows, also the default: the rows are cross-validated instead.
+            classifier with few rows, also the default: the rows are cross-validated instead. So are fewer
+            than 100 where no split could hold every class.
         deduplicate: train on each text once, with the label that it has first, as the command does. False
             trains on the rows as they are: a text that is repeated, as in a bootstrap sample or a class with
             more rows than it had, counts as often, and all its rows stay on the same side of a cut.
@@ -165,7 +172,9 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """
         texts = texts_of(X)
         weight_R = row_weights_of(sample_weight, texts)
-        texts, labels, weight_R = without(self.left_out, texts, y, weight_R)
+        kept = rows_to_learn(self.left_out, texts, y, weight_R)
+        labels_R, weight_R = list(y), weight_R[kept]
+        texts, labels = ([of[row] for row in kept] for of in (texts, labels_R))
         classes_C, label_R = classes_of(labels, texts)
         names = class_names(classes_C)
         repeated = len(texts) - len({text.strip() for text in texts})
@@ -175,7 +184,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         with contextlib.ExitStack() as stack:
             stack.enter_context(_stopped_as_any_program())
             stack.enter_context(one_training_at_a_time)
-            stack.enter_context(_as_value_errors())
+            stack.enter_context(as_value_errors(kept))
             stack.enter_context(_reporting(self.verbose))
             stack.enter_context(torch.random.fork_rng(devices=[]))  # leaves the caller's random numbers alone
             folder = Path(stack.enter_context(_temporary_folder()))
@@ -312,18 +321,6 @@ def _stopped_as_any_program() -> Iterator[None]:
         if error.signal_number == signal.SIGINT:
             raise KeyboardInterrupt from error
         raise SystemExit(error.exit_code) from error
-
-
-@contextlib.contextmanager
-def _as_value_errors() -> Iterator[None]:
-    """Raise what scikit-learn expects of an estimator."""
-    try:
-        yield
-    except ConfigError as error:
-        key = OWN_NAMES.get(error.key or "", (error.key or "").rpartition(".")[2])
-        raise ValueError(f"{key}: {error.message}" if key else error.message) from error
-    except DataError as error:  # without the name of the temporary file
-        raise ValueError(error.message) from error
 
 
 @contextlib.contextmanager

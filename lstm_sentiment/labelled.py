@@ -5,7 +5,8 @@ Legend: R rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import pandas as pd
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from lstm_sentiment.errors import shown
+from lstm_sentiment.errors import ConfigError, DataError, shown
 from lstm_sentiment.reading.columns import MOST_WEIGHT
 from lstm_sentiment.reading.given import texts_in
 from lstm_sentiment.reading.readers import as_text
+from lstm_sentiment.reading.splits import TooFewRowsError
 
+OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}  # of the estimator
 Array = npt.NDArray[Any]
 
 
@@ -112,10 +115,8 @@ def row_weights_of(sample_weight: Any, texts: list[str]) -> Array:
     return weight_R
 
 
-def without(
-    left_out: Any, texts: list[str], labels: Any, weight_R: Array
-) -> tuple[list[str], list[Any], Array]:
-    """Return the rows that are learned from: not those of a label that is left out, nor those of weight 0.
+def rows_to_learn(left_out: Any, texts: list[str], labels: Any, weight_R: Array) -> list[int]:
+    """Return which rows are learned from: not those of a label that is left out, nor those of weight 0.
 
     Args:
         left_out: labels, in the type they are given in.
@@ -126,8 +127,8 @@ def without(
     Raises:
         ValueError: no row is left, or `left_out` is no list.
 
-    >>> without(["mixed"], ["a", "b", "c"], ["good", "mixed", "bad"], np.ones(3))[:2]
-    (['a', 'c'], ['good', 'bad'])
+    >>> rows_to_learn(["mixed"], ["a", "b", "c"], ["good", "mixed", "bad"], np.ones(3))
+    [0, 2]
     """
     if isinstance(left_out, str) or not isinstance(left_out, Iterable):
         raise ValueError(f"left_out must be a list of labels, not {left_out!r}")  # noqa: TRY004 - of scikit-learn
@@ -136,4 +137,39 @@ def without(
     kept = [row for row in range(len(texts)) if given[row] not in unwanted and weight_R[row] > 0]
     if texts and not kept:
         raise ValueError("no row is left: sample_weight is 0 or left_out names its label")
-    return [texts[row] for row in kept], [given[row] for row in kept], weight_R[kept]
+    return kept
+
+
+@contextlib.contextmanager
+def as_value_errors(kept: Sequence[int]) -> Iterator[None]:
+    """Raise what scikit-learn expects of an estimator, with places in what its `fit` was given.
+
+    Args:
+        kept: which rows of these were written to the file that training reads.
+
+    Raises:
+        ValueError: the block raised a `ConfigError` or a `DataError`, which is its cause.
+
+    >>> with as_value_errors([0, 4]):
+    ...     raise DataError("has no label", file="rows.jsonl", line=2)
+    Traceback (most recent call last):
+        ...
+    ValueError: X[4]: has no label
+    """
+    try:
+        yield
+    except ConfigError as error:
+        key = OWN_NAMES.get(error.key or "", (error.key or "").rpartition(".")[2])
+        raise ValueError(f"{key}: {error.message}" if key else error.message) from error
+    except TooFewRowsError as error:
+        problem = error.message
+        if error.rare is not None:
+            label, line = error.rare
+            problem = (
+                f"too few rows for a split that holds every class: of the label {shown(label)} there is 1"
+            )
+            problem += f", X[{kept[line - 1]}]; give more of it, or leave it out with left_out=[...]"
+        raise ValueError(f"{problem}; validation_fraction=None cross-validates instead") from error
+    except DataError as error:  # without the name of that file
+        place = f"X[{kept[error.line - 1]}]: " if error.line else ""
+        raise ValueError(f"{place}{error.message}") from error

@@ -167,7 +167,7 @@ class Features:
     def of(
         cls, counts_RG: sparse.csr_matrix, labels: Array, classes: int, row_counts: Array | None = None
     ) -> Features:
-        """Return the features of rows to learn from; as so many rows each counts as `row_counts` (R,) says."""
+        """Return the features of rows to learn from, each of which counts as so many (R,)."""
         row_counts = np.ones(len(labels)) if row_counts is None else row_counts
         idf_G = inverse_frequencies(counts_RG, row_counts)
         used = np.flatnonzero(idf_G)

@@ -20,12 +20,14 @@ from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.config import Config, flatten
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
+from lstm_sentiment.reading.splits import TooFewRowsError
 from lstm_sentiment.starter.names import STARTER, learned_packages
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
 FROZEN_ROWS = 3_000  # from so many training rows on all layers learn
+FEW_ROWS = 100  # with fewer, none are set aside where every split could not hold every class
 SCARCE_ROWS = 2_000  # with fewer, words that stand in a single row are known too
 BUCKETS, MANY_BUCKETS = 1 << 18, 1 << 20  # of word pairs, below and from this many rows
 MANY_ROWS = 10_000
@@ -84,7 +86,7 @@ def adopted(config: Config, given: frozenset[str], folder: RunFolder) -> tuple[C
         saved = yaml_of(folder.own("config.yaml"))
         undecided = {key for key in ("pretrained", "adapt") if getattr(config, key) == AUTO}
         taken = (flatten(config).keys() - given - {"out", "resume", "overwrite"}) | undecided
-        return _replaced(config, {key: _saved(saved, key) for key in taken}), frozenset(flatten(config))
+        return replaced(config, {key: _saved(saved, key) for key in taken}), frozenset(flatten(config))
     except (CheckpointError, AttributeError, KeyError, TypeError, ConfigError):
         return config, given  # what is wrong with the folder is told by who goes on with it
 
@@ -112,8 +114,9 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
     chosen: dict[str, Any] = {} if set_aside else {"data.validation": None}
     config = dataclasses.replace(start.applied(config, given), pretrained=start.name)
     chosen["model.ngram_kind"] = "tfidf"
-    read, words = _replaced(config, chosen), start.tokens
-    corpus = _prepared(read, words, cache)
+    words = start.tokens
+    corpus = _prepared_if_few(config, chosen, words, given, cache)
+    read = replaced(config, chosen)
     rows, adapt = len(corpus.train), config.adapt
     if adapt == AUTO and (set_aside and read.data.validation is None):
         adapt = "frozen"
@@ -121,7 +124,7 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
         adapt = "frozen" if rows < FROZEN_ROWS and not BY_STEPS & given else "finetune"
     chosen |= {"adapt": adapt}
     chosen |= {key: value for key, value in _by_rows(config, corpus, adapt).items() if key not in given}
-    config = _replaced(config, chosen)
+    config = replaced(config, chosen)
     if (config.data, config.text) != (read.data, read.text):
         corpus = _prepared(config, words, cache)
     what = "its LSTM stays as it is" if adapt == "frozen" else "all layers learn"
@@ -155,9 +158,9 @@ def _refuse_null(config: Config, given: frozenset[str], start: Start | None) -> 
     if config.data.validation is not None:
         return
     way_out = "give a share or a file"
-    if start is None:
+    if start is None and (config.teacher is not None or config.data.unlabelled is not None):
         raise ConfigError(
-            f"null means cross-validation, for training from a classifier; set pretrained, or {way_out}",
+            "null means cross-validation, which is not for texts without labels or a teacher; " + way_out,
             key="data.validation",
         )
     if config.adapt == "finetune" and "data.validation" in given:
@@ -165,6 +168,47 @@ def _refuse_null(config: Config, given: frozenset[str], start: Start | None) -> 
             f"null means cross-validation, but adapt finetune needs validation rows; {way_out}",
             key="data.validation",
         )
+
+
+def nothing_set_aside(config: Config, given: frozenset[str], error: TooFewRowsError) -> dict[str, Any]:
+    """Return settings that set no rows aside, for rows that are too few for it: they are cross-validated.
+
+    Args:
+        config: of a run.
+        given: keys that were set by hand: they stay.
+        error: with which the rows were refused.
+
+    Raises:
+        TooFewRowsError: there are many rows, and the class that is too rare is to be looked at; or shares
+            were set by hand.
+
+    Example::
+
+        except TooFewRowsError as error:
+            chosen = nothing_set_aside(config, given, error)
+    """
+    keys = [f"data.{split}" for split in ("validation", "test")]
+    flat = flatten(config)
+    chosen = {key: None for key in keys if isinstance(flat[key], float) and key not in given}
+    alone = config.teacher is None and config.data.unlabelled is None
+    if error.rows >= FEW_ROWS or not chosen or not alone:
+        raise error
+    log.warning(
+        "%d rows are too few to set some aside: they are cross-validated, without test rows",
+        error.rows,
+    )
+    return dict(chosen)
+
+
+def _prepared_if_few(
+    config: Config, chosen: dict[str, Any], words: list[str], given: frozenset[str], cache: Path
+) -> Corpus:
+    """Return the rows as they are read with settings that were chosen, to which those for few are added."""
+    try:
+        return _prepared(replaced(config, chosen), words, cache)
+    except TooFewRowsError as error:
+        chosen |= nothing_set_aside(replaced(config, chosen), given, error)
+        return _prepared(replaced(config, chosen), words, cache)
 
 
 def _by_rows(config: Config, corpus: Corpus, adapt: str) -> dict[str, Any]:
@@ -244,8 +288,12 @@ def _prepared(config: Config, words: list[str], cache: Path) -> Corpus:
     return prepare(config.data, config.text, seed=config.seed, cache=cache, words=words)
 
 
-def _replaced(config: Config, chosen: dict[str, Any]) -> Config:
-    """Return a configuration with some keys, such as ``data.validation``, set."""
+def replaced(config: Config, chosen: dict[str, Any]) -> Config:
+    """Return a configuration with some keys set.
+
+    >>> replaced(Config(), {"data.test": None}).data.test is None
+    True
+    """
     outer = {key: value for key, value in chosen.items() if "." not in key}
     for section in ("data", "text", "model", "trainer"):
         inner = {

@@ -167,7 +167,8 @@ class _Document:
 
     def _refuse_nested(self, record: Record, line: int) -> None:
         """Refuse a file of one object that holds the rows."""
-        if _is_task(record) or any(key.strip().lower() in USUAL for key in record):
+        texts = (value for key, value in record.items() if key.strip().lower() in USUAL)
+        if _is_task(record) or any(not isinstance(value, list | dict) for value in texts):
             return
         keys = [key for key, value in record.items() if isinstance(value, list | dict) and value]
         for key in keys:

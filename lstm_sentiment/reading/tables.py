@@ -230,7 +230,12 @@ def _workbook_writer(file: IO[bytes], name: str) -> Iterator[Write]:
         for record in frame.itertuples(index=False, name=None):
             sheet.append(list(map(cell, record)))
 
-    yield write
+    try:
+        yield write
+    except BaseException:
+        with contextlib.suppress(Exception):  # it is not wanted any more
+            sheet.close()
+        raise
     book.save(file)
 
 
