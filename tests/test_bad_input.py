@@ -227,7 +227,6 @@ MADE: dict[str, Make] = {
     "formats/workbook_beyond_the_header": workbook(
         "workbook_beyond_the_header", **{"behind negative": "more"}
     ),
-    "formats/workbook_without_header": workbook("workbook_without_header", text="so-so", label="positive"),
     "formats/no_workbook": content("no_workbook.xlsx", HEADER + GOOD + BAD),
     "formats/workbook_with_a_password": content(
         "workbook_with_a_password.xlsx", b"\xd0\xcf\x11\xe0" + bytes(60)
@@ -371,7 +370,6 @@ OPTIONS: dict[str, list[str]] = {
         for name in ("minus_one", "scores", "beyond_numbers", "one_and_one_point_zero")
     },
     "formats/workbook_without_that_sheet": ["--data.sheet=sheet 3"],
-    "formats/workbook_without_header": ["--data.text_column=so-so", "--data.label_column=positive"],
     "labels/turned_round": ["--data.labels={bad: 0, good: 1}", "--data.validation=0.5"],
     "labels/floats_mapped": ["--data.labels={0: bad, 1: yes}", "--data.validation=0.5"],
     "labels/true_and_false": ["--data.validation=0.5"],
@@ -387,7 +385,7 @@ REAL = [
 WITHOUT_LINE = re.compile(
     r"tables/empty|encoding/(.*utf_16.*|.*gzip|excel|parquet|pdf)|labels/(one_class|swapped.*|three_hundred|"
     r"class_without_rows)|parquet/.*|paths/.*|formats/(.*archive.*|.*workbook.*|no_.*|old_.*|pickle.*|feather.*)|predictions/.*|config/(missing|pipe|a_megabyte|.*option.*)|"
-    r".*/(no_header|other_names|several_text_columns|header_only)"
+    r".*/(no_header|other_names|several_text_columns|header_only|text_tab_label_in_tsv)"
 )
 FIX = re.compile(  # what to do, or what is allowed
     r"[;.,(:] ?(add|change|check|choose|close|copy|correct|download|end|give|indent|leave|let|map|mend|name|"

@@ -53,9 +53,10 @@ def format_of(name: str, *, among: tuple[str, ...] = FORMATS) -> str:
     ending = _ending(name)
     kind = SAME.get(ending, ending)
     if kind not in among:
-        named = f"is {UNREAD[ending]} (" if ending in UNREAD else "the name ends in none of "
         known = f"{' '.join(among)} (also with {' '.join(COMPRESSIONS)})"
-        told = f"{named}read are {known})" if ending in UNREAD else f"{named}{known}; rename it"
+        told = f"the name ends in none of {known}; rename it"
+        if ending in UNREAD:
+            told = f"is {UNREAD[ending]}. Known are {known}"
         raise DataError(told, file=name)
     if kind in COMPRESSED_INSIDE and compression_of(name):
         inside = f"{COMPRESSED_INSIDE[kind]} is compressed inside"
