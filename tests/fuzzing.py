@@ -221,7 +221,7 @@ def parquet(data: bytes, folder: Path) -> None:
 
 
 def documents(data: bytes, folder: Path) -> None:
-    """JSON arrays and files of lines: the objects that `json` finds, the lines of a text, or a `DataError`."""
+    """JSON arrays and files of lines: what `json` finds, or the lines of a text, or a `DataError`."""
     kind, content = chosen(data, ["json", "json", "labelled.txt", "plain.txt"])
     file = folder / f"rows.{kind}"
     file.write_bytes(content)
