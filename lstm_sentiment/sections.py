@@ -208,8 +208,8 @@ class TextConfig:
         subwords: size of the table of character n-gram vectors that are added to each word's own, so
             that rare, misspelt and unknown words are read by their letters; 0 for none.
         vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, plain or compressed
-            (.gz .bz2 .xz .zst), or a torchtext name such as glove.6B.100d. Null: learned from the training rows
-            alone.
+            (.gz .bz2 .xz .zst), or a torchtext name such as glove.6B.100d. Null: learned from the training
+            rows alone.
         vector_words: so many words from the beginning of `vectors`, as a rule its most frequent ones,
             are known even if no training row holds them.
         freeze_vectors: keep the pretrained vectors as they are.

@@ -370,7 +370,7 @@ def test_nothing_is_left_behind(
     random_before, level_before = torch.get_rng_state(), logging.getLogger("lstm_sentiment").level
     tiny(epochs=1).fit(TEXTS, LABELS)
     with pytest.raises(ValueError, match="too few rows"):
-        tiny().fit(TEXTS[:6], [*"aaaaab"])
+        tiny(validation_fraction=0.2).fit(TEXTS[:6], [*"aaaaab"])
     assert torch.equal(torch.get_rng_state(), random_before)
     assert logging.getLogger("lstm_sentiment").level == level_before
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -436,13 +436,13 @@ def test_repeated_texts_count_as_often_unless_asked() -> None:
         (TEXTS, np.eye(2)[np.arange(240) % 2], "y should be a 1d array"),
         (TEXTS, np.arange(240) % 110, "at most 100"),
         (TEXTS[:6], ["a", "a", "a", "a", "a", "b"], "too few rows for a split that holds every class"),
-        (TEXTS[:4], ["a", "b", "a", "b"], "4 rows are too few to set 0.1 of them aside for validation; give"),
+        (TEXTS[:4], ["a", "b", "a", "b"], "1 of 4 rows, for 2 classes"),
         (TEXTS[:2] * 50, ["a", "b"] * 50, r"2 rows are too few .* validation \(98 more repeat a text\)"),
     ],
 )
 def test_rows_that_cannot_be_used_are_a_value_error(texts: Any, labels: Any, expected: str) -> None:
     with pytest.raises(ValueError, match=expected) as caught:
-        tiny().fit(texts, labels)
+        tiny(validation_fraction=0.2).fit(texts, labels)
     assert "rows.jsonl" not in str(caught.value)
 
 
@@ -471,7 +471,7 @@ def test_settings_that_cannot_be_used_are_a_value_error(settings: dict[str, Any]
 
 
 def test_a_failed_fit_leaves_what_was_learned(fitted: SentimentEstimator) -> None:
-    estimator = copy.deepcopy(fitted)
+    estimator = copy.deepcopy(fitted).set_params(validation_fraction=0.2)
     with pytest.raises(ValueError, match="too few") as caught:
         estimator.fit(TEXTS[:2], [0, 1])
     assert isinstance(caught.value.__cause__, DataError)

@@ -80,10 +80,14 @@ def adopted(config: Config, given: frozenset[str], folder: RunFolder) -> tuple[C
 
         config, given = adopted(config, by_hand(config, ()), RunFolder(config.out))
     """
-    if config.pretrained is None or not config.resume or not folder.is_run():
+    if not config.resume or not folder.is_run():
         return config, given
     try:
         saved = yaml_of(folder.own("config.yaml"))
+        if config.pretrained is None:  # what may have been chosen is that few rows are cross-validated
+            shares = {"data.validation", "data.test"} - given
+            chosen = {key: None for key in shares if _saved(saved, key) is None}
+            return replaced(config, dict(chosen)), given | chosen.keys()
         undecided = {key for key in ("pretrained", "adapt") if getattr(config, key) == AUTO}
         taken = (flatten(config).keys() - given - {"out", "resume", "overwrite"}) | undecided
         return replaced(config, {key: _saved(saved, key) for key in taken}), frozenset(flatten(config))
