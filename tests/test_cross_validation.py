@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,9 @@ def test_from_the_starter_only_the_default_test_rows_are_given_up(
 def test_the_doctor_examines_few_rows(few: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):  # with the exit code of what it found
         doctor.main([f"--data.train={few}", "--pretrained=null", "--trainer.threads=1"])
-    assert "12 rows" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"12 {TOLD}" in printed
+    assert re.search(r"^train +12 ", printed, re.MULTILINE)
 
 
 def test_a_signal_ends_it_between_two_folds(
