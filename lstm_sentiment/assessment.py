@@ -21,7 +21,7 @@ from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, chance_of
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.baselines import baseline_scores
 from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration, fit_shares
-from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.checkpoint import BEST, Checkpoint, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
 from lstm_sentiment.cross_validation import OutOfFold
@@ -75,14 +75,7 @@ def assess(
         TrainingError: no epoch was good enough to be kept.
     """
     processes = trainer.processes
-    processes.barrier()
-    if not folder.has(BEST):
-        raise TrainingError(
-            "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
-        )
-    best = folder.load(BEST)
-    model = trainer.evaluated_model()
-    model.load_state_dict(best.tensors["model"])
+    best, model = _best_of(folder, trainer)
     held_out = {name: rows for name, rows in corpus.splits.items() if name != "train"}
     splits = {"validation": corpus.validation, **held_out}
     out_of_fold = crossed.logits[trainer.state.best_epoch] if crossed else {}
@@ -114,18 +107,37 @@ def assess(
         proof = proof_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
         added = {"calibration": asdict(calibration), "proof": proof}
         folder.save(BEST, best.tensors, {**best.facts, **added})
-    if config.baseline and "kept" in metrics:
-        metrics["baselines"] = baselines_beside(corpus, metrics["branches"])
-    elif config.baseline and processes.is_main and held_out:
-        last = list(held_out.values())[-1]
-        metrics["baselines"] = baseline_scores(corpus.train, last, corpus.labels, seed=config.seed)
-    metrics |= {"cross_validated": True} if crossed else {}
-    return metrics | {"metric": config.trainer.metric, **_of_training(trainer)}
+    if config.baseline:
+        metrics["baselines"] = _baselines(config, corpus, metrics, main=processes.is_main)
+    return metrics | {"metric": config.trainer.metric, **_of_training(trainer, cross_validated=bool(crossed))}
 
 
-def _of_training(trainer: Trainer) -> dict[str, Any]:
+def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module]:
+    """Return the checkpoint of the best epoch, and the model with its weights, once every process is here."""
+    trainer.processes.barrier()
+    if not folder.has(BEST):
+        raise TrainingError(
+            "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
+        )
+    best, model = folder.load(BEST), trainer.evaluated_model()
+    model.load_state_dict(best.tensors["model"])
+    return best, model
+
+
+def _baselines(config: Config, corpus: Corpus, metrics: Mapping[str, Any], *, main: bool) -> dict[str, Any]:
+    """Return the scores of baselines on rows held out; none where there are none, or by another process."""
+    if "kept" in metrics:
+        return baselines_beside(corpus, metrics["branches"])
+    held_out = [rows for name, rows in corpus.splits.items() if name != "train"]
+    if not main or not held_out:
+        return {}
+    last = held_out[-1]
+    return baseline_scores(corpus.train, last, corpus.labels, seed=config.seed)
+
+
+def _of_training(trainer: Trainer, *, cross_validated: bool) -> dict[str, Any]:
     state = trainer.state
-    return {
+    return ({"cross_validated": True} if cross_validated else {}) | {
         "best_epoch": state.best_epoch + 1,
         "epochs": state.epoch,
         "steps": state.step,

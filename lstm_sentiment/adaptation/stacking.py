@@ -97,39 +97,61 @@ def choose_blend(
     True
     """
     models_KRC = np.stack([_centred(head_RC), _centred(linear_RC)])
-
-    def score_of(logits_RC: Array) -> float:
-        return float(score(labels, softmax(logits_RC, axis=1), names, row_counts)[metric])
-
-    def biased(blend: Blend) -> Blend:
-        of = choose_class_bias(
-            blend.out_of_fold_RC, labels, names=names, row_weights=row_weights, metric=metric,
-            row_counts=row_counts,
-        )  # fmt: skip
-        logits_RC = blend.out_of_fold_RC + of.bias_C
-        return replace(blend, bias_C=blend.bias_C + of.bias_C, strength=of.strength, out_of_fold_RC=logits_RC)
-
-    def ahead(one: Blend, other: Blend) -> bool:
-        found, than = score_of(one.out_of_fold_RC), score_of(other.out_of_fold_RC)
-        by_chance = chance_of(one.out_of_fold_RC, other.out_of_fold_RC, labels, row_counts)
-        return better(found, than, metric) and abs(found - than) > by_chance
+    judge = _Judge(labels=labels, names=names, metric=metric, row_counts=row_counts)
 
     nothing_C = np.zeros(len(names))
     head = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0])
     linear = Blend(kind="linear", weights=(0.0, 1.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[1])
-    kept, both = biased(head), None
+    kept, both = _biased(head, judge, row_weights), None
     if len(labels if texts is None else np.unique(texts)) >= STACK_TEXTS:
         both = _stacked(models_KRC, labels, row_weights, folds)
-        kept = kept if ahead(kept, biased(both)) else biased(both)
+        also = _biased(both, judge, row_weights)
+        kept = kept if judge.ahead(kept, also) else also
     why = NOT_AHEAD
-    if ahead(linear, kept):
-        also, why = biased(linear), AHEAD
-        lower = better(score_of(linear.out_of_fold_RC), score_of(also.out_of_fold_RC), metric)
+    if judge.ahead(linear, kept):
+        also, why = _biased(linear, judge, row_weights), AHEAD
+        lower = better(judge.score(linear.out_of_fold_RC), judge.score(also.out_of_fold_RC), metric)
         kept = linear if lower else also
     of_models = {"start": start_RC, "head": models_KRC[0], "linear": models_KRC[1]}
     of_models |= {"both": None if both is None else both.out_of_fold_RC, "kept": kept.out_of_fold_RC}
-    scores = {name: None if of is None else score_of(of) for name, of in of_models.items()}
+    scores = {name: None if of is None else judge.score(of) for name, of in of_models.items()}
     return replace(kept, scores=scores, why=why)
+
+
+def _biased(blend: Blend, judge: _Judge, row_weights: Array) -> Blend:
+    """Return a blend with the bias for the classes that the score asks for."""
+    logits_RC = blend.out_of_fold_RC
+    of = choose_class_bias(
+        logits_RC,
+        judge.labels,
+        names=judge.names,
+        row_weights=row_weights,
+        metric=judge.metric,
+        row_counts=judge.row_counts,
+    )
+    bias_C = blend.bias_C + of.bias_C
+    return replace(blend, bias_C=bias_C, strength=of.strength, out_of_fold_RC=logits_RC + of.bias_C)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """Scores logits of the rows held out, and says which of two blends is ahead."""
+
+    labels: Array
+    names: list[str]
+    metric: str
+    row_counts: Array | None
+
+    def score(self, logits_RC: Array) -> float:
+        scores = score(self.labels, softmax(logits_RC, axis=1), self.names, self.row_counts)
+        return float(scores[self.metric])
+
+    def ahead(self, one: Blend, other: Blend) -> bool:
+        """Whether a blend scores better than another, by more than chance."""
+        one_RC, other_RC = one.out_of_fold_RC, other.out_of_fold_RC
+        found, than = self.score(one_RC), self.score(other_RC)
+        by_chance = chance_of(one_RC, other_RC, self.labels, self.row_counts)
+        return better(found, than, self.metric) and abs(found - than) > by_chance
 
 
 def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:
