@@ -81,7 +81,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
     folder = RunFolder(config.out)
     config = started_again(config, folder, processes)
     config, fixed = adopted(config, by_hand(config, given), folder)
-    pretrained, teachers = load_pretrained(config), load_teachers(config, device=str(device))
+    pretrained = load_pretrained(config)
     watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
     group = process_group(processes, device, timeout_s=config.trainer.timeout)
     with only_writer(folder, processes), group, watch, sharing_errors():
@@ -89,6 +89,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         curves = new_curves(folder, config, processes)
         plan, corpus = _decided(config, fixed, pretrained, processes, cache or cache_folder())
         config = plan.config
+        teachers = load_teachers(config, device=str(device))
         answered, learned = _rows_to_learn(corpus, teachers, processes)
         facts = _facts(corpus, plan.start or pretrained, teachers)
         facts |= machine_facts(device, precision=precision, threads=threads, processes=processes)

@@ -59,9 +59,9 @@ def classes_of(y: Any, texts: list[str]) -> tuple[Array, Array]:
     >>> classes_of(["no", "yes", "no"], ["a", "b", "c"])[1].tolist()
     [0, 1, 0]
     """
-    labels_R = column_or_1d(y)
+    labels_R = column_or_1d(y, warn=True)
     check_consistent_length(texts, labels_R)
-    as_given = list(y)  # numpy would turn 1 into "1" beside text
+    as_given = np.asarray(y, object).ravel().tolist()  # without object, 1 would become "1" beside text
     if pd.isna(np.array(as_given, object)).any():
         raise ValueError("y holds missing labels")
     if len({isinstance(label, str) for label in as_given}) > 1:
@@ -69,7 +69,8 @@ def classes_of(y: Any, texts: list[str]) -> tuple[Array, Array]:
     check_classification_targets(labels_R)
     classes_C, index_R = np.unique(labels_R, return_inverse=True)
     if len(classes_C) < 2:
-        raise ValueError(f"y must hold at least 2 classes, not {len(classes_C)}")
+        count = f"{len(classes_C)} class{'' if len(classes_C) == 1 else 'es'}"
+        raise ValueError(f"y must hold at least 2 classes, not {count}")
     return classes_C, index_R
 
 

@@ -297,11 +297,14 @@ GERMAN = {
 STARS = {str(n): [f"{word}{n}" for word in ("alpha", "beta", "gamma")] for n in range(1, 6)}
 HINDI = {"बुरा": ["खराब", "बेकार", "घटिया"], "अच्छा": ["बढ़िया", "शानदार", "उत्तम"]}
 MANY = {f"topic {n}": [f"word{n}x", f"other{n}y"] for n in range(20)}
+FIVE = {
+    name: [f"{word}{n}" for word in ("alpha", "beta", "gamma")]
+    for n, name in enumerate(["very negative", "negative", "neutral", "positive", "very positive"])
+}
+UNKNOWN = {"topics": TOPICS, "de": GERMAN, "stars": STARS, "hi": HINDI, "20": MANY, "five": FIVE}
 
 
-@pytest.mark.parametrize(
-    "words", [TOPICS, GERMAN, STARS, HINDI, MANY], ids=["topics", "de", "stars", "hi", "20"]
-)
+@pytest.mark.parametrize("words", UNKNOWN.values(), ids=list(UNKNOWN))
 def test_where_the_classifier_knows_nothing_the_linear_model_is_not_lost(
     train: Train, tmp_path: Path, words: dict[str, list[str]]
 ) -> None:
@@ -313,7 +316,21 @@ def test_where_the_classifier_knows_nothing_the_linear_model_is_not_lost(
     assert metrics["branches"]["ngrams"]["share"] > 0.5
 
 
-def test_the_head_alone_is_kept_where_the_sum_scores_worse() -> None:
+@pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "loss"])
+@pytest.mark.parametrize("words", UNKNOWN.values(), ids=list(UNKNOWN))
+def test_with_few_rows_what_is_kept_is_not_behind_the_linear_model_by_more_than_chance(
+    train: Train, words: dict[str, list[str]], metric: str
+) -> None:
+    """On the rows held out, by the score of the run: fewer rows than a sum of both is fitted to."""
+    metrics = train(topic_rows(60, words=words), "--data.test=null", f"--trainer.metric={metric}")
+    scores = metrics["kept"]["scores"]
+    assert scores["both"] is None
+    by_chance = 0.5 / np.sqrt(60)
+    sign = -1 if metric == "loss" else 1
+    assert sign * scores["kept"] >= sign * scores["linear"] - by_chance
+
+
+def test_a_sum_that_finds_no_rare_class_gets_a_bias() -> None:
     """A likelihood that is better does not make up for a rare class that is no longer found."""
     random = np.random.default_rng(3)
     labels = np.repeat([0, 1], [380, 20])
@@ -322,9 +339,31 @@ def test_the_head_alone_is_kept_where_the_sum_scores_worse() -> None:
     folds = np.array_split(random.permutation(400), 5)
     settings: dict[str, Any] = {"names": ["a", "b"], "row_weights": np.ones(400), "folds": folds}
     kept = choose_blend(head_RC, weak_RC, labels, metric="macro_recall", **settings)
-    assert (kept.kind, kept.weights) == ("head", (1.0, 0.0))
+    assert kept.strength > 0
+    assert kept.scores["both"] < kept.scores["head"] - 0.1, "or there would be nothing to mend"
+    assert kept.scores["kept"] > kept.scores["head"] - 0.03
     by_loss = choose_blend(head_RC, weak_RC, labels, metric="loss", **settings)
-    assert by_loss.kind == "both", "the control: by its likelihood the sum is ahead"
+    assert (by_loss.kind, by_loss.strength) == ("both", 0.0), (
+        "the control: by its likelihood the sum is ahead"
+    )
+
+
+def test_the_head_alone_is_kept_where_the_sum_is_behind_by_more_than_chance() -> None:
+    """A few rows weigh so much that the sum learns what is wrong of all others."""
+    random = np.random.default_rng(4)
+    labels = random.integers(0, 2, 400)
+    few_R1 = (np.arange(400) % 10 == 0)[:, None]
+    right_RC = 2 * np.eye(2)[labels]
+    head_RC = np.where(few_R1, -right_RC, right_RC) + random.normal(0, 0.5, (400, 2))
+    linear_RC = np.where(few_R1, right_RC, 0.0) + random.normal(0, 0.5, (400, 2))
+    folds = np.array_split(random.permutation(400), 5)
+    settings: dict[str, Any] = {"names": ["a", "b"], "folds": folds, "metric": "accuracy"}
+    kept = choose_blend(
+        head_RC, linear_RC, labels, row_weights=np.where(few_R1[:, 0], 200.0, 1.0), **settings
+    )
+    assert (kept.kind, kept.weights) == ("head", (1.0, 0.0))
+    alike = choose_blend(head_RC, linear_RC, labels, row_weights=np.ones(400), **settings)
+    assert alike.kind == "both", "the control"
 
 
 def test_class_weights_reach_every_part(train: Train) -> None:
@@ -367,17 +406,19 @@ def test_long_texts_are_read_to_their_end_unless_somebody_says_how_far(train: Tr
 
 # -- what each part is worth -----------------------------------------------------------------------
 
-SKEWED = {"negative": 0.3, "neutral": 0.3, "positive": 1.0}  # the share of each class's rows that stays
+SKEWED = {"negative": 0.15, "neutral": 0.15, "positive": 0.7}
 
 
 def skewed_rows(count: int, *, seed: int) -> list[tuple[str, str]]:
-    """Return rows of which most are positive, one in six with another label than its words say."""
+    """Return rows, most of them positive; of the three clue words of each, about half are of its class."""
     randomness = random.Random(seed)
-    kept = [row for row in make_rows(count, seed=seed) if randomness.random() < SKEWED[row[1]]]
-    return [
-        (text, randomness.choice(list(SKEWED)) if i % 4 == 0 else label)
-        for i, (text, label) in enumerate(kept)
-    ]
+    rows = []
+    for i in range(count):
+        label = randomness.choices(list(SKEWED), SKEWED.values())[0]
+        told_by = [label if randomness.random() < 0.4 else randomness.choice(list(SKEWED)) for _ in range(3)]
+        words = [randomness.choice(CLUES[of]) for of in told_by]
+        rows.append((" ".join([*words, *randomness.choices(["the", "room", "was"], k=3), f"n{i}"]), label))
+    return rows
 
 
 @pytest.fixture(scope="module", params=["alone", "wide"])
@@ -462,7 +503,8 @@ def test_the_bias_costs_the_linear_baseline_nothing(train: Train, tmp_path: Path
         for metric in ("macro_f1", "accuracy")
     }
     first, second = (of["baselines"]["tfidf_logistic_regression"] for of in found.values())
-    assert first == second
+    assert first["confusion"] == second["confusion"]
+    assert first["loss"] == pytest.approx(second["loss"], abs=1e-6)
     assert found["macro_f1"]["kept"]["class_bias"] > 0 == found["accuracy"]["kept"]["class_bias"]
     assert found["macro_f1"]["test"]["macro_recall"] > found["accuracy"]["test"]["macro_recall"]
     assert found["macro_f1"]["test"]["ece"] < found["accuracy"]["test"]["ece"] + 0.04
@@ -475,8 +517,8 @@ def test_another_tokenizer_or_size_is_refused(train: Train) -> None:
     for flag in ("--model.hidden_size=128", "--text.lowercase=false"):
         with pytest.raises(ConfigError, match="set pretrained to null"):
             train(make_rows(30), flag)
-    with pytest.raises(ConfigError, match=r"trainer\.vat: is not for training from a classifier"):
-        train(make_rows(30), "--trainer.vat=0.1")
+    with pytest.raises(ConfigError, match=r"text\.vectors: contradicts pretrained"):
+        train(make_rows(30), "--text.vectors=vectors.txt")
 
 
 def test_a_default_that_is_named_is_set_by_hand(train: Train) -> None:
@@ -672,6 +714,126 @@ def test_the_first_head_is_fitted_to_rows_drawn_at_random() -> None:
     assert len(drawn) == 50
     assert 10 < drawn.labels.sum() < 40
     assert len(_sample(rows, 100, seed=0)) == 100
+
+
+# -- what teaches by gradient steps ----------------------------------------------------------------
+
+TREES = [
+    "(4 (2 the) (4 (4 great) (2 room)))",
+    "(0 (2 a) (0 (0 awful) (2 day)))",
+    "(3 (3 lovely) (2 food))",
+    "(1 (2 the) (1 worst))",
+]
+
+
+@pytest.fixture
+def taught(tmp_path: Path, trained_run: Path) -> Callable[..., dict[str, Any]]:
+    """A function that trains for two epochs from the run of conftest, with and without such settings."""
+    more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
+    trees = tmp_path / "trees.txt"
+    trees.write_text("\n".join(tree.replace("the", f"n{i}") for i in range(20) for tree in TREES) + "\n")
+    data = write_csv(tmp_path / "rows.csv", make_rows(90, seed=5))
+    polar = "--data.labels={0: negative, 1: negative, 2: null, 3: positive, 4: positive}"
+    flags = {
+        "trainer.vat": ["--trainer.vat=0.5"],
+        "trainer.r_drop": ["--trainer.r_drop=2.0"],
+        "data.unlabelled": [f"--data.unlabelled={more}", "--trainer.vat=0.5"],
+        "teacher": [f"--data.unlabelled={more}", f"--teacher={trained_run}"],
+        "data.phrases": [f"--data.train={trees}", polar, "--data.phrases=0.5"],
+        "": [],
+        "trees": [f"--data.train={trees}", polar],
+    }
+
+    def go(kind: str, *argv: str, out: str = "out") -> dict[str, Any]:
+        own = [f"--pretrained={trained_run}", "--data.test=null", "--trainer.precision=fp32", *flags[kind]]
+        config, given = config_of(data, tmp_path / out, *own, *argv)
+        return run(config, given=given)
+
+    return go
+
+
+BY_STEPS = ["trainer.vat", "trainer.r_drop", "data.unlabelled", "teacher", "data.phrases"]
+
+
+@pytest.mark.parametrize("key", BY_STEPS)
+def test_all_layers_learn_where_a_setting_asks_for_steps(
+    taught: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    """The log names the setting; without it, the control, the same rows and steps give other weights."""
+    with caplog.at_level(logging.INFO):
+        metrics = taught(key)
+    assert metrics["kept"]["adapt"] == "finetune"
+    [line] = [message for message in caplog.messages if message.startswith("start: ")]
+    assert "all layers learn, since " in line
+    assert key in line
+    assert "is set by hand" in line
+    assert metrics["validation"]["accuracy"] > 0.8
+    control = "trees" if key == "data.phrases" else ""
+    taught(control, "--adapt=finetune", f"--trainer.epochs={metrics['epochs']}", out="control")
+    weights = [RunFolder(tmp_path / out).load(BEST).tensors["model"] for out in ("out", "control")]
+    name = "lstm.forward_lstms.0.weight_hh_l0"
+    assert not torch.equal(weights[0][name], weights[1][name])
+
+
+@pytest.mark.parametrize("key", ["data.unlabelled", "teacher"])
+def test_resuming_what_teaches_by_steps_is_exact(
+    taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str
+) -> None:
+    from conftest import killed_at_save
+    from test_experiment import differing, weights_of
+
+    flags = ["--trainer.checkpoint_every=2", "--trainer.epochs=2"]
+    taught(key, *flags, out="straight")
+    with killed_at_save("last", 2):
+        taught(key, *flags)
+    taught(key, *flags, "--resume=true")
+    assert differing(weights_of(tmp_path / "straight"), weights_of(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize("key", BY_STEPS)
+@pytest.mark.parametrize(
+    ("ruled_out", "told"),
+    [
+        ("--adapt=frozen", "adapt frozen takes none: set adapt finetune, or leave it out"),
+        ("--data.validation=null", "data.validation null means cross-validation, without any: give a share"),
+    ],
+)
+def test_settings_that_need_steps_are_refused_where_there_are_none(
+    taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str, ruled_out: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"teaches by gradient steps, and {told}") as caught:
+        taught(key, ruled_out)
+    assert caught.value.exit_code == 2
+    assert str(caught.value).startswith(("teacher", "data.", "trainer."))
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_texts_without_labels_count_in_the_length_of_training(tmp_path: Path, trained_run: Path) -> None:
+    data = write_csv(tmp_path / "rows.csv", make_rows(90))
+    more = write_csv(tmp_path / "more.csv", make_rows(9000, seed=9))
+    own = [f"--pretrained={trained_run}", "--data.test=null", "--trainer.vat=0.5"]
+    found = []
+    for flags in ([], [f"--data.unlabelled={more}"]):
+        config, given = config_of(data, tmp_path / "out", *own, *flags)
+        found.append(resolve(config, by_hand(config, given), cache=tmp_path / "cache").config.trainer.epochs)
+    assert found[1] < found[0]
+
+
+def test_a_teacher_is_asked_in_the_tokens_of_the_start(
+    tmp_path: Path, trained_run: Path, configure: Callable[..., Config]
+) -> None:
+    """Start and teacher read in another way than the defaults say, and alike."""
+    run(configure("--text.normalize=escapes+negation", "--trainer.epochs=2", f"--out={tmp_path / 'start'}"))
+    data = write_csv(tmp_path / "rows.csv", make_rows(60, seed=5))
+    more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
+    own = [f"--pretrained={tmp_path / 'start'}", "--data.test=null", "--trainer.precision=fp32"]
+    own += [f"--data.unlabelled={more}", f"--teacher={tmp_path / 'start'}"]
+    config, given = config_of(data, tmp_path / "out", *own)
+    assert run(config, given=given)["kept"]["adapt"] == "finetune"
+    other = [f"--teacher={trained_run}" if flag.startswith("--teacher") else flag for flag in own]
+    config, given = config_of(data, tmp_path / "other", *other)
+    with pytest.raises(ConfigError, match=r"text\.normalize: is escapes\+negation, but the teacher"):
+        run(config, given=given)
 
 
 # -- the estimator ---------------------------------------------------------------------------------

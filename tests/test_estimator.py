@@ -24,15 +24,18 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import torch
 from conftest import make_rows, write_csv
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.exceptions import DataConversionWarning, FitFailedWarning, NotFittedError, SkipTestWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 import lstm_sentiment
 import lstm_sentiment.trainer as trainer_module
@@ -85,25 +88,156 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> SentimentEstimator:
 # -- an estimator as scikit-learn knows them -------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        "check_estimator_cloneable",
-        "check_estimator_tags_renamed",
-        "check_valid_tag_types",
-        "check_estimator_repr",
-        "check_no_attributes_set_in_init",
-        "check_parameters_default_constructible",
-        "check_get_params_invariance",
-        "check_set_params",
-        "check_do_not_raise_errors_in_init_or_set_params",
-        "check_mixin_order",
-        "check_estimators_unfitted",
-    ],
+class NumberEstimator(SentimentEstimator):
+    """The estimator for scikit-learn's checks, whose rows are numbers: each row becomes a text of words.
+
+    Labels, settings, copies and answers are those of `SentimentEstimator`; the rows are checked as
+    scikit-learn's own estimators check theirs.
+    """
+
+    def fit(self, X: Any, y: Any) -> NumberEstimator:
+        super().fit(worded(validate_data(self, X)), y)
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return super().predict_proba(worded(validate_data(self, X, reset=False)))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = tags.input_tags.one_d_array = False
+        tags.input_tags.two_d_array = True
+        return tags
+
+
+def worded(X: np.ndarray) -> list[str]:
+    return [
+        " ".join(f"{column}is{2 * value:.0f}" for column, value in enumerate(row)) for row in X.astype(float)
+    ]
+
+
+# Every check of scikit-learn 1.9 for such a classifier, and why it fails where it does.
+CHECKS = {
+    "check_array_api_input": "",
+    "check_classifier_data_not_an_array": "",
+    "check_classifiers_classes": "",
+    "check_classifiers_one_label": "",
+    "check_classifiers_one_label_sample_weights": "",
+    "check_classifiers_regression_target": "",
+    "check_classifiers_train": "",
+    "check_complex_data": "",
+    "check_decision_proba_consistency": "",
+    "check_dict_unchanged": "",
+    "check_do_not_raise_errors_in_init_or_set_params": "",
+    "check_dont_overwrite_parameters": "",
+    "check_dtype_object": "",
+    "check_estimator_cloneable": "",
+    "check_estimator_repr": "",
+    "check_estimator_sparse_array": "",
+    "check_estimator_sparse_matrix": "",
+    "check_estimator_sparse_tag": "",
+    "check_estimator_tags_renamed": "",
+    "check_estimators_dtypes": "",
+    "check_estimators_empty_data_messages": "",
+    "check_estimators_fit_returns_self": "",
+    "check_estimators_nan_inf": "",
+    "check_estimators_overwrite_params": "",
+    "check_estimators_partial_fit_n_features": "",
+    "check_estimators_pickle": "",
+    "check_estimators_unfitted": "",
+    "check_f_contiguous_array_estimator": "",
+    "check_fit1d": "",
+    "check_fit2d_1feature": "",
+    "check_fit2d_1sample": "",
+    "check_fit2d_predict1d": "",
+    "check_fit_check_is_fitted": "",
+    "check_fit_idempotent": "",
+    "check_fit_score_takes_y": "",
+    "check_get_params_invariance": "",
+    "check_methods_sample_order_invariance": "",
+    "check_methods_subset_invariance": "in a batch of another size a text is rounded otherwise, in fp32",
+    "check_mixin_order": "",
+    "check_n_features_in": "",
+    "check_n_features_in_after_fitting": "",
+    "check_no_attributes_set_in_init": "",
+    "check_non_transformer_estimators_n_iter": "",
+    "check_parameters_default_constructible": "",
+    "check_pipeline_consistency": "",
+    "check_positive_only_tag_during_fit": "",
+    "check_readonly_memmap_input": "",
+    "check_requires_y_none": "",
+    "check_set_params": "",
+    "check_supervised_y_2d": "",
+    "check_supervised_y_no_nan": "",
+    "check_valid_tag_types": "",
+}
+WITHOUT_ROWS = [
+    "check_estimator_cloneable",
+    "check_estimator_tags_renamed",
+    "check_valid_tag_types",
+    "check_estimator_repr",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_mixin_order",
+    "check_estimators_unfitted",
+]
+
+
+NEW = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 9)
+STRICT = {"xfail_strict": True} if NEW else {}  # older ones have no such argument
+
+
+@pytest.mark.skipif(not NEW, reason="an older scikit-learn has checks that are gone since")
+def test_every_check_of_scikit_learn_is_named() -> None:
+    """A check that is new in scikit-learn is run below, and is to be named above, with what comes of it."""
+    found = {check.func.__name__ for _, check in estimator_checks_generator(NumberEstimator())}
+    assert found - set(CHECKS) == set()
+
+
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning",
+    "ignore::sklearn.exceptions.DataConversionWarning",
+    "ignore:invalid value encountered in cast:RuntimeWarning",  # of scikit-learn, at a label of infinity
 )
-def test_scikit_learns_own_checks_hold(check: str) -> None:
-    """`check_estimator` skips estimators of texts, since its rows are numbers; these need no rows."""
+@parametrize_with_checks(
+    [NumberEstimator(threads=1, deduplicate=False)],
+    expected_failed_checks=lambda _: {name: why for name, why in CHECKS.items() if why},
+    **STRICT,
+)
+def test_scikit_learns_checks_hold(
+    estimator: NumberEstimator, check: Callable[[Any], None], trained_run: Path
+) -> None:
+    check(estimator.set_params(pretrained=str(trained_run)))
+
+
+@pytest.mark.parametrize("check", WITHOUT_ROWS)
+def test_scikit_learns_checks_without_rows_hold_for_the_estimator_itself(check: str) -> None:
     getattr(estimator_checks, check)("SentimentEstimator", SentimentEstimator())
+
+
+def test_check_estimator_skips_what_is_not_for_texts() -> None:
+    """Its rows are numbers, and the tags say that these are texts."""
+    with pytest.warns(SkipTestWarning, match="Can't test estimator SentimentEstimator"):
+        estimator_checks.check_estimator(SentimentEstimator())
+
+
+def test_a_text_has_the_same_probabilities_in_any_batch_to_float_rounding(
+    fitted: SentimentEstimator,
+) -> None:
+    """What scikit-learn's check of subsets asks for, at the precision of fp32."""
+    together = fitted.predict_proba(FRESH)
+    alone = np.concatenate([fitted.predict_proba([text]) for text in FRESH])
+    np.testing.assert_allclose(alone, together, atol=2e-6)
+
+
+def test_labels_in_a_column_are_taken_with_a_warning() -> None:
+    with pytest.warns(DataConversionWarning):
+        in_a_column = tiny(epochs=1).fit(TEXTS[:60], np.array(LABELS[:60])[:, None])
+    expected = tiny(epochs=1).fit(TEXTS[:60], LABELS[:60])
+    assert (in_a_column.predict_proba(FRESH) == expected.predict_proba(FRESH)).all()
 
 
 def test_parameters_are_the_settings_with_their_own_defaults() -> None:

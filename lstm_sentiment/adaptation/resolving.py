@@ -32,8 +32,8 @@ SCARCE_ROWS = 2_000  # with fewer, words that stand in a single row are known to
 BUCKETS, MANY_BUCKETS = 1 << 18, 1 << 20  # of word pairs, below and from this many rows
 MANY_ROWS = 10_000
 MOST_TOKENS = 1_000  # of a text, where nobody says how many
-# What only training from random weights or a language model knows.
-ELSEWHERE = ("text.vectors", "teacher", "data.unlabelled", "data.phrases", "trainer.vat", "trainer.r_drop")
+# What is learned from, or how, beyond the labels of whole texts: by gradient steps alone.
+TAUGHT = ("teacher", "data.unlabelled", "data.phrases", "trainer.vat", "trainer.r_drop")
 # How weights learn by gradient steps: who sets one of these means them to.
 STEPS = ["epochs", "batch_size", "learning_rate", "embedding_rate", "layer_decay", "unfreeze", "weight_decay"]
 STEPS += ["warmup", "clip_norm", "label_smoothing", "ema", "accumulate", "patience"]
@@ -121,25 +121,43 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
     words = start.tokens
     corpus = _prepared_if_few(config, chosen, words, given, cache)
     read = replaced(config, chosen)
-    rows, adapt = len(corpus.train), config.adapt
-    if adapt == AUTO and (set_aside and read.data.validation is None):
-        adapt = "frozen"
-    elif adapt == AUTO:
-        adapt = "frozen" if rows < FROZEN_ROWS and not BY_STEPS & given else "finetune"
+    rows = len(corpus.train)
+    adapt, why = _adapt_of(read, given, rows, cross_validated=set_aside and read.data.validation is None)
     chosen |= {"adapt": adapt}
     chosen |= {key: value for key, value in _by_rows(config, corpus, adapt).items() if key not in given}
     config = replaced(config, chosen)
     if (config.data, config.text) != (read.data, read.text):
         corpus = _prepared(config, words, cache)
-    what = "its LSTM stays as it is" if adapt == "frozen" else "all layers learn"
     return Plan(
         config=config,
         start=start,
         corpus=corpus,
-        why=f"{rows:,} training rows from {start.name}: {what}"
+        why=f"{rows:,} training rows from {start.name}: {why}"
         + ("" if set_aside else _held_out(adapt))
         + _learned_before(start, config),
     )
+
+
+def _adapt_of(config: Config, given: frozenset[str], rows: int, *, cross_validated: bool) -> tuple[str, str]:
+    """Return how training goes on from a classifier, and what that means and why, in words.
+
+    Raises:
+        ConfigError: what is set by hand needs gradient steps, and they are ruled out by hand, too.
+    """
+    flat = flatten(config)
+    taught = [key for key in TAUGHT if key in given and flat[key]]
+    steps = [*taught, *sorted(BY_STEPS & given)]
+    if taught and (config.adapt == "frozen" or (cross_validated and config.adapt == AUTO)):
+        ruled_out = "adapt frozen takes none: set adapt finetune"
+        if config.adapt == AUTO:
+            ruled_out = "data.validation null means cross-validation, without any: give a share or a file"
+        raise ConfigError(f"teaches by gradient steps, and {ruled_out}, or leave it out", key=taught[0])
+    if config.adapt == "frozen" or (config.adapt == AUTO and cross_validated):
+        return "frozen", "its LSTM stays as it is"
+    if config.adapt == AUTO and rows < FROZEN_ROWS and not steps:
+        return "frozen", "its LSTM stays as it is"
+    why = f", since {', '.join(steps)} is set by hand" if steps and config.adapt == AUTO else ""
+    return "finetune", f"all layers learn{why}"
 
 
 def _learned_before(start: Start, config: Config) -> str:
@@ -225,7 +243,8 @@ def _by_rows(config: Config, corpus: Corpus, adapt: str) -> dict[str, Any]:
         "text.max_tokens": min(MOST_TOKENS, max(config.text.max_tokens, longest)),
     }
     if adapt == "finetune":
-        chosen |= {"data.validation": Config().data.validation, **finetuning_for(rows)}
+        learned = rows + (0 if corpus.unlabelled is None else len(corpus.unlabelled))
+        chosen |= {"data.validation": Config().data.validation, **finetuning_for(learned)}
     return chosen
 
 
@@ -238,7 +257,7 @@ def _start_of(config: Config, given: frozenset[str]) -> tuple[Start | None, str]
     if config.pretrained is None:
         return None, ""
     flat = flatten(config)
-    contradicting = [key for key in ELSEWHERE if key in given and flat[key]]
+    contradicting = [key for key in ("text.vectors",) if key in given and flat[key]]
     contradicting += ["model.ngrams"] if "model.ngrams" in given and not config.model.ngrams else []
     learned = "model.ngram_kind" in given and config.model.ngram_kind == "learned"
     contradicting += ["model.ngram_kind"] if learned else []
@@ -257,7 +276,8 @@ def _start_of(config: Config, given: frozenset[str]) -> tuple[Start | None, str]
     if start is not None:
         of_start = flatten(start.config)
         contradicting += [key for key in TAKEN if key in given and flat[key] != of_start[key]]
-        contradicting += sorted(BY_STEPS & given) if config.adapt == AUTO else []
+        if config.adapt == AUTO:
+            contradicting += [key for key in TAUGHT if key in given and flat[key]] + sorted(BY_STEPS & given)
     if start is None or contradicting:
         return None, f"random weights, and not the starter, since {', '.join(contradicting)} is set by hand"
     return start, ""

@@ -21,6 +21,7 @@ from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config, flatten
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.errors import CheckpointError, ConfigError
+from lstm_sentiment.headers import of_classifier
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import sides
 from lstm_sentiment.model import SentimentLSTM
@@ -195,7 +196,7 @@ def load_start(name: str) -> Start | None:
     """
     path = run_path(name)
     folder = RunFolder(path)
-    checkpoint = folder.load(BEST)
+    checkpoint = folder.load(BEST, of_classifier(path))
     labels = classes_of_run(folder.path / "labels.json")[0]
     if not labels:
         return None
