@@ -16,7 +16,7 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             KeyboardInterrupt: Ctrl-C, after the step; this estimator is as it was before.
         """
         texts = texts_of(X)
+        y = list(y) if isinstance(y, Iterable) else np.asarray(y).tolist()
         weight_R = row_weights_of(sample_weight, texts)
         kept = rows_to_learn(self.left_out, texts, y, weight_R)
         labels_R, weight_R = list(y), weight_R[kept]

@@ -93,11 +93,10 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         answered, learned = _rows_to_learn(corpus, teachers, processes)
         facts = _facts(corpus, plan.start or pretrained, teachers)
         facts |= machine_facts(device, precision=precision, threads=threads, processes=processes)
-        frozen = plan.start if config.adapt == "frozen" else None
-        if frozen and resuming:
+        if (frozen := plan.start if config.adapt == "frozen" else None) and resuming:
             watch.begun()
-            metrics = finished_before(folder, config, corpus, facts)
-            return _finished(folder, config, corpus, metrics, started, processes)
+            found = finished_before(folder, config, corpus, facts)
+            return _finished(folder, config, corpus, found, started, processes)
         checkpoint = checkpoint_to_resume(folder, facts, corpus, config) if resuming else None
         model = initial_model(config, corpus, pretrained, start=plan.start, learned=answered)
         report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
@@ -114,8 +113,8 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
             how: dict[str, Any] = {"precision": precision, "processes": processes, "watch": watch}
             new = functools.partial(initial_model, config, pretrained=pretrained)
             crossed = cross_validate(config, corpus, new, device=device, **how)
-            kept: dict[str, Any] = {"store": folder, "facts": facts, "scalars": curves}
-            trainer = new_trainer(config, corpus, learned, model.to(device), crossed=crossed, **kept, **how)
+            how |= {"store": folder, "facts": facts, "scalars": curves, "crossed": crossed}
+            trainer = new_trainer(config, corpus, learned, model.to(device), **how)
             train(trainer, checkpoint, curves, watch)
             metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
         return _finished(folder, config, corpus, metrics, started, processes)

@@ -571,13 +571,6 @@ def test_who_says_how_weights_learn_means_them_to(tmp_path: Path, trained_run: P
     assert chosen.trainer.epochs == 3, "the default, and set by hand all the same"
 
 
-def test_null_for_validation_needs_a_classifier(tmp_path: Path) -> None:
-    data = write_csv(tmp_path / "rows.csv", make_rows(60))
-    config, given = config_of(data, tmp_path / "out", "--data.validation=null", "--pretrained=null")
-    with pytest.raises(ConfigError, match=r"data\.validation: null means cross-validation"):
-        run(config, given=given)
-
-
 # -- what a run is used for ------------------------------------------------------------------------
 
 

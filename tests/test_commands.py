@@ -548,7 +548,7 @@ def test_evaluate_names_the_line_of_a_label_it_does_not_know(
         (predict.main, ["RUN", "great", "--file", "FILE"], "not both"),
         (predict.main, ["RUN", "great", "--out", "o.csv"], "--out goes with --file"),
         (predict.main, ["RUN", "--out", "o.csv"], "--out goes with --file"),
-        (predict.main, ["RUN", "--file", "FILE", "--out", "o.xlsx"], "o.xlsx"),
+        (predict.main, ["RUN", "--file", "FILE", "--out", "o.pdf"], "o.pdf"),
         (predict.main, ["RUN", "--file", "FILE", "--out", "missing/o.csv"], "missing/o.csv"),
         (evaluate.main, ["RUN", "FILE", "--out", "missing/o.json"], "missing/o.json"),
         (predict.main, ["RUN", "--file", "FILE", "--encoding", "utf-9"], "utf-9"),
@@ -558,7 +558,7 @@ def test_evaluate_names_the_line_of_a_label_it_does_not_know(
         (predict.main, [], "run"),
         (evaluate.main, ["RUN"], "file"),
         (predict.main, ["RUN", "--fiel", "FILE"], "--fiel"),
-        (predict.main, ["RUN", "--file", "notes.txt"], "notes.txt"),
+        (predict.main, ["RUN", "--file", "notes.pdf"], "notes.pdf"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(
@@ -572,7 +572,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / "FILE.csv", make_rows(6))
-    (tmp_path / "notes.txt").write_text("fine")
+    (tmp_path / "notes.pdf").write_text("fine")
     before = sorted(path.name for path in tmp_path.iterdir())
     places = {"RUN": str(trained), "FILE": "FILE.csv"}
     code, error = fail(main, [places.get(word, word) for word in argv], monkeypatch, capsys)
