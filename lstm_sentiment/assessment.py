@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lstm_sentiment.adaptation.fitting import pooled_features
-from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, chance_of
-from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.adaptation.stacking import chance_of
 from lstm_sentiment.baselines import baseline_scores
 from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration, fit_shares
 from lstm_sentiment.checkpoint import BEST, RunFolder
@@ -28,7 +26,7 @@ from lstm_sentiment.dataset import Array, TextDataset
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import better, calibration_error, report_lines, score
-from lstm_sentiment.network import TfidfBranch, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.network import TfidfBranch, WideAndDeep
 from lstm_sentiment.proving import proof_of
 from lstm_sentiment.trainer import Trainer
 
@@ -39,29 +37,13 @@ KEPT = {  # by the kind of a `stacking.Blend`
     "head": "the LSTM alone",
     "linear": "the linear model alone",
 }
-PARTS = {  # whose scores are told, by their names in `stacking.Blend.scores`
-    "start": "START as it is",
-    "head": "the LSTM",
-    "linear": "the linear model",
-    "both": "both",
-    "kept": "what is kept",
-}
 COVERAGES = (0.8, 0.9, 0.95)  # of label sets, as asked for
 
 
-def assess(
-    folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer, *, start: Start | None = None
-) -> dict[str, Any]:
+def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) -> dict[str, Any]:
     """Calibrate the best epoch on validation and score it on validation and test; every process calls this.
 
     The calibration is put beside the weights. The test rows are read here, and nowhere else.
-
-    Args:
-        folder: of the run.
-        config: of the run.
-        corpus: its rows.
-        trainer: that trained it.
-        start: the classifier that training started from, to be scored as it is.
 
     Raises:
         TrainingError: no epoch was good enough to be kept.
@@ -88,7 +70,6 @@ def assess(
         metrics["branches"], shares_K = _weigh(of_branches, splits, corpus.labels)
         if isinstance(model.ngrams, TfidfBranch):
             metrics["kept"], shares_K = _gate(of_branches, shares_K, corpus, config)
-            metrics["kept"]["scores"]["start"] = _score_of_start(start, corpus, config, trainer)
             for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
                 branch["share"] = share
         model.shares.copy_(torch.from_numpy(shares_K))
@@ -193,37 +174,19 @@ def _gate(
     both_RC = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
     found = {
         name: score(truth_R, Calibration().probabilities(logits_RC), corpus.labels)[metric]
-        for name, logits_RC in (
-            ("head", logits["lstm"]["validation"]), ("linear", linear_RC), ("both", both_RC)
-        )
-    }  # fmt: skip
+        for name, logits_RC in (("both", both_RC), ("linear", linear_RC))
+    }
     lead = abs(found["linear"] - found["both"])
     ahead = better(found["linear"], found["both"], metric) and lead > chance_of(both_RC, linear_RC, truth_R)
+    why = f"validation {metric} {found['both']:.3f}, of the linear model {found['linear']:.3f}"
     kept = {
         "kind": "linear" if ahead else "both",
-        "why": AHEAD if ahead else NOT_AHEAD,
-        "scores": {"start": None, **found, "kept": found["linear" if ahead else "both"]},
+        "why": f"the linear model is ahead: {why}" if ahead else why,
         "start": config.pretrained,
         "adapt": config.adapt,
         "cross_validated": False,
     }
     return kept, np.array([0.0, 2.0]) if ahead else shares_K
-
-
-def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> float | None:
-    """Return the validation score of a classifier as it is, or None where its classes tell nothing."""
-    if start is None or start.matching(corpus.labels) is None:
-        return None
-    sizes = {"subwords": config.text.subwords, **asdict(config.model)}
-    lstm = lstm_of(new_network(corpus.vocabulary, len(corpus.labels), **sizes))
-    start.copy_to(lstm, corpus.vocabulary)
-    features_RP = pooled_features(
-        lstm.to(trainer.device).eval(), corpus.validation, device=trainer.device, processes=trainer.processes
-    )
-    logits_RC = start.answers(features_RP, corpus.validation, corpus.labels)
-    assert logits_RC is not None
-    scores = score(corpus.validation.labels, Calibration().probabilities(logits_RC), corpus.labels)
-    return float(scores[config.trainer.metric])
 
 
 def report_scores(metrics: dict[str, Any], path: Path) -> None:
@@ -250,7 +213,7 @@ def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
     if metrics["best_epoch"]:
         lines.append(f"best epoch {metrics['best_epoch']} by {metrics['metric']}")
     if metrics.get("kept"):
-        lines += _kept_lines(metrics["kept"], metrics["metric"])
+        lines.append(f"kept: {KEPT[metrics['kept']['kind']]}; {metrics['kept']['why']}")
     lines += report_lines(metrics[held_out], title=held_out)
     lines.append(
         f"  calibrated on validation: temperature {metrics['calibration']['temperature']:.2f}, "
@@ -272,21 +235,6 @@ def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
         hint = "more epochs, pretrained vectors (text.vectors) or more rows may help"
         told.append((logging.WARNING, f"the linear baseline is ahead by {lead:.3f} macro-F1: {hint}"))
     return told
-
-
-def _kept_lines(kept: Mapping[str, Any], metric: str) -> list[str]:
-    """Return what of a start, a head and a linear model is kept, and what each of them is worth."""
-    lines = [f"kept: {KEPT[kept['kind']]}; {kept['why']}"]
-    scores = {name: of for name, of in kept.get("scores", {}).items() if of is not None}
-    if scores:
-        where = "rows held out by cross-validation" if kept["cross_validated"] else "rows held out"
-        told = ", ".join(f"{name} {scores[key]:.3f}" for key, name in PARTS.items() if key in scores)
-        lines.append(f"  {metric} of {where}: {told.replace('START', str(kept['start']))}")
-    if kept.get("class_bias"):
-        lines.append(
-            f"  what is kept has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
-        )
-    return lines
 
 
 def _three_scores(scores: Mapping[str, Any]) -> str:

@@ -113,7 +113,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
                 store=folder, facts=facts, scalars=curves, watch=watch,
             )  # fmt: skip
             train(trainer, checkpoint, curves, watch)
-            metrics = assess(folder, config, corpus, trainer, start=plan.start)
+            metrics = assess(folder, config, corpus, trainer)
         return _finished(folder, config, corpus, metrics, started, processes)
 
 

@@ -32,6 +32,7 @@ from lstm_sentiment.extras import need
 from lstm_sentiment.gates import GateTrace, look_inside
 from lstm_sentiment.network import WideAndDeep, lstm_of
 from lstm_sentiment.reading.tokenizing import UNKNOWN, spell
+from lstm_sentiment.weights import check_finite
 
 METHODS = ("auto", "integrated_gradients", "occlusion")
 STEPS = 32  # of a stretch of the path of integrated gradients
@@ -263,6 +264,7 @@ class _Reader:
             if self.ngrams is not None:
                 scores_BC += self._scaled(self.ngrams(self.ids[rows_TB].t(), lengths_B), self.shares[1])
             scores.append(scores_BC.double().numpy())
+            check_finite(scores[-1])
         return np.concatenate(scores)
 
     def score(self, vectors_TBE: Tensor, lengths_B: Tensor) -> Tensor:

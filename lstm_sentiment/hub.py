@@ -20,7 +20,7 @@ from lstm_sentiment.card import model_card
 from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.extras import need
-from lstm_sentiment.files import local_path, new_folder, write_atomically, write_json
+from lstm_sentiment.files import local_path, make_folder, new_folder, write_atomically, write_json
 from lstm_sentiment.headers import of_classifier
 from lstm_sentiment.options import config_yaml, parse_config
 from lstm_sentiment.places import public_config
@@ -232,7 +232,7 @@ def _copy_packed(run: RunFolder, folder: Path, **card: Any) -> None:
         )
     names = (*SHARED_FILES, *WEIGHTS, "environment.json", STATEMENT, CARD)
     with new_folder(folder) as building:
-        (building / BEST).mkdir()
+        make_folder(building / BEST)
         for name in names:
             with reading(run.path / name):
                 content = run.own(name).read_bytes()

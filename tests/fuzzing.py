@@ -43,11 +43,12 @@ from lstm_sentiment.files import write_json
 from lstm_sentiment.manifest import MANIFEST, write_manifest
 from lstm_sentiment.options import config_yaml, parse_config
 from lstm_sentiment.reading import tokens
+from lstm_sentiment.reading.encoder import Encoder
 from lstm_sentiment.reading.readers import as_text, read_chunks
 from lstm_sentiment.reading.sources import COMPRESSIONS, open_source
 from lstm_sentiment.reading.tables import to_json_line
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS, UNKNOWN, Encoder
+from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS, UNKNOWN
 from lstm_sentiment.reading.tokens import Columns, tokenize_source
 from lstm_sentiment.reading.vectors import load_vectors
 

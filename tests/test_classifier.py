@@ -26,11 +26,13 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import prepare
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError, SentimentError
 from lstm_sentiment.experiment import run
+from lstm_sentiment.explanation import explain
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.prediction import Prediction
+from lstm_sentiment.reading.encoder import cut
 from lstm_sentiment.reading.text import Tokenizer
-from lstm_sentiment.reading.tokenizing import UNKNOWN, cut
+from lstm_sentiment.reading.tokenizing import UNKNOWN
 
 LABELS = ["negative", "neutral", "positive"]
 ODD_TEXTS = [
@@ -438,3 +440,21 @@ def test_details_tell_what_the_model_could_not_read(trained: Trained) -> None:
     assert found == [(0.5, 0), (0.0, 0), (0.0, 3), (0.0, 0)]
     plain = classifier.predict("great")[0]
     assert (plain.unknown_share, plain.cut_tokens) == (None, None)
+
+
+def test_weights_that_are_finite_and_whose_sums_are_not_answer_nothing(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault: probabilities that are no numbers, and exit code 0."""
+    classifier = load(trained_run, device="cpu")
+    classifier.model.head.bias.fill_(3e38)  # type: ignore[union-attr, operator]
+    told = f"{trained_run}: the model gives numbers that are not finite for 2 of 2 texts: "
+    for answer in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(CheckpointError) as caught:
+            answer(["great", "awful"])
+        assert str(caught.value).startswith(told)
+    with pytest.raises(CheckpointError, match="not finite for 2 of 2 texts"):
+        explain(classifier, "great", method="occlusion")
+    with monkeypatch.context() as patch:  # the control
+        patch.setattr("lstm_sentiment.calibration.check_finite", lambda _: None)
+        assert np.isnan(classifier.predict_proba(["great"])).all()

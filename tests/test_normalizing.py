@@ -16,11 +16,11 @@ from lstm_sentiment.classifier import SentimentClassifier, load
 from lstm_sentiment.deployment.exporting import export, load_runtime
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import parse_config
+from lstm_sentiment.reading.encoder import Encoder
 from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
 from lstm_sentiment.reading.tokenizing import (
     UNKNOWN,
-    Encoder,
     decode_escapes,
     split_negations,
     split_piece,

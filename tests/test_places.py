@@ -29,7 +29,8 @@ from lstm_sentiment.launching import log_to_stdout
 from lstm_sentiment.options import config_yaml, run_command
 from lstm_sentiment.places import NO_PLACES, last_part, public_config
 from lstm_sentiment.pretraining.settings import PretrainConfig
-from lstm_sentiment.reading.sources import fetched, open_source
+from lstm_sentiment.reading.fetching import fetched
+from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.starting import new_curves
 
 PLACES = (

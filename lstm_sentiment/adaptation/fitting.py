@@ -120,7 +120,6 @@ def fit_frozen(
     linear = fit_branch(network.ngrams, train, classes=len(labels), **settings)
     head, weight_CP, bias_C = fit_head_of(start, train, features_RP, labels=labels, **settings)
     held = np.sort(np.concatenate(folds))
-    as_it_is_RC = start.answers(features_RP, train, labels)
     blend = choose_blend(
         head.out_of_fold_RC[held],
         linear.out_of_fold_RC[held],
@@ -129,7 +128,6 @@ def fit_frozen(
         metric=metric,
         row_weights=row_weights[held],
         folds=[np.searchsorted(held, fold) for fold in folds],
-        start_RC=None if as_it_is_RC is None else as_it_is_RC[held],
     )
     set_head(network, weight_CP, bias_C)
     _weigh(network, blend)
@@ -195,7 +193,7 @@ def _weigh(network: WideAndDeep, blend: Blend) -> None:
     """Set shares with mean 1, as those of any run; the bias goes to both branches by their shares."""
     total = sum(blend.weights)
     network.shares.copy_(torch.tensor([weight * len(blend.weights) / total for weight in blend.weights]))
-    bias_C = torch.from_numpy(blend.bias_of_branch).float()
+    bias_C = torch.from_numpy(blend.bias_C / total).float()
     network.lstm.head.bias.add_(bias_C)
     network.ngrams.bias.add_(bias_C)
 

@@ -11,11 +11,9 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from lstm_sentiment.adaptation.fitting import FrozenFit, fit_frozen, pooled_features
-from lstm_sentiment.adaptation.stacking import Blend
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.assessment import baselines_beside, calibrated_scores, summary
 from lstm_sentiment.beginnings import METRICS_FILE, check_beginning
@@ -140,7 +138,7 @@ def _assessed(
     truths = {"validation": corpus.train.labels[fit.held]} | {
         name: rows.labels for name, rows in splits.items()
     }
-    logits = {name: _logits(network, rows, features[name], fit.blend) for name, rows in splits.items()}
+    logits = {name: _logits(network, rows, features[name]) for name, rows in splits.items()}
     if "validation" in splits:  # rows of their own, which nothing was chosen by
         out_of_fold = {branch: of["validation"] for branch, of in _by_branch(logits).items()}
     calibration = fit_calibration(out_of_fold[""], truths["validation"])
@@ -166,14 +164,12 @@ def _assessed(
         "kept": {
             "kind": fit.blend.kind,
             "why": fit.blend.why,
-            "scores": fit.blend.scores,
             "start": config.pretrained,
             "adapt": config.adapt,
             "cross_validated": corpus.cross_validated,
             "folds": fit.folds,
             "penalty": fit.head.penalty,
             "linear_strength": fit.linear.strength,
-            "class_bias": fit.blend.strength,
         },
         "metric": config.trainer.metric,
         "best_epoch": 0,
@@ -183,17 +179,13 @@ def _assessed(
     }
 
 
-def _logits(network: WideAndDeep, rows: TextDataset, features_RP: Array, blend: Blend) -> dict[str, Array]:
-    """Return the logits (R, C) of each branch and, by the name of nothing, of the network.
-
-    Those of a branch are its own, without the bias that it got for its part in the blend.
-    """
+def _logits(network: WideAndDeep, rows: TextDataset, features_RP: Array) -> dict[str, Array]:
+    """Return the logits (R, C) of each branch and, by the name of nothing, of the network."""
     with torch.inference_mode():
         of_lstm = network.lstm.head(torch.from_numpy(features_RP)).numpy()
     of_ngrams = predict_logits(network.ngrams, rows, device=torch.device("cpu"), batch_size=256).numpy()
-    shares, bias_C = network.shares.numpy(), blend.bias_of_branch.astype(np.float32)
-    both_RC = shares[0] * of_lstm + shares[1] * of_ngrams
-    return {"lstm": of_lstm - bias_C, "ngrams": of_ngrams - bias_C, "": both_RC}
+    shares = network.shares.numpy()
+    return {"lstm": of_lstm, "ngrams": of_ngrams, "": shares[0] * of_lstm + shares[1] * of_ngrams}
 
 
 def _by_branch(logits: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:

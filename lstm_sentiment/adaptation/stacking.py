@@ -6,7 +6,7 @@ Legend: R rows, C classes, K models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,12 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.metrics import better, score
 
 STACK_ROWS = 100  # with fewer the weights of a stack are noise
 BIAS_PENALTY = 0.02
 MOST_WEIGHT = 20.0
-AHEAD = "the linear model is ahead by more than chance"
-NOT_AHEAD = "the linear model is not ahead by more than chance"
+ALONE = ("head", "linear")
 Array = npt.NDArray[Any]
 
 
@@ -34,10 +32,6 @@ class Blend:
         weights: what the logits of the head and of the linear model are multiplied by.
         bias_C: what is added, (C,).
         out_of_fold_RC: logits of the training rows, of models and weights fitted on others.
-        strength: of the bias for the classes that is part of `bias_C` (see `class_bias`), 0 for none.
-        scores: of the rows held out, by name: of ``start``, the classifier that training starts from, as it
-            is; of the ``head`` and the ``linear`` model alone; of ``both``; and of what is ``kept``. None for
-            what there is not.
         why: in words.
     """
 
@@ -45,15 +39,7 @@ class Blend:
     weights: tuple[float, float]
     bias_C: Array
     out_of_fold_RC: Array
-    strength: float = 0.0
-    scores: dict[str, float | None] = field(default_factory=dict)
-    why: str = ""
-
-    @property
-    def bias_of_branch(self) -> Array:
-        """What each model's own logits get, so that their sum by shares of mean 1 has the bias (C,)."""
-        shared_C: Array = self.bias_C / sum(self.weights)
-        return shared_C
+    why: str
 
 
 def choose_blend(
@@ -65,14 +51,12 @@ def choose_blend(
     row_weights: Array,
     folds: Sequence[Array],
     metric: str,
-    start_RC: Array | None = None,
 ) -> Blend:
     """Return the blend of a head and a linear model that does best on rows that neither was fitted on.
 
     With at least 100 rows it is the weighted sum of both, the weights fitted by likelihood, unless the head
-    alone is ahead; with fewer rows it is the head alone. It gets a bias for the classes where the score asks
-    for one (see `class_bias`). The linear model is kept alone where it is ahead. Ahead is who scores better
-    by more than chance: more than one standard error of the difference.
+    alone scores better; with fewer rows it is the head alone. The linear model is kept alone where it is
+    ahead by more than chance: more than one standard error of the difference.
 
     Args:
         head_RC: out-of-fold logits (R, C).
@@ -82,7 +66,6 @@ def choose_blend(
         row_weights: what each row counts (R,).
         folds: rows that each fold holds out.
         metric: score that decides (see `metrics.score`).
-        start_RC: logits of the classifier that training starts from (R, C), for its score.
 
     >>> labels = np.array([0, 1] * 60)
     >>> random = np.random.default_rng(0)
@@ -98,34 +81,24 @@ def choose_blend(
     def score_of(logits_RC: Array) -> float:
         return float(score(labels, softmax(logits_RC, axis=1), names)[metric])
 
-    def biased(blend: Blend) -> Blend:
-        of = choose_class_bias(
-            blend.out_of_fold_RC, labels, names=names, row_weights=row_weights, metric=metric
-        )
-        logits_RC = blend.out_of_fold_RC + of.bias_C
-        return replace(blend, bias_C=blend.bias_C + of.bias_C, strength=of.strength, out_of_fold_RC=logits_RC)
-
-    def ahead(one: Blend, other: Blend) -> bool:
-        found, than = score_of(one.out_of_fold_RC), score_of(other.out_of_fold_RC)
-        by_chance = chance_of(one.out_of_fold_RC, other.out_of_fold_RC, labels)
-        return better(found, than, metric) and abs(found - than) > by_chance
-
     nothing_C = np.zeros(len(names))
-    head = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0])
-    linear = Blend(kind="linear", weights=(0.0, 1.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[1])
-    kept, both = biased(head), None
+    blend = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0], why="")
     if len(labels) >= STACK_ROWS:
         both = _stacked(models_KRC, labels, row_weights, folds)
-        kept = kept if ahead(kept, biased(both)) else biased(both)
-    why = NOT_AHEAD
-    if ahead(linear, kept):
-        also, why = biased(linear), AHEAD
-        lower = better(score_of(linear.out_of_fold_RC), score_of(also.out_of_fold_RC), metric)
-        kept = linear if lower else also
-    of_models = {"start": start_RC, "head": models_KRC[0], "linear": models_KRC[1]}
-    of_models |= {"both": None if both is None else both.out_of_fold_RC, "kept": kept.out_of_fold_RC}
-    scores = {name: None if of is None else score_of(of) for name, of in of_models.items()}
-    return replace(kept, scores=scores, why=why)
+        if not better(score_of(blend.out_of_fold_RC), score_of(both.out_of_fold_RC), metric):
+            blend = both
+    of_blend, of_linear = score_of(blend.out_of_fold_RC), score_of(models_KRC[1])
+    told = f"{metric} of rows held out {of_blend:.3f}, of the linear model {of_linear:.3f}"
+    by_chance = chance_of(blend.out_of_fold_RC, models_KRC[1], labels)
+    if better(of_linear, of_blend, metric) and abs(of_linear - of_blend) > by_chance:
+        return Blend(
+            kind="linear",
+            weights=(0.0, 1.0),
+            bias_C=nothing_C,
+            out_of_fold_RC=models_KRC[1],
+            why=f"the linear model is ahead: {told}",
+        )
+    return replace(blend, why=told)
 
 
 def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:
@@ -137,7 +110,7 @@ def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequen
         stacked_RC[fold] = np.tensordot(weights_K, models_KRC[:, fold], axes=1) + bias_C
     weights_K, bias_C = _stack(models_KRC, labels, row_weights)
     weights = (float(weights_K[0]), float(weights_K[1]))
-    return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC)
+    return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC, why="")
 
 
 def chance_of(one_RC: Array, other_RC: Array, labels: Array) -> float:

@@ -6,23 +6,32 @@ Legend: R records of a part.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from lstm_sentiment.errors import DataError, Problems, escaped, shown
+from lstm_sentiment.reading.portions import MOST_COLUMNS, bytes_of, twice_in
 from lstm_sentiment.reading.sources import Source, open_text, text_lines
 
 Record = dict[str, Any]
 ONE_PER_LINE = "write one whole object {...} per line"
 DEEPEST = 100  # lists and maps in one another
+MOST_VALUES = 1 << 18  # of one line: each takes up to thirty times the bytes that it has in the file
+MOST_CELLS = 1 << 18  # of one part as a table: many more than its values where each row has other keys
+VALUE_BYTES = 16  # of memory, besides the text of a value
+_STRING = re.compile('"[^"]*"')
 
 
-def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], list[int]]]:
-    """Yield records in parts of at most some rows, and the 1-based line of each (R,).
+def read_json_lines(source: Source, rows: int, size: int) -> Iterator[tuple[list[Record], list[int]]]:
+    """Yield records in parts, and the 1-based line of each (R,).
+
+    A part ends after so many rows or bytes, or where rows times keys are more than `MOST_CELLS`.
 
     Args:
         source: from `open_source`.
         rows: of one part, at most.
+        size: bytes from which on a part is large enough.
 
     Raises:
         DataError: lines that hold no object, with their columns: of many the first ten.
@@ -30,10 +39,9 @@ def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], l
     Example::
 
         with open_source("reviews.jsonl") as source:
-            for records, lines in read_json_lines(source, 5_000): ...
+            for records, lines in read_json_lines(source, 5_000, 1 << 22): ...
     """
-    records: list[Record] = []
-    lines: list[int] = []
+    part = _Part(rows, size)
     problems = Problems[DataError]()
     first = True
     with open_text(source) as text:
@@ -45,22 +53,56 @@ def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], l
                 _refuse_one_document(content.strip(), source, line)
                 first = False
             try:
-                records.append(_record(content))
-                lines.append(line)
+                record = _record(content)
             except DataError as error:
                 problems.add(DataError(error.message, file=source.name, line=line))
-            if problems.first:  # nobody will use them
-                records, lines = [], []
-            elif len(records) == rows:
-                yield records, lines
-                records, lines = [], []
+                continue
+            if problems.first:  # nobody will use it
+                continue
+            part.add(record, line, content)
+            if part.is_full():
+                yield part.records, part.lines
+                part = _Part(rows, size)
     problems.raise_any()
-    if records:
-        yield records, lines
+    if part.records:
+        yield part.records, part.lines
+
+
+class _Part:
+    """Some records, and what they take."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        self.records: list[Record] = []
+        self.lines: list[int] = []
+        self._rows, self._size, self._taken = rows, size, 0
+        self._keys: set[str] = set()
+
+    def add(self, record: Record, line: int, content: str) -> None:
+        self.records.append(record)
+        self.lines.append(line)
+        self._keys.update(record)
+        self._taken += bytes_of(content) + VALUE_BYTES * (1 + _signs(content))
+
+    def is_full(self) -> bool:
+        rows = len(self.records)
+        return rows >= self._rows or self._taken >= self._size or rows * len(self._keys) >= MOST_CELLS
+
+
+def _values(content: str) -> int:
+    """Return how many values a line holds, within one another too."""
+    plain = content.replace("\\\\", "").replace('\\"', "")
+    return _signs(plain) - sum(_signs(found[0]) for found in _STRING.finditer(plain))
+
+
+def _signs(content: str) -> int:
+    """Return how many signs a line holds that stand before values, those in strings among them."""
+    return content.count(",") + content.count("[") + content.count("{")
 
 
 def _record(content: str) -> Record:
     """Return the object on a line."""
+    if _signs(content) > MOST_VALUES and _values(content) > MOST_VALUES:
+        raise DataError(f"holds more than {MOST_VALUES:,} values; write one text and its facts per line")
     try:
         value = json.loads(content, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
@@ -77,6 +119,8 @@ def _record(content: str) -> Record:
         value = _mended(value)
     if not isinstance(value, dict):
         raise DataError(f"each line must be one JSON object {{...}}, not {shown(content.strip(), 20)}")
+    if len(value) > MOST_COLUMNS:
+        raise DataError(f"names {len(value):,} keys; at most {MOST_COLUMNS:,} are read: leave some out")
     return value
 
 
@@ -97,9 +141,8 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
     """Return an object; json alone would keep the last of two values without a word."""
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"an object names {shown(twice)} twice; remove one")
+        twice = twice_in(name for name, _ in pairs)
+        raise DataError(f"an object names {shown(str(twice))} twice; remove one")
     return record
 
 

@@ -8,7 +8,6 @@ chunks, so that a file larger than memory can be read.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lstm_sentiment.errors import DataError, Problems, did_you_mean, escaped, listed, shown
+from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
 from lstm_sentiment.reading.delimited import read_delimited
 from lstm_sentiment.reading.json_lines import read_json_lines
-from lstm_sentiment.reading.sources import TREES, Source, open_text, text_files, text_lines
-from lstm_sentiment.reading.trees import read_tree
+from lstm_sentiment.reading.parquet import read_parquet
+from lstm_sentiment.reading.portions import MOST_COLUMNS, bytes_of, portions
+from lstm_sentiment.reading.sources import MAX_LINE, TREES, Source, open_text, text_files, text_lines
+from lstm_sentiment.reading.trees import Span, read_tree
 from lstm_sentiment.sections import code_of
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
 PHRASE = "phrase"  # column of trees: whether the text is a part of the sentence in the same line
 CHUNK_ROWS = 5_000
+CHUNK_BYTES = 4 << 20  # from which on a chunk ends with the row that it has
 NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in JSON lines and Parquet
 REPLACEMENT = "\ufffd"
+Tree = tuple[int, list[Span]]  # its line, and what it spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Chunk:
 def read_chunks(
     source: Source, *, classes: list[str] | None = None, phrases: bool = False
 ) -> Iterator[Chunk]:
-    """Read a source in chunks of at most `CHUNK_ROWS` rows, or trees.
+    """Read a source in chunks of at most `CHUNK_ROWS` rows, or trees, that end after some `CHUNK_BYTES`.
 
     Args:
         source: from `open_source`.
@@ -74,6 +77,28 @@ def read_chunks(
         yield chunk
     if empty:
         raise DataError("holds no rows; add one for each text", file=source.name)
+
+
+def columns_of(source: Source) -> list[str] | None:
+    """Return all columns of a source whose rows may have different ones, None for other sources.
+
+    Raises:
+        DataError: a row that does not fit; more than `MOST_COLUMNS` columns.
+
+    Example::
+
+        with open_source("reviews.jsonl") as source:
+            columns_of(source)  # ["text", "label", "stars"]
+    """
+    if source.format != ".jsonl":
+        return None
+    found: dict[str, None] = {}
+    for chunk in read_chunks(source):
+        found |= dict.fromkeys(chunk.frame.columns)
+        if len(found) > MOST_COLUMNS:
+            problem = f"its rows have more than {MOST_COLUMNS:,} keys together; that is no table"
+            raise DataError(f"{problem}: leave some out, or name a .jsonl file with --out", file=source.name)
+    return list(found)
 
 
 def pick_column(
@@ -194,23 +219,29 @@ def _chunks(source: Source, classes: list[str] | None, phrases: bool) -> Iterato
     if source.format == "folder":
         yield from _read_folder(source, classes)
     elif source.format == ".parquet":
-        yield from _read_parquet(source)
+        for frame, lines_R in read_parquet(source, CHUNK_ROWS, CHUNK_BYTES):
+            yield Chunk(frame=frame, lines=lines_R)
     elif source.format == ".jsonl":
-        yield from itertools.starmap(_json_chunk, read_json_lines(source, CHUNK_ROWS))
+        yield from itertools.starmap(_json_chunk, read_json_lines(source, CHUNK_ROWS, CHUNK_BYTES))
     elif source.format in TREES:
         yield from _read_trees(source, phrases)
     else:
         delimiter = "\t" if source.format == ".tsv" else ","
-        for frame, lines_R in read_delimited(source, delimiter, CHUNK_ROWS):
+        for frame, lines_R in read_delimited(source, delimiter, CHUNK_ROWS, CHUNK_BYTES):
             yield Chunk(frame=frame, lines=lines_R)
 
 
 def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
+    """Return records as a frame; pd.NA stands for a key that a record does not have, and None for null."""
     import pandas as pd
 
     columns = dict.fromkeys(column for record in records for column in record)
-    values = {column: [record.get(column) for record in records] for column in columns}
-    frame = pd.DataFrame(values, dtype=object)
+    places = {column: place for place, column in enumerate(columns)}
+    values = np.full((len(records), len(columns)), pd.NA, object)
+    for row, record in enumerate(records):
+        for column, value in record.items():
+            values[row, places[column]] = value
+    frame = pd.DataFrame(values, columns=pd.Index(list(columns), dtype=object), dtype=object)
     return Chunk(frame=frame, lines=np.array(lines, np.int64))
 
 
@@ -220,17 +251,10 @@ def _read_trees(source: Source, phrases: bool) -> Iterator[Chunk]:
 
     problems = Problems[DataError]()
     with open_text(source) as text:
-        lines_of_text = enumerate(text_lines(text, source), start=1)
-        trees = ((line, content) for line, content in lines_of_text if content.strip())
-        while some := list(itertools.islice(trees, CHUNK_ROWS)):
-            rows: list[tuple[str, str, bool]] = []
-            lines: list[int] = []
-            for line, content in some:
-                try:
-                    sentence, *parts = read_tree(content)
-                except DataError as error:
-                    problems.add(DataError(error.message, file=source.name, line=line))
-                    continue
+        trees = _trees(text_lines(text, source), source, problems)
+        for some in portions(trees, most=CHUNK_ROWS, size=CHUNK_BYTES, of=_bytes_of_tree):
+            rows, lines = [], []
+            for line, (sentence, *parts) in some:
                 spans = [(*sentence, False), *((*part, True) for part in parts if phrases)]
                 rows += spans
                 lines += [line] * len(spans)
@@ -240,47 +264,18 @@ def _read_trees(source: Source, phrases: bool) -> Iterator[Chunk]:
     problems.raise_any()
 
 
-def _read_parquet(source: Source) -> Iterator[Chunk]:
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    _check_parquet(source)
-    try:
-        with pq.ParquetFile(source.path, page_checksum_verification=True) as file:
-            start, names = 1, file.schema_arrow.names
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise DataError(f"names column {shown(twice)} twice; rename one", file=source.name)
-            for batch in file.iter_batches(batch_size=CHUNK_ROWS):
-                # Through Python values: pandas' own types would turn a column with gaps into floats.
-                columns = {
-                    name: pd.Series(batch.column(i).to_pylist(), dtype=object)
-                    for i, name in enumerate(batch.schema.names)
-                }
-                frame = pd.DataFrame(columns)
-                yield Chunk(frame=frame, lines=np.arange(start, start + len(frame)))
-                start += len(frame)
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # or a date that Python lacks
-        problem = escaped(str(error), 200)
-        raise DataError(f"is no readable Parquet file: {problem}; write it anew", file=source.name) from None
+def _trees(lines: Iterator[str], source: Source, problems: Problems[DataError]) -> Iterator[Tree]:
+    """Yield each tree; note what is wrong with lines that hold none."""
+    for line, content in enumerate(lines, start=1):
+        try:
+            if content.strip():
+                yield line, read_tree(content)
+        except DataError as error:
+            problems.add(DataError(error.message, file=source.name, line=line))
 
 
-def _check_parquet(source: Source) -> None:
-    """Tell what is no whole Parquet file by its first and last four bytes."""
-    with source.path.open("rb") as file:
-        head, size = file.read(4), file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 4))
-        tail = file.read(4)
-    problem = ""
-    if b"PARE" in (head, tail):
-        problem = "it is encrypted; write it without encryption"
-    elif head != b"PAR1":
-        problem = "it does not begin with PAR1; let its name end in what it is"
-    elif tail != b"PAR1" or size < 12:
-        problem = "it is cut off; copy it again"
-    if problem:
-        raise DataError(f"is no readable Parquet file: {problem}", file=source.name)
+def _bytes_of_tree(tree: Tree) -> int:
+    return sum(bytes_of(*span) for span in tree[1])
 
 
 def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
@@ -301,25 +296,31 @@ def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
         )
     files = [file for name in wanted for file in files_of[name]]
     problems = Problems[DataError]()
-    for start in range(0, len(files), CHUNK_ROWS):
-        part = files[start : start + CHUNK_ROWS]
-        texts = [_read_text_file(file, source, problems) for file in part]
+    texts = ((file, _read_text_file(file, source, problems)) for file in files)
+    start = 1
+    for some in portions(texts, most=CHUNK_ROWS, size=CHUNK_BYTES, of=lambda of: bytes_of(of[1])):
         frame = pd.DataFrame(
             {
-                "text": texts,
-                "label": [file.parent.name for file in part],
-                "file": [str(file.relative_to(source.path)) for file in part],
+                "text": [text for _, text in some],
+                "label": [file.parent.name for file, _ in some],
+                "file": [str(file.relative_to(source.path)) for file, _ in some],
             },
             dtype=object,
         )
         if not problems.first:
-            yield Chunk(frame=frame, lines=np.arange(start + 1, start + 1 + len(part)))
+            yield Chunk(frame=frame, lines=np.arange(start, start + len(some)))
+        start += len(some)
     problems.raise_any()
 
 
 def _read_text_file(file: Path, source: Source, problems: Problems[DataError]) -> str:
     try:
-        return file.read_bytes().decode(source.encoding, source.encoding_errors)
+        with file.open("rb") as opened:
+            content = opened.read(4 * MAX_LINE + 1)
+        text = content.decode(source.encoding, source.encoding_errors)
+        if max(len(text), len(content) // 4) <= MAX_LINE:
+            return text
+        problem = f"holds more than {MAX_LINE:,} characters; write one text per file"
     except UnicodeDecodeError as error:
         problem = (
             f"byte {error.start} is not {source.encoding}; set data.encoding, or data.encoding_errors replace"
