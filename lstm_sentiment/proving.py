@@ -20,7 +20,7 @@ from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 def proof_of(
     weights: Mapping[str, Tensor], *, labels: list[str], vocabulary: Vocabulary, config: Config
 ) -> dict[str, Any]:
-    """Return 20 made-up texts and the logits that prediction on the CPU gives them.
+    """Return 20 random texts and the logits that prediction on the CPU gives them.
 
     Args:
         weights: of the network.

@@ -140,13 +140,8 @@ def picture(file: Path) -> bytes:
             axes = figure.add_subplot(-(-len(names) // 3), 3, place + 1)
             axes.set_prop_cycle(color=["#1f5fbf", "#2a8a4a", "#b5541c", "#999999"])
             for kind, title in KINDS.items():
-                sizes = sorted(
-                    {
-                        of["size"]
-                        for of in entries
-                        if of["size"] != ALL and _found(entries, name, kind, of["size"])
-                    }
-                )
+                scored = {of["size"] for of in entries if of["corpus"] == name and kind in of["scores"]}
+                sizes = sorted(scored - {ALL})
                 means = [statistics.fmean(_found(entries, name, kind, size)) for size in sizes]
                 places = [max(size, ZERO_AT) for size in sizes]
                 axes.plot(places, means, marker=".", label=title)
