@@ -6,7 +6,7 @@ The model that comes with the package answers English texts at once::
     classifier = lstm_sentiment.load("starter")
     classifier.predict(["Unbelievable service"])
 
-Train your own on the command line (``python -m lstm_sentiment.train --data.train reviews.csv``) and load it
+Train your own on the command line (``lstm-sentiment train --data.train reviews.csv``) and load it
 by its folder, or use `SentimentEstimator` in scikit-learn's pipelines and searches. Models on the Hugging
 Face Hub are loaded by `SentimentClassifier.from_pretrained`.
 Importing this package imports neither torch nor anything else that is heavy; `load` does.

@@ -16,7 +16,14 @@ from tqdm import tqdm
 from lstm_sentiment.classifier import SentimentClassifier
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.labels import entries_of, unknown_labels
-from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, column_texts, pick_column, read_chunks
+from lstm_sentiment.reading.readers import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    column_labels,
+    column_texts,
+    pick_column,
+    read_chunks,
+)
 from lstm_sentiment.reading.sources import open_source
 
 log = logging.getLogger(__name__)
@@ -40,7 +47,7 @@ def answer_file(
         text_column: where the text is; auto finds it.
         label_column: where the label is, spelt as in the training data or by class name. Rows that
             training leaves out (see ``data.labels``) are left out here too, and told of in the log.
-        how: the file is read: encoding, quoting and header of `open_source`.
+        how: the file is read: encoding, quoting, header and sheet of `open_source`.
 
     Raises:
         DataError: a file, column or label that cannot be used; a file without rows to score.
@@ -57,14 +64,14 @@ def answer_file(
             columns = [str(c) for c in chunk.frame.columns]
             of_text, of_label = (
                 pick_column(
-                    wanted, columns, candidates=candidates, key=f"--{kind}_column", file=file, trained=known
+                    wanted, columns, candidates=candidates, key=f"--{kind}-column", file=file, trained=known
                 )
                 for kind, wanted, known, candidates in (
                     ("text", text_column, trained.text_column, TEXT_COLUMNS),
                     ("label", label_column, trained.label_column, LABEL_COLUMNS),
                 )
             )
-            labels = [label.strip() for label in column_texts(chunk, of_label, file)]
+            labels = column_labels(chunk, of_label, file)
             entries = entries_of(set(labels), classes)
             for label, line in zip(labels, chunk.lines.tolist(), strict=True):
                 if label not in entries:

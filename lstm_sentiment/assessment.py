@@ -16,17 +16,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from lstm_sentiment.adaptation.stacking import chance_of
+from lstm_sentiment.adaptation.fitting import pooled_features
+from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, chance_of
+from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.baselines import baseline_scores
 from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration, fit_shares
-from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.checkpoint import BEST, Checkpoint, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
+from lstm_sentiment.cross_validation import OutOfFold
 from lstm_sentiment.dataset import Array, TextDataset
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import better, calibration_error, report_lines, score
-from lstm_sentiment.network import TfidfBranch, WideAndDeep
+from lstm_sentiment.network import TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.proving import proof_of
 from lstm_sentiment.trainer import Trainer
 
@@ -37,45 +40,66 @@ KEPT = {  # by the kind of a `stacking.Blend`
     "head": "the LSTM alone",
     "linear": "the linear model alone",
 }
+PARTS = {  # whose scores are told, by their names in `stacking.Blend.scores`
+    "start": "START as it is",
+    "head": "the LSTM",
+    "linear": "the linear model",
+    "both": "both",
+    "kept": "what is kept",
+}
 COVERAGES = (0.8, 0.9, 0.95)  # of label sets, as asked for
 
 
-def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) -> dict[str, Any]:
+def assess(
+    folder: RunFolder,
+    config: Config,
+    corpus: Corpus,
+    trainer: Trainer,
+    crossed: OutOfFold | None = None,
+    *,
+    start: Start | None = None,
+) -> dict[str, Any]:
     """Calibrate the best epoch on validation and score it on validation and test; every process calls this.
 
     The calibration is put beside the weights. The test rows are read here, and nowhere else.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        corpus: its rows.
+        trainer: that trained it.
+        crossed: answers for the training rows, where no validation rows are set aside.
+        start: the classifier that training started from, to be scored as it is.
 
     Raises:
         TrainingError: no epoch was good enough to be kept.
     """
     processes = trainer.processes
-    processes.barrier()
-    if not folder.has(BEST):
-        raise TrainingError(
-            "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
-        )
-    best = folder.load(BEST)
-    model = trainer.evaluated_model()
-    model.load_state_dict(best.tensors["model"])
-    splits = {name: rows for name, rows in corpus.splits.items() if name != "train"}
+    best, model = _best_of(folder, trainer)
+    held_out = {name: rows for name, rows in corpus.splits.items() if name != "train"}
+    splits = {"validation": corpus.validation, **held_out}
+    out_of_fold = crossed.logits[trainer.state.best_epoch] if crossed else {}
 
-    def answers(of: nn.Module) -> dict[str, Array]:
+    def answers(of: nn.Module, name: str = "") -> dict[str, Array]:
         size = 4 * config.trainer.batch_size
         answering = functools.partial(predict_logits, of, device=trainer.device, batch_size=size)
-        return {name: answering(rows, processes=processes).numpy() for name, rows in splits.items()}
+        found = {split: answering(rows, processes=processes).numpy() for split, rows in held_out.items()}
+        return {"validation": out_of_fold[name], **found} if crossed else found
 
     metrics: dict[str, Any] = {}
     if isinstance(model, WideAndDeep):
-        of_branches = {name: answers(branch) for name, branch in model.named_children()}
+        of_branches = {name: answers(branch, name) for name, branch in model.named_children()}
         metrics["branches"], shares_K = _weigh(of_branches, splits, corpus.labels)
         if isinstance(model.ngrams, TfidfBranch):
             metrics["kept"], shares_K = _gate(of_branches, shares_K, corpus, config)
+            metrics["kept"]["scores"]["start"] = _score_of_start(start, corpus, config, trainer)
             for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
                 branch["share"] = share
         model.shares.copy_(torch.from_numpy(shares_K))
+        out_of_fold[""] = _blended(of_branches, shares_K)
         best.tensors["model"]["shares"] = model.shares.cpu().clone()
     logits = answers(model)
-    calibration = fit_calibration(logits["validation"], corpus.validation.labels)
+    calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
     truths = {name: rows.labels for name, rows in splits.items()}
     metrics |= calibrated_scores(calibration, logits, truths, corpus.labels) | {"baselines": {}}
     if processes.is_main:
@@ -83,19 +107,42 @@ def assess(folder: RunFolder, config: Config, corpus: Corpus, trainer: Trainer) 
         proof = proof_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
         added = {"calibration": asdict(calibration), "proof": proof}
         folder.save(BEST, best.tensors, {**best.facts, **added})
-    if config.baseline and "kept" in metrics:
-        metrics["baselines"] = baselines_beside(corpus, metrics["branches"])
-    elif config.baseline and processes.is_main:
-        held_out = corpus.validation if corpus.test is None else corpus.test
-        metrics["baselines"] = baseline_scores(corpus.train, held_out, corpus.labels, seed=config.seed)
+    if config.baseline:
+        metrics["baselines"] = _baselines(config, corpus, metrics, main=processes.is_main)
+    return metrics | {"metric": config.trainer.metric, **_of_training(trainer, cross_validated=bool(crossed))}
+
+
+def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module]:
+    """Return the checkpoint of the best epoch, and the model with its weights, once every process is here."""
+    trainer.processes.barrier()
+    if not folder.has(BEST):
+        raise TrainingError(
+            "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
+        )
+    best, model = folder.load(BEST), trainer.evaluated_model()
+    model.load_state_dict(best.tensors["model"])
+    return best, model
+
+
+def _baselines(config: Config, corpus: Corpus, metrics: Mapping[str, Any], *, main: bool) -> dict[str, Any]:
+    """Return the scores of baselines on rows held out; none where there are none, or by another process."""
+    if "kept" in metrics:
+        return baselines_beside(corpus, metrics["branches"])
+    held_out = [rows for name, rows in corpus.splits.items() if name != "train"]
+    if not main or not held_out:
+        return {}
+    last = held_out[-1]
+    return baseline_scores(corpus.train, last, corpus.labels, seed=config.seed)
+
+
+def _of_training(trainer: Trainer, *, cross_validated: bool) -> dict[str, Any]:
     state = trainer.state
-    return metrics | {
-        "metric": config.trainer.metric,
+    return ({"cross_validated": True} if cross_validated else {}) | {
         "best_epoch": state.best_epoch + 1,
         "epochs": state.epoch,
         "steps": state.step,
         "training_s": round(state.elapsed_s, 1),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
     }
 
 
@@ -136,11 +183,12 @@ def _weigh(
         splits: validation and, where there is one, test.
         labels: class names.
     """
-    truth_R = splits["validation"].labels
-    shares_K = fit_shares(np.stack([of_splits["validation"] for of_splits in logits.values()]), truth_R)
+    truth_R, counts_R = splits["validation"].labels, splits["validation"].counts
+    validation_KRC = np.stack([of_splits["validation"] for of_splits in logits.values()])
+    shares_K = fit_shares(validation_KRC, truth_R, counts_R)
     branches: dict[str, Any] = {}
     for (branch, of_splits), share in zip(logits.items(), shares_K.tolist(), strict=True):
-        alone = fit_calibration(of_splits["validation"], truth_R)
+        alone = fit_calibration(of_splits["validation"], truth_R, counts_R)
         branches[branch] = {"share": share} | {
             name: score(splits[name].labels, alone.probabilities(logits_RC), labels)
             for name, logits_RC in of_splits.items()
@@ -165,28 +213,53 @@ def baselines_beside(corpus: Corpus, branches: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def _blended(logits: dict[str, dict[str, Array]], shares_K: Array) -> Array:
+    """Return the logits of the validation rows (R, C) that branches have together."""
+    blended_RC: Array = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
+    return blended_RC
+
+
 def _gate(
     logits: dict[str, dict[str, Array]], shares_K: Array, corpus: Corpus, config: Config
 ) -> tuple[dict[str, Any], Array]:
     """Return what is kept and why, and the shares: the linear branch gets all where it is ahead."""
-    truth_R, metric = corpus.validation.labels, config.trainer.metric
+    truth_R, counts_R, metric = corpus.validation.labels, corpus.validation.counts, config.trainer.metric
     linear_RC = logits["ngrams"]["validation"]
-    both_RC = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
+    both_RC = _blended(logits, shares_K)
     found = {
-        name: score(truth_R, Calibration().probabilities(logits_RC), corpus.labels)[metric]
-        for name, logits_RC in (("both", both_RC), ("linear", linear_RC))
-    }
+        name: score(truth_R, Calibration().probabilities(logits_RC), corpus.labels, counts_R)[metric]
+        for name, logits_RC in (
+            ("head", logits["lstm"]["validation"]), ("linear", linear_RC), ("both", both_RC)
+        )
+    }  # fmt: skip
     lead = abs(found["linear"] - found["both"])
-    ahead = better(found["linear"], found["both"], metric) and lead > chance_of(both_RC, linear_RC, truth_R)
-    why = f"validation {metric} {found['both']:.3f}, of the linear model {found['linear']:.3f}"
+    by_chance = chance_of(both_RC, linear_RC, truth_R, counts_R)
+    ahead = better(found["linear"], found["both"], metric) and lead > by_chance
     kept = {
         "kind": "linear" if ahead else "both",
-        "why": f"the linear model is ahead: {why}" if ahead else why,
+        "why": AHEAD if ahead else NOT_AHEAD,
+        "scores": {"start": None, **found, "kept": found["linear" if ahead else "both"]},
         "start": config.pretrained,
         "adapt": config.adapt,
-        "cross_validated": False,
+        "cross_validated": corpus.cross_validated,
     }
     return kept, np.array([0.0, 2.0]) if ahead else shares_K
+
+
+def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> float | None:
+    """Return the validation score of a classifier as it is, or None where its classes tell nothing."""
+    if start is None or start.matching(corpus.labels) is None:
+        return None
+    sizes = {"subwords": config.text.subwords, **asdict(config.model)}
+    lstm = lstm_of(new_network(corpus.vocabulary, len(corpus.labels), **sizes))
+    start.copy_to(lstm, corpus.vocabulary)
+    features_RP = pooled_features(
+        lstm.to(trainer.device).eval(), corpus.validation, device=trainer.device, processes=trainer.processes
+    )
+    logits_RC = start.answers(features_RP, corpus.validation, corpus.labels)
+    assert logits_RC is not None
+    rows, probabilities_RC = corpus.validation, Calibration().probabilities(logits_RC)
+    return float(score(rows.labels, probabilities_RC, corpus.labels, rows.counts)[config.trainer.metric])
 
 
 def report_scores(metrics: dict[str, Any], path: Path) -> None:
@@ -213,7 +286,7 @@ def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
     if metrics["best_epoch"]:
         lines.append(f"best epoch {metrics['best_epoch']} by {metrics['metric']}")
     if metrics.get("kept"):
-        lines.append(f"kept: {KEPT[metrics['kept']['kind']]}; {metrics['kept']['why']}")
+        lines += _kept_lines(metrics["kept"], metrics["metric"])
     lines += report_lines(metrics[held_out], title=held_out)
     lines.append(
         f"  calibrated on validation: temperature {metrics['calibration']['temperature']:.2f}, "
@@ -235,6 +308,21 @@ def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
         hint = "more epochs, pretrained vectors (text.vectors) or more rows may help"
         told.append((logging.WARNING, f"the linear baseline is ahead by {lead:.3f} macro-F1: {hint}"))
     return told
+
+
+def _kept_lines(kept: Mapping[str, Any], metric: str) -> list[str]:
+    """Return what of a start, a head and a linear model is kept, and what each of them is worth."""
+    lines = [f"kept: {KEPT[kept['kind']]}; {kept['why']}"]
+    scores = {name: of for name, of in kept.get("scores", {}).items() if of is not None}
+    if scores:
+        where = "rows held out by cross-validation" if kept["cross_validated"] else "rows held out"
+        told = ", ".join(f"{name} {scores[key]:.3f}" for key, name in PARTS.items() if key in scores)
+        lines.append(f"  {metric} of {where}: {told.replace('START', str(kept['start']))}")
+    if kept.get("class_bias"):
+        lines.append(
+            f"  what is kept has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
+        )
+    return lines
 
 
 def _three_scores(scores: Mapping[str, Any]) -> str:

@@ -53,7 +53,8 @@ def _linear_probabilities(train: TextDataset, rows: Array, test: TextDataset, cl
     # C=5 beats C=1 on the validation rows of SST-2, tweets and IMDB. A tolerance of 1e-3, ten times as
     # large, would be met long before the end on long texts, whose tokens weigh little each.
     model = LogisticRegression(C=5.0, max_iter=1000, tol=1e-4)
-    model.fit(vectorizer.fit_transform(_documents(train, rows)), train.labels[rows], train.weights[rows])
+    weights_R = train.weights * train.counts.mean()
+    model.fit(vectorizer.fit_transform(_documents(train, rows)), train.labels[rows], weights_R[rows])
     probabilities_RC = np.zeros((len(test), classes))
     for start in range(0, len(test), ROWS_AT_ONCE):
         part = np.arange(start, min(start + ROWS_AT_ONCE, len(test)))

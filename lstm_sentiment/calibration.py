@@ -82,7 +82,7 @@ class Calibration:
         return label_sets(probabilities_RC, self.thresholds, coverage)
 
 
-def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
+def fit_calibration(logits_RC: Array, truth_R: Array, row_counts: Array | None = None) -> Calibration:
     """Fit temperature and thresholds on rows that no weight was fitted on.
 
     The temperature minimises the negative log-likelihood (Guo et al. 2017) with one more row of each class
@@ -93,6 +93,7 @@ def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
     Args:
         logits_RC: (R, C).
         truth_R: class indices (R,).
+        row_counts: as so many rows each counts (R,); None for 1.
 
     >>> logits_RC, truth_R = np.array([[4.0, 0.0]] * 10), np.array([0] * 7 + [1] * 3)  # right 7 times of 10
     >>> fitted = fit_calibration(logits_RC, truth_R)
@@ -104,36 +105,55 @@ def fit_calibration(logits_RC: Array, truth_R: Array) -> Calibration:
 
     logits_RC = np.asarray(logits_RC, np.float64)
     rows_R = np.arange(len(truth_R))
-    target_RC = _target(logits_RC, truth_R)
+    row_counts = np.ones(len(truth_R)) if row_counts is None else row_counts
+    target_RC = _target(logits_RC, truth_R, row_counts)
 
     def loss(log_temperature: float) -> float:
         log_probabilities_RC = log_softmax(logits_RC / math.exp(log_temperature), axis=1)
-        return -float((target_RC * log_probabilities_RC).sum(axis=1).mean())
+        return -float(np.average((target_RC * log_probabilities_RC).sum(axis=1), weights=row_counts))
 
     bounds = (math.log(COLDEST), math.log(HOTTEST))
     temperature = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
     true_R = Calibration(temperature=temperature).probabilities(logits_RC)[rows_R, truth_R]
-    return Calibration(temperature=temperature, thresholds=conformal_thresholds(true_R))
+    return Calibration(temperature=temperature, thresholds=conformal_thresholds(true_R, row_counts))
 
 
-def conformal_thresholds(true_R: Array) -> list[float]:
+def likelihood_loss(logits_RC: Array, truth_R: Array, row_counts: Array | None = None) -> float:
+    """Return the negative log-likelihood at the best temperature, nats.
+
+    Args:
+        logits_RC: (R, C).
+        truth_R: class indices (R,).
+        row_counts: as so many rows each counts (R,); None for 1.
+
+    >>> round(likelihood_loss(np.array([[1.0, 0.0], [0.0, 1.0]] * 50), np.array([0, 1] * 50)), 2)
+    0.01
+    """
+    probabilities_RC = fit_calibration(logits_RC, truth_R, row_counts).probabilities(logits_RC)
+    true_R = np.maximum(probabilities_RC[np.arange(len(truth_R)), truth_R], 1e-12)
+    return -float(np.average(np.log(true_R), weights=row_counts))
+
+
+def conformal_thresholds(true_R: Array, row_counts: Array | None = None) -> list[float]:
     """Return the least probability of a label in a set, for coverages of 0, 0.001, ... 1.
 
     Args:
         true_R: the calibrated probability of each row's true label, in any order, (R,).
+        row_counts: as so many rows each counts (R,); None for 1.
 
     >>> conformal_thresholds(np.array([0.9, 0.5, 0.7]))[500]
     0.7
     """
-    true_R = np.sort(true_R)
-    thresholds = []
-    for level in range(LEVELS + 1):
-        kept = math.ceil((len(true_R) + 1) * level / LEVELS - 1e-9)  # rows whose true label must be in
-        thresholds.append(0.0 if kept > len(true_R) else float(true_R[len(true_R) - max(kept, 1)]))
-    return thresholds
+    order_R = np.argsort(-true_R, kind="stable")
+    upto_R = np.cumsum(np.ones(len(true_R)) if row_counts is None else row_counts[order_R])
+    rows = upto_R[-1] if len(upto_R) else 0.0
+    kept_L = (rows + 1) * np.arange(LEVELS + 1) / LEVELS - 1e-9  # as so many rows' true label must be in
+    place_L = np.searchsorted(upto_R, kept_L)
+    descending_R = np.append(true_R[order_R], 0.0)  # behind the last: all labels
+    return [float(value) for value in descending_R[place_L]]
 
 
-def fit_shares(logits_KRC: Array, truth_R: Array) -> Array:
+def fit_shares(logits_KRC: Array, truth_R: Array, row_counts: Array | None = None) -> Array:
     """Return how much each of several branches' logits count in their sum: (K,), with mean 1.
 
     They minimise the negative log-likelihood of the sum, on rows that no weight was fitted on, as the
@@ -142,6 +162,7 @@ def fit_shares(logits_KRC: Array, truth_R: Array) -> Array:
     Args:
         logits_KRC: (K, R, C).
         truth_R: class indices (R,).
+        row_counts: as so many rows each counts (R,); None for 1.
 
     >>> knows_RC, guesses_RC = np.array([[1.0, 0.0], [0.0, 1.0]] * 50), np.array([[1.0, 0.0]] * 100)
     >>> fit_shares(np.stack([knows_RC, guesses_RC]), np.array([0, 1] * 50)).round(2)
@@ -151,12 +172,14 @@ def fit_shares(logits_KRC: Array, truth_R: Array) -> Array:
     from scipy.special import log_softmax
 
     logits_KRC = np.asarray(logits_KRC, np.float64)
-    target_RC = _target(logits_KRC[0], truth_R)
+    row_counts = np.ones(len(truth_R)) if row_counts is None else row_counts
+    target_RC = _target(logits_KRC[0], truth_R, row_counts)
+    share_R1 = (row_counts / row_counts.sum())[:, None]
 
     def loss(shares_K: Array) -> tuple[float, Array]:
         log_RC = log_softmax(np.tensordot(shares_K, logits_KRC, axes=1), axis=1)
-        gradient_K = ((np.exp(log_RC) - target_RC) * logits_KRC).sum(axis=(1, 2)) / len(truth_R)
-        return -float((target_RC * log_RC).sum(axis=1).mean()), gradient_K
+        gradient_K = ((np.exp(log_RC) - target_RC) * share_R1 * logits_KRC).sum(axis=(1, 2))
+        return -float((target_RC * share_R1 * log_RC).sum()), gradient_K
 
     branches = len(logits_KRC)
     found = minimize(loss, np.ones(branches), jac=True, bounds=[(0.0, 1 / COLDEST)] * branches)
@@ -165,10 +188,10 @@ def fit_shares(logits_KRC: Array, truth_R: Array) -> Array:
     return shares_K
 
 
-def _target(logits_RC: Array, truth_R: Array) -> Array:
+def _target(logits_RC: Array, truth_R: Array, row_counts: Array) -> Array:
     """Return what rows are fitted to (R, C): the truth, and one more row of each class (Platt 1999)."""
     target_RC = np.ones_like(logits_RC)
-    target_RC[np.arange(len(truth_R)), truth_R] += len(truth_R)
+    target_RC[np.arange(len(truth_R)), truth_R] += row_counts.sum()
     target_RC /= target_RC.sum(axis=1, keepdims=True)
     return target_RC
 

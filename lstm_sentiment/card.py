@@ -161,7 +161,7 @@ def _use(name: str) -> str:
 def _results(metrics: Mapping[str, Any], split: str, shared: int) -> str:
     scores, baselines = metrics[split], metrics["baselines"]
     lines = [f"## Results\n\nOn {scores['rows']:,} {split} rows, which were not trained on."]
-    if split == "validation" and (metrics.get("kept") or {}).get("cross_validated"):
+    if split == "validation" and (metrics.get("kept") or metrics).get("cross_validated"):
         lines = [
             f"## Results\n\nOn the {scores['rows']:,} training rows, cross-validated: each is answered by a "
             "model of the others. They chose and calibrated the model: new texts will score a little lower."

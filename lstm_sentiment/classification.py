@@ -66,7 +66,8 @@ class Classification:
         logits_RC = predict_logits(
             model, self.validation, device=self.device, batch_size=self.batch_size, processes=self.processes
         )
-        return score(self.validation.labels, logits_RC.double().softmax(1).numpy(), self.labels)
+        probabilities_RC, rows = logits_RC.double().softmax(1).numpy(), self.validation
+        return score(rows.labels, probabilities_RC, self.labels, rows.counts)
 
     def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
         """Tell the terminal how an epoch went."""

@@ -1,4 +1,7 @@
-"""``python -m lstm_sentiment.compare RUN_A RUN_B FILE``: is one run better, or is it chance?"""
+"""Test whether one run is better than another on the same rows.
+
+Reports the difference of each score with a paired bootstrap interval, and McNemar's test.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,16 @@ import argparse
 from pathlib import Path
 
 from lstm_sentiment.errors import RunError, without_secrets
-from lstm_sentiment.options import RUN, CommandParser, add_file_options, check_out, how_to_read, run_command
+from lstm_sentiment.options import (
+    RUN,
+    CommandParser,
+    add_file_options,
+    check_out,
+    how_to_read,
+    run_command,
+)
 from lstm_sentiment.terminal import say
+from lstm_sentiment.usage import program
 
 
 def main(argv: list[str]) -> None:
@@ -44,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m lstm_sentiment.compare", description=__doc__)
+    parser = CommandParser(prog=program("compare"), description=__doc__)
     parser.add_argument("run_a", help=RUN)
     parser.add_argument("run_b", help="another one, with the same classes")
     parser.add_argument("file", help="labelled rows that neither run was trained on")

@@ -147,11 +147,11 @@ class Config:
         pretrained: what training starts from. starter: the classifier that comes with the package; a run
             folder: that of another classifier, whose classes may differ, or of `pretrain`, which gives its
             vocabulary, the vectors, and the LSTMs of the first layer; null: random weights; auto: the
-            starter below 12,000 training rows, and random weights from there on, or where options set by
-            hand contradict the starter or say how weights learn. A classifier is never kept without a linear
-            model beside it, which gets all the weight where it is better.
+            starter, and random weights where options set by hand contradict the starter or say how weights
+            learn. A classifier is never kept without a linear model beside it, which gets all the weight
+            where it is better.
         adapt: how training goes on from a classifier. frozen: its LSTM stays as it is, and what reads it is
-            fitted by cross-validation; finetune: all layers move; auto: by the number of rows.
+            fitted by cross-validation; finetune: all layers move; auto: frozen below 3,000 training rows.
         teacher: folder of a finished run, ``starter`` for the model of the package, or a list of several,
             whose answers to `data.unlabelled` are learned beside the labels; of several, their mean. Null:
             labels alone.

@@ -6,8 +6,10 @@ import logging
 
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
+from lstm_sentiment.errors import listed
 from lstm_sentiment.network import Network
 
+MANY_ROWS = 10  # with fewer nobody is surprised by a class of one row
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,8 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
     for source, counts in facts["counts"].items():
         if counts["left_out"]:
             log.info("  %s: %s rows left out by data.labels", source, f"{counts['left_out']:,}")
+        if counts["weightless"]:
+            log.info("  %s: %s rows of weight 0 left out", source, f"{counts['weightless']:,}")
         if counts["filtered"]:
             log.info("  %s: %s rows left out by data.filter", source, f"{counts['filtered']:,}")
         if counts["empty"]:
@@ -69,6 +73,12 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
                 "  %s: %s rows hold bytes that are not %s; they were replaced by U+FFFD",
                 source, f"{counts['replaced']:,}", config.data.encoding,
             )  # fmt: skip
+    alone = [label for label, count in facts["splits"]["train"]["classes"].items() if count == 1]
+    if alone and len(corpus.train) >= MANY_ROWS:
+        log.warning(
+            "  train: labels of a single row: %s; add rows, or leave it out (data.labels: null for it)",
+            listed(alone, quoted=True),
+        )
     for split, shared in facts["shared_texts"].items():
         if shared:
             log.warning("  %s: %s of its texts stand in the training rows too", split, f"{shared:,}")

@@ -19,7 +19,9 @@ import numpy.typing as npt
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.errors import ConfigError, DataError, Problems, shown
 from lstm_sentiment.labels import class_indices, class_map
-from lstm_sentiment.reading.sources import TREES, open_source
+from lstm_sentiment.reading.formats import TREES
+from lstm_sentiment.reading.lines import form_of
+from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.reading.splits import split_rows
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
@@ -154,7 +156,7 @@ def build_vocabulary(
     store: TokenStore, rows: Array, *, min_frequency: int, most: int, more: Sequence[str] = ()
 ) -> Vocabulary:
     """Return the most frequent tokens of some rows, and `more`; ties go to the token seen first."""
-    counts = count_tokens(store, rows)
+    counts = count_tokens(store, rows, weighted=True)
     order = np.argsort(-counts, kind="stable")
     known = order[counts[order] >= min_frequency][:most]
     others = (word for word in more if word not in SPECIAL_TOKENS)
@@ -178,7 +180,7 @@ def _stores(data: DataConfig, tokenizer: Tokenizer, cache: Path) -> dict[str, To
 
 def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool) -> TokenStore:
     with open_source(name, **reading_of(data)) as source:
-        if phrases and source.format not in TREES:
+        if phrases and (source.format not in TREES or form_of(source, labelled=True) != "trees"):
             raise ConfigError(
                 f"{name} has none: only trees do ({' '.join(TREES)}); leave this 0", key="data.phrases"
             )
@@ -187,6 +189,7 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
             text=data.text_column,
             label=data.label_column,
             group=data.group_column,
+            weight=data.weight_column if name == data.train else None,
             filter=tuple((column, code_of(str(value))) for column, value in sorted(data.filter.items())),
             classes=folders if source.format == "folder" else None,
             phrases=phrases,
@@ -200,7 +203,8 @@ def reading_of(data: TextSources) -> dict[str, Any]:
     >>> reading_of(DataConfig(header=False))["header"]
     False
     """
-    return {name: getattr(data, name) for name in ("encoding", "encoding_errors", "quoting", "header")}
+    names = ("encoding", "encoding_errors", "quoting", "header", "sheet")
+    return {name: getattr(data, name) for name in names}
 
 
 class TextSources(Protocol):
@@ -224,7 +228,11 @@ class TextSources(Protocol):
 
     @property
     def header(self) -> bool:
-        """Whether the first line of CSV and TSV names the columns."""
+        """Whether the first line of CSV, TSV and Excel names the columns."""
+
+    @property
+    def sheet(self) -> str | None:
+        """Which sheet of a workbook is read."""
 
 
 def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) -> TokenStore:
@@ -293,6 +301,7 @@ def _datasets(
             truncate=text.truncate,
             subwords=text.subwords,
             weights=np.where(stores[origin].phrases[rows], data.phrases, 1.0) if split == "train" else None,
+            counts=stores[origin].weights[rows],
         )
     return splits
 
@@ -314,6 +323,7 @@ def _counts(store: TokenStore, classes: Array) -> dict[str, Any]:
         **store.counts,
         "empty_lines": store.lines[empty[:5]].tolist(),
         "left_out": int((classes[~store.phrases] < 0).sum()),
+        "weightless": int((store.weights <= 0).sum()),
     }
 
 

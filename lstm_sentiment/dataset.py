@@ -76,9 +76,10 @@ class TextDataset:
         max_tokens: longest text; what is over is cut.
         truncate: keep the ``head``, the ``tail``, or both ends (``middle``).
         subwords: buckets of the model's n-gram vectors; 0 for none.
-        weights: what each row counts relative to others, (R,); None for the same. A batch's weights come
-            from them divided by their mean: over an epoch, and not within a batch, since one of short
-            texts may hold nothing but rows that count little.
+        weights: what each row's loss counts relative to others, (R,); None for the same.
+        counts: as so many rows each counts (R,); None for 1. A batch's weights come from the product of both,
+            divided by its mean: over an epoch, and not within a batch, since one of short texts may hold
+            nothing but rows that count little.
         targets: probabilities of the classes that a model is to learn for each row, (R, C), where a label
             does not say all (see `teaching`); None for the labels.
     """
@@ -94,10 +95,13 @@ class TextDataset:
         truncate: str,
         subwords: int = 0,
         weights: Array | None = None,
+        counts: Array | None = None,
         targets: Array | None = None,
     ) -> None:
         self.store, self.rows, self.labels = store, rows, labels
-        self.weights = np.ones(len(rows)) if weights is None else weights / weights.mean()
+        self.counts = np.ones(len(rows)) if counts is None else counts
+        weights = self.counts if weights is None else weights * self.counts
+        self.weights = weights / weights.mean()
         self.targets = np.empty((len(rows), 0), np.float32) if targets is None else targets
         self._settings: dict[str, Any] = {
             "vocabulary": vocabulary,
@@ -134,8 +138,9 @@ class TextDataset:
 
     def part(self, places: Array) -> TextDataset:
         """Return some rows as a dataset of their own, in the order of `places` (R,)."""
-        rows, labels, weights = self.rows[places], self.labels[places], self.weights[places]
-        return self.joined(self.store, rows, labels, self.targets[places], weights=weights)
+        rows, labels, counts = self.rows[places], self.labels[places], self.counts[places]
+        weights = self.weights[places] / counts
+        return self.joined(self.store, rows, labels, self.targets[places], weights=weights, counts=counts)
 
     def joined(
         self,
@@ -145,9 +150,17 @@ class TextDataset:
         targets: Array | None = None,
         *,
         weights: Array | None = None,
+        counts: Array | None = None,
     ) -> TextDataset:
         """Return rows of another store, cut and encoded as these are."""
-        return TextDataset(store, rows, labels, weights=weights, targets=targets, **self._settings)
+        return TextDataset(
+            store, rows, labels, weights=weights, counts=counts, targets=targets, **self._settings
+        )
+
+    @property
+    def texts(self) -> Array:
+        """A number for each row (R,), the same for rows with the same text."""
+        return self.store.hashes[self.rows]
 
     def sentences(self) -> TextDataset:
         """Return the rows that are no phrases (see `reading.trees`)."""
@@ -227,17 +240,26 @@ def padded_length(longest: int) -> int:
     return max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE
 
 
-def count_tokens(store: TokenStore, rows: Array) -> Array:
-    """Count how often each token of a store stands in some rows: (tokens of the store,), int64."""
+def count_tokens(store: TokenStore, rows: Array, *, weighted: bool = False) -> Array:
+    """Count how often each token of a store stands in some rows: (tokens of the store,), int64.
+
+    Args:
+        store: the tokens.
+        rows: of the store.
+        weighted: whether a row counts as so many as its weight says, rounded, and once at least.
+    """
     counts = np.zeros(len(store.tokens), np.int64)
-    chosen_R = np.zeros(len(store.offsets) - 1, bool)
-    chosen_R[rows] = True
+    times_R = np.zeros(len(store.offsets) - 1, np.int64)
+    times_R[rows] = np.maximum(1, np.rint(store.weights[rows])) if weighted else 1
     step = 20_000  # rows at a time: memory does not grow with the corpus
-    for start in range(0, len(chosen_R), step):
-        end = min(start + step, len(chosen_R))
+    for start in range(0, len(times_R), step):
+        end = min(start + step, len(times_R))
         lengths = np.diff(store.offsets[start : end + 1])
         part = np.asarray(store.ids_N[store.offsets[start] : store.offsets[end]])
-        counts += np.bincount(part[np.repeat(chosen_R[start:end], lengths)], minlength=len(counts))
+        times_N = np.repeat(times_R[start:end], lengths)
+        counted_N = times_N > 0
+        times = times_N[counted_N] if weighted else None
+        counts += np.bincount(part[counted_N], times, minlength=len(counts)).astype(np.int64)
         store.release()
     return counts
 

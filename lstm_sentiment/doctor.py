@@ -1,13 +1,13 @@
-"""``python -m lstm_sentiment.doctor [RUN]``: what is wrong with the data, the settings, the model?
+"""Examine data, settings and model for common faults.
 
 Examines a configuration before training, or a run after it: the data (near-duplicates across splits,
 labels, unknown words, lengths, shift of classes), settings without effect, short trainings on copies (first
-loss, gradients, one batch by heart, shuffled labels), and whether a text's answer depends on its batch, its
-place, its padding, the device or the number format. Test rows are counted and never answered. Takes about
+loss, gradients, overfitting one batch, shuffled labels), and whether a prediction depends on the batch, the
+place in it, padding, the device or the number format. Test rows are counted, never predicted. Takes about
 half a minute with the default configuration.
 
-Leaves with 1 if answers or scores cannot be trusted (an ``error`` below), with 0 if all is well, or if there
-are only warnings and notes; 2 and above as every command.
+Exits with 1 if predictions or scores cannot be trusted (an ``error`` below), with 0 if there is nothing, or
+only warnings and notes; 2 and above as every command.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import CommandParser, check_out, given_keys, parse_config, run_command
 from lstm_sentiment.terminal import log_to, say
+from lstm_sentiment.usage import program
 
-USAGE = "python -m lstm_sentiment.doctor [RUN | --config FILE --section.key VALUE ...] [--json FILE]"
+USAGE = "[RUN | --config FILE --section.key VALUE ...] [--json FILE]"
 
 
 def main(argv: list[str]) -> None:
@@ -70,11 +71,11 @@ def _quiet(name: str) -> Iterator[None]:
 def _parse(argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
     """Return the run, the options of this command, and what is left: settings of a configuration."""
     parser = CommandParser(
-        prog="python -m lstm_sentiment.doctor",
-        usage=USAGE,
+        prog=program("doctor"),
+        usage=f"{program('doctor')} {USAGE}",
         description=__doc__,
-        epilog="RUN is a folder that training wrote, and comes first. Without one: settings as those of\n"
-        "`python -m lstm_sentiment.train --help`; without any, the default ones.",
+        epilog="RUN is a folder that training wrote, and comes first. Without it, give settings as for the\n"
+        "command train (see its --help); without any, the default ones are used.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", metavar="FILE", help="write all that was found here too")

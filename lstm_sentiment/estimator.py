@@ -16,7 +16,7 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,23 @@ from sklearn.utils.validation import check_is_fitted
 
 from lstm_sentiment.classifier import load, read_run
 from lstm_sentiment.config import Config, TrainerConfig, flatten
-from lstm_sentiment.errors import ConfigError, DataError, StoppedError
+from lstm_sentiment.errors import ConfigError, StoppedError
 from lstm_sentiment.experiment import run
 from lstm_sentiment.files import new_folder, write_atomically
 from lstm_sentiment.hardware import device_here, one_training_at_a_time
-from lstm_sentiment.labelled import class_names, classes_of, texts_of
+from lstm_sentiment.labelled import (
+    as_value_errors,
+    class_names,
+    classes_of,
+    row_weights_of,
+    rows_to_learn,
+    texts_of,
+)
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.reading.readers import as_text
-from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
+from lstm_sentiment.sections import ModelConfig, TextConfig
 from lstm_sentiment.terminal import SafeHandler
 
-OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}
 NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # of a run folder: all about its training
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
@@ -63,10 +69,13 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             class are enough.
         validation_fraction: share of the rows that `fit` sets aside, with the same class balance, to pick
             the best epoch and to calibrate the probabilities; None, or, where training starts from a
-            classifier with few rows, also the default: the rows are cross-validated instead.
-        deduplicate: train on each text once, with the label that it has first, as the command does: or a
-            text might stand on both sides of that cut. False where a text is repeated on purpose, as in
-            a bootstrap sample; weights of rows are not known otherwise.
+            classifier with few rows, also the default: the rows are cross-validated instead. So are fewer
+            than 100 where no split could hold every class.
+        deduplicate: train on each text once, with the label that it has first, as the command does. False
+            trains on the rows as they are: a text that is repeated, as in a bootstrap sample or a class with
+            more rows than it had, counts as often, and all its rows stay on the same side of a cut.
+        left_out: labels whose rows are left out, such as those of a class that is too rare: they are no
+            classes, and never predicted.
         random_state: a number, as the command's `seed`; a RandomState to draw it from; None for a new one.
         verbose: report as the command does: to the handlers of `logging`, or else to standard output.
 
@@ -134,7 +143,8 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         pretrained: str | None = Config.pretrained,
         adapt: str = Config.adapt,
         validation_fraction: float | None = 0.1,
-        deduplicate: bool = DataConfig.deduplicate,
+        deduplicate: bool = False,
+        left_out: Collection[Any] = (),
         random_state: int | np.random.RandomState | None = Config.seed,
         verbose: bool = False,
     ) -> None:
@@ -142,12 +152,17 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             if name != "self":
                 setattr(self, name, value)
 
-    def fit(self, X: Sequence[str], y: Sequence[Any]) -> SentimentEstimator:
+    def fit(
+        self, X: Sequence[str], y: Sequence[Any], sample_weight: Sequence[float] | None = None
+    ) -> SentimentEstimator:
         """Train on texts and their labels.
 
         Args:
             X: R texts: a list, an array or a pandas Series of strings.
             y: R labels, all text or all numbers or truth values; at most 100 different ones.
+            sample_weight: as so many rows each counts (R,): 2 as two of it, 0 as none; None for 1. What is
+                fitted over a frozen LSTM is the same as with rows repeated so often; gradient steps see a row
+                once an epoch, at its weight.
 
         Raises:
             ValueError: texts, labels or settings that cannot be used, too few rows for a class. The
@@ -156,7 +171,12 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             KeyboardInterrupt: Ctrl-C, after the step; this estimator is as it was before.
         """
         texts = texts_of(X)
-        classes_C, label_R = classes_of(y, texts)
+        y = list(y) if isinstance(y, Iterable) else np.asarray(y).tolist()
+        weight_R = row_weights_of(sample_weight, texts)
+        kept = rows_to_learn(self.left_out, texts, y, weight_R)
+        labels_R, weight_R = list(y), weight_R[kept]
+        texts, labels = ([of[row] for row in kept] for of in (texts, labels_R))
+        classes_C, label_R = classes_of(labels, texts)
         names = class_names(classes_C)
         repeated = len(texts) - len({text.strip() for text in texts})
         if self.deduplicate and repeated:
@@ -165,11 +185,14 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         with contextlib.ExitStack() as stack:
             stack.enter_context(_stopped_as_any_program())
             stack.enter_context(one_training_at_a_time)
-            stack.enter_context(_as_value_errors())
+            stack.enter_context(as_value_errors(kept))
             stack.enter_context(_reporting(self.verbose))
             stack.enter_context(torch.random.fork_rng(devices=[]))  # leaves the caller's random numbers alone
             folder = Path(stack.enter_context(_temporary_folder()))
-            rows = ({"text": text, "label": names[i]} for text, i in zip(texts, label_R, strict=True))
+            rows = (
+                {"text": text, "label": names[label], "weight": weight}
+                for text, label, weight in zip(texts, label_R, weight_R.tolist(), strict=True)
+            )
             with (folder / "rows.jsonl").open("w", encoding="ascii") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             config = self._config(folder / "rows.jsonl", names)
@@ -251,6 +274,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             test=None,
             text_column="text",
             label_column="label",
+            weight_column="weight",
             labels=names,
             encoding_errors="strict",  # what the texts hold was never bytes
         )
@@ -298,18 +322,6 @@ def _stopped_as_any_program() -> Iterator[None]:
         if error.signal_number == signal.SIGINT:
             raise KeyboardInterrupt from error
         raise SystemExit(error.exit_code) from error
-
-
-@contextlib.contextmanager
-def _as_value_errors() -> Iterator[None]:
-    """Raise what scikit-learn expects of an estimator."""
-    try:
-        yield
-    except ConfigError as error:
-        key = OWN_NAMES.get(error.key or "", (error.key or "").rpartition(".")[2])
-        raise ValueError(f"{key}: {error.message}" if key else error.message) from error
-    except DataError as error:  # without the name of the temporary file
-        raise ValueError(error.message) from error
 
 
 @contextlib.contextmanager

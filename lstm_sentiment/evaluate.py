@@ -1,7 +1,7 @@
-"""``python -m lstm_sentiment.evaluate RUN [FILE] [--behaviour]``: score a run on labelled rows.
+"""Score a run on labelled rows or on behavioural tests.
 
-With --behaviour also, or instead, on texts made for the purpose: does it understand negation, "but",
-emoji; do names, places, typos and links leave its answer alone?
+With --behaviour also, or instead, on texts generated from templates: are negation, "but" and emoji
+understood, and do names, places, typos and links leave the prediction unchanged?
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from lstm_sentiment.options import (
 )
 from lstm_sentiment.starter.names import output_path
 from lstm_sentiment.terminal import say
+from lstm_sentiment.usage import program
 
 
 def main(argv: list[str]) -> None:
@@ -51,11 +52,11 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m lstm_sentiment.evaluate", description=__doc__)
+    parser = CommandParser(prog=program("evaluate"), description=__doc__)
     parser.add_argument("run", help=RUN)
     parser.add_argument("file", nargs="?", help="labelled rows: any file or folder that training reads too")
     parser.add_argument(
-        "--behaviour", action="store_true", help="count failures on some 4,000 made-up texts, by capability"
+        "--behaviour", action="store_true", help="count failures on some 4,000 generated texts, by capability"
     )
     parser.add_argument(
         "--branch", choices=["lstm", "ngrams"], help="score this part of a model with model.ngrams alone"
@@ -70,7 +71,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if not options.file:
         for name, value in how_to_read(options).items():
             if value != parser.get_default(name):
-                raise ConfigError(f"--{name} goes with a file")
+                raise ConfigError(f"--{name.replace('_', '-')} goes with a file")
     return options
 
 

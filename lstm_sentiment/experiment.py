@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Collection
@@ -15,15 +17,15 @@ import torch
 from lstm_sentiment.adaptation.finetuning import begin_from
 from lstm_sentiment.adaptation.frozen import finished_before, run_frozen
 from lstm_sentiment.adaptation.linear import fit_branch, folds_of
-from lstm_sentiment.adaptation.resolving import Plan, adopted, by_hand, resolve
+from lstm_sentiment.adaptation.resolving import Plan, adopted, by_hand, nothing_set_aside, replaced, resolve
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.adversarial import beside
 from lstm_sentiment.assessment import assess, report_scores
 from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.classification import Classification
 from lstm_sentiment.config import METRICS, Config
 from lstm_sentiment.console import report_data, report_model
 from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.cross_validation import cross_validate, new_trainer
 from lstm_sentiment.dataset import TextDataset, count_tokens
 from lstm_sentiment.distributed import Processes, process_environment, process_group, sharing_errors
 from lstm_sentiment.errors import ConfigError
@@ -32,9 +34,10 @@ from lstm_sentiment.files import write_json
 from lstm_sentiment.hardware import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.metrics import POLARITY_METRICS, polarity_metrics
 from lstm_sentiment.network import Network, NgramBranch, TfidfBranch, WideAndDeep, lstm_of, new_network
-from lstm_sentiment.optimization import balanced_weights, cross_entropy, row_weights
+from lstm_sentiment.optimization import row_weights
 from lstm_sentiment.pages.reporting import check_extra, write_report
 from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
+from lstm_sentiment.reading.splits import TooFewRowsError
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
 from lstm_sentiment.reading.tokens import cache_folder
 from lstm_sentiment.reading.vectors import load_vectors
@@ -49,7 +52,6 @@ from lstm_sentiment.starting import (
     train,
 )
 from lstm_sentiment.teaching import Teachers, load_teachers
-from lstm_sentiment.trainer import Trainer
 from lstm_sentiment.watching import RunWatch
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
     folder = RunFolder(config.out)
     config = started_again(config, folder, processes)
     config, fixed = adopted(config, by_hand(config, given), folder)
-    pretrained, teachers = load_pretrained(config), load_teachers(config, device=str(device))
+    pretrained = load_pretrained(config)
     watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
     group = process_group(processes, device, timeout_s=config.trainer.timeout)
     with only_writer(folder, processes), group, watch, sharing_errors():
@@ -87,14 +89,14 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         curves = new_curves(folder, config, processes)
         plan, corpus = _decided(config, fixed, pretrained, processes, cache or cache_folder())
         config = plan.config
+        teachers = load_teachers(config, device=str(device))
         answered, learned = _rows_to_learn(corpus, teachers, processes)
         facts = _facts(corpus, plan.start or pretrained, teachers)
         facts |= machine_facts(device, precision=precision, threads=threads, processes=processes)
-        frozen = plan.start if config.adapt == "frozen" else None
-        if frozen and resuming:
+        if (frozen := plan.start if config.adapt == "frozen" else None) and resuming:
             watch.begun()
-            metrics = finished_before(folder, config, corpus, facts)
-            return _finished(folder, config, corpus, metrics, started, processes)
+            found = finished_before(folder, config, corpus, facts)
+            return _finished(folder, config, corpus, found, started, processes)
         checkpoint = checkpoint_to_resume(folder, facts, corpus, config) if resuming else None
         model = initial_model(config, corpus, pretrained, start=plan.start, learned=answered)
         report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
@@ -108,12 +110,13 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         else:
             if plan.start is not None and checkpoint is None:
                 begin_from(model, plan.start, corpus, config, device=device, processes=processes)
-            trainer = _new_trainer(
-                config, corpus, learned, model.to(device), precision=precision, processes=processes,
-                store=folder, facts=facts, scalars=curves, watch=watch,
-            )  # fmt: skip
+            how: dict[str, Any] = {"precision": precision, "processes": processes, "watch": watch}
+            new = functools.partial(initial_model, config, pretrained=pretrained)
+            crossed = cross_validate(config, corpus, new, device=device, **how)
+            how |= {"store": folder, "facts": facts, "scalars": curves, "crossed": crossed}
+            trainer = new_trainer(config, corpus, learned, model.to(device), **how)
             train(trainer, checkpoint, curves, watch)
-            metrics = assess(folder, config, corpus, trainer)
+            metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
         return _finished(folder, config, corpus, metrics, started, processes)
 
 
@@ -144,8 +147,9 @@ def _decided(
 ) -> tuple[Plan, Corpus]:
     """Read the rows, and return what was chosen by them; tell both."""
     with processes.main_first():
-        plan = resolve(config, frozenset(fixed), cache=cache)
-        corpus = plan.corpus or _prepare(plan.config, pretrained, cache)
+        plan = read_rows(resolve(config, frozenset(fixed), cache=cache), fixed, pretrained, cache)
+        corpus = plan.corpus
+    assert corpus is not None
     report_data(corpus, plan.config, plan.why)
     check_metric(plan.config.trainer.metric, corpus.labels)
     return plan, corpus
@@ -196,6 +200,33 @@ def check_metric(metric: str, labels: list[str]) -> None:
             f"{', '.join(labels)}; choose among {', '.join(m for m in METRICS if m not in missing)}",
             key="trainer.metric",
         )
+
+
+def read_rows(plan: Plan, given: Collection[str], pretrained: Pretrained | None, cache: Path) -> Plan:
+    """Return a plan with its rows; where these are too few to set some aside, none are.
+
+    Args:
+        plan: of a run.
+        given: keys that were set by hand.
+        pretrained: the language model that training starts from, or None.
+        cache: folder for tokenised text.
+
+    Raises:
+        DataError: rows that cannot be used.
+
+    Example::
+
+        plan = read_rows(plan, by_hand(config, ()), None, cache_folder())
+    """
+    if plan.corpus is not None:
+        return plan
+    config = plan.config
+    try:
+        corpus = _prepare(config, pretrained, cache)
+    except TooFewRowsError as error:
+        config = replaced(config, nothing_set_aside(config, frozenset(given), error))
+        corpus = _prepare(config, pretrained, cache)
+    return dataclasses.replace(plan, config=config, corpus=corpus)
 
 
 def _prepare(config: Config, pretrained: Pretrained | None, cache: Path) -> Corpus:
@@ -279,39 +310,6 @@ def _prepare_ngrams(
         train,
         classes=classes,
         row_weights=row_weights(train, classes, balanced=config.trainer.class_weights == "balanced"),
-        folds=folds_of(train.labels, seed=config.seed, most=3),
-    )
-
-
-def _new_trainer(
-    config: Config,
-    corpus: Corpus,
-    learned: TextDataset,
-    model: Network,
-    *,
-    processes: Processes,
-    **settings: Any,
-) -> Trainer:
-    balanced = config.trainer.class_weights == "balanced"
-    weights = balanced_weights(learned.labels, len(corpus.labels), learned.weights) if balanced else None
-    device = next(model.parameters()).device
-    task = Classification(
-        corpus.validation,
-        corpus.labels,
-        loss=cross_entropy(weights, config.trainer.label_smoothing),
-        device=device,
-        batch_size=4 * config.trainer.batch_size,
-        processes=processes,
-        r_drop=config.trainer.r_drop,
-        vat=config.trainer.vat,
-    )
-    return Trainer(
-        model,
-        learned,
-        task,
-        config=config.trainer,
-        seed=config.seed,
-        device=device,
-        processes=processes,
-        **settings,
+        row_counts=train.counts,
+        folds=folds_of(train.labels, texts=train.texts, seed=config.seed, most=3),
     )

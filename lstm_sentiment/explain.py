@@ -1,4 +1,4 @@
-"""``python -m lstm_sentiment.explain RUN TEXT ...``: which tokens pushed the answer, and how it was read."""
+"""Show which tokens a prediction comes from, and what the LSTM did with each."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lstm_sentiment.characters import cells_of, visible
 from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
 from lstm_sentiment.extras import need
 from lstm_sentiment.options import RUN, CommandParser, check_out, run_command
+from lstm_sentiment.usage import program
 
 if TYPE_CHECKING:
     from lstm_sentiment.explanation import Explanation
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m lstm_sentiment.explain", description=__doc__)
+    parser = CommandParser(prog=program("explain"), description=__doc__)
     parser.add_argument("run", help=RUN)
     parser.add_argument("text", nargs="+", help="texts to explain")
     parser.add_argument(

@@ -1,4 +1,7 @@
-"""``python -m lstm_sentiment.export RUN``: an ONNX model and one file that answers texts without PyTorch."""
+"""Write an ONNX model and a runtime that needs no PyTorch.
+
+The runtime is one file, runtime.py, which needs only numpy and onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import RUN, CommandParser, add_file_options, how_to_read, run_command
 from lstm_sentiment.starter.names import output_path
 from lstm_sentiment.terminal import say
+from lstm_sentiment.usage import program
 
 if TYPE_CHECKING:
     from lstm_sentiment.classifier import SentimentClassifier
@@ -85,7 +89,7 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
     runtime = load_runtime(out, threads=options.threads)
     if options.file:
         trained = classifier.config.data.text_column
-        names = ("text_column", "encoding", "quoting", "header")
+        names = ("text_column", "encoding", "quoting", "header", "sheet")
         how = {"trained": trained} | {name: getattr(options, name) for name in names}
         texts, what = texts_of_file(options.file, **how), f"texts of {options.file}"
     else:
@@ -97,7 +101,7 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m lstm_sentiment.export", description=__doc__)
+    parser = CommandParser(prog=program("export"), description=__doc__)
     parser.add_argument("run", help=RUN)
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the network")
     parser.add_argument("--out", help="folder to write; default RUN/onnx, or ./starter-onnx")

@@ -5,6 +5,7 @@ Legend: R rows, C classes.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -53,13 +54,17 @@ def polarity_metrics(labels: list[str]) -> list[str]:
     return list(POLARITY_METRICS if is_scale else POLARITY_METRICS[:2])
 
 
-def score(truth_R: Array, probabilities_RC: Array, labels: list[str]) -> dict[str, Any]:
+def score(
+    truth_R: Array, probabilities_RC: Array, labels: list[str], row_counts: Array | None = None
+) -> dict[str, Any]:
     """Return every score of some predictions.
 
     Args:
         truth_R: class indices (R,).
         probabilities_RC: predicted probabilities (R, C); rows sum to 1.
         labels: class names.
+        row_counts: as so many rows each counts (R,), in every score but `rows`, `ece` and `confusion`; None
+            for 1.
 
     Returns:
         `rows`, `accuracy`, `macro_f1`, `macro_recall`, `macro_precision`, `loss` (mean negative
@@ -78,23 +83,24 @@ def score(truth_R: Array, probabilities_RC: Array, labels: list[str]) -> dict[st
 
     classes = np.arange(len(labels))
     predicted_R = probabilities_RC.argmax(axis=1)
-    precision, recall, f1, rows = sk.precision_recall_fscore_support(
-        truth_R, predicted_R, labels=classes, zero_division=0.0
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        truth_R, predicted_R, labels=classes, zero_division=0.0, sample_weight=row_counts
     )
+    mean = functools.partial(np.average, weights=row_counts)
     chosen_R = probabilities_RC[np.arange(len(truth_R)), truth_R].astype(np.float64)
     side_C = np.array(sides(labels))
     of_polarity = {
         "polar_f1": lambda: float(f1[side_C != 0].mean()),
-        "flip_rate": lambda: float((side_C[truth_R] * side_C[predicted_R] < 0).mean()),
-        "ordinal_error": lambda: float(np.abs(truth_R - predicted_R).mean()),
+        "flip_rate": lambda: float(mean(side_C[truth_R] * side_C[predicted_R] < 0)),
+        "ordinal_error": lambda: float(mean(np.abs(truth_R - predicted_R))),
     }
     return {
         "rows": len(truth_R),
-        "accuracy": float((predicted_R == truth_R).mean()),
+        "accuracy": float(mean(predicted_R == truth_R)),
         "macro_f1": float(f1.mean()),
         "macro_recall": float(recall.mean()),
         "macro_precision": float(precision.mean()),
-        "loss": float(-np.log(np.maximum(chosen_R, 1e-12)).mean()),
+        "loss": float(mean(-np.log(np.maximum(chosen_R, 1e-12)))),
         "ece": calibration_error(truth_R, probabilities_RC),
         **{name: of_polarity[name]() for name in polarity_metrics(labels)},
         "per_class": {
@@ -102,7 +108,7 @@ def score(truth_R: Array, probabilities_RC: Array, labels: list[str]) -> dict[st
                 "precision": float(precision[i]),
                 "recall": float(recall[i]),
                 "f1": float(f1[i]),
-                "rows": int(rows[i]),
+                "rows": int((truth_R == i).sum()),
             }
             for i, label in enumerate(labels)
         },

@@ -64,15 +64,18 @@ def balanced_weights(labels: Any, classes: int, row_weights: Any = None) -> Tens
 def row_weights(rows: TextDataset, classes: int, *, balanced: bool) -> npt.NDArray[Any]:
     """Return what each row's loss counts (R,): its own weight, times that of its class if these are balanced.
 
+    They are as many in all as rows are meant: a row that counts as two counts twice (see `TextDataset`).
+
     Example::
 
         row_weights(corpus.train, len(corpus.labels), balanced=True)
     """
+    weights_R: npt.NDArray[Any] = rows.weights * rows.counts.mean()
     if not balanced:
-        return rows.weights
+        return weights_R
     of_classes_C = balanced_weights(rows.labels, classes, rows.weights).double().numpy()
-    weights_R: npt.NDArray[Any] = rows.weights * of_classes_C[rows.labels]
-    return weights_R
+    balanced_R: npt.NDArray[Any] = weights_R * of_classes_C[rows.labels]
+    return balanced_R
 
 
 class LazyAdamW(torch.optim.AdamW):

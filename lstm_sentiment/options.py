@@ -42,6 +42,7 @@ from lstm_sentiment.errors import (
     without_secrets,
 )
 from lstm_sentiment.terminal import plain_warnings, say, speak_utf8
+from lstm_sentiment.usage import Help
 
 Settings = TypeVar("Settings")
 RUN = "run folder that training wrote, or starter: the model that comes with the package"
@@ -83,7 +84,7 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
         from_files += [f"--{key}={value}" for key, (value, _) in read.items()]
         places |= {key: place for key, (_, place) in read.items()}
         problems += wrong
-    parser = ArgumentParser(prog=program, description=description, exit_on_error=False)
+    parser = ArgumentParser(prog=program, description=description, formatter_class=Help, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
     parser.add_class_arguments(kind, as_group=True)
     _parse_all(kind, parser, from_files, places, problems)  # what is wrong here is the files' fault
@@ -118,8 +119,8 @@ def config_yaml(config: Any) -> str:
 
 def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
     """Add the options of a command that reads labelled rows (see `how_to_read`), and that of the device."""
-    parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
-    parser.add_argument("--label_column", default="auto", help="column with the label; auto finds it")
+    parser.add_argument("--text-column", default="auto", help="column with the text; auto finds it")
+    parser.add_argument("--label-column", default="auto", help="column with the label; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
     add_table_options(parser)
     if device:
@@ -127,20 +128,21 @@ def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) ->
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a CSV or TSV file is written."""
+    """Add the options that say how a CSV, TSV or Excel file is written."""
     quotings = ("auto", "double", "backslash", "none")
     parser.add_argument("--quoting", choices=quotings, default="auto", help="what quotes mean in CSV and TSV")
     parser.add_argument(
         "--no-header",
         dest="header",
         action="store_false",
-        help="the first line of CSV and TSV is a row; columns are named 1, 2, ...",
+        help="the first line of CSV, TSV and Excel is a row; columns are named 1, 2, ...",
     )
+    parser.add_argument("--sheet", help="which sheet of an Excel workbook is read; default the first")
 
 
 def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
     """Return which columns and encoding a command line asks for, as `answers.answer_file` takes them."""
-    names = ("text_column", "label_column", "encoding", "quoting", "header")
+    names = ("text_column", "label_column", "encoding", "quoting", "header", "sheet")
     return {name: getattr(options, name) for name in names}
 
 

@@ -20,6 +20,8 @@ NO_PLACES = {  # text that is no path: names of columns, classes, methods
     "data.text_column",
     "data.label_column",
     "data.group_column",
+    "data.weight_column",
+    "data.sheet",
     "data.labels",
     "data.encoding",
     "text.tokenizer",

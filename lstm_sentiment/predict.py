@@ -1,4 +1,4 @@
-"""``python -m lstm_sentiment.predict RUN``: label texts, a file, or lines from stdin."""
+"""Label texts, the rows of a file, or lines from stdin."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lstm_sentiment.characters import visible
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.options import RUN, CommandParser, add_table_options, run_command
 from lstm_sentiment.terminal import say
+from lstm_sentiment.usage import program
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,17 +47,22 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m lstm_sentiment.predict", description=__doc__)
+    parser = CommandParser(prog=program("predict"), description=__doc__)
     parser.add_argument("run", help=RUN)
     parser.add_argument("text", nargs="*", help="texts; without any and without --file, lines from stdin")
-    parser.add_argument("--file", help="label this file's rows (.csv .tsv .jsonl .parquet, also compressed)")
-    parser.add_argument("--out", help="write rows and predictions here; without it, JSON lines on stdout")
+    parser.add_argument(
+        "--file", help="label the rows of this table (.csv .xlsx ...), or the lines of this .txt file"
+    )
+    parser.add_argument(
+        "--out",
+        help="write rows and predictions to this table (.csv .xlsx ...); without it, JSON lines on stdout",
+    )
     parser.add_argument(
         "--spreadsheet-safe",
         action="store_true",
         help="in --out, put ' before text that a spreadsheet would take for a formula",
     )
-    parser.add_argument("--text_column", default="auto", help="column with the text; auto finds it")
+    parser.add_argument("--text-column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of --file")
     add_table_options(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -127,18 +133,18 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
     from lstm_sentiment.reading.sources import open_source
     from lstm_sentiment.reading.tables import open_table, to_json_line
 
-    how = {name: getattr(options, name) for name in ("encoding", "quoting", "header")}
+    how = {name: getattr(options, name) for name in ("encoding", "quoting", "header", "sheet")}
     with open_source(options.file, **how, encoding_errors="replace") as source:
 
         def labelled() -> Iterator[pd.DataFrame]:
             quiet = not sys.stderr.isatty()
             with tqdm(unit=" rows", desc="predict", disable=quiet) as bar:
-                for chunk in read_chunks(source):
+                for chunk in read_chunks(source, labelled=False):
                     column = pick_column(
                         options.text_column,
                         list(chunk.frame.columns),
                         candidates=TEXT_COLUMNS,
-                        key="--text_column",
+                        key="--text-column",
                         file=options.file,
                         trained=classifier.config.data.text_column,
                     )

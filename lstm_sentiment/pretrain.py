@@ -1,13 +1,14 @@
-"""``python -m lstm_sentiment.pretrain``: train language models on text without labels."""
+"""Train language models on unlabelled text."""
 
 from __future__ import annotations
 
 from lstm_sentiment.launching import log_to_stdout, resumed
 from lstm_sentiment.options import parse_settings, run_command
 from lstm_sentiment.pretraining.settings import PretrainConfig
+from lstm_sentiment.usage import program
 
-DESCRIPTION = """Train a forward and a backward LSTM language model on text without labels, and report its
-perplexity. `python -m lstm_sentiment.train --pretrained FOLDER` starts a classifier from them."""
+DESCRIPTION = """Train a forward and a backward LSTM language model on unlabelled text and report their
+perplexity. The command train starts a classifier from them with --pretrained FOLDER."""
 
 
 def main(argv: list[str]) -> None:
@@ -15,7 +16,7 @@ def main(argv: list[str]) -> None:
     config = parse_settings(
         PretrainConfig,
         resumed(argv, PretrainConfig),
-        program="python -m lstm_sentiment.pretrain",
+        program=program("pretrain"),
         description=DESCRIPTION,
     )
     log_to_stdout()

@@ -1,10 +1,11 @@
-"""``python -m lstm_sentiment.report RUN``: one page that shows how good a run is, and where it fails."""
+"""Write a page with a run's scores, curves and mistakes."""
 
 from __future__ import annotations
 
 import argparse
 
 from lstm_sentiment.options import CommandParser, run_command
+from lstm_sentiment.usage import program
 
 
 def main(argv: list[str]) -> None:
@@ -17,7 +18,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = CommandParser(prog="python -m lstm_sentiment.report", description=__doc__)
+    parser = CommandParser(prog=program("report"), description=__doc__)
     parser.add_argument("run", help="folder of a finished run; report.html is written into it")
     parser.add_argument(
         "--rows", action="store_true", help="read the rows that the run names, though it was not trained here"

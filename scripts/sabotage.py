@@ -45,7 +45,8 @@ from lstm_sentiment.terminal import say
 
 ROOT = Path(__file__).parent.parent
 PACKAGE, TESTS, LIST = "lstm_sentiment", "tests", "scripts/sabotage.yaml"
-COPIED = (PACKAGE, TESTS, "configs", "docs", "scripts", "pyproject.toml", "README.md")
+COPIED = (PACKAGE, TESTS, "configs", "docs", "scripts", "pyproject.toml", "mkdocs.yml")
+COPIED += ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md")
 MOST_SECONDS = 900
 NOTICED, SURVIVED, NO_CONTROL, NO_ANSWER = "noticed", "survived", "control is red", "no answer"
 # pytest in a process that would rather leave than test another copy of the package.

@@ -26,6 +26,7 @@ import attacks
 import torch
 import yaml
 from attacks import GOOD_RUN, GROUPS, PAYLOADS, Attack, Place
+from hostile_rows import row_attacks
 
 from lstm_sentiment import load
 from lstm_sentiment.checkpoint import RunFolder
@@ -81,7 +82,7 @@ def act_cache(run: Path) -> None:
 
 
 def act_rows(run: Path) -> None:
-    [rows] = [*run.glob("rows.csv"), *run.glob("rows.parquet")]
+    [rows] = run.glob("rows.*")
     prepare(DataConfig(train=str(rows), encoding_errors="strict"), TextConfig(), seed=0, cache=run / "cache")
 
 
@@ -255,7 +256,7 @@ def main(what: str, sandbox: Path) -> None:
             act(sandbox / "warm")
         limit = memory("VmSize") + 3 * GIGABYTE  # a real bomb must not take the machine with it
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        cases = [attack for group in GROUPS for attack in group()]
+        cases = [attack for group in (*GROUPS, row_attacks) for attack in group()]
         results = {attack.name: run_attack(attack, sandbox) for attack in cases}
     (sandbox.parent / "results.json").write_text(json.dumps(results))
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from lstm_sentiment.__main__ import COMMANDS as COMMANDS
 from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.experiment import run
@@ -24,7 +25,6 @@ CLUES = {
     "neutral": ["okay", "average", "plain", "so-so", "usual"],
     "positive": ["great", "lovely", "superb", "adore", "best"],
 }
-COMMANDS = ["train", "predict", "evaluate", "compare", "report", "explain", "doctor", "export", "pretrain"]
 TINY = (
     "--model.embedding_size=16",
     "--model.hidden_size=16",

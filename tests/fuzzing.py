@@ -22,16 +22,19 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 from hypothesis import strategies as st
+from pyarrow import feather
 
 from lstm_sentiment import locking
 from lstm_sentiment.bounds import classes_of_run, vocabulary_of, yaml_of
@@ -43,8 +46,9 @@ from lstm_sentiment.files import write_json
 from lstm_sentiment.manifest import MANIFEST, write_manifest
 from lstm_sentiment.options import config_yaml, parse_config
 from lstm_sentiment.reading import tokens
+from lstm_sentiment.reading.formats import COMPRESSIONS
 from lstm_sentiment.reading.readers import as_text, read_chunks
-from lstm_sentiment.reading.sources import COMPRESSIONS, open_source
+from lstm_sentiment.reading.sources import open_source
 from lstm_sentiment.reading.tables import to_json_line
 from lstm_sentiment.reading.text import Tokenizer, Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS, UNKNOWN, Encoder
@@ -210,6 +214,37 @@ def parquet(data: bytes, folder: Path) -> None:
     """Parquet: rows, or a `DataError`."""
     file = folder / "rows.parquet"
     file.write_bytes(data[1:])
+    with refused_only_by(DataError, naming=str(file)), open_source(str(file)) as source:
+        for chunk in read_chunks(source):
+            for record in chunk.frame.to_dict("records"):
+                json.loads(to_json_line(record).encode())
+
+
+def documents(data: bytes, folder: Path) -> None:
+    """JSON arrays and files of lines: what `json` finds, or the lines of a text, or a `DataError`."""
+    kind, content = chosen(data, ["json", "json", "labelled.txt", "plain.txt"])
+    file = folder / f"rows.{kind}"
+    file.write_bytes(content)
+    with refused_only_by(DataError, naming=str(file)), open_source(str(file)) as source:
+        chunks = list(read_chunks(source, labelled=kind != "plain.txt"))
+        records = [record for chunk in chunks for record in chunk.frame.to_dict("records")]
+        for record in records:
+            json.loads(to_json_line(record).encode())
+        if (
+            kind == "json"
+            and content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+            and b"\\ud" not in content.lower()
+        ):
+            for found, expected in zip(records, json.loads(content.decode("utf-8-sig")), strict=True):
+                if not isinstance(expected.get("data"), dict):
+                    assert same({key: found[key] for key in expected}, expected)
+
+
+def packed(data: bytes, folder: Path) -> None:
+    """Zip archives, workbooks and Feather: rows, or a `DataError`."""
+    kind, content = chosen(data, ["zip", "xlsx", "feather"])
+    file = folder / f"rows.{kind}"
+    file.write_bytes(content)
     with refused_only_by(DataError, naming=str(file)), open_source(str(file)) as source:
         for chunk in read_chunks(source):
             for record in chunk.frame.to_dict("records"):
@@ -460,6 +495,22 @@ def _table_seeds() -> list[bytes]:
     ]
 
 
+def _packed_seeds() -> list[bytes]:
+    """Return archives whose members are not compressed, so that a change reaches what they hold."""
+    book, archive, stored, columns = (io.BytesIO() for _ in range(4))
+    rows = openpyxl.Workbook()
+    for row in (["text", "label"], ["so", "a"], ["no", 1]):
+        rows.active.append(row)
+    rows.save(book)
+    with zipfile.ZipFile(book) as old, zipfile.ZipFile(stored, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with zipfile.ZipFile(archive, "w") as new:
+        new.writestr("rows.csv", "text,label\nso,a\n")
+    feather.write_feather(pa.table({"text": ["so", None], "label": ["a", "b"]}), columns, "uncompressed")
+    return [bytes([kind]) + of.getvalue() for kind, of in enumerate((archive, stored, columns))]
+
+
 def _config_seeds() -> list[bytes]:
     return [*corpus_files("config/*", 0), b"\1--trainer.epochs=3\0--data.labels\0{0: no, 1: null}"]
 
@@ -487,6 +538,12 @@ LINE_WORDS = [*_words("( ) \t \n 1e39 nan -1 -LRB-"), b" ", b"\xff"]
 TARGETS = {
     "delimited": Target(check=delimited, seeds=_table_seeds, words=TABLE_WORDS),
     "json_lines": Target(check=json_lines, seeds=lambda: corpus_files("json_lines/*", 0), words=JSON_WORDS),
+    "documents": Target(
+        check=documents,
+        seeds=lambda: [*corpus_files("formats/*.json", 0), *corpus_files("formats/*.txt", 2, 3)],
+        words=[*JSON_WORDS, b"__label__", b'"data"', b'"annotations"', b'"choices"'],
+    ),
+    "packed": Target(check=packed, seeds=_packed_seeds, words=[b"PK", b"<row", b"ARROW1"], guided=False),
     "lines": Target(check=lines, seeds=_line_seeds, words=LINE_WORDS),
     "config": Target(check=config, seeds=_config_seeds, words=YAML_WORDS, count=25),
     "checkpoint": Target(

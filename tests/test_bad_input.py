@@ -23,11 +23,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import TINY, given_up_after
+from pyarrow import feather
 
 from lstm_sentiment import __version__, evaluate, experiment, predict, train
 from lstm_sentiment.config import Config, flatten
@@ -83,6 +85,39 @@ def zipped() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("xl/workbook.xml", "<workbook/>")
+    return out.getvalue()
+
+
+def workbook(name: str, sheets: int = 1, **cells: str) -> Make:
+    """Return a function that writes a workbook of some sheets with the same rows, some cells changed."""
+
+    def make(folder: Path) -> Path:
+        book = openpyxl.Workbook(write_only=True)
+        for number in range(sheets):
+            sheet = book.create_sheet(f"sheet {number + 1}")
+            for row in [list(TEXTS), *zip(*TEXTS.values(), strict=True)]:
+                sheet.append([cells.get(value, value) for value in row] + [cells.get(f"behind {row[1]}")])
+        book.save(folder / f"{name}.xlsx")
+        return folder / f"{name}.xlsx"
+
+    return make
+
+
+def archive(name: str, *members: str, flags: int = 0) -> Make:
+    """Return a function that writes a zip archive of tables; `flags` is set in what it tells of them."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as packed:
+        for member in members:
+            packed.writestr(member, HEADER + GOOD + BAD)
+    data = bytearray(out.getvalue())
+    if flags:
+        data[data.index(b"PK\x01\x02") + 8] |= flags
+    return content(name, bytes(data))
+
+
+def feather_bytes(compression: str = "zstd", **columns: Any) -> bytes:
+    out = io.BytesIO()
+    feather.write_feather(pa.table(columns or TEXTS), out, compression=compression)
     return out.getvalue()
 
 
@@ -186,6 +221,40 @@ MADE: dict[str, Make] = {
     "parquet/other_names": parquet("other_names", {"opinion": ["a"], "stars": ["positive"]}),
     "parquet/encrypted": content("encrypted.parquet", b"PARE" + bytes(40) + b"PARE"),
     "parquet/flipped_bit": content("flipped_bit.parquet", flipped_parquet()),
+    "formats/workbook": workbook("workbook"),
+    "formats/workbook_of_sheets": workbook("workbook_of_sheets", sheets=2),
+    "formats/workbook_without_that_sheet": workbook("workbook_without_that_sheet", sheets=2),
+    "formats/workbook_beyond_the_header": workbook(
+        "workbook_beyond_the_header", **{"behind negative": "more"}
+    ),
+    "formats/no_workbook": content("no_workbook.xlsx", HEADER + GOOD + BAD),
+    "formats/workbook_with_a_password": content(
+        "workbook_with_a_password.xlsx", b"\xd0\xcf\x11\xe0" + bytes(60)
+    ),
+    "formats/old_workbook": content("old_workbook.xls", b"\xd0\xcf\x11\xe0" + bytes(60)),
+    "formats/archive": archive("archive.zip", "reviews.csv"),
+    "formats/archive_of_csv": archive("archive_of_csv.csv.zip", "a", "__MACOSX/._a", ".DS_Store"),
+    "formats/archive_of_two": archive("archive_of_two.zip", "train.csv", "test.csv"),
+    "formats/archive_of_nothing": archive("archive_of_nothing.zip"),
+    "formats/archive_of_parquet": archive("archive_of_parquet.zip", "reviews.parquet"),
+    "formats/archive_in_archive": archive("archive_in_archive.zip", "reviews.csv.zip"),
+    "formats/archive_of_another": archive("archive_of_another.zip", "reviews.docx"),
+    "formats/archive_with_a_password": archive("archive_with_a_password.zip", "reviews.csv", flags=1),
+    "formats/no_archive": content("no_archive.csv.zip", HEADER + GOOD + BAD),
+    "formats/other_archive": content("other_archive.tar.gz", gzip.compress(b"", mtime=0)),
+    "formats/pickle": content("pickle.pkl", b"\x80\x04."),
+    "formats/pickle_as_csv": content("pickle_as_csv.csv", b"\x80\x04."),
+    "formats/feather": content("feather.feather", feather_bytes()),
+    "formats/feather_cut_off": content("feather_cut_off.feather", feather_bytes()[:-20]),
+    "formats/feather_of_lists": content(
+        "feather_of_lists.feather", feather_bytes(text=[["a"]], label=["positive"])
+    ),
+    "formats/feather_of_version_1": content("feather_of_version_1.feather", b"FEA1" + bytes(60)),
+    "formats/feather_of_large_batches": content(
+        "feather_of_large_batches.feather", feather_bytes(text=["\0" * (300 << 20)], label=["positive"])
+    ),
+    "formats/no_feather": content("no_feather.feather", HEADER + GOOD + BAD),
+    "formats/feather_as_csv": content("feather_as_csv.csv", feather_bytes()),
     "paths/missing": lambda folder: content("reviews.csv", HEADER)(folder).with_name("reveiws.csv"),
     "paths/no_ending": content("no_ending", HEADER + GOOD),
     "paths/folder_without_classes": lambda folder: folder,
@@ -300,6 +369,7 @@ OPTIONS: dict[str, list[str]] = {
         f"labels/{name}": ["--data.validation=0.5"]
         for name in ("minus_one", "scores", "beyond_numbers", "one_and_one_point_zero")
     },
+    "formats/workbook_without_that_sheet": ["--data.sheet=sheet 3"],
     "labels/turned_round": ["--data.labels={bad: 0, good: 1}", "--data.validation=0.5"],
     "labels/floats_mapped": ["--data.labels={0: bad, 1: yes}", "--data.validation=0.5"],
     "labels/true_and_false": ["--data.validation=0.5"],
@@ -314,12 +384,12 @@ REAL = [
 # Of these the whole file is wrong, or the command line, and no line of it.
 WITHOUT_LINE = re.compile(
     r"tables/empty|encoding/(.*utf_16.*|.*gzip|excel|parquet|pdf)|labels/(one_class|swapped.*|three_hundred|"
-    r"class_without_rows)|parquet/.*|paths/.*|predictions/.*|config/(missing|pipe|a_megabyte|.*option.*)|"
-    r".*/(no_header|other_names|several_text_columns|header_only)"
+    r"class_without_rows)|parquet/.*|paths/.*|formats/(.*archive.*|.*workbook.*|no_.*|old_.*|pickle.*|feather.*)|predictions/.*|config/(missing|pipe|a_megabyte|.*option.*)|"
+    r".*/(no_header|other_names|several_text_columns|header_only|text_tab_label_in_tsv)"
 )
 FIX = re.compile(  # what to do, or what is allowed
     r"[;.,(:] ?(add|change|check|choose|close|copy|correct|download|end|give|indent|leave|let|map|mend|name|"
-    r"quote|remove|rename|save|see|set|spell|unpack|use|write)\b|Did you mean|must (be|hold|lie)|"
+    r"put|quote|remove|rename|save|see|set|spell|unpack|use|write)\b|Did you mean|must (be|hold|lie)|"
     r"is not (one of|a |text|true)|not both",
     re.IGNORECASE,
 )
@@ -499,7 +569,7 @@ def test_the_real_command_says_the_same_and_no_more(case: str, tmp_path: Path, t
 def test_every_case_has_a_golden_and_every_golden_a_case() -> None:
     known = [case for file in sorted(CORPUS.glob("*.golden")) for case in goldens(file.stem)]
     assert sorted(known) == CASES
-    assert len(CASES) >= 134
+    assert len(CASES) >= 260
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -405,7 +405,7 @@ def test_facts_are_what_counting_gives(load: Callable[..., Corpus]) -> None:
             sum(max(0, len(row) - 8) for row in tokens) / len(flat), abs=1e-5
         )
         assert facts["classes"] == dict(sorted(Counter(corpus.labels[c] for c in split.labels).items()))
-    counted = {"filtered": 0, "empty": 1, "empty_lines": [202], "replaced": 0, "left_out": 0}
+    counted = {"filtered": 0, "empty": 1, "empty_lines": [202], "replaced": 0, "left_out": 0, "weightless": 0}
     assert corpus.facts["counts"] == {"train": {**counted, "swallowed": 0, "swallowed_line": 0}}
 
 

@@ -68,16 +68,16 @@ def weights_of(config: Config) -> dict[str, bytes]:
 
 def run_until_step(config: Config, step: int) -> None:
     """Run until a step is done and recorded, and no further."""
-    real = experiment.Trainer._step
+    real = trainer_module.Trainer._step
 
-    def stop(trainer: experiment.Trainer, batches: list[Any]) -> float:
+    def stop(trainer: trainer_module.Trainer, batches: list[Any]) -> float:
         loss = real(trainer, batches)
         if trainer.state.step == step:
             raise Killed
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment.Trainer, "_step", stop)
+        patch.setattr(trainer_module.Trainer, "_step", stop)
         with pytest.raises(Killed):
             run(config)
 
@@ -91,13 +91,13 @@ def test_the_curves_are_those_of_the_log_and_the_schedule(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
-    real = experiment.Trainer._step
+    real = trainer_module.Trainer._step
 
     def noted(*args: Any) -> float:
         losses.append(real(*args))
         return losses[-1]
 
-    monkeypatch.setattr(experiment.Trainer, "_step", noted)
+    monkeypatch.setattr(trainer_module.Trainer, "_step", noted)
     config = configure(*ON)
     run(config)
     points = points_of(config.out)

@@ -45,6 +45,7 @@ def store_of(texts: Texts) -> TokenStore:
         offsets=np.cumsum([0, *map(len, texts)]),
         labels=np.zeros(rows, np.int32),
         groups=np.zeros(rows, np.int32),
+        weights=np.ones(rows),
         hashes=np.arange(rows, dtype=np.uint64),
         lines=np.arange(rows) + 2,
         phrases=np.zeros(rows, bool),

@@ -161,7 +161,7 @@ def test_two_processes_push_texts(configure: Configure, start: Callable[..., Job
 
 
 def test_a_job_of_two_processes_trains_several_seeds(configure: Configure, tmp_path: Path) -> None:
-    """A job can be connected only once, however many runs it does. The command is the README's."""
+    """A job can be connected only once, however many runs it does. The command is in guides/resuming.md."""
     config = configure("--seeds=2", "--trainer.epochs=1")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from attacks import GROUPS, PAYLOADS, Attack
+from hostile_rows import row_attacks
 
 import lstm_sentiment
 from lstm_sentiment.errors import DiskError
@@ -28,7 +29,7 @@ from lstm_sentiment.reading.tables import open_table
 HERE = Path(__file__).parent
 PACKAGE = Path(lstm_sentiment.__file__).parent
 SECONDS, MEMORY = 5.0, 300_000_000
-ATTACKS = [attack for group in GROUPS for attack in group()]
+ATTACKS = [attack for group in (*GROUPS, row_attacks) for attack in group()]
 Run = Callable[[str], Any]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

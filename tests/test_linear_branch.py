@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_rows
+from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from lstm_sentiment.adaptation.linear import fit_branch, folds_of, logistic_regression
+from lstm_sentiment.adaptation.linear import ROUGH, STRENGTHS, fit_branch, folds_of, logistic_regression
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.network import TfidfBranch
 from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
@@ -48,13 +50,19 @@ def fitted(texts: list[str], labels: np.ndarray) -> tuple[TfidfBranch, TextDatas
 
 
 def sklearn_logits(texts: list[str], labels: np.ndarray, asked: list[str], strength: float) -> np.ndarray:
+    """Return scikit-learn's logits of TF-IDF features, each scaled by how much it differs between classes."""
     tokenizer = Tokenizer("words", lowercase=True)
     vectorizer = TfidfVectorizer(
         tokenizer=tokenizer, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True
     )
+    features_RF = vectorizer.fit_transform(texts).toarray()
+    present_CF = 1.0 + np.stack([(features_RF[labels == c] > 0).sum(axis=0) for c in np.unique(labels)])
+    logs_CF = np.log(present_CF / present_CF.sum(axis=1, keepdims=True))
+    scale_F = np.sqrt(np.abs(logs_CF - logs_CF.mean(axis=0)).max(axis=0))
+    scale_F /= np.sqrt(np.square(features_RF * scale_F).sum(axis=1).mean())
     model = LogisticRegression(C=strength, max_iter=10_000, tol=1e-8)
-    model.fit(vectorizer.fit_transform(texts), labels)
-    return model.decision_function(vectorizer.transform(asked))
+    model.fit(features_RF * scale_F, labels)
+    return model.decision_function(vectorizer.transform(asked).toarray() * scale_F)
 
 
 def centred(logits_RC: np.ndarray) -> np.ndarray:
@@ -72,6 +80,23 @@ def test_a_fitted_branch_is_the_linear_model_of_scikit_learn() -> None:
     expected_RC = sklearn_logits(texts, labels, asked, strength)
     np.testing.assert_allclose(centred(found_RC), centred(expected_RC), atol=0.03)
     assert np.abs(centred(expected_RC)).max() > 1, "the two would agree on nothing, too"
+
+
+def test_a_weaker_penalty_is_another_model_for_long_texts_too() -> None:
+    """Their features are small, and so are gradients: with a loose tolerance the fit ends where it starts."""
+    random = np.random.default_rng(0)
+    rows, features, of_row = 500, 20_000, 400
+    columns = np.concatenate([random.choice(features, of_row, replace=False) for _ in range(rows)])
+    values = np.full(rows * of_row, of_row**-0.5)
+    features_RF = sparse.csr_matrix((values, columns, np.arange(rows + 1) * of_row), shape=(rows, features))
+    labels = (features_RF @ random.normal(size=features) > 0).astype(np.int64)
+    start, sizes = None, []
+    for strength in STRENGTHS:
+        start = logistic_regression(
+            features_RF, labels, np.ones(rows), strength, 2, start=start, tolerance=ROUGH
+        )
+        sizes.append(np.abs(start[0]).sum())
+    assert all(larger > 1.2 * smaller for smaller, larger in itertools.pairwise(sizes)), sizes
 
 
 def test_out_of_fold_scores_come_from_models_that_have_not_seen_the_row() -> None:

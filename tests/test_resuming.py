@@ -51,6 +51,7 @@ OTHERS: dict[str, Any] = {  # than any default; what is learned would be another
     "data.phrases": 0.5, "data.unlabelled": "more.csv", "data.filter": {"source": "imdb"},
     "data.group_column": "author", "data.deduplicate": False, "data.encoding": "latin-1",
     "data.encoding_errors": "strict", "data.max_rows": 10, "data.quoting": "none", "data.header": False,
+    "data.sheet": "2", "data.weight_column": "counts",
     "text.tokenizer": "basic_english", "text.lowercase": False, "text.normalize": "escapes",
     "text.max_tokens": 7, "text.truncate": "head", "text.min_frequency": 3, "text.max_vocabulary": 9,
     "text.subwords": 0, "text.vectors": "glove.txt", "text.vector_words": 5, "text.freeze_vectors": True,

@@ -151,14 +151,14 @@ def test_no_place_at_all_is_told(homeless: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_options_may_be_spelt_with_either_line(
-    trained_run: Path, reviews: Path, capsys: pytest.CaptureFixture[str]
+    trained_run: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers = set()
     for text, below in [("--text_column", "--abstain-below"), ("--text-column", "--abstain_below")]:
         predict.main([str(trained_run), "--file", str(reviews), text, "text", f"{below}=0.9"])
         answers.add(capsys.readouterr().out)
     assert len(answers) == 1
-    evaluate.main([str(trained_run), str(reviews), "--label-column=label"])
+    evaluate.main([str(trained_run), str(reviews), "--label-column=label", f"--out={tmp_path / 'a.json'}"])
     config = parse_config(
         ["--data.text-column", "a_b-c", "--trainer.batch-size=7"], program="", description=""
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import random
 import ssl
 import zipfile
@@ -46,13 +48,16 @@ def refusal(name: Path | str, *, size: int = SIZE) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["glove.txt", "word2vec.vec", "glove.txt.gz", "word2vec.gz"])
+@pytest.mark.parametrize(
+    "name", ["glove.txt", "word2vec.vec", "glove.txt.gz", "word2vec.gz", "glove.txt.xz", "glove.txt.bz2"]
+)
 def test_known_words_get_the_files_vectors(tmp_path: Path, name: str) -> None:
     """GloVe's format is lines alone; word2vec's and fastText's has a line with counts before them."""
     vectors = rows_of(30)
     content = (f"30 {SIZE}\n" if "word2vec" in name else "") + as_lines(vectors)
     file = tmp_path / name
-    file.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    pack = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}.get(file.suffix, bytes)
+    file.write_bytes(pack(content.encode()))
     words = ["w3", "unseen", "w29", "w0"]
     loaded = load(file, words)
     assert loaded.known == {"w3", "w29", "w0"}
@@ -237,6 +242,8 @@ def test_an_unknown_name_is_refused_with_those_known(name: str) -> None:
         ("binary.gz", b"w0 1 2 3 4 5 6\n"),
         ("cut.txt.gz", gzip.compress(as_lines(rows_of(3000)).encode())[:9000]),
         ("endless.txt", b"w0" + b" 1" * 600_000),
+        ("cut.txt.xz", lzma.compress(as_lines(rows_of(300)).encode())[:500]),
+        ("archive.zip", b"PK\x03\x04"),
         ("endless.gz", gzip.compress(b"w0 1 2 3 4 5 6\n" + b"x" * 30_000_000)),
     ],
 )

@@ -8,16 +8,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lstm_sentiment.adaptation.fitting import fit_frozen, pooled_features
-from lstm_sentiment.adaptation.linear import MOST_TOKENS
+from lstm_sentiment.adaptation.fitting import fit_head_of, pooled_features, set_head
+from lstm_sentiment.adaptation.linear import MOST_TOKENS, fit_branch, folds_of
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus
+from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.distributed import Processes
-from lstm_sentiment.network import Network, WideAndDeep
+from lstm_sentiment.network import Network, TfidfBranch, WideAndDeep
 from lstm_sentiment.optimization import row_weights
 
-CV_ROWS = 4_000  # rows that penalties are chosen by: the blend is chosen by validation rows later
+CV_ROWS = 6_000  # rows that the penalty of the linear branch is chosen by: shares are fitted later
+HEAD_ROWS = 4_000  # rows that the first head is fitted to
+FOLDS = 3
 
 
 def begin_from(
@@ -32,7 +35,7 @@ def begin_from(
     """Fit a network's head to the training rows, over an LSTM that does not move yet, and its linear branch.
 
     The LSTM then learns from a head that is right already, so that its first steps undo nothing. The linear
-    branch keeps these weights. Of very many rows every n-th is looked at. Every process fits, and finds the
+    branch keeps these weights; of very many rows both are fitted to a part. Every process fits, and finds the
     same.
 
     Args:
@@ -48,21 +51,35 @@ def begin_from(
         begin_from(model, plan.start, corpus, config, device=device, processes=processes)
     """
     assert isinstance(network, WideAndDeep)
+    assert isinstance(network.ngrams, TfidfBranch)
+    classes, balanced = len(corpus.labels), config.trainer.class_weights == "balanced"
     step = -(-int(corpus.train.lengths.sum()) // MOST_TOKENS)
-    train = corpus.train if step <= 1 else corpus.train.part(np.arange(0, len(corpus.train), step))
-    network.to(device)
-    features_RP = pooled_features(network.lstm, train, device=device, processes=processes)
-    network.cpu()
-    balanced = config.trainer.class_weights == "balanced"
-    fit_frozen(
-        network,
-        start,
+    train = _sample(corpus.train, len(corpus.train) // max(1, step), seed=config.seed)
+    fit_branch(
+        network.ngrams,
         train,
+        classes=classes,
+        row_weights=row_weights(train, classes, balanced=balanced),
+        row_counts=train.counts,
+        folds=folds_of(train.labels, texts=train.texts, seed=config.seed, most=FOLDS, rows=CV_ROWS),
+    )
+    some = _sample(train, HEAD_ROWS, seed=config.seed)
+    network.to(device)
+    features_RP = pooled_features(network.lstm, some, device=device, processes=processes)
+    network.cpu()
+    _, weight_CP, bias_C = fit_head_of(
+        start,
+        some,
         features_RP,
         labels=corpus.labels,
-        row_weights=row_weights(train, len(corpus.labels), balanced=balanced),
-        metric=config.trainer.metric,
-        seed=config.seed,
-        cv_rows=CV_ROWS,
+        row_weights=row_weights(some, classes, balanced=balanced),
+        folds=folds_of(some.labels, texts=some.texts, seed=config.seed, most=FOLDS),
     )
-    network.shares.fill_(1.0)
+    set_head(network, weight_CP, bias_C)
+
+
+def _sample(rows: TextDataset, most: int, *, seed: int) -> TextDataset:
+    """Return rows drawn at random: every n-th of a file whose classes take turns would be of one class."""
+    if len(rows) <= most:
+        return rows
+    return rows.part(np.sort(np.random.default_rng(seed).permutation(len(rows))[:most]))

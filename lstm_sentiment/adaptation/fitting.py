@@ -6,6 +6,7 @@ Legend: R rows, P pooled features, C classes, S classes of the classifier that t
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,24 +115,12 @@ def fit_frozen(
         cv_rows: rows that choices are made by, at most.
     """
     assert isinstance(network.ngrams, TfidfBranch)
-    folds = folds_of(train.labels, seed=seed, most=_folds(len(train)), rows=cv_rows)
+    folds = folds_of(train.labels, texts=train.texts, seed=seed, most=_folds(train.texts), rows=cv_rows)
     settings: dict[str, Any] = {"row_weights": row_weights, "folds": folds}
-    linear = fit_branch(network.ngrams, train, classes=len(labels), **settings)
-    weight_SP, bias_S = (start.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
-    matching_CS = start.matching(labels)
-    if matching_CS is not None:
-        prior_CP = matching_CS @ weight_SP / start.temperature
-        prior_C = matching_CS @ bias_S / start.temperature
-        offset_RC = features_RP @ prior_CP.T + prior_C
-        head = fit_head(features_RP, train.labels, classes=len(labels), offset_RC=offset_RC, **settings)
-        weight_CP, bias_C = head.weight_CP + prior_CP, head.bias_C + prior_C
-    else:  # its answers are the features that are worth most
-        answers_RS = features_RP @ weight_SP.T + bias_S
-        both = np.concatenate([features_RP, answers_RS], axis=1)
-        head = fit_head(both, train.labels, classes=len(labels), strong=len(bias_S), **settings)
-        own_CP, of_answers_CS = np.split(head.weight_CP, [features_RP.shape[1]], axis=1)
-        weight_CP, bias_C = own_CP + of_answers_CS @ weight_SP, head.bias_C + of_answers_CS @ bias_S
+    linear = fit_branch(network.ngrams, train, classes=len(labels), row_counts=train.counts, **settings)
+    head, weight_CP, bias_C = fit_head_of(start, train, features_RP, labels=labels, **settings)
     held = np.sort(np.concatenate(folds))
+    as_it_is_RC = start.answers(features_RP, train, labels)
     blend = choose_blend(
         head.out_of_fold_RC[held],
         linear.out_of_fold_RC[held],
@@ -139,13 +128,69 @@ def fit_frozen(
         names=labels,
         metric=metric,
         row_weights=row_weights[held],
+        row_counts=train.counts[held],
+        texts=train.texts[held],
         folds=[np.searchsorted(held, fold) for fold in folds],
+        start_RC=None if as_it_is_RC is None else as_it_is_RC[held],
     )
-    with torch.no_grad():
-        network.lstm.head.weight.copy_(torch.from_numpy(weight_CP))
-        network.lstm.head.bias.copy_(torch.from_numpy(bias_C))
+    set_head(network, weight_CP, bias_C)
     _weigh(network, blend)
     return FrozenFit(head=head, linear=linear, blend=blend, folds=len(folds), held=held)
+
+
+def fit_head_of(
+    start: Start,
+    rows: TextDataset,
+    features_RP: Array,
+    *,
+    labels: list[str],
+    row_weights: Array,
+    folds: Sequence[Array],
+) -> tuple[HeadFit, Array, Array]:
+    """Return a head over a classifier's pooled features: how it was fitted, its weight (C, P) and bias (C,).
+
+    Args:
+        start: whose answers the head shrinks towards, where its classes match.
+        rows: with their labels.
+        features_RP: of these rows (see `pooled_features`).
+        labels: class names.
+        row_weights: what each row counts (R,).
+        folds: rows that each fold holds out.
+
+    Example::
+
+        fit, weight_CP, bias_C = fit_head_of(
+            start, train, features_RP, labels=corpus.labels, row_weights=train.weights, folds=folds
+        )
+    """
+    settings: dict[str, Any] = {"classes": len(labels), "row_weights": row_weights, "folds": folds}
+    settings["row_counts"] = rows.counts
+    weight_SP, bias_S = (start.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
+    matching_CS = start.matching(labels)
+    if matching_CS is not None:
+        prior_CP = matching_CS @ weight_SP / start.temperature
+        prior_C = matching_CS @ bias_S / start.temperature
+        offset_RC = features_RP @ prior_CP.T + prior_C
+        head = fit_head(features_RP, rows.labels, offset_RC=offset_RC, **settings)
+        return head, head.weight_CP + prior_CP, head.bias_C + prior_C
+    # Its answers are the features that are worth most.
+    answers_RS = features_RP @ weight_SP.T + bias_S
+    both = np.concatenate([features_RP, answers_RS], axis=1)
+    head = fit_head(both, rows.labels, strong=len(bias_S), **settings)
+    own_CP, of_answers_CS = np.split(head.weight_CP, [features_RP.shape[1]], axis=1)
+    return head, own_CP + of_answers_CS @ weight_SP, head.bias_C + of_answers_CS @ bias_S
+
+
+@torch.no_grad()
+def set_head(network: WideAndDeep, weight_CP: Array, bias_C: Array) -> None:
+    """Give the LSTM of a network a head.
+
+    Example::
+
+        set_head(network, weight_CP, bias_C)
+    """
+    network.lstm.head.weight.copy_(torch.from_numpy(weight_CP))
+    network.lstm.head.bias.copy_(torch.from_numpy(bias_C))
 
 
 @torch.no_grad()
@@ -153,10 +198,11 @@ def _weigh(network: WideAndDeep, blend: Blend) -> None:
     """Set shares with mean 1, as those of any run; the bias goes to both branches by their shares."""
     total = sum(blend.weights)
     network.shares.copy_(torch.tensor([weight * len(blend.weights) / total for weight in blend.weights]))
-    bias_C = torch.from_numpy(blend.bias_C / total).float()
+    bias_C = torch.from_numpy(blend.bias_of_branch).float()
     network.lstm.head.bias.add_(bias_C)
     network.ngrams.bias.add_(bias_C)
 
 
-def _folds(rows: int) -> int:
-    return 10 if rows < 200 else 5 if rows < 2500 else 3
+def _folds(text_R: Array) -> int:
+    texts = len(np.unique(text_R))
+    return 10 if texts < 200 else 5 if texts < 2500 else 3

@@ -11,9 +11,11 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from lstm_sentiment.adaptation.fitting import FrozenFit, fit_frozen, pooled_features
+from lstm_sentiment.adaptation.stacking import Blend
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.assessment import baselines_beside, calibrated_scores, summary
 from lstm_sentiment.beginnings import METRICS_FILE, check_beginning
@@ -138,16 +140,17 @@ def _assessed(
     truths = {"validation": corpus.train.labels[fit.held]} | {
         name: rows.labels for name, rows in splits.items()
     }
-    logits = {name: _logits(network, rows, features[name]) for name, rows in splits.items()}
+    logits = {name: _logits(network, rows, features[name], fit.blend) for name, rows in splits.items()}
     if "validation" in splits:  # rows of their own, which nothing was chosen by
         out_of_fold = {branch: of["validation"] for branch, of in _by_branch(logits).items()}
-    calibration = fit_calibration(out_of_fold[""], truths["validation"])
+    counts_R = splits["validation"].counts if "validation" in splits else corpus.train.counts[fit.held]
+    calibration = fit_calibration(out_of_fold[""], truths["validation"], counts_R)
     held_out = {"validation": out_of_fold[""]} | {name: of[""] for name, of in logits.items()}
     metrics = calibrated_scores(calibration, held_out, truths, corpus.labels)
     branches: dict[str, Any] = {}
     for branch, share in zip(("lstm", "ngrams"), network.shares.tolist(), strict=True):
         of_splits = {"validation": out_of_fold[branch]} | {name: of[branch] for name, of in logits.items()}
-        alone = fit_calibration(of_splits["validation"], truths["validation"])
+        alone = fit_calibration(of_splits["validation"], truths["validation"], counts_R)
         branches[branch] = {"share": share} | {
             name: score(truths[name], alone.probabilities(logits_RC), corpus.labels)
             for name, logits_RC in of_splits.items()
@@ -164,12 +167,14 @@ def _assessed(
         "kept": {
             "kind": fit.blend.kind,
             "why": fit.blend.why,
+            "scores": fit.blend.scores,
             "start": config.pretrained,
             "adapt": config.adapt,
             "cross_validated": corpus.cross_validated,
             "folds": fit.folds,
             "penalty": fit.head.penalty,
             "linear_strength": fit.linear.strength,
+            "class_bias": fit.blend.strength,
         },
         "metric": config.trainer.metric,
         "best_epoch": 0,
@@ -179,13 +184,17 @@ def _assessed(
     }
 
 
-def _logits(network: WideAndDeep, rows: TextDataset, features_RP: Array) -> dict[str, Array]:
-    """Return the logits (R, C) of each branch and, by the name of nothing, of the network."""
+def _logits(network: WideAndDeep, rows: TextDataset, features_RP: Array, blend: Blend) -> dict[str, Array]:
+    """Return the logits (R, C) of each branch and, by the name of nothing, of the network.
+
+    Those of a branch are its own, without the bias that it got for its part in the blend.
+    """
     with torch.inference_mode():
         of_lstm = network.lstm.head(torch.from_numpy(features_RP)).numpy()
     of_ngrams = predict_logits(network.ngrams, rows, device=torch.device("cpu"), batch_size=256).numpy()
-    shares = network.shares.numpy()
-    return {"lstm": of_lstm, "ngrams": of_ngrams, "": shares[0] * of_lstm + shares[1] * of_ngrams}
+    shares, bias_C = network.shares.numpy(), blend.bias_of_branch.astype(np.float32)
+    both_RC = shares[0] * of_lstm + shares[1] * of_ngrams
+    return {"lstm": of_lstm - bias_C, "ngrams": of_ngrams - bias_C, "": both_RC}
 
 
 def _by_branch(logits: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:

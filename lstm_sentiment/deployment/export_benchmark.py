@@ -70,29 +70,24 @@ def speed_lines(found: dict[int, dict[str, Any]]) -> list[str]:
     ]
 
 
-def texts_of_file(
-    file: str, *, text_column: str, encoding: str, trained: str, quoting: str = "auto", header: bool = True
-) -> list[str]:
+def texts_of_file(file: str, *, text_column: str, trained: str, **how: Any) -> list[str]:
     """Return as many of a file's texts as a comparison takes.
 
     Args:
         file: anything that training reads too.
         text_column: where the text is; auto finds it.
-        encoding: of a text file.
-        quoting: what quotes mean in CSV and TSV (see `DataConfig`).
-        header: whether their first line names the columns.
         trained: the column that the run was trained on.
+        how: the file is read: encoding, quoting, header and sheet of `open_source`.
 
     Raises:
         DataError: the file or column cannot be used.
     """
     texts: list[str] = []
-    how: dict[str, Any] = {"encoding": encoding, "quoting": quoting, "header": header}
     with open_source(file, **how, encoding_errors="replace") as source:
-        for chunk in read_chunks(source):
+        for chunk in read_chunks(source, labelled=False):
             column = pick_column(
                 text_column, [str(c) for c in chunk.frame.columns], candidates=TEXT_COLUMNS,
-                key="--text_column", file=file, trained=trained,
+                key="--text-column", file=file, trained=trained,
             )  # fmt: skip
             texts += column_texts(chunk, column, file)
             if len(texts) >= _needed():

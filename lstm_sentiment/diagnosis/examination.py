@@ -24,7 +24,7 @@ from lstm_sentiment.diagnosis.invariance import check_invariance, invariance_fin
 from lstm_sentiment.diagnosis.preflight import data_lines, examine_data
 from lstm_sentiment.diagnosis.probes import Probes, predicted_classes
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.experiment import check_metric, initial_model
+from lstm_sentiment.experiment import check_metric, initial_model, read_rows
 from lstm_sentiment.familiar import refuse_unfamiliar
 from lstm_sentiment.hardware import pick_device, set_up_cpu
 from lstm_sentiment.pretraining.transfer import Pretrained, load_pretrained
@@ -88,9 +88,10 @@ def diagnose(config: Config, *, given: Collection[str] = ()) -> Diagnosis:
     """
     set_up_cpu(config.trainer.threads)
     pretrained = load_pretrained(config)
-    plan = resolve(config, by_hand(config, given), cache=cache_folder())
-    config = plan.config
-    corpus = plan.corpus or _prepare(config, pretrained.vocabulary if pretrained else None)
+    fixed = by_hand(config, given)
+    plan = read_rows(resolve(config, fixed, cache=cache_folder()), fixed, pretrained, cache_folder())
+    config, corpus = plan.config, plan.corpus
+    assert corpus is not None
     check_metric(config.trainer.metric, corpus.labels)
     return _diagnose(config, corpus, None, [], pretrained, plan.start)
 

@@ -32,9 +32,10 @@ class PretrainDataConfig:
     """Which texts are read; labels are not.
 
     Args:
-        train: text: a file (.csv .tsv .jsonl .parquet, also .gz .bz2 .xz .zst), a folder with folders
-            of .txt files, a URL, or package:NAME/PATH; or a list of several. Their texts are held in
-            memory, 4 bytes per token, where they are several.
+        train: text: a file (.csv .tsv .jsonl .json .parquet .feather .xlsx, or .txt with a text per line;
+            those of text also .gz .bz2 .xz .zst .zip), a folder with folders of .txt files, a URL, or
+            package:NAME/PATH; or a list of several. Their texts are held in memory, 4 bytes per token, where
+            they are several.
         validation: other such sources, or the share of the texts to set aside (0 < share < 1).
         exclude: other such sources whose texts must not be learned from, such as a classifier's test rows;
             null for none.
@@ -45,7 +46,8 @@ class PretrainDataConfig:
         encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
             replace reads them as U+FFFD and counts the rows.
         quoting: what quotes mean in CSV and TSV (see `DataConfig`).
-        header: whether the first line of CSV and TSV names the columns; else they are named 1, 2, ...
+        header: whether the first line of CSV, TSV and Excel names the columns; else they are named 1, 2, ...
+        sheet: of Excel workbooks, which one is read; null for the first.
         max_rows: use at most this many texts of `train`, a seeded sample; null for all.
     """
 
@@ -58,6 +60,7 @@ class PretrainDataConfig:
     encoding_errors: Literal["strict", "replace"] = "replace"
     quoting: Literal["auto", "double", "backslash", "none"] = "auto"
     header: bool = True
+    sheet: str | None = None
     max_rows: int | None = None
 
     def __post_init__(self) -> None:

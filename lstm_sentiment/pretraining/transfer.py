@@ -78,14 +78,14 @@ def load_pretrained(config: Config) -> Pretrained | None:
         return None
     assert config.pretrained is not None
     folder = RunFolder(local_path(config.pretrained))
+    if folder.is_run() and classes_of_run(folder.path / "labels.json")[0]:
+        return None
     try:
         checkpoint = folder.load(BEST, of_language_model(folder.path))
     except CheckpointError:
         raise
     except SentimentError as error:
         raise ConfigError(str(error), key="pretrained") from None
-    if classes_of_run(folder.path / "labels.json")[0]:
-        return None
     _check_alike(yaml_of(folder.path / "config.yaml"), config, folder.path)
     try:
         weights = checkpoint.tensors["model"]

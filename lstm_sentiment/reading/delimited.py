@@ -108,7 +108,7 @@ def _settle(source: Source, delimiter: str) -> tuple[Dialect, Lines]:
         DataError: what is wrong with the file, read the usual way or as ``data.quoting`` says.
     """
     with open_text(source) as text:
-        old_mac = _ends_with_return(text)
+        old_mac = _ends_with_return(text_lines(text, source))
     wanted = source.quoting if source.quoting in QUOTINGS else "double"
     usual = Dialect(delimiter=delimiter, quoting=wanted, returns_end_lines=old_mac)
     try:
@@ -134,9 +134,9 @@ def _settle(source: Source, delimiter: str) -> tuple[Dialect, Lines]:
     raise problem
 
 
-def _ends_with_return(text: IO[str]) -> bool:
+def _ends_with_return(lines: Iterator[str]) -> bool:
     """Whether the first line that holds something ends with a carriage return alone."""
-    line = next((line for line in iter(text.readline, "") if line.strip()), "")
+    line = next((line for line in lines if line.strip()), "")
     return line.endswith("\r")
 
 

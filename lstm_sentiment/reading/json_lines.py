@@ -62,7 +62,7 @@ def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], l
 def _record(content: str) -> Record:
     """Return the object on a line."""
     try:
-        value = json.loads(content, object_pairs_hook=_object)
+        value = json.loads(content, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             raise DataError(f"more behind the object, at column {error.colno}; {ONE_PER_LINE}") from None
@@ -71,12 +71,28 @@ def _record(content: str) -> Record:
         raise DataError(f"not JSON: nested too deeply; {ONE_PER_LINE}") from None
     except ValueError:  # Python reads no number of more than 4,300 digits
         raise DataError("not JSON: a number of too many digits; write it in quotes") from None
-    if content.count("[") + content.count("{") > DEEPEST and _deeper_than(DEEPEST, value):
-        raise DataError(f"nested deeper than {DEEPEST}; {ONE_PER_LINE}")
-    if "\\ud" in content.lower():  # an escape that may be half a character
-        value = _mended(value)
     if not isinstance(value, dict):
         raise DataError(f"each line must be one JSON object {{...}}, not {shown(content.strip(), 20)}")
+    return checked(value, content)
+
+
+def checked(value: Record, content: str) -> Record:
+    """Return an object without half characters, which JSON can spell and no encoding can write.
+
+    Args:
+        value: that was decoded.
+        content: its JSON.
+
+    Raises:
+        DataError: it is nested too deeply; without file and line, which the caller knows.
+
+    >>> checked({"text": "\ud83d"}, '{"text": "\\\\ud83d"}') == {"text": "\ufffd"}
+    True
+    """
+    if content.count("[") + content.count("{") > DEEPEST and _deeper_than(DEEPEST, value):
+        raise DataError(f"nested deeper than {DEEPEST}; write one whole object {{...}} per row")
+    if "\\ud" in content.lower():  # an escape that may be half a character
+        value = _mended(value)
     return value
 
 
@@ -93,8 +109,15 @@ def _deeper_than(levels: int, value: Any) -> bool:
     return bool(found)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Record:
-    """Return an object; json alone would keep the last of two values without a word."""
+def unique_keys(pairs: list[tuple[str, Any]]) -> Record:
+    """Return an object; json alone would keep the last of two values without a word.
+
+    Raises:
+        DataError: a key that is there twice; without file and line.
+
+    >>> unique_keys([("text", "so"), ("label", 1)])
+    {'text': 'so', 'label': 1}
+    """
     record = dict(pairs)
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
@@ -107,7 +130,9 @@ def _refuse_one_document(first: str, source: Source, line: int) -> None:
     """Refuse a file that is one JSON document over several lines, or one array: each line would be wrong."""
     if first == "{" or first.startswith("["):
         found = "an object over several lines" if first == "{" else "a JSON array"
-        fix = f"{ONE_PER_LINE} ('jq -c {'.' if first == '{' else '.[]'}' does it)"
+        fix = (
+            f"let its name end in .json, or {ONE_PER_LINE} ('jq -c {'.' if first == '{' else '.[]'}' does it)"
+        )
         raise DataError(f"{found} begins here; {fix}", file=source.name, line=line)
 
 

@@ -1,26 +1,29 @@
-"""Sources to rows: CSV, TSV, JSON lines, Parquet, files of trees, folders of .txt files.
+"""Sources to rows: tables of every format (see `formats`), files of lines, folders of .txt files.
 
-pandas reads, in a mode that guesses nothing: every value is text, and what pandas would silently
-repair (too few or too many fields, an unclosed quote) is an error with file and line. Rows come in
-chunks, so that a file larger than memory can be read.
+Nothing is guessed: values of CSV and TSV are text, those of other formats what was stored, and what a
+library would silently repair (too few or too many fields, an unclosed quote) is an error with file and line.
+Rows come in chunks, so that a file larger than memory can be read.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lstm_sentiment.errors import DataError, Problems, did_you_mean, escaped, listed, shown
+from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
+from lstm_sentiment.reading.columnar import read_feather, read_parquet
 from lstm_sentiment.reading.delimited import read_delimited
+from lstm_sentiment.reading.formats import TREES
+from lstm_sentiment.reading.json_arrays import read_json_array
 from lstm_sentiment.reading.json_lines import read_json_lines
-from lstm_sentiment.reading.sources import TREES, Source, open_text, text_files, text_lines
-from lstm_sentiment.reading.trees import read_tree
+from lstm_sentiment.reading.lines import read_lines
+from lstm_sentiment.reading.sources import Source, text_files
+from lstm_sentiment.reading.workbooks import read_workbook
 from lstm_sentiment.sections import code_of
 
 if TYPE_CHECKING:
@@ -28,9 +31,10 @@ if TYPE_CHECKING:
 
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
-PHRASE = "phrase"  # column of trees: whether the text is a part of the sentence in the same line
 CHUNK_ROWS = 5_000
-NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in JSON lines and Parquet
+COLUMNS = {".parquet": read_parquet, ".feather": read_feather, ".xlsx": read_workbook}
+RECORDS = {".jsonl": read_json_lines, ".json": read_json_array}
+NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in formats that are no text
 REPLACEMENT = "\ufffd"
 
 
@@ -39,8 +43,8 @@ class Chunk:
     """Some consecutive rows of a source.
 
     Args:
-        frame: the rows; from CSV and TSV every value is text, from JSON and Parquet as stored.
-        lines: 1-based line of each row (row number for Parquet), for messages.
+        frame: the rows; from CSV and TSV every value is text, from others as stored.
+        lines: 1-based line of each row (row number for formats without lines), for messages.
     """
 
     frame: pd.DataFrame
@@ -48,14 +52,15 @@ class Chunk:
 
 
 def read_chunks(
-    source: Source, *, classes: list[str] | None = None, phrases: bool = False
+    source: Source, *, classes: list[str] | None = None, phrases: bool = False, labelled: bool = True
 ) -> Iterator[Chunk]:
     """Read a source in chunks of at most `CHUNK_ROWS` rows, or trees.
 
     Args:
         source: from `open_source`.
         classes: for a folder, the class folders wanted; None for all.
-        phrases: for trees, give their phrases too, behind each sentence, and a column `PHRASE`.
+        phrases: for trees, give their phrases too, behind each sentence, and a column `lines.PHRASE`.
+        labelled: whether labels are needed; files of plain lines, which have none, are then refused.
 
     Raises:
         DataError: a row that does not fit, with file and line.
@@ -69,7 +74,7 @@ def read_chunks(
     [{'text': 'NA', 'label': '007'}]
     """
     empty = True
-    for chunk in _chunks(source, classes, phrases):
+    for chunk in _chunks(source, classes, phrases, labelled):
         empty = empty and chunk.frame.empty
         yield chunk
     if empty:
@@ -134,7 +139,7 @@ def check_header_is_no_row(
 
         check_header_is_no_row(source, "positive", {"negative", "positive"}, problems)
     """
-    if source.format in (".csv", ".tsv") and source.header and column.strip() in labels:
+    if source.format in (".csv", ".tsv", ".xlsx") and source.header and column.strip() in labels:
         problem = (
             f"the first line looks like a row: {shown(column)} is a label of others; set data.header false "
             "and name columns by number (data.text_column 1), or rename the column"
@@ -144,7 +149,7 @@ def check_header_is_no_row(
 
 def _if_a_row(key: str, file: str) -> str:
     """Say what helps if the names of a table's columns are its first row."""
-    if not any(ending in file.lower() for ending in (".csv", ".tsv")):
+    if not any(ending in file.lower() for ending in (".csv", ".tsv", ".xlsx")):
         return ""
     setting = "--no-header" if key.startswith("--") else "data.header false"
     return f"; if the first line is a row and names no columns, set {setting} and {key} 1 or so"
@@ -154,7 +159,7 @@ def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:
     """Return a column's values as text (see `as_text`).
 
     Raises:
-        DataError: a value that is no text and no number, with its line.
+        DataError: values that are no text and no number, with their lines.
 
     >>> import pandas as pd
     >>> chunk = Chunk(frame=pd.DataFrame({"text": ["a", ["b"]]}), lines=np.array([2, 3]))
@@ -163,14 +168,43 @@ def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:
         ...
     lstm_sentiment.errors.DataError: a.jsonl:3: column 'text': holds a list, not text; write one text per row
     """
-    values = chunk.frame[column]
-    for value, line in zip(values, chunk.lines, strict=True):
+    problems = Problems[DataError]()
+    for value, line in zip(chunk.frame[column], chunk.lines, strict=True):
         kind = NO_TEXT.get(type(value))
         if kind:
-            raise DataError(
-                f"holds {kind}, not text; write one text per row", file=file, line=int(line), column=column
-            )
-    return [as_text(value) for value in values]
+            problem = f"holds {kind}, not text; write one text per row"
+            problems.add(DataError(problem, file=file, line=int(line), column=column))
+    problems.raise_any()
+    return [as_text(value) for value in chunk.frame[column]]
+
+
+def column_labels(chunk: Chunk, column: str, file: str) -> list[str]:
+    """Return a column's values as labels: text without white space around it, of a list of one its value.
+
+    Raises:
+        DataError: rows with several labels, or with something that is none, with their lines.
+
+    >>> import pandas as pd
+    >>> chunk = Chunk(frame=pd.DataFrame({"label": [["good"], [], " 7"]}), lines=np.array([2, 3, 4]))
+    >>> column_labels(chunk, "label", "a.jsonl")
+    ['good', '', '7']
+    """
+    problems = Problems[DataError]()
+    found = []
+    for value, line in zip(chunk.frame[column], chunk.lines, strict=True):
+        if isinstance(value, list) and len(value) > 1:
+            names = listed(map(str, value), most=4, quoted=True)
+            problem = f"holds several labels: {names}; leave one, the classifier gives one per text"
+        else:
+            value = (value or [None])[0] if isinstance(value, list) else value
+            kind = NO_TEXT.get(type(value))
+            problem = f"holds {kind}, not a label; write one per row" if kind else ""
+        if problem:
+            problems.add(DataError(problem, file=file, line=int(line), column=column))
+        else:
+            found.append(as_text(value).strip())
+    problems.raise_any()
+    return found
 
 
 def as_text(value: Any) -> str:
@@ -190,97 +224,37 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def _chunks(source: Source, classes: list[str] | None, phrases: bool) -> Iterator[Chunk]:
+def _chunks(source: Source, classes: list[str] | None, phrases: bool, labelled: bool) -> Iterator[Chunk]:
     if source.format == "folder":
         yield from _read_folder(source, classes)
-    elif source.format == ".parquet":
-        yield from _read_parquet(source)
-    elif source.format == ".jsonl":
-        yield from itertools.starmap(_json_chunk, read_json_lines(source, CHUNK_ROWS))
+    elif source.format in COLUMNS:
+        for columns, lines in COLUMNS[source.format](source, CHUNK_ROWS):
+            yield _column_chunk(columns, lines)
+    elif source.format in RECORDS:
+        yield from itertools.starmap(_record_chunk, RECORDS[source.format](source, CHUNK_ROWS))
     elif source.format in TREES:
-        yield from _read_trees(source, phrases)
+        parts = read_lines(source, labelled=labelled, phrases=phrases, rows=CHUNK_ROWS)
+        yield from itertools.starmap(_record_chunk, parts)
     else:
         delimiter = "\t" if source.format == ".tsv" else ","
         for frame, lines_R in read_delimited(source, delimiter, CHUNK_ROWS):
             yield Chunk(frame=frame, lines=lines_R)
 
 
-def _json_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
+def _column_chunk(columns: Mapping[str, list[Any]], lines: Sequence[int]) -> Chunk:
+    import pandas as pd
+
+    series = {name: pd.Series(values, dtype=object) for name, values in columns.items()}
+    return Chunk(frame=pd.DataFrame(series), lines=np.array(lines, np.int64))
+
+
+def _record_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
     import pandas as pd
 
     columns = dict.fromkeys(column for record in records for column in record)
     values = {column: [record.get(column) for record in records] for column in columns}
     frame = pd.DataFrame(values, dtype=object)
     return Chunk(frame=frame, lines=np.array(lines, np.int64))
-
-
-def _read_trees(source: Source, phrases: bool) -> Iterator[Chunk]:
-    """Read one tree per line; columns text, label and, with phrases, `PHRASE`."""
-    import pandas as pd
-
-    problems = Problems[DataError]()
-    with open_text(source) as text:
-        lines_of_text = enumerate(text_lines(text, source), start=1)
-        trees = ((line, content) for line, content in lines_of_text if content.strip())
-        while some := list(itertools.islice(trees, CHUNK_ROWS)):
-            rows: list[tuple[str, str, bool]] = []
-            lines: list[int] = []
-            for line, content in some:
-                try:
-                    sentence, *parts = read_tree(content)
-                except DataError as error:
-                    problems.add(DataError(error.message, file=source.name, line=line))
-                    continue
-                spans = [(*sentence, False), *((*part, True) for part in parts if phrases)]
-                rows += spans
-                lines += [line] * len(spans)
-            if not problems.first:
-                frame = pd.DataFrame(rows, columns=["text", "label", PHRASE], dtype=object)
-                yield Chunk(frame=frame if phrases else frame.drop(columns=PHRASE), lines=np.array(lines))
-    problems.raise_any()
-
-
-def _read_parquet(source: Source) -> Iterator[Chunk]:
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    _check_parquet(source)
-    try:
-        with pq.ParquetFile(source.path, page_checksum_verification=True) as file:
-            start, names = 1, file.schema_arrow.names
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise DataError(f"names column {shown(twice)} twice; rename one", file=source.name)
-            for batch in file.iter_batches(batch_size=CHUNK_ROWS):
-                # Through Python values: pandas' own types would turn a column with gaps into floats.
-                columns = {
-                    name: pd.Series(batch.column(i).to_pylist(), dtype=object)
-                    for i, name in enumerate(batch.schema.names)
-                }
-                frame = pd.DataFrame(columns)
-                yield Chunk(frame=frame, lines=np.arange(start, start + len(frame)))
-                start += len(frame)
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # or a date that Python lacks
-        problem = escaped(str(error), 200)
-        raise DataError(f"is no readable Parquet file: {problem}; write it anew", file=source.name) from None
-
-
-def _check_parquet(source: Source) -> None:
-    """Tell what is no whole Parquet file by its first and last four bytes."""
-    with source.path.open("rb") as file:
-        head, size = file.read(4), file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 4))
-        tail = file.read(4)
-    problem = ""
-    if b"PARE" in (head, tail):
-        problem = "it is encrypted; write it without encryption"
-    elif head != b"PAR1":
-        problem = "it does not begin with PAR1; let its name end in what it is"
-    elif tail != b"PAR1" or size < 12:
-        problem = "it is cut off; copy it again"
-    if problem:
-        raise DataError(f"is no readable Parquet file: {problem}", file=source.name)
 
 
 def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:

@@ -17,29 +17,36 @@ import stat
 import tempfile
 import urllib.parse
 import urllib.request
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown, without_secrets
 from lstm_sentiment.files import local_path
+from lstm_sentiment.reading.archives import BUFFER_BYTES, DAMAGED, only_member, open_member
+from lstm_sentiment.reading.formats import compression_of, format_of, has_format
 
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-TREES = (".txt", ".ptb", ".tree")
-FORMATS = TABLES + TREES
 MAX_LINE = 1 << 24  # characters in one line, or one field of a table: more is no text of one row
+PICKLE = "a pickle, which can run code; write the rows as .parquet or .jsonl"
 OTHER_KINDS = {  # first bytes -> what such a file is, and how to go on
     b"\x1f\x8b": "gzip; let its name end in .gz",
     b"BZh": "bzip2; let its name end in .bz2",
     b"\xfd7zXZ": "xz; let its name end in .xz",
     b"\x28\xb5\x2f\xfd": "zstd; let its name end in .zst",
-    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save the sheet as CSV",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; let its name end in .zip or .xlsx",
     b"PAR1": "Parquet; let its name end in .parquet",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save the sheet as CSV",
+    b"ARROW1": "Feather; let its name end in .feather",
+    b"FEA1": "Feather of version 1; write it anew, as .feather or .parquet",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook, or one with a password; save the sheet as .xlsx or .csv",
     b"%PDF": "PDF; save its text",
+    b"7z\xbc\xaf": "a 7-Zip archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+    b"SQLite format 3": "a database; write the table as CSV",
+    b"\x80\x02": PICKLE,
+    b"\x80\x03": PICKLE,
+    b"\x80\x04": PICKLE,
+    b"\x80\x05": PICKLE,
 }
 
 
@@ -53,7 +60,9 @@ class Source:
         encoding: of text files.
         encoding_errors: ``strict`` or ``replace``.
         quoting: of CSV and TSV: ``auto``, ``double``, ``backslash`` or ``none`` (see `DataConfig`).
-        header: whether the first line of CSV and TSV names the columns; else they are called 1, 2, ...
+        header: whether the first line of CSV, TSV and Excel names the columns; else they are called 1, 2, ...
+        sheet: of a workbook, by name; None for the first.
+        member: of a zip archive, the file that is read; empty elsewhere.
     """
 
     name: str
@@ -62,11 +71,25 @@ class Source:
     encoding_errors: str = "strict"
     quoting: str = "auto"
     header: bool = True
+    sheet: str | None = None
+    member: str = ""
 
     @property
     def format(self) -> str:
-        """``folder``, or the file name's ending: one of `FORMATS`."""
-        return "folder" if self.path.is_dir() else format_of(self.name)
+        """``folder``, or the format that the file's name stands for: one of `formats.FORMATS`."""
+        if self.path.is_dir():
+            return "folder"
+        return format_of(self.member if has_format(self.member) else self.name)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Open a file's bytes, unpacked."""
+        if self.member:
+            with open_member(self.path, self.member) as opened:
+                yield opened
+        else:
+            with open_binary(self.path, compression_of(self.name)) as opened:
+                yield opened
 
 
 @contextlib.contextmanager
@@ -77,6 +100,7 @@ def open_source(
     encoding_errors: str = "strict",
     quoting: str = "auto",
     header: bool = True,
+    sheet: str | None = None,
 ) -> Iterator[Source]:
     """Yield the source that a name stands for; what is not local is fetched for as long as it is open.
 
@@ -85,7 +109,8 @@ def open_source(
         encoding: of text files.
         encoding_errors: ``strict`` or ``replace``.
         quoting: of CSV and TSV (see `Source`).
-        header: whether their first line names the columns.
+        header: whether their first line names the columns, and that of Excel.
+        sheet: of a workbook.
 
     Raises:
         DataError: there is no such file, package or format.
@@ -105,16 +130,19 @@ def open_source(
         else:
             path = local_path(name)
         _check_readable(path, name)
-        if not path.is_dir():
-            format_of(name)
-        yield Source(
+        zipped = compression_of(name) == ".zip" and not path.is_dir()
+        source = Source(
             name=without_secrets(name),
             path=path,
             encoding=encoding,
             encoding_errors=encoding_errors,
             quoting=quoting,
             header=header,
+            sheet=sheet,
+            member=only_member(path, name) if zipped else "",
         )
+        _ = source.format  # refuses an unknown one
+        yield source
 
 
 def _check_readable(path: Path, name: str) -> None:
@@ -143,19 +171,18 @@ def open_text(source: Source) -> Iterator[IO[str]]:
     Raises:
         DataError: it cannot be read or decoded; the message names the line.
     """
-    compression = compression_of(source.name)
     encoding = "utf-8-sig" if codecs.lookup(source.encoding).name == "utf-8" else source.encoding
     try:
-        with io.BufferedReader(open_binary(source.path, compression)) as raw:
+        with source.open() as opened, io.BufferedReader(cast(io.RawIOBase, opened), BUFFER_BYTES) as raw:
             _refuse_other_kinds(raw.peek(512)[:512], source)
             with io.TextIOWrapper(raw, encoding=encoding, errors=source.encoding_errors, newline="") as text:
                 yield text
     except UnicodeDecodeError as error:
-        raise _undecodable(source, compression, error) from None
+        raise _undecodable(source, error) from None
     except UnicodeError as error:
         problem = escaped(str(error), 200)
         raise DataError(f"{problem}; set data.encoding to what the file is", file=source.name) from None
-    except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+    except (OSError, ValueError, lzma.LZMAError, *DAMAGED) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise DataError(f"{error.strerror}; give a file that can be read", file=source.name) from None
         problem = escaped(str(error), 200)
@@ -213,11 +240,11 @@ def _refuse_other_kinds(head: bytes, source: Source) -> None:
             raise DataError(f"looks like UTF-16 without a mark; set data.encoding {name}", file=source.name)
 
 
-def _undecodable(source: Source, compression: str, error: UnicodeDecodeError) -> DataError:
+def _undecodable(source: Source, error: UnicodeDecodeError) -> DataError:
     """Find the line that cannot be decoded; the decoder only knows the place in its buffer."""
     decoder = codecs.getincrementaldecoder(source.encoding)()
     line, found = 1, b""
-    with io.BufferedReader(open_binary(source.path, compression)) as raw:
+    with source.open() as opened, io.BufferedReader(cast(io.RawIOBase, opened), BUFFER_BYTES) as raw:
         for content in itertools.chain(raw, [b""]):
             found = content or found  # what is left undecoded at the end stood in the last line
             state = decoder.getstate()
@@ -238,32 +265,6 @@ def _undecodable(source: Source, compression: str, error: UnicodeDecodeError) ->
             except UnicodeError:  # such as punycode's, which knows no place
                 break
     return DataError(f"is not {source.encoding}: {error.reason}", file=source.name)
-
-
-def format_of(name: str, *, among: tuple[str, ...] = FORMATS) -> str:
-    """Return the format that a file name's ending stands for, such as ``.csv`` for ``a.csv.gz``.
-
-    Raises:
-        DataError: it stands for none.
-    """
-    path = name.split("?")[0].rstrip("/").lower()
-    for ending in COMPRESSIONS:
-        path = path.removesuffix(ending)
-    ending = "." + path.rsplit("/", 1)[-1].rsplit(".", 1)[-1]
-    if ending not in among:
-        raise DataError(
-            f"the name ends in none of {' '.join(among)} (also with {' '.join(COMPRESSIONS)}); rename it",
-            file=name,
-        )
-    if ending == ".parquet" and compression_of(name):
-        raise DataError("Parquet is compressed inside; leave the second ending away", file=name)
-    return ending
-
-
-def compression_of(name: str) -> str:
-    """Return the compression that a file name's ending stands for, such as ``.gz``; empty for none."""
-    ending = Path(name.split("?")[0]).suffix.lower()
-    return ending if ending in COMPRESSIONS else ""
 
 
 def open_binary(file: Path | IO[bytes], compression: str, mode: Literal["rb", "wb"] = "rb") -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from lstm_sentiment.errors import DataError, escaped, shown
@@ -14,6 +16,21 @@ from lstm_sentiment.reading.tokens import TokenStore
 from lstm_sentiment.sections import DataConfig
 
 Array = npt.NDArray[Any]
+
+
+class TooFewRowsError(DataError):
+    """Rows that cannot be split so that every part holds every class.
+
+    Args:
+        message: what is wrong and how to go on.
+        file: the file as the user named it.
+        rows: that there are, each text counted once.
+        rare: the label of a class with a single row, and its line; None if there is none.
+    """
+
+    def __init__(self, message: str, *, file: str, rows: int, rare: tuple[str, int] | None = None) -> None:
+        super().__init__(message, file=file)
+        self.rows, self.rare = rows, rare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +64,33 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
     Raises:
         DataError: too few rows, or too few groups.
     """
-    sentences = np.flatnonzero(~store.phrases & (classes >= 0))
+    sentences = np.flatnonzero(~store.phrases & (classes >= 0) & (store.weights > 0))
+    if not len(sentences) and (classes >= 0).any():
+        raise DataError("every row has the weight 0; change data.weight_column", file=store.name)
     duplicates, conflicting, first = find_duplicates(store.hashes[sentences], classes[sentences])
     left = sentences[first] if data.deduplicate else sentences
     if data.max_rows is not None and data.max_rows < len(left):
         left = _sample(left, classes, data.max_rows, seed)
-    groups = store.groups if data.group_column else None
-    in_all = len(left)
-    rows = {}
+    repeated = _first_of_each(store.hashes[left])
+    texts = left if repeated is None else left[repeated]  # the rows of a text go where its first one goes
+    groups = None
+    if data.group_column:
+        groups = store.groups if repeated is None else _groups(store, left)
+    in_all, rows = len(texts), {}
     for split, share in (("test", data.test), ("validation", data.validation)):
         if isinstance(share, float):
             count = round(share * in_all)
-            if not 0 < count < len(left):
-                removed = f" ({duplicates:,} more repeat a text)" if data.deduplicate and duplicates else ""
-                raise DataError(
+            if not 0 < count < len(texts):
+                removed = f" ({duplicates:,} more repeat a text)" if duplicates else ""
+                raise TooFewRowsError(
                     f"{in_all} rows are too few to set {share:g} of them aside for {split}{removed}; "
                     "give more rows, or other shares",
                     file=store.name,
+                    rows=in_all,
                 )
-            left, rows[split] = _cut(left, classes, groups, count, seed, store)
+            texts, cut = _cut(texts, classes, groups, count, seed, store)
+            rows[split] = cut if repeated is None else left[np.isin(store.hashes[left], store.hashes[cut])]
+    left = texts if repeated is None else left[np.isin(store.hashes[left], store.hashes[texts])]
     phrases, counted = _phrases(store, classes, data, train=left, held_out=list(rows.values()))
     rows["train"] = np.sort(np.concatenate([left, phrases]))
     return RowSplit(rows=rows, counted=counted, duplicates=duplicates, conflicting=conflicting)
@@ -76,6 +101,24 @@ def find_duplicates(hashes: Array, classes: Array) -> tuple[int, int, Array]:
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     conflicting = np.unique(inverse[classes != classes[first][inverse]])
     return len(hashes) - len(first), len(conflicting), np.sort(first)
+
+
+def _first_of_each(texts: Array) -> Array | None:
+    """Return where each text stands first, ascending, or None where none is repeated."""
+    first = np.unique(texts, return_index=True)[1]
+    return np.sort(first) if len(first) < len(texts) else None
+
+
+def _groups(store: TokenStore, rows: Array) -> Array:
+    """Return a number for each row of the store, the same for rows of one group, or of groups with a text."""
+    _, text_R = np.unique(store.hashes[rows], return_inverse=True)
+    group_R = store.groups[rows]
+    texts, in_all = int(text_R.max()) + 1, int(text_R.max() + group_R.max()) + 2
+    links = sparse.coo_array((np.ones(len(rows)), (text_R, texts + group_R)), shape=(in_all, in_all))
+    joined = connected_components(links, directed=False)[1]
+    found: Array = np.zeros(len(store.groups), np.int64)
+    found[rows] = joined[text_R]
+    return found
 
 
 def _phrases(
@@ -130,12 +173,12 @@ def _cut(
     smallest = np.bincount(classes[rows])
     classes_here = int((smallest > 0).sum())
     if smallest[smallest > 0].min() < 2 or count < classes_here or len(rows) - count < classes_here:
-        raise DataError(_too_few(rows, classes, count, store), file=store.name)
+        raise _too_few(rows, classes, count, store)
     kept, cut = train_test_split(rows, test_size=count, random_state=seed, stratify=classes[rows])
     return np.sort(kept), np.sort(cut)
 
 
-def _too_few(rows: Array, classes: Array, count: int, store: TokenStore) -> str:
+def _too_few(rows: Array, classes: Array, count: int, store: TokenStore) -> TooFewRowsError:
     """Say which class is in the way of a split that holds all of them, and how to go on without it."""
     per_class = np.bincount(classes[rows])
     present = np.flatnonzero(per_class)
@@ -143,10 +186,12 @@ def _too_few(rows: Array, classes: Array, count: int, store: TokenStore) -> str:
     few = "too few rows for a split that holds every class"
     if per_class[rare] >= 2:
         counts = f"{count} of {len(rows)} rows, for {len(present)} classes"
-        return f"{few}: {counts}; give more rows, or another share to set aside"
+        problem = f"{few}: {counts}; give more rows, or another share to set aside"
+        return TooFewRowsError(problem, file=store.name, rows=len(rows))
     first = rows[classes[rows] == rare][0]
-    label = store.label_values[store.labels[first]]
-    return (
-        f"{few}: of the label {shown(label)} there is 1, at line {store.lines[first]}; add some, or leave "
+    label, line = store.label_values[store.labels[first]], int(store.lines[first])
+    problem = (
+        f"{few}: of the label {shown(label)} there is 1, at line {line}; add some, or leave "
         f"such rows out: in data.labels, map {escaped(label)} to null and each other label to its name"
     )
+    return TooFewRowsError(problem, file=store.name, rows=len(rows), rare=(label, line))

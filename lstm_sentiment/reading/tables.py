@@ -1,26 +1,35 @@
-"""Rows to files, in chunks: CSV, TSV, JSON lines, Parquet, plain or compressed."""
+"""Rows to files, in chunks: tables of every format that is read (see `formats`), plain or compressed."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import json
 import math
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lstm_sentiment.errors import DataError
+from lstm_sentiment.extras import need
 from lstm_sentiment.files import local_path, unfinished, writing
+from lstm_sentiment.reading.formats import TABLES, compression_of, format_of
 from lstm_sentiment.reading.readers import as_text
-from lstm_sentiment.reading.sources import TABLES, compression_of, format_of, open_binary
+from lstm_sentiment.reading.sources import open_binary
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Write = Callable[["pd.DataFrame"], None]
 _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # terminals obey them
+_UNWRITTEN = re.compile(
+    "[\0-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)"
+)  # in XML: the last would mean others
+MOST_SHEET_ROWS, MOST_CELL_CHARACTERS = 1 << 20, 32_767
+MOST_EXACT = 1 << 53  # numbers of Excel are floats
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet takes for a formula
 
@@ -39,19 +48,22 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
         DiskError: the disk is full or failing, or not to be written to.
     """
     path, ending = local_path(name), format_of(name, among=TABLES)
+    if ending == ".xlsx":
+        need("openpyxl", extra="excel")
     beside = unfinished(path)
     try:
         with writing(path), _placed(name), contextlib.ExitStack() as stack:
             file = stack.enter_context(beside.open("xb"))
-            if ending == ".parquet":
-                yield _parquet_writer(file, name, like, stack)
+            if ending in (".parquet", ".feather"):
+                yield _arrow_writer(file, name, like, stack, parquet=ending == ".parquet")
+            elif ending == ".xlsx":
+                yield stack.enter_context(_workbook_writer(file, name))
             else:
-                raw = stack.enter_context(open_binary(file, compression_of(name), "wb"))
+                raw = stack.enter_context(_compressed(file, name))
                 out = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
-                yield (
-                    _jsonl_writer(out)
-                    if ending == ".jsonl"
-                    else _delimited_writer(out, ending, _inert if spreadsheet_safe else _cell)
+                cell = _inert if spreadsheet_safe else _cell
+                yield stack.enter_context(
+                    _json_writer(out) if ending == ".json" else _line_writer(out, ending, cell)
                 )
             stack.close()  # what is left is written now
             beside.replace(path)
@@ -92,6 +104,39 @@ def _json_value(value: Any) -> Any:
     return [_json_value(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+@contextlib.contextmanager
+def _compressed(file: IO[bytes], name: str) -> Iterator[Any]:
+    """Open a file for writing as its name says; in a zip archive it has the same name without .zip."""
+    if compression_of(name) != ".zip":
+        with open_binary(file, compression_of(name), "wb") as raw:
+            yield raw
+        return
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        member = Path(name).name[: -len(".zip")]
+        with archive.open(member, "w", force_zip64=True) as raw:
+            yield raw
+
+
+@contextlib.contextmanager
+def _line_writer(out: IO[str], ending: str, cell: Callable[[Any], str]) -> Iterator[Write]:
+    yield _jsonl_writer(out) if ending == ".jsonl" else _delimited_writer(out, ending, cell)
+
+
+@contextlib.contextmanager
+def _json_writer(out: IO[str]) -> Iterator[Write]:
+    """Write one array, with an object on each line."""
+    before = "[\n"
+
+    def write(frame: pd.DataFrame) -> None:
+        nonlocal before
+        for record in frame.to_dict("records"):
+            out.write(before + to_json_line(record))
+            before = ",\n"
+
+    yield write
+    out.write("[]\n" if before == "[\n" else "\n]\n")
+
+
 def _jsonl_writer(out: IO[str]) -> Write:
     def write(frame: pd.DataFrame) -> None:
         out.writelines(to_json_line(record) + "\n" for record in frame.to_dict("records"))
@@ -113,12 +158,20 @@ def _delimited_writer(out: IO[str], ending: str, cell: Callable[[Any], str]) -> 
     return write
 
 
-def _parquet_writer(file: IO[bytes], name: str, like: Path | None, stack: contextlib.ExitStack) -> Write:
+def _arrow_writer(
+    file: IO[bytes], name: str, like: Path | None, stack: contextlib.ExitStack, *, parquet: bool
+) -> Write:
+    """Return what writes Parquet, or Feather."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     known: dict[str, Any] = {}
-    writer: pq.ParquetWriter | None = None
+    writer: Any = None
+
+    def open_writer(schema: pa.Schema) -> Any:
+        if parquet:
+            return pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
+        return pa.ipc.new_file(file, schema, options=pa.ipc.IpcWriteOptions(compression="zstd"))
 
     def column(column_name: str, values: list[Any]) -> pa.Array:
         kind = known.get(column_name)
@@ -142,14 +195,63 @@ def _parquet_writer(file: IO[bytes], name: str, like: Path | None, stack: contex
         table = pa.table(columns)
         if writer is None:
             known.update({field.name: field.type for field in table.schema})
-            writer = stack.enter_context(
-                pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True)
-            )
-        if table.schema.names != writer.schema.names:
+            writer = stack.enter_context(open_writer(table.schema))
+        if table.schema.names != list(known):
             raise DataError("rows further down have other columns; write .jsonl instead", file=name)
         writer.write_table(table)
 
     return write
+
+
+@contextlib.contextmanager
+def _workbook_writer(file: IO[bytes], name: str) -> Iterator[Write]:
+    """Write a workbook of one sheet. Text is never a formula there, whatever it begins with."""
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("rows")
+    rows = 0
+
+    def cell(value: Any) -> Any:
+        found = _of_workbook(value, name)
+        made = WriteOnlyCell(sheet, found)
+        if isinstance(found, str):
+            made.data_type = "s"
+        return made
+
+    def write(frame: pd.DataFrame) -> None:
+        nonlocal rows
+        if not rows:
+            sheet.append([cell(str(column)) for column in frame.columns])
+        rows += len(frame)
+        if rows >= MOST_SHEET_ROWS:
+            raise DataError(f"a sheet of Excel has {MOST_SHEET_ROWS:,} rows; write .csv instead", file=name)
+        for record in frame.itertuples(index=False, name=None):
+            sheet.append(list(map(cell, record)))
+
+    try:
+        yield write
+    except BaseException:
+        with contextlib.suppress(Exception):  # it is not wanted any more
+            sheet.close()
+        raise
+    book.save(file)
+
+
+def _of_workbook(value: Any, name: str) -> Any:
+    """Return a value that a cell of Excel can hold."""
+    if isinstance(value, bool | datetime.date | datetime.time) and not getattr(value, "tzinfo", None):
+        return value
+    if isinstance(value, int | float) and abs(value) <= MOST_EXACT:  # what is no number is no text either
+        return value
+    text = _UNWRITTEN.sub(lambda found: f"_x{ord(found[0]):04X}_", _cell(value))
+    if len(text) > MOST_CELL_CHARACTERS:
+        raise DataError(
+            f"a text has {len(text):,} characters, and a cell of Excel {MOST_CELL_CHARACTERS:,}; write .csv",
+            file=name,
+        )
+    return text
 
 
 def _cell(value: Any) -> str:

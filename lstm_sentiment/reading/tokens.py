@@ -1,7 +1,7 @@
 """A source's rows as token numbers on disk: tokenised once, memory-mapped ever after.
 
     CACHE/<key>/ids.bin      all tokens of all rows, one flat int32 array (N,)
-                rows.npz     offsets (R + 1,), labels, groups, hashes, lines, phrases (R,)
+                rows.npz     offsets (R + 1,), labels, groups, weights, hashes, lines, phrases (R,)
                 meta.json    the tokens that the numbers stand for, label values, counts
 
 The key is a hash of the file's contents and of every setting that the numbers depend on, and not
@@ -18,7 +18,6 @@ import shutil
 import tempfile
 import zipfile
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,40 +26,18 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.caching import cache_folder as cache_folder
-from lstm_sentiment.errors import DataError, Problems
+from lstm_sentiment.errors import DataError
 from lstm_sentiment.files import writing
-from lstm_sentiment.reading.readers import (
-    LABEL_COLUMNS,
-    PHRASE,
-    REPLACEMENT,
-    TEXT_COLUMNS,
-    Chunk,
-    as_text,
-    check_header_is_no_row,
-    column_texts,
-    pick_column,
-    read_chunks,
-)
-from lstm_sentiment.reading.sources import Source, compression_of, text_files
+from lstm_sentiment.reading.columns import Columns as Columns
+from lstm_sentiment.reading.columns import Rows
+from lstm_sentiment.reading.formats import compression_of
+from lstm_sentiment.reading.sources import Source, text_files
 from lstm_sentiment.reading.text import Lexicon, Tokenizer
-from lstm_sentiment.sections import code_of
 
-FORMAT = 6
+FORMAT = 7
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
-ROW_ARRAYS = ("offsets", "labels", "groups", "hashes", "lines", "phrases")
+ROW_ARRAYS = ("offsets", "labels", "groups", "weights", "hashes", "lines", "phrases")
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns and rows of a source are read (see `DataConfig`); with `label` None, no labels."""
-
-    text: str = "auto"
-    label: str | None = "auto"
-    group: str | None = None
-    filter: tuple[tuple[str, str], ...] = ()
-    classes: tuple[str, ...] | None = None
-    phrases: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +50,7 @@ class TokenStore:
         offsets: (R + 1,) int64; row r is ``ids_N[offsets[r]:offsets[r + 1]]``.
         labels: (R,) int32, index into `label_values`.
         groups: (R,) int32; equal for rows of one group; all zero without a group column.
+        weights: (R,) float64; as so many rows each counts; all one without a weight column.
         hashes: (R,) uint64, a hash of the text.
         lines: (R,) int64, where the row stands in its file.
         phrases: (R,) bool, whether the row is a part of the sentence in the same line (see `trees`).
@@ -88,6 +66,7 @@ class TokenStore:
     offsets: Array
     labels: Array
     groups: Array
+    weights: Array
     hashes: Array
     lines: Array
     phrases: Array
@@ -106,7 +85,8 @@ class TokenStore:
         nothing = np.zeros(len(lengths_R), np.int32)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_R)])
         return cls(
-            name="", ids_N=ids_N, offsets=offsets, labels=nothing, groups=nothing, hashes=nothing,
+            name="", ids_N=ids_N, offsets=offsets, labels=nothing, groups=nothing,
+            weights=np.ones(len(lengths_R)), hashes=np.arange(len(lengths_R), dtype=np.uint64),
             lines=nothing, phrases=nothing > 0, tokens=tokens, label_values=[], counts={}, fingerprint="",
         )  # fmt: skip
 
@@ -138,6 +118,7 @@ def join_stores(stores: list[TokenStore]) -> TokenStore:
     return replace(
         joined,
         name=", ".join(store.name for store in stores),
+        weights=np.concatenate([np.zeros(0), *(store.weights for store in stores)]),
         hashes=np.concatenate([np.zeros(0, np.uint64), *(store.hashes for store in stores)]),
         lines=np.concatenate([np.zeros(0, np.int64), *(store.lines for store in stores)]),
         fingerprint=" ".join(store.fingerprint for store in stores),
@@ -194,9 +175,11 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
         source.encoding_errors,
         source.quoting,
         source.header,
+        source.sheet,
         columns.text,
         columns.label,
         columns.group,
+        columns.weight,
         columns.filter,
         columns.classes,
         columns.phrases,
@@ -234,7 +217,7 @@ def _open(folder: Path, name: str) -> TokenStore | None:
 def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path) -> None:
     """Tokenise a source into a cache folder, in memory that does not grow with the texts."""
     lexicon = Lexicon(tokenizer)
-    rows = _Rows(source, columns)
+    rows = Rows(source, columns)
     lengths = array("q")
     empty = 0
     with (folder / "ids.bin").open("wb") as out:
@@ -253,6 +236,7 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
         offsets=offsets,
         labels=np.array(rows.labels, np.int32),
         groups=np.array(rows.groups, np.int32),
+        weights=np.array(rows.weights, np.float64),
         hashes=np.array(rows.hashes, np.uint64),
         lines=np.array(rows.lines, np.int64),
         phrases=np.array(rows.phrases, bool),
@@ -264,75 +248,3 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
         | {"swallowed": rows.swallowed, "swallowed_line": rows.swallowed_line},
     }
     (folder / "meta.json").write_text(json.dumps(meta))
-
-
-class _Rows:
-    """Reads a source's columns and keeps everything but the texts, which it hands on in batches."""
-
-    def __init__(self, source: Source, columns: Columns) -> None:
-        self._source, self._columns = source, columns
-        self.label_numbers: dict[str, int] = {}
-        self._group_numbers: dict[str, int] = {}
-        self.labels, self.groups = array("i"), array("i")
-        self.hashes, self.lines, self.phrases = array("Q"), array("q"), array("b")
-        self.filtered = self.replaced = self.swallowed = self.swallowed_line = 0
-        self._problems, self._label_column = Problems[DataError](), ""
-
-    def texts(self) -> Iterator[list[str]]:
-        classes = list(self._columns.classes) if self._columns.classes else None
-        for chunk in read_chunks(self._source, classes=classes, phrases=self._columns.phrases):
-            yield self._take(chunk)
-        check_header_is_no_row(self._source, self._label_column, self.label_numbers, self._problems)
-        self._problems.raise_any()
-
-    def _take(self, chunk: Chunk) -> list[str]:
-        name, wanted = self._source.name, self._columns
-        columns = [str(c) for c in chunk.frame.columns]
-        text_column = pick_column(
-            wanted.text, columns, candidates=TEXT_COLUMNS, key="data.text_column", file=name
-        )
-        for column, value in wanted.filter:
-            pick_column(column, columns, candidates=(), key="data.filter", file=name)
-            keep = np.array([code_of(as_text(found)) == value for found in chunk.frame[column]], bool)
-            self.filtered += int((~keep).sum())
-            chunk = Chunk(frame=chunk.frame[keep], lines=chunk.lines[keep])
-        texts = column_texts(chunk, text_column, name)
-        self._take_labels(chunk, columns)
-        if wanted.group is None:
-            self.groups.extend([0] * len(texts))
-        else:
-            pick_column(wanted.group, columns, candidates=(), key="data.group_column", file=name)
-            numbers = self._group_numbers
-            groups = column_texts(chunk, wanted.group, name)
-            self.groups.extend(numbers.setdefault(group, len(numbers)) for group in groups)
-        self.hashes.extend(map(_text_hash, texts))
-        self.lines.extend(chunk.lines.tolist())
-        self.phrases.extend(chunk.frame[PHRASE] if wanted.phrases else [False] * len(texts))
-        self.replaced += sum(REPLACEMENT in text for text in texts)
-        for text, line in zip(texts, chunk.lines, strict=True):
-            if "\n" in text and self._holds_rows(text):
-                self.swallowed += 1
-                self.swallowed_line = self.swallowed_line or int(line)
-        return texts
-
-    def _holds_rows(self, text: str) -> bool:
-        """Whether a line of a text looks like a row, with a label in it: a quote may be left open."""
-        separator = {".csv": ",", ".tsv": "\t"}.get(self._source.format)
-        fields = (part.split(separator)[1:] for part in text.split("\n")[:-1] if separator)
-        return any(field.strip() in self.label_numbers for of_line in fields for field in of_line)
-
-    def _take_labels(self, chunk: Chunk, columns: list[str]) -> None:
-        name, wanted = self._source.name, self._columns.label
-        if wanted is None:
-            self.labels.extend([0] * len(chunk.lines))
-            return
-        column = pick_column(wanted, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name)
-        self._label_column = column
-        for value in column_texts(chunk, column, name):
-            label = value.strip()
-            self.labels.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
-
-
-def _text_hash(text: str) -> int:
-    stripped = text.strip().encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(stripped, digest_size=8).digest(), "little")

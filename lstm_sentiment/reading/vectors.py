@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import lzma
 import math
 import shutil
 import tempfile
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError, DataError, escaped, shown
 from lstm_sentiment.files import local_path, unfinished
+from lstm_sentiment.reading.formats import compression_of
 from lstm_sentiment.reading.sources import fetched, open_binary
 from lstm_sentiment.reading.text import Vocabulary, certificates_checked
 from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS
@@ -34,7 +36,7 @@ from lstm_sentiment.reading.tokenizing import PAD, SPECIAL_TOKENS
 KEY = "text.vectors"
 LINES_AT_ONCE = 8192
 LONGEST_LINE = 1 << 20  # bytes: no word and 4096 numbers take as many
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +196,15 @@ def _opened(name: str, cache: Path) -> Iterator[IO[bytes]]:
     member = ""
     if not local:
         path, member = _downloaded(name, cache / "vectors")
+    elif compression_of(path.name) == ".zip":
+        raise ConfigError(f"{name} is a zip archive; unpack it, and name one file of it", key=KEY)
     try:
         with contextlib.ExitStack() as stack:
             if member:
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 yield stack.enter_context(archive.open(member))
             else:
-                compression = ".gz" if path.suffix == ".gz" else ""
-                yield stack.enter_context(open_binary(path, compression))
+                yield stack.enter_context(open_binary(path, compression_of(path.name)))
     except UNREADABLE as error:
         if not local:
             path.unlink()  # to begin anew

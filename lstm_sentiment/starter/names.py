@@ -6,7 +6,9 @@ what a command writes into a run folder by default, it writes into the current f
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from pathlib import Path
 
 from lstm_sentiment.errors import RunError
@@ -64,3 +66,22 @@ def output_path(run: str | Path, name: str) -> Path:
     ['runs/tweets/evaluation.json', 'starter-evaluation.json']
     """
     return Path(f"{STARTER}-{name}") if is_starter(run) else local_path(run) / name
+
+
+def learned_packages(run: str | Path) -> frozenset[str]:
+    """Return the installed packages whose texts the starter was trained on, as its data statement says.
+
+    Of other runs nothing is known, and nothing is read.
+
+    >>> learned_packages("runs/tweets")
+    frozenset()
+    """
+    if not is_starter(run):
+        return frozenset()
+    try:
+        corpora = json.loads((FOLDER / STATEMENT).read_text(encoding="utf-8"))["corpora"]
+        sources = [str(of["source"]) for of in corpora]
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset()
+    named = (re.search(r"\bthe package ([\w-]+)", source) for source in sources)
+    return frozenset(found[1].replace("-", "_") for found in named if found)

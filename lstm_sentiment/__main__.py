@@ -1,0 +1,72 @@
+"""The command line: ``lstm-sentiment COMMAND ...``, or ``python -m lstm_sentiment COMMAND ...``.
+
+Each command is a module with a function ``main``, and can be run as ``python -m lstm_sentiment.COMMAND`` too.
+Only the module of the command that is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import NoReturn
+
+from lstm_sentiment import __version__
+from lstm_sentiment.errors import ConfigError, did_you_mean, shown
+from lstm_sentiment.options import run_command
+from lstm_sentiment.usage import program
+
+COMMANDS = {
+    "train": "Train a classifier on labelled text and evaluate it",
+    "predict": "Label texts, the rows of a file, or lines from stdin",
+    "evaluate": "Score a run on labelled rows or on behavioural tests",
+    "compare": "Test whether one run is better than another on the same rows",
+    "report": "Write a page with a run's scores, curves and mistakes",
+    "explain": "Show which tokens a prediction comes from, and what the LSTM did with each",
+    "doctor": "Examine data, settings and model for common faults",
+    "export": "Write an ONNX model and a runtime that needs no PyTorch",
+    "pretrain": "Train language models on unlabelled text",
+}
+
+
+def main(argv: list[str]) -> None:
+    """Run the command named first; without one, list the commands.
+
+    Args:
+        argv: arguments after the program's name.
+
+    Raises:
+        ConfigError: no such command.
+    """
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+    elif name == "--version":
+        print(__version__)
+    elif name in COMMANDS:
+        importlib.import_module(f"lstm_sentiment.{name}").main(argv[1:])
+    else:
+        hint = did_you_mean(name, COMMANDS)
+        raise ConfigError(f"no command {shown(name)}.{hint} There are {', '.join(COMMANDS)}")
+
+
+def overview() -> str:
+    """Return the list of commands."""
+    width = max(map(len, COMMANDS))
+    called = program("COMMAND")
+    return "\n".join(
+        [
+            f"usage: {called} ...",
+            "",
+            *(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()),
+            "",
+            f"{called} --help explains a command; --version shows the version.",
+        ]
+    )
+
+
+def entry() -> NoReturn:
+    """Run the process's command line and leave with its exit code."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    entry()
