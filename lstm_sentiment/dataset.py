@@ -101,7 +101,7 @@ class TextDataset:
         self.store, self.rows, self.labels = store, rows, labels
         self.counts = np.ones(len(rows)) if counts is None else counts
         weights = self.counts if weights is None else weights * self.counts
-        self.weights = weights / weights.mean()
+        self.weights = weights / weights.mean() if len(weights) else weights
         self.targets = np.empty((len(rows), 0), np.float32) if targets is None else targets
         self._settings: dict[str, Any] = {
             "vocabulary": vocabulary,

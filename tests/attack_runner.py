@@ -29,6 +29,7 @@ from attacks import GOOD_RUN, GROUPS, PAYLOADS, Attack, Place
 from hostile_rows import row_attacks
 
 from lstm_sentiment import load
+from lstm_sentiment.adaptation.start import load_start
 from lstm_sentiment.checkpoint import RunFolder
 from lstm_sentiment.config import Config, TrainerConfig
 from lstm_sentiment.corpus import prepare
@@ -130,7 +131,7 @@ ACTS: dict[str, Callable[[Path], Any]] = {
     "load": lambda run: load(run).predict(["great"], coverage=0.9),
     "resume": lambda run: check_folder(RunFolder(run), Config(out=str(run), resume=True)),
     "config": lambda run: parse_config(["--config", str(run / "config.yaml")], program="", description=""),
-    "pretrained": lambda run: load_pretrained(Config(pretrained=str(run))),
+    "pretrained": lambda run: load_start(str(run)) or load_pretrained(Config(pretrained=str(run))),
     "resume command": lambda run: train([f"--out={run}", "--resume=true"]),
     "doctor": act_doctor,
     "publish": lambda run: load(run).save_pretrained(run / "published"),

@@ -24,7 +24,9 @@ from conftest import Killed, killed_at_save, make_rows, write_csv
 from forks import FORKS
 
 import lstm_sentiment.classification as classification_module
+import lstm_sentiment.cross_validation as cross_validation_module
 import lstm_sentiment.experiment as experiment
+import lstm_sentiment.trainer as trainer_module
 from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
 from lstm_sentiment.classifier import load
 from lstm_sentiment.config import Config
@@ -173,7 +175,7 @@ def test_class_weights_and_label_smoothing_reach_the_loss(
         handed.update(train=args[1], task=args[2])
         raise Killed
 
-    monkeypatch.setattr(experiment, "Trainer", trainer)
+    monkeypatch.setattr(cross_validation_module, "Trainer", trainer)
     uneven = [row for row in make_rows(240) if row[1] != "neutral" or row[0].endswith("1")]
     write_csv(tmp_path / "uneven.csv", uneven)
     with pytest.raises(Killed):
@@ -312,7 +314,7 @@ def test_resuming_a_finished_run_only_reports_again(
     config = configure()
     metrics = run(config)
     before = weights_of(config.out), history_of(config.out)
-    monkeypatch.setattr(experiment.Trainer, "_step", None)  # a step would be an error
+    monkeypatch.setattr(trainer_module.Trainer, "_step", None)  # a step would be an error
     again = run(dataclasses.replace(config, resume=True))
     assert (weights_of(config.out), history_of(config.out)) == before
     assert again["test"] == metrics["test"]
@@ -335,7 +337,7 @@ def test_resume_of_a_run_killed_before_its_first_checkpoint_starts_over(
     expected = run(configure(f"--out={tmp_path / 'straight'}"))
     config = configure()
     with monkeypatch.context() as patch:
-        patch.setattr(experiment.Trainer, "_step", killed)
+        patch.setattr(trainer_module.Trainer, "_step", killed)
         with pytest.raises(Killed):
             run(config)
     assert not (Path(config.out) / LAST).exists()

