@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from lstm_sentiment.adaptation.linear import folds_of
 from lstm_sentiment.adaptation.resolving import by_hand, finetuning_for, resolve
 from lstm_sentiment.adaptation.stacking import choose_blend
 from lstm_sentiment.adaptation.start import load_start
+from lstm_sentiment.assessment import _gate
 from lstm_sentiment.checkpoint import BEST, RunFolder
 from lstm_sentiment.config import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
@@ -675,6 +677,26 @@ def test_the_gate_gives_all_weight_to_a_linear_model_that_is_ahead(train: Train,
     linear = metrics["baselines"]["tfidf_logistic_regression"]
     assert linear["macro_f1"] > 0.9
     assert metrics["test"]["macro_f1"] >= linear["macro_f1"] - 0.01
+
+
+@pytest.mark.parametrize(
+    ("better", "kind", "shares"), [("ngrams", "linear", [0, 2]), ("lstm", "both", [1.5, 0.5])]
+)
+def test_the_gate_compares_the_blend_with_the_linear_model(
+    better: str, kind: str, shares: list[float]
+) -> None:
+    """The blend, nearly the LSTM, is kept where it is right, and the linear model where that is."""
+    generator = np.random.default_rng(0)
+    truth_R = generator.integers(2, size=300)
+    right_RC = 4.0 * (truth_R[:, None] == np.arange(2)) + generator.normal(size=(300, 2))
+    logits = {branch: {"validation": generator.normal(size=(300, 2))} for branch in ("lstm", "ngrams")}
+    logits[better] = {"validation": right_RC}
+    rows: Any = SimpleNamespace(labels=truth_R, counts=np.ones(300))
+    corpus: Any = SimpleNamespace(validation=rows, labels=["bad", "good"], cross_validated=False)
+    kept, shares_K = _gate(logits, np.array([1.5, 0.5]), corpus, Config())
+    assert kept["kind"] == kind
+    assert shares_K.tolist() == shares
+    assert (kept["scores"]["linear"] > kept["scores"]["head"]) == (better == "ngrams")
 
 
 def test_rows_that_the_starter_has_learned_from_are_told(
