@@ -25,7 +25,6 @@ from forks import FORKS
 
 import lstm_sentiment.classification as classification_module
 import lstm_sentiment.cross_validation as cross_validation_module
-import lstm_sentiment.experiment as experiment
 import lstm_sentiment.trainer as trainer_module
 from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
 from lstm_sentiment.classifier import load

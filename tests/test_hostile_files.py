@@ -152,7 +152,7 @@ KNOWN = {
     "soak.py: importlib.import_module(module)": "names stand in its table of soaks",
     "__init__.py: importlib.import_module(f'lstm_sentiment.{module}')": "names stand above it",
     "__main__.py: importlib.import_module(f'lstm_sentiment.{name}')": "names stand in its table of commands",
-    "site_pages.py: importlib.import_module(f'lstm_sentiment.{name}')": "names stand in the table of commands",
+    "site_pages.py: importlib.import_module(f'lstm_sentiment.{name}')": "names stand in COMMANDS",
     "exporting.py: loader.exec_module": "runs the runtime that it has just written, to check it",
 }
 
