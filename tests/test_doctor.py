@@ -17,7 +17,6 @@ from lstm_sentiment.classifier import load
 from lstm_sentiment.config import Config
 from lstm_sentiment.corpus import Corpus, prepare
 from lstm_sentiment.dataset import TextDataset
-from lstm_sentiment.diagnosis import examination
 from lstm_sentiment.diagnosis.causes import most_likely_cause, probe_findings
 from lstm_sentiment.diagnosis.examination import diagnose, diagnose_run
 from lstm_sentiment.diagnosis.findings import ERROR, NOTE, WARNING, Finding
@@ -517,7 +516,7 @@ def test_test_rows_are_never_answered(configure: Configure, monkeypatch: pytest.
 
     seen: list[int] = []
     monkeypatch.setattr(TextDataset, "batch", watched)
-    monkeypatch.setattr(examination, "prepare", kept)
+    monkeypatch.setattr("lstm_sentiment.experiment.prepare", kept)
     monkeypatch.setattr(
         "lstm_sentiment.diagnosis.examination.check_invariance", lambda _: []
     )  # texts of its own
