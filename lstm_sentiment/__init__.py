@@ -18,9 +18,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lstm_sentiment.classifier import SentimentClassifier, load
     from lstm_sentiment.estimator import SentimentEstimator
-    from lstm_sentiment.prediction import Prediction
+    from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+    from lstm_sentiment.prediction.types import Prediction
 
 __all__ = ["Prediction", "SentimentClassifier", "SentimentEstimator", "load"]
 __version__ = "0.1.0"

@@ -10,9 +10,9 @@ import importlib
 from typing import NoReturn
 
 from lstm_sentiment import __version__
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import run_command
 from lstm_sentiment.errors import ConfigError, did_you_mean, shown
-from lstm_sentiment.options import run_command
-from lstm_sentiment.usage import program
 
 COMMANDS = {
     "train": "Train a classifier on labelled text and evaluate it",

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lstm_sentiment.errors import RunError, without_secrets
-from lstm_sentiment.options import (
+from lstm_sentiment.cli.terminal import say
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import (
     RUN,
     CommandParser,
     add_file_options,
@@ -17,8 +18,7 @@ from lstm_sentiment.options import (
     how_to_read,
     run_command,
 )
-from lstm_sentiment.terminal import say
-from lstm_sentiment.usage import program
+from lstm_sentiment.errors import RunError, without_secrets
 
 
 def main(argv: list[str]) -> None:
@@ -27,10 +27,12 @@ def main(argv: list[str]) -> None:
     check_out(options.out)
     import numpy as np
 
-    from lstm_sentiment.answers import answer_file  # imports torch: not for --help, not for a typo
-    from lstm_sentiment.classifier import load
-    from lstm_sentiment.comparison import compare, comparison_lines
-    from lstm_sentiment.files import write_json
+    from lstm_sentiment.evaluation.significance import compare, comparison_lines
+    from lstm_sentiment.prediction.classifier import load
+    from lstm_sentiment.prediction.score_file import (
+        answer_file,
+    )  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.system.files import write_json
 
     runs = [options.run_a, options.run_b]
     classifiers = [load(run, device=options.device) for run in runs]

@@ -19,10 +19,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from lstm_sentiment.cli.terminal import log_to, say
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import (
+    CommandParser,
+    check_out,
+    given_keys,
+    parse_config,
+    run_command,
+)
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import CommandParser, check_out, given_keys, parse_config, run_command
-from lstm_sentiment.terminal import log_to, say
-from lstm_sentiment.usage import program
 
 USAGE = "[RUN | --config FILE --section.key VALUE ...] [--json FILE]"
 
@@ -34,21 +40,21 @@ def main(argv: list[str]) -> None:
     if run and settings:
         raise ConfigError(f"a run has its own configuration; leave out {' '.join(settings)}, or the run")
     log_to(sys.stderr, logging.INFO)
-    with _quiet("lstm_sentiment.trainer"):  # it trains in short and on shuffled labels: its warnings mislead
+    with _quiet(
+        "lstm_sentiment.training.trainer"
+    ):  # it trains in short and on shuffled labels: its warnings mislead
         if run:
-            from lstm_sentiment.diagnosis.examination import diagnose_run
+            from lstm_sentiment.diagnostics.diagnose import diagnose_run
 
             diagnosis = diagnose_run(run, rows=options.rows)
         else:
             config = parse_config(settings, program="doctor", description="")
-            from lstm_sentiment.diagnosis.examination import (
-                diagnose,  # imports torch: not for --help, not for a typo
-            )
+            from lstm_sentiment.diagnostics.diagnose import diagnose
 
             diagnosis = diagnose(config, given=given_keys(settings))
     say("\n".join(diagnosis.report()))
     if options.json:
-        from lstm_sentiment.files import write_json
+        from lstm_sentiment.system.files import write_json
 
         write_json(Path(options.json), diagnosis.as_json())
         print(f"written to {options.json}")

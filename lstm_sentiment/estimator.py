@@ -28,13 +28,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from lstm_sentiment.classifier import load, read_run
-from lstm_sentiment.config import Config, TrainerConfig, flatten
-from lstm_sentiment.errors import ConfigError, StoppedError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.files import new_folder, write_atomically
-from lstm_sentiment.hardware import device_here, one_training_at_a_time
-from lstm_sentiment.labelled import (
+from lstm_sentiment.cli.terminal import SafeHandler
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import Config, TrainerConfig, flatten
+from lstm_sentiment.config.sections import ModelConfig, TextConfig
+from lstm_sentiment.data.arrays import (
     as_value_errors,
     class_names,
     classes_of,
@@ -42,10 +40,12 @@ from lstm_sentiment.labelled import (
     rows_to_learn,
     texts_of,
 )
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.reading.readers import as_text
-from lstm_sentiment.sections import ModelConfig, TextConfig
-from lstm_sentiment.terminal import SafeHandler
+from lstm_sentiment.data.formats.readers import as_text
+from lstm_sentiment.errors import ConfigError, StoppedError
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.classifier import load, read_run
+from lstm_sentiment.system.devices import device_here, one_training_at_a_time
+from lstm_sentiment.system.files import new_folder, write_atomically
 
 NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # of a run folder: all about its training
 log = logging.getLogger(__name__)

@@ -10,8 +10,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lstm_sentiment.errors import ConfigError, without_secrets
-from lstm_sentiment.options import (
+from lstm_sentiment.checkpoints.run_paths import output_path
+from lstm_sentiment.cli.terminal import say
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import (
     RUN,
     CommandParser,
     add_file_options,
@@ -19,9 +21,7 @@ from lstm_sentiment.options import (
     how_to_read,
     run_command,
 )
-from lstm_sentiment.starter.names import output_path
-from lstm_sentiment.terminal import say
-from lstm_sentiment.usage import program
+from lstm_sentiment.errors import ConfigError, without_secrets
 
 
 def main(argv: list[str]) -> None:
@@ -29,11 +29,13 @@ def main(argv: list[str]) -> None:
     options = _parse(argv)
     out = Path(options.out) if options.out else output_path(options.run, "evaluation.json")
     check_out(options.out)
-    from lstm_sentiment.answers import answer_file  # imports torch: not for --help, not for a typo
-    from lstm_sentiment.behaviour import behaviour_lines, check_behaviour
-    from lstm_sentiment.classifier import load
-    from lstm_sentiment.files import write_json
-    from lstm_sentiment.metrics import report_lines, score
+    from lstm_sentiment.evaluation.checklist import behaviour_lines, check_behaviour
+    from lstm_sentiment.evaluation.metrics import report_lines, score
+    from lstm_sentiment.prediction.classifier import load
+    from lstm_sentiment.prediction.score_file import (
+        answer_file,
+    )  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.system.files import write_json
 
     classifier = load(options.run, device=options.device)
     if options.branch:

@@ -9,14 +9,14 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from lstm_sentiment.characters import cells_of, visible
+from lstm_sentiment.cli.characters import cells_of, visible
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import RUN, CommandParser, check_out, run_command
 from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
-from lstm_sentiment.extras import need
-from lstm_sentiment.options import RUN, CommandParser, check_out, run_command
-from lstm_sentiment.usage import program
+from lstm_sentiment.system.extras import need
 
 if TYPE_CHECKING:
-    from lstm_sentiment.explanation import Explanation
+    from lstm_sentiment.explanation.attribution import Explanation
 
 HALF_BAR = 10  # characters
 LONGEST_TOKEN = 20
@@ -40,9 +40,9 @@ def main(argv: list[str]) -> None:
     check_out(options.html, options.json)
     if options.html:
         need("jinja2", extra="report")  # better told before the work than after it
-    from lstm_sentiment.classifier import load  # imports torch: not for --help, not for a typo
-    from lstm_sentiment.explanation import explain
-    from lstm_sentiment.files import write_json
+    from lstm_sentiment.explanation.attribution import explain
+    from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.system.files import write_json
 
     classifier = load(options.run, device=options.device)
     if options.class_ is not None and options.class_ not in classifier.labels:
@@ -104,7 +104,7 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
         for line in explanation_lines(explain(classifier, "so-so"), "positive"):
             print("".join(text for text, share in line))
     """
-    from lstm_sentiment.pages.pictures import shown_classes
+    from lstm_sentiment.explanation.drawing import shown_classes
 
     shown = shown_classes(explanation, label)
     names = [visible(explanation.labels[c], 12) for c in shown]
@@ -221,8 +221,8 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
 
 def _write_html(path: Path, found: list[Explanation], label: str | None) -> None:
     """Write a page with a section per text."""
-    from lstm_sentiment.pages.page import write_page
-    from lstm_sentiment.pages.pictures import colours, reading, removal, shown_classes
+    from lstm_sentiment.explanation.drawing import colours, reading, removal, shown_classes
+    from lstm_sentiment.reporting.page import write_page
 
     parts = []
     for explanation in found:
@@ -275,7 +275,7 @@ def _printer(label: str) -> Callable[[Line], None]:
         except MissingExtraError:
             pass
         else:
-            from lstm_sentiment.metrics import sides
+            from lstm_sentiment.evaluation.metrics import sides
 
             colour = {-1: "red", 0: "magenta", 1: "blue"}[sides([label])[0]]
             return lambda line: console.print(

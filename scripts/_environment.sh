@@ -16,7 +16,7 @@ pick_python() {
 }
 
 # A stamp of the files that decide what is installed and compiled: unchanged, nothing is done twice.
-stamp="$(cat pyproject.toml scripts/constraints.txt lstm_sentiment/compiled/*.c | cksum)"
+stamp="$(cat pyproject.toml scripts/constraints.txt lstm_sentiment/kernels/*.c | cksum)"
 if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
     python="$(pick_python)"
     echo "setting up .venv with $("$python" --version) (once; a few minutes)" >&2

@@ -33,22 +33,22 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader
 
-from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.classification import Classification
-from lstm_sentiment.classifier import SentimentClassifier
-from lstm_sentiment.config import Config, TrainerConfig
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import TextDataset, padded_length, plan_epoch
-from lstm_sentiment.distributed import Processes
-from lstm_sentiment.hardware import DTYPES, describe_machine, pick_precision, set_up_cpu
-from lstm_sentiment.network import new_network
-from lstm_sentiment.optimization import cross_entropy
-from lstm_sentiment.reading.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
-from lstm_sentiment.reading.sources import open_source
-from lstm_sentiment.reading.text import Lexicon, Tokenizer
-from lstm_sentiment.reading.tokenizing import PAD
-from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
-from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.config.schema import Config, TrainerConfig
+from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import TextDataset, padded_length, plan_epoch
+from lstm_sentiment.data.formats.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
+from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.models.network import new_network
+from lstm_sentiment.prediction.classifier import SentimentClassifier
+from lstm_sentiment.system.devices import DTYPES, describe_machine, pick_precision, set_up_cpu
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.text.tokenization import PAD
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
+from lstm_sentiment.training.classification import Classification
+from lstm_sentiment.training.optimizer import cross_entropy
+from lstm_sentiment.training.trainer import Trainer
 
 SEED = 0
 # "ours" is the textbook's model: a vector per word. The package's default spells words as well.

@@ -24,11 +24,11 @@ import torch
 from make_starter import LABELS, fit_bias
 from starter_scores import left_out
 
-from lstm_sentiment.calibration import Calibration, conformal_thresholds, fit_calibration
-from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.classifier import read_run
-from lstm_sentiment.hardware import set_up_cpu
-from lstm_sentiment.proving import proof_of
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.evaluation.calibration import Calibration, conformal_thresholds, fit_calibration
+from lstm_sentiment.prediction.classifier import read_run
+from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.system.devices import set_up_cpu
 
 log = logging.getLogger("calibrate_starter")
 

@@ -11,10 +11,16 @@ import pandas as pd
 import yaml
 from sklearn.model_selection import train_test_split
 
+from lstm_sentiment.config.sections import DataConfig
+from lstm_sentiment.data.formats.readers import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    as_text,
+    pick_column,
+    read_chunks,
+)
+from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError, DataError
-from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
-from lstm_sentiment.reading.sources import open_source
-from lstm_sentiment.sections import DataConfig
 
 DATA = "DATA/"  # stands for the folder given by --data
 FIRST = "FIRST/"  # stands for the folder of the runs that are needed first

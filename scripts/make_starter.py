@@ -39,26 +39,26 @@ from starter_templates import misspelt, sentences
 from torch import Tensor, nn
 
 from lstm_sentiment import __version__
-from lstm_sentiment.calibration import fit_calibration
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.config import Config, TrainerConfig
-from lstm_sentiment.dataset import Batch, TextDataset
-from lstm_sentiment.distributed import Processes
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.config.command_line import config_yaml
+from lstm_sentiment.config.schema import Config, TrainerConfig
+from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
+from lstm_sentiment.data.dataset import Batch, TextDataset
+from lstm_sentiment.data.token_store import TokenStore, cache_folder
+from lstm_sentiment.data.word_vectors import load_vectors
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.files import write_json
-from lstm_sentiment.hardware import describe_machine, pick_device, pick_precision, set_up_cpu
-from lstm_sentiment.inference import predict_logits
-from lstm_sentiment.metrics import score
-from lstm_sentiment.network import Network, WideAndDeep, lstm_of, new_network
-from lstm_sentiment.options import config_yaml
-from lstm_sentiment.progress import report_epoch
-from lstm_sentiment.proving import proof_of
-from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
-from lstm_sentiment.reading.tokens import TokenStore, cache_folder
-from lstm_sentiment.reading.vectors import load_vectors
-from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
-from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.evaluation.calibration import fit_calibration
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.models.network import Network, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.system.files import write_json
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
+from lstm_sentiment.training.progress import report_epoch
+from lstm_sentiment.training.trainer import Trainer
 
 log = logging.getLogger("make_starter")
 
@@ -441,7 +441,7 @@ class Corpora(nn.Module):
 
 
 class ManyCorpora:
-    """Rows of many corpora to three classes: a `loop.Task`."""
+    """Rows of many corpora to three classes: a `protocols.Task`."""
 
     choices = len(LABELS)
 

@@ -39,11 +39,11 @@ from typing import TYPE_CHECKING, Any
 from result_log import read_log, repository
 
 from lstm_sentiment import __version__
-from lstm_sentiment.config import Config
+from lstm_sentiment.config.command_line import CommandParser, parse_config, run_command
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, DataError, RunError, did_you_mean
-from lstm_sentiment.files import sha256_of, write_json
-from lstm_sentiment.locking import held
-from lstm_sentiment.options import CommandParser, parse_config, run_command
+from lstm_sentiment.system.files import sha256_of, write_json
+from lstm_sentiment.system.lock import held
 
 if TYPE_CHECKING:
     from experiments import Experiment
@@ -313,9 +313,9 @@ def call(module: str, arguments: list[str], *, log: Path, launch: str, threads: 
 
 def linear_baseline(config: Config, *, seed: int, test: str, metric: str) -> dict[str, float]:
     """Score TF-IDF with logistic regression, fitted on the training rows alone; with its seconds."""
-    from lstm_sentiment.baselines import baseline_scores
-    from lstm_sentiment.corpus import prepare
-    from lstm_sentiment.reading.tokens import cache_folder
+    from lstm_sentiment.data.corpus import prepare
+    from lstm_sentiment.data.token_store import cache_folder
+    from lstm_sentiment.evaluation.baselines import baseline_scores
 
     data = dataclasses.replace(config.data, test=test)
     corpus = prepare(data, config.text, seed=seed, cache=cache_folder())

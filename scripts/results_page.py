@@ -15,8 +15,8 @@ import numpy as np
 from experiments import Curve, Table
 from result_log import commit_of, markdown
 
-from lstm_sentiment.extras import need
-from lstm_sentiment.files import write_atomically
+from lstm_sentiment.system.extras import need
+from lstm_sentiment.system.files import write_atomically
 
 Entry = dict[str, Any]  # a line of results.jsonl
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "macro_recall": "macro recall"}

@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lstm_sentiment.__main__ import COMMANDS, overview  # noqa: E402
-from lstm_sentiment.config import Config  # noqa: E402
-from lstm_sentiment.config_files import expected  # noqa: E402
-from lstm_sentiment.options import CommandParser  # noqa: E402
-from lstm_sentiment.pretraining.settings import PretrainConfig  # noqa: E402
+from lstm_sentiment.config.command_line import CommandParser  # noqa: E402
+from lstm_sentiment.config.schema import Config  # noqa: E402
+from lstm_sentiment.config.yaml_files import expected  # noqa: E402
+from lstm_sentiment.pretraining.config import PretrainConfig  # noqa: E402
 
 SETTINGS = {"train": Config, "pretrain": PretrainConfig}
 ROOT_PAGES = {f"{name.lower()}.md": f"{name}.md" for name in ("SECURITY", "CHANGELOG", "CONTRIBUTING")}

@@ -31,9 +31,9 @@ from typing import Any
 from result_log import commit_of, markdown, read_log, repository
 
 from lstm_sentiment import __version__
+from lstm_sentiment.config.command_line import CommandParser, run_command
 from lstm_sentiment.errors import ConfigError, did_you_mean
-from lstm_sentiment.files import write_atomically
-from lstm_sentiment.options import CommandParser, run_command
+from lstm_sentiment.system.files import write_atomically
 
 ROOT = Path(__file__).parent.parent
 
@@ -232,7 +232,7 @@ def _machine() -> str:
     """Return the machine in words."""
     import torch  # after the package, which sets it up
 
-    from lstm_sentiment.hardware import describe_machine
+    from lstm_sentiment.system.devices import describe_machine
 
     cpu = describe_machine(torch.device("cpu"))["cpu"]
     return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"

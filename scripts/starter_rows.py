@@ -29,10 +29,10 @@ from matplotlib.figure import Figure
 from result_log import markdown
 from starter_scores import FOLD_5
 
-from lstm_sentiment.classifier import load
-from lstm_sentiment.experiment import run
-from lstm_sentiment.metrics import score
-from lstm_sentiment.options import given_keys, parse_config
+from lstm_sentiment.config.command_line import given_keys, parse_config
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.classifier import load
 
 SIZES = (30, 100, 300, 1000, 3000, 10_000)
 ALL = -1  # rows: as many as there are

@@ -31,11 +31,11 @@ import yaml
 from make_starter import LABELS, TABLE, letters, read_corpus
 from sklearn.metrics import f1_score, recall_score
 
-from lstm_sentiment.calibration import coverage_of
-from lstm_sentiment.classifier import SentimentClassifier, load
-from lstm_sentiment.files import write_json
-from lstm_sentiment.hardware import set_up_cpu
-from lstm_sentiment.metrics import calibration_error
+from lstm_sentiment.evaluation.calibration import coverage_of
+from lstm_sentiment.evaluation.metrics import calibration_error
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.system.devices import set_up_cpu
+from lstm_sentiment.system.files import write_json
 
 Array = npt.NDArray[Any]
 FOLD_5 = {0: 0, 1: 0, 2: 1, 3: 2, 4: 2}

@@ -29,26 +29,26 @@ from attacks import GOOD_RUN, GROUPS, PAYLOADS, Attack, Place
 from hostile_rows import row_attacks
 
 from lstm_sentiment import load
+from lstm_sentiment.adaptation.pretrained import load_pretrained
 from lstm_sentiment.adaptation.start import load_start
-from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.config import Config, TrainerConfig
-from lstm_sentiment.corpus import prepare
-from lstm_sentiment.deployment.exporting import export
-from lstm_sentiment.diagnosis.examination import diagnose_run
-from lstm_sentiment.distributed import Processes
+from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import Config, TrainerConfig
+from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.data.corpus import prepare
+from lstm_sentiment.data.word_vectors import load_vectors
+from lstm_sentiment.deployment.exporter import export
+from lstm_sentiment.diagnostics.diagnose import diagnose_run
 from lstm_sentiment.errors import SentimentError
 from lstm_sentiment.evaluate import main as evaluate
-from lstm_sentiment.files import write_json
-from lstm_sentiment.locking import held
-from lstm_sentiment.network import new_network
-from lstm_sentiment.options import parse_config
+from lstm_sentiment.experiment.seeds import run_seeds
+from lstm_sentiment.experiment.session import check_folder, new_curves
+from lstm_sentiment.models.network import new_network
 from lstm_sentiment.predict import main as predict
-from lstm_sentiment.pretraining.transfer import load_pretrained
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.vectors import load_vectors
-from lstm_sentiment.sections import DataConfig, TextConfig
-from lstm_sentiment.seeds import run_seeds
-from lstm_sentiment.starting import check_folder, new_curves
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.system.files import write_json
+from lstm_sentiment.system.lock import held
+from lstm_sentiment.text.tokenizers import Vocabulary
 from lstm_sentiment.train import main as train
 
 LIMIT_S = 30  # of the clock: then a case is stopped, since a pipe would be waited for without end
@@ -56,7 +56,7 @@ GIGABYTE = 1 << 30
 
 
 def act_report(run: Path) -> None:
-    from lstm_sentiment.pages.reporting import write_report
+    from lstm_sentiment.reporting.report import write_report
 
     page = write_report(run).read_text("utf-8")
     assert "hunter2" not in page, "a page shows a file of the user"

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from lstm_sentiment.__main__ import COMMANDS as COMMANDS
-from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.config import Config
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import parse_config
+from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.experiment.train import run
 
 CLUES = {
     "negative": ["awful", "terrible", "broken", "hate", "worst"],

@@ -26,9 +26,9 @@ from conftest import TINY, Killed, make_rows, write_csv
 from forks import FORKS
 from tqdm import tqdm
 
-from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
+from lstm_sentiment.checkpoints.manifest import MANIFEST
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, SHARED_FILES, RunFolder
 from lstm_sentiment.errors import CheckpointError, DiskError
-from lstm_sentiment.manifest import MANIFEST
 
 Counts = dict[str, int]
 KILLED = -9  # what a process that was killed leaves with
@@ -255,7 +255,7 @@ def _train(argv: list[str], kill_after_s: float | None) -> int | None:
 
 def train_and_tell(argv: list[str], saved: Any) -> None:
     """Run the command in this process; tell the steps that it has kept."""
-    from lstm_sentiment.options import run_command
+    from lstm_sentiment.config.command_line import run_command
     from lstm_sentiment.train import main
 
     tqdm.set_lock(threading.RLock())  # its own would be left to the system by a kill

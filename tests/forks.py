@@ -15,7 +15,7 @@ from pathlib import Path
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("lstm_sentiment.experiment", "lstm_sentiment.train", "lstm_sentiment.pretrain"),
+        *("lstm_sentiment.experiment.train", "lstm_sentiment.train", "lstm_sentiment.pretrain"),
         *("torch.distributed.run", "torch._dynamo"),  # which DistributedDataParallel imports
         "pytest",
     ]

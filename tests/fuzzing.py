@@ -36,24 +36,24 @@ import torch
 from hypothesis import strategies as st
 from pyarrow import feather
 
-from lstm_sentiment import locking
-from lstm_sentiment.bounds import classes_of_run, vocabulary_of, yaml_of
-from lstm_sentiment.checkpoint import BEST, SHARED_FILES, RunFolder
-from lstm_sentiment.config import Config
-from lstm_sentiment.config_files import read_file
+from lstm_sentiment.checkpoints.manifest import MANIFEST, write_manifest
+from lstm_sentiment.checkpoints.run_folder import BEST, SHARED_FILES, RunFolder
+from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of, yaml_of
+from lstm_sentiment.config.command_line import config_yaml, parse_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.yaml_files import read_file
+from lstm_sentiment.data import token_store as tokens
+from lstm_sentiment.data.formats.readers import as_text, read_chunks
+from lstm_sentiment.data.formats.writers import to_json_line
+from lstm_sentiment.data.sources.names import COMPRESSIONS
+from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.data.token_store import Columns, tokenize_source
+from lstm_sentiment.data.word_vectors import load_vectors
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, SentimentError
-from lstm_sentiment.files import write_json
-from lstm_sentiment.manifest import MANIFEST, write_manifest
-from lstm_sentiment.options import config_yaml, parse_config
-from lstm_sentiment.reading import tokens
-from lstm_sentiment.reading.formats import COMPRESSIONS
-from lstm_sentiment.reading.readers import as_text, read_chunks
-from lstm_sentiment.reading.sources import open_source
-from lstm_sentiment.reading.tables import to_json_line
-from lstm_sentiment.reading.text import Tokenizer, Vocabulary
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS, UNKNOWN, Encoder
-from lstm_sentiment.reading.tokens import Columns, tokenize_source
-from lstm_sentiment.reading.vectors import load_vectors
+from lstm_sentiment.system import lock as locking
+from lstm_sentiment.system.files import write_json
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS, UNKNOWN, Encoder
+from lstm_sentiment.text.tokenizers import Tokenizer, Vocabulary
 
 CORPUS = Path(__file__).parent / "corpus"
 Check = Callable[[bytes, Path], None]
@@ -163,7 +163,7 @@ def plain_tables(
 ) -> Iterator[list[tuple[int, list[str]]]]:
     """Yield the records of a table, with the line that each begins at, by each meaning of quotes.
 
-    Header first, blank lines left out; what they mean may be guessed (see `reading.dialects`).
+    Header first, blank lines left out; what they mean may be guessed (see `data.formats.dialects`).
     """
     text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, errors)
     kept = re.sub(r"\r(?!\n|\Z)", HELD_RETURN, text)  # a carriage return that is a part of a field

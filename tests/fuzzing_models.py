@@ -31,15 +31,15 @@ from fuzzing import (
 from hypothesis import HealthCheck, given, settings
 
 from lstm_sentiment import predict
-from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.classifier import SentimentClassifier, load
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.config.command_line import config_yaml, parse_config
+from lstm_sentiment.data.formats.writers import to_json_line
 from lstm_sentiment.deployment import runtime
 from lstm_sentiment.deployment.onnx_graph import build_graph
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
-from lstm_sentiment.options import config_yaml, parse_config
-from lstm_sentiment.reading.tables import to_json_line
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 RUN_FACTS = {"step": 3, "calibration": {"temperature": 1.5, "thresholds": []}}
 

@@ -19,7 +19,7 @@ import faults
 import pytest
 import safetensors.torch
 
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
 
 State = dict[str, bytes | None]  # path -> content, None for a folder
 MODES: dict[str, Callable[[bytes, bytes], bytes]] = {

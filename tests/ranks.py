@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from conftest import TINY, make_rows, write_csv
 from forks import FORKS, Job, start_job
 
-from lstm_sentiment.hardware import lstm_takes_bf16
+from lstm_sentiment.system.devices import lstm_takes_bf16
 
 TIMEOUT_S, GIVEN_UP_S = 6, 240  # after which processes give up, and after which we do
 HANGS_S = 5  # without a group made and deleted, which takes some hundredths of one
@@ -90,28 +90,28 @@ def disk_full(*_: Any) -> NoReturn:
 
 
 def no_such_file(_real: Any, data: Any, *_: Any, **__: Any) -> NoReturn:
-    from lstm_sentiment.reading.sources import open_source
+    from lstm_sentiment.data.sources.sources import open_source
 
     with open_source(f"{data.train}.gone", encoding="utf-8", encoding_errors="strict"):
         raise AssertionError("there it is")
 
 
-STEP = ("lstm_sentiment.trainer", "Trainer._step", AT_STEP)
+STEP = ("lstm_sentiment.training.trainer", "Trainer._step", AT_STEP)
 LOSS = (
-    "lstm_sentiment.classification",
+    "lstm_sentiment.training.classification",
     "Classification.loss",
     AT_STEP + 1,
 )  # the longest batch is tried first
 LOST, SILENT = "another process of the job is gone", f"has not answered for {TIMEOUT_S} s (trainer.timeout)"
 FAULTS = {
     "killed as it starts": Fault(
-        rank=1, does=killed, at=("lstm_sentiment.experiment", "load_pretrained", 1), status=None, step=None
+        rank=1, does=killed, at=("lstm_sentiment.experiment.train", "load_pretrained", 1), status=None, step=None
     ),
     "killed in a step": Fault(rank=1, does=killed, at=STEP, status=("failed", 4), says=(LOST,)),
     "killed in validation": Fault(
         rank=1,
         does=killed,
-        at=("lstm_sentiment.classification", "Classification.score", 1),
+        at=("lstm_sentiment.training.classification", "Classification.score", 1),
         status=("failed", 4),
         says=(LOST,),
         step=9,
@@ -119,7 +119,7 @@ FAULTS = {
     "the main one killed while it saves": Fault(
         rank=0,
         does=killed,
-        at=("lstm_sentiment.checkpoint", "RunFolder._publish", 2),
+        at=("lstm_sentiment.checkpoints.run_folder", "RunFolder._publish", 2),
         status=("running", 0),
         step=3,
     ),
@@ -127,13 +127,13 @@ FAULTS = {
         rank=1, does=stopped, at=STEP, status=("failed", 4), says=(SILENT,), hangs=True
     ),
     "the main one stopped as it reads": Fault(
-        rank=0, does=stopped, at=("lstm_sentiment.experiment", "prepare", 1), status=None, step=None,
+        rank=0, does=stopped, at=("lstm_sentiment.experiment.train", "prepare", 1), status=None, step=None,
         hangs=True, says=(SILENT,),
     ),
     "asleep in validation": Fault(
         rank=1,
         does=asleep,
-        at=("lstm_sentiment.classification", "Classification.score", 1),
+        at=("lstm_sentiment.training.classification", "Classification.score", 1),
         status=("failed", 4),
         says=(SILENT,),
         step=9,
@@ -159,7 +159,7 @@ FAULTS = {
     "a file that one cannot read": Fault(
         rank=1,
         does=no_such_file,
-        at=("lstm_sentiment.experiment", "prepare", 1),
+        at=("lstm_sentiment.experiment.train", "prepare", 1),
         status=None,
         says=("data.csv.gone",),
         step=None,
@@ -167,7 +167,7 @@ FAULTS = {
     "a full disk": Fault(
         rank=0,
         does=disk_full,
-        at=("lstm_sentiment.checkpoint", "RunFolder._build", 2),
+        at=("lstm_sentiment.checkpoints.run_folder", "RunFolder._build", 2),
         status=("failed", 5),
         says=("last: ", "bytes needed"),
         step=3,
@@ -208,7 +208,7 @@ def inject(name: str, notes: Path) -> None:
 
 def work(fault: str, folder: str, *argv: str) -> None:
     """Train as the command does, with a fault."""
-    from lstm_sentiment.options import run_command
+    from lstm_sentiment.config.command_line import run_command
     from lstm_sentiment.train import main
 
     notes = Path(folder)
@@ -223,10 +223,10 @@ def work_on_many(what: str, folder: str, kept: str) -> None:
     """Train each variant and keep the run folder as it is at some steps, or go on from all that were kept."""
     import torch
 
-    from lstm_sentiment.checkpoint import LAST, RunFolder
-    from lstm_sentiment.distributed import process_environment, process_group
-    from lstm_sentiment.experiment import run
-    from lstm_sentiment.options import parse_config
+    from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
+    from lstm_sentiment.config.command_line import parse_config
+    from lstm_sentiment.experiment.train import run
+    from lstm_sentiment.system.distributed import process_environment, process_group
 
     steps, real = json.loads(kept), RunFolder.save
 
@@ -313,7 +313,7 @@ def is_running(pid: int) -> bool:
 
 def wrong_with(found: Ended, fault: Fault, run: Path) -> list[str]:
     """Return in words what is not as promised after a fault."""
-    from lstm_sentiment.checkpoint import LAST, RunFolder
+    from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
 
     wrong = [] if found.code == 1 else [f"torchrun left with {found.code}"]
     limit = 30.0 + (TIMEOUT_S if fault.hangs else 0)
@@ -405,7 +405,7 @@ def make_and_delete_groups(count: int, kept: bool, done: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    from lstm_sentiment.distributed import exchanging_gradients
+    from lstm_sentiment.system.distributed import exchanging_gradients
 
     for done.value in range(count):
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

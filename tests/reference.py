@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.config import TrainerConfig
-from lstm_sentiment.dataset import TextDataset, plan_epoch
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.reading.tokenizing import UNKNOWN
+from lstm_sentiment.config.schema import TrainerConfig
+from lstm_sentiment.data.dataset import TextDataset, plan_epoch
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.text.tokenization import UNKNOWN
 
 Weights = dict[str, Tensor]
 

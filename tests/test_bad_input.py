@@ -31,11 +31,12 @@ import torch
 from conftest import TINY, given_up_after
 from pyarrow import feather
 
-from lstm_sentiment import __version__, evaluate, experiment, predict, train
-from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.options import run_command
-from lstm_sentiment.reading.readers import read_chunks
-from lstm_sentiment.reading.sources import MAX_LINE, open_source
+from lstm_sentiment import __version__, evaluate, predict, train
+from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.config.schema import Config, flatten
+from lstm_sentiment.data.formats.readers import read_chunks
+from lstm_sentiment.data.sources.sources import MAX_LINE, open_source
+from lstm_sentiment.experiment import train as experiment
 
 CORPUS = Path(__file__).parent / "corpus"
 HEADER, GOOD, BAD = b"text,label\n", b"a fine film,positive\n", b"a dull film,negative\n"
@@ -314,7 +315,7 @@ def sealed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path],
     """Return a function that changes a run's tensors and makes its manifest agree."""
 
     def rewrite(run: Path) -> None:
-        from lstm_sentiment.checkpoint import RunFolder
+        from lstm_sentiment.checkpoints.run_folder import RunFolder
 
         folder = RunFolder(run)
         checkpoint = folder.load("best")

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from lstm_sentiment import baselines
-from lstm_sentiment.baselines import baseline_scores
-from lstm_sentiment.config import METRICS
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import TextDataset
-from lstm_sentiment.metrics import POLARITY_METRICS, better, polarity_metrics, report_lines, score
-from lstm_sentiment.sections import DataConfig, TextConfig
+from lstm_sentiment.config.schema import METRICS
+from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.evaluation import baselines
+from lstm_sentiment.evaluation.baselines import baseline_scores
+from lstm_sentiment.evaluation.metrics import POLARITY_METRICS, better, polarity_metrics, report_lines, score
 
 LABELS = ["negative", "neutral", "positive"]
 PREDICTED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)

@@ -15,9 +15,9 @@ import pytest
 from conftest import make_rows, write_csv
 
 from lstm_sentiment import evaluate
-from lstm_sentiment.behaviour import behaviour_lines, check_behaviour
-from lstm_sentiment.classifier import load
-from lstm_sentiment.made_up import (
+from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.evaluation.checklist import behaviour_lines, check_behaviour
+from lstm_sentiment.evaluation.checklist_templates import (
     CAPABILITIES,
     INTENSIFIERS,
     LINKS,
@@ -26,7 +26,7 @@ from lstm_sentiment.made_up import (
     TESTS,
     make_probes,
 )
-from lstm_sentiment.options import run_command
+from lstm_sentiment.prediction.classifier import load
 
 LABELS = ["negative", "neutral", "positive"]
 SIDE_OF_WORD = {

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
-from lstm_sentiment.calibration import Calibration, coverage_of, fit_calibration
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.metrics import calibration_error, reliability_bins
+from lstm_sentiment.evaluation.calibration import Calibration, coverage_of, fit_calibration
+from lstm_sentiment.evaluation.metrics import calibration_error, reliability_bins
 
 
 def draw(rows: int, seed: int, *, heat: float = 1.0, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -17,11 +17,11 @@ import torch
 from conftest import Killed, given_up_after
 from faults import kill_at
 
-from lstm_sentiment.checkpoint import BEST, LAST, SHARED_FILES, RunFolder
-from lstm_sentiment.config import MOST
+from lstm_sentiment.checkpoints.manifest import FORMAT
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, SHARED_FILES, RunFolder
+from lstm_sentiment.config.schema import MOST
 from lstm_sentiment.errors import CheckpointError, DiskError, OtherVersionError, RunError
-from lstm_sentiment.files import write_atomically, write_json
-from lstm_sentiment.manifest import FORMAT
+from lstm_sentiment.system.files import write_atomically, write_json
 
 TENSORS = {
     "model": {"head.weight": torch.arange(6.0).view(2, 3), "head.bias": torch.tensor([0.5, -0.5])},

@@ -12,8 +12,8 @@ from scipy.special import log_softmax, softmax
 from lstm_sentiment.adaptation.class_bias import BALANCED_METRICS, choose_class_bias, expected_score
 from lstm_sentiment.adaptation.linear import folds_of
 from lstm_sentiment.adaptation.stacking import choose_blend
-from lstm_sentiment.calibration import fit_calibration
-from lstm_sentiment.metrics import calibration_error, score
+from lstm_sentiment.evaluation.calibration import fit_calibration
+from lstm_sentiment.evaluation.metrics import calibration_error, score
 
 NAMES = list(CLUES)
 PRIOR = (0.12, 0.13, 0.75)

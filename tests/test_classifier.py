@@ -19,18 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lstm_sentiment
-from lstm_sentiment.calibration import Calibration
-from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.classifier import SentimentClassifier, load
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import prepare
+from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import prepare
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError, SentimentError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.inference import predict_logits
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.prediction import Prediction
-from lstm_sentiment.reading.text import Tokenizer
-from lstm_sentiment.reading.tokenizing import UNKNOWN, cut
+from lstm_sentiment.evaluation.calibration import Calibration
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.prediction.types import Prediction
+from lstm_sentiment.text.tokenization import UNKNOWN, cut
+from lstm_sentiment.text.tokenizers import Tokenizer
 
 LABELS = ["negative", "neutral", "positive"]
 ODD_TEXTS = [
@@ -185,8 +185,8 @@ def test_nothing_gives_nothing(trained: Trained) -> None:
 
 def test_order_is_kept_over_lengths_and_parts(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts are sorted by length inside, and read in parts: neither may show."""
-    monkeypatch.setattr(lstm_sentiment.classifier, "TEXTS_AT_ONCE", 37)
-    monkeypatch.setattr(lstm_sentiment.classifier, "TOKENS_AT_ONCE", 200)
+    monkeypatch.setattr(lstm_sentiment.prediction.classifier, "TEXTS_AT_ONCE", 37)
+    monkeypatch.setattr(lstm_sentiment.prediction.classifier, "TOKENS_AT_ONCE", 200)
     texts = (
         [text * (1 + i % 5) for i, text in enumerate(texts_of(trained.config))] + [""] * 3 + ["great"] * 40
     )

@@ -12,14 +12,14 @@ import yaml
 from conftest import TINY, make_rows, write_csv
 
 import lstm_sentiment
-from lstm_sentiment.answers import answer_file
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.checkpoints.read_back import check_reopens
+from lstm_sentiment.config.command_line import config_yaml, parse_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.errors import DataError, RunError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import config_yaml, parse_config
-from lstm_sentiment.reopening import check_reopens
-from lstm_sentiment.sections import DataConfig, TextConfig
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.score_file import answer_file
 
 TWO = [(text, label) for text, label in make_rows(240) if label != "neutral"]
 
@@ -136,11 +136,13 @@ def test_a_run_that_would_not_open_again_is_refused_before_it_begins(
     data = write_csv(tmp_path / "data.csv", TWO)
     argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--baseline=false"]
     config = parse_config(argv, program="test", description="")
-    monkeypatch.setattr("lstm_sentiment.starting.config_yaml", lambda config: "data: {labels: [[1], 2]}\n")
+    monkeypatch.setattr(
+        "lstm_sentiment.experiment.session.config_yaml", lambda config: "data: {labels: [[1], 2]}\n"
+    )
     with pytest.raises(RunError, match=r"could not be opened again: \./config\.yaml:1: data\.labels: "):
         run(config)
     assert not (tmp_path / "run" / "config.yaml").exists()
-    monkeypatch.setattr("lstm_sentiment.starting.config_yaml", lambda config: "seed: 3\n")
+    monkeypatch.setattr("lstm_sentiment.experiment.session.config_yaml", lambda config: "seed: 3\n")
     with pytest.raises(RunError, match=r"would read back as another one \(config\.yaml\)"):
         run(config)
 

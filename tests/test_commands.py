@@ -20,13 +20,13 @@ import pytest
 from conftest import COMMANDS, TINY, make_rows, write_csv
 
 import lstm_sentiment
-import lstm_sentiment.reading.readers
+import lstm_sentiment.data.formats.readers
 from lstm_sentiment import evaluate, predict, train
 from lstm_sentiment.adaptation.resolving import by_hand
-from lstm_sentiment.classifier import SentimentClassifier
-from lstm_sentiment.config import Config
-from lstm_sentiment.options import given_keys, parse_config, parse_settings, run_command
-from lstm_sentiment.pretraining.settings import PretrainConfig
+from lstm_sentiment.config.command_line import given_keys, parse_config, parse_settings, run_command
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.prediction.classifier import SentimentClassifier
+from lstm_sentiment.pretraining.config import PretrainConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 LABELS = ["negative", "neutral", "positive"]
@@ -307,7 +307,7 @@ def test_predict_keeps_columns_rows_and_their_order(
     out: str,
 ) -> None:
     """Over the borders of chunks, of which there are three here."""
-    monkeypatch.setattr(lstm_sentiment.reading.readers, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", 2)
     source = write_rows(tmp_path / file, ROWS)
     predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / out)])
     found = read_rows(tmp_path / out)
@@ -372,7 +372,7 @@ def test_a_column_that_begins_with_missing_values_can_be_written(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its type is in the file that was read; the first chunk alone does not tell it."""
-    monkeypatch.setattr(lstm_sentiment.reading.readers, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", 2)
     rows = [{"text": "great", "reply_to": value} for value in (None, None, 12, 13)]
     source = write_rows(tmp_path / "in.parquet", rows)
     predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "out.parquet")])
@@ -441,7 +441,7 @@ def test_a_bad_file_leaves_nothing_behind(
     out: str,
 ) -> None:
     """Not even when the first thousand rows were fine; and what was there before stays."""
-    monkeypatch.setattr(lstm_sentiment.reading.readers, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", 2)
     (tmp_path / name).write_text(BROKEN[name], "utf-8")
     argv = [str(trained), "--file", str(tmp_path / name), "--out", str(tmp_path / out)]
     code, error = fail(predict.main, argv, monkeypatch, capsys)

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_sentiment import compare as command
-from lstm_sentiment import comparison, evaluate, train
-from lstm_sentiment.comparison import compare, comparison_lines
-from lstm_sentiment.metrics import score
-from lstm_sentiment.options import run_command
+from lstm_sentiment import evaluate, train
+from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.evaluation import significance as comparison
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.evaluation.significance import compare, comparison_lines
 
 LABELS = ["negative", "neutral", "positive"]
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from conftest import make_rows, write_csv
 
-from lstm_sentiment.corpus import Corpus, prepare, refuse_addresses
-from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
+from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.errors import ConfigError, DataError
-from lstm_sentiment.sections import DataConfig, TextConfig
 
 Rows = list[tuple[str, str]]
 EVERY_TOKEN = TextConfig(min_frequency=1)

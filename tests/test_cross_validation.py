@@ -18,16 +18,16 @@ from test_estimator import LABELS, TEXTS, tiny
 
 import lstm_sentiment
 from lstm_sentiment import SentimentEstimator, doctor, report
+from lstm_sentiment.adaptation.cross_validation import OutOfFold, cross_validate
 from lstm_sentiment.adaptation.resolving import nothing_set_aside
-from lstm_sentiment.calibration import fit_calibration
-from lstm_sentiment.config import Config
-from lstm_sentiment.cross_validation import OutOfFold, cross_validate
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import DataConfig
+from lstm_sentiment.data.splits import TooFewRowsError
 from lstm_sentiment.errors import ConfigError, DataError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.metrics import score
-from lstm_sentiment.reading.splits import TooFewRowsError
-from lstm_sentiment.sections import DataConfig
-from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.evaluation.calibration import fit_calibration
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.training.trainer import Trainer
 
 Configure = Callable[..., Config]
 TOLD = "rows are too few to set some aside: they are cross-validated, without test rows"
@@ -47,7 +47,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[OutOfFold | None]:
         found.append(real(*args, **settings))
         return found[-1]
 
-    monkeypatch.setattr("lstm_sentiment.experiment.cross_validate", spy)
+    monkeypatch.setattr("lstm_sentiment.experiment.train.cross_validate", spy)
     return found
 
 
@@ -198,7 +198,7 @@ def test_the_doctor_examines_few_rows(few: Path, capsys: pytest.CaptureFixture[s
 def test_a_signal_ends_it_between_two_folds(
     configure: Configure, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lstm_sentiment.watching.RunWatch.asked_to_stop", lambda watch: 15)
+    monkeypatch.setattr("lstm_sentiment.experiment.signals.RunWatch.asked_to_stop", lambda watch: 15)
     with pytest.raises(lstm_sentiment.errors.StoppedError, match="stopped in cross-validation: start again"):
         run(configure(f"--data.train={few}"))
 

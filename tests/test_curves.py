@@ -17,17 +17,17 @@ from conftest import Killed
 from forks import FORKS, start_job
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
-import lstm_sentiment.experiment as experiment
-import lstm_sentiment.trainer as trainer_module
+import lstm_sentiment.experiment.train as experiment
+import lstm_sentiment.training.trainer as trainer_module
 from lstm_sentiment import train
-from lstm_sentiment.checkpoint import LAST, RunFolder
-from lstm_sentiment.config import Config
-from lstm_sentiment.curves import Curves
+from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
+from lstm_sentiment.config.command_line import config_yaml, parse_config, run_command
+from lstm_sentiment.config.public import public_config
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import MissingExtraError, RunError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import config_yaml, parse_config, run_command
-from lstm_sentiment.places import public_config
-from lstm_sentiment.schedule import learning_rate_at
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.training.schedule import learning_rate_at
+from lstm_sentiment.training.tensorboard import Curves
 
 Configure = Callable[..., Config]
 Points = dict[str, dict[int, float]]

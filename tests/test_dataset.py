@@ -13,8 +13,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lstm_sentiment import dataset as dataset_module
-from lstm_sentiment.dataset import (
+from lstm_sentiment.data import dataset as dataset_module
+from lstm_sentiment.data.dataset import (
     TextDataset,
     count_tokens,
     length_batches,
@@ -22,11 +22,11 @@ from lstm_sentiment.dataset import (
     plan_epoch,
     rank_share,
 )
-from lstm_sentiment.inference import predict_logits
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN, spell
-from lstm_sentiment.reading.tokens import TokenStore
+from lstm_sentiment.data.token_store import TokenStore
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.text.tokenization import PAD, UNKNOWN, spell
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 Texts = list[list[str]]
 WORDS = [f"w{i}" for i in range(12)]

@@ -13,12 +13,12 @@ import pytest
 from conftest import TINY, make_rows
 
 from lstm_sentiment import evaluate, load, predict
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.data.formats.dialects import BARE, KeptReturns, SwallowedRows
+from lstm_sentiment.data.formats.readers import read_chunks
+from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.reading.dialects import BARE, KeptReturns, SwallowedRows
-from lstm_sentiment.reading.readers import read_chunks
-from lstm_sentiment.reading.sources import open_source
+from lstm_sentiment.experiment.train import run
 
 ROWS = [(f"good {i}", "pos") if i % 2 else (f"bad {i}", "neg") for i in range(400)]
 

@@ -25,18 +25,14 @@ from hypothesis import strategies as st
 from ranks import is_running, pids_of
 from torch import Tensor
 
-import lstm_sentiment.distributed as distributed
+import lstm_sentiment.system.distributed as distributed
 from lstm_sentiment import train
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.config import Config
-from lstm_sentiment.distributed import (
-    Processes,
-    process_environment,
-    sharing_errors,
-)
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.config.command_line import config_yaml
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, DataError, LostProcessError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import config_yaml
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.system.distributed import Processes, process_environment, sharing_errors
 
 Configure = Callable[..., Config]
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")

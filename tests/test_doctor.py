@@ -12,25 +12,25 @@ import pytest
 import torch
 
 from lstm_sentiment import doctor
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.classifier import load
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import TextDataset
-from lstm_sentiment.diagnosis.causes import most_likely_cause, probe_findings
-from lstm_sentiment.diagnosis.examination import diagnose, diagnose_run
-from lstm_sentiment.diagnosis.findings import ERROR, NOTE, WARNING, Finding
-from lstm_sentiment.diagnosis.inert import inert_settings
-from lstm_sentiment.diagnosis.invariance import check_invariance, invariance_findings
-from lstm_sentiment.diagnosis.preflight import class_shift, data_lines, examine_data
-from lstm_sentiment.diagnosis.probes import Probes
-from lstm_sentiment.diagnosis.similar import near_duplicates
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.data.token_store import TokenStore, cache_folder
+from lstm_sentiment.diagnostics.causes import most_likely_cause, probe_findings
+from lstm_sentiment.diagnostics.data_checks import class_shift, data_lines, examine_data
+from lstm_sentiment.diagnostics.diagnose import diagnose, diagnose_run
+from lstm_sentiment.diagnostics.findings import ERROR, NOTE, WARNING, Finding
+from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_findings
+from lstm_sentiment.diagnostics.near_duplicates import near_duplicates
+from lstm_sentiment.diagnostics.sanity_checks import Probes
+from lstm_sentiment.diagnostics.unused_settings import inert_settings
 from lstm_sentiment.errors import ConfigError, DataError, RunError
-from lstm_sentiment.experiment import initial_model, run
-from lstm_sentiment.hardware import lstm_takes_bf16
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
-from lstm_sentiment.reading.tokens import TokenStore, cache_folder
+from lstm_sentiment.experiment.train import initial_model, run
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.prediction.classifier import load
+from lstm_sentiment.system.devices import lstm_takes_bf16
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
 from tests.conftest import FILLERS, make_rows, write_csv
 
 Configure = Callable[..., Config]
@@ -96,8 +96,8 @@ def test_near_duplicates_are_those_that_looking_at_all_pairs_finds(
     expected = nearest_by_looking_at_all(mine, others)
     assert len(expected) > 10
     for rows_at_once, pairs_at_once in ((50_000, 1_000_000), (37, 50)):  # parts make no difference
-        monkeypatch.setattr("lstm_sentiment.diagnosis.similar.ROWS_AT_ONCE", rows_at_once)
-        monkeypatch.setattr("lstm_sentiment.diagnosis.similar.PAIRS_AT_ONCE", pairs_at_once)
+        monkeypatch.setattr("lstm_sentiment.diagnostics.near_duplicates.ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr("lstm_sentiment.diagnostics.near_duplicates.PAIRS_AT_ONCE", pairs_at_once)
         found = near_duplicates(dataset_of(mine), dataset_of(others))
         assert found.examined == 120
         assert found.rows.tolist() == list(expected)
@@ -109,7 +109,7 @@ def test_rows_are_sampled_where_there_is_too_much_to_look_at(monkeypatch: pytest
     texts = [f"all of these are the very same but n{i}" for i in range(200)]
     every = near_duplicates(dataset_of(texts[:100]), dataset_of(texts[100:]))
     assert (every.examined, len(every.rows)) == (100, 100)
-    monkeypatch.setattr("lstm_sentiment.diagnosis.similar.MOST_PAIRS", 2500)
+    monkeypatch.setattr("lstm_sentiment.diagnostics.near_duplicates.MOST_PAIRS", 2500)
     some = near_duplicates(dataset_of(texts[:100]), dataset_of(texts[100:]))
     assert 0 < some.examined < 100
     assert len(some.rows) == some.examined
@@ -420,7 +420,7 @@ def test_mixed_precision_is_measured_where_the_machine_has_it(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lstm_sentiment.diagnosis.invariance.describe_machine", lambda device: {"bf16_on_cpu": True}
+        "lstm_sentiment.diagnostics.invariance.describe_machine", lambda device: {"bf16_on_cpu": True}
     )
     checks = {check.name: check for check in check_invariance(load(trained_run, device="cpu"))}
     assert 1e-5 < (checks["in bf16 on cpu"].difference or 0) < 0.1  # not the fp32 numbers again
@@ -435,7 +435,7 @@ def broken_mean(self: SentimentLSTM, kind: str, read: list[torch.Tensor], _: tor
 
 def test_a_model_that_reads_padding_is_noticed(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = load(trained_run)
-    monkeypatch.setattr("lstm_sentiment.compiled.pooling.applies", lambda read: False)  # it pools by itself
+    monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
     monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
     failed = {check.name for check in check_invariance(classifier) if not check.holds}
     assert {"in one large batch", "padded, beside a long text", "with the padding written over"} <= failed
@@ -447,10 +447,10 @@ def test_a_model_that_reads_padding_is_not_blamed_on_the_number_format(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "lstm_sentiment.diagnosis.invariance.describe_machine", lambda device: {"bf16_on_cpu": True}
+        "lstm_sentiment.diagnostics.invariance.describe_machine", lambda device: {"bf16_on_cpu": True}
     )
     classifier = load(trained_run, device="cpu")
-    monkeypatch.setattr("lstm_sentiment.compiled.pooling.applies", lambda read: False)
+    monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)
     monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
     checks = {check.name: check for check in check_invariance(classifier)}
     assert not checks["in one large batch"].holds
@@ -468,8 +468,8 @@ def test_a_backward_lstm_that_begins_with_padding_is_noticed(
         place_TB = torch.arange(steps - 1, -1, -1)[:, None] * len(lengths_B) + torch.arange(len(lengths_B))
         return place_TB.flatten()
 
-    monkeypatch.setattr("lstm_sentiment.compiled.library.library", lambda: None)  # it asks for no such index
-    monkeypatch.setattr("lstm_sentiment.model._mirror", whole)
+    monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # it asks for no such index
+    monkeypatch.setattr("lstm_sentiment.models.lstm._mirror", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
         "in small mixed batches", "padded, beside a long text",
     }  # fmt: skip
@@ -516,9 +516,9 @@ def test_test_rows_are_never_answered(configure: Configure, monkeypatch: pytest.
 
     seen: list[int] = []
     monkeypatch.setattr(TextDataset, "batch", watched)
-    monkeypatch.setattr("lstm_sentiment.experiment.prepare", kept)
+    monkeypatch.setattr("lstm_sentiment.experiment.train.prepare", kept)
     monkeypatch.setattr(
-        "lstm_sentiment.diagnosis.examination.check_invariance", lambda _: []
+        "lstm_sentiment.diagnostics.diagnose.check_invariance", lambda _: []
     )  # texts of its own
     diagnose(configure())
     assert set(seen) >= set(corpora[0].validation.rows.tolist())
@@ -556,9 +556,9 @@ def test_the_command_prints_writes_and_leaves(
 def test_the_command_leaves_with_one_if_answers_are_wrong(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lstm_sentiment.diagnosis.examination.load", lambda run: classifier)
+    monkeypatch.setattr("lstm_sentiment.diagnostics.diagnose.load", lambda run: classifier)
     classifier = load(trained_run)
-    monkeypatch.setattr("lstm_sentiment.compiled.pooling.applies", lambda read: False)  # it pools by itself
+    monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
     monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
     with pytest.raises(SystemExit) as left:
         doctor.main([str(trained_run)])

@@ -25,10 +25,10 @@ from conftest import make_rows, write_csv
 
 from lstm_sentiment.__main__ import COMMANDS
 from lstm_sentiment.__main__ import main as lstm_sentiment_command
-from lstm_sentiment.config import Config
-from lstm_sentiment.config_files import keys_of
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.pretraining.settings import PretrainConfig
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.yaml_files import keys_of
+from lstm_sentiment.pretraining.config import PretrainConfig
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))  # scripts are no package
@@ -239,4 +239,4 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
     api = (tmp_path / "site" / "reference" / "api" / "index.html").read_text("utf-8")
-    assert 'id="lstm_sentiment.classifier.SentimentClassifier.predict"' in api
+    assert 'id="lstm_sentiment.prediction.classifier.SentimentClassifier.predict"' in api

@@ -18,8 +18,10 @@ import yaml
 from conftest import COMMANDS
 
 import lstm_sentiment
-from lstm_sentiment.config import Config, TrainerConfig, flatten
-from lstm_sentiment.config_files import keys_of
+from lstm_sentiment.config.command_line import CommandParser, config_yaml, parse_config, run_command
+from lstm_sentiment.config.schema import Config, TrainerConfig, flatten
+from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
+from lstm_sentiment.config.yaml_files import keys_of
 from lstm_sentiment.errors import (
     CheckpointError,
     ConfigError,
@@ -32,8 +34,6 @@ from lstm_sentiment.errors import (
     did_you_mean,
     shown,
 )
-from lstm_sentiment.options import CommandParser, config_yaml, parse_config, run_command
-from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
@@ -682,7 +682,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     script = (
-        "from lstm_sentiment.options import run_command\n"
+        "from lstm_sentiment.config.command_line import run_command\n"
         "def main(argv):\n    for i in range(200_000):\n        print(i)\n"
         "run_command(main)"
     )
@@ -762,8 +762,10 @@ def test_imports_only_go_down() -> None:
 
 
 def test_imports_are_found_wherever_they_stand() -> None:
-    code = "def f():\n    from lstm_sentiment.reading.text import words\nfrom lstm_sentiment import corpus\n"
-    code += "import lstm_sentiment.model, os\nfrom lstm_sentiment.pages import charts"
+    code = (
+        "def f():\n    from lstm_sentiment.text.tokenizers import words\nfrom lstm_sentiment import corpus\n"
+    )
+    code += "import lstm_sentiment.models.lstm, os\nfrom lstm_sentiment.pages import charts"
     assert imported_modules(ast.parse(code)) == {"text", "corpus", "model", "charts"}
 
 

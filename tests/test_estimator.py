@@ -38,15 +38,15 @@ from sklearn.utils.estimator_checks import estimator_checks_generator, parametri
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import lstm_sentiment
-import lstm_sentiment.trainer as trainer_module
+import lstm_sentiment.training.trainer as trainer_module
 from lstm_sentiment import SentimentEstimator, train
-from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.config import Config, TrainerConfig
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.config.schema import Config, TrainerConfig
+from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
 from lstm_sentiment.errors import ConfigError, DataError, RunError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.hardware import one_training_at_a_time
-from lstm_sentiment.sections import DataConfig, ModelConfig, TextConfig
-from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.system.devices import one_training_at_a_time
+from lstm_sentiment.training.trainer import Trainer
 
 NOT_OFFERED = {
     "checkpoint_every",

@@ -23,18 +23,18 @@ import yaml
 from conftest import Killed, killed_at_save, make_rows, write_csv
 from forks import FORKS
 
-import lstm_sentiment.classification as classification_module
-import lstm_sentiment.cross_validation as cross_validation_module
-import lstm_sentiment.trainer as trainer_module
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.classifier import load
-from lstm_sentiment.config import Config
-from lstm_sentiment.dataset import Batch
+import lstm_sentiment.adaptation.cross_validation as cross_validation_module
+import lstm_sentiment.training.classification as classification_module
+import lstm_sentiment.training.trainer as trainer_module
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.config.command_line import config_yaml, parse_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.dataset import Batch
 from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.launching import resumed
-from lstm_sentiment.options import config_yaml, parse_config
-from lstm_sentiment.seeds import run_seeds
+from lstm_sentiment.experiment.launching import resumed
+from lstm_sentiment.experiment.seeds import run_seeds
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.classifier import load
 
 Configure = Callable[..., Config]
 TRAIN = (sys.executable, "-m", "lstm_sentiment.train")

@@ -18,18 +18,18 @@ from conftest import CLUES
 
 import lstm_sentiment
 from lstm_sentiment import explain as command
-from lstm_sentiment import explanation
-from lstm_sentiment.calibration import Calibration
-from lstm_sentiment.characters import cells_of
-from lstm_sentiment.classifier import SentimentClassifier
-from lstm_sentiment.config import Config
+from lstm_sentiment.cli.characters import cells_of
+from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import ModelConfig, TextConfig
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError
-from lstm_sentiment.explanation import Explanation, explain
-from lstm_sentiment.gates import look_inside, steps_of
-from lstm_sentiment.options import run_command
-from lstm_sentiment.pages.pictures import reading, removal
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.sections import ModelConfig, TextConfig
+from lstm_sentiment.evaluation.calibration import Calibration
+from lstm_sentiment.explanation import attribution as explanation
+from lstm_sentiment.explanation.attribution import Explanation, explain
+from lstm_sentiment.explanation.drawing import reading, removal
+from lstm_sentiment.explanation.gates import look_inside, steps_of
+from lstm_sentiment.prediction.classifier import SentimentClassifier
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 TEXT = "the room was great and my food is awful today"
 KINDS = {

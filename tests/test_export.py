@@ -22,20 +22,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lstm_sentiment import export as command
-from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.classifier import SentimentClassifier, load
-from lstm_sentiment.config import Config
-from lstm_sentiment.deployment import export_benchmark, onnx_graph
-from lstm_sentiment.deployment.exporting import check_texts, export, load_runtime, runtime_source
+from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import POOLINGS, ModelConfig, TextConfig
+from lstm_sentiment.deployment import benchmark as export_benchmark
+from lstm_sentiment.deployment import onnx_graph
+from lstm_sentiment.deployment.exporter import check_texts, export, load_runtime, runtime_source
 from lstm_sentiment.deployment.onnx_graph import build_graph
 from lstm_sentiment.errors import CheckpointError, ConfigError, MissingExtraError, RunError
-from lstm_sentiment.metrics import score
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.network import new_lstm
-from lstm_sentiment.options import run_command
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.tokenizing import NOTHING, PAD, UNKNOWN, spell
-from lstm_sentiment.sections import POOLINGS, ModelConfig, TextConfig
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.network import new_lstm
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.text.tokenization import NOTHING, PAD, UNKNOWN, spell
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 KNOWN = 30
 UNKNOWN_WORDS = ["goood", "x", "<url>"]

@@ -10,15 +10,15 @@ import pytest
 from attacks import GOOD_RUN, Place, names_secret_rows
 
 from lstm_sentiment import report, train
-from lstm_sentiment.config import Config
-from lstm_sentiment.diagnosis.examination import diagnose_run
+from lstm_sentiment.checkpoints.trusted_runs import is_familiar
+from lstm_sentiment.config.command_line import config_yaml
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.diagnostics.diagnose import diagnose_run
 from lstm_sentiment.errors import RunError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.familiar import is_familiar
-from lstm_sentiment.launching import resumed
-from lstm_sentiment.options import config_yaml
-from lstm_sentiment.pages.reporting import write_report
-from lstm_sentiment.pretraining.settings import PretrainConfig
+from lstm_sentiment.experiment.launching import resumed
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.pretraining.config import PretrainConfig
+from lstm_sentiment.reporting.report import write_report
 
 Configure = Callable[..., Config]
 

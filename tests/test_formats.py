@@ -23,17 +23,21 @@ import pytest
 from conftest import make_rows
 from pyarrow import feather
 
-from lstm_sentiment import answers, predict
-from lstm_sentiment.classifier import load
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus, load_texts, prepare
+from lstm_sentiment import predict
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.data.corpus import Corpus, load_texts, prepare
+from lstm_sentiment.data.formats import json_arrays, readers, workbooks
+from lstm_sentiment.data.formats.arrow import columnar
+from lstm_sentiment.data.formats.readers import read_chunks
+from lstm_sentiment.data.formats.writers import open_table
+from lstm_sentiment.data.sources import sources
+from lstm_sentiment.data.sources import zip_files as archives
+from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError
-from lstm_sentiment.reading import archives, columnar, json_arrays, readers, sources, workbooks
-from lstm_sentiment.reading.readers import read_chunks
-from lstm_sentiment.reading.sources import open_source
-from lstm_sentiment.reading.tables import open_table
-from lstm_sentiment.reading.text import Tokenizer
-from lstm_sentiment.sections import DataConfig, TextConfig
+from lstm_sentiment.prediction import score_file as answers
+from lstm_sentiment.prediction.classifier import load
+from lstm_sentiment.text.tokenizers import Tokenizer
 
 Records = list[dict[str, Any]]
 SHEET = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'

@@ -23,16 +23,16 @@ import run_machine
 from fuzzing_models import TARGETS, graph, model_facts, try_inputs
 from hypothesis import HealthCheck, settings
 
-from lstm_sentiment.bounds import has_tricks, json_of, yaml_of
+from lstm_sentiment.checkpoints.untrusted_files import has_tricks, json_of, yaml_of
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.data.formats.readers import Chunk, read_chunks
+from lstm_sentiment.data.formats.writers import to_json_line
+from lstm_sentiment.data.sources.sources import Source, open_source
+from lstm_sentiment.data.word_vectors import load_vectors
 from lstm_sentiment.deployment import runtime
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
-from lstm_sentiment.files import local_path
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.reading.readers import Chunk, read_chunks
-from lstm_sentiment.reading.sources import Source, open_source
-from lstm_sentiment.reading.tables import to_json_line
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.vectors import load_vectors
+from lstm_sentiment.system.files import local_path
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 HERE = Path(__file__).parent
 

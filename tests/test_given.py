@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from lstm_sentiment import SentimentClassifier, load
-from lstm_sentiment.deployment.exporting import export, load_runtime
+from lstm_sentiment.deployment.exporter import export, load_runtime
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.reading.given import texts_in
+from lstm_sentiment.text.given import texts_in
 
 TEXTS = ["a great room", "awful", "it was okay"]
 FRAME = pd.DataFrame({"id": [1, 2, 3], "Review": TEXTS})

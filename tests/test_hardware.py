@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from lstm_sentiment.hardware import (
+from lstm_sentiment.system.devices import (
     KERNEL_COUNT,
     _keep_freed_memory,
     lstm_takes_bf16,
@@ -52,7 +52,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
 
 FLUSHED = """
 import torch
-from lstm_sentiment.hardware import set_up_cpu
+from lstm_sentiment.system.devices import set_up_cpu
 tiny = torch.tensor([1e-39])
 before = bool(tiny * 0.5)
 print(set_up_cpu(1), before, bool(tiny * 0.5))
@@ -68,7 +68,7 @@ def test_denormal_numbers_become_zero() -> None:
 
 LENGTHS = """
 import torch
-from lstm_sentiment.hardware import pick_device
+from lstm_sentiment.system.devices import pick_device
 pick_device("cpu")
 lstm = torch.nn.LSTM(4, 4)
 with torch.no_grad():
@@ -105,7 +105,7 @@ def test_bf16_is_refused_where_its_lstm_does_not_run() -> None:
     script = """
 import torch
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.hardware import pick_precision
+from lstm_sentiment.system.devices import pick_precision
 print(pick_precision("fp32", torch.device("cpu")), pick_precision("auto", torch.device("cpu")) != "fp16")
 try:
     print(pick_precision("bf16", torch.device("cpu")))
@@ -128,8 +128,8 @@ except ConfigError as error:
 
 PICKED = """
 import torch
-from lstm_sentiment.compiled.library import library
-from lstm_sentiment.hardware import describe_machine, lstm_takes_bf16, pick_precision
+from lstm_sentiment.kernels.library import library
+from lstm_sentiment.system.devices import describe_machine, lstm_takes_bf16, pick_precision
 cpu = torch.device("cpu")
 facts = describe_machine(cpu)
 print(pick_precision("auto", cpu), facts["bf16_on_cpu"], lstm_takes_bf16(), library() is not None)

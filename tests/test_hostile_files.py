@@ -22,9 +22,9 @@ from attacks import GROUPS, PAYLOADS, Attack
 from hostile_rows import row_attacks
 
 import lstm_sentiment
+from lstm_sentiment.data.formats.writers import open_table
 from lstm_sentiment.errors import DiskError
-from lstm_sentiment.files import new_folder, unfinished, write_atomically
-from lstm_sentiment.reading.tables import open_table
+from lstm_sentiment.system.files import new_folder, unfinished, write_atomically
 
 HERE = Path(__file__).parent
 PACKAGE = Path(lstm_sentiment.__file__).parent

@@ -26,10 +26,10 @@ from attacks import GOOD_RUN, sign
 from conftest import write_csv
 
 from lstm_sentiment import evaluate, explain, load, predict, report
+from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.data.formats.writers import open_table, to_json_line
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.launching import log_to_stdout
-from lstm_sentiment.options import run_command
-from lstm_sentiment.reading.tables import open_table, to_json_line
+from lstm_sentiment.experiment.launching import log_to_stdout
 
 HOSTILE = {
     "script": "<script>alert(1)</script>",
@@ -204,7 +204,7 @@ def test_a_log_line_is_one_line_of_text(text: str, capsys: pytest.CaptureFixture
 
 def test_other_packages_are_heard_when_they_warn_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with logging_to_stdout():
-        for name in ("lstm_sentiment.trainer", "matplotlib.font_manager"):
+        for name in ("lstm_sentiment.training.trainer", "matplotlib.font_manager"):
             logging.getLogger(name).info("a note")
             logging.getLogger(name).warning("a warning")
     assert capsys.readouterr().out.splitlines() == ["a note", "a warning", "a warning"]

@@ -19,13 +19,13 @@ from huggingface_hub import ModelCard, errors
 from huggingface_hub.utils import filter_repo_objects
 
 from lstm_sentiment import SentimentClassifier, load, train
-from lstm_sentiment.checkpoint import BEST
-from lstm_sentiment.config import Config
+from lstm_sentiment.checkpoints.run_folder import BEST
+from lstm_sentiment.config.public import public_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.errors import CheckpointError, MissingExtraError, RunError, SentimentError
 from lstm_sentiment.estimator import SentimentEstimator
-from lstm_sentiment.hub import FILES
-from lstm_sentiment.places import public_config
-from lstm_sentiment.sections import DataConfig, TextConfig
+from lstm_sentiment.prediction.hub import FILES
 
 TEXTS = ["great", "awful service", "", "so-so 😀", "never seen before"]
 LABELS = ["bad |<b>*x*", "[good](http://x.y)", "no_idea: `1`"]
@@ -129,7 +129,7 @@ def test_a_failure_leaves_no_folder(
     def fail(**_: Any) -> str:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("lstm_sentiment.hub.model_card", fail)
+    monkeypatch.setattr("lstm_sentiment.prediction.hub.model_card", fail)
     with pytest.raises(ZeroDivisionError):
         load(reported_run).save_pretrained(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []

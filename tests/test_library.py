@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lstm_sentiment.compiled import library as module
-from lstm_sentiment.compiled.library import applies_to, library
+from lstm_sentiment.kernels import library as module
+from lstm_sentiment.kernels.library import applies_to, library
 
 needs_kernel = pytest.mark.skipif(library() is None, reason="no compiled kernels on this machine")
 

@@ -16,10 +16,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from lstm_sentiment.adaptation.linear import ROUGH, STRENGTHS, fit_branch, folds_of, logistic_regression
-from lstm_sentiment.dataset import TextDataset
-from lstm_sentiment.network import TfidfBranch
-from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
-from lstm_sentiment.reading.tokens import TokenStore
+from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.data.token_store import TokenStore
+from lstm_sentiment.models.network import TfidfBranch
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
 
 CLASSES = ["negative", "neutral", "positive"]
 BUCKETS = 1 << 20  # so many that no two pairs of these tests meet
@@ -160,8 +160,8 @@ def linear_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained with a fitted branch beside its LSTM."""
     from conftest import TINY, write_csv
 
-    from lstm_sentiment.experiment import run
-    from lstm_sentiment.options import parse_config
+    from lstm_sentiment.config.command_line import parse_config
+    from lstm_sentiment.experiment.train import run
 
     folder = tmp_path_factory.mktemp("linear")
     data = write_csv(folder / "data.csv", make_rows(240))
@@ -183,7 +183,7 @@ def test_a_run_tells_of_the_fitted_branch(linear_run: Path) -> None:
 def test_an_export_answers_alike(linear_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     import lstm_sentiment
-    from lstm_sentiment.deployment.exporting import export
+    from lstm_sentiment.deployment.exporter import export
 
     classifier = lstm_sentiment.load(linear_run, device="cpu")
     classifier.model.shares.copy_(torch.tensor([0.2, 1.8]))  # most of the answer is the branch's
@@ -193,7 +193,7 @@ def test_an_export_answers_alike(linear_run: Path, tmp_path: Path) -> None:
 
 def test_an_explanation_adds_up(linear_run: Path) -> None:
     import lstm_sentiment
-    from lstm_sentiment.explanation import explain
+    from lstm_sentiment.explanation.attribution import explain
 
     classifier = lstm_sentiment.load(linear_run, device="cpu")
     classifier.model.shares.copy_(torch.tensor([0.2, 1.8]))
@@ -205,7 +205,7 @@ def test_an_explanation_adds_up(linear_run: Path) -> None:
 def test_resuming_is_exact(configure: Callable[..., object], tmp_path: Path) -> None:
     from test_experiment import differing, run_until_save, weights_of
 
-    from lstm_sentiment.experiment import run
+    from lstm_sentiment.experiment.train import run
 
     flags = ["--model.ngrams=500", "--model.ngram_kind=tfidf"]
     flags += ["--trainer.checkpoint_every=2", "--trainer.epochs=2"]

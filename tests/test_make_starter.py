@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import lstm_sentiment
-from lstm_sentiment.checkpoint import BEST, RunFolder
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.errors import ConfigError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
 from torch import Tensor
 
-from lstm_sentiment.compiled.library import library
-from lstm_sentiment.hardware import lstm_takes_bf16
-from lstm_sentiment.model import SentimentLSTM, _chance, _MaxOverTime, _mirror, _mirrored
-from lstm_sentiment.reading.tokenizing import PAD, UNKNOWN
-from lstm_sentiment.sections import POOLINGS
+from lstm_sentiment.config.sections import POOLINGS
+from lstm_sentiment.kernels.library import library
+from lstm_sentiment.models.lstm import SentimentLSTM, _chance, _MaxOverTime, _mirror, _mirrored
+from lstm_sentiment.system.devices import lstm_takes_bf16
+from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
 VOCABULARY, CLASSES = 50, 3
 ALL_POOLINGS = "last+mean+max+attention"
@@ -33,7 +33,7 @@ def computed_by(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip("no compiled kernels on this machine")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "PyTorch":
-            patch.setattr("lstm_sentiment.compiled.library.library", lambda: None)
+            patch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
         yield request.param
 
 

@@ -19,20 +19,20 @@ from torch import Tensor
 
 import lstm_sentiment
 from lstm_sentiment import evaluate
-from lstm_sentiment.calibration import fit_calibration, fit_shares
-from lstm_sentiment.classifier import SentimentClassifier
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import prepare
-from lstm_sentiment.dataset import Batch
+from lstm_sentiment.config.network_shapes import network_shapes
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import prepare
+from lstm_sentiment.data.dataset import Batch
+from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.experiment import initial_model, run
-from lstm_sentiment.explanation import explain
-from lstm_sentiment.network import HASH, NgramBranch, WideAndDeep, new_network
-from lstm_sentiment.optimization import adamw, cross_entropy
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.tokenizing import UNKNOWN
-from lstm_sentiment.reading.tokens import cache_folder
-from lstm_sentiment.shapes import network_shapes
+from lstm_sentiment.evaluation.calibration import fit_calibration, fit_shares
+from lstm_sentiment.experiment.train import initial_model, run
+from lstm_sentiment.explanation.attribution import explain
+from lstm_sentiment.models.network import HASH, NgramBranch, WideAndDeep, new_network
+from lstm_sentiment.prediction.classifier import SentimentClassifier
+from lstm_sentiment.text.tokenization import UNKNOWN
+from lstm_sentiment.text.tokenizers import Vocabulary
+from lstm_sentiment.training.optimizer import adamw, cross_entropy
 
 Configure = Callable[..., Config]
 KNOWN, BUCKETS, CLASSES = 12, 50, 3
@@ -257,7 +257,7 @@ def wide_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with both branches."""
     from conftest import TINY, make_rows, write_csv
 
-    from lstm_sentiment.options import parse_config
+    from lstm_sentiment.config.command_line import parse_config
 
     folder = tmp_path_factory.mktemp("wide")
     data = write_csv(folder / "data.csv", make_rows(240))
@@ -332,7 +332,7 @@ def test_an_explanation_explains_both_branches(classifier: SentimentClassifier, 
 
 def test_an_export_answers_alike(wide_run: Path, classifier: SentimentClassifier, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from lstm_sentiment.deployment.exporting import export
+    from lstm_sentiment.deployment.exporter import export
 
     facts = export(classifier, wide_run, tmp_path / "onnx", int8=True)
     assert facts["check"]["largest_difference"] < 1e-5

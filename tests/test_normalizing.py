@@ -11,14 +11,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.classifier import SentimentClassifier, load
-from lstm_sentiment.deployment.exporting import export, load_runtime
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.sections import TextConfig
+from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.data.token_store import Columns, tokenize_source
+from lstm_sentiment.deployment.exporter import export, load_runtime
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.reading.sources import open_source
-from lstm_sentiment.reading.text import Lexicon, Tokenizer
-from lstm_sentiment.reading.tokenizing import (
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.text.tokenization import (
     UNKNOWN,
     Encoder,
     decode_escapes,
@@ -26,8 +27,7 @@ from lstm_sentiment.reading.tokenizing import (
     split_piece,
     words,
 )
-from lstm_sentiment.reading.tokens import Columns, tokenize_source
-from lstm_sentiment.sections import TextConfig
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
 quick = settings(max_examples=100, deadline=None)
 SETTINGS = ["none", "escapes", "negation", "escapes+negation"]

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from lstm_sentiment import __version__, load
-from lstm_sentiment.checkpoint import BEST, EXPORTED, RunFolder
+from lstm_sentiment.checkpoints.manifest import FORMAT
+from lstm_sentiment.checkpoints.run_folder import BEST, EXPORTED, RunFolder
 from lstm_sentiment.deployment.runtime import Classifier
 from lstm_sentiment.errors import CheckpointError
-from lstm_sentiment.manifest import FORMAT
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMATS = sorted(FIXTURES.glob("format-*"))

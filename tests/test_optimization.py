@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from reference import PlainAdamW, plain_learning_rate
 from torch import Tensor, nn
 
-from lstm_sentiment.config import TrainerConfig
-from lstm_sentiment.dataset import Batch
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.optimization import (
+from lstm_sentiment.config.schema import TrainerConfig
+from lstm_sentiment.data.dataset import Batch
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.training.optimizer import (
     LazyAdamW,
     adamw,
     balanced_weights,
@@ -25,7 +25,7 @@ from lstm_sentiment.optimization import (
     load_optimizer,
     optimizer_tensors,
 )
-from lstm_sentiment.schedule import ema_decay_at, learning_rate_at, step_seed
+from lstm_sentiment.training.schedule import ema_decay_at, learning_rate_at, step_seed
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

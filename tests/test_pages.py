@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lstm_sentiment.errors import MissingExtraError
-from lstm_sentiment.pages.page import TEMPLATES, write_page
+from lstm_sentiment.reporting.page import TEMPLATES, write_page
 
 
 def test_text_stays_text(tmp_path: Path) -> None:

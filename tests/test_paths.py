@@ -20,11 +20,11 @@ from test_distributed import NO_DROPOUT
 import lstm_sentiment
 from lstm_sentiment import compare, doctor, evaluate
 from lstm_sentiment import train as train_command
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.experiment import run
-from lstm_sentiment.explanation import explain
-from lstm_sentiment.pages.reporting import write_report
-from lstm_sentiment.seeds import run_seeds
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.experiment.seeds import run_seeds
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.explanation.attribution import explain
+from lstm_sentiment.reporting.report import write_report
 
 STEPS = ("--trainer.epochs=2", "--trainer.batch_size=16", "--trainer.precision=fp32")
 STEPS += NO_DROPOUT  # masks differ from process to process
@@ -174,7 +174,7 @@ def test_two_processes_learn_what_one_learns(taken: Taken, tmp_path: Path) -> No
 
 def test_an_export_answers_alike(taken: Taken, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from lstm_sentiment.deployment.exporting import export
+    from lstm_sentiment.deployment.exporter import export
 
     facts = export(lstm_sentiment.load(taken.folder, device="cpu"), taken.folder, tmp_path / "onnx")
     assert facts["check"]["largest_difference"] < 1e-5

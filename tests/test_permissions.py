@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from lstm_sentiment import compare, doctor, evaluate, explain, export, load, predict, report, train
-from lstm_sentiment.checkpoint import BEST, LAST
-from lstm_sentiment.config import Config
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import NoPermissionError, SentimentError
-from lstm_sentiment.experiment import run
+from lstm_sentiment.experiment.train import run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX systems")
 NOBODY = 65534

@@ -19,18 +19,18 @@ import yaml
 from attacks import GOOD_RUN, sign
 
 from lstm_sentiment import evaluate, load, report
-from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.config_files import keys_of, type_of
-from lstm_sentiment.curves import Curves
-from lstm_sentiment.distributed import Processes
+from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.config.command_line import config_yaml, run_command
+from lstm_sentiment.config.public import NO_PLACES, last_part, public_config
+from lstm_sentiment.config.schema import Config, flatten
+from lstm_sentiment.config.yaml_files import keys_of, type_of
+from lstm_sentiment.data.sources.sources import fetched, open_source
 from lstm_sentiment.errors import DataError, without_secrets
-from lstm_sentiment.launching import log_to_stdout
-from lstm_sentiment.options import config_yaml, run_command
-from lstm_sentiment.places import NO_PLACES, last_part, public_config
-from lstm_sentiment.pretraining.settings import PretrainConfig
-from lstm_sentiment.reading.sources import fetched, open_source
-from lstm_sentiment.starting import new_curves
+from lstm_sentiment.experiment.launching import log_to_stdout
+from lstm_sentiment.experiment.session import new_curves
+from lstm_sentiment.pretraining.config import PretrainConfig
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.training.tensorboard import Curves
 
 PLACES = (
     "/home/secret-user/{}.csv",
@@ -165,7 +165,7 @@ def test_the_log_and_errors_tell_no_key(capsys: pytest.CaptureFixture[str]) -> N
     handlers, level = root.handlers[:], root.level
     try:
         log_to_stdout()
-        logging.getLogger("lstm_sentiment.experiment").info("data: %s", PLACES[2])
+        logging.getLogger("lstm_sentiment.experiment.train").info("data: %s", PLACES[2])
     finally:
         root.handlers[:], root.level = handlers, level
     assert capsys.readouterr().out == "data: https://secret-user.org/{}.csv\n"

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lstm_sentiment.compiled import pooling
-from lstm_sentiment.compiled.library import library
-from lstm_sentiment.model import SentimentLSTM
+from lstm_sentiment.kernels import pooling
+from lstm_sentiment.kernels.library import library
+from lstm_sentiment.models.lstm import SentimentLSTM
 
 needs_kernel = pytest.mark.skipif(library() is None, reason="no compiled kernels on this machine")
 
@@ -137,7 +137,7 @@ def test_a_model_answers_the_same_without_it(
     answers = []
     for here in (True, False):
         if not here:
-            monkeypatch.setattr("lstm_sentiment.compiled.library.library", lambda: None)
+            monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
         logits_BC = model(tokens_BT, lengths_B)
         answers.append([logits_BC, *torch.autograd.grad(logits_BC.square().sum(), [*model.parameters()])])
     for with_it, without in zip(*answers, strict=True):

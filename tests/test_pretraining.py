@@ -27,27 +27,27 @@ from torch import Tensor
 
 import lstm_sentiment
 from lstm_sentiment import predict, pretrain, train
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import prepare
-from lstm_sentiment.dataset import rank_share
-from lstm_sentiment.distributed import Processes
+from lstm_sentiment.adaptation import pretrained as transfer
+from lstm_sentiment.adaptation.pretrained import TAKEN, load_pretrained
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.config.command_line import config_yaml, parse_config, parse_settings, run_command
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import prepare
+from lstm_sentiment.data.dataset import rank_share
+from lstm_sentiment.data.token_store import TokenStore, cache_folder, join_stores
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.estimator import SentimentEstimator
-from lstm_sentiment.experiment import initial_model, run
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.network import NgramBranch, WideAndDeep
-from lstm_sentiment.optimization import adamw
-from lstm_sentiment.options import config_yaml, parse_config, parse_settings, run_command
-from lstm_sentiment.pretraining import transfer
+from lstm_sentiment.experiment.train import initial_model, run
+from lstm_sentiment.models.layers import layer_depths
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.network import NgramBranch, WideAndDeep
+from lstm_sentiment.pretraining.config import PretrainConfig, PretrainDataConfig
 from lstm_sentiment.pretraining.language_model import LanguageModel, draw_tokens
-from lstm_sentiment.pretraining.language_training import pretrain as run_pretraining
-from lstm_sentiment.pretraining.layers import layer_depths
 from lstm_sentiment.pretraining.next_token import NextToken, unigram_perplexity
-from lstm_sentiment.pretraining.settings import PretrainConfig, PretrainDataConfig
-from lstm_sentiment.pretraining.texts import Texts, cut_windows, read_texts
-from lstm_sentiment.pretraining.transfer import TAKEN, load_pretrained
-from lstm_sentiment.reading.tokens import TokenStore, cache_folder, join_stores
+from lstm_sentiment.pretraining.run import pretrain as run_pretraining
+from lstm_sentiment.pretraining.windows import Texts, cut_windows, read_texts
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.training.optimizer import adamw
 
 Configure = Callable[..., Config]
 PretrainConfigure = Callable[..., PretrainConfig]

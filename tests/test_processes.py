@@ -20,9 +20,9 @@ import pytest
 from conftest import TINY, make_rows, write_csv
 
 from lstm_sentiment import SentimentClassifier, load
-from lstm_sentiment.deployment.exporting import export, load_runtime
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import parse_config
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.deployment.exporter import export, load_runtime
+from lstm_sentiment.experiment.train import run
 
 TEXTS = ["great", "awful service", "", "so-so 😀", "never seen before", "x" * 2000] * 10
 needs_fork = pytest.mark.skipif(
@@ -35,7 +35,7 @@ warnings.simplefilter("ignore", DeprecationWarning)  # a process with threads is
 import torch
 import lstm_sentiment
 from lstm_sentiment import hardware
-from lstm_sentiment.deployment.exporting import load_runtime
+from lstm_sentiment.deployment.exporter import load_runtime
 from pathlib import Path
 
 folder, kind, threads, way = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -107,8 +107,8 @@ TRAINS = """
 import os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 import lstm_sentiment, torch
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import parse_config
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.config.command_line import parse_config
 lstm_sentiment.load(sys.argv[1], device="cpu").predict(["a word"] * 500)
 pid = os.fork()
 if pid == 0:

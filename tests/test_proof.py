@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.classifier import SentimentClassifier, load
-from lstm_sentiment.config import Config
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.checkpoints.self_test import largest_difference, proof_texts
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import CheckpointError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.proof import largest_difference, proof_texts
-from lstm_sentiment.proving import proof_of
-from lstm_sentiment.reading.tokens import cache_folder
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.prediction.make_self_test import proof_of
 
 
 @pytest.fixture
@@ -80,10 +80,12 @@ def test_loading_proves_it_once_and_says_nothing(
     load(trained, device="cpu")
     load(trained, device="cpu")
     assert asked == [20]
-    monkeypatch.setattr("lstm_sentiment.hardware._cpu_name", lambda: "another CPU")  # it is asked again
+    monkeypatch.setattr("lstm_sentiment.system.devices._cpu_name", lambda: "another CPU")  # it is asked again
     load(trained, device="cpu")
     assert asked == [20, 20]
-    monkeypatch.setattr("lstm_sentiment.proof.__version__", "99.0")  # a new tokenizer, perhaps
+    monkeypatch.setattr(
+        "lstm_sentiment.checkpoints.self_test.__version__", "99.0"
+    )  # a new tokenizer, perhaps
     load(trained, device="cpu")
     assert asked == [20, 20, 20]
     assert warnings_of(caplog) == []
@@ -93,7 +95,7 @@ def test_another_tokenizer_or_other_weights_are_noticed_each_time(
     trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lstm_sentiment.reading.text.normal_form", lambda found: found[:2])
+        patch.setattr("lstm_sentiment.text.tokenizers.normal_form", lambda found: found[:2])
         for _ in range(2):
             caplog.clear()
             load(trained, device="cpu")

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_sentiment.checkpoint import BEST, PACKED, RunFolder
+from lstm_sentiment.checkpoints.quantization import SCALES, dequantized, quantized, rows_per_scale
+from lstm_sentiment.checkpoints.run_folder import BEST, PACKED, RunFolder
 from lstm_sentiment.errors import CheckpointError
-from lstm_sentiment.quantization import SCALES, dequantized, quantized, rows_per_scale
 
 NAME = "embedding.weight"
 
@@ -161,6 +161,6 @@ def test_what_does_not_fit_is_refused_and_named(
 def test_more_numbers_than_are_allowed_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, kinds = whole(), {NAME: "int8"}
     assert dequantized(tensors, kinds)[NAME].sum() == 210
-    monkeypatch.setattr("lstm_sentiment.quantization.MOST_PACKED", 213)
+    monkeypatch.setattr("lstm_sentiment.checkpoints.quantization.MOST_PACKED", 213)
     with pytest.raises(CheckpointError, match="packs 214 numbers; at most 213"):
         dequantized(tensors, kinds)

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.checkpoint import LAST, RunFolder
-from lstm_sentiment.classification import Classification
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import Batch
-from lstm_sentiment.distributed import Processes
+from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import Batch
+from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.experiment import initial_model, run
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.optimization import cross_entropy
-from lstm_sentiment.r_drop import disagreement, twice
-from lstm_sentiment.reading.tokens import cache_folder
+from lstm_sentiment.experiment.train import initial_model, run
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.training.classification import Classification
+from lstm_sentiment.training.optimizer import cross_entropy
+from lstm_sentiment.training.r_drop import disagreement, twice
 
 Configure = Callable[..., Config]
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")

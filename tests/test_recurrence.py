@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lstm_sentiment.compiled import recurrence
-from lstm_sentiment.compiled.library import CAPABLE, library
-from lstm_sentiment.model import _read_layer
+from lstm_sentiment.kernels import lstm as recurrence
+from lstm_sentiment.kernels.library import CAPABLE, library
+from lstm_sentiment.models.lstm import _read_layer
 
 COMPILED = library() is not None
 needs_kernel = pytest.mark.skipif(not COMPILED, reason="no compiled LSTM on this machine")
@@ -308,7 +308,7 @@ def test_shapes_that_do_not_fit_are_refused(case: str) -> None:
 )
 def test_applies_where_it_computes_the_same(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if case == "no kernel":
-        monkeypatch.setattr("lstm_sentiment.compiled.library.library", lambda: None)
+        monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
     lstms, values_TBX = make_layer(8, 20 if case == "hidden" else 16, 2), torch.randn(5, 2, 8)
     if case == "double":
         values_TBX, lstms = values_TBX.double(), [lstm.double() for lstm in lstms]
@@ -321,7 +321,7 @@ def test_the_library_in_its_place_says_the_same(monkeypatch: pytest.MonkeyPatch)
     """A machine without the kernel reads the checkpoint of one that has it, and answers the same."""
     lengths_B, lstms, values_TBX = torch.tensor([5, 3, 1]), make_layer(8, 16, 2), torch.randn(5, 3, 8)
     found = _read_layer(values_TBX, lengths_B, lstms)
-    monkeypatch.setattr("lstm_sentiment.compiled.library.library", lambda: None)
+    monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
     expected = _read_layer(values_TBX, lengths_B, lstms)
     for found_TBH, expected_TBH in zip(found, expected, strict=True):
         expected_TBH = expected_TBH * real(lengths_B, 5)

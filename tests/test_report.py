@@ -17,17 +17,17 @@ from conftest import TINY, make_rows, write_csv
 from sklearn.metrics import accuracy_score, f1_score
 
 from lstm_sentiment import report
-from lstm_sentiment.classifier import load
-from lstm_sentiment.comparison import score_intervals
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import prepare
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import prepare
+from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import MissingExtraError, RunError, SentimentError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.pages.charts import by_length
-from lstm_sentiment.pages.evidence import LISTED, accuracy_by_length, doubtful_labels, gather
-from lstm_sentiment.pages.reporting import write_report
-from lstm_sentiment.reading.tokens import cache_folder
+from lstm_sentiment.evaluation.significance import score_intervals
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.classifier import load
+from lstm_sentiment.reporting.charts import by_length
+from lstm_sentiment.reporting.error_analysis import LISTED, accuracy_by_length, doubtful_labels, gather
+from lstm_sentiment.reporting.report import write_report
 
 HOSTILE = [
     "<script>document.title='owned'</script> awful",

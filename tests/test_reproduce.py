@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 from conftest import TINY, make_rows
 
+from lstm_sentiment.config.sections import DataConfig
 from lstm_sentiment.errors import ConfigError, DataError, RunError, SentimentError
-from lstm_sentiment.sections import DataConfig
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # scripts are no package
@@ -85,8 +85,8 @@ Call = tuple[str, list[str]]
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
     """Record the commands that are run; they run in this process, which spares the imports."""
     from lstm_sentiment import evaluate, pretrain
-    from lstm_sentiment.experiment import run
-    from lstm_sentiment.options import parse_config
+    from lstm_sentiment.config.command_line import parse_config
+    from lstm_sentiment.experiment.train import run
 
     made: list[Call] = []
 
@@ -128,7 +128,7 @@ def test_the_table_of_the_repository_is_whole() -> None:
     for experiment in table.experiments.values():
         words = experiment.options(experiment.benchmark.train)
         words[1] = str(SCRIPTS.parent / words[1])
-        from lstm_sentiment.options import parse_config
+        from lstm_sentiment.config.command_line import parse_config
 
         config = parse_config(words, program="", description="")
         assert config.data.test is None

@@ -12,23 +12,23 @@ import pytest
 import torch
 import yaml
 
-from lstm_sentiment.checkpoint import LAST, RunFolder
-from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.distributed import Processes
+from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
+from lstm_sentiment.config.command_line import config_yaml
+from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.errors import RunError
-from lstm_sentiment.files import write_json
-from lstm_sentiment.loop import TrainingState
-from lstm_sentiment.options import config_yaml
-from lstm_sentiment.pretraining.settings import PretrainConfig
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.starting import (
+from lstm_sentiment.experiment.session import (
     ROUNDED_BY,
     check_folder,
     checkpoint_to_resume,
     machine_facts,
     started_again,
 )
-from lstm_sentiment.watching import STATUS
+from lstm_sentiment.experiment.signals import STATUS
+from lstm_sentiment.pretraining.config import PretrainConfig
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.system.files import write_json
+from lstm_sentiment.text.tokenizers import Vocabulary
+from lstm_sentiment.training.protocols import TrainingState
 
 HARMLESS = {
     "out": "a folder may be moved",

@@ -17,14 +17,14 @@ from lstm_sentiment import SentimentEstimator
 from lstm_sentiment.adaptation.heads import fit_head
 from lstm_sentiment.adaptation.linear import fit_branch, folds_of
 from lstm_sentiment.adaptation.stacking import chance_of, choose_blend
-from lstm_sentiment.calibration import fit_calibration, fit_shares, likelihood_loss
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.metrics import score
-from lstm_sentiment.network import TfidfBranch
-from lstm_sentiment.optimization import row_weights
-from lstm_sentiment.sections import DataConfig, TextConfig
+from lstm_sentiment.evaluation.calibration import fit_calibration, fit_shares, likelihood_loss
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.models.network import TfidfBranch
+from lstm_sentiment.training.optimizer import row_weights
 
 CLASSES = ["negative", "neutral", "positive"]
 COUNTS = np.array([1, 2, 3] * 20)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.compiled import rows
-from lstm_sentiment.compiled.library import library
-from lstm_sentiment.optimization import LazyAdamW
+from lstm_sentiment.kernels import adamw as rows
+from lstm_sentiment.kernels.library import library
+from lstm_sentiment.training.optimizer import LazyAdamW
 
 needs_kernel = pytest.mark.skipif(library() is None, reason="no compiled kernels on this machine")
 RATES = {"learning_rate": 0.05, "betas": (0.8, 0.97), "epsilon": 1e-6, "weight_decay": 0.3}
@@ -86,7 +86,7 @@ def test_the_optimizer_does_the_same_without_it(
     found = []
     for here in (True, False):
         if not here:
-            monkeypatch.setattr("lstm_sentiment.compiled.library.library", lambda: None)
+            monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
         torch.manual_seed(4)
         table = nn.Embedding(9, 20, sparse=sparse)
         group = {"params": [table.weight], "lazy": True, "weight_decay": 0.2}

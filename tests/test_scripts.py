@@ -7,8 +7,8 @@ import unicodedata
 
 import pytest
 
-from lstm_sentiment.reading.text import Tokenizer
-from lstm_sentiment.reading.tokenizing import fold_case, prepare, words
+from lstm_sentiment.text.tokenization import fold_case, prepare, words
+from lstm_sentiment.text.tokenizers import Tokenizer
 
 KEYCAPS = ["top", "1\ufe0f\u20e3", "#\ufe0f\u20e3", "*\u20e3"]
 ALONE = ["\u0e00\u0eff", "\u1000\u109f", "\u1780\u17ff", "\u3040\u30ff"]  # scripts without spaces

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from lstm_sentiment import checkpoint, settling
-from lstm_sentiment.bounds import check_tensors, json_of
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
+from lstm_sentiment.checkpoints import run_folder as checkpoint
+from lstm_sentiment.checkpoints.expected import check_table, of_training, stored_table
+from lstm_sentiment.checkpoints.manifest import read_tensors, verify, write_tensors
+from lstm_sentiment.checkpoints.quantization import quantized
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.checkpoints.untrusted_files import check_tensors, json_of
 from lstm_sentiment.errors import CheckpointError
-from lstm_sentiment.headers import check_table, of_training, stored_table
-from lstm_sentiment.manifest import read_tensors, verify, write_tensors
-from lstm_sentiment.quantization import quantized
-from lstm_sentiment.settling import held_in_place, settled
+from lstm_sentiment.system import consistent_reads as settling
+from lstm_sentiment.system.consistent_reads import held_in_place, settled
 
 SHAPE = (50, 40)
 

@@ -24,11 +24,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lstm_sentiment.data.formats import readers
+from lstm_sentiment.data.formats.readers import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    as_text,
+    pick_column,
+    read_chunks,
+)
+from lstm_sentiment.data.sources.names import COMPRESSIONS, FORMATS, compression_of, format_of
+from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import DataError, MissingExtraError
-from lstm_sentiment.reading import readers
-from lstm_sentiment.reading.formats import COMPRESSIONS, FORMATS, compression_of, format_of
-from lstm_sentiment.reading.readers import LABEL_COLUMNS, TEXT_COLUMNS, as_text, pick_column, read_chunks
-from lstm_sentiment.reading.sources import open_source
 
 Rows = list[tuple[str, str]]
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {

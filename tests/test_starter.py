@@ -32,11 +32,11 @@ from lstm_sentiment import (
     predict,
     report,
 )
-from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.config import Config
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.checkpoints.run_paths import FOLDER, run_path
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import CheckpointError, RunError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.starter.names import FOLDER, run_path
+from lstm_sentiment.experiment.train import run
 from lstm_sentiment.starter.packing import pack
 
 CORPORA = [
@@ -57,7 +57,7 @@ def packed(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def starter(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The packed run in the place of the package's own, read from an empty folder."""
-    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", packed)
+    monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", packed)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return packed
@@ -204,7 +204,7 @@ def test_the_name_is_the_packages_model_and_a_path_is_a_folder(
 
 
 def test_without_a_starter_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", tmp_path / "missing")
+    monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", tmp_path / "missing")
     monkeypatch.chdir(tmp_path)
     for read in (load, run_path, SentimentClassifier.from_pretrained):
         with pytest.raises(
@@ -220,7 +220,7 @@ def test_a_starter_that_is_damaged_is_named(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(packed, tmp_path / "copy"))
-    monkeypatch.setattr("lstm_sentiment.starter.names.FOLDER", copy)
+    monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", copy)
     (copy / "vocabulary.json").write_text("[]")
     with pytest.raises(CheckpointError, match=r"copy.vocabulary\.json: is damaged"):
         load("starter")

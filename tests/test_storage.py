@@ -20,17 +20,18 @@ import pytest
 from conftest import TINY
 from forks import FORKS
 
-import lstm_sentiment.checkpoint as checkpoint_module
-import lstm_sentiment.files as files_module
-from lstm_sentiment import locking, predict, train
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.config import Config
+import lstm_sentiment.checkpoints.run_folder as checkpoint_module
+import lstm_sentiment.system.files as files_module
+from lstm_sentiment import predict, train
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import CheckpointError, DiskError, RunError
-from lstm_sentiment.experiment import run as train_run
-from lstm_sentiment.files import write_atomically, write_json
-from lstm_sentiment.locking import LOCK, held
-from lstm_sentiment.options import run_command
-from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.experiment.train import run as train_run
+from lstm_sentiment.system import lock as locking
+from lstm_sentiment.system.files import write_atomically, write_json
+from lstm_sentiment.system.lock import LOCK, held
+from lstm_sentiment.training.trainer import Trainer
 
 Configure = Callable[..., Config]
 needs_mount = pytest.mark.skipif(

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
 
-from lstm_sentiment.network import new_lstm
-from lstm_sentiment.reading.subwords import SubwordVectors
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.tokenizing import MOST_PLACES, NOTHING, spell
+from lstm_sentiment.models.network import new_lstm
+from lstm_sentiment.text.subwords import SubwordVectors
+from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, spell
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 MANY = 1 << 22  # buckets: two n-grams of a test hardly ever share one
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -175,7 +175,7 @@ def test_many_threads_may_fold_the_same_vectors(monkeypatch: pytest.MonkeyPatch)
         time.sleep(0.002)
         return spell(tokens, buckets)
 
-    monkeypatch.setattr("lstm_sentiment.reading.subwords.spell", slowly)
+    monkeypatch.setattr("lstm_sentiment.text.subwords.spell", slowly)
     model.fold_subwords()
 
     def read(seed: int) -> bool:

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import TINY, make_rows, write_csv
 
-from lstm_sentiment import caching, evaluate, load, predict
-from lstm_sentiment.caching import cache_folder, notes_folder
+from lstm_sentiment import evaluate, load, predict
+from lstm_sentiment.cli.terminal import log_to, say, speak_utf8
+from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.errors import ConfigError, DiskError
 from lstm_sentiment.estimator import SentimentEstimator
-from lstm_sentiment.experiment import run
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.terminal import log_to, say, speak_utf8
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.system import cache_folder as caching
+from lstm_sentiment.system.cache_folder import cache_folder, notes_folder
 
 EMOJI = "good room 😀"
 

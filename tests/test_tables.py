@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lstm_sentiment.data.formats.readers import as_text, read_chunks
+from lstm_sentiment.data.formats.writers import open_table, to_json_line
+from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.reading.readers import as_text, read_chunks
-from lstm_sentiment.reading.sources import open_source
-from lstm_sentiment.reading.tables import open_table, to_json_line
 
 ENDINGS = [
     *(".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zst"),

@@ -15,16 +15,16 @@ import torch
 from conftest import CLUES, FILLERS, killed_at_save, make_rows, write_csv  # type: ignore[import-not-found]
 from torch import nn
 
-from lstm_sentiment.checkpoint import LAST, RunFolder
-from lstm_sentiment.classifier import read_run
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError, RunError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.optimization import cross_entropy
-from lstm_sentiment.reading.tokens import cache_folder
-from lstm_sentiment.teaching import Teachers, load_teachers
+from lstm_sentiment.experiment.teachers import Teachers, load_teachers
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.classifier import read_run
 from lstm_sentiment.train import main
+from lstm_sentiment.training.optimizer import cross_entropy
 
 Configure = Callable[..., Config]
 

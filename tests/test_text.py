@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.reading import text as text_module
-from lstm_sentiment.reading.text import Lexicon, Tokenizer, Vocabulary
-from lstm_sentiment.reading.tokenizing import MAX_TOKEN_LENGTH, UNKNOWN, clean, split_piece, words
+from lstm_sentiment.text import tokenizers as text_module
+from lstm_sentiment.text.tokenization import MAX_TOKEN_LENGTH, UNKNOWN, clean, split_piece, words
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
 
 quick = settings(max_examples=50, deadline=None)
 # Any character at all, half surrogates too, and more than their share of those that matter here.

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lstm_sentiment.data import token_store as tokens
+from lstm_sentiment.data.formats import readers
+from lstm_sentiment.data.labels import class_map
+from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.data.token_store import Columns, TokenStore, cache_folder, content_hash, tokenize_source
 from lstm_sentiment.errors import DataError
-from lstm_sentiment.labels import class_map
-from lstm_sentiment.reading import readers, tokens
-from lstm_sentiment.reading.sources import open_source
-from lstm_sentiment.reading.text import Tokenizer
-from lstm_sentiment.reading.tokens import Columns, TokenStore, cache_folder, content_hash, tokenize_source
+from lstm_sentiment.text.tokenizers import Tokenizer
 
 CONTENT = (
     "text,label,source,author\n"

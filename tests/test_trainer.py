@@ -21,20 +21,20 @@ import torch
 from reference import Weights, train_plainly
 from torch import Tensor, nn
 
-import lstm_sentiment.classification as classification_module
-from lstm_sentiment.classification import Classification
-from lstm_sentiment.config import METRICS, Config
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import Batch
-from lstm_sentiment.distributed import Processes
+import lstm_sentiment.training.classification as classification_module
+from lstm_sentiment.config.schema import METRICS, Config
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import Batch
+from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import OutOfMemoryError, StoppedError, TrainingError
-from lstm_sentiment.hardware import lstm_takes_bf16
-from lstm_sentiment.loop import Watch
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.network import new_network
-from lstm_sentiment.optimization import Loss, cross_entropy
-from lstm_sentiment.reading.tokens import cache_folder
-from lstm_sentiment.trainer import Trainer, TrainingState
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.network import new_network
+from lstm_sentiment.system.devices import lstm_takes_bf16
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.training.classification import Classification
+from lstm_sentiment.training.optimizer import Loss, cross_entropy
+from lstm_sentiment.training.protocols import Watch
+from lstm_sentiment.training.trainer import Trainer, TrainingState
 
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")
 LEARNS_QUICKLY = ("--trainer.epochs=6", "--trainer.ema=0.8", "--trainer.learning_rate=0.03")
@@ -75,7 +75,7 @@ def make_trainer(
     precision: str = "fp32",
     watch: Watch | None = None,
 ) -> Trainer:
-    """Return a trainer on the CPU, as `experiment.run` would build it."""
+    """Return a trainer on the CPU, as `train.run` would build it."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     corpus = prepared(config)
@@ -320,7 +320,7 @@ def test_each_process_has_dropout_of_its_own(configure: Configure, monkeypatch: 
         trainer = make_trainer(configure("--trainer.epochs=1"))
         trainer.processes = Processes(rank=rank)
         note = functools.partial(lambda to, seed, _device: to.append(seed), of_rank)
-        monkeypatch.setattr("lstm_sentiment.trainer.seed_random_numbers", note)
+        monkeypatch.setattr("lstm_sentiment.training.trainer.seed_random_numbers", note)
         trainer.fit()
     assert len(set(seeds[0] + seeds[1])) == 2 * trainer.total_steps
 

@@ -18,21 +18,21 @@ from hypothesis import strategies as st
 
 import lstm_sentiment
 from lstm_sentiment import compare, evaluate, predict
-from lstm_sentiment.baselines import baseline_scores
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus, prepare
-from lstm_sentiment.dataset import TextDataset, plan_epoch, rank_share
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import TextDataset, plan_epoch, rank_share
+from lstm_sentiment.data.formats import readers
+from lstm_sentiment.data.formats.readers import read_chunks
+from lstm_sentiment.data.formats.trees import read_tree
+from lstm_sentiment.data.formats.writers import open_table
+from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError, DataError, RunError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.optimization import balanced_weights
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.reading import readers
-from lstm_sentiment.reading.readers import read_chunks
-from lstm_sentiment.reading.sources import open_source
-from lstm_sentiment.reading.tables import open_table
-from lstm_sentiment.reading.trees import read_tree
-from lstm_sentiment.sections import DataConfig, TextConfig
-from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.evaluation.baselines import baseline_scores
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.training.optimizer import balanced_weights
+from lstm_sentiment.training.trainer import Trainer
 
 Tree = tuple[int, Any]  # label, and a word or a list of trees
 ESCAPES = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}

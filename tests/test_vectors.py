@@ -15,11 +15,11 @@ import pytest
 import torch
 from conftest import write_csv
 
-from lstm_sentiment.corpus import prepare
+from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.data.corpus import prepare
+from lstm_sentiment.data.word_vectors import PretrainedVectors, load_vectors, vector_words
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.vectors import PretrainedVectors, load_vectors, vector_words
-from lstm_sentiment.sections import DataConfig, TextConfig
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 SIZE = 6
 

@@ -18,13 +18,13 @@ import torch
 from conftest import Killed, killed_at_save
 from forks import FORKS
 
-from lstm_sentiment.checkpoint import BEST, LAST, RunFolder
-from lstm_sentiment.classification import Classification
-from lstm_sentiment.config import Config
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import RunError, StoppedError, TrainingError
-from lstm_sentiment.experiment import run
-from lstm_sentiment.trainer import Trainer
-from lstm_sentiment.watching import STATUS, RunWatch
+from lstm_sentiment.experiment.signals import STATUS, RunWatch
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.training.classification import Classification
+from lstm_sentiment.training.trainer import Trainer
 
 Configure = Callable[..., Config]
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -33,8 +33,8 @@ STEPS = 12  # of an epoch of `configure`: 192 rows in batches of 16
 SLOW = """
 import sys, time
 from lstm_sentiment import train
-from lstm_sentiment.options import run_command
-from lstm_sentiment.trainer import Trainer
+from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.training.trainer import Trainer
 real = Trainer._step
 def slow(trainer, batches):
     if trainer.state.step == 3:
@@ -146,7 +146,7 @@ def test_a_stopped_run_has_its_last_step_and_goes_on_to_the_same_end(
 def test_before_training_a_signal_leaves_nothing_behind(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    from lstm_sentiment import experiment
+    from lstm_sentiment.experiment import train as experiment
 
     def read(*_args: Any, **_kwargs: Any) -> None:
         os.kill(os.getpid(), number)

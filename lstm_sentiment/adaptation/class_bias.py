@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.calibration import fit_calibration
-from lstm_sentiment.metrics import sides
+from lstm_sentiment.evaluation.calibration import fit_calibration
+from lstm_sentiment.evaluation.metrics import sides
 
 BALANCED_METRICS = ("macro_f1", "macro_recall", "polar_f1")  # each class counts the same in them
 STRENGTHS = np.linspace(0, 1, 9)  # 0: the most probable class; 1: as if all classes were equally frequent

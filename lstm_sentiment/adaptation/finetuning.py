@@ -11,12 +11,12 @@ import torch
 from lstm_sentiment.adaptation.fitting import fit_head_of, pooled_features, set_head
 from lstm_sentiment.adaptation.linear import MOST_TOKENS, fit_branch, folds_of
 from lstm_sentiment.adaptation.start import Start
-from lstm_sentiment.config import Config
-from lstm_sentiment.corpus import Corpus
-from lstm_sentiment.dataset import TextDataset
-from lstm_sentiment.distributed import Processes
-from lstm_sentiment.network import Network, TfidfBranch, WideAndDeep
-from lstm_sentiment.optimization import row_weights
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.models.network import Network, TfidfBranch, WideAndDeep
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.training.optimizer import row_weights
 
 CV_ROWS = 6_000  # rows that the penalty of the linear branch is chosen by: shares are fitted later
 HEAD_ROWS = 4_000  # rows that the first head is fitted to

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from lstm_sentiment.calibration import likelihood_loss
+from lstm_sentiment.evaluation.calibration import likelihood_loss
 
 PENALTIES = (3.0, 0.6, 0.1, 0.02, 0.004)  # on squared weights, per row of weight 1
 MOST_COMPONENTS = 320  # of the features; what is left out varies hardly

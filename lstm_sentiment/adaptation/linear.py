@@ -24,10 +24,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from lstm_sentiment.calibration import likelihood_loss
-from lstm_sentiment.dataset import TextDataset
-from lstm_sentiment.network import TfidfBranch
-from lstm_sentiment.reading.tokenizing import PAD
+from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.evaluation.calibration import likelihood_loss
+from lstm_sentiment.models.network import TfidfBranch
+from lstm_sentiment.text.tokenization import PAD
 
 STRENGTHS = (0.5, 2.0, 8.0, 32.0)  # inverse strengths of the penalty that are tried, as scikit-learn's C
 ROWS_AT_ONCE = 512

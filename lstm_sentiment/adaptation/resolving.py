@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from lstm_sentiment.adaptation.start import TAKEN, Start, load_start
-from lstm_sentiment.bounds import yaml_of
-from lstm_sentiment.checkpoint import RunFolder
-from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.corpus import Corpus, prepare
+from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.checkpoints.run_paths import STARTER, learned_packages
+from lstm_sentiment.checkpoints.untrusted_files import yaml_of
+from lstm_sentiment.config.schema import Config, flatten
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.splits import TooFewRowsError
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
-from lstm_sentiment.reading.splits import TooFewRowsError
-from lstm_sentiment.starter.names import STARTER, learned_packages
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from lstm_sentiment.adaptation.class_bias import choose_class_bias
-from lstm_sentiment.metrics import better, score
+from lstm_sentiment.evaluation.metrics import better, score
 
 STACK_TEXTS = 100  # with fewer the weights of a stack are noise
 BIAS_PENALTY = 0.02

@@ -16,22 +16,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lstm_sentiment.bounds import classes_of_run, vocabulary_of
-from lstm_sentiment.checkpoint import BEST, RunFolder
-from lstm_sentiment.config import Config, flatten
-from lstm_sentiment.dataset import TextDataset
+from lstm_sentiment.checkpoints.expected import of_classifier
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.checkpoints.run_paths import is_starter, run_path
+from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
+from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.network_shapes import network_shapes
+from lstm_sentiment.config.schema import Config, flatten
+from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.errors import CheckpointError, ConfigError
-from lstm_sentiment.headers import of_classifier
-from lstm_sentiment.inference import predict_logits
-from lstm_sentiment.metrics import sides
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.network import KINDS, NgramBranch
-from lstm_sentiment.options import parse_config
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS, UNKNOWN
-from lstm_sentiment.shapes import network_shapes
-from lstm_sentiment.starter.names import is_starter, run_path
-from lstm_sentiment.weights import check_weights, known_tokens
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.evaluation.metrics import sides
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.network import KINDS, NgramBranch
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS, UNKNOWN
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 # What tokens are, and the shapes of the layers: these are the classifier's.
 TAKEN = ["text.tokenizer", "text.lowercase", "text.normalize", "text.subwords"]

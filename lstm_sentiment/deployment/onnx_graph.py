@@ -6,7 +6,7 @@ input, forget, cell, output.
 
     inputs   tokens (B, T) int64       ids; V + x is the x-th unknown token; any id behind a text's end
              lengths (B,) int64        tokens of each text, at least 1
-             spelling (X, K) int32     only of a model with sub-words: see `tokenizing.spell`; X may be 0
+             spelling (X, K) int32     only of a model with sub-words: see `tokenization.spell`; X may be 0
     outputs  logits (B, C)             float32
              probabilities (B, C)      float32, the calibration's temperature in them
 
@@ -23,10 +23,18 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.extras import need
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.network import HASH, SHORTEST, Network, NgramBranch, TfidfBranch, WideAndDeep, lstm_of
-from lstm_sentiment.reading.tokenizing import MOST_PLACES, NOTHING, PAD, UNKNOWN
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.network import (
+    HASH,
+    SHORTEST,
+    Network,
+    NgramBranch,
+    TfidfBranch,
+    WideAndDeep,
+    lstm_of,
+)
+from lstm_sentiment.system.extras import need
+from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, PAD, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime from 1.12 on
 FLOAT, INT32, INT64 = 1, 6, 7  # of onnx.TensorProto

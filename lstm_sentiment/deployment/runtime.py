@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.reading.given import texts_in
-from lstm_sentiment.reading.tokenizing import PAD, Encoder, number_unknown
+from lstm_sentiment.text.given import texts_in
+from lstm_sentiment.text.tokenization import PAD, Encoder, number_unknown
 
 FORMAT = 1  # of model.json
 MODEL, FACTS = "model.onnx", "model.json"

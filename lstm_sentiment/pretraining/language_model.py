@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.model import SentimentLSTM
-from lstm_sentiment.reading.subwords import SubwordVectors, word_ids
-from lstm_sentiment.reading.text import Vocabulary
-from lstm_sentiment.reading.tokenizing import PAD
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.text.subwords import SubwordVectors, word_ids
+from lstm_sentiment.text.tokenization import PAD
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 LOGITS_AT_ONCE = 1 << 24  # of the whole vocabulary, when nothing is learned: 64 MB
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.dataset import Batch, TextDataset, length_batches
-from lstm_sentiment.distributed import Processes
+from lstm_sentiment.data.dataset import Batch, TextDataset, length_batches
 from lstm_sentiment.pretraining.language_model import unigram_shares
-from lstm_sentiment.reading.subwords import word_ids
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.text.subwords import word_ids
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ MAX_LOSS = 700.0  # nats; the exponential of more is beyond a float
 
 
 class NextToken:
-    """Texts to their own tokens, in both directions: a `loop.Task`.
+    """Texts to their own tokens, in both directions: a `protocols.Task`.
 
     Args:
         validation: windows of text that pick the best epoch.

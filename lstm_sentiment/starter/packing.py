@@ -22,20 +22,20 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from lstm_sentiment.bounds import json_of
-from lstm_sentiment.card import packed_card
-from lstm_sentiment.checkpoint import BEST, PACKED, RunFolder
-from lstm_sentiment.classifier import SentimentClassifier, read_run
-from lstm_sentiment.config import Config
+from lstm_sentiment.checkpoints.quantization import MOST_PACKED, dequantized, quantized
+from lstm_sentiment.checkpoints.run_folder import BEST, PACKED, RunFolder
+from lstm_sentiment.checkpoints.run_paths import CARD, NO_ROWS, STARTER, STATEMENT, run_path
+from lstm_sentiment.checkpoints.self_test import largest_difference, tolerance_on
+from lstm_sentiment.checkpoints.untrusted_files import json_of
+from lstm_sentiment.config.command_line import config_yaml
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import DataConfig
 from lstm_sentiment.errors import CheckpointError, RunError
-from lstm_sentiment.files import new_folder, write_atomically, write_json
-from lstm_sentiment.options import config_yaml
-from lstm_sentiment.proof import largest_difference, tolerance_on
-from lstm_sentiment.proving import proof_of
-from lstm_sentiment.quantization import MOST_PACKED, dequantized, quantized
-from lstm_sentiment.reading.tokenizing import SPECIAL_TOKENS
-from lstm_sentiment.sections import DataConfig
-from lstm_sentiment.starter.names import CARD, NO_ROWS, STARTER, STATEMENT, run_path
+from lstm_sentiment.prediction.classifier import SentimentClassifier, read_run
+from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.prediction.model_card import packed_card
+from lstm_sentiment.system.files import new_folder, write_atomically, write_json
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
 VERSIONS = ("lstm_sentiment", "torch", "packages")  # of environment.json; the rest tells of a machine
 Array = npt.NDArray[Any]

@@ -1,0 +1,234 @@
+"""Networks that train from random weights on rows so few that none are set aside: chosen by cross-validation.
+
+For each fold a network learns from the other rows. Their answers for the rows they did not see are put
+together, epoch by epoch: they pick the epoch, and calibrate the network that learns from all rows.
+
+Legend: R rows, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.adaptation.linear import folds_of
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.data.dataset import Array, TextDataset
+from lstm_sentiment.errors import StoppedError
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.models.network import Network, WideAndDeep
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.training.classification import Classification
+from lstm_sentiment.training.optimizer import balanced_weights, cross_entropy
+from lstm_sentiment.training.protocols import Watch
+from lstm_sentiment.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+FOLDS = 5
+Logits = dict[str, Array]  # of a network, by the name of nothing, and of its branches, by theirs
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfFold:
+    """How networks answer the training rows that they did not learn from.
+
+    Args:
+        logits: of each epoch, (R, C).
+        scores: of each epoch.
+    """
+
+    logits: list[Logits]
+    scores: list[dict[str, Any]]
+
+
+class _Held(Classification):
+    """Keeps the logits of the rows held out, epoch by epoch, and tells nobody."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.logits: list[Logits] = []
+
+    def score(self, model: nn.Module) -> dict[str, Any]:
+        """Return the scores of the rows held out."""
+        networks = {"": model}
+        if isinstance(model, WideAndDeep):
+            networks |= dict(model.named_children())
+        self.logits.append({name: self._logits(network) for name, network in networks.items()})
+        probabilities_RC = torch.from_numpy(self.logits[-1][""]).double().softmax(1).numpy()
+        return score(self.validation.labels, probabilities_RC, self.labels, self.validation.counts)
+
+    def _logits(self, network: nn.Module) -> Array:
+        found: Array = predict_logits(
+            network, self.validation, device=self.device, batch_size=self.batch_size, processes=self.processes
+        ).numpy()
+        return found
+
+    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+        """Say nothing."""
+
+
+class Scored(Classification):
+    """Rows of text to classes, where each epoch has its scores already: those of `cross_validate`."""
+
+    of_epochs: list[dict[str, Any]]
+    trainer: Trainer
+
+    def score(self, model: nn.Module) -> dict[str, Any]:  # noqa: ARG002 - of all rows nothing is measured
+        """Return the scores of the epoch that the trainer is in."""
+        return self.of_epochs[self.trainer.state.epoch]
+
+
+class _Nowhere:
+    """A `protocols.CheckpointStore` that keeps nothing."""
+
+    def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
+        """Keep nothing."""
+
+    def write_log(self, entries: list[dict[str, Any]]) -> None:
+        """Keep nothing."""
+
+
+def new_trainer(
+    config: Config,
+    corpus: Corpus,
+    learned: TextDataset,
+    model: Network,
+    *,
+    processes: Processes,
+    kind: type[Classification] = Classification,
+    crossed: OutOfFold | None = None,
+    **settings: Any,
+) -> Trainer:
+    """Return what trains a network, on the device where it is.
+
+    Args:
+        config: of the run.
+        corpus: its rows; those of validation pick the epoch.
+        learned: rows to learn from.
+        model: the network.
+        processes: of the job.
+        kind: of the task.
+        crossed: what scores the epochs where no rows are set aside; None for validation rows.
+        settings: of `Trainer`.
+    """
+    balanced = config.trainer.class_weights == "balanced"
+    weights = balanced_weights(learned.labels, len(corpus.labels), learned.weights) if balanced else None
+    device = next(model.parameters()).device
+    task = (Scored if crossed else kind)(
+        corpus.validation,
+        corpus.labels,
+        loss=cross_entropy(weights, config.trainer.label_smoothing),
+        device=device,
+        batch_size=4 * config.trainer.batch_size,
+        processes=processes,
+        r_drop=config.trainer.r_drop,
+        vat=config.trainer.vat,
+    )
+    trainer = Trainer(
+        model,
+        learned,
+        task,
+        config=config.trainer,
+        seed=config.seed,
+        device=device,
+        processes=processes,
+        **settings,
+    )
+    if isinstance(task, Scored) and crossed is not None:
+        task.of_epochs, task.trainer = crossed.scores, trainer
+    return trainer
+
+
+def cross_validate(
+    config: Config,
+    corpus: Corpus,
+    network_for: Callable[[Corpus], Network],
+    *,
+    device: torch.device,
+    precision: str,
+    processes: Processes,
+    watch: Watch | None = None,
+) -> OutOfFold | None:
+    """Train a network for each fold of the training rows, to the last epoch, and return their answers.
+
+    Where rows are set aside for validation, nothing is done, and None returned. The folds hold every class as
+    evenly as they can, and no text is in two of them. The result is the same whenever it is computed again: a
+    run that goes on needs no trace of it.
+
+    Args:
+        config: of the run.
+        corpus: its rows.
+        network_for: the rows of a fold -> the network that learns from them, on the CPU.
+        device: where networks learn.
+        precision: fp32, bf16 or fp16.
+        processes: of the job.
+        watch: tells when to stop, between two folds.
+
+    Raises:
+        TrainingError: a loss is not finite.
+        StoppedError: a signal asked for it; nothing is kept.
+    """
+    if not corpus.cross_validated:
+        return None
+    train = corpus.train
+    folds = folds_of(train.labels, texts=train.texts, seed=config.seed, most=FOLDS)
+    trainer = dataclasses.replace(config.trainer, patience=0, tensorboard=False)
+    unending = dataclasses.replace(config, trainer=trainer)
+    found: list[list[Logits]] = []
+    for number, fold in enumerate(folds, start=1):
+        log.info("cross-validation: fold %d of %d", number, len(folds))
+        others = np.setdiff1d(np.arange(len(train)), fold)
+        part = dataclasses.replace(corpus, train=train.part(others), validation=train.part(fold))
+        with _quietly():
+            fitted = new_trainer(
+                unending, part, part.train, network_for(part).to(device), kind=_Held,
+                precision=precision, processes=processes, store=_Nowhere(), facts={},
+            )  # fmt: skip
+            fitted.fit()
+        assert isinstance(fitted.task, _Held)
+        found.append(fitted.task.logits)
+        stop = watch.asked_to_stop() if watch else 0
+        if stop:
+            raise StoppedError(stop, "stopped in cross-validation: start again")
+    return _together(folds, found, train, corpus.labels)
+
+
+def _together(
+    folds: list[Array], found: list[list[Logits]], train: TextDataset, labels: list[str]
+) -> OutOfFold:
+    """Put what was found for the rows of each fold into one array per epoch."""
+    logits: list[Logits] = []
+    for of_folds in zip(*found, strict=True):
+        of_epoch = {name: np.zeros((len(train), len(labels)), np.float32) for name in of_folds[0]}
+        for fold, of_fold in zip(folds, of_folds, strict=True):
+            for name, logits_RC in of_fold.items():
+                of_epoch[name][fold] = logits_RC
+        logits.append(of_epoch)
+    scores = []
+    for of_epoch in logits:
+        probabilities_RC = torch.from_numpy(of_epoch[""]).double().softmax(1).numpy()
+        scores.append(score(train.labels, probabilities_RC, labels, train.counts))
+    return OutOfFold(logits=logits, scores=scores)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Let only warnings through."""
+    package = logging.getLogger("lstm_sentiment")
+    level = package.level
+    package.setLevel(max(logging.WARNING, package.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        package.setLevel(level)

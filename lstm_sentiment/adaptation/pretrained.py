@@ -1,0 +1,119 @@
+"""What a classifier takes over from a language model: vocabulary, vectors, first LSTMs.
+
+The classifier keeps copies: its run folder needs the pretrained one no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.checkpoints.expected import of_language_model
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.checkpoints.run_paths import is_starter
+from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
+from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of, yaml_of
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.errors import CheckpointError, ConfigError, SentimentError
+from lstm_sentiment.system.files import local_path
+from lstm_sentiment.text.tokenizers import Vocabulary
+
+log = logging.getLogger(__name__)
+
+TAKEN = ("embedding.", "subwords.", "forward_lstms.0.", "backward_lstms.0.")
+# Or tokens would mean something else, or shapes would not fit.
+ALIKE = ["text.tokenizer", "text.lowercase", "text.normalize", "text.subwords"]
+ALIKE += ["model.embedding_size", "model.hidden_size", "model.bidirectional"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """The best epoch of a `pretrain` run.
+
+    Args:
+        vocabulary: of its training texts.
+        weights: parameter -> tensor, on the CPU.
+        sha256: of the weights, by name.
+    """
+
+    vocabulary: Vocabulary
+    weights: Mapping[str, Tensor]
+    sha256: str
+
+    def start(self, model: nn.Module) -> None:
+        """Copy the weights that a classifier shares with the language model; its others stay as they are.
+
+        Raises:
+            CheckpointError: a shape that does not fit.
+        """
+        own = {name: weight for name, weight in model.named_parameters() if name.startswith(TAKEN)}
+        taken = {name: tensor for name, tensor in self.weights.items() if name.startswith(TAKEN)}
+        check_weights(taken, {name: weight.shape for name, weight in own.items()})
+        with torch.no_grad():
+            for name, tensor in taken.items():
+                own[name].copy_(tensor)
+
+
+def load_pretrained(config: Config) -> Pretrained | None:
+    """Return the language model that a configuration names, or None where it names none.
+
+    A classifier is none (see `adaptation.start`).
+
+    Raises:
+        ConfigError: its tokens or sizes are others; the message names the key.
+        RunError: the folder is no run.
+        CheckpointError: a damaged one.
+
+    >>> load_pretrained(Config()) is None
+    True
+    """
+    if config.pretrained in (None, "auto") or is_starter(str(config.pretrained)):
+        return None
+    assert config.pretrained is not None
+    folder = RunFolder(local_path(config.pretrained))
+    if folder.is_run() and classes_of_run(folder.path / "labels.json")[0]:
+        return None
+    try:
+        checkpoint = folder.load(BEST, of_language_model(folder.path))
+    except CheckpointError:
+        raise
+    except SentimentError as error:
+        raise ConfigError(str(error), key="pretrained") from None
+    _check_alike(yaml_of(folder.path / "config.yaml"), config, folder.path)
+    try:
+        weights = checkpoint.tensors["model"]
+        vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
+        check_weights(weights, {name: tensor.shape for name, tensor in weights.items()})
+        log.info(
+            "pretrained: %s, epoch %d, validation perplexity %.1f",
+            folder.path, checkpoint.facts["epoch"] + 1, checkpoint.facts["scores"]["perplexity"],
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder.path}: is not as pretraining writes it: {error}") from None
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].numpy().tobytes())
+    return Pretrained(vocabulary=vocabulary, weights=weights, sha256=digest.hexdigest())
+
+
+def _check_alike(theirs: Any, config: Config, folder: Path) -> None:
+    if not isinstance(theirs, dict) or not all(isinstance(theirs.get(of), dict) for of in ("text", "model")):
+        raise CheckpointError(f"{folder / 'config.yaml'}: has no sections text and model")
+    for key in ALIKE:
+        section, _, name = key.partition(".")
+        before_it_was_one = getattr(getattr(Config(), section), name)  # runs of earlier versions name fewer
+        found, expected = (
+            getattr(getattr(config, section), name),
+            theirs[section].get(name, before_it_was_one),
+        )
+        if found != expected:
+            raise ConfigError(
+                f"is {found}, but {folder} was pretrained with {expected}; set it to {expected}", key=key
+            )

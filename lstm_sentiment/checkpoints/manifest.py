@@ -1,0 +1,155 @@
+"""What is in the folder of a checkpoint, and how damage to it shows.
+
+A manifest names each file with its sha256 and size, and those of the files elsewhere that it depends on:
+
+    {"format": 1, "files": {"model.safetensors": {"sha256": ..., "bytes": ...}}, "run": {"labels.json": ...}}
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from lstm_sentiment import __version__
+from lstm_sentiment.checkpoints.untrusted_files import check_bytes, check_place, check_tensors, json_of
+from lstm_sentiment.errors import CheckpointError, OtherVersionError, shown
+from lstm_sentiment.system.files import as_json, sha256_of
+from lstm_sentiment.system.open_errors import reading
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+def write_manifest(folder: Path, *, depends_on: Iterable[Path]) -> None:
+    """Write down what is in a folder.
+
+    Args:
+        folder: whose files are all there.
+        depends_on: files elsewhere without which they are worth nothing.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "state.json").write_text("{}")
+    >>> write_manifest(folder, depends_on=[])
+    >>> verify(folder, depends_on=[])
+    >>> _ = (folder / "state.json").write_text("[]")
+    >>> verify(folder, depends_on=[])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    lstm_sentiment.errors.CheckpointError: .../state.json: is damaged or was replaced (its sha256 is not ...
+    """
+    manifest = {
+        "format": FORMAT,
+        "files": {file.name: _fingerprint(file) for file in sorted(folder.iterdir())},
+        "run": {file.name: _fingerprint(file) for file in depends_on},
+    }
+    (folder / MANIFEST).write_bytes(as_json(manifest))
+
+
+def verify(folder: Path, *, depends_on: Iterable[Path]) -> None:
+    """Compare the files of a checkpoint, and those that it depends on, with its manifest.
+
+    Raises:
+        OtherVersionError: it has a format that this version does not read.
+        CheckpointError: names the file that is damaged, missing, too many or too large, no plain file, or a
+            link that leads out of the run.
+
+    Example::
+
+        verify(Path("runs/reviews/best"), depends_on=[Path("runs/reviews/labels.json")])
+    """
+    run = folder.parent
+    check_place(folder / MANIFEST, run)
+    manifest = json_of(folder / MANIFEST, ending="}\n")  # all of it: what is cut off may be one bracket
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{folder / MANIFEST}: is no manifest")
+    if manifest.get("format") != FORMAT:
+        raise OtherVersionError(f"{folder}: {_other_format(manifest.get('format'), run)}")
+    files, others = manifest.get("files"), manifest.get("run")
+    if not isinstance(files, dict) or not isinstance(others, dict):
+        raise CheckpointError(f"{folder / MANIFEST}: is no manifest")
+    with reading(folder):
+        present = {file.name for file in folder.iterdir()} - {MANIFEST}
+    if present != set(files):
+        odd = ", ".join(sorted(present ^ set(files)))
+        raise CheckpointError(f"{folder}: files missing or added: {shown(odd, 200)}")
+    expected = {folder / name: facts for name, facts in files.items()}
+    expected |= {file: others.get(file.name) for file in depends_on}
+    for file, facts in expected.items():
+        check_place(file, run)
+        check_bytes(file)
+        with reading(file):
+            found = _fingerprint(file)
+        if found != facts:
+            raise CheckpointError(f"{file}: is damaged or was replaced (its sha256 is not the manifest's)")
+
+
+def _other_format(found: object, run: Path) -> str:
+    """Say what to do about a checkpoint of a format that this version does not read."""
+    try:
+        check_place(run / "environment.json", run)
+        writer = json_of(run / "environment.json")["lstm_sentiment"]
+    except (CheckpointError, KeyError, TypeError):
+        writer = None
+    by = f" by version {shown(writer)} of lstm_sentiment" if isinstance(writer, str) else ""
+    newer = isinstance(found, int) and found > FORMAT
+    way_out = "pip install --upgrade lstm_sentiment" if newer else "use the version that wrote it"
+    return (
+        f"was written{by} in format {shown(str(found))}; this is version {__version__}, which reads "
+        f"format {FORMAT}: {way_out}"
+    )
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors of any device.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    Example::
+
+        write_tensors(Path("model.safetensors"), model.state_dict())
+    """
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)  # what the umask leaves; safetensors lets only the owner read
+    try:
+        safetensors.torch.save_file(plain, file)
+        file.chmod(mode)
+    except safetensors.SafetensorError as error:  # the system's error is in its text alone
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read named tensors onto the CPU.
+
+    Raises:
+        CheckpointError: the file is damaged, or a number in it is not finite.
+
+    Example::
+
+        model.load_state_dict(read_tensors(Path("model.safetensors")))
+    """
+    check_tensors(file)
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{file}: {shown(name)} holds numbers that are not finite")
+    return tensors
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    return {"sha256": sha256_of(file), "bytes": file.stat().st_size}

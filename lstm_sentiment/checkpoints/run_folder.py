@@ -1,0 +1,357 @@
+"""A run folder: everything that prediction, resuming and auditing need, and nothing that is executed.
+
+    RUN/
+      config.yaml  vocabulary.json  labels.json      written once, before training
+      best/model.safetensors                         what prediction reads
+      last/{model,average,optimizer}.safetensors     what resuming reads
+      last.previous/                                 the one before, in case `last` is damaged
+      */state.json  */manifest.json                  plain facts; sha256 and size of every file
+      metrics.json  log.jsonl  environment.json
+      tensorboard/                                   curves, if asked for
+      .lock                                          while it is trained: by which process (see `lock`)
+
+A checkpoint is written into a folder beside its place, flushed to disk, and renamed. It stores
+named tensors and plain facts and knows no model class. No pickle is written or read. A packed checkpoint
+holds int8 and float16 on disk, and fp32 once it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lstm_sentiment.checkpoints.manifest import MANIFEST, read_tensors, verify, write_manifest, write_tensors
+from lstm_sentiment.checkpoints.quantization import dequantized
+from lstm_sentiment.checkpoints.untrusted_files import (
+    NO_PICKLES,
+    Table,
+    check_bytes,
+    check_place,
+    check_tensors,
+    json_of,
+)
+from lstm_sentiment.errors import (
+    CheckpointError,
+    NoPermissionError,
+    OtherVersionError,
+    RunError,
+    SentimentError,
+)
+from lstm_sentiment.system.consistent_reads import MisfitError, ReplacedError, held_in_place, settled
+from lstm_sentiment.system.files import (
+    as_json,
+    make_folder,
+    sync_file,
+    sync_folder,
+    unfinished,
+    write_atomically,
+    write_json,
+    writing,
+)
+from lstm_sentiment.system.lock import LOCK
+from lstm_sentiment.system.open_errors import refuse_unreadable
+
+log = logging.getLogger(__name__)
+
+BEST, LAST, CURVES = "best", "last", "tensorboard"
+PACKED = "packed"  # fact that says how the tensors of a checkpoint are packed (see `quantization`)
+EXPORTED = "onnx"  # what `export` makes of a run, where it is told no other place
+SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
+OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
+OWN_FILES |= {"evaluation.json", "report.html", "status.json"}
+SOON_READ = 256 << 20  # bytes whose sha256 takes a fraction of a second
+_UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # what a kill leaves of a file or folder
+Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]
+TensorGroups = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole.
+
+    Args:
+        tensors: group -> name -> tensor, on the CPU.
+        facts: what was saved beside them.
+    """
+
+    tensors: dict[str, dict[str, Tensor]]
+    facts: dict[str, Any]
+
+
+class RunFolder:
+    """Reads and writes a run folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+
+    >>> import tempfile, torch
+    >>> run = RunFolder(Path(tempfile.mkdtemp()) / "run")
+    >>> run.begin(config_yaml="seed: 0", vocabulary=["good"], labels=["neg", "pos"], label_map={})
+    >>> run.save(BEST, {"model": {"w": torch.ones(2)}}, {"step": 3})
+    >>> checkpoint = run.load(BEST)
+    >>> checkpoint.facts["step"], checkpoint.tensors["model"]["w"].tolist()
+    (3, [1.0, 1.0])
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def occupied(self) -> bool:
+        """Whether the folder holds anything."""
+        refuse_unreadable(self.path)
+        return self.path.exists() and (not self.path.is_dir() or any(self._entries()))
+
+    def is_run(self) -> bool:
+        """Whether the folder was made by this package, damaged or not."""
+        refuse_unreadable(self.path)
+        return self._is_ours() or any((self.path / name / MANIFEST).is_file() for name in (BEST, LAST))
+
+    def is_foreign(self) -> bool:
+        """Whether the folder holds other things and no run; one that is just being made is a run."""
+        refuse_unreadable(self.path)
+        if self.path.exists() and not self.path.is_dir():
+            return True
+        return self.occupied() and not self._is_ours() and not all(map(_is_begun, self._entries()))
+
+    def begin(
+        self,
+        *,
+        config_yaml: str,
+        vocabulary: list[str],
+        labels: list[str],
+        label_map: Mapping[str, str | None],
+    ) -> None:
+        """Make the folder and write what does not change while training.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        make_folder(self.path)
+        write_json(self.path / "vocabulary.json", vocabulary, indent=0)
+        write_json(self.path / "labels.json", {"labels": labels, "map": label_map})
+        write_atomically(self.path / "config.yaml", config_yaml.encode())
+
+    def clear(self) -> None:
+        """Remove the run that is in the folder, and nothing else.
+
+        Raises:
+            RunError: the folder holds something that is no run of this package.
+        """
+        if not self.occupied():
+            return
+        if self.is_foreign():
+            raise RunError(f"{self.path}: holds files that are no run of this package; choose another out")
+        # What makes the folder a run goes last: a kill in between leaves one that can be cleared again.
+        entries = sorted(filter(_is_ours, self._entries()), key=lambda entry: entry.name in SHARED_FILES)
+        for entry in entries:
+            _remove(entry)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left unfinished; only for who holds the folder (see `lock`)."""
+        for entry in list(self._entries()):
+            if _UNFINISHED.fullmatch(entry.name) and _is_ours(entry):
+                _remove(entry)
+
+    def save(self, name: str, groups: TensorGroups, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint; a kill or a power cut at any moment leaves this one or the one before.
+
+        Args:
+            name: ``best`` or ``last``.
+            groups: group -> name -> tensor; one file per group.
+            facts: plain values, stored as JSON.
+
+        Raises:
+            DiskError: it cannot be written; the one before is whole.
+        """
+        building = unfinished(self.path / name)
+        needed = sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())
+        kept = "what was saved before is whole: go on with --resume true" if self.has(LAST) else ""
+        with writing(self.path / name, needed=needed, kept=kept):
+            for left_by_a_kill in self.path.glob(f".{name}.*.tmp"):
+                shutil.rmtree(left_by_a_kill, ignore_errors=True)
+            try:
+                self._build(building, groups, facts)
+                self._publish(building, name)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+
+    def _build(self, building: Path, groups: TensorGroups, facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint into a new folder and flush all of it to disk."""
+        building.mkdir()
+        for group, tensors in groups.items():
+            write_tensors(building / f"{group}.safetensors", tensors)
+        (building / "state.json").write_bytes(as_json(dict(facts)))
+        write_manifest(building, depends_on=self._shared_files())
+        for file in building.iterdir():
+            sync_file(file)
+        sync_folder(building)
+
+    def _publish(self, building: Path, name: str) -> None:
+        """Put a checkpoint in its place; at each moment a whole one is there, here or as the one before."""
+        final, previous = self.path / name, self.path / f"{name}.previous"
+        if final.exists() and self._is_whole(final):
+            shutil.rmtree(previous, ignore_errors=True)
+            final.rename(previous)
+        elif final.exists():  # damaged since: the one before is worth more
+            shutil.rmtree(final)
+        building.rename(final)
+        sync_folder(self.path)
+        if name == BEST:
+            shutil.rmtree(previous, ignore_errors=True)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a checkpoint of that name, whole or not."""
+        return (self.path / name).is_dir() or (self.path / f"{name}.previous").is_dir()
+
+    def load(self, name: str, expected: Expectation | None = None) -> Checkpoint:
+        """Read a checkpoint; fall back to the one before, with a warning, when it is damaged.
+
+        Packed weights come as plain fp32 tensors, and nothing in the facts tells that they were packed.
+        Where a training replaces the checkpoint meanwhile, it is read again until all is of one step.
+
+        Args:
+            name: ``best`` or ``last``.
+            expected: is given headers by group, and facts, before any tensor is read (see `expected`).
+
+        Raises:
+            RunError: the folder is no run.
+            OtherVersionError: the checkpoint has a format that this version does not read.
+            CheckpointError: no checkpoint is whole; the message names what is damaged.
+        """
+        places = (self.path, self.path / name, self.path / f"{name}.previous")
+        try:
+            return settled(lambda: self._load(name, expected), *places)
+        except MisfitError as error:
+            raise error.told() from None
+
+    def _load(self, name: str, expected: Expectation | None) -> Checkpoint:
+        refuse_unreadable(self.path)
+        if self.path.is_file():
+            raise RunError(f"{self.path}: is no run folder but a file; {NO_PICKLES}")
+        if not self.is_run():
+            raise RunError(f"{self.path}: is no run folder (there is no config.yaml and labels.json in it)")
+        problems: list[CheckpointError] = []
+        for candidate in (self.path / name, self.path / f"{name}.previous"):
+            if not candidate.is_dir():
+                continue
+            try:
+                with held_in_place(candidate):
+                    checkpoint = self._read(candidate, expected)
+            except ReplacedError:
+                raise
+            except CheckpointError as error:
+                problems.append(error)
+                continue
+            if problems:
+                log.warning("%s; going on with %s", "; ".join(map(str, problems)), candidate)
+            return checkpoint
+        if not problems:
+            raise CheckpointError(
+                f"{self.path}: has no checkpoint '{name}'; train it first, or go on with --resume true"
+            )
+        told = "; ".join(map(str, problems))
+        if any(isinstance(problem, OtherVersionError) for problem in problems):
+            raise OtherVersionError(told)  # it may be whole
+        if any(isinstance(problem, NoPermissionError) for problem in problems):
+            raise NoPermissionError(told)
+        raise CheckpointError(f"{told}. Restore it from a copy, or train again")
+
+    def read_json(self, name: str) -> Any:
+        """Read one of the run's JSON files.
+
+        Raises:
+            CheckpointError: it is missing or damaged, or leads out of the run.
+        """
+        return json_of(self.own(name))
+
+    def own(self, name: str) -> Path:
+        """Return the path of one of the run's files.
+
+        Raises:
+            CheckpointError: it is a link that leads out of the run.
+        """
+        check_place(self.path / name, self.path)
+        return self.path / name
+
+    def write_log(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Write log.jsonl, one line per epoch."""
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        write_atomically(self.path / "log.jsonl", lines.encode())
+
+    def _is_ours(self) -> bool:
+        """Whether what is in the folder may be replaced: that there is a manifest is not enough."""
+        return (self.path / "config.yaml").is_file() and (self.path / "labels.json").is_file()
+
+    def _entries(self) -> Iterator[Path]:
+        return (entry for entry in self.path.iterdir() if entry.name != LOCK)
+
+    def _shared_files(self) -> list[Path]:
+        return [self.path / name for name in SHARED_FILES]
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            verify(folder, depends_on=self._shared_files())
+        except CheckpointError:
+            return False
+        return True
+
+    def _read(self, folder: Path, expected: Expectation | None) -> Checkpoint:
+        files = sorted(folder.glob("*.safetensors"))
+        if expected is not None:
+            try:
+                for file in (*files, folder / "state.json"):
+                    check_place(file, self.path)
+                    check_bytes(file)  # and no pipe, which would be waited for
+                expected({file.stem: check_tensors(file) for file in files}, _facts_of(folder))
+            except SentimentError as error:
+                if sum(file.stat().st_size for file in files if file.is_file()) <= SOON_READ:
+                    verify(folder, depends_on=self._shared_files())  # what is damaged does not fit either
+                raise MisfitError(error, folder) from None
+        verify(folder, depends_on=self._shared_files())
+        tensors = {file.stem: read_tensors(file) for file in files}
+        facts = _facts_of(folder)
+        if PACKED in facts:
+            try:
+                tensors["model"] = dequantized(tensors.get("model", {}), facts.pop(PACKED))
+            except CheckpointError as error:
+                raise CheckpointError(f"{folder / 'model.safetensors'}: {error}") from None
+        return Checkpoint(tensors=tensors, facts=facts)
+
+
+def _is_begun(entry: Path) -> bool:
+    """Whether an entry is one that a run has before its first checkpoint."""
+    unfinished = _UNFINISHED.fullmatch(entry.name)
+    return entry.is_file() and (unfinished[1] if unfinished else entry.name) in SHARED_FILES
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether an entry of a run folder is one that this package makes, or what a kill left of one."""
+    name = entry.name
+    unfinished = _UNFINISHED.fullmatch(name)
+    if unfinished:
+        name = unfinished[1]
+    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous", CURVES, EXPORTED):
+        return entry.is_dir()
+    return name in OWN_FILES and entry.is_file()
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
+
+
+def _facts_of(folder: Path) -> dict[str, Any]:
+    facts = json_of(folder / "state.json")
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{folder / 'state.json'}: holds no facts by name")
+    return facts

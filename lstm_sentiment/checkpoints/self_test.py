@@ -1,0 +1,152 @@
+"""A checkpoint that proves itself: texts with the logits that the model gave them when it was trained.
+
+Loading answers the texts again, once per machine and version of the libraries. A difference beyond
+rounding means that something between text and logit is no longer what it was: tokenizer, weights,
+a kernel. No text of the training data is kept: the texts are made of the vocabulary's words.
+
+Legend: R texts, C classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lstm_sentiment import __version__
+from lstm_sentiment.errors import CheckpointError
+from lstm_sentiment.system.cache_folder import notes_folder
+from lstm_sentiment.system.devices import describe_machine
+
+log = logging.getLogger(__name__)
+
+FIXED = (
+    "",
+    "I rate it so-so",
+    "Unbelievable service!!! 😀",
+    "I can't say it's bad, but I wouldn't go again :-(",
+    "@you look: https://example.org is #great &amp; 7.5/10",
+    "Naïve café, schön und gut… 你好",
+    "Xyzzyqwerty blorptastic",
+)
+TEXTS = 20
+MOST_CHARACTERS = 200_000  # 1,600 words of 64 are half of it
+TOLERANCES = {"cpu": 1e-3}  # of logits; CPUs round alike but for the last digits
+OTHER_TOLERANCE = 2e-2  # of devices that compute fp32 with shorter numbers, as TF32
+Array = npt.NDArray[Any]
+
+
+def proof_texts(words: Sequence[str]) -> list[str]:
+    """Return 20 texts: some fixed, some of random words of a vocabulary, from one word to many.
+
+    >>> texts = proof_texts(["good", "bad"])
+    >>> len(texts), texts[1], len(texts[-1].split())
+    (20, 'I rate it so-so', 600)
+    """
+    random, known = np.random.default_rng(0), list(words) or ["word"]
+    lengths = [round(600 ** (i / (TEXTS - len(FIXED) - 1))) for i in range(TEXTS - len(FIXED))]
+    drawn = [random.integers(0, len(known), length) for length in lengths]
+    return [*FIXED, *(" ".join(known[i] for i in places) for places in drawn)]
+
+
+def check_proof(proof: Any, answer: Callable[[list[str]], Array], *, device: torch.device, name: str) -> None:
+    """Warn when the texts that came with the weights are no longer answered as they were.
+
+    Args:
+        proof: what the checkpoint holds; None for a run that did not end, which proves nothing.
+        answer: texts -> logits (R, C).
+        device: that answers.
+        name: of the run, for the warning.
+
+    Raises:
+        CheckpointError: it is no proof of such a model.
+    """
+    if proof is None:
+        return
+    names = ("python", "torch", "system", "cpu", "device")
+    machine = describe_machine(device)
+    here = {"lstm_sentiment": __version__, **{fact: machine[fact] for fact in names}}
+    verified = Verified(notes_folder() / "proofs", proof, here)
+    if verified.known():
+        return
+    difference = largest_difference(proof, answer(texts_of(proof)))
+    if difference <= tolerance_on(device.type):
+        verified.remember()
+        return
+    log.warning(
+        "%s: the texts that came with the model are not answered as where it was trained: logits differ by "
+        "up to %.2g, rounding explains %.2g. Score it on rows that you know before you trust it here",
+        name, difference, tolerance_on(device.type),
+    )  # fmt: skip
+
+
+def largest_difference(proof: Any, logits_RC: Array) -> float:
+    """Return by how much logits differ at the most from those of a proof, relative to their size above 1.
+
+    Raises:
+        CheckpointError: it is no proof of such a model.
+
+    >>> round(largest_difference({"texts": ["so"], "logits": [[2.0, 0.0]]}, np.array([[2.2, 0.0]])), 3)
+    0.1
+    """
+    try:
+        kept_RC = np.array(proof["logits"], np.float64)
+        difference_RC = np.abs(kept_RC - logits_RC) / np.maximum(np.abs(kept_RC), 1.0)
+    except (TypeError, ValueError, KeyError):
+        raise CheckpointError("the proof is not that of this model") from None
+    if kept_RC.shape != logits_RC.shape or not np.isfinite(difference_RC).all():
+        raise CheckpointError("the proof is not that of this model")
+    return float(difference_RC.max(initial=0.0))
+
+
+def texts_of(proof: Any) -> list[str]:
+    """Return a proof's texts.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    texts = proof.get("texts") if isinstance(proof, dict) else None
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise CheckpointError("the proof is not that of this model")
+    if len(texts) > TEXTS or sum(map(len, texts)) > MOST_CHARACTERS:  # they are answered at once
+        raise CheckpointError(f"the proof has more than {TEXTS} texts or {MOST_CHARACTERS:,} characters")
+    return texts
+
+
+def tolerance_on(device: str) -> float:
+    """Return the largest difference that rounding explains on a kind of device."""
+    return TOLERANCES.get(device, OTHER_TOLERANCE)
+
+
+class Verified:
+    """Remembers which proofs held on this machine with these libraries, in a folder of empty files.
+
+    >>> import tempfile
+    >>> verified = Verified(Path(tempfile.mkdtemp()), {"logits": [[1.0]]}, {"torch": "2.13"})
+    >>> before = verified.known(); verified.remember(); before, verified.known()
+    (False, True)
+    """
+
+    def __init__(self, folder: Path, proof: Any, machine: dict[str, Any]) -> None:
+        facts = json.dumps([proof, machine], sort_keys=True, default=str)
+        self._file = folder / hashlib.sha256(facts.encode()).hexdigest()
+
+    def known(self) -> bool:
+        """Whether this proof held here before."""
+        with contextlib.suppress(OSError):
+            return self._file.is_file()
+        return False
+
+    def remember(self) -> None:
+        """Note that it holds; where nothing can be written it is looked at again the next time."""
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.touch()

@@ -1,0 +1,76 @@
+"""Named tensors from a file, held against those that a model has, before any memory is taken for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lstm_sentiment.errors import CheckpointError, ConfigError, shown
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+
+MOST_PARAMETERS = 1_000_000_000  # 4 GB; training takes four times as much
+Shapes = Mapping[str, Sequence[int]]
+
+
+def check_size(shapes: Shapes) -> None:
+    """Refuse a model that hardly any machine holds.
+
+    Raises:
+        ConfigError: it has more than a thousand million parameters; the message tells the largest.
+
+    >>> check_size({"embedding.weight": (10**6, 2000)})
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.ConfigError: model: would have 2,000,000,000 parameters, 2,000,000,000 of them in \
+embedding.weight; at most 1,000,000,000 are allowed: lower the sizes in sections model and text
+    """
+    count = sum(map(math.prod, shapes.values()))
+    if count > MOST_PARAMETERS:
+        largest = max(shapes, key=lambda name: math.prod(shapes[name]))
+        raise ConfigError(
+            f"would have {count:,} parameters, {math.prod(shapes[largest]):,} of them in {largest}; at most "
+            f"{MOST_PARAMETERS:,} are allowed: lower the sizes in sections model and text",
+            key="model",
+        )
+
+
+def check_weights(weights: Mapping[str, Tensor], shapes: Shapes) -> None:
+    """Refuse weights that are not those of a model.
+
+    Args:
+        weights: parameter -> tensor.
+        shapes: of the model (see `network_shapes.network_shapes`).
+
+    Raises:
+        CheckpointError: a name, a shape or a type is another.
+
+    >>> check_weights({"bias": torch.zeros(2)}, {"bias": (3,)})
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.CheckpointError: bias has the shape (2,), and config.yaml asks for (3,)
+    """
+    odd = sorted(weights.keys() ^ shapes.keys())
+    if odd:
+        raise CheckpointError(f"weights missing or added: {shown(', '.join(odd), 200)}")
+    for name, tensor in weights.items():
+        found, expected = tuple(tensor.shape), tuple(shapes[name])
+        if found != expected:
+            raise CheckpointError(f"{name} has the shape {found}, and config.yaml asks for {expected}")
+        if tensor.dtype != torch.float32:
+            raise CheckpointError(f"{name} holds {tensor.dtype}, not torch.float32")
+
+
+def known_tokens(weights: Mapping[str, Tensor]) -> int:
+    """Return how many tokens of a vocabulary the weights of a network or language model know.
+
+    Raises:
+        KeyError: they are those of something else.
+
+    >>> known_tokens({"lstm.embedding.weight": torch.zeros(5, 2)})
+    3
+    """
+    name = "lstm.embedding.weight" if "lstm.embedding.weight" in weights else "embedding.weight"
+    return len(weights[name]) - len(SPECIAL_TOKENS)

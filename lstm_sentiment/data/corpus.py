@@ -1,0 +1,350 @@
+"""From the `data` and `text` sections to three datasets, a vocabulary and the facts about them.
+
+Labels are checked over all files before any model exists. The vocabulary is counted on training
+rows, and on words of pretrained vectors; validation and test rows are only looked up in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.config.sections import DataConfig, TextConfig, code_of, sources
+from lstm_sentiment.data.dataset import TextDataset, count_tokens
+from lstm_sentiment.data.formats.lines import form_of
+from lstm_sentiment.data.labels import class_indices, class_map
+from lstm_sentiment.data.sources.names import TREES
+from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.data.splits import split_rows
+from lstm_sentiment.data.token_store import Columns, TokenStore, join_stores, tokenize_source
+from lstm_sentiment.data.word_vectors import vector_words
+from lstm_sentiment.errors import ConfigError, DataError, Problems, shown
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+from lstm_sentiment.text.tokenizers import Tokenizer, Vocabulary
+
+SPLITS = ("train", "validation", "test")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """All that training needs to know of the data.
+
+    Args:
+        train: rows to learn from.
+        validation: rows that pick the best epoch; the training rows where these are cross-validated.
+        test: rows for the last report, or None.
+        unlabelled: texts without labels, or None; their store holds the training rows too, at the same
+            places, and `labels` are all 0.
+        labels: class names; a class index is a place here.
+        label_map: what files say -> class name, or None for rows to leave out.
+        vocabulary: tokens of the training rows and of texts without labels, and words of `text.vectors` if
+            asked for.
+        facts: counts for the report.
+        fingerprint: changes with any row, label, split or token.
+    """
+
+    train: TextDataset
+    validation: TextDataset
+    test: TextDataset | None
+    unlabelled: TextDataset | None
+    labels: list[str]
+    label_map: dict[str, str | None]
+    vocabulary: Vocabulary
+    facts: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def cross_validated(self) -> bool:
+        """Whether no validation rows are set aside (see `DataConfig`)."""
+        return self.validation is self.train
+
+    @property
+    def splits(self) -> dict[str, TextDataset]:
+        """The datasets by name: train and, where there are such rows, validation and test."""
+        validation = None if self.cross_validated else self.validation
+        found = {"train": self.train, "validation": validation, "test": self.test}
+        return {name: rows for name, rows in found.items() if rows is not None}
+
+
+def prepare(
+    data: DataConfig,
+    text: TextConfig,
+    *,
+    seed: int,
+    cache: Path,
+    vocabulary: Vocabulary | None = None,
+    words: Sequence[str] = (),
+) -> Corpus:
+    """Read, check, split and encode the rows that a configuration names.
+
+    Args:
+        data: which rows, and how they are split.
+        text: how a text becomes tokens.
+        seed: of the split.
+        cache: folder for tokenised text.
+        vocabulary: of a pretrained model; None counts one on the training rows.
+        words: that a counted vocabulary holds in any case.
+
+    Raises:
+        DataError: anything wrong with a file, a row, or a label, with its place.
+        ConfigError: no such tokenizer; phrases of a file that has none.
+    """
+    tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
+    stores = _stores(data, tokenizer, cache)
+    label_map = class_map(data.labels, stores["train"])
+    labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
+    classes = class_indices(stores, label_map, labels)
+    cut = split_rows(stores["train"], classes["train"], data, seed=seed)
+    _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
+    words = [*words, *(vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ())]
+    more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
+    vocabulary = vocabulary or build_vocabulary(
+        more[0] if more else stores["train"],
+        np.concatenate([cut.counted, more[1]]) if more else cut.counted,
+        min_frequency=text.min_frequency,
+        most=text.max_vocabulary,
+        more=words,
+    )
+    splits = _datasets(stores, classes, cut.rows, vocabulary, data, text)
+    unlabelled = splits["train"].joined(*more, np.zeros(len(more[1]), np.int64)) if more else None
+    return Corpus(
+        train=splits["train"],
+        validation=splits.get("validation", splits["train"]),
+        test=splits.get("test"),
+        unlabelled=unlabelled,
+        labels=labels,
+        label_map=label_map,
+        vocabulary=vocabulary,
+        facts={
+            "duplicates": cut.duplicates,
+            "conflicting_labels": cut.conflicting,
+            "counts": {split: _counts(store, classes[split]) for split, store in stores.items()},
+            "unlabelled": {"texts": len(unlabelled)} if unlabelled else {},
+            "phrases": int(stores["train"].phrases[cut.rows["train"]].sum()),
+            "splits": {name: _split_facts(split, labels) for name, split in splits.items()},
+            "shared_texts": _shared_texts(splits),
+        },
+        fingerprint=_fingerprint([*splits.values(), *filter(None, [unlabelled])], labels, vocabulary),
+    )
+
+
+def refuse_addresses(data: DataConfig) -> None:
+    """Refuse to fetch what a run folder names, which somebody else may have written: addresses are not data.
+
+    Raises:
+        DataError: a source lies elsewhere than on this machine.
+
+    >>> refuse_addresses(DataConfig(train="reviews.csv"))
+    """
+    alone = [source for source in (data.train, data.validation, data.test) if isinstance(source, str)]
+    for source in (*alone, *(sources(data.unlabelled) or ()), *(sources(data.exclude) or ())):
+        if "://" in source:
+            raise DataError(
+                "is an address in a run folder, which may come from anybody, and is not fetched", file=source
+            )
+
+
+def build_vocabulary(
+    store: TokenStore, rows: Array, *, min_frequency: int, most: int, more: Sequence[str] = ()
+) -> Vocabulary:
+    """Return the most frequent tokens of some rows, and `more`; ties go to the token seen first."""
+    counts = count_tokens(store, rows, weighted=True)
+    order = np.argsort(-counts, kind="stable")
+    known = order[counts[order] >= min_frequency][:most]
+    others = (word for word in more if word not in SPECIAL_TOKENS)
+    return Vocabulary(dict.fromkeys([*(store.tokens[i] for i in known), *others]))
+
+
+def _stores(data: DataConfig, tokenizer: Tokenizer, cache: Path) -> dict[str, TokenStore]:
+    """Read every source that is named, and tell what is wrong with any of them."""
+    stores, problems = {}, Problems[DataError]()
+    for split in SPLITS:
+        source = getattr(data, split)
+        if isinstance(source, str):
+            phrases = split == "train" and data.phrases > 0
+            try:
+                stores[split] = _load(source, data, tokenizer, cache, phrases=phrases)
+            except DataError as error:
+                problems.add(error)
+    problems.raise_any()
+    return stores
+
+
+def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool) -> TokenStore:
+    with open_source(name, **reading_of(data)) as source:
+        if phrases and (source.format not in TREES or form_of(source, labelled=True) != "trees"):
+            raise ConfigError(
+                f"{name} has none: only trees do ({' '.join(TREES)}); leave this 0", key="data.phrases"
+            )
+        folders = tuple(str(code) for code in data.labels) if data.labels else None
+        columns = Columns(
+            text=data.text_column,
+            label=data.label_column,
+            group=data.group_column,
+            weight=data.weight_column if name == data.train else None,
+            filter=tuple((column, code_of(str(value))) for column, value in sorted(data.filter.items())),
+            classes=folders if source.format == "folder" else None,
+            phrases=phrases,
+        )
+        return tokenize_source(source, columns, tokenizer, cache)
+
+
+def reading_of(data: TextSources) -> dict[str, Any]:
+    """Return how files are read, as `open_source` takes it.
+
+    >>> reading_of(DataConfig(header=False))["header"]
+    False
+    """
+    names = ("encoding", "encoding_errors", "quoting", "header", "sheet")
+    return {name: getattr(data, name) for name in names}
+
+
+class TextSources(Protocol):
+    """How files with texts are read: `DataConfig` without labels, or `PretrainDataConfig`."""
+
+    @property
+    def text_column(self) -> str:
+        """Column with the text, or auto."""
+
+    @property
+    def encoding(self) -> str:
+        """Character encoding."""
+
+    @property
+    def encoding_errors(self) -> Literal["strict", "replace"]:
+        """What is done at bytes that the encoding does not allow."""
+
+    @property
+    def quoting(self) -> str:
+        """What quotes mean in CSV and TSV."""
+
+    @property
+    def header(self) -> bool:
+        """Whether the first line of CSV, TSV and Excel names the columns."""
+
+    @property
+    def sheet(self) -> str | None:
+        """Which sheet of a workbook is read."""
+
+
+def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) -> TokenStore:
+    """Return the texts of a source as token numbers, whatever labels it has.
+
+    Raises:
+        DataError: a row or column that cannot be used, with file and line.
+    """
+    with open_source(name, **reading_of(data)) as source:
+        return tokenize_source(source, Columns(text=data.text_column, label=None), tokenizer, cache)
+
+
+def _unlabelled(
+    stores: dict[str, TokenStore], cut: dict[str, Array], data: DataConfig, tokenizer: Tokenizer, cache: Path
+) -> tuple[TokenStore, Array] | None:
+    """Return the training file's rows and the texts without labels as one store, and which are the latter.
+
+    A text that stands in any split already is left out, and of repeated ones all but the first.
+    """
+    if data.unlabelled is None:
+        return None
+    train = stores["train"]
+    more, others = (
+        [load_texts(name, data, tokenizer, cache) for name in sources(named) or []]
+        for named in (data.unlabelled, data.exclude)
+    )
+    joined = join_stores([train, *more])
+    of_splits = [store.hashes for name, store in stores.items() if name != "train"]
+    of_splits += [store.hashes for store in others]
+    of_splits += [train.hashes[rows] for rows in cut.values()]
+    hashes = joined.hashes[len(train.hashes) :]
+    first = np.sort(np.unique(hashes, return_index=True)[1])
+    return joined, len(train.hashes) + first[~np.isin(hashes[first], np.concatenate(of_splits))]
+
+
+def _check_every_class(classes: Array, labels: list[str], file: str) -> None:
+    for label, count in zip(labels, np.bincount(classes, minlength=len(labels)), strict=True):
+        if count == 0:
+            raise DataError(
+                f"no training row has the label {shown(label)}; add some, or take it out of data.labels",
+                file=file,
+            )
+
+
+def _datasets(
+    stores: dict[str, TokenStore],
+    classes: dict[str, Array],
+    cut: dict[str, Array],
+    vocabulary: Vocabulary,
+    data: DataConfig,
+    text: TextConfig,
+) -> dict[str, TextDataset]:
+    """Return the datasets by name; those that are not cut from the training file have one of their own."""
+    splits = {}
+    for split in [name for name in SPLITS if name in cut or name in stores]:
+        origin = "train" if split in cut else split
+        rows = cut.get(split, np.flatnonzero(classes[origin] >= 0))
+        if not len(rows):
+            raise DataError("data.labels leaves every row out", file=stores[origin].name)
+        splits[split] = TextDataset(
+            stores[origin],
+            rows,
+            classes[origin][rows],
+            vocabulary=vocabulary,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+            weights=np.where(stores[origin].phrases[rows], data.phrases, 1.0) if split == "train" else None,
+            counts=stores[origin].weights[rows],
+        )
+    return splits
+
+
+def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:
+    """Return a hash that changes with any row, label, split or token."""
+    digest = hashlib.sha256(json.dumps([labels, vocabulary.tokens]).encode())
+    for split in splits:
+        digest.update(split.store.fingerprint.encode())
+        digest.update(split.rows.astype(np.int64).tobytes())
+        digest.update(split.labels.astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _counts(store: TokenStore, classes: Array) -> dict[str, Any]:
+    """Return what was counted while reading, and the rows that `data.labels` leaves out."""
+    empty = np.flatnonzero(store.offsets[1:] == store.offsets[:-1])
+    return {
+        **store.counts,
+        "empty_lines": store.lines[empty[:5]].tolist(),
+        "left_out": int((classes[~store.phrases] < 0).sum()),
+        "weightless": int((store.weights <= 0).sum()),
+    }
+
+
+def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:
+    counts = np.bincount(split.labels, minlength=len(labels))
+    return {
+        "rows": len(split),
+        "classes": {label: int(count) for label, count in zip(labels, counts, strict=True)},
+        "unknown_tokens": round(split.unknown_share(), 5),
+        "cut_tokens": round(split.cut_tokens / max(1, split.all_tokens), 5),
+        "tokens": split.all_tokens,
+        "empty_texts": int((split.store.offsets[split.rows + 1] == split.store.offsets[split.rows]).sum()),
+    }
+
+
+def _shared_texts(splits: dict[str, TextDataset]) -> dict[str, int]:
+    """Count rows of validation and test whose text stands in the training rows too."""
+    train = splits["train"]
+    seen = train.store.hashes[train.rows]
+    return {
+        name: int(np.isin(split.store.hashes[split.rows], seen).sum())
+        for name, split in splits.items()
+        if name != "train"
+    }

@@ -1,0 +1,328 @@
+"""Token stores to padded batches.
+
+Legend: R rows of a dataset, B rows of a batch, T padded length of a batch, N tokens of a store, X unknown
+tokens of a batch, K places per spelt token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lstm_sentiment.data.token_store import TokenStore
+from lstm_sentiment.errors import escaped, listed
+from lstm_sentiment.text.subwords import word_ids
+from lstm_sentiment.text.tokenization import MOST_PLACES, PAD, UNKNOWN, spell
+from lstm_sentiment.text.tokenizers import Vocabulary
+
+PAD_MULTIPLE = 8  # kernels are built per shape: rounding up keeps shapes few
+POOL_BATCHES = 50  # batches whose rows are sorted by length together
+RELEASE_EVERY = 256  # rows between two releases of a large store's pages: Linux maps up to 2 MB for each
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some texts, padded on the right to one length.
+
+    Args:
+        tokens_BT: token ids, int64; `PAD` behind a text's end; V + x for the x-th row of `spelling_XK`.
+        lengths_B: number of tokens of each text, at least 1, int64.
+        labels_B: class indices, int64.
+        weights_B: what each row's loss counts, so that the sum over all batches and processes of one
+            step is a mean over its rows, each times its own weight; 0 for a row that only fills a place.
+        shares_B: the same if no row had a weight of its own.
+        rows_B: place of each row in the dataset, int64.
+        targets_BC: what is to be answered in the place of `labels_B`, each row's probabilities of the
+            classes, fp32; (B, 0) where the labels are all there is.
+        spelling_XK: how the unknown tokens are spelt (see `tokenization.spell`), int32; none without subwords.
+    """
+
+    tokens_BT: Tensor
+    lengths_B: Tensor
+    labels_B: Tensor
+    weights_B: Tensor
+    shares_B: Tensor
+    rows_B: Tensor
+    targets_BC: Tensor
+    spelling_XK: Tensor
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a model is called with."""
+        return self.tokens_BT, self.lengths_B, self.spelling_XK
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        if self.tokens_BT.device == device:
+            return self
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()}
+        return replace(self, **moved)
+
+
+class TextDataset:
+    """Rows of a token store as a model sees them: cut to length, in its vocabulary.
+
+    Args:
+        store: the tokens.
+        rows: which rows of the store, (R,).
+        labels: their class indices, (R,).
+        vocabulary: tokens that the model knows.
+        max_tokens: longest text; what is over is cut.
+        truncate: keep the ``head``, the ``tail``, or both ends (``middle``).
+        subwords: buckets of the model's n-gram vectors; 0 for none.
+        weights: what each row's loss counts relative to others, (R,); None for the same.
+        counts: as so many rows each counts (R,); None for 1. A batch's weights come from the product of both,
+            divided by its mean: over an epoch, and not within a batch, since one of short texts may hold
+            nothing but rows that count little.
+        targets: probabilities of the classes that a model is to learn for each row, (R, C), where a label
+            does not say all (see `teachers`); None for the labels.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        rows: Array,
+        labels: Array,
+        *,
+        vocabulary: Vocabulary,
+        max_tokens: int,
+        truncate: str,
+        subwords: int = 0,
+        weights: Array | None = None,
+        counts: Array | None = None,
+        targets: Array | None = None,
+    ) -> None:
+        self.store, self.rows, self.labels = store, rows, labels
+        self.counts = np.ones(len(rows)) if counts is None else counts
+        weights = self.counts if weights is None else weights * self.counts
+        self.weights = weights / weights.mean() if len(weights) else weights
+        self.targets = np.empty((len(rows), 0), np.float32) if targets is None else targets
+        self._settings: dict[str, Any] = {
+            "vocabulary": vocabulary,
+            "max_tokens": max_tokens,
+            "truncate": truncate,
+            "subwords": subwords,
+        }
+        self._known, self._subwords = len(vocabulary), subwords
+        self._lookup = np.array(vocabulary.encode(store.tokens) or [UNKNOWN], np.int64)
+        if subwords and store.tokens:  # the store's n-th token, when unknown, is V + n
+            own_ids = self._known + np.arange(len(self._lookup))
+            self._lookup = np.where(self._lookup == UNKNOWN, own_ids, self._lookup)
+        self._ids_N = np.asarray(store.ids_N)
+        self.full_lengths = full_R = store.offsets[rows + 1] - store.offsets[rows]
+        over_R = np.maximum(full_R - max_tokens, 0)
+        # Token t of a text stands at start + t, and from place `bend` on `skip` places further.
+        self._bend = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
+        self._start_R = store.offsets[rows]
+        self._skip_R = over_R if truncate != "head" else np.zeros_like(over_R)
+        self._count_R = np.minimum(full_R, max_tokens)
+        self.lengths = np.maximum(np.minimum(full_R, max_tokens), 1)
+        self.cut_tokens = int(over_R.sum())
+        self.all_tokens = int(full_R.sum())
+        self._labels_R = labels.astype(np.int64)
+        self._rows_since_release = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, rows: Array) -> str:
+        """Return where some rows stand, for messages: file and lines, or rows where it has no lines."""
+        lines = np.unique(self.store.lines[self.rows[rows]])
+        return f"{escaped(self.store.name)}: line{'s' if len(lines) > 1 else ''} {listed(map(str, lines))}"
+
+    def part(self, places: Array) -> TextDataset:
+        """Return some rows as a dataset of their own, in the order of `places` (R,)."""
+        rows, labels, counts = self.rows[places], self.labels[places], self.counts[places]
+        weights = self.weights[places] / counts
+        return self.joined(self.store, rows, labels, self.targets[places], weights=weights, counts=counts)
+
+    def joined(
+        self,
+        store: TokenStore,
+        rows: Array,
+        labels: Array,
+        targets: Array | None = None,
+        *,
+        weights: Array | None = None,
+        counts: Array | None = None,
+    ) -> TextDataset:
+        """Return rows of another store, cut and encoded as these are."""
+        return TextDataset(
+            store, rows, labels, weights=weights, counts=counts, targets=targets, **self._settings
+        )
+
+    @property
+    def texts(self) -> Array:
+        """A number for each row (R,), the same for rows with the same text."""
+        return self.store.hashes[self.rows]
+
+    def sentences(self) -> TextDataset:
+        """Return the rows that are no phrases (see `data.formats.trees`)."""
+        return self.part(np.flatnonzero(~self.store.phrases[self.rows]))
+
+    def batch(self, rows: Array, weights: Array | None = None) -> Batch:
+        """Gather some rows into a padded batch.
+
+        Args:
+            rows: places in this dataset, (B,).
+            weights: what each counts in the step if all rows are alike; 1 / B when left out.
+        """
+        alike_B = np.full(len(rows), 1 / len(rows)) if weights is None else weights
+        rows_B = np.asarray(rows, np.int64)
+        count_B = self._count_R[rows_B]
+        place_T = np.arange(padded_length(int(count_B.max())))
+        source_BT = self._start_R[rows_B][:, None] + place_T
+        source_BT[:, self._bend :] += self._skip_R[rows_B][:, None]
+        if len(self._ids_N):
+            np.minimum(source_BT, len(self._ids_N) - 1, out=source_BT)
+            tokens_BT = self._lookup[self._read(source_BT)]
+            np.copyto(tokens_BT, PAD, where=place_T >= count_B[:, None])
+        else:
+            tokens_BT = np.zeros_like(source_BT)
+        tokens_BT[count_B == 0, 0] = UNKNOWN  # a text without tokens is one unknown token
+        arrays = {  # in NumPy up to here: for arrays so small PyTorch's calls take thrice the time
+            "spelling_XK": self._spell_unknown(tokens_BT),
+            "tokens_BT": tokens_BT,
+            "lengths_B": np.maximum(count_B, 1),
+            "labels_B": self._labels_R[rows_B],
+            "weights_B": (alike_B * self.weights[rows_B]).astype(np.float32),
+            "shares_B": alike_B.astype(np.float32),
+            "rows_B": rows_B,
+            "targets_BC": self.targets[rows_B],
+        }
+        return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+    def _read(self, source_BT: Array) -> Array:
+        """Gather the store's numbers at some places, and give its pages back now and then."""
+        parts = []
+        for start in range(0, len(source_BT), RELEASE_EVERY):
+            part = source_BT[start : start + RELEASE_EVERY]
+            parts.append(self._ids_N[part])
+            self._rows_since_release += len(part)
+            if self._rows_since_release >= RELEASE_EVERY:
+                self.store.release()
+                self._rows_since_release = 0
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _spell_unknown(self, tokens_BT: Array) -> Array:
+        """Number a batch's unknown tokens from V on, in place, and return how each is spelt (X, K)."""
+        if not self._subwords:
+            return np.zeros((0, MOST_PLACES), np.int32)
+        unknown_BT = tokens_BT >= self._known
+        ids_X, places = np.unique(tokens_BT[unknown_BT], return_inverse=True)
+        tokens_BT[unknown_BT] = self._known + places
+        return spell([self.store.tokens[i - self._known] for i in ids_X.tolist()], self._subwords)
+
+    def token_ids(self, row: int) -> Array:
+        """Return one row's uncut tokens as numbers of the store."""
+        r = self.rows[row]
+        return np.asarray(self.store.ids_N[self.store.offsets[r] : self.store.offsets[r + 1]])
+
+    def unknown_share(self) -> float:
+        """Return the share of this dataset's tokens that the vocabulary does not hold."""
+        known = word_ids(torch.from_numpy(self._lookup), self._known).numpy() != UNKNOWN
+        counts = count_tokens(self.store, self.rows)
+        return 1 - float(counts[known[: len(counts)]].sum()) / max(1, int(counts.sum()))
+
+
+def padded_length(longest: int) -> int:
+    """Round a length up to the multiple of 8 that batches are padded to.
+
+    >>> padded_length(1), padded_length(8), padded_length(9)
+    (8, 8, 16)
+    """
+    return max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE
+
+
+def count_tokens(store: TokenStore, rows: Array, *, weighted: bool = False) -> Array:
+    """Count how often each token of a store stands in some rows: (tokens of the store,), int64.
+
+    Args:
+        store: the tokens.
+        rows: of the store.
+        weighted: whether a row counts as so many as its weight says, rounded, and once at least.
+    """
+    counts = np.zeros(len(store.tokens), np.int64)
+    times_R = np.zeros(len(store.offsets) - 1, np.int64)
+    times_R[rows] = np.maximum(1, np.rint(store.weights[rows])) if weighted else 1
+    step = 20_000  # rows at a time: memory does not grow with the corpus
+    for start in range(0, len(times_R), step):
+        end = min(start + step, len(times_R))
+        lengths = np.diff(store.offsets[start : end + 1])
+        part = np.asarray(store.ids_N[store.offsets[start] : store.offsets[end]])
+        times_N = np.repeat(times_R[start:end], lengths)
+        counted_N = times_N > 0
+        times = times_N[counted_N] if weighted else None
+        counts += np.bincount(part[counted_N], times, minlength=len(counts)).astype(np.int64)
+        store.release()
+    return counts
+
+
+def plan_epoch(
+    lengths: Array, *, batch_size: int, accumulate: int, seed: int, epoch: int
+) -> list[list[Array]]:
+    """Cut one epoch's rows into steps of `accumulate` batches of texts of similar length.
+
+    Shuffled rows are sorted by length within pools of 50 batches, cut into batches, and the batches
+    shuffled: little padding, and an order that is a pure function of the arguments.
+
+    Args:
+        lengths: tokens per row, (R,).
+        batch_size: rows per batch; the last one may be smaller.
+        accumulate: batches per step; the last step may have fewer.
+        seed: of the run.
+        epoch: 0-based.
+
+    Returns:
+        steps; a step is a list of batches; a batch is an array of rows (B,).
+
+    >>> [[len(batch) for batch in step] for step in
+    ...  plan_epoch(np.arange(10), batch_size=4, accumulate=2, seed=0, epoch=0)]
+    [[4, 2], [4]]
+    """
+    random = np.random.default_rng([seed, epoch])
+    order_R = random.permutation(len(lengths))
+    pool = batch_size * POOL_BATCHES
+    batches: list[Array] = []
+    for start in range(0, len(order_R), pool):
+        rows = order_R[start : start + pool]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    shuffled = [batches[i] for i in random.permutation(len(batches))]
+    return [shuffled[i : i + accumulate] for i in range(0, len(shuffled), accumulate)]
+
+
+def rank_share(step: list[Array], *, rank: int, world_size: int) -> list[tuple[Array, Array]]:
+    """Return one process's part of a step: per batch its rows and their weights.
+
+    Every process gets the same number of batches and at least one row in each; where there are
+    fewer rows than processes, a row of weight 0 fills the place. Weights are such that the mean
+    over processes of the summed weighted losses is the mean loss over the step's rows, if these have
+    no weights of their own (see `TextDataset.batch`).
+
+    >>> rank_share([np.array([3, 4, 5])], rank=1, world_size=2)
+    [(array([4]), array([0.66666667]))]
+    """
+    weight = world_size / sum(len(batch) for batch in step)
+    share = []
+    for batch in step:
+        rows = batch[rank::world_size]
+        weights = np.full(max(1, len(rows)), weight if len(rows) else 0.0)
+        share.append((rows if len(rows) else batch[:1], weights))
+    return share
+
+
+def length_batches(lengths: Array, *, batch_size: int) -> list[Array]:
+    """Cut rows into batches of similar length, for evaluation: longest first, each row once.
+
+    >>> length_batches(np.array([1, 9, 5]), batch_size=2)
+    [array([1, 2]), array([0])]
+    """
+    order_R = np.argsort(-lengths, kind="stable")
+    return [order_R[i : i + batch_size] for i in range(0, len(order_R), batch_size)]

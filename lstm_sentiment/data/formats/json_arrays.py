@@ -1,0 +1,253 @@
+"""JSON files to records: an array of objects, or objects one after the other; read piece by piece, strictly.
+
+Tasks of Label Studio, whose text and labels stand deeper, become plain records.
+
+Legend: R records of a part.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from lstm_sentiment.data.formats.json_lines import Record, checked, unique_keys
+from lstm_sentiment.data.sources.sources import MAX_LINE, Source, open_text
+from lstm_sentiment.errors import DataError, escaped, listed, shown
+from lstm_sentiment.text.given import USUAL
+
+MOST_CONTROLS = 100  # of a labelling interface
+PIECE = 1 << 16  # characters read at once
+LONGEST_SIGN = 12  # characters of what JSON takes for one, such as -Infinity
+SHAPE = "give an array of objects [{...}, ...]"
+_SPACE = re.compile(r"[ \t\r\n]*")
+_NESTED = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(\[|\{)')
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
+
+
+def read_json_array(source: Source, rows: int) -> Iterator[tuple[list[Record], list[int]]]:
+    """Yield records in parts of at most some rows, and the 1-based line that each begins on (R,).
+
+    Where the array stands on a single line, the number of the record takes the line's place.
+
+    Args:
+        source: from `open_source`.
+        rows: of one part, at most.
+
+    Raises:
+        DataError: what is no JSON, with line and column; something else than objects.
+
+    Example::
+
+        with open_source("reviews.json") as source:
+            for records, lines in read_json_array(source, 5_000): ...
+    """
+    records: list[Record] = []
+    lines: list[int] = []
+    flatten, done, chars, begins, by_line = _Flattened(), 0, 0, 0, True
+    with open_text(source) as text:
+        for record, line, size in _Document(text, source).records():
+            if len(records) == rows or chars >= MAX_LINE:
+                yield records, lines if by_line else list(range(done + 1, done + 1 + len(records)))
+                records, lines, done, chars = [], [], done + len(records), 0
+            records.append(flatten(record))
+            lines.append(line)
+            chars += size
+            if done + len(lines) == 2:
+                by_line = line != begins
+            begins = begins or line
+    if records:
+        yield records, lines if by_line else list(range(done + 1, done + 1 + len(records)))
+
+
+class _Document:
+    """A JSON document that is read forward; knows at which line and column it is.
+
+    Args:
+        text: the file.
+        source: for messages.
+    """
+
+    def __init__(self, text: IO[str], source: Source) -> None:
+        self._text, self._source = text, source
+        self._held, self._place = "", 0  # what is read and not yet left behind; where in it
+        self._line, self._column, self._ended = 1, 1, False
+
+    def records(self) -> Iterator[tuple[Record, int, int]]:
+        """Yield each object, the line it begins on, and its characters."""
+        array = self._next() == "["
+        if array:
+            self._advance(1)
+        count = 0
+        while sign := self._next():
+            if array and sign == "]":
+                break
+            if sign != "{":
+                self._fail(f"{shown(self._excerpt())} stands where an object {{...}} should begin; {SHAPE}")
+            line = self._line
+            record, size = self._object()
+            count += 1
+            after = self._next()
+            if count == 1 and not array and not after:
+                self._refuse_nested(record, line)
+            yield record, line, size
+            if array:
+                self._go_on(after)
+        if array:
+            if not self._next():
+                self._fail(f"the file ends within the array; copy it again, or {SHAPE}")
+            self._advance(1)
+            if self._next():
+                self._fail(f"{shown(self._excerpt())} follows the array; remove it")
+
+    def _go_on(self, after: str) -> None:
+        """Go behind the comma that follows an object of an array."""
+        if after == ",":
+            self._advance(1)
+            if self._next() == "]":
+                self._fail("an object should follow the comma; remove the comma")
+        elif after not in ("", "]"):
+            self._fail(f"{shown(self._excerpt())} stands where , or ] should be; {SHAPE}")
+
+    def _next(self) -> str:
+        """Go to the next character that is no white space, and return it; empty at the end."""
+        while True:
+            found = _SPACE.match(self._held, self._place)
+            assert found is not None
+            self._advance(found.end() - self._place)
+            if self._place < len(self._held) or not self._more():
+                return self._held[self._place : self._place + 1]
+
+    def _more(self) -> bool:
+        """Read on, twice as much as is held, and leave behind what was done with; false at the end."""
+        rest = self._held[self._place :]
+        piece = "" if self._ended else self._text.read(max(PIECE, len(rest)))
+        self._ended = not piece
+        self._held, self._place = rest + piece, 0
+        return bool(piece)
+
+    def _advance(self, count: int) -> None:
+        passed = self._held[self._place : self._place + count]
+        breaks = passed.count("\n")
+        self._line += breaks
+        self._column = len(passed) - passed.rfind("\n") if breaks else self._column + count
+        self._place += count
+
+    def _object(self) -> tuple[Record, int]:
+        """Read an object, which begins here."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._held, self._place)
+                break
+            except json.JSONDecodeError as error:
+                place, held = error.pos - self._place, len(self._held) - self._place
+                cut = error.msg.startswith("Unterminated string") or held - place <= LONGEST_SIGN
+                if cut and held > MAX_LINE:
+                    self._fail(
+                        f"an object of more than {MAX_LINE:,} characters begins here; {self._shape_of()}"
+                    )
+                if not cut or not self._more():
+                    self._advance(place)
+                    self._fail(f"not JSON: {escaped(error.msg)}; {SHAPE}")
+            except DataError as error:
+                self._fail(error.message)
+            except RecursionError:
+                self._fail("nested too deeply; flatten it")
+            except ValueError:  # Python reads no number of more than 4,300 digits
+                self._fail("a number of too many digits; write it in quotes")
+        content = self._held[self._place : end]
+        try:
+            record: Record = checked(value, content)
+        except DataError as error:
+            self._fail(error.message)
+        self._advance(end - self._place)
+        return record, len(content)
+
+    def _refuse_nested(self, record: Record, line: int) -> None:
+        """Refuse a file of one object that holds the rows."""
+        texts = (value for key, value in record.items() if key.strip().lower() in USUAL)
+        if _is_task(record) or any(not isinstance(value, list | dict) for value in texts):
+            return
+        keys = [key for key, value in record.items() if isinstance(value, list | dict) and value]
+        for key in keys:
+            value = record[key]
+            rows = isinstance(value, list) and all(isinstance(row, dict) for row in value)
+            if rows:
+                problem = (
+                    f"holds one object, whose {shown(key)} is the array; give that array alone: {_jq(key)}"
+                )
+                raise DataError(problem, file=self._source.name, line=line)
+        if keys and len(keys) == len(record):
+            found = f"holds one object with the columns or rows {listed(record, most=4, quoted=True)}"
+            raise DataError(
+                f"{found}; {SHAPE}: pandas writes it with orient='records'", file=self._source.name, line=line
+            )
+
+    def _shape_of(self) -> str:
+        """Say how to go on with a large object, which may hold the rows."""
+        found = _NESTED.match(self._held, self._place)
+        if found and found[2] == "[":
+            return f"if its {shown(found[1])} is the array of rows, give that alone: {_jq(found[1])}"
+        return SHAPE
+
+    def _excerpt(self) -> str:
+        return self._held[self._place : self._place + 20].split("\n")[0].rstrip()
+
+    def _fail(self, problem: str) -> None:
+        raise DataError(f"at column {self._column}: {problem}", file=self._source.name, line=self._line)
+
+
+def _jq(key: str) -> str:
+    return f"jq '.{escaped(key)}' OLD > NEW.json" if key.isidentifier() else "jq does it"
+
+
+class _Flattened:
+    """Makes tasks of Label Studio plain records; any other record stays as it is.
+
+    Columns are the task's data and, for each control, what was chosen: of different choices, by one annotator
+    or several, the list. Annotations that were skipped do not count, and beside a ground truth no others.
+
+    >>> value = {"choices": ["Positive"]}
+    >>> _Flattened()({"id": 7, "data": {"text": "so good"}, "annotations": [
+    ...     {"result": [{"from_name": "sentiment", "type": "choices", "value": value}]}]})
+    {'text': 'so good', 'sentiment': 'Positive'}
+    """
+
+    def __init__(self) -> None:
+        self._controls: dict[str, None] = {}
+
+    def __call__(self, record: Record) -> Record:
+        """Return a record."""
+        if not _is_task(record):
+            return record
+        data, annotations = record["data"], record.get("annotations") or record.get("completions") or []
+        made = [one for one in annotations if isinstance(one, dict) and not one.get("was_cancelled")]
+        made = [one for one in made if one.get("ground_truth")] or made
+        chosen: dict[str, list[Any]] = {}
+        for control, choice in itertools.chain.from_iterable(map(_choices, made)):
+            known = chosen.setdefault(control, [])
+            known += [choice] if choice not in known else []
+            if len(self._controls) < MOST_CONTROLS:  # a task without annotations has their columns too
+                self._controls[control] = None
+        labels = {control: of[0] if len(of) == 1 else of for control, of in chosen.items()}
+        return {**data, **dict.fromkeys(self._controls), **labels}
+
+
+def _is_task(record: Record) -> bool:
+    """Whether a record is a task of Label Studio with its annotations, of old versions its completions."""
+    annotations = record.get("annotations", record.get("completions"))
+    return isinstance(record.get("data"), dict) and isinstance(annotations, list)
+
+
+def _choices(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the control and the value of each choice and rating of an annotation."""
+    results = annotation.get("result")
+    for result in results if isinstance(results, list) else ():
+        value = result.get("value") if isinstance(result, dict) else None
+        if isinstance(value, dict):
+            control, choices = str(result.get("from_name", "label")), value.get("choices")
+            yield from ((control, choice) for choice in (choices if isinstance(choices, list) else ()))
+            if isinstance(value.get("rating"), int | float):
+                yield control, value["rating"]

@@ -1,0 +1,191 @@
+"""Files of lines: sentiment trees, fastText's labels before texts, plain texts.
+
+    (3 (2 so) (4 good))            trees
+    __label__positive so good      fastText
+    so good                        plain: has no labels, for predictions and for texts without labels
+
+What a file holds is told by its first line that is not blank.
+
+Legend: R rows of a part.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from lstm_sentiment.data.formats.trees import read_tree
+from lstm_sentiment.data.sources.sources import Source, open_text, text_lines
+from lstm_sentiment.errors import DataError, Problems, shown
+
+Form = Literal["trees", "fasttext", "lines"]
+Part = tuple[list[dict[str, Any]], list[int]]
+PHRASE = "phrase"  # column of trees: whether the text is a part of the sentence in the same line
+PREFIX = "__label__"
+LOOKED_AT = 100  # lines that tell what a file of another form is
+LONGEST_LOOKED_AT = 10_000  # characters of a line
+USUAL_LABELS = 20  # a column or ending of so many values at most may be a label
+_LABEL = re.compile(rf"(?<!\S){PREFIX}(\S*)")
+_AS_LABEL = re.compile(r"[-+\w.]+( [-+\w.]+)?")
+_AT_END = re.compile(r".*@\s*([^\s@]+)\s*")
+
+
+def form_of(source: Source, *, labelled: bool) -> Form:
+    """Return what a file of lines holds.
+
+    Args:
+        source: from `open_source`.
+        labelled: whether labels are needed. If they are, a bracket begins a tree; else a line that is no
+            whole tree is a text that begins with a bracket.
+
+    Example::
+
+        with open_source("train.txt") as source:
+            form_of(source, labelled=True)  # "fasttext"
+    """
+    if source.format != ".txt":
+        return "trees"
+    with open_text(source) as text:
+        first = next((line for line in text_lines(text, source) if line.strip()), "")
+    if first.lstrip().startswith(PREFIX):
+        return "fasttext"
+    if not first.lstrip().startswith("("):
+        return "lines"
+    return "trees" if labelled or _is_tree(first) else "lines"
+
+
+def read_lines(source: Source, *, labelled: bool, phrases: bool, rows: int) -> Iterator[Part]:
+    """Yield a file's rows in parts of at most some lines, and the 1-based line of each (R,).
+
+    Columns are text and label, for plain texts line and text; with `phrases` also `PHRASE`.
+
+    Args:
+        source: from `open_source`, of one of `names.TREES`.
+        labelled: whether labels are needed.
+        phrases: for trees, give their phrases too, behind each sentence.
+        rows: lines of one part, at most.
+
+    Raises:
+        DataError: lines that do not fit, with their numbers: of many the first ten; plain texts where labels
+            are needed.
+
+    Example::
+
+        with open_source("train.txt") as source:
+            for records, lines in read_lines(source, labelled=True, phrases=False, rows=5_000): ...
+    """
+    form = form_of(source, labelled=labelled)
+    if form == "trees":
+        yield from _read_trees(source, phrases, rows)
+    else:
+        if form == "lines" and labelled:
+            _refuse_other_form(source)
+        with open_text(source) as text:
+            numbered = enumerate(text_lines(text, source), start=1)
+            while some := list(itertools.islice(numbered, rows)):
+                if form == "fasttext":
+                    some = [(line, content) for line, content in some if content.strip()]
+                    yield [_of_fasttext(content) for _, content in some], [line for line, _ in some]
+                else:
+                    found = [{"line": line, "text": content.rstrip("\r\n")} for line, content in some]
+                    yield found, [line for line, _ in some]
+
+
+def _of_fasttext(line: str) -> dict[str, Any]:
+    """Return the row of a line of fastText; of several labels the list.
+
+    >>> _of_fasttext("__label__good so  fine\\n"), _of_fasttext("so fine")
+    ({'text': 'so  fine', 'label': 'good'}, {'text': 'so fine', 'label': ''})
+    """
+    labels = _LABEL.findall(line)
+    return {"text": _LABEL.sub("", line).strip(), "label": labels if len(labels) > 1 else "".join(labels)}
+
+
+def _is_tree(line: str) -> bool:
+    try:
+        return bool(read_tree(line))
+    except DataError:
+        return False
+
+
+def _read_trees(source: Source, phrases: bool, rows: int) -> Iterator[Part]:
+    """Read one tree per line."""
+    problems = Problems[DataError]()
+    with open_text(source) as text:
+        lines_of_text = enumerate(text_lines(text, source), start=1)
+        trees = ((line, content) for line, content in lines_of_text if content.strip())
+        while some := list(itertools.islice(trees, rows)):
+            records: list[dict[str, Any]] = []
+            lines: list[int] = []
+            for line, content in some:
+                try:
+                    sentence, *parts = read_tree(content)
+                except DataError as error:
+                    problems.add(DataError(error.message, file=source.name, line=line))
+                    continue
+                spans = [(sentence, False), *((part, True) for part in parts if phrases)]
+                for span, is_phrase in spans:
+                    record = {"text": span.text, "label": span.label}
+                    records.append({**record, PHRASE: is_phrase} if phrases else record)
+                lines += [line] * len(spans)
+            if not problems.first:
+                yield records, lines
+    problems.raise_any()
+
+
+def _refuse_other_form(source: Source) -> None:
+    """Say what lines look like that hold neither trees nor labels of fastText, and how to go on."""
+    with open_text(source) as text:
+        numbered = enumerate(text_lines(text, source), start=1)
+        filled = ((line, content.rstrip("\r\n")) for line, content in numbered if content.strip())
+        some = list(itertools.islice(filled, LOOKED_AT))
+    if some:
+        problem = _other_form([content[:LONGEST_LOOKED_AT] for _, content in some])
+        raise DataError(problem, file=source.name, line=some[0][0])
+
+
+def _other_form(lines: list[str]) -> str:
+    for delimiter, what, ending in (("\t", "tabs", ".tsv"), (",", "commas", ".csv")):
+        fields = csv.reader(lines) if delimiter == "," else (line.split(delimiter) for line in lines)
+        places = _text_and_label(list(fields))
+        if places:
+            return (
+                f"its lines look like fields with {what} between, such as {shown(lines[0], 30)}; let its "
+                f"name end in {ending} and, if the first line is a row, set data.header false (--no-header), "
+                f"text_column {places[0] + 1} and label_column {places[1] + 1}"
+            )
+    ends = [found[1] for found in map(_AT_END.fullmatch, lines) if found]
+    if len(ends) == len(lines) and len(set(ends)) <= USUAL_LABELS:
+        return (
+            f"its lines end in @ and a label, such as {shown(lines[0][-30:])}; write a tab for the last @ of "
+            "each (sed 's/@\\([^@]*\\)$/\\t\\1/' OLD > NEW.tsv) and set data.header false (--no-header), "
+            "data.quoting none (--quoting none), text_column 1 and label_column 2"
+        )
+    if all(line.lstrip().startswith("{") for line in lines):
+        return "its lines are JSON objects; let its name end in .jsonl"
+    return (
+        f"{shown(lines[0], 30)} is a text without a label; begin each line with one, such as "
+        f"{PREFIX}positive, write trees such as (4 (2 so) (4 good)), or give a table, such as a .csv file"
+    )
+
+
+def _text_and_label(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
+    """Return which field of rows is a text and which a label, or None where that cannot be told.
+
+    >>> _text_and_label([["so good", "1"], ["a bore", "0"], ["so dull", "0"]])
+    (0, 1)
+    """
+    widths = {len(row) for row in rows}
+    if len(widths) != 1 or widths == {1}:
+        return None
+    columns = list(zip(*rows, strict=True))
+    text = max(range(len(columns)), key=lambda place: sum(map(len, columns[place])))
+    labels = [
+        (len(set(column)), place)
+        for place, column in enumerate(columns)
+        if place != text and all(map(_AS_LABEL.fullmatch, column))
+    ]
+    return (text, min(labels)[1]) if labels and min(labels)[0] <= USUAL_LABELS else None

@@ -1,0 +1,304 @@
+"""Sources to rows: tables of every format (see `names`), files of lines, folders of .txt files.
+
+Nothing is guessed: values of CSV and TSV are text, those of other formats what was stored, and what a
+library would silently repair (too few or too many fields, an unclosed quote) is an error with file and line.
+Rows come in chunks, so that a file larger than memory can be read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lstm_sentiment.config.sections import code_of
+from lstm_sentiment.data.formats.arrow.columnar import read_feather, read_parquet
+from lstm_sentiment.data.formats.delimited import read_delimited
+from lstm_sentiment.data.formats.json_arrays import read_json_array
+from lstm_sentiment.data.formats.json_lines import read_json_lines
+from lstm_sentiment.data.formats.lines import read_lines
+from lstm_sentiment.data.formats.workbooks import read_workbook
+from lstm_sentiment.data.sources.names import TREES
+from lstm_sentiment.data.sources.sources import Source, text_files
+from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
+LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
+CHUNK_ROWS = 5_000
+COLUMNS = {".parquet": read_parquet, ".feather": read_feather, ".xlsx": read_workbook}
+RECORDS = {".jsonl": read_json_lines, ".json": read_json_array}
+NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in formats that are no text
+REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some consecutive rows of a source.
+
+    Args:
+        frame: the rows; from CSV and TSV every value is text, from others as stored.
+        lines: 1-based line of each row (row number for formats without lines), for messages.
+    """
+
+    frame: pd.DataFrame
+    lines: np.ndarray[Any, np.dtype[np.int64]] = field(repr=False)
+
+
+def read_chunks(
+    source: Source, *, classes: list[str] | None = None, phrases: bool = False, labelled: bool = True
+) -> Iterator[Chunk]:
+    """Read a source in chunks of at most `CHUNK_ROWS` rows, or trees.
+
+    Args:
+        source: from `open_source`.
+        classes: for a folder, the class folders wanted; None for all.
+        phrases: for trees, give their phrases too, behind each sentence, and a column `lines.PHRASE`.
+        labelled: whether labels are needed; files of plain lines, which have none, are then refused.
+
+    Raises:
+        DataError: a row that does not fit, with file and line.
+
+    >>> import pathlib, tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
+    >>> _ = file.write_text("text,label\\nNA,007\\n")
+    >>> from lstm_sentiment.data.sources.sources import open_source
+    >>> with open_source(str(file)) as source:
+    ...     next(read_chunks(source)).frame.to_dict("records")
+    [{'text': 'NA', 'label': '007'}]
+    """
+    empty = True
+    for chunk in _chunks(source, classes, phrases, labelled):
+        empty = empty and chunk.frame.empty
+        yield chunk
+    if empty:
+        raise DataError("holds no rows; add one for each text", file=source.name)
+
+
+def pick_column(
+    wanted: str,
+    columns: list[str],
+    *,
+    candidates: tuple[str, ...],
+    key: str,
+    file: str,
+    trained: str | None = None,
+) -> str:
+    """Return the column to use: the one named, or with ``auto`` the only candidate there is.
+
+    Args:
+        wanted: a name, or ``auto``.
+        columns: that the file has.
+        candidates: usual names.
+        key: option that names the column.
+        file: for messages.
+        trained: with ``auto``, the column that training read, taken where the file has it.
+
+    Raises:
+        DataError: no such column, or several candidates.
+
+    >>> pick_column("auto", ["id", "review"], candidates=TEXT_COLUMNS, key="data.text_column", file="a")
+    'review'
+    """
+    if wanted == "auto" and trained in columns:
+        return str(trained)
+    here = listed(columns, quoted=True)
+    if wanted != "auto":
+        if wanted in columns:
+            return wanted
+        hint = did_you_mean(wanted, columns)
+        raise DataError(f"no column {shown(wanted)} ({key}); the file has {here}.{hint}", file=file)
+    found = [c for c in columns if c.strip().lower() in candidates]
+    if len(found) == 1:
+        return found[0]
+    problem = f"several of {', '.join(candidates)}" if found else f"none of {', '.join(candidates)}"
+    raise DataError(
+        f"{problem} among its columns: {here}. Name one with {key}{_if_a_row(key, file)}",
+        file=file,
+    )
+
+
+def check_header_is_no_row(
+    source: Source, column: str, labels: Collection[str], problems: Problems[DataError]
+) -> None:
+    """Note a first line that holds a label where the name of their column belongs: that row would be lost.
+
+    Args:
+        source: whose rows were read.
+        column: with the labels; empty for none.
+        labels: that its rows have.
+        problems: to add to.
+
+    Example::
+
+        check_header_is_no_row(source, "positive", {"negative", "positive"}, problems)
+    """
+    if source.format in (".csv", ".tsv", ".xlsx") and source.header and column.strip() in labels:
+        problem = (
+            f"the first line looks like a row: {shown(column)} is a label of others; set data.header false "
+            "and name columns by number (data.text_column 1), or rename the column"
+        )
+        problems.add(DataError(problem, file=source.name, line=1))
+
+
+def _if_a_row(key: str, file: str) -> str:
+    """Say what helps if the names of a table's columns are its first row."""
+    if not any(ending in file.lower() for ending in (".csv", ".tsv", ".xlsx")):
+        return ""
+    setting = "--no-header" if key.startswith("--") else "data.header false"
+    return f"; if the first line is a row and names no columns, set {setting} and {key} 1 or so"
+
+
+def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:
+    """Return a column's values as text (see `as_text`).
+
+    Raises:
+        DataError: values that are no text and no number, with their lines.
+
+    >>> import pandas as pd
+    >>> chunk = Chunk(frame=pd.DataFrame({"text": ["a", ["b"]]}), lines=np.array([2, 3]))
+    >>> column_texts(chunk, "text", "a.jsonl")
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.DataError: a.jsonl:3: column 'text': holds a list, not text; write one text per row
+    """
+    problems = Problems[DataError]()
+    for value, line in zip(chunk.frame[column], chunk.lines, strict=True):
+        kind = NO_TEXT.get(type(value))
+        if kind:
+            problem = f"holds {kind}, not text; write one text per row"
+            problems.add(DataError(problem, file=file, line=int(line), column=column))
+    problems.raise_any()
+    return [as_text(value) for value in chunk.frame[column]]
+
+
+def column_labels(chunk: Chunk, column: str, file: str) -> list[str]:
+    """Return a column's values as labels: text without white space around it, of a list of one its value.
+
+    Raises:
+        DataError: rows with several labels, or with something that is none, with their lines.
+
+    >>> import pandas as pd
+    >>> chunk = Chunk(frame=pd.DataFrame({"label": [["good"], [], " 7"]}), lines=np.array([2, 3, 4]))
+    >>> column_labels(chunk, "label", "a.jsonl")
+    ['good', '', '7']
+    """
+    problems = Problems[DataError]()
+    found = []
+    for value, line in zip(chunk.frame[column], chunk.lines, strict=True):
+        if isinstance(value, list) and len(value) > 1:
+            names = listed(map(str, value), most=4, quoted=True)
+            problem = f"holds several labels: {names}; leave one, the classifier gives one per text"
+        else:
+            value = (value or [None])[0] if isinstance(value, list) else value
+            kind = NO_TEXT.get(type(value))
+            problem = f"holds {kind}, not a label; write one per row" if kind else ""
+        if problem:
+            problems.add(DataError(problem, file=file, line=int(line), column=column))
+        else:
+            found.append(as_text(value).strip())
+    problems.raise_any()
+    return found
+
+
+def as_text(value: Any) -> str:
+    """Return a stored value as text; missing is empty, true and false are spelled as in JSON.
+
+    >>> [as_text(v) for v in ("NA", None, 7, True, 1.5, float("nan"))]
+    ['NA', '', '7', 'true', '1.5', '']
+    """
+    if isinstance(value, str):
+        return value
+    import pandas as pd  # takes a third of a second: not to answer a text
+
+    if value is None or value is pd.NA or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _chunks(source: Source, classes: list[str] | None, phrases: bool, labelled: bool) -> Iterator[Chunk]:
+    if source.format == "folder":
+        yield from _read_folder(source, classes)
+    elif source.format in COLUMNS:
+        for columns, lines in COLUMNS[source.format](source, CHUNK_ROWS):
+            yield _column_chunk(columns, lines)
+    elif source.format in RECORDS:
+        yield from itertools.starmap(_record_chunk, RECORDS[source.format](source, CHUNK_ROWS))
+    elif source.format in TREES:
+        parts = read_lines(source, labelled=labelled, phrases=phrases, rows=CHUNK_ROWS)
+        yield from itertools.starmap(_record_chunk, parts)
+    else:
+        delimiter = "\t" if source.format == ".tsv" else ","
+        for frame, lines_R in read_delimited(source, delimiter, CHUNK_ROWS):
+            yield Chunk(frame=frame, lines=lines_R)
+
+
+def _column_chunk(columns: Mapping[str, list[Any]], lines: Sequence[int]) -> Chunk:
+    import pandas as pd
+
+    series = {name: pd.Series(values, dtype=object) for name, values in columns.items()}
+    return Chunk(frame=pd.DataFrame(series), lines=np.array(lines, np.int64))
+
+
+def _record_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
+    import pandas as pd
+
+    columns = dict.fromkeys(column for record in records for column in record)
+    values = {column: [record.get(column) for record in records] for column in columns}
+    frame = pd.DataFrame(values, dtype=object)
+    return Chunk(frame=frame, lines=np.array(lines, np.int64))
+
+
+def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
+    """Read ROOT/CLASS/*.txt, one text per file; columns text, label, file."""
+    import pandas as pd
+
+    files_of = {
+        folder.name: text_files(folder) for folder in sorted(source.path.iterdir()) if folder.is_dir()
+    }
+    found = [name for name, files in files_of.items() if files]
+    if not found:
+        raise DataError("a folder must hold one folder of .txt files per class", file=source.name)
+    codes = None if classes is None else {code_of(name) for name in classes}
+    wanted = [name for name in found if codes is None or code_of(name) in codes]
+    if not wanted:
+        raise DataError(
+            f"none of the class folders {listed(classes or ())}; there are {listed(found)}", file=source.name
+        )
+    files = [file for name in wanted for file in files_of[name]]
+    problems = Problems[DataError]()
+    for start in range(0, len(files), CHUNK_ROWS):
+        part = files[start : start + CHUNK_ROWS]
+        texts = [_read_text_file(file, source, problems) for file in part]
+        frame = pd.DataFrame(
+            {
+                "text": texts,
+                "label": [file.parent.name for file in part],
+                "file": [str(file.relative_to(source.path)) for file in part],
+            },
+            dtype=object,
+        )
+        if not problems.first:
+            yield Chunk(frame=frame, lines=np.arange(start + 1, start + 1 + len(part)))
+    problems.raise_any()
+
+
+def _read_text_file(file: Path, source: Source, problems: Problems[DataError]) -> str:
+    try:
+        return file.read_bytes().decode(source.encoding, source.encoding_errors)
+    except UnicodeDecodeError as error:
+        problem = (
+            f"byte {error.start} is not {source.encoding}; set data.encoding, or data.encoding_errors replace"
+        )
+    except OSError as error:
+        problem = f"{error.strerror}; give a file that can be read"
+    problems.add(DataError(problem, file=str(file)))
+    return ""

@@ -1,0 +1,269 @@
+"""Excel workbooks to rows: one sheet, read row by row by openpyxl, its parts checked before they are parsed.
+
+A workbook is a zip archive of XML. A few kilobytes of it may unpack to gigabytes, and XML may expand further.
+So each part is looked through first, and large ones, large rows and definitions of entities are refused.
+
+Legend: R rows of a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Any
+from xml.parsers import expat
+
+from lstm_sentiment.data.sources.sources import Source
+from lstm_sentiment.data.sources.zip_files import Bounded
+from lstm_sentiment.errors import DataError, Problems, did_you_mean, escaped, listed, shown
+from lstm_sentiment.system.extras import need
+
+log = logging.getLogger(__name__)
+
+Part = tuple[dict[str, list[Any]], list[int]]
+MOST_PART_BYTES = 1 << 26  # of a sheet, or of all texts
+MOST_TREE_BYTES = 1 << 23  # of what is parsed as a whole
+MOST_ROW_BYTES = 1 << 22  # of XML; a cell of Excel holds 32,767 characters
+MOST_ELEMENTS = 100_000  # of a row, which has 16,384 cells at most
+MOST_CHARACTERS = 1 << 24  # of one part of rows
+ROWS = {"row": 1 << 20, "si": 1 << 21}  # element of a row, or of a text that cells refer to -> how many
+_ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")
+
+
+def read_workbook(source: Source, rows: int) -> Iterator[Part]:
+    """Yield columns of at most some rows, and the number of each row in the sheet (R,), without empty rows.
+
+    Numbers, dates and truth values stay what they are; of a formula it is what Excel computed last.
+
+    Args:
+        source: from `open_source`; its sheet is read, or the first that is not hidden, which is told where
+            there are several.
+        rows: of one part, at most.
+
+    Raises:
+        DataError: it is no workbook that can be read, has no such sheet, or values beyond its header.
+        MissingExtraError: openpyxl is not installed.
+
+    Example::
+
+        with open_source("reviews.xlsx") as source:
+            for columns, numbers in read_workbook(source, 5_000): ...
+    """
+    need("openpyxl", extra="excel")
+    with _opened(source) as book:
+        sheet = _sheet_of(book, source)
+        sheet.reset_dimensions()  # some programs write wrong ones
+        numbered = enumerate(sheet.iter_rows(values_only=True), start=1)
+        filled = ((number, row) for number, row in numbered if any(value is not None for value in row))
+        first, header = next(filled, (1, ()))
+        names = _names(header, source, first)
+        if not source.header and header:
+            yield from _parts(itertools.chain([(first, header)], filled), names, source, rows)
+        else:
+            yield from _parts(filled, names, source, rows)
+
+
+def _parts(
+    filled: Iterator[tuple[int, tuple[Any, ...]]], names: list[str], source: Source, rows: int
+) -> Iterator[Part]:
+    """Cut rows into parts of not too many characters."""
+    problems = Problems[DataError]()
+    table: list[list[Any]] = []
+    numbers: list[int] = []
+    characters = 0
+    for number, row in filled:
+        over = next((place for place in range(len(names), len(row)) if row[place] is not None), None)
+        if over is not None:
+            found = f"{shown(str(row[over]), 30)} stands in column {_letter(over)}, beyond the header"
+            problems.add(DataError(f"{found}; name that column, or remove it", file=source.name, line=number))
+            table, numbers, characters = [], [], 0  # nobody will use them
+            continue
+        values = [_value(row[place]) if place < len(row) else None for place in range(len(names))]
+        table.append(values)
+        numbers.append(number)
+        characters += sum(len(value) for value in values if isinstance(value, str))
+        if len(table) == rows or characters > MOST_CHARACTERS:
+            if not problems.first:
+                yield _columns(names, table), numbers
+            table, numbers, characters = [], [], 0
+    problems.raise_any()
+    if table:
+        yield _columns(names, table), numbers
+
+
+def _columns(names: list[str], table: list[list[Any]]) -> dict[str, list[Any]]:
+    return {name: list(values) for name, values in zip(names, zip(*table, strict=True), strict=True)}
+
+
+def _names(header: tuple[Any, ...], source: Source, number: int) -> list[str]:
+    """Return the names of columns: of one without a name its letter, and of none the numbers."""
+    while header and header[-1] is None:
+        header = header[:-1]
+    if not source.header:
+        return [str(place + 1) for place in range(len(header))]
+    names = [_letter(place) if value is None else str(value) for place, value in enumerate(header)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        problem = f"the header names column {shown(twice)} twice; rename one"
+        raise DataError(problem, file=source.name, line=number)
+    return names
+
+
+def _letter(place: int) -> str:
+    """Return what Excel calls a column.
+
+    >>> _letter(0), _letter(27)
+    ('A', 'AB')
+    """
+    letters = ""
+    while place >= 0:
+        place, letter = divmod(place, 26)
+        letters, place = chr(ord("A") + letter) + letters, place - 1
+    return letters
+
+
+def _value(value: Any) -> Any:
+    """Return a cell's value; characters that XML lacks are written as _x000D_ and the like."""
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), value) if isinstance(value, str) else value
+
+
+def _sheet_of(book: Any, source: Source) -> Any:
+    """Return the sheet that is asked for, or the first that people see."""
+    sheets = {sheet.title: sheet for sheet in book.worksheets}
+    if source.sheet is not None:
+        if source.sheet in sheets:
+            return sheets[source.sheet]
+        hint = did_you_mean(source.sheet, sheets)
+        here = listed(sheets, quoted=True)
+        raise DataError(
+            f"no sheet {shown(source.sheet)} (data.sheet, --sheet); the workbook has {here}.{hint}",
+            file=source.name,
+        )
+    visible = [name for name, sheet in sheets.items() if sheet.sheet_state == "visible"] or list(sheets)
+    if not visible:
+        raise DataError("holds no sheet of cells; give another workbook", file=source.name)
+    if len(visible) > 1:
+        told = "%s: the sheet %s is read, of %s; set data.sheet (--sheet) for another"
+        log.warning(told, escaped(source.name), shown(visible[0]), listed(visible, quoted=True))
+    return sheets[visible[0]]
+
+
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[Any]:
+    """Open a workbook; whatever goes wrong in openpyxl, then or later, becomes a `DataError`."""
+    from openpyxl.reader.excel import ExcelReader
+
+    with source.path.open("rb") as opened:
+        if opened.read(4) == b"\xd0\xcf\x11\xe0":
+            found = "is an old Excel workbook, or one with a password"
+            raise DataError(f"{found}; save it as .xlsx without one", file=source.name)
+    try:
+        with warnings.catch_warnings(), Bounded(source.path) as file:
+            warnings.simplefilter("ignore")  # of what is not kept: extensions, validations, styles
+            reader = ExcelReader(file, read_only=True, data_only=True, keep_links=False)
+            with _Parts(file) as reader.archive:
+                reader.read()
+                yield reader.wb
+    except DataError as error:
+        raise DataError(error.message, file=source.name, line=error.line, column=error.column) from None
+    except Exception as error:  # whatever openpyxl is led to by XML that is no workbook's
+        problem = escaped(f"{type(error).__name__} {error}".split("\n")[0], 200)
+        raise DataError(f"is no readable Excel workbook: {problem}; save it anew", file=source.name) from None
+
+
+class _Parts(zipfile.ZipFile):
+    """The parts of a workbook, each looked through before it is first read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self._seen: set[str] = set()
+
+    def read(self, name: str | zipfile.ZipInfo, pwd: bytes | None = None) -> bytes:
+        """Return a part that is parsed as a whole."""
+        size = self.getinfo(name if isinstance(name, str) else name.filename).file_size
+        if size > MOST_TREE_BYTES:
+            raise DataError(f"its part {shown(str(name))} unpacks to {size:,} bytes; save the sheet as .csv")
+        return super().read(name, pwd)
+
+    def open(
+        self,
+        name: str | zipfile.ZipInfo,
+        mode: Any = "r",
+        pwd: bytes | None = None,
+        *,
+        force_zip64: bool = False,
+    ) -> IO[bytes]:
+        """Open a part, which is XML."""
+        part = name if isinstance(name, str) else name.filename
+        if part not in self._seen:
+            size = self.getinfo(part).file_size
+            if size > MOST_PART_BYTES:
+                raise DataError(f"its part {shown(part)} unpacks to {size:,} bytes; save the sheet as .csv")
+            with super().open(part) as content:
+                _Look(part).through(content)
+            self._seen.add(part)
+        return super().open(name, mode, pwd, force_zip64=force_zip64)
+
+
+class _Look:
+    """A look through XML that may be hostile: refuses definitions of entities, and rows that are too large.
+
+    Args:
+        part: of a workbook, for messages.
+    """
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._counts = dict.fromkeys(ROWS, 0)
+        self._row = ""  # the kind of row that we are in
+        self._elements = self._begun = 0  # within it, and where it or what follows it begins
+        self._parser = expat.ParserCreate()
+        self._parser.StartElementHandler, self._parser.EndElementHandler = self._start, self._end
+        self._parser.StartDoctypeDeclHandler = self._doctype
+
+    def through(self, content: IO[bytes]) -> None:
+        """Look through a part.
+
+        Raises:
+            DataError: something in it is refused.
+            ExpatError: it is no XML.
+        """
+        read = 0
+        while block := content.read(1 << 16):
+            self._parser.Parse(block)
+            read += len(block)
+            most = MOST_ROW_BYTES if self._row else MOST_TREE_BYTES
+            if read - self._begun > most:
+                self._refuse(
+                    f"holds more than {most:,} bytes {'in one row' if self._row else 'beside its rows'}"
+                )
+        self._parser.Parse(b"", True)
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        if self._row:
+            self._elements += 1
+            if self._elements > MOST_ELEMENTS:
+                self._refuse(f"holds more than {MOST_ELEMENTS:,} elements in one row")
+            return
+        kind = name.rpartition(":")[2]
+        if kind in ROWS:
+            most, number = ROWS[kind], attributes.get("r", "1")
+            self._row, self._elements, self._begun = kind, 0, self._parser.CurrentByteIndex
+            self._counts[kind] += 1
+            if self._counts[kind] > most or not number.isdecimal() or int(number[:9]) > most:
+                self._refuse(f"holds more than {most:,} rows or texts")
+
+    def _end(self, name: str) -> None:
+        if self._row and name.rpartition(":")[2] == self._row:
+            self._row, self._begun = "", self._parser.CurrentByteIndex
+
+    def _doctype(self, *_: Any) -> None:
+        self._refuse("defines entities, which no workbook needs")
+
+    def _refuse(self, problem: str) -> None:
+        raise DataError(f"its part {shown(self._part)} {problem}; save the sheet as .csv")

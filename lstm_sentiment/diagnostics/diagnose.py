@@ -1,0 +1,231 @@
+"""All examinations of one configuration, or of one run, and the most likely cause of what they find."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
+from lstm_sentiment.adaptation.resolving import by_hand, resolve
+from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.checkpoints.run_paths import NO_ROWS, run_path
+from lstm_sentiment.checkpoints.trusted_runs import refuse_unfamiliar
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
+from lstm_sentiment.data.token_store import cache_folder
+from lstm_sentiment.diagnostics.causes import most_likely_cause, probe_findings, probe_lines
+from lstm_sentiment.diagnostics.data_checks import data_lines, examine_data
+from lstm_sentiment.diagnostics.findings import (
+    ERROR,
+    NOTE,
+    WARNING,
+    Finding,
+    finding_lines,
+    plain,
+    worst_first,
+)
+from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_findings, invariance_lines
+from lstm_sentiment.diagnostics.sanity_checks import Probes, predicted_classes
+from lstm_sentiment.diagnostics.unused_settings import inert_settings
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.experiment.train import check_metric, initial_model, read_rows
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.system.devices import pick_device, set_up_cpu
+from lstm_sentiment.text.tokenizers import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was found.
+
+    Args:
+        findings: worst first.
+        cause: the most likely cause of what the probes found; None if they found nothing.
+        facts: `data`, `probes` and `invariance`, the numbers behind the findings.
+        lines: the facts as text.
+    """
+
+    findings: list[Finding]
+    cause: Finding | None
+    facts: dict[str, Any]
+    lines: list[str]
+
+    @property
+    def sound(self) -> bool:
+        """Whether no finding says that answers or scores are wrong."""
+        return all(finding.severity != ERROR for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as strict JSON can hold it."""
+        return {
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+            "cause": dataclasses.asdict(self.cause) if self.cause else None,
+            **plain(self.facts),
+        }
+
+    def report(self) -> list[str]:
+        """Return all of it as lines of text."""
+        lines = [*self.lines, "", *(finding_lines(self.findings) or ["nothing found"])]
+        if self.cause is not None:
+            lines += ["", f"most likely cause: {self.cause.what}", f"  {self.cause.why} [{self.cause.key}]"]
+        return lines
+
+
+def diagnose(config: Config, *, given: Collection[str] = ()) -> Diagnosis:
+    """Examine a configuration before training: its data, its settings, short trainings, an untrained model.
+
+    Args:
+        config: as for `train.run`.
+        given: likewise.
+
+    Raises:
+        SentimentError: data or settings with which no training could begin.
+
+    Example::
+
+        diagnosis = diagnose(Config(data=DataConfig(train="reviews.csv")))
+    """
+    set_up_cpu(config.trainer.threads)
+    pretrained = load_pretrained(config)
+    fixed = by_hand(config, given)
+    plan = read_rows(resolve(config, fixed, cache=cache_folder()), fixed, pretrained, cache_folder())
+    config, corpus = plan.config, plan.corpus
+    assert corpus is not None
+    check_metric(config.trainer.metric, corpus.labels)
+    return _diagnose(config, corpus, None, [], pretrained, plan.start)
+
+
+def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
+    """Examine a trained run: as `diagnose`, with the trained model's answers on the machine at hand.
+
+    Where its data cannot be read any more, only the model is examined, and a finding says so.
+
+    Args:
+        run: its folder.
+        rows: read the data that it names even if it was not trained here.
+
+    Raises:
+        SentimentError: no run, or a damaged one.
+
+    Example::
+
+        diagnose_run("runs/tweets").sound
+    """
+    classifier = load(run)
+    trainer = dataclasses.replace(classifier.config.trainer, device="auto", precision="auto")
+    config = dataclasses.replace(classifier.config, trainer=trainer)
+    set_up_cpu(trainer.threads)
+    if config.data.train == NO_ROWS:
+        packed = Finding(
+            severity=NOTE,
+            what="the run is packed, and its rows are not part of it",
+            why="data and training were not examined, only the model's answers on this machine",
+            key=None,
+        )
+        return _diagnose(config, None, classifier, [packed])
+    try:
+        refuse_addresses(config.data)
+        if not rows:
+            refuse_unfamiliar(run_path(run), config.data.train, "--rows")
+        corpus = _prepare(config, classifier.vocabulary if config.pretrained else None)
+    except DataError as error:
+        unread = Finding(
+            severity=WARNING,
+            what=f"the run's data cannot be read: {error}",
+            why="data and training were not examined, only the model's answers on this machine",
+            key="data.train",
+        )
+        return _diagnose(config, None, classifier, [unread])
+    findings = []
+    if RunFolder(run_path(run)).load(BEST).facts.get("data") != corpus.fingerprint:
+        findings.append(
+            Finding(
+                severity=WARNING,
+                what="the rows, labels or vocabulary are not those the run was trained on",
+                why="the data were changed since, or are read otherwise by this version; what follows is "
+                "about the data as they are now",
+                key="data.train",
+            )
+        )
+    return _diagnose(config, corpus, classifier, findings)
+
+
+def _diagnose(
+    config: Config,
+    corpus: Corpus | None,
+    classifier: SentimentClassifier | None,
+    findings: list[Finding],
+    pretrained: Pretrained | None = None,
+    start: Start | None = None,
+) -> Diagnosis:
+    facts: dict[str, Any] = {}
+    lines: list[str] = []
+    cause = None
+    if corpus is not None:
+        log.info("examining the data ...")
+        device = pick_device(config.trainer.device)
+        model = initial_model(config, corpus, pretrained, start=start, fitted=False)
+        facts["data"], found = examine_data(corpus)
+        findings = [*findings, *found, *inert_settings(config, corpus)]
+        fresh = classifier or SentimentClassifier(
+            labels=corpus.labels,
+            vocabulary=corpus.vocabulary,
+            config=config,
+            weights=model.state_dict(),
+            device=config.trainer.device,
+        )
+        probes = facts["probes"] = _probe(Probes(model.to(device), _with_validation(corpus), config))
+        if classifier is not None and classifier.labels == corpus.labels:
+            probes["predicted"] = _answers(classifier, corpus)
+            validation = "train" if corpus.cross_validated else "validation"
+            probes["validation"] = facts["data"]["splits"][validation]["classes"]
+        findings += probe_findings(probes)
+        cause = most_likely_cause(
+            facts["data"], probes, trainer=config.trainer, subwords=config.text.subwords
+        )
+        lines += [*data_lines(facts["data"]), "", *probe_lines(probes), ""]
+        classifier = fresh
+    assert classifier is not None
+    log.info("answering the same texts in other ways ...")
+    checks = check_invariance(classifier)
+    findings += invariance_findings(checks)
+    facts["invariance"] = [dataclasses.asdict(check) for check in checks]
+    lines += ["largest logit difference of the same texts, against each alone:", *invariance_lines(checks)]
+    return Diagnosis(findings=worst_first(findings), cause=cause, facts=facts, lines=lines)
+
+
+def _prepare(config: Config, vocabulary: Vocabulary | None) -> Corpus:
+    return prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=vocabulary)
+
+
+def _with_validation(corpus: Corpus) -> Corpus:
+    """Return a corpus with validation rows: where none are set aside, every fourth training row."""
+    if not corpus.cross_validated:
+        return corpus
+    apart_R = np.arange(len(corpus.train)) % 4 == 3
+    train, validation = (corpus.train.part(np.flatnonzero(of_R)) for of_R in (~apart_R, apart_R))
+    return dataclasses.replace(corpus, train=train, validation=validation)
+
+
+def _probe(probes: Probes) -> dict[str, Any]:
+    found: dict[str, Any] = {"first_loss": probes.first_loss(), "gradient_norms": probes.gradient_norms()}
+    log.info("learning one batch by heart ...")
+    found["overfit"] = probes.overfit()
+    log.info("training briefly, with true and with shuffled labels ...")
+    found["control"] = probes.control()
+    return found
+
+
+def _answers(classifier: SentimentClassifier, corpus: Corpus) -> dict[str, int]:
+    """Return how many validation rows a run's model gives to each class, in the run's own vocabulary."""
+    read = classifier.as_it_reads(corpus.validation)
+    return predicted_classes(classifier.model, read, classifier.labels)

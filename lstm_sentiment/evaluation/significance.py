@@ -1,0 +1,165 @@
+"""Two classifiers on the same rows: is one better, or is it chance?
+
+Legend: R rows, C classes, N resamples, U distinct triples of truth and the two answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from lstm_sentiment.evaluation.metrics import polarity_metrics, sides
+
+RESAMPLES = 10_000
+RESAMPLES_AT_ONCE = 500
+LEVEL = 0.95  # of the intervals
+Array = npt.NDArray[Any]
+
+
+def compare(truth_R: Array, first_R: Array, second_R: Array, labels: list[str]) -> dict[str, Any]:
+    """Compare two classifiers' answers, row by row.
+
+    Intervals are those of a paired bootstrap: rows are drawn with replacement, with both answers
+    (Berg-Kirkpatrick et al. 2012, "An empirical investigation of statistical significance in NLP").
+    The p-value is McNemar's exact one: if both were right equally often, how often would the rows
+    that only one of them gets right be shared out at least as unevenly as here?
+
+    Args:
+        truth_R: class indices (R,).
+        first_R: what the first classifier predicts, class indices (R,).
+        second_R: what the second one predicts.
+        labels: class names, C of them.
+
+    Returns:
+        `rows`; `scores`: name -> `first`, `second`, `difference` (second - first) and its `low` and
+        `high`; `only_first_right`, `only_second_right`, `mcnemar_p`.
+
+    >>> truth_R = np.array([0, 1] * 20)
+    >>> found = compare(truth_R, truth_R, np.zeros(40, int), ["negative", "positive"])
+    >>> found["scores"]["accuracy"]["difference"], found["only_first_right"], found["mcnemar_p"] < 0.001
+    (-0.5, 20, True)
+    """
+    cells_3U, counts_U = np.unique(np.stack([truth_R, first_R, second_R]), axis=1, return_counts=True)
+    parts = [_both_scores(counts_NU, cells_3U, labels) for counts_NU in _resamples(counts_U)]
+    first, second = (
+        {name: np.concatenate([part[i][name] for part in parts]) for name in parts[0][i]} for i in (0, 1)
+    )
+    only_first = int(((first_R == truth_R) & (second_R != truth_R)).sum())
+    only_second = int(((first_R != truth_R) & (second_R == truth_R)).sum())
+    unlike = only_first + only_second
+    return {
+        "rows": len(truth_R),
+        "scores": {name: _difference(first[name], second[name]) for name in first},
+        "only_first_right": only_first,
+        "only_second_right": only_second,
+        "mcnemar_p": float(binomtest(only_first, unlike).pvalue) if unlike else 1.0,
+    }
+
+
+def score_intervals(confusion: list[list[int]], labels: list[str]) -> dict[str, dict[str, float]]:
+    """Return how far scores would spread over other rows of the same kind: a bootstrap of the rows.
+
+    Drawing rows with replacement is drawing the cells of their confusion matrix.
+
+    Args:
+        confusion: rows by truth (down) and prediction (across), (C, C).
+        labels: class names.
+
+    Returns:
+        score -> `value`, and `low` and `high`, between which 95 % of 10,000 resamples lie.
+
+    >>> found = score_intervals([[40, 10], [10, 40]], ["negative", "positive"])["accuracy"]
+    >>> found["value"], 0.71 <= found["low"] <= 0.73, 0.87 <= found["high"] <= 0.89
+    (0.8, True, True)
+    """
+    counts_CC = np.array(confusion)
+    truth_U, predicted_U = counts_CC.nonzero()
+    counts_U = counts_CC[truth_U, predicted_U]
+    parts = [_scores(counts_NU, truth_U, predicted_U, labels) for counts_NU in _resamples(counts_U)]
+    intervals = {}
+    for name in parts[0]:
+        values_N = np.concatenate([part[name] for part in parts])
+        low, high = _interval(values_N[1:])
+        intervals[name] = {"value": float(values_N[0]), "low": low, "high": high}
+    return intervals
+
+
+def comparison_lines(found: dict[str, Any], first: str, second: str) -> list[str]:
+    """Return a comparison as lines of text, with a verdict."""
+    lines = [
+        f"A: {first}",
+        f"B: {second}",
+        f"{found['rows']:,} rows{'':<6} {'A':>8} {'B':>8} {'B - A':>9}   95 % of resamples",
+    ]
+    for name, of in found["scores"].items():
+        lines.append(
+            f"  {name:<14} {of['first']:>8.4f} {of['second']:>8.4f} {of['difference']:>+9.4f}   "
+            f"{of['low']:+.4f} to {of['high']:+.4f}"
+        )
+    p, more = found["mcnemar_p"], found["only_second_right"] - found["only_first_right"]
+    lines.append(
+        f"  only A right: {found['only_first_right']:,}; only B right: {found['only_second_right']:,}; "
+        f"McNemar p = {p:.3g}"
+    )
+    if p < 1 - LEVEL:
+        lines.append(f"{'B' if more > 0 else 'A'} is right more often, beyond chance")
+    else:
+        lines.append("these rows do not show that one is right more often than the other")
+    return lines
+
+
+def _resamples(counts_U: Array) -> Iterator[Array]:
+    """Yield counts as observed (1, U), then as they might have been, (some, U) at a time."""
+    yield counts_U[None]
+    random, rows = np.random.default_rng(0), int(counts_U.sum())
+    for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
+        yield random.multinomial(rows, counts_U / rows, min(RESAMPLES_AT_ONCE, RESAMPLES - start))
+
+
+def _difference(first_N: Array, second_N: Array) -> dict[str, float]:
+    difference_N = second_N - first_N
+    low, high = _interval(difference_N[1:])
+    return {
+        "first": float(first_N[0]),
+        "second": float(second_N[0]),
+        "difference": float(difference_N[0]),
+        "low": low,
+        "high": high,
+    }
+
+
+def _interval(values_N: Array) -> tuple[float, float]:
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(values_N, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _both_scores(counts_NU: Array, cells_3U: Array, labels: list[str]) -> list[dict[str, Array]]:
+    return [_scores(counts_NU, cells_3U[0], predicted_U, labels) for predicted_U in cells_3U[1:]]
+
+
+def _scores(counts_NU: Array, truth_U: Array, predicted_U: Array, labels: list[str]) -> dict[str, Array]:
+    """Return scores, each (N,), of answers that occur so often each."""
+    rows_N, classes_C = counts_NU.sum(axis=1), np.arange(len(labels))
+    is_truth_UC, is_predicted_UC = truth_U[:, None] == classes_C, predicted_U[:, None] == classes_C
+    truth_NC, predicted_NC = counts_NU @ is_truth_UC, counts_NU @ is_predicted_UC
+    right_NC = counts_NU @ (is_truth_UC & is_predicted_UC)
+    f1_NC = 2 * right_NC / np.maximum(truth_NC + predicted_NC, 1)
+    side_C = np.array(sides(labels))
+    scores = {
+        "accuracy": right_NC.sum(axis=1) / rows_N,
+        "macro_f1": f1_NC.mean(axis=1),
+        "macro_recall": (right_NC / np.maximum(truth_NC, 1)).mean(axis=1),
+    }
+    for name in polarity_metrics(labels):
+        if name == "polar_f1":
+            scores[name] = f1_NC[:, side_C != 0].mean(axis=1)
+        elif name == "flip_rate":
+            scores[name] = counts_NU @ (side_C[truth_U] * side_C[predicted_U] < 0) / rows_N
+        else:
+            scores[name] = counts_NU @ abs(truth_U - predicted_U) / rows_N
+    return scores

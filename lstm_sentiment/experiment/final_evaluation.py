@@ -1,0 +1,332 @@
+"""How good a run's best epoch is: calibrated, scored once, beside the baselines.
+
+Legend: R rows, C classes, K branches.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lstm_sentiment.adaptation.cross_validation import OutOfFold
+from lstm_sentiment.adaptation.fitting import pooled_features
+from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, chance_of
+from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.checkpoints.run_folder import BEST, Checkpoint, RunFolder
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.data.dataset import Array, TextDataset
+from lstm_sentiment.errors import TrainingError
+from lstm_sentiment.evaluation.baselines import baseline_scores
+from lstm_sentiment.evaluation.calibration import Calibration, coverage_of, fit_calibration, fit_shares
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.evaluation.metrics import better, calibration_error, report_lines, score
+from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+KEPT = {  # by the kind of a `stacking.Blend`
+    "both": "the LSTM and the linear model together",
+    "head": "the LSTM alone",
+    "linear": "the linear model alone",
+}
+PARTS = {  # whose scores are told, by their names in `stacking.Blend.scores`
+    "start": "START as it is",
+    "head": "the LSTM",
+    "linear": "the linear model",
+    "both": "both",
+    "kept": "what is kept",
+}
+COVERAGES = (0.8, 0.9, 0.95)  # of label sets, as asked for
+
+
+def assess(
+    folder: RunFolder,
+    config: Config,
+    corpus: Corpus,
+    trainer: Trainer,
+    crossed: OutOfFold | None = None,
+    *,
+    start: Start | None = None,
+) -> dict[str, Any]:
+    """Calibrate the best epoch on validation and score it on validation and test; every process calls this.
+
+    The calibration is put beside the weights. The test rows are read here, and nowhere else.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        corpus: its rows.
+        trainer: that trained it.
+        crossed: answers for the training rows, where no validation rows are set aside.
+        start: the classifier that training started from, to be scored as it is.
+
+    Raises:
+        TrainingError: no epoch was good enough to be kept.
+    """
+    processes = trainer.processes
+    best, model = _best_of(folder, trainer)
+    held_out = {name: rows for name, rows in corpus.splits.items() if name != "train"}
+    splits = {"validation": corpus.validation, **held_out}
+    out_of_fold = crossed.logits[trainer.state.best_epoch] if crossed else {}
+
+    def answers(of: nn.Module, name: str = "") -> dict[str, Array]:
+        size = 4 * config.trainer.batch_size
+        answering = functools.partial(predict_logits, of, device=trainer.device, batch_size=size)
+        found = {split: answering(rows, processes=processes).numpy() for split, rows in held_out.items()}
+        return {"validation": out_of_fold[name], **found} if crossed else found
+
+    metrics: dict[str, Any] = {}
+    if isinstance(model, WideAndDeep):
+        of_branches = {name: answers(branch, name) for name, branch in model.named_children()}
+        metrics["branches"], shares_K = _weigh(of_branches, splits, corpus.labels)
+        if isinstance(model.ngrams, TfidfBranch):
+            metrics["kept"], shares_K = _gate(of_branches, shares_K, corpus, config)
+            metrics["kept"]["scores"]["start"] = _score_of_start(start, corpus, config, trainer)
+            for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
+                branch["share"] = share
+        model.shares.copy_(torch.from_numpy(shares_K))
+        out_of_fold[""] = _blended(of_branches, shares_K)
+        best.tensors["model"]["shares"] = model.shares.cpu().clone()
+    logits = answers(model)
+    calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
+    truths = {name: rows.labels for name, rows in splits.items()}
+    metrics |= calibrated_scores(calibration, logits, truths, corpus.labels) | {"baselines": {}}
+    if processes.is_main:
+        weights = best.tensors["model"]
+        proof = proof_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
+        added = {"calibration": asdict(calibration), "proof": proof}
+        folder.save(BEST, best.tensors, {**best.facts, **added})
+    if config.baseline:
+        metrics["baselines"] = _baselines(config, corpus, metrics, main=processes.is_main)
+    return metrics | {"metric": config.trainer.metric, **_of_training(trainer, cross_validated=bool(crossed))}
+
+
+def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module]:
+    """Return the checkpoint of the best epoch, and the model with its weights, once every process is here."""
+    trainer.processes.barrier()
+    if not folder.has(BEST):
+        raise TrainingError(
+            "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
+        )
+    best, model = folder.load(BEST), trainer.evaluated_model()
+    model.load_state_dict(best.tensors["model"])
+    return best, model
+
+
+def _baselines(config: Config, corpus: Corpus, metrics: Mapping[str, Any], *, main: bool) -> dict[str, Any]:
+    """Return the scores of baselines on rows held out; none where there are none, or by another process."""
+    if "kept" in metrics:
+        return baselines_beside(corpus, metrics["branches"])
+    held_out = [rows for name, rows in corpus.splits.items() if name != "train"]
+    if not main or not held_out:
+        return {}
+    last = held_out[-1]
+    return baseline_scores(corpus.train, last, corpus.labels, seed=config.seed)
+
+
+def _of_training(trainer: Trainer, *, cross_validated: bool) -> dict[str, Any]:
+    state = trainer.state
+    return ({"cross_validated": True} if cross_validated else {}) | {
+        "best_epoch": state.best_epoch + 1,
+        "epochs": state.epoch,
+        "steps": state.step,
+        "training_s": round(state.elapsed_s, 1),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+    }
+
+
+def calibrated_scores(
+    calibration: Calibration, logits: Mapping[str, Array], truths: Mapping[str, Array], labels: list[str]
+) -> dict[str, Any]:
+    """Return the scores of splits by name, and, as `calibration`, what the calibration does for them.
+
+    Args:
+        calibration: fitted on validation rows.
+        logits: by split, (R, C).
+        truths: class indices by split, (R,).
+        labels: class names.
+    """
+    metrics: dict[str, Any] = {}
+    facts: dict[str, Any] = {"temperature": calibration.temperature}
+    for name, truth_R in truths.items():
+        probabilities_RC = calibration.probabilities(logits[name])
+        metrics[name] = score(truth_R, probabilities_RC, labels)
+        facts[name] = {
+            "ece_before": calibration_error(truth_R, Calibration().probabilities(logits[name])),
+            "ece_after": metrics[name]["ece"],
+            "label_sets": {
+                str(wanted): coverage_of(calibration.label_sets(probabilities_RC, wanted), truth_R)
+                for wanted in COVERAGES
+            },
+        }
+    return metrics | {"calibration": facts}
+
+
+def _weigh(
+    logits: dict[str, dict[str, Array]], splits: dict[str, TextDataset], labels: list[str]
+) -> tuple[dict[str, Any], Array]:
+    """Return the scores of each branch alone, by name, and the branches' shares (K,).
+
+    Args:
+        logits: by branch, by split, (R, C).
+        splits: validation and, where there is one, test.
+        labels: class names.
+    """
+    truth_R, counts_R = splits["validation"].labels, splits["validation"].counts
+    validation_KRC = np.stack([of_splits["validation"] for of_splits in logits.values()])
+    shares_K = fit_shares(validation_KRC, truth_R, counts_R)
+    branches: dict[str, Any] = {}
+    for (branch, of_splits), share in zip(logits.items(), shares_K.tolist(), strict=True):
+        alone = fit_calibration(of_splits["validation"], truth_R, counts_R)
+        branches[branch] = {"share": share} | {
+            name: score(splits[name].labels, alone.probabilities(logits_RC), labels)
+            for name, logits_RC in of_splits.items()
+        }
+    return branches, shares_K
+
+
+def baselines_beside(corpus: Corpus, branches: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of the majority class, and of the linear branch, which is the linear baseline.
+
+    Args:
+        corpus: of the run.
+        branches: as in metrics.json.
+    """
+    split, rows = ("test", corpus.test) if corpus.test is not None else ("validation", corpus.validation)
+    counts = np.bincount(corpus.train.labels, corpus.train.weights, minlength=len(corpus.labels))
+    majority_RC = np.tile(counts / counts.sum(), (len(rows), 1))
+    linear = {key: value for key, value in branches["ngrams"][split].items() if key != "share"}
+    return {
+        "majority": score(rows.labels, majority_RC, corpus.labels),
+        "tfidf_logistic_regression": linear | {"training_rows": len(corpus.train)},
+    }
+
+
+def _blended(logits: dict[str, dict[str, Array]], shares_K: Array) -> Array:
+    """Return the logits of the validation rows (R, C) that branches have together."""
+    blended_RC: Array = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
+    return blended_RC
+
+
+def _gate(
+    logits: dict[str, dict[str, Array]], shares_K: Array, corpus: Corpus, config: Config
+) -> tuple[dict[str, Any], Array]:
+    """Return what is kept and why, and the shares: the linear branch gets all where it is ahead."""
+    truth_R, counts_R, metric = corpus.validation.labels, corpus.validation.counts, config.trainer.metric
+    linear_RC = logits["ngrams"]["validation"]
+    both_RC = _blended(logits, shares_K)
+    found = {
+        name: score(truth_R, Calibration().probabilities(logits_RC), corpus.labels, counts_R)[metric]
+        for name, logits_RC in (
+            ("head", logits["lstm"]["validation"]), ("linear", linear_RC), ("both", both_RC)
+        )
+    }  # fmt: skip
+    lead = abs(found["linear"] - found["both"])
+    by_chance = chance_of(both_RC, linear_RC, truth_R, counts_R)
+    ahead = better(found["linear"], found["both"], metric) and lead > by_chance
+    kept = {
+        "kind": "linear" if ahead else "both",
+        "why": AHEAD if ahead else NOT_AHEAD,
+        "scores": {"start": None, **found, "kept": found["linear" if ahead else "both"]},
+        "start": config.pretrained,
+        "adapt": config.adapt,
+        "cross_validated": corpus.cross_validated,
+    }
+    return kept, np.array([0.0, 2.0]) if ahead else shares_K
+
+
+def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> float | None:
+    """Return the validation score of a classifier as it is, or None where its classes tell nothing."""
+    if start is None or start.matching(corpus.labels) is None:
+        return None
+    sizes = {"subwords": config.text.subwords, **asdict(config.model)}
+    lstm = lstm_of(new_network(corpus.vocabulary, len(corpus.labels), **sizes))
+    start.copy_to(lstm, corpus.vocabulary)
+    features_RP = pooled_features(
+        lstm.to(trainer.device).eval(), corpus.validation, device=trainer.device, processes=trainer.processes
+    )
+    logits_RC = start.answers(features_RP, corpus.validation, corpus.labels)
+    assert logits_RC is not None
+    rows, probabilities_RC = corpus.validation, Calibration().probabilities(logits_RC)
+    return float(score(rows.labels, probabilities_RC, corpus.labels, rows.counts)[config.trainer.metric])
+
+
+def report_scores(metrics: dict[str, Any], path: Path) -> None:
+    """Tell the terminal how good the run is."""
+    for level, line in summary(metrics):
+        log.log(level, "%s", line)
+    log.info(
+        "%.0f s in all, %.0f s of them training; run folder: %s",
+        metrics["total_s"],
+        metrics["training_s"],
+        path,
+    )
+
+
+def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Return how good a run is, line by line, each with its level of logging.
+
+    Args:
+        metrics: of metrics.json.
+    """
+    held_out = "test" if "test" in metrics else "validation"
+    facts = metrics["calibration"][held_out]
+    lines = []
+    if metrics["best_epoch"]:
+        lines.append(f"best epoch {metrics['best_epoch']} by {metrics['metric']}")
+    if metrics.get("kept"):
+        lines += _kept_lines(metrics["kept"], metrics["metric"])
+    lines += report_lines(metrics[held_out], title=held_out)
+    lines.append(
+        f"  calibrated on validation: temperature {metrics['calibration']['temperature']:.2f}, "
+        f"calibration error {facts['ece_before']:.4f} -> {facts['ece_after']:.4f}"
+    )
+    for wanted, found in facts["label_sets"].items():
+        lines.append(
+            f"  label sets for {100 * float(wanted):.0f}%: {100 * found['coverage']:.1f}% hold the true "
+            f"label; {found['labels']:.2f} labels on average"
+        )
+    for name, branch in metrics.get("branches", {}).items():
+        scores = _three_scores(branch[held_out])
+        lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch['share']:.2f}")
+    lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics["baselines"].items()]
+    told = [(logging.INFO, line) for line in lines]
+    linear = metrics["baselines"].get("tfidf_logistic_regression")
+    if linear and linear["macro_f1"] > metrics[held_out]["macro_f1"]:
+        lead = linear["macro_f1"] - metrics[held_out]["macro_f1"]
+        hint = "more epochs, pretrained vectors (text.vectors) or more rows may help"
+        told.append((logging.WARNING, f"the linear baseline is ahead by {lead:.3f} macro-F1: {hint}"))
+    return told
+
+
+def _kept_lines(kept: Mapping[str, Any], metric: str) -> list[str]:
+    """Return what of a start, a head and a linear model is kept, and what each of them is worth."""
+    lines = [f"kept: {KEPT[kept['kind']]}; {kept['why']}"]
+    scores = {name: of for name, of in kept.get("scores", {}).items() if of is not None}
+    if scores:
+        where = "rows held out by cross-validation" if kept["cross_validated"] else "rows held out"
+        told = ", ".join(f"{name} {scores[key]:.3f}" for key, name in PARTS.items() if key in scores)
+        lines.append(f"  {metric} of {where}: {told.replace('START', str(kept['start']))}")
+    if kept.get("class_bias"):
+        lines.append(
+            f"  what is kept has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
+        )
+    return lines
+
+
+def _three_scores(scores: Mapping[str, Any]) -> str:
+    return (
+        f"accuracy {scores['accuracy']:.4f}   macro-F1 {scores['macro_f1']:.4f}   "
+        f"macro recall {scores['macro_recall']:.4f}"
+    )

@@ -1,0 +1,203 @@
+"""A run whose LSTM is a classifier's and stays as it is: fitted, calibrated and scored in one go.
+
+There are no steps to resume from: a run that was stopped starts again, and ends the same; one that has come
+to its end stays as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from lstm_sentiment.adaptation.fitting import FrozenFit, fit_frozen, pooled_features
+from lstm_sentiment.adaptation.stacking import Blend
+from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.checkpoints.expected import of_classifier
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.data.dataset import Array, TextDataset
+from lstm_sentiment.errors import CheckpointError
+from lstm_sentiment.evaluation.calibration import fit_calibration
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.experiment.final_evaluation import baselines_beside, calibrated_scores, summary
+from lstm_sentiment.experiment.resume import METRICS_FILE, check_beginning
+from lstm_sentiment.models.network import Network, WideAndDeep
+from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.system.files import write_json
+from lstm_sentiment.training.optimizer import row_weights
+
+log = logging.getLogger(__name__)
+
+
+def run_frozen(
+    folder: RunFolder,
+    config: Config,
+    corpus: Corpus,
+    network: Network,
+    start: Start,
+    *,
+    device: torch.device,
+    processes: Processes,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Fit a network around a classifier's LSTM, keep it in the run folder, and score it; in every process.
+
+    All processes read the texts; the main one fits and writes, and the others take over what it wrote.
+
+    Args:
+        folder: of the run, begun.
+        config: of the run, its choices made (see `resolving`).
+        corpus: its rows.
+        network: with the LSTM of `start`, on the CPU.
+        start: the classifier.
+        device: where the LSTM reads.
+        processes: of the job.
+        facts: kept with the weights, to recognise the run by.
+
+    Returns:
+        what belongs into metrics.json.
+    """
+    assert isinstance(network, WideAndDeep)
+    started = time.perf_counter()
+    network.eval().to(device)
+    splits = {name: rows for name, rows in corpus.splits.items() if name != "train"}
+    features = {
+        name: pooled_features(network.lstm, rows, device=device, processes=processes)
+        for name, rows in {"train": corpus.train, **splits}.items()
+    }
+    network.cpu()
+    with processes.main_first():
+        if processes.is_main:
+            fit = fit_frozen(
+                network,
+                start,
+                corpus.train,
+                features["train"],
+                labels=corpus.labels,
+                row_weights=row_weights(
+                    corpus.train, len(corpus.labels), balanced=config.trainer.class_weights == "balanced"
+                ),
+                metric=config.trainer.metric,
+                seed=config.seed,
+            )
+            training_s = time.perf_counter() - started
+            metrics = _assessed(folder, config, corpus, network, fit, splits, features, facts)
+            metrics["training_s"] = round(training_s, 1)
+            write_json(folder.path / METRICS_FILE, metrics)
+        else:
+            metrics = folder.read_json(METRICS_FILE)
+    return metrics
+
+
+def finished_before(
+    folder: RunFolder, config: Config, corpus: Corpus, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what metrics.json holds of a run that has come to its end; baselines only if they are wanted.
+
+    Raises:
+        RunError: the data or the classifier are no longer those that the run began with.
+        CheckpointError: a damaged checkpoint or metrics.json.
+
+    Example::
+
+        metrics = finished_before(RunFolder("runs/tweets"), config, corpus, facts)
+    """
+    check_beginning(folder.load(BEST, of_classifier(folder.path)).facts, facts, folder, corpus)
+    metrics: dict[str, Any] = folder.read_json(METRICS_FILE)
+    try:
+        metrics["baselines"] = baselines_beside(corpus, metrics["branches"]) if config.baseline else {}
+        summary(metrics)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(
+            f"{folder.path / METRICS_FILE}: is not as training writes it; use --overwrite true to train again"
+        ) from None
+    log.info("%s: is finished; nothing is left to learn", folder.path)
+    return metrics
+
+
+def _assessed(
+    folder: RunFolder,
+    config: Config,
+    corpus: Corpus,
+    network: WideAndDeep,
+    fit: FrozenFit,
+    splits: dict[str, TextDataset],
+    features: dict[str, Array],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Calibrate on rows that nothing was fitted on, score, and write the weights."""
+    # Shares have mean 1: the logits that they make are a multiple of those that were blended.
+    out_of_fold = fit.out_of_fold()
+    out_of_fold[""] = out_of_fold[""] * 2 / sum(fit.blend.weights)
+    truths = {"validation": corpus.train.labels[fit.held]} | {
+        name: rows.labels for name, rows in splits.items()
+    }
+    logits = {name: _logits(network, rows, features[name], fit.blend) for name, rows in splits.items()}
+    if "validation" in splits:  # rows of their own, which nothing was chosen by
+        out_of_fold = {branch: of["validation"] for branch, of in _by_branch(logits).items()}
+    counts_R = splits["validation"].counts if "validation" in splits else corpus.train.counts[fit.held]
+    calibration = fit_calibration(out_of_fold[""], truths["validation"], counts_R)
+    held_out = {"validation": out_of_fold[""]} | {name: of[""] for name, of in logits.items()}
+    metrics = calibrated_scores(calibration, held_out, truths, corpus.labels)
+    branches: dict[str, Any] = {}
+    for branch, share in zip(("lstm", "ngrams"), network.shares.tolist(), strict=True):
+        of_splits = {"validation": out_of_fold[branch]} | {name: of[branch] for name, of in logits.items()}
+        alone = fit_calibration(of_splits["validation"], truths["validation"], counts_R)
+        branches[branch] = {"share": share} | {
+            name: score(truths[name], alone.probabilities(logits_RC), corpus.labels)
+            for name, logits_RC in of_splits.items()
+        }
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    kept = {**facts, "epoch": 0, "scores": metrics["validation"], "calibration": asdict(calibration)}
+    folder.write_log([])
+    proof = proof_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
+    folder.save(BEST, {"model": weights}, {**kept, "proof": proof})
+    metrics |= {"branches": branches, "baselines": {}}
+    if config.baseline:
+        metrics["baselines"] = baselines_beside(corpus, branches)
+    return metrics | {
+        "kept": {
+            "kind": fit.blend.kind,
+            "why": fit.blend.why,
+            "scores": fit.blend.scores,
+            "start": config.pretrained,
+            "adapt": config.adapt,
+            "cross_validated": corpus.cross_validated,
+            "folds": fit.folds,
+            "penalty": fit.head.penalty,
+            "linear_strength": fit.linear.strength,
+            "class_bias": fit.blend.strength,
+        },
+        "metric": config.trainer.metric,
+        "best_epoch": 0,
+        "epochs": 0,
+        "steps": 0,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+
+
+def _logits(network: WideAndDeep, rows: TextDataset, features_RP: Array, blend: Blend) -> dict[str, Array]:
+    """Return the logits (R, C) of each branch and, by the name of nothing, of the network.
+
+    Those of a branch are its own, without the bias that it got for its part in the blend.
+    """
+    with torch.inference_mode():
+        of_lstm = network.lstm.head(torch.from_numpy(features_RP)).numpy()
+    of_ngrams = predict_logits(network.ngrams, rows, device=torch.device("cpu"), batch_size=256).numpy()
+    shares, bias_C = network.shares.numpy(), blend.bias_of_branch.astype(np.float32)
+    both_RC = shares[0] * of_lstm + shares[1] * of_ngrams
+    return {"lstm": of_lstm - bias_C, "ngrams": of_ngrams - bias_C, "": both_RC}
+
+
+def _by_branch(logits: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
+    """Return logits by branch, then by split, of those by split, then by branch."""
+    branches = next(iter(logits.values()))
+    return {branch: {name: of[branch] for name, of in logits.items()} for branch in branches}

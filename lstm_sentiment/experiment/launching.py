@@ -1,0 +1,75 @@
+"""What the commands that train have in common before torch is imported."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from lstm_sentiment.cli.terminal import log_to
+from lstm_sentiment.config.command_line import parse_settings
+from lstm_sentiment.config.public import named_places
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.errors import ConfigError, RunError, shown
+from lstm_sentiment.system.open_errors import refuse_unreadable
+
+
+def log_to_stdout() -> None:
+    """Send the log to the terminal: of the first process all, of the others what is wrong.
+
+    Example::
+
+        log_to_stdout()
+    """
+    main_process = os.environ.get("RANK", "0") == "0"
+    log_to(sys.stdout, logging.INFO if main_process else logging.WARNING)
+
+
+def resumed(argv: list[str], kind: type = Config) -> list[str]:
+    """Return a command line that, with ``--resume true``, starts from the settings of the run in the folder.
+
+    Args:
+        argv: the command line.
+        kind: of the configuration.
+
+    Raises:
+        RunError: the run was not trained here, and names files that the command line does not.
+
+    >>> resumed(["--out", "runs/of-tomorrow", "--resume", "true"])  # there is none yet
+    ['--out', 'runs/of-tomorrow', '--resume', 'true']
+    """
+    words = [part for word in argv for part in word.split("=", 1)]
+    given = dict(itertools.pairwise(words))
+    if given.get("--resume", "false").lower() != "true" or "--out" not in given:
+        return argv
+    refuse_unreadable(Path(given["--out"]))
+    saved = Path(given["--out"]) / "config.yaml"
+    if not saved.is_file():
+        return argv
+    if "--config" not in given:
+        _refuse_unnamed(saved, kind, given)
+    return ["--config", str(saved), *argv]
+
+
+def _refuse_unnamed(saved: Path, kind: type, given: dict[str, str]) -> None:
+    """Refuse a stranger's configuration that leads to files that the user does not name."""
+    from lstm_sentiment.checkpoints.trusted_runs import (
+        is_familiar,
+    )  # imports pandas: not for --help, not for a typo
+
+    if is_familiar(saved.parent):
+        return
+    try:
+        config: Any = parse_settings(kind, ["--config", str(saved)], program="", description="")
+    except ConfigError:  # is told where it is read
+        return
+    unnamed = [value for key, value in named_places(config).items() if given.get(f"--{key}") != str(value)]
+    if unnamed:
+        names = (name for value in unnamed for name in (value if isinstance(value, list) else [value]))
+        raise RunError(
+            f"{saved.parent}: was not trained here, and may come from anybody; its configuration names "
+            f"{', '.join(shown(name, 200) for name in names)}; add --config {saved} if these may be read"
+        )

@@ -1,0 +1,322 @@
+"""One training run, from configuration to report."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lstm_sentiment.adaptation.cross_validation import cross_validate, new_trainer
+from lstm_sentiment.adaptation.finetuning import begin_from
+from lstm_sentiment.adaptation.linear import fit_branch, folds_of
+from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
+from lstm_sentiment.adaptation.resolving import Plan, adopted, by_hand, nothing_set_aside, replaced, resolve
+from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.checkpoints.trusted_runs import remember
+from lstm_sentiment.config.schema import METRICS, Config
+from lstm_sentiment.data.corpus import Corpus, prepare
+from lstm_sentiment.data.dataset import TextDataset, count_tokens
+from lstm_sentiment.data.splits import TooFewRowsError
+from lstm_sentiment.data.token_store import cache_folder
+from lstm_sentiment.data.word_vectors import load_vectors
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.evaluation.metrics import POLARITY_METRICS, polarity_metrics
+from lstm_sentiment.experiment.console import report_data, report_model
+from lstm_sentiment.experiment.final_evaluation import assess, report_scores
+from lstm_sentiment.experiment.frozen import finished_before, run_frozen
+from lstm_sentiment.experiment.session import (
+    begin,
+    check_folder,
+    checkpoint_to_resume,
+    machine_facts,
+    new_curves,
+    only_writer,
+    started_again,
+    train,
+)
+from lstm_sentiment.experiment.signals import RunWatch
+from lstm_sentiment.experiment.teachers import Teachers, load_teachers
+from lstm_sentiment.models.network import (
+    Network,
+    NgramBranch,
+    TfidfBranch,
+    WideAndDeep,
+    lstm_of,
+    new_network,
+)
+from lstm_sentiment.reporting.report import check_extra, write_report
+from lstm_sentiment.system.devices import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
+from lstm_sentiment.system.distributed import Processes, process_environment, process_group, sharing_errors
+from lstm_sentiment.system.files import write_json
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+from lstm_sentiment.training.optimizer import row_weights
+from lstm_sentiment.training.virtual_adversarial import beside
+
+log = logging.getLogger(__name__)
+
+
+@one_training_at_a_time
+def run(config: Config, *, cache: Path | None = None, given: Collection[str] = ()) -> dict[str, Any]:
+    """Train, evaluate and report as configured, into ``config.out``.
+
+    While another thread of this process trains, this waits.
+
+    Args:
+        config: what to train, on which rows.
+        cache: folder for tokenised text, if not the user's.
+        given: keys that were set by hand, although to their defaults; where training starts from a
+            classifier, those left at their defaults are chosen otherwise (see `adaptation.resolving`).
+
+    Returns:
+        what was written to metrics.json.
+
+    Raises:
+        SentimentError: anything that a user can mend; the run folder is untouched unless training began.
+    """
+    started = time.perf_counter()
+    processes = process_environment()
+    threads, device, precision = _machine(config, processes)
+    folder = RunFolder(config.out)
+    config = started_again(config, folder, processes)
+    config, fixed = adopted(config, by_hand(config, given), folder)
+    pretrained = load_pretrained(config)
+    watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
+    group = process_group(processes, device, timeout_s=config.trainer.timeout)
+    with only_writer(folder, processes), group, watch, sharing_errors():
+        resuming = check_folder(folder, config)
+        curves = new_curves(folder, config, processes)
+        plan, corpus = _decided(config, fixed, pretrained, processes, cache or cache_folder())
+        config = plan.config
+        teachers = load_teachers(config, device=str(device))
+        answered, learned = _rows_to_learn(corpus, teachers, processes)
+        facts = _facts(corpus, plan.start or pretrained, teachers)
+        facts |= machine_facts(device, precision=precision, threads=threads, processes=processes)
+        if (frozen := plan.start if config.adapt == "frozen" else None) and resuming:
+            watch.begun()
+            found = finished_before(folder, config, corpus, facts)
+            return _finished(folder, config, corpus, found, started, processes)
+        checkpoint = checkpoint_to_resume(folder, facts, corpus, config) if resuming else None
+        model = initial_model(config, corpus, pretrained, start=plan.start, learned=answered)
+        report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
+        if processes.is_main and checkpoint is None:
+            begin(folder, config, corpus, device, watch)
+            remember(folder.path, own_cache=cache)
+        if frozen:
+            metrics = run_frozen(
+                folder, config, corpus, model, frozen, device=device, processes=processes, facts=facts
+            )
+        else:
+            if plan.start is not None and checkpoint is None:
+                begin_from(model, plan.start, corpus, config, device=device, processes=processes)
+            how: dict[str, Any] = {"precision": precision, "processes": processes, "watch": watch}
+            new = functools.partial(initial_model, config, pretrained=pretrained)
+            crossed = cross_validate(config, corpus, new, device=device, **how)
+            how |= {"store": folder, "facts": facts, "scalars": curves, "crossed": crossed}
+            trainer = new_trainer(config, corpus, learned, model.to(device), **how)
+            train(trainer, checkpoint, curves, watch)
+            metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
+        return _finished(folder, config, corpus, metrics, started, processes)
+
+
+def _machine(config: Config, processes: Processes) -> tuple[int, torch.device, str]:
+    """Set up the processor, and return its threads, the device and the number format."""
+    if config.report:
+        check_extra()
+    threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
+    device = pick_device(config.trainer.device, local_rank=processes.local_rank)
+    return threads, device, pick_precision(config.trainer.precision, device)
+
+
+def _facts(
+    corpus: Corpus, started_from: Start | Pretrained | None, teachers: Teachers | None
+) -> dict[str, Any]:
+    """Return hashes that a run is recognised by when it goes on."""
+    facts = {"data": corpus.fingerprint}
+    facts |= {"pretrained": started_from.sha256} if started_from else {}
+    return facts | ({"teacher": teachers.sha256} if teachers else {})
+
+
+def _decided(
+    config: Config,
+    fixed: Collection[str],
+    pretrained: Pretrained | None,
+    processes: Processes,
+    cache: Path,
+) -> tuple[Plan, Corpus]:
+    """Read the rows, and return what was chosen by them; tell both."""
+    with processes.main_first():
+        plan = read_rows(resolve(config, frozenset(fixed), cache=cache), fixed, pretrained, cache)
+        corpus = plan.corpus
+    assert corpus is not None
+    report_data(corpus, plan.config, plan.why)
+    check_metric(plan.config.trainer.metric, corpus.labels)
+    return plan, corpus
+
+
+def _rows_to_learn(
+    corpus: Corpus, teachers: Teachers | None, processes: Processes
+) -> tuple[TextDataset, TextDataset]:
+    """Return the rows with labels or answers, and with them those that teach by `trainer.vat` alone."""
+    if teachers is not None:
+        answered = teachers.teach(corpus, processes)
+        return answered, answered
+    train, unlabelled = corpus.train, corpus.unlabelled
+    return train, train if unlabelled is None else beside(train, unlabelled)
+
+
+def _finished(
+    folder: RunFolder,
+    config: Config,
+    corpus: Corpus,
+    metrics: dict[str, Any],
+    started: float,
+    processes: Processes,
+) -> dict[str, Any]:
+    """Write and tell what a run has come to."""
+    metrics["total_s"] = round(time.perf_counter() - started, 1)
+    if processes.is_main:
+        write_json(folder.path / "metrics.json", metrics)
+        report_scores(metrics, folder.path)
+        if config.report:
+            log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
+    return metrics
+
+
+def check_metric(metric: str, labels: list[str]) -> None:
+    """Refuse a score that these classes do not have.
+
+    Raises:
+        ConfigError: names those that they have.
+
+    >>> check_metric("accuracy", ["sport", "politics"])
+    """
+    missing = set(POLARITY_METRICS) - set(polarity_metrics(labels))
+    if metric in missing:
+        wanted = "in the order of a scale " if metric == "ordinal_error" else ""
+        raise ConfigError(
+            f"'{metric}' needs classes named negative and positive {wanted}(see data.labels), not "
+            f"{', '.join(labels)}; choose among {', '.join(m for m in METRICS if m not in missing)}",
+            key="trainer.metric",
+        )
+
+
+def read_rows(plan: Plan, given: Collection[str], pretrained: Pretrained | None, cache: Path) -> Plan:
+    """Return a plan with its rows; where these are too few to set some aside, none are.
+
+    Args:
+        plan: of a run.
+        given: keys that were set by hand.
+        pretrained: the language model that training starts from, or None.
+        cache: folder for tokenised text.
+
+    Raises:
+        DataError: rows that cannot be used.
+
+    Example::
+
+        plan = read_rows(plan, by_hand(config, ()), None, cache_folder())
+    """
+    if plan.corpus is not None:
+        return plan
+    config = plan.config
+    try:
+        corpus = _prepare(config, pretrained, cache)
+    except TooFewRowsError as error:
+        config = replaced(config, nothing_set_aside(config, frozenset(given), error))
+        corpus = _prepare(config, pretrained, cache)
+    return dataclasses.replace(plan, config=config, corpus=corpus)
+
+
+def _prepare(config: Config, pretrained: Pretrained | None, cache: Path) -> Corpus:
+    known = pretrained.vocabulary if pretrained else None
+    return prepare(config.data, config.text, seed=config.seed, cache=cache, vocabulary=known)
+
+
+def initial_model(
+    config: Config,
+    corpus: Corpus,
+    pretrained: Pretrained | None = None,
+    *,
+    start: Start | None = None,
+    learned: TextDataset | None = None,
+    fitted: bool = True,
+) -> Network:
+    """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
+
+    Args:
+        config: of the run.
+        corpus: its rows, in the vocabulary of `pretrained` if that is given.
+        pretrained: the language model that `config.pretrained` names (see `pretrained.load_pretrained`).
+        start: the classifier that training goes on from: its LSTM is taken over, and nothing is fitted yet.
+        learned: all rows that it will learn from; None for the training rows.
+        fitted: whether a linear branch that is fitted before training is so; else it knows nothing yet.
+
+    Raises:
+        SentimentError: vectors that cannot be used.
+
+    Example::
+
+        model = initial_model(config, prepare(config.data, config.text, seed=0, cache=cache_folder()))
+    """
+    torch.manual_seed(config.seed)
+    model = new_network(
+        corpus.vocabulary, len(corpus.labels), subwords=config.text.subwords, **asdict(config.model)
+    )
+    if start is not None:
+        start.copy_to(lstm_of(model), corpus.vocabulary)
+    elif isinstance(model, WideAndDeep):
+        _prepare_ngrams(model.ngrams, config, corpus, learned or corpus.train, fitted=fitted)
+    if pretrained is not None:
+        pretrained.start(lstm_of(model))
+    if config.text.vectors is not None:
+        vectors = load_vectors(
+            config.text.vectors,
+            corpus.vocabulary,
+            size=config.model.embedding_size,
+            seed=config.seed,
+            cache=cache_folder(),
+        )
+        embedding = lstm_of(model).embedding
+        with torch.no_grad():
+            embedding.weight.copy_(vectors.weight_VE)
+        embedding.weight.requires_grad_(not config.text.freeze_vectors)
+        counts = count_tokens(corpus.train.store, corpus.train.rows)
+        covered = np.array([token in vectors.known for token in corpus.train.store.tokens])
+        corpus.facts["vectors"] = {
+            "types": len(vectors.known) / max(1, len(corpus.vocabulary) - len(SPECIAL_TOKENS)),
+            "tokens": float(counts[covered].sum() / max(1, counts.sum())),
+        }
+        log.info(
+            "vectors: %.1f%% of the vocabulary and %.1f%% of training tokens have one",
+            100 * corpus.facts["vectors"]["types"], 100 * corpus.facts["vectors"]["tokens"],
+        )  # fmt: skip
+    return model
+
+
+def _prepare_ngrams(
+    branch: NgramBranch, config: Config, corpus: Corpus, learned: TextDataset, *, fitted: bool
+) -> None:
+    """Fit a branch on the training rows, with the run's class weights, or set the rates that it learns at."""
+    if not isinstance(branch, TfidfBranch):
+        branch.learn_by_ratio(learned)
+        return
+    if not fitted:
+        return
+    train, classes = corpus.train, len(corpus.labels)
+    fit_branch(
+        branch,
+        train,
+        classes=classes,
+        row_weights=row_weights(train, classes, balanced=config.trainer.class_weights == "balanced"),
+        row_counts=train.counts,
+        folds=folds_of(train.labels, texts=train.texts, seed=config.seed, most=3),
+    )

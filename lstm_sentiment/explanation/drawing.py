@@ -1,0 +1,329 @@
+"""Pictures of an explanation, as SVG: pushes, reading trace and gates over the same tokens, and removal.
+
+A picture is a list of boxes, lines and words with coordinates; `templates/picture.html` writes them
+down. Colours are the variables of `templates/base.html`, so that a picture follows light and dark.
+
+Legend: N tokens, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.cli.characters import cells_of, visible
+from lstm_sentiment.evaluation.metrics import sides
+from lstm_sentiment.explanation.attribution import Explanation
+from lstm_sentiment.reporting.page import filled
+from lstm_sentiment.system.files import write_atomically
+
+MOST_CLASSES = 5  # that are drawn; of more, the most probable ones
+LEFT, RIGHT, GAP = 96, 92, 34  # pixels: beside the tokens' columns, and between panels
+NARROW, WIDE, LETTER = 40, 86, 7.5  # of a column, and of a letter
+FEW, LONGEST = 24, 16  # tokens that get wide columns, characters of a token that are drawn
+BARS, CURVES, ROW = 96, 120, 24  # heights
+PANELS = ("pushes", "trace", "gates")
+INK, SOFT = "var(--ink)", "var(--soft)"
+_SVG = "http://www.w3.org/2000/svg"
+_MORE_COLOURS = ("150, 110, 200", "190, 130, 40", "60, 150, 95", "200, 90, 150", "90, 140, 200")
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A filled rectangle; `tip` is shown where the pointer rests on it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
+    opacity: float = 1.0
+    tip: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line through points (x, y)."""
+
+    points: list[tuple[float, float]]
+    colour: str
+    opacity: float = 1.0
+    width: float = 2.0
+    dashed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """A line of text; `anchor` is start, middle or end, `turn` in degrees."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str = "start"
+    colour: str = SOFT
+    turn: int = 0
+
+
+@dataclass(kw_only=True)
+class Picture:
+    """What is drawn, in pixels; `title` says it in words to those who cannot see it."""
+
+    width: float
+    height: float = 0.0
+    title: str = ""
+    boxes: list[Box] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    words: list[Words] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Write a file of its own, readable on light and dark pages.
+
+        Raises:
+            MissingExtraError: Jinja2 is not installed.
+        """
+        write_atomically(path, filled("picture_file.html", picture=self, namespace=_SVG).encode())
+
+
+def colours(labels: list[str]) -> list[str]:
+    """Return a colour per class, as ``r, g, b`` or a variable of that: by the side that its name takes.
+
+    >>> colours(["negative", "neutral", "positive"])
+    ['var(--negative)', 'var(--neutral)', 'var(--positive)']
+    >>> colours(["sport", "politics"])
+    ['150, 110, 200', '190, 130, 40']
+    """
+    of_side = {-1: "var(--negative)", 1: "var(--positive)"}
+    polar = {-1, 1} <= set(sides(labels))
+    found: list[str] = []
+    for side in sides(labels):
+        colour = of_side.get(side, "var(--neutral)") if polar else ""
+        if not colour or colour in found:
+            colour = _MORE_COLOURS[len(found) % len(_MORE_COLOURS)]
+        found.append(colour)
+    return found
+
+
+def shown_classes(explanation: Explanation, label: str) -> list[int]:
+    """Return the classes that are drawn, in their order: `label` and the most probable ones.
+
+    Example::
+
+        shown_classes(explain(classifier, "so-so"), "positive")
+    """
+    of_label = explanation.labels.index(label)
+    likely = [int(i) for i in np.argsort(-explanation.probabilities, kind="stable") if i != of_label]
+    return sorted([of_label, *likely[: MOST_CLASSES - 1]])
+
+
+def reading(explanation: Explanation, label: str, *, panels: tuple[str, ...] = PANELS) -> Picture:
+    """Draw what happened at each token, one column a token.
+
+    Args:
+        explanation: of a text with at least one token.
+        label: the class whose pushes are drawn.
+        panels: of `PANELS`: pushes towards the class; probabilities of the text up to each token; gates.
+
+    Example::
+
+        reading(explain(classifier, "so-so"), "positive").write(Path("so-so.svg"))
+    """
+    tokens = len(explanation.tokens)
+    column = min(max(_space(explanation), NARROW), WIDE) if tokens <= FEW else NARROW
+    picture = Picture(width=LEFT + column * tokens + RIGHT)
+    centres = [LEFT + column * (n + 0.5) for n in range(tokens)]
+    described = []
+    for panel, draw in (("pushes", _pushes), ("trace", _trace), ("gates", _gates)):
+        if panel in panels:
+            described.append(draw(picture, explanation, label, centres, column))
+            if panel in ("pushes", panels[-1]):
+                _tokens(picture, explanation, centres, column)
+    picture.title = f"{visible(explanation.text, 200)}: " + "; ".join(described)
+    return picture
+
+
+def removal(explanation: Explanation) -> Picture:
+    """Draw how the predicted class's probability falls as tokens are taken out.
+
+    Example::
+
+        removal(explain(classifier, "so-so")).write(Path("removal.svg"))
+    """
+    found = explanation.removal
+    picture = Picture(width=LEFT + 360 + RIGHT + 60)
+    bottom = _frame(picture, f"p({visible(explanation.label, 24)}) without the tokens", 360)
+    x_K = LEFT + 360 * found.removed / max(1, found.removed[-1])
+
+    def line(chances_K: Array, **look: Any) -> None:
+        heights = bottom - CURVES * chances_K
+        picture.lines.append(Line(points=list(zip(x_K.tolist(), heights.tolist(), strict=True)), **look))
+
+    for chances_K in found.random:
+        line(chances_K, colour=SOFT, opacity=0.25, width=1)
+    mean_K = found.random.mean(axis=0)
+    line(mean_K, colour=SOFT, dashed=True)
+    line(found.guided, colour=f"rgb({_colour(explanation, explanation.label)})")
+    middle = len(found.removed) // 2
+    ends = [float(bottom - CURVES * chances_K[middle]) for chances_K in (found.guided, mean_K)]
+    names = ["those that push most first", "in random orders (mean)"]
+    for name, y, dashed in zip(names, (picture.height + 42, picture.height + 60), (False, True), strict=True):
+        colour = SOFT if dashed else f"rgb({_colour(explanation, explanation.label)})"
+        picture.lines.append(Line(points=[(LEFT, y - 4), (LEFT + 28, y - 4)], colour=colour, dashed=dashed))
+        picture.words.append(Words(x=LEFT + 36, y=y, text=name))
+    for k, x in zip(found.removed.tolist(), x_K.tolist(), strict=True):
+        if len(found.removed) <= 12 or k in (0, found.removed[-1]):
+            picture.words.append(Words(x=x, y=bottom + 16, text=str(k), anchor="middle"))
+    picture.words.append(Words(x=LEFT + 372, y=bottom + 16, text="tokens taken out"))
+    picture.height += 72
+    at = f"with {found.removed[middle]} of {found.removed[-1]} tokens out"
+    levels = [1 - (y - bottom + CURVES) / CURVES for y in ends]
+    picture.title = (
+        f"Probability of {explanation.label} as tokens are taken out; {at}: {levels[0]:.2f} without those "
+        f"that push most, {levels[1]:.2f} on average without random ones"
+    )
+    return picture
+
+
+def _colour(explanation: Explanation, label: str) -> str:
+    return colours(explanation.labels)[explanation.labels.index(label)]
+
+
+def _space(explanation: Explanation) -> float:
+    """Return the pixels that the longest token takes."""
+    return max(cells_of(visible(token, LONGEST)) for token in explanation.tokens) * LETTER + 8
+
+
+def _tokens(picture: Picture, explanation: Explanation, centres: list[float], column: float) -> None:
+    """Write the tokens below what is drawn, aslant where they have no space."""
+    space = _space(explanation)
+    anchor, turn, height = ("middle", 0, 20.0) if space <= column else ("end", -40, 20 + 0.65 * space)
+    for x, token in zip(centres, explanation.tokens, strict=True):
+        text = visible(token, LONGEST)
+        picture.words.append(
+            Words(x=x, y=picture.height + 8, text=text, anchor=anchor, colour=INK, turn=turn)
+        )
+    picture.height += height
+
+
+def _frame(picture: Picture, title: str, width: float) -> float:
+    """Draw a panel for probabilities from 0 to 1 below what is drawn; return the height of its 0."""
+    top = picture.height + GAP
+    picture.words.append(Words(x=LEFT, y=top - 14, text=title, colour=INK))
+    for share in (0.0, 0.5, 1.0):
+        y = top + CURVES * (1 - share)
+        picture.lines.append(Line(points=[(LEFT, y), (LEFT + width, y)], colour=SOFT, opacity=0.35, width=1))
+        picture.words.append(Words(x=LEFT - 8, y=y + 4, text=f"{share:g}", anchor="end"))
+    picture.height = top + CURVES
+    return picture.height
+
+
+def _pushes(
+    picture: Picture, explanation: Explanation, label: str, centres: list[float], column: float
+) -> str:
+    """Draw bars: upwards towards the class, downwards away from it."""
+    pushes_N = explanation.pushes[:, explanation.labels.index(label)]
+    up, down = max(float(pushes_N.max()), 0.0), max(float(-pushes_N.min()), 0.0)
+    scale = BARS / max(up + down, 1e-9)
+    top = picture.height + GAP + 14
+    zero = top + up * scale
+    name = visible(label, 24)
+    picture.words.append(Words(x=LEFT, y=top - 30, text=f"push towards {name}, nats", colour=INK))
+    picture.words.append(Words(x=LEFT - 8, y=zero - 6, text="towards", anchor="end"))
+    picture.words.append(Words(x=LEFT - 8, y=zero + 14, text="away", anchor="end"))
+    edge = LEFT + column * len(centres)
+    picture.lines.append(Line(points=[(LEFT, zero), (edge, zero)], colour=SOFT, width=1))
+    for x, push, token in zip(centres, pushes_N.tolist(), explanation.tokens, strict=True):
+        size = abs(push) * scale
+        picture.boxes.append(
+            Box(
+                x=x - column * 0.3,
+                y=zero - size if push > 0 else zero,
+                width=column * 0.6,
+                height=size,
+                colour=f"rgb({_colour(explanation, label)})",
+                opacity=0.9 if push > 0 else 0.4,
+                tip=f"{visible(token)}: {push:+.3f}",
+            )
+        )
+        y = zero - size - 4 if push > 0 else zero + size + 13
+        picture.words.append(Words(x=x, y=y, text=f"{push:+.2f}", anchor="middle"))
+    picture.height = top + BARS + 24
+    most = int(np.abs(pushes_N).argmax())
+    return f"most push towards {name}: {visible(explanation.tokens[most])} {pushes_N[most]:+.2f} nats"
+
+
+def _trace(
+    picture: Picture, explanation: Explanation, label: str, centres: list[float], column: float
+) -> str:
+    """Draw the probability of each class after each token."""
+    width = column * len(centres)
+    bottom = _frame(picture, "probability of the text up to each token", width)
+    shown = shown_classes(explanation, label)
+    of_classes = colours(explanation.labels)
+    ends = []
+    for c in shown:
+        points = [
+            (x, bottom - CURVES * p)
+            for x, p in zip(centres, explanation.prefixes[:, c].tolist(), strict=True)
+        ]
+        picture.lines.append(Line(points=points, colour=f"rgb({of_classes[c]})"))
+        picture.boxes += [
+            Box(x=x - 3, y=y - 3, width=6, height=6, colour=f"rgb({of_classes[c]})") for x, y in points
+        ]
+        ends.append((points[-1][1], c))
+    y = -np.inf
+    for end, c in sorted(ends):  # names beside the lines' ends, none over another
+        y = max(end + 4, y + 14)
+        name = visible(explanation.labels[c], 12)
+        colour = f"rgb({of_classes[c]})"
+        picture.words.append(Words(x=LEFT + width + 4 - column * 0.3, y=float(y), text=name, colour=colour))
+    picture.height += 8
+    p_N = explanation.prefixes[:, explanation.labels.index(label)]
+    return f"probability of {visible(label, 24)} after each token: " + ", ".join(f"{p:.2f}" for p in p_N)
+
+
+def _gates(
+    picture: Picture,
+    explanation: Explanation,
+    label: str,  # noqa: ARG001 - the same for every class
+    centres: list[float],
+    column: float,
+) -> str:
+    """Draw a strip of cells for what each direction let in and forgot, and for what pooling took."""
+    layers = len({trace.layer for trace in explanation.gates})
+    strips: list[tuple[str, list[tuple[str, Array]]]] = []
+    for trace in explanation.gates:
+        of_layer = f", layer {trace.layer}" if layers > 1 else ""
+        rows = [("let in", trace.let_in), ("forgot", 1 - trace.kept)]
+        strips.append((f"the LSTM that reads {trace.direction}s{of_layer}", rows))
+    strips.append(("share in pooling", list(explanation.pooled.items())))
+    for title, rows in strips:
+        picture.words.append(Words(x=LEFT, y=picture.height + GAP - 10, text=title, colour=INK))
+        picture.height += GAP - 4
+        for name, values_N in rows:
+            picture.words.append(Words(x=LEFT - 8, y=picture.height + 16, text=name, anchor="end"))
+            most = max(float(values_N.max()), 1e-9)
+            for x, value, token in zip(centres, values_N.tolist(), explanation.tokens, strict=True):
+                picture.boxes.append(
+                    Box(
+                        x=x - column / 2 + 1,
+                        y=picture.height + 1,
+                        width=column - 2,
+                        height=ROW - 2,
+                        colour="var(--accent)",
+                        opacity=round(0.06 + 0.5 * value / most, 3),
+                        tip=f"{visible(token)}: {name} {value:.3f}",
+                    )
+                )
+                picture.words.append(
+                    Words(x=x, y=picture.height + 16, text=f"{value:.2f}", anchor="middle", colour=INK)
+                )
+            picture.height += ROW
+    picture.height += 12
+    first = explanation.gates[0]
+    most = int(first.let_in.argmax())
+    return f"read {first.direction}s, most was let in at {visible(explanation.tokens[most])}"

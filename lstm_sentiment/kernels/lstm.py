@@ -1,0 +1,142 @@
+"""LSTM layers on a CPU, by a compiled kernel (see `library`).
+
+`recurrence.c` goes through the steps and back. Both directions run at the same time, each on a thread of its
+own through all its steps; where there are more threads, each takes a part of the batch. The second direction
+reads each text from its end, so that padding stays behind the text for both (see `lstm`).
+
+The result is that of `nn.LSTM` to float rounding. Every sum adds up in one order: a text's states are the
+same, bit for bit, in any batch, at any place and with any number of threads, and so are a batch's gradients
+with any number of threads. Padding has states of 0 and no gradient. Where the kernel cannot run (none was
+compiled, a CPU without AVX2, a GPU, another number format, a hidden size that is no multiple of 16),
+`applies` is False, and `model` asks `nn.LSTM`.
+
+Legend: T steps, B texts, X inputs of a token, H hidden size, D directions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.kernels.library import applies_to, call, fields
+
+MOST_DIRECTIONS = 2
+HIDDEN_MULTIPLE = 16  # columns that one product of the backward pass covers, COLUMNS in recurrence.c
+DEEP = 256  # tokens whose products a thread adds up at a time, as there
+KEPT = 6  # numbers that the way back has to know of each state: four gates, the cell, its hyperbolic tangent
+WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+class _Layer(ctypes.Structure):
+    """The arguments of a pass, as in recurrence.c."""
+
+    _fields_ = fields(
+        (ctypes.c_int64, "directions steps batch inputs hidden threads"),
+        (ctypes.c_void_p, "lengths input_weights weights input_bias bias packed packed_gates"),
+        (ctypes.c_void_p, "values states cells"),
+        (ctypes.c_void_p, "records state_gradients gate_gradients value_gradients"),
+        (ctypes.c_void_p, "input_weight_gradients weight_gradients bias_gradients"),
+    )
+
+
+def applies(values_TBX: Tensor, lstms: Sequence[nn.LSTM]) -> bool:
+    """Whether `read` can compute these layers on these values.
+
+    >>> applies(torch.zeros(3, 2, 8), [nn.LSTM(8, 15)])
+    False
+    """
+    return (
+        applies_to(values_TBX, *(weight for lstm in lstms for weight in lstm.parameters()))
+        and not torch.is_autocast_enabled("cpu")
+        and lstms[0].hidden_size % HIDDEN_MULTIPLE == 0
+    )
+
+
+def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> list[Tensor]:
+    """Return the states (T, B, H) of each direction, in the order it reads in; `applies` must be True.
+
+    Args:
+        values_TBX: what both directions read, float32.
+        lengths_B: number of tokens of each text, at most T.
+        lstms: one or two layers of one direction each, of equal sizes; the second one reads backwards.
+
+    Raises:
+        ValueError: the shapes do not fit one another, a text is longer than T, or there are more layers.
+
+    >>> lstms = [nn.LSTM(8, 16), nn.LSTM(8, 16)]
+    >>> values_TBX, lengths_B = torch.randn(5, 1, 8), torch.tensor([5])
+    >>> expected = [lstms[0](values_TBX)[0], lstms[1](values_TBX.flip(0))[0]]
+    >>> found = read(values_TBX, lengths_B, lstms) if applies(values_TBX, lstms) else expected
+    >>> all(torch.allclose(*pair, atol=1e-6) for pair in zip(found, expected))
+    True
+    """
+    steps, batch, inputs = values_TBX.shape
+    longest = int(lengths_B.max())
+    sizes = {(lstm.input_size, lstm.hidden_size, lstm.num_layers) for lstm in lstms}
+    fit = sizes == {(inputs, lstms[0].hidden_size, 1)} and len(lstms) <= MOST_DIRECTIONS
+    if not fit or len(lengths_B) != batch or longest > steps:
+        raise ValueError(
+            f"values {tuple(values_TBX.shape)}, {len(lengths_B)} texts of up to {longest} tokens and "
+            f"{len(lstms)} layers of (inputs, states, layers) {sorted(sizes)} do not fit one another"
+        )
+    weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
+    learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))
+    return list(_Recurrence.apply(values_TBX, lengths_B.long().contiguous(), learning, *weights))  # type: ignore[no-untyped-call]
+
+
+class _Recurrence(torch.autograd.Function):
+    """From inputs (T, B, X) to states, D times (T, B, H); of each kind in `WEIGHTS` there are D."""
+
+    @staticmethod
+    def forward(ctx: Any, values_TBX: Tensor, lengths_B: Tensor, learning: bool, *weights: Tensor) -> Any:
+        size, shape = weights[-1].shape[0] // 4, (len(weights) // len(WEIGHTS), *values_TBX.shape[:2])
+        states_DTBH = values_TBX.new_empty(*shape, size)
+        arrays = {"values": values_TBX.contiguous(), "lengths": lengths_B, "states": states_DTBH}
+        if learning:
+            arrays["records"] = values_TBX.new_empty(*shape, KEPT, size)
+            ctx.save_for_backward(*arrays.values(), *weights)
+        _call("lstm_forward", arrays, weights)
+        return tuple(states_DTBH)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients_TBH: Tensor) -> Any:
+        values_TBX, lengths_B, states_DTBH, records, *weights = ctx.saved_tensors
+        directions, inputs, gates = len(states_DTBH), values_TBX.shape[2], 4 * states_DTBH.shape[3]
+        arrays = {"values": values_TBX, "lengths": lengths_B, "states": states_DTBH, "records": records}
+        arrays["gate_gradients"] = values_TBX.new_empty(*states_DTBH.shape[:3], gates)
+        of_values_TBX, of_weights = None, list[Tensor | None]([None] * len(weights))
+        if ctx.needs_input_grad[0]:
+            of_values_TBX = arrays["value_gradients"] = torch.empty_like(values_TBX)
+        if any(ctx.needs_input_grad[3:]):
+            sizes = {"input_weight": (gates, inputs), "weight": (gates, gates // 4), "bias": (gates,)}
+            found = [values_TBX.new_empty(directions, *shape) for shape in sizes.values()]
+            arrays |= {f"{kind}_gradients": of for kind, of in zip(sizes, found, strict=True)}
+            arrays["packed_gates"] = values_TBX.new_empty(directions, gates, DEEP)
+            *of_matrices, of_bias = [of_kind.unbind() for of_kind in found]
+            of_weights = [of for of_kind in (*of_matrices, of_bias, of_bias) for of in of_kind]
+        _call("lstm_backward", arrays, weights, gradients_TBH)
+        return of_values_TBX, None, None, *of_weights
+
+
+def _call(
+    name: str, arrays: dict[str, Tensor], weights: Sequence[Tensor], gradients_TBH: Sequence[Tensor] = ()
+) -> None:
+    """Call a function of the kernel; see recurrence.c for what the arrays are."""
+    directions, steps, batch, size = arrays["states"].shape
+    inputs = arrays["values"].shape[2]
+    columns = -(-inputs // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE + size
+    room = {
+        "packed": arrays["states"].new_empty(directions, 4 * size, columns),
+        "cells": arrays["states"].new_empty(directions, batch, size),
+    }
+    whole = [of.contiguous() for of in (*weights, *gradients_TBH)]
+    kinds = ("input_weights", "weights", "input_bias", "bias", "state_gradients")[: len(whole) // directions]
+    lists = {kind: whole[place * directions :][:directions] for place, kind in enumerate(kinds)}
+    sizes = {"directions": directions, "steps": steps, "batch": batch, "inputs": inputs}
+    numbers = {**sizes, "hidden": size, "threads": torch.get_num_threads()}
+    call(name, _Layer, numbers, {**arrays, **room, **lists})

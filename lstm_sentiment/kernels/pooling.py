@@ -1,0 +1,97 @@
+"""Mean and max pooling over a text's states on a CPU, by a compiled kernel (see `library`).
+
+Legend: T steps, B texts, H states of a token and direction, D directions, F = D·H.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lstm_sentiment.kernels.library import applies_to, call, fields
+
+
+class _Pool(ctypes.Structure):
+    """The arguments of a pass, as in pooling.c."""
+
+    _fields_ = fields(
+        (ctypes.c_int64, "directions steps batch hidden threads"),
+        (ctypes.c_void_p, "lengths states mean largest ties mean_gradients largest_gradients"),
+        (ctypes.c_void_p, "state_gradients"),
+    )
+
+
+def applies(read: Sequence[Tensor]) -> bool:
+    """Whether `mean_and_max` can pool these states.
+
+    >>> applies([torch.zeros(5, 2, 8).double()])
+    False
+    """
+    return applies_to(*read)
+
+
+def mean_and_max(read: Sequence[Tensor], lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each text's mean and largest states (B, F) over its tokens; `applies` must be True.
+
+    Equal largest values share the gradient, as in `Tensor.amax`. A text's result is the same, bit for bit,
+    in any batch.
+
+    Args:
+        read: states (T, B, H) of each direction, in the order it reads in.
+        lengths_B: number of tokens of each text, from 1 to T.
+
+    Raises:
+        ValueError: the shapes do not fit one another, or a text's length is not from 1 to T.
+
+    >>> read, lengths_B = [torch.randn(5, 2, 8)], torch.tensor([5, 3])
+    >>> mean_BF = mean_and_max(read, lengths_B)[0] if applies(read) else read[0].mean(dim=0)
+    >>> torch.allclose(mean_BF[0], read[0][:, 0].mean(dim=0), atol=1e-6)
+    True
+    """
+    steps, batch = read[0].shape[:2]
+    shortest, longest = int(lengths_B.min()), int(lengths_B.max())
+    if len({of.shape for of in read}) > 1 or len(lengths_B) != batch or shortest < 1 or longest > steps:
+        raise ValueError(
+            f"states {[tuple(of.shape) for of in read]} and {len(lengths_B)} texts of {shortest} to "
+            f"{longest} tokens do not fit one another"
+        )
+    pooled: tuple[Tensor, Tensor] = _Pooling.apply(lengths_B.long().contiguous(), *read)  # type: ignore[no-untyped-call]
+    return pooled
+
+
+class _Pooling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, lengths_B: Tensor, *read: Tensor) -> Any:
+        states = [states_TBH.contiguous() for states_TBH in read]
+        mean_BF, largest_BF, ties_BF = read[0].new_empty(3, len(lengths_B), sum(of.shape[2] for of in read))
+        arrays = {"mean": mean_BF, "largest": largest_BF, "ties": ties_BF}
+        _call("pool_forward", states, lengths=lengths_B, **arrays)
+        ctx.save_for_backward(lengths_B, largest_BF, ties_BF, *states)
+        return mean_BF, largest_BF
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients_BF: Tensor) -> Any:
+        lengths_B, largest_BF, ties_BF, *states = ctx.saved_tensors
+        of_mean_BF, of_largest_BF = gradients_BF
+        of_states_DTBH = states[0].new_empty(len(states), *states[0].shape)
+        _call(
+            "pool_backward",
+            states,
+            lengths=lengths_B,
+            largest=largest_BF,
+            mean_gradients=(of_mean_BF / lengths_B[:, None]).contiguous(),
+            largest_gradients=(of_largest_BF / ties_BF).contiguous(),
+            state_gradients=of_states_DTBH,
+        )
+        return None, *of_states_DTBH
+
+
+def _call(name: str, states: Sequence[Tensor], **arrays: Tensor) -> None:
+    steps, batch, hidden = states[0].shape
+    sizes = {"directions": len(states), "steps": steps, "batch": batch, "hidden": hidden}
+    call(name, _Pool, {**sizes, "threads": torch.get_num_threads()}, {"states": states, **arrays})

@@ -1,0 +1,326 @@
+"""The network: embedding, LSTM layers in both directions, pooling over real tokens, linear head.
+
+Legend: B texts, T padded length, E embedding size, H hidden size, D directions, F = D·H features,
+P pooled features, C classes, X unknown tokens of a batch, K places per spelt token.
+
+A padded batch never reaches `nn.LSTM(bidirectional=True)`, which would read the padding first when
+it reads backwards, nor a PackedSequence, which keeps both oneDNN and cuDNN from their fast kernels.
+Each layer is a pair of one-direction LSTMs instead; the second one reads every row reversed within
+its own length, so that padding stays behind the text, where it can change nothing. In fp32 on a CPU a
+compiled kernel computes both (see `kernels.lstm`), where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.kernels import lstm as recurrence
+from lstm_sentiment.kernels import pooling
+from lstm_sentiment.text.subwords import FoldedVectors, SubwordVectors, nothing_spelt, table, word_ids
+from lstm_sentiment.text.tokenization import PAD, UNKNOWN
+
+
+class SentimentLSTM(nn.Module):
+    """Text to class logits.
+
+    Args:
+        vocabulary_size: number of token ids, with padding (0) and unknown (1).
+        classes: number of classes C.
+        embedding_size: E.
+        hidden_size: H, per direction.
+        layers: LSTM layers.
+        bidirectional: read backwards too.
+        pooling: ``last``, ``mean``, ``max``, ``attention``, or several joined by ``+``.
+        dropout: on the pooled features and between layers.
+        embedding_dropout: on embeddings, one mask per text shared over its tokens.
+        word_dropout: share of tokens replaced by the unknown token while training.
+        subwords: n-gram vectors that are added to those of words; None for none.
+        initial: whether weights get initial values; without, they hold anything until they are loaded.
+
+    >>> model = SentimentLSTM(100, 3, embedding_size=8, hidden_size=8).eval()
+    >>> tokens_BT, lengths_B = torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])
+    >>> logits_BC = model(tokens_BT, lengths_B)
+    >>> alone_1C = model(tokens_BT[1:, :1], lengths_B[1:])
+    >>> logits_BC.shape, torch.allclose(logits_BC[1], alone_1C[0], atol=1e-6)
+    (torch.Size([2, 3]), True)
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        classes: int,
+        *,
+        embedding_size: int,
+        hidden_size: int,
+        layers: int = 1,
+        bidirectional: bool = True,
+        pooling: str = "mean+max",
+        dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
+        word_dropout: float = 0.0,
+        subwords: SubwordVectors | None = None,
+        initial: bool = True,
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling.split("+")
+        self.embedding_dropout, self.word_dropout = embedding_dropout, word_dropout
+        features = hidden_size * (2 if bidirectional else 1)
+        sizes = [embedding_size] + [features] * (layers - 1)
+        # Nothing reads padding: row 0 stays 0.
+        self.embedding = table(nn.Embedding, vocabulary_size, embedding_size, initial=initial)
+        self.subwords = subwords
+        self.folded: FoldedVectors | None = None
+        self.forward_lstms = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
+        self.backward_lstms = nn.ModuleList(
+            nn.LSTM(size, hidden_size) for size in (sizes if bidirectional else [])
+        )
+        self.attention = nn.Linear(features, 1, bias=False) if "attention" in self.pooling else None
+        self.dropout = dropout
+        self.head = nn.Linear(features * len(self.pooling), classes)
+        if initial:
+            self._initialise()
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
+        """Return the logits (B, C) of texts.
+
+        Args:
+            tokens_BT: token ids, int64; with `subwords` an id beyond the vocabulary, V + x, is the x-th
+                unknown token of `spelling_XK`.
+            lengths_B: number of tokens of each text, at least 1, int64.
+            spelling_XK: see `tokenization.spell`, int32; None where no token is unknown.
+        """
+        return self.logits_of(self.embed(tokens_BT, lengths_B, spelling_XK), lengths_B)
+
+    def embed(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None) -> Tensor:
+        """Return the tokens' vectors (T, B, E), behind dropout and as long as the longest text."""
+        if lengths_B.device.type == "cpu":  # elsewhere it would have to wait for the device
+            tokens_BT = tokens_BT[:, : int(lengths_B.max())]
+        embedded_TBE = self.look_up(self._drop_words(tokens_BT.t()), spelling_XK)
+        if self.training and self.embedding_dropout:
+            embedded_TBE = embedded_TBE * _dropout_mask(
+                embedded_TBE.shape[1:], self.embedding_dropout, embedded_TBE.device
+            )
+        return embedded_TBE
+
+    def look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
+        """Return the tokens' vectors (T, B, E), before any dropout; ids and spelling as in `forward`."""
+        embedded_TBE: Tensor
+        if self.subwords is None:
+            embedded_TBE = self.embedding(tokens_TB)
+            return embedded_TBE
+        known = self.embedding.num_embeddings
+        if spelling_XK is None:
+            spelling_XK = nothing_spelt(tokens_TB.device)
+        if self.folded is None:  # each distinct token once
+            ids_U, place_TB = torch.unique(tokens_TB, return_inverse=True)
+            vectors_UE = self.embedding(word_ids(ids_U, known)) + self.subwords(ids_U, spelling_XK)
+            return nn.functional.embedding(place_TB, vectors_UE)
+        embedded_TBE = self.folded(word_ids(tokens_TB, known), self.embedding.weight, self.subwords)
+        if len(spelling_XK):
+            ids_X = torch.arange(known, known + len(spelling_XK), device=tokens_TB.device)
+            unknown_TB = tokens_TB >= known
+            of_letters_XE = self.subwords(ids_X, spelling_XK)
+            embedded_TBE[unknown_TB] += of_letters_XE[tokens_TB[unknown_TB] - known]
+        return embedded_TBE
+
+    def logits_of(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return the logits (B, C) of texts given as their tokens' vectors (T, B, E)."""
+        return self.head_logits(self._read(embedded_TBE, lengths_B), lengths_B)
+
+    def fold_subwords(self) -> None:
+        """Keep the sum of each known token's word and n-gram vectors from now on: for prediction alone.
+
+        Answers and weights stay the same; a known token is spelt once, when it is first met.
+        """
+        if self.subwords is not None and self.folded is None:
+            self.folded = FoldedVectors(self.embedding.weight).train(self.training)
+
+    @torch.no_grad()
+    def token_vectors(self) -> Tensor:
+        """Return the vectors of all known tokens (V, E), with those of their n-grams."""
+        ids_V = torch.arange(self.embedding.num_embeddings, device=self.embedding.weight.device)
+        vectors_VE: Tensor = self.embedding.weight.detach()
+        if self.subwords is not None:
+            vectors_VE = vectors_VE + self.subwords(ids_V, nothing_spelt(ids_V.device))
+        return vectors_VE
+
+    def pooled(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
+        """Return what the head reads of texts given as their tokens' vectors (T, B, E): features (B, P)."""
+        return self._pool_all(self._read(embedded_TBE, lengths_B), lengths_B)
+
+    def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
+        """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C)."""
+        logits_BC: Tensor = self.head(self._drop(self._pool_all(read, lengths_B))).float()
+        return logits_BC
+
+    def _pool_all(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
+        read = [states_TBH.float() for states_TBH in read]
+        pooled: dict[str, Tensor] = {}
+        if not {"mean", "max"}.isdisjoint(self.pooling) and pooling.applies(read):
+            pooled["mean"], pooled["max"] = pooling.mean_and_max(read, lengths_B)
+        for kind in self.pooling:
+            if kind not in pooled:
+                pooled[kind] = self._pool(kind, read, lengths_B)
+        return torch.cat([pooled[kind] for kind in self.pooling], dim=1)
+
+    def _read(self, embedded_TBE: Tensor, lengths_B: Tensor) -> list[Tensor]:
+        """Return the last layer's states (T, B, H) of each direction, in the order it reads in."""
+        states, read = embedded_TBE, list[Tensor]()
+        for layer in range(len(self.forward_lstms)):
+            if layer:
+                states = self._drop(_aligned(read, _mirror(len(states), lengths_B)))
+            lstms = [lstms[layer] for lstms in (self.forward_lstms, self.backward_lstms) if len(lstms)]
+            read = _read_layer(states, lengths_B, lstms)
+        return read
+
+    def _drop_words(self, tokens_TB: Tensor) -> Tensor:
+        if not self.training or not self.word_dropout:
+            return tokens_TB
+        dropped = _chance(tokens_TB.shape, self.word_dropout, tokens_TB.device)
+        return tokens_TB.masked_fill(dropped & (tokens_TB != PAD), UNKNOWN)
+
+    def _drop(self, values: Tensor) -> Tensor:
+        if not self.training or not self.dropout:
+            return values
+        return values * _dropout_mask(values.shape, self.dropout, values.device)
+
+    def _pool(self, kind: str, read: list[Tensor], lengths_B: Tensor) -> Tensor:
+        steps, batch, size = read[0].shape
+        if not self.training and kind in ("mean", "max") and _is_full(steps, lengths_B):
+            pooled = [of.mean(dim=0) if kind == "mean" else of.amax(dim=0) for of in read]
+            return torch.cat(pooled, dim=1)
+        real_TB = torch.arange(steps, device=lengths_B.device)[:, None] < lengths_B
+        if kind == "attention":
+            assert self.attention is not None
+            states_TBF = _aligned(read, _mirror(steps, lengths_B))
+            scores_TB: Tensor = self.attention(states_TBF).squeeze(2)
+            shares_TB = scores_TB.masked_fill(~real_TB, -torch.inf).softmax(dim=0)
+            return (states_TBF * shares_TB[:, :, None]).sum(dim=0)
+        if kind == "mean":
+            shares_TB1 = (real_TB / lengths_B)[:, :, None]
+            pooled = [(states_TBH * shares_TB1).sum(dim=0) for states_TBH in read]
+        elif kind == "max":
+            pooled = [_MaxOverTime.apply(states_TBH, real_TB) for states_TBH in read]  # type: ignore[no-untyped-call]
+        else:  # last: where each direction stops reading, as in h_n of nn.LSTM
+            place_1BH = (lengths_B - 1)[None, :, None].expand(1, batch, size)
+            pooled = [states_TBH.gather(0, place_1BH)[0] for states_TBH in read]
+        return torch.cat(pooled, dim=1)
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        with torch.no_grad():
+            self.embedding.weight[PAD] = 0.0
+        for lstm in (*self.forward_lstms, *self.backward_lstms):
+            for name, parameter in lstm.named_parameters():
+                if "weight_hh" in name:
+                    for gate in parameter.chunk(4):
+                        nn.init.orthogonal_(gate)
+                elif "weight_ih" in name:
+                    nn.init.xavier_uniform_(parameter)
+                else:
+                    nn.init.zeros_(parameter)
+                    if "bias_ih" in name:  # forget gate open at first, or nothing is remembered
+                        nn.init.ones_(parameter.chunk(4)[1])
+
+
+def _read_layer(values_TBX: Tensor, lengths_B: Tensor, lstms: list[Any]) -> list[Tensor]:
+    """Return the states (T, B, H) of a layer's one or two directions, in the order that each reads in."""
+    if recurrence.applies(values_TBX, lstms):
+        return recurrence.read(values_TBX, lengths_B, lstms)
+    orders = [values_TBX]
+    if len(lstms) > 1:
+        orders.append(_mirrored(values_TBX, _mirror(len(values_TBX), lengths_B)))
+    return [lstm(order_TBX)[0] for lstm, order_TBX in zip(lstms, orders, strict=True)]
+
+
+class _Mirrored(torch.autograd.Function):
+    """Rows of (T, B, X) gathered by an index that is its own inverse.
+
+    The gradient of a gather is a scatter, which is slow; that of a mirror is the same mirror.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values_TBX: Tensor, mirror_N: Tensor) -> Tensor:
+        ctx.save_for_backward(mirror_N)
+        return values_TBX.flatten(0, 1).index_select(0, mirror_N).view(values_TBX.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (mirror_N,) = ctx.saved_tensors
+        return _mirrored(gradients[0].contiguous(), mirror_N), None
+
+
+class _MaxOverTime(torch.autograd.Function):
+    """Largest real value over time, (T, B, F) -> (B, F), at a fifth of the price of `Tensor.max` on a CPU.
+
+    There, numbers are compared and masked many times faster as floats than by way of booleans. Equal
+    largest values share the gradient, as in `Tensor.amax`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states_TBF: Tensor, real_TB: Tensor) -> Tensor:
+        masked_TBF = states_TBF + torch.where(real_TB, 0.0, -torch.inf)[:, :, None]
+        largest_BF = masked_TBF.amax(dim=0)
+        ctx.save_for_backward(masked_TBF, largest_BF)
+        return largest_BF
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        masked_TBF, largest_BF = ctx.saved_tensors
+        here_TBF = torch.eq(masked_TBF, largest_BF, out=torch.empty_like(masked_TBF))
+        return here_TBF.mul_(gradients[0] / here_TBF.sum(dim=0)), None
+
+
+def _dropout_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Tensor:
+    """Return what to multiply values by: 0 with a probability of `dropout`, else what makes up for it."""
+    keep = 1 - dropout
+    return _chance(shape, keep, device, out=torch.empty(shape, device=device)).div_(keep)
+
+
+def _chance(shape: Sequence[int], share: float, device: torch.device, *, out: Tensor | None = None) -> Tensor:
+    """Return a mask that is True with a probability of `share`, on a CPU to within 2**-16.
+
+    There, one 64-bit random number serves four places, which takes an eighth of the time of `rand`. An
+    `out` of floats saves a slow conversion.
+    """
+    if device.type != "cpu":
+        return torch.lt(torch.rand(shape, device=device), share, out=out)
+    count = math.prod(shape)
+    numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    quarters = numbers.view(torch.int16)[:count].view(*shape)
+    return torch.lt(quarters, min(round(share * 2**16) - 2**15, 2**15 - 1), out=out)
+
+
+def _aligned(read: list[Tensor], mirror_N: Tensor | None) -> Tensor:
+    """Return states (T, B, F) place by place: what reads backwards is turned round."""
+    return torch.cat([read[0], *(_mirrored(states_TBH, mirror_N) for states_TBH in read[1:])], dim=2)
+
+
+def _mirrored(values_TBX: Tensor, mirror_N: Tensor | None) -> Tensor:
+    if mirror_N is None:
+        return values_TBX.flip(0)
+    mirrored: Tensor = _Mirrored.apply(values_TBX, mirror_N)  # type: ignore[no-untyped-call]
+    return mirrored
+
+
+def _mirror(steps: int, lengths_B: Tensor) -> Tensor | None:
+    """Return the index (T·B,) into flattened (T, B) that reverses each text within its own length.
+
+    None where that is to reverse all alike: a single text need not wait for an index.
+    """
+    if _is_full(steps, lengths_B):
+        return None
+    place_TB = torch.arange(steps, device=lengths_B.device)[:, None].expand(steps, len(lengths_B))
+    mirrored_TB = torch.where(place_TB < lengths_B, lengths_B - 1 - place_TB, place_TB)
+    index_TB = mirrored_TB * len(lengths_B) + torch.arange(len(lengths_B), device=lengths_B.device)
+    return index_TB.flatten()
+
+
+def _is_full(steps: int, lengths_B: Tensor) -> bool:
+    """Whether no text is padded, where that is known without waiting for a device."""
+    return lengths_B.device.type == "cpu" and int(lengths_B.min()) == steps

@@ -1,0 +1,301 @@
+"""What a run trains: the LSTM alone, or with a wide branch beside it whose logits are added to its own.
+
+An LSTM is slow to learn what a linear model knows at once, that "must see" and "waste of" say it all; a
+linear model never learns what an LSTM does, that order matters over more than two words. Each branch
+learns by a loss of its own, as if it were alone (with one loss of the sum the LSTM has little left to
+learn), and how much each of them counts is fitted on validation rows. The idea is that of Cheng et al.
+2016, "Wide & deep learning"; the pairs of words are hashed, as in Vowpal Wabbit and fastText.
+
+Legend: B texts, T padded length, N n-grams of a text, P pairs of tokens, R rows of the table,
+K branches, V known tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.checkpoints.tensors import check_size
+from lstm_sentiment.config.network_shapes import network_shapes
+from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.text.subwords import SubwordVectors, word_ids
+from lstm_sentiment.text.tokenization import PAD
+from lstm_sentiment.text.tokenizers import Vocabulary
+
+# A pair (a, b) stands at V + ((a·p mod r) + b·q) mod buckets. Without r, (b, a) would stand there too for
+# many a number of buckets; p and q must not be near a multiple of a power of two, as buckets often are.
+HASH = (1_640_531_527, 2_147_483_647, 1_597_334_677)  # p, r (a prime), q
+BRANCHES = ("lstm", "ngrams")
+RATE = 30.0  # of the n-grams, relative to the learning rate; most of them see few steps
+ROWS_AT_ONCE = 512  # texts that are counted together
+SHORTEST = 1e-12  # length of a vector of features that is not zero
+
+
+class NgramWeights(nn.EmbeddingBag):
+    """A table that learns at a rate of its own (see `optimizer.adamw`)."""
+
+    rate = RATE
+    row_rates: Tensor | None = None
+
+
+class NgramBranch(nn.Module):
+    """A linear model: logits are the weights of a text's words and word pairs, added up.
+
+    The sum is divided by the root of their number, so that a long text is not more certain only for being
+    long.
+
+    Args:
+        vocabulary_size: V, with padding (0) and unknown (1).
+        classes: C.
+        buckets: rows for the pairs; pairs whose hashes meet share one.
+
+    >>> branch = NgramBranch(100, 3, buckets=1000)
+    >>> branch(torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(self, vocabulary_size: int, classes: int, *, buckets: int) -> None:
+        super().__init__()
+        self.vocabulary_size, self.buckets = vocabulary_size, buckets
+        self.weights = NgramWeights(vocabulary_size + buckets, classes, mode="sum", padding_idx=PAD)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        nn.init.zeros_(self.weights.weight)
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, *_: Any) -> Tensor:
+        """Return the logits (B, C) of texts; what is given is what `SentimentLSTM.forward` is given."""
+        real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
+        places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
+        logits_BC: Tensor = self.weights(places_BN) / (2 * lengths_B[:, None] - 1).sqrt() + self.bias
+        return logits_BC
+
+    def places(self, tokens_BT: Tensor) -> Tensor:
+        """Return the rows of the table of each token, then of each pair, (B, N = 2T - 1); padding's is 0.
+
+        >>> NgramBranch(10, 2, buckets=5).places(torch.tensor([[4, 4, 4, 0]])).tolist()
+        [[4, 4, 4, 0, 10, 10, 0]]
+        """
+        tokens_BT = word_ids(tokens_BT, self.vocabulary_size)
+        first_BT, second_BT = tokens_BT[:, :-1], tokens_BT[:, 1:]
+        p, r, q = HASH
+        pairs_BT = (first_BT * p % r + second_BT * q) % self.buckets + self.vocabulary_size
+        return torch.cat([tokens_BT, pairs_BT.masked_fill(second_BT == PAD, PAD)], dim=1)
+
+    @torch.no_grad()
+    def pushes(self, tokens_T: Tensor) -> Tensor:
+        """Return what each token adds to a text's logits, (T, C): their sum and the bias are the logits.
+
+        Half of a pair's weight is each token's.
+
+        >>> branch = NgramBranch(10, 2, buckets=5)
+        >>> _ = nn.init.normal_(branch.weights.weight[1:])
+        >>> tokens_T = torch.tensor([4, 7, 4])
+        >>> alone_C = branch(tokens_T[None], torch.tensor([3]))[0]
+        >>> torch.allclose(branch.pushes(tokens_T).sum(0) + branch.bias, alone_C, atol=1e-6)
+        True
+        """
+        places_N = self.places(tokens_T[None])[0]
+        pushes_NC = self.weights.weight[places_N] / math.sqrt(len(places_N))
+        return _shared_by_tokens(pushes_NC, len(tokens_T))
+
+    @torch.no_grad()
+    def learn_by_ratio(self, train: TextDataset) -> None:
+        """Let each n-gram learn at a rate that tells how much it differs between the classes.
+
+        The rate is the largest distance of its log-probability in a class from the mean over the classes,
+        counted in training texts, as in NB-SVM (Wang and Manning 2012, "Baselines and bigrams", where it
+        multiplies the feature): what is as frequent everywhere hardly moves, and cannot be learned by heart.
+
+        Args:
+            train: rows that the weights will be learned from.
+        """
+        rows, classes = self.weights.weight.shape
+        counts_RC = torch.ones(rows, classes)
+        for part in np.array_split(np.arange(len(train)), 1 + len(train) // ROWS_AT_ONCE):
+            batch = train.batch(part)
+            places_BN = self.places(batch.tokens_BT).sort(dim=1).values
+            places_BN[:, 1:].masked_fill_(places_BN[:, 1:] == places_BN[:, :-1], PAD)  # once per text
+            cells_BN = places_BN * classes + batch.labels_B[:, None]
+            counts_RC.view(-1).index_add_(0, cells_BN.flatten(), torch.ones(cells_BN.numel()))
+        counts_RC[PAD] = 1.0
+        ratios_RC = (counts_RC / counts_RC.sum(dim=0)).log()
+        self.weights.row_rates = (ratios_RC - ratios_RC.mean(dim=1, keepdim=True)).abs().amax(dim=1)
+
+
+class TfidfBranch(NgramBranch):
+    """A linear model of TF-IDF features: words and word pairs, sublinear counts, rows of length one.
+
+    It is scikit-learn's `TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)` followed by a linear layer,
+    with hashed pairs. Gradient descent leaves it alone: its weights are those of a logistic regression (see
+    `adaptation.linear`). An n-gram that no training row holds has the idf 0 and counts nothing.
+
+    Args:
+        vocabulary_size: V, with padding (0) and unknown (1).
+        classes: C.
+        buckets: rows for the pairs; pairs whose hashes meet share one.
+
+    >>> branch = TfidfBranch(100, 3, buckets=1000)
+    >>> _ = branch.idf[1:].fill_(2.0)
+    >>> values_BN, places_BN = branch.features(torch.tensor([[5, 6, 5, 0]]), torch.tensor([3]))
+    >>> once = values_BN[places_BN == 6]  # of the words and pairs only the word 5 stands there twice
+    >>> (values_BN[places_BN == 5] / once).sum().round(decimals=3)  # 1 + ln(2)
+    tensor(1.6930)
+    """
+
+    def __init__(self, vocabulary_size: int, classes: int, *, buckets: int) -> None:
+        super().__init__(vocabulary_size, classes, buckets=buckets)
+        self.idf: Tensor
+        self.register_buffer("idf", torch.zeros(vocabulary_size + buckets))
+        self.requires_grad_(requires_grad=False)
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, *_: Any) -> Tensor:
+        """Return the logits (B, C) of texts; what is given is what `SentimentLSTM.forward` is given."""
+        values_BN, places_BN = self.features(tokens_BT, lengths_B)
+        logits_BC: Tensor = self.weights(places_BN, per_sample_weights=values_BN) + self.bias
+        return logits_BC
+
+    def features(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the share (B, N) of each token and pair in a text's features, and its place (B, N).
+
+        An n-gram that stands n times in a text has the value idf x (1 + ln n), which its occurrences share
+        alike, over the length of the text's vector of values.
+        """
+        real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
+        places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
+        counts_BN = _repetitions(places_BN).to(self.idf.dtype)
+        values_BN = self.idf[places_BN] * (1 + counts_BN.log())
+        length_B1 = (values_BN.square() / counts_BN).sum(dim=1, keepdim=True).sqrt()
+        return values_BN / counts_BN / length_B1.clamp(min=SHORTEST), places_BN
+
+    @torch.no_grad()
+    def pushes(self, tokens_T: Tensor) -> Tensor:
+        """Return what each token adds to a text's logits, (T, C), as `NgramBranch.pushes` does.
+
+        >>> branch = TfidfBranch(10, 2, buckets=5)
+        >>> _ = nn.init.normal_(branch.weights.weight[1:]), branch.idf[1:].uniform_()
+        >>> tokens_T = torch.tensor([4, 7, 4])
+        >>> alone_C = branch(tokens_T[None], torch.tensor([3]))[0]
+        >>> torch.allclose(branch.pushes(tokens_T).sum(0) + branch.bias, alone_C, atol=1e-6)
+        True
+        """
+        lengths_1 = torch.tensor([len(tokens_T)], device=tokens_T.device)
+        values_1N, places_1N = self.features(tokens_T[None], lengths_1)
+        return _shared_by_tokens(self.weights.weight[places_1N[0]] * values_1N[0, :, None], len(tokens_T))
+
+
+def _repetitions(places_BN: Tensor) -> Tensor:
+    """Return how often each place stands in its row, (B, N), int64.
+
+    >>> _repetitions(torch.tensor([[7, 3, 7], [3, 3, 3]])).tolist()
+    [[2, 1, 2], [3, 3, 3]]
+    """
+    sorted_BN, order_BN = places_BN.sort(dim=1)
+    first_BN = torch.ones_like(sorted_BN, dtype=torch.bool)
+    first_BN[:, 1:] = sorted_BN[:, 1:] != sorted_BN[:, :-1]
+    starts = first_BN.flatten().nonzero()[:, 0]
+    runs = torch.cat([starts[1:], starts.new_tensor([places_BN.numel()])]) - starts
+    of_sorted = runs[first_BN.flatten().cumsum(0) - 1].view(places_BN.shape)
+    return torch.empty_like(places_BN).scatter_(1, order_BN, of_sorted)
+
+
+def _shared_by_tokens(pushes_NC: Tensor, tokens: int) -> Tensor:
+    """Return the pushes (T, C) of tokens; half of each pair's is each token's."""
+    pushes_TC, of_pairs_PC = pushes_NC[:tokens], pushes_NC[tokens:]
+    pushes_TC[:-1] += of_pairs_PC / 2
+    pushes_TC[1:] += of_pairs_PC / 2
+    return pushes_TC
+
+
+class WideAndDeep(nn.Module):
+    """An LSTM and a linear model of n-grams side by side.
+
+    While training it returns the logits of both, (2, B, C), each to learn by a loss of its own, or those of
+    the LSTM alone, (B, C), where the other was fitted before; otherwise their sum, (B, C), weighted by
+    `shares`.
+
+    Args:
+        lstm: one branch.
+        ngrams: the other.
+
+    >>> lstm = SentimentLSTM(100, 3, embedding_size=8, hidden_size=8)
+    >>> both = WideAndDeep(lstm, NgramBranch(100, 3, buckets=1000))
+    >>> tokens_BT, lengths_B = torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])
+    >>> both(tokens_BT, lengths_B).shape, both.eval()(tokens_BT, lengths_B).shape
+    (torch.Size([2, 2, 3]), torch.Size([2, 3]))
+    """
+
+    def __init__(self, lstm: SentimentLSTM, ngrams: NgramBranch) -> None:
+        super().__init__()
+        self.lstm, self.ngrams = lstm, ngrams
+        self.shares: Tensor
+        self.register_buffer("shares", torch.ones(len(BRANCHES)))
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
+        """Return logits; what is given is what `SentimentLSTM.forward` is given."""
+        inputs = (tokens_BT, lengths_B, spelling_XK)
+        if self.training and isinstance(self.ngrams, TfidfBranch):
+            logits_BC: Tensor = self.lstm(*inputs)
+            return logits_BC
+        logits_KBC = torch.stack([self.lstm(*inputs), self.ngrams(*inputs)])
+        if self.training:
+            return logits_KBC
+        return (self.shares[:, None, None] * logits_KBC).sum(dim=0)
+
+
+KINDS = {"learned": NgramBranch, "tfidf": TfidfBranch}
+Network = SentimentLSTM | WideAndDeep
+
+
+def lstm_of(network: Network) -> SentimentLSTM:
+    """Return the LSTM of a network, which may be all of it."""
+    return network.lstm if isinstance(network, WideAndDeep) else network
+
+
+def new_lstm(
+    vocabulary: Vocabulary, classes: int, *, subwords: int, initial: bool = True, **settings: Any
+) -> SentimentLSTM:
+    """Return an LSTM for a vocabulary, with random weights.
+
+    Args:
+        vocabulary: tokens that have vectors of their own.
+        classes: number of classes.
+        subwords: buckets of vectors of letters; 0 for none.
+        initial: whether weights get their random values; without, they hold anything until they are loaded.
+        settings: see `SentimentLSTM`.
+
+    >>> new_lstm(Vocabulary(["good"]), 2, subwords=100, embedding_size=4, hidden_size=4).head.out_features
+    2
+    """
+    size = settings["embedding_size"]
+    of_letters = SubwordVectors(vocabulary.tokens, subwords, size, initial=initial) if subwords else None
+    return SentimentLSTM(len(vocabulary), classes, subwords=of_letters, initial=initial, **settings)
+
+
+def new_network(
+    vocabulary: Vocabulary, classes: int, *, ngrams: int, ngram_kind: str = "learned", **settings: Any
+) -> Network:
+    """Return a network for a vocabulary, with random weights.
+
+    Args:
+        vocabulary: tokens that have vectors of their own.
+        classes: number of classes.
+        ngrams: buckets of word pairs of the wide branch; 0 for no such branch.
+        ngram_kind: ``learned`` (see `NgramBranch`) or ``tfidf`` (see `TfidfBranch`).
+        settings: see `new_lstm`.
+
+    Raises:
+        ConfigError: it would have too many parameters; no memory was taken for them.
+
+    >>> sizes = {"subwords": 100, "embedding_size": 4, "hidden_size": 4}
+    >>> type(new_network(Vocabulary(["good"]), 2, ngrams=50, **sizes)).__name__
+    'WideAndDeep'
+    """
+    check_size(network_shapes(len(vocabulary), classes, ngrams=ngrams, ngram_kind=ngram_kind, **settings))
+    lstm = new_lstm(vocabulary, classes, **settings)
+    if not ngrams:
+        return lstm
+    return WideAndDeep(lstm, KINDS[ngram_kind](len(vocabulary), classes, buckets=ngrams))

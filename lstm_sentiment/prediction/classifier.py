@@ -1,0 +1,336 @@
+"""Text in, labels and probabilities out: what code uses a trained run for.
+
+Legend: R texts, B texts of a batch, T padded length, N tokens of all texts, X unknown
+tokens, K places per spelt token, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lstm_sentiment.checkpoints.expected import of_classifier
+from lstm_sentiment.checkpoints.run_folder import BEST, SHARED_FILES, RunFolder
+from lstm_sentiment.checkpoints.run_paths import run_path
+from lstm_sentiment.checkpoints.self_test import check_proof
+from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
+from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
+from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.network_shapes import network_shapes
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.data.dataset import TextDataset, padded_length
+from lstm_sentiment.data.token_store import TokenStore
+from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
+from lstm_sentiment.evaluation.calibration import Calibration
+from lstm_sentiment.models.network import BRANCHES, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.prediction.hub import Published
+from lstm_sentiment.prediction.pickling import taken_apart
+from lstm_sentiment.prediction.types import Prediction, as_texts, checked_text, in_parts
+from lstm_sentiment.system.consistent_reads import settled
+from lstm_sentiment.system.devices import pick_device
+from lstm_sentiment.text.tokenization import PAD, UNKNOWN, Encoder, cut, number_unknown
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
+
+TEXTS_AT_ONCE = 8192  # texts held in memory at a time
+TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
+MANY = 16  # texts that are worth arrays of their own
+
+Probabilities = npt.NDArray[np.float64]
+
+
+def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
+    """Load the best epoch of a run.
+
+    Args:
+        run: the run folder that training wrote, or ``starter``, the model that comes with the package; a
+            folder of that name is ``./starter``.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        RunError: the folder is no run; this installation has no starter.
+        CheckpointError: a file is missing or damaged; the message names it.
+        ConfigError: the device is not there.
+
+    Example::
+
+        classifier = lstm_sentiment.load("starter")
+        classifier.predict(["Unbelievable service"])[0].label
+    """
+    classifier = read_run(run, device=device)
+    try:
+        check_proof(classifier.proof, classifier.predict_logits, device=classifier.device, name=str(run))
+    except CheckpointError as error:
+        raise CheckpointError(f"{run}: {error}") from None
+    return classifier
+
+
+def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
+    """Load a run as `load` does, without asking whether it answers as where it was trained."""
+    path = run_path(run)
+    shared = (path / name for name in SHARED_FILES)
+    return settled(lambda: _read_run(run, path, device), *shared, strict=True)
+
+
+def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
+    folder = RunFolder(path)
+    checkpoint = folder.load(BEST, of_classifier(path))  # checks every file it depends on by its sha256
+    labels, label_map = classes_of_run(folder.path / "labels.json")
+    if not labels:
+        raise RunError(f"{run}: is a language model; train a classifier from it: train --pretrained {run}")
+    config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
+    try:
+        weights = checkpoint.tensors["model"]
+        vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
+        sizes = {"subwords": config.text.subwords, **asdict(config.model)}
+        check_weights(weights, network_shapes(len(vocabulary), len(labels), **sizes))
+        classifier = SentimentClassifier(
+            labels=labels,
+            vocabulary=vocabulary,
+            config=config,
+            weights=weights,
+            calibration=Calibration(**checkpoint.facts.get("calibration", {})),
+            device=device,
+        )
+    except (CheckpointError, RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder.path}: weights, vocabulary and configuration do not fit: {' '.join(str(error).split())}"
+        ) from None
+    classifier.label_map = label_map
+    classifier.proof, classifier.run = checkpoint.facts.get("proof"), folder.path
+    return classifier
+
+
+class SentimentClassifier(Published):
+    """A trained classifier; make one with `load` or `from_pretrained`.
+
+    A text's answer does not depend on the other texts, their order, or how many are given at once.
+
+    Args:
+        labels: class names.
+        vocabulary: known tokens.
+        config: of the run.
+        weights: of the model; random ones without.
+        calibration: what makes its probabilities honest.
+        device: where to compute.
+
+    Raises:
+        RuntimeError: weights that are not such a model's.
+    """
+
+    def __init__(
+        self,
+        *,
+        labels: list[str],
+        vocabulary: Vocabulary,
+        config: Config,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        calibration: Calibration | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.labels = labels
+        self.label_map: dict[str, str | None] = {label: label for label in labels}
+        self.vocabulary = vocabulary
+        self.proof: Any = None  # see `proof`
+        self.run: Path | None = None  # the folder it was loaded from, for `save_pretrained`
+        self.config = config
+        self.calibration = calibration or Calibration()
+        self.device = pick_device(device)
+        self.model = new_network(
+            vocabulary,
+            len(labels),
+            subwords=config.text.subwords,
+            initial=weights is None,
+            **asdict(config.model),
+        )
+        if weights is not None:
+            self.model.load_state_dict(weights)
+        self.model.to(self.device).eval().requires_grad_(False)
+        lstm_of(self.model).fold_subwords()
+        text = config.text
+        self._tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
+        self._encode = Encoder(
+            vocabulary.ids,
+            lowercase=text.lowercase,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+            normalize=text.normalize,
+            tokenize=None if text.tokenizer == "words" else self._tokenizer,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return taken_apart(self)
+
+    def __copy__(self) -> SentimentClassifier:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def as_it_reads(self, dataset: TextDataset) -> TextDataset:
+        """Return rows in this classifier's vocabulary, cut as it cuts; their tokens must be of its kind.
+
+        Example::
+
+            logits_RC = predict_logits(classifier.model, classifier.as_it_reads(corpus.validation), ...)
+        """
+        text = self.config.text
+        return TextDataset(
+            dataset.store,
+            dataset.rows,
+            dataset.labels,
+            vocabulary=self.vocabulary,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+        )
+
+    def keep_branch(self, name: str) -> None:
+        """Answer by one branch of the model alone from now on, with probabilities that are not calibrated.
+
+        Args:
+            name: ``lstm``, or ``ngrams`` (see `network`).
+
+        Raises:
+            ConfigError: the model has no such branch.
+
+        Example::
+
+            classifier = lstm_sentiment.load("runs/sentiment")
+            classifier.keep_branch("lstm")
+        """
+        if not isinstance(self.model, WideAndDeep) or name not in BRANCHES:
+            found = " and ".join(BRANCHES) if isinstance(self.model, WideAndDeep) else "none: it is one LSTM"
+            problem = f"no branch {shown(name)}; the model has {found}"
+            raise ConfigError(problem, key="branch", where=str(self.run))
+        self.model.shares.copy_(torch.tensor([float(branch == name) for branch in BRANCHES]))
+        self.calibration = Calibration()
+
+    def predict(
+        self,
+        texts: str | Iterable[str],
+        *,
+        coverage: float | None = None,
+        abstain_below: float = 0.0,
+        details: bool = False,
+    ) -> list[Prediction]:
+        """Return one `Prediction` per text, in the order given; one string counts as one text.
+
+        Args:
+            texts: what to answer: a list, an array, a column of a table, a generator.
+            coverage: also give a set of labels that holds the true one this often (see `Calibration`).
+            abstain_below: give no label where its probability is lower.
+            details: also tell how much of a text is unknown or was cut.
+
+        Raises:
+            DataError: something that is no string, such as a table of several columns.
+            ConfigError: a coverage or probability that does not lie between 0 and 1.
+        """
+        if not 0 <= abstain_below <= 1:
+            raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
+        texts = as_texts(texts)
+        if details:
+            texts = list(texts)
+        probabilities_RC = self.predict_proba(texts)
+        predictions = [self._prediction(row_C, abstain_below) for row_C in probabilities_RC]
+        if coverage is not None:
+            sets_RC = self.calibration.label_sets(probabilities_RC, coverage)
+            of_texts = [[self.labels[i] for i in row_C.nonzero()[0]] for row_C in sets_RC]
+            predictions = [replace(p, label_set=s) for p, s in zip(predictions, of_texts, strict=True)]
+        if details:
+            predictions = [replace(p, **self._details(t)) for p, t in zip(predictions, texts, strict=True)]
+        return predictions
+
+    def predict_proba(self, texts: str | Iterable[str]) -> Probabilities:
+        """Return probabilities (R, C): a row per text as given, columns as in `labels`.
+
+        Raises:
+            DataError: something that is no string, such as a table of several columns.
+        """
+        return self.calibration.probabilities(self.predict_logits(texts))
+
+    def predict_logits(self, texts: str | Iterable[str]) -> npt.NDArray[np.float64]:
+        """Return the model's logits (R, C), before calibration.
+
+        Raises:
+            DataError: something that is no string, such as a table of several columns.
+        """
+        parts = [self._logits(part) for part in in_parts(as_texts(texts), TEXTS_AT_ONCE)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
+
+    def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
+        """Return what the model reads: each text's token ids, and how unknown ones are spelt (X, K)."""
+        encoded = [self._encode(text) for text in texts]
+        rows, spelling_XK = number_unknown(encoded, len(self.vocabulary), self.config.text.subwords)
+        return rows, torch.from_numpy(spelling_XK)
+
+    def tokens(self, text: str) -> list[str]:
+        """Return a text's tokens as the model reads them: cut to length, the empty text as none."""
+        tokens = self._tokenizer(text)
+        return cut(tokens, self.config.text.max_tokens, self.config.text.truncate)
+
+    @classmethod
+    def _from_run(cls, run: Path, device: str) -> SentimentClassifier:
+        return load(run, device=device)
+
+    def _prediction(self, row_C: npt.NDArray[np.float64], abstain_below: float) -> Prediction:
+        best = int(row_C.argmax())
+        score = float(row_C[best])
+        label = self.labels[best] if score >= abstain_below else None
+        probabilities = dict(zip(self.labels, row_C.tolist(), strict=True))
+        return Prediction(label=label, score=score, probabilities=probabilities)
+
+    def _details(self, text: str) -> dict[str, Any]:
+        tokens = self._tokenizer(text)
+        unknown = self.vocabulary.encode(tokens).count(UNKNOWN)
+        return {
+            "unknown_share": unknown / max(1, len(tokens)),
+            "cut_tokens": max(0, len(tokens) - self.config.text.max_tokens),
+        }
+
+    def _logits(self, texts: list[str]) -> npt.NDArray[np.float64]:
+        texts = [checked_text(text) for text in texts]
+        return self._logits_of_many(texts) if len(texts) >= MANY else self._logits_of_few(texts)
+
+    def _logits_of_few(self, texts: list[str]) -> npt.NDArray[np.float64]:
+        """Answer at once: no thread is started, and pieces of text met before are remembered."""
+        rows, spelling_XK = self.encode(texts)
+        lengths_B = [len(row) for row in rows]
+        width = padded_length(max(lengths_B))
+        tokens_BT = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
+        return self._answer(tokens_BT, torch.tensor(lengths_B), spelling_XK)
+
+    def _logits_of_many(self, texts: list[str]) -> npt.NDArray[np.float64]:
+        """Answer as training reads: all texts to arrays first, then batches of similar length."""
+        lexicon = Lexicon(self._tokenizer)
+        numbers_N, lengths_R = lexicon.encode(texts)
+        text = self.config.text
+        dataset = TextDataset(
+            TokenStore.in_memory(numbers_N, lengths_R, lexicon.tokens),
+            np.arange(len(texts)),
+            np.zeros(len(texts), np.int64),
+            vocabulary=self.vocabulary,
+            max_tokens=text.max_tokens,
+            truncate=text.truncate,
+            subwords=text.subwords,
+        )
+        answers_RC = np.empty((len(texts), len(self.labels)))
+        order_R = np.argsort(-dataset.lengths, kind="stable")
+        start = 0
+        while start < len(order_R):
+            width = padded_length(int(dataset.lengths[order_R[start]]))
+            rows_B = order_R[start : start + max(1, TOKENS_AT_ONCE // width)]
+            start += len(rows_B)
+            answers_RC[rows_B] = self._answer(*dataset.batch(rows_B).inputs)
+        return answers_RC
+
+    @torch.inference_mode()
+    def _answer(self, *inputs: torch.Tensor) -> npt.NDArray[np.float64]:
+        logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
+        answers_BC: npt.NDArray[np.float64] = logits_BC.double().cpu().numpy()
+        return answers_BC

@@ -1,0 +1,45 @@
+"""The proof that a checkpoint holds (see `self_test`), computed from its weights.
+
+Legend: C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lstm_sentiment.checkpoints.self_test import proof_texts
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.prediction.classifier import SentimentClassifier
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+from lstm_sentiment.text.tokenizers import Vocabulary
+
+
+def proof_of(
+    weights: Mapping[str, Tensor], *, labels: list[str], vocabulary: Vocabulary, config: Config
+) -> dict[str, Any]:
+    """Return 20 random texts and the logits that prediction on the CPU gives them.
+
+    Args:
+        weights: of the network.
+        labels: class names.
+        vocabulary: known tokens.
+        config: of the run.
+
+    Returns:
+        `texts`; `logits`, a list of C numbers for each text.
+
+    Raises:
+        RuntimeError: weights that do not fit the configuration.
+
+    Example::
+
+        facts = {"proof": proof_of(weights, labels=labels, vocabulary=vocabulary, config=config)}
+    """
+    classifier = SentimentClassifier(
+        labels=labels, vocabulary=vocabulary, config=config, weights=weights, device="cpu"
+    )
+    texts = proof_texts(vocabulary.tokens[len(SPECIAL_TOKENS) :])
+    return {"texts": texts, "logits": classifier.predict_logits(texts).tolist()}

@@ -1,0 +1,278 @@
+"""A run's model card: README.md as the Hugging Face Hub reads it, with the numbers of the run's own report.
+
+Names of classes and files come from users: they are escaped, so that they stay text in Markdown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import ModelConfig
+from lstm_sentiment.evaluation.metrics import compared
+
+SCORES = {  # our name -> the Hub's, the reader's
+    "accuracy": ("accuracy", "Accuracy"),
+    "macro_f1": ("f1", "Macro-F1"),
+    "macro_recall": ("recall", "Macro recall"),
+    "loss": ("loss", "Cross-entropy"),
+    "ece": ("ece", "Calibration error"),
+}
+TAGS = ("sentiment-analysis", "text-classification", "lstm", "pytorch", "safetensors")
+_MARKS = re.compile(r"[\\`*_{}\[\]<>#|~&$@]|(?<=www)\.|:(?=//)", re.IGNORECASE)
+
+
+def model_card(
+    *,
+    name: str,
+    config: Config,
+    reports: Mapping[str, Any],
+    license: str | None = None,  # noqa: A002 - the Hub's word
+    language: str | Sequence[str] | None = None,
+) -> str:
+    """Return a model card.
+
+    Args:
+        name: of the model, as in the Hub's USER/NAME, or of its folder.
+        config: of the run, without the paths of the machine.
+        reports: what stands in ``metrics.json``, ``data.json`` and ``environment.json``.
+        license: such as ``mit``; left out when None.
+        language: ISO codes such as ``en``; left out when None, since a run does not know it.
+    """
+    metrics, data = reports["metrics.json"], reports["data.json"]
+    split = "test" if "test" in metrics else "validation"
+    facts = _front_matter(name, config.data.train, metrics[split], split)
+    facts |= {key: value for key, value in (("license", license), ("language", language)) if value}
+    parts = [
+        "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
+        f"# {_text(name.rpartition('/')[2])}",
+        _introduction(config.model, list(metrics[split]["per_class"]), reports["environment.json"]),
+        _use(name),
+        _results(metrics, split, data["shared_texts"].get(split, 0)),
+        _calibration(metrics["calibration"], split),
+        _training_data(config, data),
+        _training(config, metrics, reports["environment.json"]),
+        _limits(config, split),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def packed_card(
+    *,
+    name: str,
+    config: Config,
+    labels: list[str],
+    environment: Mapping[str, Any],
+    corpora: Sequence[Mapping[str, Any]],
+    notes: str,
+    license: str | None,  # noqa: A002 - the Hub's word
+) -> str:
+    """Return the model card of a packed run (see `starter.packing`).
+
+    Args:
+        name: of the model.
+        config: without places and sources.
+        labels: class names.
+        environment: versions of the packages that trained it.
+        corpora: what it was trained on: maps with ``name``, ``rows``, ``terms``, ``source``.
+        notes: Markdown, put between the use and the data.
+        license: of the weights; left out when None.
+    """
+    facts: dict[str, Any] = {
+        "library_name": "lstm_sentiment",
+        "pipeline_tag": "text-classification",
+        "tags": list(TAGS),
+    }
+    facts |= {"license": license} if license else {}
+    parts = [
+        "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
+        f"# {_text(name)}",
+        _introduction(config.model, labels, environment),
+        "## Use\n\n```python\nimport lstm_sentiment\n\n"
+        f"classifier = lstm_sentiment.load({json.dumps(name)})\n"
+        'classifier.predict(["Unbelievable service"], coverage=0.9)\n```',
+        notes.strip(),
+        _statement(corpora),
+        "## Limits\n\n- It knows texts such as those it was trained on: on other kinds of text, of other "
+        "times or in another language, score it before you trust it.\n"
+        "- Irony and background knowledge are beyond it; biases of the texts and of those who labelled them "
+        "are learned.\n"
+        "- `vocabulary.json` lists words of the training texts; no text of them is included.",
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _statement(corpora: Sequence[Mapping[str, Any]]) -> str:
+    """Return the data statement: each corpus with its rows and terms."""
+    if not corpora:
+        return ""
+    columns = ("name", "rows", "terms", "source")
+    rows = [
+        [f"{of[c]:,}" if isinstance(of.get(c), int) else _text(str(of.get(c, ""))) for c in columns]
+        for of in corpora
+    ]
+    table = _table(["corpus", *columns[1:]], rows, texts=2)
+    return f"## Data\n\nNo text of these corpora is included.\n\n{table}"
+
+
+def _front_matter(name: str, dataset: str, scores: Mapping[str, Any], split: str) -> dict[str, Any]:
+    results = [
+        {"type": kind, "name": shown_as, "value": round(scores[score], 4)}
+        for score, (kind, shown_as) in SCORES.items()
+    ]
+    slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "data"
+    result = {
+        "task": {"type": "text-classification", "name": "Text classification"},
+        "dataset": {"type": slug, "name": dataset, "split": split},
+        "metrics": results,
+    }
+    return {
+        "library_name": "lstm_sentiment",
+        "pipeline_tag": "text-classification",
+        "tags": list(TAGS),
+        "metrics": ["accuracy", "f1", "recall"],
+        "model-index": [{"name": name.rpartition("/")[2], "results": [result]}],
+    }
+
+
+def _introduction(model: ModelConfig, labels: list[str], environment: Mapping[str, Any]) -> str:
+    return (
+        f"A {'bidirectional ' if model.bidirectional else ''}LSTM that knows {len(labels)} classes of texts: "
+        f"{', '.join(map(_text, labels))}. Trained with lstm_sentiment "
+        f"{_text(environment['lstm_sentiment'])}."
+    )
+
+
+def _use(name: str) -> str:
+    return (
+        "## Use\n\n```python\nfrom lstm_sentiment import SentimentClassifier\n\n"
+        f"classifier = SentimentClassifier.from_pretrained({name!r})\n"
+        'classifier.predict(["Unbelievable service"], coverage=0.9)\n```\n\n'
+        "Weights are safetensors, everything else is JSON and YAML, and each file is checked by its sha256: "
+        "nothing that is downloaded is executed."
+    )
+
+
+def _results(metrics: Mapping[str, Any], split: str, shared: int) -> str:
+    scores, baselines = metrics[split], metrics["baselines"]
+    lines = [f"## Results\n\nOn {scores['rows']:,} {split} rows, which were not trained on."]
+    if split == "validation" and (metrics.get("kept") or metrics).get("cross_validated"):
+        lines = [
+            f"## Results\n\nOn the {scores['rows']:,} training rows, cross-validated: each is answered by a "
+            "model of the others. They chose and calibrated the model: new texts will score a little lower."
+        ]
+    elif split == "validation":
+        lines[0] += (
+            " They picked the best epoch and calibrated the probabilities: new texts will score lower."
+        )
+    if shared:
+        lines[0] += f" {shared:,} of their texts stand in the training rows too."
+    columns = compared(metrics, split)
+    rows = ([title, *(f"{of[key]:.4f}" for of in columns.values())] for key, (_, title) in SCORES.items())
+    lines.append(_table(["", *map(_text, columns)], rows))
+    best = max(baselines, key=lambda baseline: baselines[baseline]["macro_f1"], default=None)
+    if best is not None and baselines[best]["macro_f1"] > scores["macro_f1"]:
+        lines.append(f"By macro-F1 the baseline {_text(best)} is ahead of this model.")
+    of_classes = (
+        [_text(label), *(f"{of[key]:.4f}" for key in ("precision", "recall", "f1")), f"{of['rows']:,}"]
+        for label, of in scores["per_class"].items()
+    )
+    lines.append(_table(["class", "precision", "recall", "F1", "rows"], of_classes))
+    return "\n\n".join(lines)
+
+
+def _calibration(calibration: Mapping[str, Any], split: str) -> str:
+    facts = calibration[split]
+    sets = (
+        [f"{float(wanted):.0%}", f"{found['coverage']:.1%}", f"{found['labels']:.2f}"]
+        for wanted, found in facts["label_sets"].items()
+    )
+    return (
+        f"## Calibration\n\nProbabilities are scaled on the validation rows (temperature "
+        f"{calibration['temperature']:.2f}): on the {split} rows the calibration error goes from "
+        f"{facts['ece_before']:.4f} to {facts['ece_after']:.4f}. Label sets, on the same rows:\n\n"
+        + _table(["asked to hold the true label", "do", "labels on average"], sets)
+    )
+
+
+def _training_data(config: Config, data: Mapping[str, Any]) -> str:
+    splits = data["splits"]
+    labels = list(splits["train"]["classes"])
+    rows = [
+        [
+            split,
+            *(f"{count:,}" for count in (of["rows"], *of["classes"].values())),
+            f"{of['unknown_tokens']:.1%}",
+        ]
+        for split, of in splits.items()
+    ]
+    repeated = "removed before the split" if config.data.deduplicate else "kept"
+    phrases, left_out = data.get("phrases", 0), data["counts"]["train"].get("left_out", 0)
+    notes = f"; {left_out:,} rows of a class that was left out" if left_out else ""
+    if phrases:
+        notes += f"; {phrases:,} training rows are phrases, which count {config.data.phrases:g} of a sentence"
+    return (
+        f"## Data\n\nRows of {_text(config.data.train)}: {data['duplicates']:,} repeated texts ({repeated}), "
+        f"{data['conflicting_labels']:,} texts with more than one label{notes}.\n\n"
+        + _table(["split", "rows", *map(_text, labels), "unknown tokens"], rows)
+    )
+
+
+def _course(config: Config, metrics: Mapping[str, Any]) -> str:
+    """Return how training went: in epochs, or by cross-validation around an LSTM that stayed as it was."""
+    kept = metrics.get("kept") or {}
+    start = f" Training started from {_text(kept['start'])}." if kept.get("start") else ""
+    if not metrics["epochs"]:
+        return f"{start} The LSTM stayed as it was; what reads it was fitted by cross-validation, in"
+    return f"{start} {metrics['epochs']:d} epochs of batches of {config.trainer.batch_size},"
+
+
+def _training(config: Config, metrics: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    model = config.model
+    beside = ", and a linear model of words and word pairs beside them" if model.ngrams else ""
+    best = f"; epoch {metrics['best_epoch']:d} was the best by validation {_text(metrics['metric'])}"
+    best = best if metrics["epochs"] else ""
+    return (
+        f"## Training\n\n{metrics['parameters']:,} parameters: embeddings of {model.embedding_size}, "
+        f"{model.layers} LSTM layer{'s' if model.layers > 1 else ''} of {model.hidden_size} per direction, "
+        f"{_text(model.pooling)} pooling{beside}.{_course(config, metrics)} "
+        f"{metrics['training_s']:,.0f} s on {_text(environment['cpu'])} ({_text(environment['device'])}), "
+        f"seed {config.seed}{best}. Every setting stands in `config.yaml`."
+    )
+
+
+def _limits(config: Config, split: str) -> str:
+    read = "It read no other text than its training rows."
+    if config.text.vectors is not None:
+        read = f"It read its training rows, and starts from word vectors: {_text(config.text.vectors)}."
+    held_out = "" if split == "test" else " There was no test split: the scores above are optimistic."
+    return (
+        "## Limits\n\n"
+        "- It knows texts as those it was trained on: on other kinds of text, of other times or in another "
+        f"language, score it before you trust it.{held_out}\n"
+        f"- {read} Irony and background knowledge are beyond it; biases of the rows and of "
+        "those who labelled them are learned.\n"
+        "- `vocabulary.json` lists the words of the training rows; no text of them is published."
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 0) -> str:
+    """Return a table; the cells are Markdown, those of the first and the last `texts` columns no numbers."""
+    numbers = len(header) - 1 - texts
+    lines = ["| " + " | ".join(header) + " |", "| --- " + "| --: " * numbers + "| --- " * texts + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _text(text: str) -> str:
+    """Escape text for Markdown: no link, no markup, no table's end.
+
+    >>> print(_text("<b> a|b [x](http://y) 0.5"))
+    \\<b\\> a\\|b \\[x\\](http\\://y) 0.5
+    """
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return _MARKS.sub(lambda found: "\\" + found[0], printable)

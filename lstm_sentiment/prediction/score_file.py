@@ -1,0 +1,92 @@
+"""A trained classifier's answers for a labelled file, beside the truth.
+
+Legend: R rows, C classes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from lstm_sentiment.data.formats.readers import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    column_labels,
+    column_texts,
+    pick_column,
+    read_chunks,
+)
+from lstm_sentiment.data.labels import entries_of, unknown_labels
+from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.prediction.classifier import SentimentClassifier
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+
+def answer_file(
+    classifier: SentimentClassifier,
+    file: str,
+    *,
+    text_column: str = "auto",
+    label_column: str = "auto",
+    **how: Any,
+) -> tuple[Array, Array]:
+    """Return the class index (R,) and the predicted probabilities (R, C) of every row of a file.
+
+    Args:
+        classifier: what answers.
+        file: labelled rows, anything that training reads too.
+        text_column: where the text is; auto finds it.
+        label_column: where the label is, spelt as in the training data or by class name. Rows that
+            training leaves out (see ``data.labels``) are left out here too, and told of in the log.
+        how: the file is read: encoding, quoting, header and sheet of `open_source`.
+
+    Raises:
+        DataError: a file, column or label that cannot be used; a file without rows to score.
+    """
+    classes: dict[str, str | None] = {label: label for label in classifier.labels}
+    classes |= classifier.label_map
+    index: dict[str | None, int] = {label: i for i, label in enumerate(classifier.labels)}
+    index[None] = -1
+    trained = classifier.config.data
+    truth: list[Array] = []
+    answers, left_out, unknown = [], 0, dict[str, list[int]]()
+    with open_source(file, encoding_errors="replace", **how) as source:
+        for chunk in tqdm(read_chunks(source), desc="evaluate", unit=" chunks", disable=None):
+            columns = [str(c) for c in chunk.frame.columns]
+            of_text, of_label = (
+                pick_column(
+                    wanted, columns, candidates=candidates, key=f"--{kind}-column", file=file, trained=known
+                )
+                for kind, wanted, known, candidates in (
+                    ("text", text_column, trained.text_column, TEXT_COLUMNS),
+                    ("label", label_column, trained.label_column, LABEL_COLUMNS),
+                )
+            )
+            labels = column_labels(chunk, of_label, file)
+            entries = entries_of(set(labels), classes)
+            for label, line in zip(labels, chunk.lines.tolist(), strict=True):
+                if label not in entries:
+                    unknown.setdefault(label, []).append(line)
+            if unknown:  # nothing is scored: look for the others
+                continue
+            truth_R = np.array([index[classes[entries[label]]] for label in labels], np.int64)
+            scored_R = truth_R >= 0
+            left_out += int((~scored_R).sum())
+            truth.append(truth_R[scored_R])
+            texts = column_texts(chunk, of_text, file)
+            answers.append(classifier.predict_proba(itertools.compress(texts, scored_R)))
+    unknown_labels(unknown, classes, file=file).raise_any()
+    if left_out:
+        log.warning("%s: %s rows left out by the run's data.labels", file, f"{left_out:,}")
+    if not any(map(len, truth)):
+        raise DataError("every row is left out by the run's data.labels; give rows of its classes", file=file)
+    return np.concatenate(truth), np.concatenate(answers)

@@ -1,0 +1,186 @@
+"""What a report shows of the rows: where a run is right, where it is wrong, and which labels look wrong.
+
+Legend: R rows of a split, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.data.dataset import TextDataset, count_tokens
+from lstm_sentiment.evaluation.calibration import Calibration
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.evaluation.metrics import reliability_bins
+from lstm_sentiment.prediction.classifier import SentimentClassifier
+
+LISTED = 20  # rows of a table
+WORDS = 40  # unknown words that are listed
+MOST_ROWS = 20_000  # training or validation rows that are looked through; of more, a sample
+LENGTH_BINS = 8
+SHOWN_CHARACTERS = 400  # of a text
+BATCH_SIZE = 256
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row, as a table of the report shows it.
+
+    Args:
+        split: train, validation or test.
+        file: where it comes from.
+        line: 1-based line (or row, for formats without lines) in that file.
+        given: its label.
+        predicted: the most probable label.
+        given_probability: of its label, calibrated.
+        predicted_probability: of the most probable label.
+        text: its tokens with spaces between, cut to 400 characters.
+    """
+
+    split: str
+    file: str
+    line: int
+    given: str
+    predicted: str
+    given_probability: float
+    predicted_probability: float
+    text: str
+
+
+def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dict[str, Any]:
+    """Answer a run's rows and return what they show.
+
+    Args:
+        classifier: the run's.
+        corpus: the rows it was trained and tested with.
+        seed: of the sample of training rows, where there are more than 20,000.
+
+    Returns:
+        `held_out` (test; without test rows validation; without these, where rows are cross-validated, train),
+        `reliability` (before and after calibration, see `metrics.reliability_bins`), `lengths` (accuracy with
+        its 95 % interval by tokens of a text), `mistakes` (the most confident ones), `doubtful` (rows whose
+        label looks wrong), `doubtful_share` and `looked_through` per split, `unknown_words` with counts,
+        `unknown_distinct`.
+    """
+    held_out = "test" if corpus.test is not None else "train" if corpus.cross_validated else "validation"
+    random = np.random.default_rng(seed)
+    evidence: dict[str, Any] = {"held_out": held_out, "doubtful_share": {}, "looked_through": {}}
+    doubtful: list[Row] = []
+    for name, rows in corpus.splits.items():
+        places = np.arange(len(rows))
+        if name != held_out and len(rows) > MOST_ROWS:
+            places = np.sort(random.choice(len(rows), MOST_ROWS, replace=False))
+        part = rows.part(places)
+        logits_RC = predict_logits(
+            classifier.model, part, device=classifier.device, batch_size=BATCH_SIZE
+        ).numpy()
+        probabilities_RC = classifier.calibration.probabilities(logits_RC)
+        suspects = doubtful_labels(part.labels, probabilities_RC)
+        evidence["doubtful_share"][name] = len(suspects) / len(part)
+        evidence["looked_through"][name] = len(part)
+        doubtful += [_row(name, part, int(i), probabilities_RC, corpus) for i in suspects[:LISTED]]
+        if name == held_out:
+            evidence |= _of_held_out(name, part, logits_RC, probabilities_RC, corpus)
+    evidence["doubtful"] = sorted(doubtful, key=lambda row: row.given_probability)[:LISTED]
+    return evidence
+
+
+def doubtful_labels(truth_R: Array, probabilities_RC: Array) -> Array:
+    """Return the rows whose label looks wrong, the most doubtful first.
+
+    A row is doubtful when another class is at least as probable as that class is, on average, among the
+    rows that are labelled with it, and more probable than its own label (confident learning; Northcutt
+    et al. 2021, "Confident learning: estimating uncertainty in dataset labels").
+
+    Args:
+        truth_R: class indices (R,).
+        probabilities_RC: calibrated, (R, C).
+
+    >>> truth_R = np.array([0, 0, 0, 1, 1, 1])
+    >>> first_R = np.array([0.9, 0.8, 0.1, 0.2, 0.1, 0.3])  # the third one looks like the other class
+    >>> doubtful_labels(truth_R, np.stack([first_R, 1 - first_R], axis=1)).tolist()
+    [2]
+    """
+    rows_R = np.arange(len(truth_R))
+    own_R = probabilities_RC[rows_R, truth_R]
+    count_C = np.bincount(truth_R, minlength=probabilities_RC.shape[1])
+    usual_C = np.bincount(truth_R, own_R, probabilities_RC.shape[1]) / np.maximum(count_C, 1)
+    usual_C[count_C == 0] = np.inf  # a class that no row has is no alternative
+    other_RC = (probabilities_RC >= usual_C) & (probabilities_RC > own_R[:, None])
+    suspects = np.flatnonzero(other_RC.any(axis=1))
+    ordered: Array = suspects[np.argsort(own_R[suspects], kind="stable")]
+    return ordered
+
+
+def _of_held_out(
+    name: str, rows: TextDataset, logits_RC: Array, probabilities_RC: Array, corpus: Corpus
+) -> dict[str, Any]:
+    predicted_R = probabilities_RC.argmax(axis=1)
+    wrong = np.flatnonzero(predicted_R != rows.labels)
+    wrong = wrong[np.argsort(-probabilities_RC[wrong].max(axis=1), kind="stable")][:LISTED]
+    uncalibrated_RC = Calibration().probabilities(logits_RC)
+    counts = count_tokens(rows.store, rows.rows)
+    known = set(corpus.vocabulary.tokens)
+    unknown = [
+        i for i in np.argsort(-counts, kind="stable") if counts[i] and rows.store.tokens[i] not in known
+    ]
+    return {
+        "reliability": {
+            "before": reliability_bins(rows.labels, uncalibrated_RC),
+            "after": reliability_bins(rows.labels, probabilities_RC),
+        },
+        "lengths": accuracy_by_length(rows.full_lengths, predicted_R == rows.labels),
+        "mistakes": [_row(name, rows, int(i), probabilities_RC, corpus) for i in wrong],
+        "unknown_words": {rows.store.tokens[i]: int(counts[i]) for i in unknown[:WORDS]},
+        "unknown_distinct": len(unknown),
+    }
+
+
+def accuracy_by_length(lengths_R: Array, right_R: Array) -> list[dict[str, float]]:
+    """Return accuracy by length, with Wilson's 95 % interval, in at most eight bins of about as many rows.
+
+    Args:
+        lengths_R: tokens of each text (R,).
+        right_R: whether it was answered rightly, bool (R,).
+
+    >>> accuracy_by_length(np.array([1, 2, 3, 4]), np.array([True, True, False, False]))[0]["accuracy"]
+    1.0
+    """
+    edges = np.unique(np.quantile(lengths_R, np.linspace(0, 1, LENGTH_BINS + 1)[1:], method="inverted_cdf"))
+    bin_R = np.searchsorted(edges, lengths_R)
+    bins = []
+    for b in np.unique(bin_R):
+        lengths, right = lengths_R[bin_R == b], right_R[bin_R == b]
+        interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+        bins.append(
+            {
+                "shortest": int(lengths.min()),
+                "longest": int(lengths.max()),
+                "rows": len(right),
+                "accuracy": float(right.mean()),
+                "low": float(interval.low),
+                "high": float(interval.high),
+            }
+        )
+    return bins
+
+
+def _row(split: str, rows: TextDataset, place: int, probabilities_RC: Array, corpus: Corpus) -> Row:
+    predicted, given = int(probabilities_RC[place].argmax()), int(rows.labels[place])
+    text = " ".join(rows.store.tokens[i] for i in rows.token_ids(place))
+    return Row(
+        split=split,
+        file=rows.store.name,
+        line=int(rows.store.lines[rows.rows[place]]),
+        given=corpus.labels[given],
+        predicted=corpus.labels[predicted],
+        given_probability=float(probabilities_RC[place, given]),
+        predicted_probability=float(probabilities_RC[place, predicted]),
+        text=text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …",
+    )

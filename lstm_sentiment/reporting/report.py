@@ -1,0 +1,163 @@
+"""A finished run to one self-contained page, ``report.html``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.checkpoints.run_paths import CARD, STARTER, is_starter, run_path
+from lstm_sentiment.checkpoints.trusted_runs import refuse_unfamiliar
+from lstm_sentiment.checkpoints.untrusted_files import content_of
+from lstm_sentiment.config.command_line import config_yaml
+from lstm_sentiment.config.public import last_part, public_config
+from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
+from lstm_sentiment.data.token_store import cache_folder
+from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
+from lstm_sentiment.evaluation.metrics import compared
+from lstm_sentiment.evaluation.significance import score_intervals
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.reporting import charts
+from lstm_sentiment.reporting.error_analysis import gather
+from lstm_sentiment.reporting.page import write_page
+from lstm_sentiment.system.extras import need
+
+log = logging.getLogger(__name__)
+
+SCORES = ("macro_f1", "accuracy", "macro_recall", "polar_f1", "flip_rate", "ordinal_error")
+NAMES = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "macro_recall": "macro recall",
+    "polar_f1": "F1 of the poles",
+    "flip_rate": "flipped",
+    "ordinal_error": "ordinal error",
+    "lstm alone": "its LSTM alone",
+    "ngrams alone": "its n-grams alone",
+    "majority": "majority class",
+    "tfidf_logistic_regression": "TF-IDF of 1-2-grams, logistic regression",
+}
+
+
+def check_extra() -> None:
+    """Raise `MissingExtraError` if what a report needs is not installed."""
+    need("jinja2", extra="report")
+    need("matplotlib", extra="report")
+
+
+def refuse_starter(run: str | Path) -> None:
+    """Raise `RunError` for the model of the package, which has no rows to report on.
+
+    >>> refuse_starter("runs/sentiment")
+    """
+    if is_starter(run):
+        raise RunError(
+            f"{STARTER}: keeps no rows and no history of its training to report on; its model card is "
+            f"{run_path(run) / CARD}. Score it on rows of yours with evaluate {STARTER} FILE"
+        )
+
+
+def write_report(
+    run: str | Path, *, corpus: Corpus | None = None, rows: bool = False, device: str = "auto"
+) -> Path:
+    """Write ``report.html`` into a run's folder and return its path.
+
+    Where the rows of a run that was trained here are gone or have changed, the report says so.
+
+    Args:
+        run: folder of a finished run.
+        corpus: its rows, where the caller has them.
+        rows: read the rows that it names even if it was not trained here.
+        device: where to compute.
+
+    Raises:
+        RunError: the folder is no finished run; or the starter, which has no rows.
+        CheckpointError: a damaged file.
+        MissingExtraError: Jinja2 or Matplotlib is not installed.
+
+    Example::
+
+        write_report("runs/sentiment")
+    """
+    refuse_starter(run)
+    check_extra()
+    folder = RunFolder(run_path(run))
+    classifier = load(run, device=device)
+    if not (folder.path / "metrics.json").is_file():
+        raise RunError(f"{folder.path}: has no metrics.json; a report needs a run that has come to its end")
+    metrics, data, environment = (
+        folder.read_json(f"{name}.json") for name in ("metrics", "data", "environment")
+    )
+    log_lines = content_of(folder.own("log.jsonl")).decode("utf-8", "replace").splitlines()
+    why = ""
+    if corpus is None:
+        corpus, why = _rows_of(classifier, folder, trusted=rows)
+    evidence = gather(classifier, corpus, seed=classifier.config.seed) if corpus is not None else None
+    if why:
+        log.warning("the report does without single rows: %s", why)
+    held_out = "test" if "test" in metrics else "validation"
+    try:
+        write_page(
+            folder.path / "report.html",
+            "report.html",
+            title=f"Report of {folder.path.resolve().name}",
+            held_out=held_out,
+            labels=classifier.labels,
+            metrics=metrics,
+            systems=_systems(metrics, held_out, classifier.labels),
+            names=NAMES,
+            data=data,
+            environment=environment,
+            configuration=config_yaml(public_config(classifier.config)),
+            evidence=evidence,
+            why=why,
+            **_charts(list(map(json.loads, log_lines)), metrics, evidence),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, need("jinja2", extra="report").TemplateError):
+        files = "metrics.json, data.json, environment.json or log.jsonl"
+        raise CheckpointError(f"{folder.path}: {files} is not as training writes it") from None
+    return folder.path / "report.html"
+
+
+def _rows_of(
+    classifier: SentimentClassifier, folder: RunFolder, *, trusted: bool
+) -> tuple[Corpus | None, str]:
+    """Return the rows of a run, read again; or none, and why."""
+    config = classifier.config
+    try:
+        refuse_addresses(config.data)
+        if not trusted:
+            refuse_unfamiliar(folder.path, config.data.train, "--rows")
+        own = classifier.vocabulary if config.pretrained else None
+        corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
+        if corpus.fingerprint != folder.load(BEST).facts["data"]:
+            return None, "the rows, labels or vocabulary are no longer those of the run"
+    except DataError as error:  # without its folder: a page is for others too
+        return None, ": ".join(filter(None, (last_part(error.file or ""), error.message)))
+    except SentimentError as error:
+        return None, str(error)
+    return corpus, ""
+
+
+def _systems(metrics: dict[str, Any], held_out: str, labels: list[str]) -> list[dict[str, Any]]:
+    """Return this run, its branches and its baselines with their scores and intervals."""
+    found = compared(metrics, held_out)
+    return [
+        {"name": NAMES.get(name, name), "scores": score_intervals(scores["confusion"], labels)}
+        for name, scores in found.items()
+    ]
+
+
+def _charts(epochs: list[dict[str, Any]], metrics: dict[str, Any], evidence: Any) -> dict[str, Any]:
+    """Return the report's pictures; only these may stand in the page as they are."""
+    mark = need("markupsafe", extra="report").Markup
+    pictures = {}
+    if epochs:  # none where the LSTM stayed as it was
+        pictures["learning"] = charts.learning_curves(epochs, metrics["metric"], metrics["best_epoch"])
+    if evidence is not None:
+        found = evidence["reliability"]
+        pictures["reliability"] = charts.reliability(found["before"], found["after"])
+        pictures["by_length"] = charts.by_length(evidence["lengths"])
+    return {name: mark(svg) for name, svg in pictures.items()}

@@ -1,0 +1,157 @@
+"""Hashed sub-word vectors: a word that is rare, misspelt or new is read by its letters.
+
+Every token has, besides its word's vector, the sum of vectors of its character n-grams, as in
+fastText (Bojanowski et al. 2017, "Enriching word vectors with subword information"). An n-gram's
+vector stands in a table of fixed size at a place that is a hash of its letters.
+
+Legend: V tokens of the vocabulary, X unknown tokens of a batch, U distinct tokens of a batch, K places
+per token, E embedding size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, UNKNOWN, spell
+
+Table = TypeVar("Table", nn.Embedding, nn.EmbeddingBag)
+_FOLDING = threading.Lock()  # of all models of the process: held for a moment, when a token is first met
+
+
+class SubwordVectors(nn.Module):
+    """The sum of a token's n-gram vectors, divided by the square root of their number.
+
+    Args:
+        tokens: the vocabulary's, (V,).
+        buckets: size of the table of n-gram vectors.
+        size: E.
+        initial: whether the table gets random values and all tokens are spelt at once, as for training;
+            without, the table holds anything until it is loaded, and a token is spelt when it is needed.
+
+    >>> subwords = SubwordVectors(["<pad>", "<unk>", "good"], 1000, 8)
+    >>> extra_XK = torch.from_numpy(spell(["goood"], 1000))
+    >>> vectors_UE = subwords(torch.tensor([0, 2, 3]), extra_XK)  # id 3 is the first unknown token
+    >>> vectors_UE.shape, vectors_UE[0].any().item()
+    (torch.Size([3, 8]), False)
+    """
+
+    def __init__(self, tokens: Sequence[str], buckets: int, size: int, *, initial: bool = True) -> None:
+        super().__init__()
+        self.known, self._tokens = len(tokens), tokens
+        self.table = table(nn.EmbeddingBag, buckets, size, initial=initial, mode="sum", padding_idx=NOTHING)
+        self.spelling_VK: Tensor | None
+        spelling_VK = torch.from_numpy(spell(tokens, buckets)) if initial else None
+        self.register_buffer("spelling_VK", spelling_VK, persistent=False)
+        if initial:
+            nn.init.normal_(self.table.weight, std=0.1)
+            with torch.no_grad():
+                self.table.weight[NOTHING] = 0.0
+
+    def forward(self, ids_U: Tensor, extra_XK: Tensor) -> Tensor:
+        """Return vectors (U, E) of token ids in ascending order; id V + x is the x-th unknown token."""
+        known = int((ids_U < self.known).sum())
+        places_UK = torch.cat([self._spelt(ids_U[:known]), extra_XK[ids_U[known:] - self.known]])
+        count_U = (places_UK != NOTHING).sum(dim=1).clamp(min=1)
+        vectors_UE: Tensor = self.table(places_UK) / count_U.sqrt()[:, None]
+        return vectors_UE
+
+    def _spelt(self, ids_U: Tensor) -> Tensor:
+        """Return the places (U, K) of known tokens."""
+        if self.spelling_VK is not None:
+            return self.spelling_VK[ids_U]
+        places_UK = spell([self._tokens[i] for i in ids_U.tolist()], self.table.num_embeddings)
+        return torch.from_numpy(places_UK).to(ids_U.device)
+
+
+class FoldedVectors(nn.Module):
+    """The sums of known tokens' word and n-gram vectors, each computed when it is first needed.
+
+    To spell a vocabulary of 40,000 tokens takes a quarter of a second, and a text holds few of them.
+
+    Args:
+        words_VE: the vectors of words, of which only shape and device matter here.
+
+    >>> words_VE, subwords = torch.randn(3, 8), SubwordVectors(["<pad>", "<unk>", "good"], 1000, 8)
+    >>> folded, ids_U = FoldedVectors(words_VE), torch.tensor([0, 2])
+    >>> expected_UE = words_VE[ids_U] + subwords(ids_U, nothing_spelt())
+    >>> torch.equal(folded(ids_U, words_VE, subwords), expected_UE)
+    True
+    """
+
+    def __init__(self, words_VE: Tensor) -> None:
+        super().__init__()
+        self.vectors_VE: Tensor
+        self.is_there_V: Tensor
+        self.register_buffer("vectors_VE", torch.empty_like(words_VE), persistent=False)
+        self.register_buffer(
+            "is_there_V",
+            torch.zeros(len(words_VE), dtype=torch.bool, device=words_VE.device),
+            persistent=False,
+        )
+        self.is_complete = False
+
+    def forward(self, ids: Tensor, words_VE: Tensor, subwords: SubwordVectors) -> Tensor:
+        """Return vectors (..., E) of ids (...) of known tokens.
+
+        Args:
+            ids: of known tokens.
+            words_VE: their words' vectors, always the same.
+            subwords: always the same.
+        """
+        if not self.is_complete:
+            self._complete(ids, words_VE, subwords)
+        return nn.functional.embedding(ids, self.vectors_VE)
+
+    @torch.no_grad()
+    def _complete(self, ids: Tensor, words_VE: Tensor, subwords: SubwordVectors) -> None:
+        if ids.device.type != "cpu":  # all at once: elsewhere each look would have to wait for the device
+            ids = torch.arange(len(words_VE), device=ids.device)
+        elif self.is_there_V[ids].all():
+            return
+        with _FOLDING:
+            ids_U = torch.unique(ids[~self.is_there_V[ids]])
+            self.vectors_VE[ids_U] = words_VE[ids_U] + subwords(ids_U, nothing_spelt(ids.device))
+            self.is_there_V[ids_U] = True
+            self.is_complete = ids.device.type != "cpu"
+
+
+def table(kind: type[Table], rows: int, size: int, *, initial: bool, **settings: Any) -> Table:
+    """Return a layer that looks up rows of a table.
+
+    Args:
+        kind: of layer.
+        rows: of the table.
+        size: of a row.
+        initial: whether rows get PyTorch's initial values; without, they hold anything.
+        settings: of the layer.
+
+    >>> table(nn.Embedding, 3, 2, initial=False).weight.shape
+    torch.Size([3, 2])
+    """
+    if initial:
+        return kind(rows, size, **settings)
+    anything: Table = kind.from_pretrained(torch.empty(rows, size), freeze=False, **settings)  # type: ignore[no-untyped-call]
+    return anything
+
+
+def nothing_spelt(device: torch.device | None = None) -> Tensor:
+    """Return how no unknown token is spelt, (0, K).
+
+    >>> nothing_spelt().shape
+    torch.Size([0, 32])
+    """
+    return torch.empty(0, MOST_PLACES, dtype=torch.int32, device=device)
+
+
+def word_ids(ids: Any, known: int) -> Any:
+    """Return token ids with every unknown token's own id replaced by that of the unknown token.
+
+    >>> word_ids(torch.tensor([2, 7]), 5)
+    tensor([2, 1])
+    """
+    return ids.masked_fill(ids >= known, UNKNOWN)

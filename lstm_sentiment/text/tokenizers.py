@@ -1,0 +1,274 @@
+"""Text to tokens, tokens to ids.
+
+`Tokenizer` splits a text into tokens. `Lexicon` numbers every token it ever meets, in order of
+appearance: what is stored on disk. `Vocabulary` is the part of it that a model knows: frequent
+tokens of the training rows, behind a padding and an unknown token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.errors import ConfigError, shown
+from lstm_sentiment.text.tokenization import (
+    HALF_CHARACTER,
+    SPECIAL_TOKENS,
+    TOKEN,
+    UNKNOWN,
+    normal_form,
+    prepare,
+    split_negations,
+    split_piece,
+)
+
+READ_AHEAD = 2  # batches cut at white space before they are needed
+MEMO_LIMIT = 1_000_000  # remembered pieces of text; some 200 MB at the most
+
+TOKENIZERS = ("basic_english", "spacy", "moses", "toktok", "revtok", "subword")  # of torchtext
+
+IntArray = npt.NDArray[np.integer[Any]]
+
+
+class Tokenizer:
+    """Splits texts by the method that ``text.tokenizer`` names.
+
+    Args:
+        name: ``words``, or a name that torchtext's ``get_tokenizer`` takes.
+        lowercase: fold case first.
+        normalize: what ``words`` does besides: escapes, negation, escapes+negation or none; see `TextConfig`.
+
+    Raises:
+        ConfigError: no such tokenizer, or one that needs a package that is not installed.
+
+    >>> Tokenizer("words", lowercase=True)("So GOOD!")
+    ['so', 'good', '!']
+    >>> Tokenizer("basic_english", lowercase=True)("So GOOD!")
+    ['so', 'good', '!']
+    """
+
+    def __init__(self, name: str, *, lowercase: bool, normalize: str = "none") -> None:
+        self.name, self.lowercase, self.normalize = name, lowercase, normalize
+        self.escapes, self.negation = "escapes" in normalize, "negation" in normalize
+        self._split = None if name == "words" else _torchtext_tokenizer(name)
+
+    def __call__(self, text: str) -> list[str]:
+        """Return a text's tokens."""
+        if self._split is None:
+            pieces = self.prepare(text).split()
+            return [token for piece in pieces for token in split_piece(piece, negation=self.negation)]
+        if not text.isascii():
+            text = HALF_CHARACTER.sub("\ufffd", text)
+        return self._split(text.lower() if self.lowercase else text)
+
+    def prepare(self, text: str) -> str:
+        """Return a text that ``words`` may cut at white space (see `tokenization.prepare`)."""
+        return prepare(text, lowercase=self.lowercase, escapes=self.escapes)
+
+
+class Lexicon:
+    """Numbers tokens in order of appearance, and many texts with them, fast.
+
+    With the tokenizer ``words`` no token spans white space, so texts are cut at white space by
+    Arrow's compiled kernels, on all cores, and only pieces not met before are split further.
+
+    >>> lexicon = Lexicon(Tokenizer("words", lowercase=True))
+    >>> numbers_N, lengths_R = lexicon.encode(["good, good food", ""])
+    >>> numbers_N.tolist(), lengths_R.tolist(), lexicon.tokens
+    ([0, 1, 0, 2], [4, 0], ['good', ',', 'food'])
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._numbers = _Numbers()
+        self._pieces = _Pieces(self._numbers, negation=tokenizer.negation)
+
+    @property
+    def tokens(self) -> list[str]:
+        """All tokens so far; a token's number is its place."""
+        return list(self._numbers)
+
+    def encode(self, texts: Sequence[str]) -> tuple[IntArray, IntArray]:
+        """Return the numbers of all tokens (N,), int32, and the tokens per text (R,), int64."""
+        return next(self.encode_all([texts]))
+
+    def encode_all(self, batches: Iterable[Sequence[str]]) -> Iterator[tuple[IntArray, IntArray]]:
+        """Encode batches of texts lazily and in order; the cutting runs ahead on other cores."""
+        if self._tokenizer.name != "words":
+            for texts in batches:
+                rows = [list(map(self._numbers.__getitem__, self._tokenizer(text))) for text in texts]
+                lengths_R = np.fromiter(map(len, rows), np.int64, len(rows))
+                yield np.fromiter(chain.from_iterable(rows), np.int32, int(lengths_R.sum())), lengths_R
+            return
+        with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
+            ahead: deque[Future[tuple[IntArray, IntArray, list[str]]]] = deque()
+            for texts in batches:
+                ahead.append(pool.submit(_cut, texts, self._tokenizer))
+                if len(ahead) > READ_AHEAD:
+                    yield self._number(*ahead.popleft().result())
+            while ahead:
+                yield self._number(*ahead.popleft().result())
+
+    def _number(
+        self, ends_R: IntArray, pieces_P: IntArray, distinct_U: list[str]
+    ) -> tuple[IntArray, IntArray]:
+        """Replace each piece of text by its tokens' numbers."""
+        start_U, count_U, flat = self._pieces.look_up(distinct_U)
+        count_P = count_U[pieces_P]
+        end_P = np.zeros(len(pieces_P) + 1, np.int64)
+        np.cumsum(count_P, out=end_P[1:])
+        # The n-th token of all, the first of its piece being the m-th, stands at the piece's start + n - m.
+        place_N = np.repeat(start_U[pieces_P] - end_P[:-1], count_P)
+        place_N += np.arange(len(place_N))
+        return flat[place_N], np.diff(end_P[ends_R])
+
+
+class Vocabulary:
+    """The tokens a model knows. Id 0 is padding, id 1 the unknown token, then by falling frequency.
+
+    Args:
+        tokens: known tokens without the two special ones; position + 2 is the id.
+
+    >>> vocabulary = Vocabulary(["the", "good"])
+    >>> vocabulary.encode(["the", "quokka"]), len(vocabulary)
+    ([2, 1], 4)
+    """
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self.tokens = [*SPECIAL_TOKENS, *tokens]
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, tokens: Sequence[str]) -> list[int]:
+        """Return the id of each token, 1 for an unknown one."""
+        return [self.ids.get(token, UNKNOWN) for token in tokens]
+
+
+class _Numbers(dict[str, int]):
+    """token -> number; a missing token gets the next number."""
+
+    def __missing__(self, token: str) -> int:
+        self[token] = number = len(self)
+        return number
+
+
+class _Found(dict[str, int]):
+    """what the pattern found -> number of the token that it stands for; -1 for the end of a piece."""
+
+    def __init__(self, numbers: _Numbers) -> None:
+        super().__init__({"\n": -1})
+        self._numbers = numbers
+
+    def __missing__(self, found: str) -> int:
+        self[found] = number = self._numbers.setdefault(normal_form(found), len(self._numbers))
+        return number
+
+
+class _Pieces:
+    """Pieces of text and their tokens' numbers; new pieces are split all at once."""
+
+    def __init__(self, numbers: _Numbers, *, negation: bool) -> None:
+        self._numbers, self._negation = numbers, negation
+        self._flat: IntArray
+        self._ends: IntArray
+        self._forget()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def look_up(self, pieces: list[str]) -> tuple[IntArray, IntArray, IntArray]:
+        """Return where each piece's tokens start in an array, how many they are, and the array.
+
+        Args:
+            pieces: distinct.
+        """
+        if len(self) > MEMO_LIMIT:
+            self._forget()
+        place_U = np.fromiter(map(self._places.get, pieces, itertools.repeat(-1)), np.int64, len(pieces))
+        unknown = np.flatnonzero(place_U < 0)
+        new = [pieces[i] for i in unknown.tolist()]
+        place_U[unknown] = np.arange(len(self), len(self) + len(new))
+        lines = "".join([f"{piece}\n" for piece in new])
+        found = TOKEN.findall(split_negations(lines) if self._negation else lines)
+        numbers = np.fromiter(map(self._found.__getitem__, found), np.int32, len(found))
+        counts = np.diff(np.flatnonzero(numbers < 0), prepend=-1) - 1
+        self._places.update(zip(new, itertools.count(len(self))))
+        self._flat = np.concatenate([self._flat, numbers[numbers >= 0]])
+        self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts)])
+        start_U = self._ends[place_U]
+        return start_U, self._ends[place_U + 1] - start_U, self._flat
+
+    def _forget(self) -> None:
+        self._places: dict[str, int] = {}
+        self._found = _Found(self._numbers)
+        self._flat, self._ends = np.zeros(0, np.int32), np.zeros(1, np.int64)
+
+
+def _cut(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[IntArray, IntArray, list[str]]:
+    """Cut texts at white space.
+
+    Returns:
+        where each text's pieces begin, and the end (R + 1,); all pieces as indices (P,) into the
+        distinct ones; those.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    # By way of buffers: `pa.array` and `to_numpy` import pandas, which takes longer than a few texts.
+    cleaned = [tokenizer.prepare(text).encode() for text in texts]
+    ends = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) for text in cleaned], out=ends[1:])
+    buffers = pa.py_buffer(ends), pa.py_buffer(b"".join(cleaned))
+    rows = pc.utf8_split_whitespace(pa.LargeStringArray.from_buffers(len(texts), *buffers))
+    pieces = rows.flatten().dictionary_encode()
+    return _numbers(rows.offsets), _numbers(pieces.indices), pieces.dictionary.to_pylist()
+
+
+def _numbers(array: Any) -> npt.NDArray[Any]:
+    """Return the numbers of an Arrow array, without a copy; none of them is missing."""
+    kind = np.dtype(str(array.type))
+    if not len(array):  # it may have no buffer
+        return np.zeros(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
+
+
+@contextlib.contextmanager
+def certificates_checked() -> Iterator[None]:
+    """Undo what torchtext does on import and use: it stops checking certificates in the whole process."""
+    names = ("_create_default_https_context", "_create_unverified_context")
+    before = [getattr(ssl, name) for name in names]
+    setattr(ssl, names[1], ssl.create_default_context)
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(ssl, name, value)
+
+
+def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
+    try:
+        if name not in TOKENIZERS:
+            raise ValueError(name)
+        with certificates_checked():
+            from torchtext.data.utils import get_tokenizer  # imports torch: only where it is asked for
+
+            tokenizer: Callable[[str], list[str]] = get_tokenizer(name)
+    except ImportError as error:
+        raise ConfigError(f"'{name}' needs a package: {error}", key="text.tokenizer") from None
+    except Exception:  # torchtext raises plain ValueError, spaCy OSError, whatever the name leads to
+        raise ConfigError(
+            f"{shown(name)} is not words, nor one of those of torchtext: {', '.join(TOKENIZERS)}",
+            key="text.tokenizer",
+        ) from None
+    return tokenizer

@@ -1,0 +1,74 @@
+"""What the loop is told to learn when rows have labels.
+
+Legend: B rows of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lstm_sentiment.data.dataset import Batch, TextDataset
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.training.optimizer import Loss
+from lstm_sentiment.training.progress import report_epoch
+from lstm_sentiment.training.r_drop import disagreement, twice
+from lstm_sentiment.training.virtual_adversarial import answers_pushed
+
+
+class Classification:
+    """Rows of text to one of some classes: a `protocols.Task`.
+
+    Args:
+        validation: rows that pick the best epoch.
+        labels: class names.
+        loss: of logits (B, C) and batch: the sum of the rows' weighted losses.
+        device: where the model is.
+        batch_size: rows answered at a time.
+        processes: the processes of the job.
+        r_drop: weight of the disagreement of two passes (see `r_drop`); 0 for a single pass.
+        vat: length of the push that shall change no answer (see `virtual_adversarial`); 0 for none.
+    """
+
+    def __init__(
+        self,
+        validation: TextDataset,
+        labels: list[str],
+        *,
+        loss: Loss,
+        device: torch.device,
+        batch_size: int,
+        processes: Processes,
+        r_drop: float = 0.0,
+        vat: float = 0.0,
+    ) -> None:
+        self.validation, self.labels, self._loss = validation, labels, loss
+        self.device, self.batch_size, self.processes = device, batch_size, processes
+        self.choices, self.r_drop, self.vat = len(labels), r_drop, vat
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
+        if self.vat:
+            logits, change = answers_pushed(model, batch, self.vat)
+            return self._loss(logits, batch) + change
+        if not self.r_drop:
+            return self._loss(model(*batch.inputs), batch)
+        both = twice(batch)
+        logits_2BC = model(*both.inputs)
+        return self._loss(logits_2BC, both) + self.r_drop / 2 * disagreement(logits_2BC, both.weights_B)
+
+    def score(self, model: nn.Module) -> dict[str, Any]:
+        """Return the scores of the validation rows (see `metrics.score`), the same in every process."""
+        logits_RC = predict_logits(
+            model, self.validation, device=self.device, batch_size=self.batch_size, processes=self.processes
+        )
+        probabilities_RC, rows = logits_RC.double().softmax(1).numpy(), self.validation
+        return score(rows.labels, probabilities_RC, self.labels, rows.counts)
+
+    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+        """Tell the terminal how an epoch went."""
+        report_epoch(entry, scores, self.labels, epochs=epochs, is_best=is_best)

@@ -1,0 +1,282 @@
+"""Losses, and the optimizer with its state as named tensors.
+
+Legend: B rows of a batch, C classes, K branches, V rows of an embedding, U those that a step's texts hold,
+E its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw as fused_adamw
+
+from lstm_sentiment.data.dataset import Batch, TextDataset
+from lstm_sentiment.kernels import adamw as rows
+from lstm_sentiment.models.layers import layer_depths
+
+Loss = Callable[[Tensor, Batch], Tensor]
+
+
+def cross_entropy(class_weights_C: Tensor | None, label_smoothing: float) -> Loss:
+    """Return the loss of logits (B, C) and a batch: the sum over rows of weight x cross-entropy.
+
+    Of several branches' logits, (K, B, C), it is the mean of their losses.
+
+    Args:
+        class_weights_C: a factor per class, with mean 1 over the training rows; None for 1.
+        label_smoothing: share of the target spread evenly over all classes.
+    """
+
+    def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        if logits_BC.dim() == 3:
+            return torch.stack([loss(of_branch_BC, batch) for of_branch_BC in logits_BC]).mean()
+        targets = batch.targets_BC if batch.targets_BC.shape[1] else batch.labels_B
+        loss_B = nn.functional.cross_entropy(
+            logits_BC, targets, reduction="none", label_smoothing=label_smoothing
+        )
+        if class_weights_C is not None:
+            loss_B = loss_B * class_weights_C.to(loss_B.device)[batch.labels_B]
+        return (loss_B * batch.weights_B).sum()
+
+    return loss
+
+
+def balanced_weights(labels: Any, classes: int, row_weights: Any = None) -> Tensor:
+    """Return class weights (C,) that give each class the same total and rows a mean weight of 1.
+
+    Args:
+        labels: class indices (R,).
+        classes: C.
+        row_weights: what each row counts (R,), with mean 1; None for 1.
+
+    >>> balanced_weights(np.array([0, 0, 0, 1]), 2)
+    tensor([0.6667, 2.0000])
+    """
+    counts_C = np.bincount(labels, row_weights, minlength=classes)
+    return torch.from_numpy(len(labels) / (classes * np.where(counts_C, counts_C, 1))).float()
+
+
+def row_weights(rows: TextDataset, classes: int, *, balanced: bool) -> npt.NDArray[Any]:
+    """Return what each row's loss counts (R,): its own weight, times that of its class if these are balanced.
+
+    They are as many in all as rows are meant: a row that counts as two counts twice (see `TextDataset`).
+
+    Example::
+
+        row_weights(corpus.train, len(corpus.labels), balanced=True)
+    """
+    weights_R: npt.NDArray[Any] = rows.weights * rows.counts.mean()
+    if not balanced:
+        return weights_R
+    of_classes_C = balanced_weights(rows.labels, classes, rows.weights).double().numpy()
+    balanced_R: npt.NDArray[Any] = weights_R * of_classes_C[rows.labels]
+    return balanced_R
+
+
+class LazyAdamW(torch.optim.AdamW):
+    """AdamW that updates only those rows of an embedding that a step's texts hold.
+
+    A step's texts hold some hundred words of a vocabulary of many thousands. Where AdamW would read
+    and write all rows and their two moments, this reads and writes the few with a gradient; a row's
+    moments and decay stand still between its steps, as in `torch.optim.SparseAdam`. A group with
+    ``lazy`` True holds embeddings; its gradients may be sparse or dense, with the same result. A
+    group's ``factor`` is what `set_learning_rate` multiplies the rate by, its ``row_factors`` (V,) what each
+    row's is multiplied by.
+
+    >>> table = nn.Parameter(torch.ones(3, 2))
+    >>> table.grad = torch.tensor([[0.0, 0.0], [5.0, 5.0], [0.0, 0.0]])
+    >>> LazyAdamW([{"params": [table], "lazy": True}], lr=0.1, weight_decay=0.0).step()
+    >>> table.detach()[:, 0]
+    tensor([1.0000, 0.9000, 1.0000])
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update the parameters, unless a gradient scaler found infinity; gradients are used up."""
+        loss = torch.enable_grad()(closure)() if closure is not None else None
+        found_inf = getattr(self, "found_inf", None)
+        skipped = found_inf is not None and bool(found_inf.item())
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group.get("lazy") and not skipped:
+                for table_VE in moved:
+                    self._update_rows(table_VE, group)
+            elif moved and not skipped:
+                gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
+                _update(moved, gradients, [self._state_of(parameter) for parameter in moved], group)
+            for parameter in moved:
+                parameter.grad = None
+        return loss
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set every group's rate: `rate` times the group's factor."""
+        for group in self.param_groups:
+            group["lr"] = rate * group.get("factor", 1.0)
+
+    def _update_rows(self, table_VE: nn.Parameter, group: dict[str, Any]) -> None:
+        """Take the rows out, update them as if they were all there is, and put them back."""
+        assert table_VE.grad is not None
+        rows_U, gradient_UE = _touched_rows(table_VE.grad)
+        state = self._state_of(table_VE)
+        tables = (table_VE, state["exp_avg"], state["exp_avg_sq"])
+        factors_V = group.get("row_factors")
+        if rows.applies(table_VE, gradient_UE):
+            state["step"] += 1
+            rows.adamw(
+                tables,
+                rows_U,
+                gradient_UE,
+                factors_V,
+                learning_rate=group["lr"],
+                betas=group["betas"],
+                epsilon=group["eps"],
+                weight_decay=group["weight_decay"],
+                step=float(state["step"]),
+            )
+            return
+        values_UE, mean_UE, square_UE = (of_all_VE.index_select(0, rows_U) for of_all_VE in tables)
+        before_UE = values_UE.clone() if factors_V is not None else values_UE
+        moments = {"exp_avg": mean_UE, "exp_avg_sq": square_UE, "step": state["step"]}
+        _update([values_UE], [gradient_UE], [moments], group)
+        if factors_V is not None:
+            values_UE = before_UE.lerp_(values_UE, factors_V.index_select(0, rows_U)[:, None])
+        for of_all_VE, of_rows_UE in zip(tables, (values_UE, mean_UE, square_UE), strict=True):
+            of_all_VE.index_copy_(0, rows_U, of_rows_UE)
+
+    def _state_of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        return state
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    embedding_factor: float = 1.0,
+    layer_decay: float = 1.0,
+) -> LazyAdamW:
+    """Return AdamW over a model's trainable parameters; matrices decay, biases do not.
+
+    An embedding with a ``rate`` of its own learns at that, relative to `learning_rate`; with ``row_rates``
+    (V,) each row learns at its own, relative to the others.
+
+    On the CPU the model's embeddings are told to have sparse gradients. (On other devices not: not
+    all have them, nor can all of them be exchanged between processes, and memory is faster there.)
+
+    Args:
+        model: already on its device.
+        learning_rate: of all parameters but embeddings.
+        weight_decay: of matrices.
+        embedding_factor: learning rate of embeddings relative to `learning_rate`.
+        layer_decay: factor on the learning rate per layer below the head.
+    """
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
+    for module in embeddings:
+        module.sparse = module.weight.device.type == "cpu"
+    tables = {id(module.weight): module for module in embeddings}
+    depths = layer_depths(model)
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # alike in all that a group can set
+    rated: list[dict[str, Any]] = []  # tables with rates of their own
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        table = tables.get(id(parameter))
+        rate, row_rates = getattr(table, "rate", None), getattr(table, "row_rates", None)
+        if rate is not None:
+            row_factors = None if row_rates is None else row_rates.to(parameter.device)
+            own = {"lazy": True, "weight_decay": weight_decay, "factor": rate, "row_factors": row_factors}
+            rated.append({"params": [parameter], **own})
+            continue
+        factor = layer_decay ** depths[name] * (1.0 if table is None else embedding_factor)
+        groups.setdefault((table is not None, parameter.dim() > 1, factor), []).append(parameter)
+    optimizer = LazyAdamW(
+        [
+            {"params": alike, "lazy": lazy, "weight_decay": weight_decay if decays else 0.0, "factor": factor}
+            for (lazy, decays, factor), alike in groups.items()
+        ]
+        + rated,
+        lr=learning_rate,
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+    optimizer.set_learning_rate(learning_rate)
+    return optimizer
+
+
+def clip(model: nn.Module, longest: float) -> float:
+    """Scale the gradient down if it is longer than `longest`, and return how long it was."""
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            if parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()
+                gradients.append(parameter.grad.values())
+            else:
+                gradients.append(parameter.grad)
+    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(of) for of in gradients])))
+    if norm > longest:  # most are shorter: multiplying by 1 would cost as much
+        for gradient in gradients:
+            gradient.mul_(longest / (norm + 1e-6))
+    return norm
+
+
+def _update(
+    parameters: Sequence[Tensor],
+    gradients: list[Tensor],
+    states: list[dict[str, Tensor]],
+    group: dict[str, Any],
+) -> None:
+    """Do what `torch.optim.AdamW.step` does, without its half of a millisecond of preparations."""
+    fused_adamw(
+        list(parameters),
+        gradients,
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        [state["step"] for state in states],
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        fused=True,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _touched_rows(gradient_VE: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows that a gradient holds, or, of a dense one, that are not all zero: (U,) and (U, E)."""
+    if gradient_VE.is_sparse:
+        gradient_VE = gradient_VE.coalesce()
+        return gradient_VE.indices()[0], gradient_VE.values()
+    rows_U = (gradient_VE != 0).any(dim=1).nonzero()[:, 0]
+    return rows_U, gradient_VE[rows_U]
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return the optimizer's state as ``<kind>.<parameter>`` -> tensor."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{kind}.{names[id(parameter)]}": value
+        for parameter, state in optimizer.state.items()
+        for kind, value in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Undo `optimizer_tensors`."""
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        kind, _, name = key.partition(".")
+        parameter = parameters[name]
+        optimizer.state[parameter][kind] = value.to(parameter.device)

@@ -1,0 +1,80 @@
+"""The curves of a run for TensorBoard: ``tensorboard --logdir RUN/tensorboard``."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lstm_sentiment.system.extras import need
+
+
+class Curves:
+    """Writes scalars for TensorBoard; a context manager, whose end writes what is left.
+
+    An event file, which the first point makes, takes back what earlier sessions wrote behind the step
+    that `after` names: a run that goes on from a checkpoint draws each point once.
+
+    Args:
+        folder: where to; made with the first point.
+        settings: of the run, as YAML; shown beside the curves.
+        writes: whether this process writes; the others take part and write nothing.
+
+    Raises:
+        MissingExtraError: TensorBoard is not installed.
+
+    Example::
+
+        with Curves(Path("runs/reviews/tensorboard"), settings="seed: 0").after(20) as curves:
+            curves.add(30, {"train/loss": 1.05})
+    """
+
+    def __init__(self, folder: Path, *, settings: str, writes: bool = True) -> None:
+        self._new_writer = need("torch.utils.tensorboard", extra="tensorboard").SummaryWriter
+        self._folder, self._settings, self._writes = folder, settings, writes
+        self._writer: Any = None
+        self._after = 0
+
+    def after(self, step: int) -> Curves:
+        """Go on behind this step; call it before the first point."""
+        self._after = step
+        return self
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to each of some curves.
+
+        Args:
+            step: optimizer steps done, not fewer than at the call before.
+            values: name of a curve -> value; what stands before a slash groups them.
+        """
+        if not self._writes:
+            return
+        if self._writer is None:
+            is_new = not self._folder.exists()
+            # Its own names can be guessed, and it follows links (see `files.unfinished`).
+            suffix = f".{secrets.token_hex(8)}"
+            self._writer = self._new_writer(
+                str(self._folder), purge_step=self._after + 1, filename_suffix=suffix
+            )
+            if is_new:
+                self._writer.add_text("settings", f"```yaml\n{self._settings}```", 0)
+                self._writer.flush()
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Hand all points to the system: a kill loses none of them."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
