@@ -17,17 +17,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lstm_sentiment.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from lstm_sentiment.estimator import SentimentEstimator
     from lstm_sentiment.prediction.classifier import SentimentClassifier, load
     from lstm_sentiment.prediction.types import Prediction
 
+MODULES = {
+    "Prediction": "prediction.types",
+    "SentimentClassifier": "prediction.classifier",
+    "SentimentEstimator": "estimator",
+    "load": "prediction.classifier",
+}
 __all__ = ["Prediction", "SentimentClassifier", "SentimentEstimator", "load"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        module = {"SentimentEstimator": "estimator", "Prediction": "prediction"}.get(name, "classifier")
-        return getattr(importlib.import_module(f"lstm_sentiment.{module}"), name)
+        return getattr(importlib.import_module(f"lstm_sentiment.{MODULES[name]}"), name)
     raise AttributeError(f"module 'lstm_sentiment' has no attribute '{name}'")

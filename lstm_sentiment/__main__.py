@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import NoReturn
 
-from lstm_sentiment import __version__
 from lstm_sentiment.cli.usage import program
 from lstm_sentiment.config.command_line import run_command
 from lstm_sentiment.errors import ConfigError, did_you_mean, shown
+from lstm_sentiment.version import __version__
 
 COMMANDS = {
     "train": "Train a classifier on labelled text and evaluate it",

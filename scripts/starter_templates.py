@@ -2,7 +2,8 @@
 
 Negation near and far, expectations and how they turned out, "used to ..., now", questions with answers,
 somebody else's opinion against one's own, middling words, plain facts. `starter_templates.yaml` holds the
-words and the templates; they differ from those of `lstm_sentiment.evaluation.checklist_templates`, which examines the result.
+words and the templates; they differ from those of `lstm_sentiment.evaluation.checklist_templates`, which
+examines the result.
 """
 
 from __future__ import annotations

@@ -105,7 +105,11 @@ LOSS = (
 LOST, SILENT = "another process of the job is gone", f"has not answered for {TIMEOUT_S} s (trainer.timeout)"
 FAULTS = {
     "killed as it starts": Fault(
-        rank=1, does=killed, at=("lstm_sentiment.experiment.train", "load_pretrained", 1), status=None, step=None
+        rank=1,
+        does=killed,
+        at=("lstm_sentiment.experiment.train", "load_pretrained", 1),
+        status=None,
+        step=None,
     ),
     "killed in a step": Fault(rank=1, does=killed, at=STEP, status=("failed", 4), says=(LOST,)),
     "killed in validation": Fault(

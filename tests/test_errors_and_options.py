@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import re
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import COMMANDS
 
 import lstm_sentiment
 from lstm_sentiment.config.command_line import CommandParser, config_yaml, parse_config, run_command
@@ -36,9 +34,6 @@ from lstm_sentiment.errors import (
 )
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
-ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-MODULES = {path.stem: path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name not in ROOMS}
-MODULES |= {path.stem: path for path in sorted(PACKAGE.glob("*/*.py")) if path.name != "__init__.py"}
 KEYS = keys_of(Config)
 SECTIONS = (Config, DataConfig, TextConfig, ModelConfig, TrainerConfig)
 
@@ -695,118 +690,3 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=60) == 141
-
-
-# --- rules that every module keeps ---
-
-FLOORS = [
-    "errors tokenizing given dialects",
-    "sections files readable caching text schedule trees made_up progress findings runtime characters layers "
-    "usage weights terminal library prediction shapes formats",
-    "archives recurrence pooling rows names quantization",
-    "sources extras settling",
-    "delimited json_lines lines columnar",
-    "json_arrays workbooks",
-    "config readers distributed hardware calibration vectors subwords bounds locking",
-    "config_files manifest columns",
-    "options places metrics tokens tables model checkpoint page charts pickling",
-    "familiar headers settings reopening dataset watching splits labels proof gates curves card comparison "
-    "language_model beginnings",
-    "transfer hub loop launching labelled",
-    "corpus inference r_drop culprits optimization baselines similar network",
-    "adversarial linear heads start console class_bias",
-    "stacking",
-    "fitting resolving trainer classification classifier preflight onnx_graph texts next_token",
-    "proving",
-    "starting teaching packing cross_validation",
-    "assessment answers behaviour evidence inert invariance probes export_benchmark explanation "
-    "language_training",
-    "frozen finetuning reporting exporting pictures",
-    "experiment causes",
-    "seeds examination estimator",
-    " ".join(COMMANDS),
-    "__main__",
-]
-
-
-def imported_modules(tree: ast.AST) -> set[str]:
-    """Return the modules of the package that some code imports, inside functions too."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {a.name.rpartition(".")[2] for a in node.names if a.name.startswith("lstm_sentiment.")}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports name the package"
-            package, _, module = (node.module or "").rpartition(".")
-            if node.module == "lstm_sentiment" or module in ROOMS:
-                found |= {alias.name for alias in node.names if alias.name in MODULES}
-            elif package.split(".")[0] == "lstm_sentiment":
-                found.add(module)
-    return found
-
-
-def test_imports_only_go_down() -> None:
-    """A module imports only from a lower floor, so there is no cycle."""
-    files = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
-    assert len(files) == len(MODULES) - 1, "two modules have the same name"
-    floor_of = {module: floor for floor, names in enumerate(FLOORS) for module in names.split()}
-    assert set(floor_of) == set(MODULES) - {"__init__"}
-    upwards = [
-        f"{module} (floor {floor_of[module]}) imports {other} (floor {floor_of[other]})"
-        for module, path in MODULES.items()
-        if module != "__init__"
-        for other in sorted(imported_modules(ast.parse(path.read_text(encoding="utf-8"))))
-        if floor_of[other] >= floor_of[module]
-    ]
-    assert upwards == []
-
-
-def test_imports_are_found_wherever_they_stand() -> None:
-    code = (
-        "def f():\n    from lstm_sentiment.text.tokenizers import words\nfrom lstm_sentiment import corpus\n"
-    )
-    code += "import lstm_sentiment.models.lstm, os\nfrom lstm_sentiment.pages import charts"
-    assert imported_modules(ast.parse(code)) == {"text", "corpus", "model", "charts"}
-
-
-SUBSCRIPTED = {"Generic", "Protocol", "dict", "list", "tuple", "set", "Mapping", "Sequence", "Iterator"}
-
-
-def bases_with_parameters(tree: ast.AST) -> set[str]:
-    """Return the classes that other classes are derived from with type parameters, such as Generic."""
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    bases = [base.value for of in classes for base in of.bases if isinstance(base, ast.Subscript)]
-    return {ast.unparse(base).removeprefix("typing.") for base in bases}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_bases_take_parameters_in_python_3_10_too(module: str) -> None:
-    """logging.StreamHandler[...] is a TypeError there: some classes take parameters from 3.11 on."""
-    assert bases_with_parameters(ast.parse("class A(logging.StreamHandler[str]): ...")) - SUBSCRIPTED
-    assert bases_with_parameters(ast.parse(MODULES[module].read_text("utf-8"))) <= SUBSCRIPTED
-
-
-PRINTERS = ("__main__", "runtime", "options", "terminal")
-PRINTING = ("print", "say", "sys.exit", "exit", "quit")
-
-
-@pytest.mark.parametrize("module", sorted(set(MODULES) - {*COMMANDS, *PRINTERS}))
-def test_only_commands_print_and_leave(module: str) -> None:
-    calls = [
-        f"{node.lineno}: {ast.unparse(node.func)}"
-        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING
-    ]
-    assert calls == []
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_and_functions_stay_short(module: str) -> None:
-    source = MODULES[module].read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 350
-    long = [
-        f"{node.name}: {(node.end_lineno or 0) - node.lineno + 1} lines"
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > 60
-    ]
-    assert long == []

@@ -23,8 +23,9 @@ import run_machine
 from fuzzing_models import TARGETS, graph, model_facts, try_inputs
 from hypothesis import HealthCheck, settings
 
-from lstm_sentiment.checkpoints.untrusted_files import has_tricks, json_of, yaml_of
+from lstm_sentiment.checkpoints.untrusted_files import json_of, yaml_of
 from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.safe_yaml import has_tricks
 from lstm_sentiment.data.formats.readers import Chunk, read_chunks
 from lstm_sentiment.data.formats.writers import to_json_line
 from lstm_sentiment.data.sources.sources import Source, open_source

@@ -1,1 +1,1 @@
-"""Training that starts from a finished classifier, beside a linear model that it must not fall behind."""
+"""Training that starts from a finished classifier, next to a linear model that it must not fall behind."""

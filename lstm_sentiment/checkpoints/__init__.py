@@ -1,1 +1,1 @@
-"""checkpoints."""
+"""The run folder on disk: checkpoints, their manifest, and reading what anybody may have written."""

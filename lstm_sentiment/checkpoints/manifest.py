@@ -18,11 +18,11 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lstm_sentiment import __version__
 from lstm_sentiment.checkpoints.untrusted_files import check_bytes, check_place, check_tensors, json_of
 from lstm_sentiment.errors import CheckpointError, OtherVersionError, shown
 from lstm_sentiment.system.files import as_json, sha256_of
 from lstm_sentiment.system.open_errors import reading
+from lstm_sentiment.version import __version__
 
 FORMAT = 1
 MANIFEST = "manifest.json"

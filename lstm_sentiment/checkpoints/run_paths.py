@@ -17,7 +17,7 @@ from lstm_sentiment.system.files import local_path
 log = logging.getLogger(__name__)
 
 STARTER = "starter"
-FOLDER = Path(__file__).parent / "model"  # of the package, with the files of a run folder
+FOLDER = Path(__file__).parents[1] / "starter" / "model"  # of the package, with the files of a run folder
 CARD, STATEMENT = "README.md", "statement.json"  # of a packed model: its card, what it was trained on
 NO_ROWS = "package:lstm_sentiment/starter/rows-are-not-included"  # what its config.yaml names as its data
 

@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lstm_sentiment import __version__
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.system.cache_folder import notes_folder
 from lstm_sentiment.system.devices import describe_machine
+from lstm_sentiment.version import __version__
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from lstm_sentiment.checkpoints.untrusted_files import MOST_YAML_BYTES, content_of
+from lstm_sentiment.checkpoints.untrusted_files import content_of
+from lstm_sentiment.config.safe_yaml import MOST_YAML_BYTES
 from lstm_sentiment.errors import CheckpointError, DataError
 from lstm_sentiment.system.cache_folder import notes_folder
 

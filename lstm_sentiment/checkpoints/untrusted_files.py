@@ -10,26 +10,23 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lstm_sentiment.config.safe_yaml import MOST_YAML_BYTES, check_yaml
 from lstm_sentiment.config.sections import MAX_CLASSES
 from lstm_sentiment.errors import CheckpointError, ConfigError, shown
 from lstm_sentiment.system.open_errors import reading
 
-MOST_YAML_BYTES = 1 << 18
 MOST_JSON_BYTES = 4 << 20
 MOST_VOCABULARY_BYTES = 256 << 20
 MOST_TENSOR_BYTES = 9 << 30  # weights of `network.MOST_PARAMETERS`, and two moments of each
 MOST_HEADER_BYTES = 1 << 20
 MOST_TENSORS = 1000
 MOST_DIMENSIONS = 8
-DEEPEST = 20  # lists and maps in one another
 MANY_BYTES = 1 << 20
 MOST_PARTS = 100_000  # lists and maps of one file: each costs twenty times what it takes in the file
 FOREIGN = {  # first bytes -> what begins with them
@@ -40,7 +37,6 @@ FOREIGN = {  # first bytes -> what begins with them
     b"\xfd7zXZ": "compressed with xz",
 }
 NO_PICKLES = "this package reads no pickles, because reading one can run code; ask for a run folder instead"
-_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 Table = dict[str, tuple[str, tuple[int, ...]]]  # of a file of tensors: name -> type, shape
 # What safetensors calls a type -> bytes of a number.
 TYPES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
@@ -191,64 +187,6 @@ def yaml_of(file: Path) -> Any:
         raise CheckpointError(f"{file}: is not YAML: {shown(str(error), 200)}") from None
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-
-
-def check_yaml(events: Iterable[yaml.Event], file: str, *, tags: bool = True) -> None:
-    """Refuse what YAML from strangers may do with little: grow when it is read, and nest without end.
-
-    Args:
-        events: of ``yaml.parse``, which reads no further than they are taken.
-        file: for messages.
-        tags: whether a value may say its type, as in ``!!int 3``; PyYAML falls over many that do not fit.
-
-    Raises:
-        ConfigError: an alias, lists and maps too deep in one another, a character or number that nothing
-            can hold; the message names the line.
-
-    >>> check_yaml(yaml.parse("a: &x [1]\\nb: *x"), "a.yaml")
-    Traceback (most recent call last):
-        ...
-    lstm_sentiment.errors.ConfigError: a.yaml:2: an alias (*name); write the value out
-    """
-    depth, where = 0, f"{file}:1"
-    try:
-        for event in events:
-            where = f"{file}:{event.start_mark.line + 1}" if event.start_mark else file
-            if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
-                raise ConfigError("an alias (*name); write the value out", where=where)
-            tag = getattr(event, "tag", None)
-            if tag is not None and not tags:
-                raise ConfigError(f"the tag {shown(tag)}; write a plain value", where=where)
-            if _UNWRITABLE.search(getattr(event, "value", "")):
-                raise ConfigError("a NUL or half a character (\\0, \\ud800); remove it", where=where)
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise ConfigError(f"nested deeper than {DEEPEST}; write 'key: value' lines", where=where)
-    except (ValueError, OverflowError) as error:  # let out by PyYAML, of "\UFFFFFFFF" or %YAML 999...9.1
-        raise ConfigError(f"not YAML: {shown(str(error), 200)}; correct it", where=where) from None
-
-
-def has_tricks(value: str) -> bool:
-    """Whether a value that reads as YAML refers to itself or says its type: it may grow, or break PyYAML.
-
-    What is no YAML is text, and without tricks.
-
-    >>> has_tricks("[&a [1, 1], *a]"), has_tricks("!!int ''"), has_tricks("*.csv"), has_tricks("{1: a}")
-    (True, True, False, False)
-    """
-    within = False
-    try:
-        for event in yaml.parse(value, Loader=yaml.SafeLoader):
-            within = within or isinstance(event, yaml.CollectionStartEvent)
-            if isinstance(event, yaml.AliasEvent) and within:
-                return True
-            if (getattr(event, "tag", None) or "").startswith("tag:yaml.org,2002:"):
-                return True
-    except yaml.YAMLError:
-        return False
-    except (ValueError, OverflowError):
-        return True
-    return False
 
 
 def check_tensors(file: Path) -> Table:

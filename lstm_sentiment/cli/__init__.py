@@ -1,1 +1,1 @@
-"""cli."""
+"""What all commands share: exit codes, terminal output, spelling of options."""

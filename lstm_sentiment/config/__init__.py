@@ -1,1 +1,1 @@
-"""config."""
+"""Every setting: dataclasses, YAML files, the command line."""

@@ -20,9 +20,9 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from jsonargparse import ArgumentParser
 
-from lstm_sentiment.checkpoints.untrusted_files import has_tricks
 from lstm_sentiment.cli.terminal import plain_warnings, say, speak_utf8
 from lstm_sentiment.cli.usage import Help
+from lstm_sentiment.config.safe_yaml import has_tricks
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.yaml_files import (
     expected,

@@ -50,9 +50,9 @@ class TrainerConfig:
         label_smoothing: share of the target spread over all classes.
         r_drop: weight of the disagreement between two passes over each text with different dropout (see
             `r_drop`); 0 for a single pass. On a CPU a step takes 1.6 times as long.
-        vat: length of the push of a text's vectors that shall not change the answer (see `virtual_adversarial`),
-            relative to theirs, such as 0.1; 0 for none. Texts of `data.unlabelled` are pushed too. On a CPU
-            a step takes 3 times as long.
+        vat: length of the perturbation of a text's vectors that shall not change the prediction (see
+            `virtual_adversarial`), relative to theirs, such as 0.1; 0 for none. Texts of `data.unlabelled`
+            are perturbed too. On a CPU a step takes 3 times as long.
         class_weights: balanced weighs each class by the inverse of its frequency.
         ema: decay of the moving average of the weights that is validated and saved; 0 for none.
         accumulate: batches whose gradients are added up before a step.

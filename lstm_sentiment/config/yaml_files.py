@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lstm_sentiment.checkpoints.untrusted_files import MOST_YAML_BYTES, check_yaml
+from lstm_sentiment.config.safe_yaml import MOST_YAML_BYTES, check_yaml
 from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.errors import MOST_SHOWN, ConfigError, did_you_mean, escaped, listed, nearest_file, shown
 

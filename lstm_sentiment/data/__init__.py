@@ -1,1 +1,1 @@
-"""From files to token numbers: sources, tables, tokens, vocabulary, vectors."""
+"""From rows to batches: labels, splits, token store, corpus, dataset, pretrained word vectors."""

@@ -40,7 +40,7 @@ class Batch:
         rows_B: place of each row in the dataset, int64.
         targets_BC: what is to be answered in the place of `labels_B`, each row's probabilities of the
             classes, fp32; (B, 0) where the labels are all there is.
-        spelling_XK: how the unknown tokens are spelt (see `tokenization.spell`), int32; none without subwords.
+        spelling_XK: subwords of the unknown tokens (see `tokenization.spell`), int32; none without subwords.
     """
 
     tokens_BT: Tensor

@@ -1,1 +1,1 @@
-"""A run as an ONNX model and a runtime of one file: the rooms of the command `export`."""
+"""A run as an ONNX model with a runtime of one file (command `export`)."""

@@ -2,7 +2,7 @@
 
     OUT/model.onnx    the network (see `onnx_graph`)
         model.json    labels, vocabulary, settings of the text, temperature, label sets, what was checked
-        runtime.py    one file for numpy and onnxruntime: `tokenizing`, `given` and `runtime` of this package
+        runtime.py    one file for numpy and onnxruntime: four modules of this package as one
 
 Legend: R texts, C classes.
 """
@@ -24,21 +24,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment import __version__
 from lstm_sentiment.checkpoints.run_folder import BEST
 from lstm_sentiment.checkpoints.self_test import FIXED
 from lstm_sentiment.deployment import runtime
 from lstm_sentiment.deployment.onnx_graph import build_graph
 from lstm_sentiment.deployment.runtime import FACTS, FORMAT, MODEL
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
+from lstm_sentiment.evaluation import conformal
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.score_file import answer_file
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.system.files import sha256_of, sync_file, sync_folder, unfinished, write_json
-from lstm_sentiment.text import given
-from lstm_sentiment.text import tokenization as tokenizing
+from lstm_sentiment.text import given, tokenization
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+from lstm_sentiment.version import __version__
 
 TOLERANCE = 1e-5  # of probabilities: float32 sums in another order explain a hundredth of it
 TEXTS = 200
@@ -142,14 +142,14 @@ def check_texts(words: Sequence[str], max_tokens: int) -> list[str]:
 
 
 def runtime_source() -> str:
-    """Return the one file that answers texts: three modules of this package as one.
+    """Return the one file that answers texts: four modules of this package as one.
 
     >>> source = runtime_source()
     >>> "import lstm_sentiment" in source or "from lstm_sentiment" in source
     False
     """
     docstring, modules, names, bodies = "", set[str](), dict[str, set[str]](), list[str]()
-    for module in (tokenizing, given, runtime):
+    for module in (tokenization, given, conformal, runtime):
         source = inspect.getsource(module)
         tree = ast.parse(source)
         docstring = ast.get_docstring(tree, clean=False) or ""
@@ -163,7 +163,7 @@ def runtime_source() -> str:
     lines = [f"from {module} import {', '.join(sorted(of))}" for module, of in sorted(names.items())]
     parts = [
         f'"""{docstring}"""',
-        f"# Part of lstm_sentiment {__version__} (MIT License): its modules tokenizing, given and runtime.",
+        f"# Part of lstm_sentiment {__version__} (MIT License): four of its modules.",
         "from __future__ import annotations",
         "\n".join([*sorted(modules), *lines]),
         *bodies,

@@ -18,7 +18,6 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lstm_sentiment.evaluation.conformal import label_sets
 from lstm_sentiment.text.given import texts_in
 from lstm_sentiment.text.tokenization import PAD, Encoder, number_unknown
 
@@ -186,26 +186,6 @@ class Classifier:
         if self._subwords:
             inputs["spelling"] = spelling_XK
         return self._session_here().run(["probabilities"], inputs)[0]
-
-
-def label_sets(
-    probabilities_RC: npt.NDArray[Any], thresholds: Sequence[float], coverage: float
-) -> npt.NDArray[np.bool_]:
-    """Return which labels are in each row's set, bool (R, C); the most probable one always is.
-
-    Args:
-        probabilities_RC: calibrated probabilities.
-        thresholds: the least probability of a label in a set, for coverages of 0 to 1 in equal steps.
-        coverage: how often a set shall hold the true label, 0 < coverage < 1.
-
-    >>> label_sets(np.array([[0.7, 0.3], [0.5, 0.5]]), [0.6, 0.4, 0.2], 0.5).tolist()
-    [[True, False], [True, True]]
-    """
-    levels = len(thresholds) - 1
-    threshold = thresholds[min(math.ceil(coverage * levels - 1e-9), levels)]
-    likeliest_RC = probabilities_RC == probabilities_RC.max(axis=1, keepdims=True)
-    sets_RC: npt.NDArray[np.bool_] = (probabilities_RC >= threshold) | likeliest_RC
-    return sets_RC
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,1 +1,1 @@
-"""What is wrong with data, settings or model: the rooms of the command `doctor`."""
+"""What is wrong with data, settings or model (command `doctor`)."""

@@ -1,1 +1,1 @@
-"""evaluation."""
+"""Metrics, calibration, conformal prediction sets, baselines, significance, behavioural tests."""

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.deployment.runtime import label_sets
 from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.evaluation.conformal import label_sets
 
 COLDEST, HOTTEST = 0.05, 20.0
 LEVELS = 1000  # coverages for which a threshold is kept: 0, 0.001, ... 1

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import yaml
 
-from lstm_sentiment import __version__
 from lstm_sentiment.checkpoints.expected import of_training
 from lstm_sentiment.checkpoints.read_back import check_reopens
 from lstm_sentiment.checkpoints.run_folder import BEST, CURVES, LAST, Checkpoint, RunFolder
@@ -37,6 +36,7 @@ from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.protocols import TrainingState
 from lstm_sentiment.training.tensorboard import Curves
 from lstm_sentiment.training.trainer import Trainer
+from lstm_sentiment.version import __version__
 
 log = logging.getLogger(__name__)
 

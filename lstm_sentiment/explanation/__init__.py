@@ -1,1 +1,1 @@
-"""explanation."""
+"""Explaining one prediction (command `explain`)."""

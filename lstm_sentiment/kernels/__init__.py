@@ -1,1 +1,1 @@
-"""What is compiled from C, and PyTorch does elsewhere: LSTM layers, pooling, AdamW for rows of embeddings."""
+"""Compiled C kernels, and the ctypes code that calls them: LSTM layers, pooling, AdamW for embedding rows."""

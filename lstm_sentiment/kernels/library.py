@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 CAPABLE = ("AVX2", "AVX512")  # what PyTorch calls CPUs with AVX2 and FMA
-INTERFACE = 1  # goes up whenever the arguments of a function change, with its like in recurrence.c
+INTERFACE = 1  # goes up whenever the arguments of a function change, with its like in lstm.c
 FUNCTIONS = ("lstm_forward", "lstm_backward", "pool_forward", "pool_backward", "update_rows")
 
 log = logging.getLogger(__name__)

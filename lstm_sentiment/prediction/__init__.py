@@ -1,1 +1,1 @@
-"""prediction."""
+"""Using a trained run: classifier, labelled files, model card, Hugging Face Hub."""

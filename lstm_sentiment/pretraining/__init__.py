@@ -1,1 +1,1 @@
-"""Language models on unlabelled text, and classifiers that start from them."""
+"""Language models on unlabelled text (command `pretrain`)."""

@@ -1,1 +1,1 @@
-"""HTML pages and their pictures: the rooms of the commands `report` and `explain`."""
+"""The HTML report of a run (command `report`)."""

@@ -1,1 +1,1 @@
-"""The model that comes with the package, named ``starter``, and how a run is packed to become one."""
+"""The general English model that comes with the package, and how a run is packed to become one."""

@@ -1,1 +1,1 @@
-"""system."""
+"""What the machine offers: files, locks, devices, processes, optional packages."""

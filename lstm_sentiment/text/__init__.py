@@ -1,1 +1,1 @@
-"""text."""
+"""From text to token ids: tokenization, vocabulary, subwords."""

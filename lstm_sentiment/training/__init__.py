@@ -1,1 +1,1 @@
-"""training."""
+"""The training loop: trainer, objectives, regularizers, optimizer, schedule."""

@@ -1,1 +1,1 @@
-"""data.formats."""
+"""File formats: one module per format that is read, one for all that are written."""

@@ -1,1 +1,1 @@
-"""data.sources."""
+"""Where rows come from: files, archives, installed packages, URLs."""

@@ -1,1 +1,1 @@
-"""data.formats.arrow."""
+"""Parquet and Feather, read in bounded memory."""

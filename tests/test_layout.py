@@ -1,0 +1,153 @@
+"""Rules that hold for every module: what may import what, who prints, how long a function may be."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import COMMANDS
+
+import lstm_sentiment
+
+PACKAGE = Path(lstm_sentiment.__file__).parent
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in FILES}
+
+# From the bottom up: a package imports from lower floors only. Commands are on top.
+FLOORS = [
+    "errors version kernels",
+    "system cli",
+    "text config",
+    "checkpoints data",
+    "models evaluation",
+    "training prediction",
+    "adaptation reporting deployment",
+    "experiment explanation",
+    "pretraining diagnostics starter estimator",
+    " ".join([*COMMANDS, "__main__"]),
+]
+WITHIN_DATA = ["data.sources", "data.formats.arrow", "data.formats", "data"]
+MOST_MODULES = 10  # of a package
+MOST_LINES = 500  # of a module
+LONGEST_FUNCTION = 60  # lines
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Return the modules of the package that some code imports, inside functions too.
+
+    Names that a package offers itself, such as ``from lstm_sentiment import load``, are left out.
+    """
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the package"
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    inside = {name.removeprefix("lstm_sentiment.") for name in found}
+    return inside & MODULES.keys()
+
+
+IMPORTS = {module: imported_modules(ast.parse(path.read_text("utf-8"))) for module, path in MODULES.items()}
+
+
+def package_of(module: str, *, within_data: bool = False) -> str:
+    """Return the package of a module, or the module where it is in none.
+
+    >>> package_of("data.formats.lines"), package_of("data.formats.lines", within_data=True)
+    ('data', 'data.formats')
+    """
+    return (module.rpartition(".")[0] or module) if within_data else module.partition(".")[0]
+
+
+def test_imports_between_packages_only_go_down() -> None:
+    floor_of = {package: floor for floor, names in enumerate(FLOORS) for package in names.split()}
+    assert floor_of.keys() == {package_of(module) for module in MODULES}
+    upwards = [
+        f"{module} (floor {floor_of[here]}) imports {other} (floor {floor_of[there]})"
+        for module, others in IMPORTS.items()
+        for other in sorted(others)
+        for here, there in [(package_of(module), package_of(other))]
+        if here != there and floor_of[there] >= floor_of[here]
+    ]
+    assert upwards == []
+
+
+def test_imports_within_the_data_package_only_go_down() -> None:
+    floor_of = {package: floor for floor, package in enumerate(WITHIN_DATA)}
+    inside = [module for module in MODULES if package_of(module) == "data"]
+    assert floor_of.keys() == {package_of(module, within_data=True) for module in inside}
+    upwards = [
+        f"{module} imports {other}"
+        for module in inside
+        for other in sorted(IMPORTS[module].intersection(inside))
+        if floor_of[package_of(other, within_data=True)] > floor_of[package_of(module, within_data=True)]
+    ]
+    assert upwards == []
+
+
+def test_no_modules_import_each_other() -> None:
+    order = list(graphlib.TopologicalSorter(IMPORTS).static_order())  # raises CycleError
+    assert sorted(order) == sorted(MODULES)
+
+
+def test_packages_have_few_modules_and_say_what_they_are_for() -> None:
+    counts = Counter(module.rpartition(".")[0] for module in MODULES if "." in module)
+    assert {package: count for package, count in counts.items() if count > MOST_MODULES} == {}
+    for package in counts:
+        source = PACKAGE.joinpath(*package.split("."), "__init__.py").read_text("utf-8")
+        assert ast.get_docstring(ast.parse(source)), package
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    code = "def f():\n    from lstm_sentiment.text.tokenizers import words\n"
+    code += "from lstm_sentiment import train, load\nimport lstm_sentiment.models.lstm, os\n"
+    code += "from lstm_sentiment.reporting import charts"
+    found = imported_modules(ast.parse(code))
+    assert found == {"text.tokenizers", "train", "models.lstm", "reporting.charts"}
+
+
+SUBSCRIPTED = {"Generic", "Protocol", "dict", "list", "tuple", "set", "Mapping", "Sequence", "Iterator"}
+
+
+def bases_with_parameters(tree: ast.AST) -> set[str]:
+    """Return the classes that other classes are derived from with type parameters, such as Generic."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    bases = [base.value for of in classes for base in of.bases if isinstance(base, ast.Subscript)]
+    return {ast.unparse(base).removeprefix("typing.") for base in bases}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_bases_take_parameters_in_python_3_10_too(module: str) -> None:
+    """logging.StreamHandler[...] is a TypeError there: some classes take parameters from 3.11 on."""
+    assert bases_with_parameters(ast.parse("class A(logging.StreamHandler[str]): ...")) - SUBSCRIPTED
+    assert bases_with_parameters(ast.parse(MODULES[module].read_text("utf-8"))) <= SUBSCRIPTED
+
+
+PRINTERS = ("__main__", "deployment.runtime", "config.command_line", "cli.terminal")
+PRINTING = ("print", "say", "sys.exit", "exit", "quit")
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {*COMMANDS, *PRINTERS}))
+def test_only_commands_print_and_leave(module: str) -> None:
+    calls = [
+        f"{node.lineno}: {ast.unparse(node.func)}"
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING
+    ]
+    assert calls == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_functions_stay_short(module: str) -> None:
+    source = MODULES[module].read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= MOST_LINES
+    long = [
+        f"{node.name}: {(node.end_lineno or 0) - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+    ]
+    assert long == []
