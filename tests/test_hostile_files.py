@@ -150,10 +150,10 @@ UNSAFE_ARGUMENTS = {("allow_pickle", True), ("shell", True), ("weights_only", Fa
 KNOWN = {
     "extras.py: importlib.import_module(module)": "names stand in the calls of `need`",
     "soak.py: importlib.import_module(module)": "names stand in its table of soaks",
-    "__init__.py: importlib.import_module(f'lstm_sentiment.{module}')": "names stand above it",
+    "__init__.py: importlib.import_module(f'lstm_sentiment.{MODULES[name]}')": "names stand above it",
     "__main__.py: importlib.import_module(f'lstm_sentiment.{name}')": "names stand in its table of commands",
     "site_pages.py: importlib.import_module(f'lstm_sentiment.{name}')": "names stand in COMMANDS",
-    "exporting.py: loader.exec_module": "runs the runtime that it has just written, to check it",
+    "exporter.py: loader.exec_module": "runs the runtime that it has just written, to check it",
 }
 
 
