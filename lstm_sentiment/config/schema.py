@@ -1,7 +1,7 @@
 """The whole configuration: frozen dataclasses that own every default.
 
 One section is one dataclass. A YAML file in `configs/` holds only what differs from these
-defaults; `options.py` turns file and command line into a `Config`. Below the commands nobody
+defaults; `command_line.py` turns file and command line into a `Config`. Below the commands nobody
 sees the whole configuration: leaves take values.
 
 A value out of range, or two options that contradict each other, is a `ConfigError` that names

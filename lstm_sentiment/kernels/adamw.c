@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What the arrays of a call are; see `rows.py`. */
+/* What the arrays of a call are; see `adamw.py`. */
 typedef struct {
     int64_t count, size, threads;  /* U, E */
     const int64_t *rows;           /* (U,) distinct */

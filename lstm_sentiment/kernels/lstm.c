@@ -5,7 +5,7 @@
  * thread, with weights packed once, and its sums meet the nonlinearities while they are in the first-level
  * cache. The gradients of weights and inputs, which no step waits for, come last, from all tokens at once.
  *
- * For x86-64 with AVX2 and FMA, whose 16 registers of 8 floats the inner loops fill. `recurrence.py` says
+ * For x86-64 with AVX2 and FMA, whose 16 registers of 8 floats the inner loops fill. `lstm.py` says
  * what is computed, and calls this.
  *
  * Legend: D directions, T steps, B texts, X inputs and H states of a token, U = H / 8 groups of states.
@@ -91,7 +91,7 @@ DEFINE_PRODUCT(across_6x2, 6, 2, 6)
 
 /* ---- Layer -------------------------------------------------------------------------------------- */
 
-/* What the arrays of a call are; see `recurrence.py`. */
+/* What the arrays of a call are; see `lstm.py`. */
 typedef struct {
     int64_t directions, steps, batch, inputs, hidden, threads;
     const int64_t *lengths;              /* (B,) tokens of each text */

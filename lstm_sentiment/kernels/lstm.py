@@ -1,6 +1,6 @@
 """LSTM layers on a CPU, by a compiled kernel (see `library`).
 
-`recurrence.c` goes through the steps and back. Both directions run at the same time, each on a thread of its
+`lstm.c` goes through the steps and back. Both directions run at the same time, each on a thread of its
 own through all its steps; where there are more threads, each takes a part of the batch. The second direction
 reads each text from its end, so that padding stays behind the text for both (see `lstm`).
 
@@ -8,7 +8,7 @@ The result is that of `nn.LSTM` to float rounding. Every sum adds up in one orde
 same, bit for bit, in any batch, at any place and with any number of threads, and so are a batch's gradients
 with any number of threads. Padding has states of 0 and no gradient. Where the kernel cannot run (none was
 compiled, a CPU without AVX2, a GPU, another number format, a hidden size that is no multiple of 16),
-`applies` is False, and `model` asks `nn.LSTM`.
+`applies` is False, and `models.lstm` asks `nn.LSTM`.
 
 Legend: T steps, B texts, X inputs of a token, H hidden size, D directions.
 """

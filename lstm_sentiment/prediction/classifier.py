@@ -136,7 +136,7 @@ class SentimentClassifier(Published):
         self.labels = labels
         self.label_map: dict[str, str | None] = {label: label for label in labels}
         self.vocabulary = vocabulary
-        self.proof: Any = None  # see `proof`
+        self.proof: Any = None  # see `self_test`
         self.run: Path | None = None  # the folder it was loaded from, for `save_pretrained`
         self.config = config
         self.calibration = calibration or Calibration()
