@@ -144,6 +144,19 @@ def test_a_head_is_the_minimum_of_its_loss() -> None:
     assert found.penalty in PENALTIES
 
 
+@pytest.mark.parametrize(("rows", "low", "high"), [(20, 0.8, 1.6), (4_000, 1.9, 2.4)])
+def test_few_rows_say_little_about_the_frequency_of_classes(rows: int, low: float, high: float) -> None:
+    """Nine of ten are of one class: log odds of 2.2, towards which the biases go as rows are added."""
+    labels = (np.arange(rows) % 10 == 0).astype(int)
+    features_RP = np.random.default_rng(0).normal(size=(rows, 4))
+    settings: dict[str, Any] = {"classes": 2, "row_weights": np.ones(rows), "folds": folds_of(labels, seed=0)}
+    found = fit_head(features_RP, labels, offset_RC=np.zeros((rows, 2)), **settings)
+    towards_frequent = found.bias_C[0] - found.bias_C[1]
+    assert low < towards_frequent < high
+    without = fit_head(features_RP, labels, **settings)  # nothing is known beforehand
+    assert without.bias_C[0] - without.bias_C[1] > 1.9
+
+
 def test_a_head_over_noise_leaves_the_offset_as_it_is() -> None:
     randomness = np.random.default_rng(1)
     labels = np.array([0, 1] * 20)

