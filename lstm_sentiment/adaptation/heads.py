@@ -100,11 +100,9 @@ def fit_head(
     held = np.concatenate(folds)
     losses = [likelihood_loss(logits_RC[held], labels[held], row_counts[held]) for logits_RC in logits_KRC]
     best = int(np.argmin(losses))
-    kept = None
+    kept, learned = None, (features_RQ, labels, row_weights, offset_RC)
     for penalty in PENALTIES[: best + 1]:  # from the strongest on, each from the one before
-        kept = _fit(
-            features_RQ, labels, row_weights, offset_RC, penalties=(penalty, bias_penalty), start=kept
-        )
+        kept = _fit(*learned, penalties=(penalty, bias_penalty), start=kept)
     assert kept is not None
     weight_CP = (to_components_PQ @ kept[:-1]).T
     return HeadFit(
