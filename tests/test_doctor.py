@@ -17,6 +17,7 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import TokenStore, cache_folder
+from lstm_sentiment.diagnostics import diagnose as examination
 from lstm_sentiment.diagnostics.causes import most_likely_cause, probe_findings
 from lstm_sentiment.diagnostics.data_checks import class_shift, data_lines, examine_data
 from lstm_sentiment.diagnostics.diagnose import diagnose, diagnose_run
@@ -516,7 +517,7 @@ def test_test_rows_are_never_answered(configure: Configure, monkeypatch: pytest.
 
     seen: list[int] = []
     monkeypatch.setattr(TextDataset, "batch", watched)
-    monkeypatch.setattr("lstm_sentiment.experiment.train.prepare", kept)
+    monkeypatch.setattr(examination, "prepare", kept)
     monkeypatch.setattr(
         "lstm_sentiment.diagnostics.diagnose.check_invariance", lambda _: []
     )  # texts of its own
