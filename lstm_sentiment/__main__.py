@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import NoReturn
 
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import run_command
 from lstm_sentiment.errors import ConfigError, did_you_mean, shown
 from lstm_sentiment.version import __version__
 

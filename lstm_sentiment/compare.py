@@ -8,16 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import (
-    RUN,
-    CommandParser,
-    add_file_options,
-    check_out,
-    how_to_read,
-    run_command,
-)
+from lstm_sentiment.config.command_line import RUN, CommandParser, add_file_options, check_out, how_to_read
 from lstm_sentiment.errors import RunError, without_secrets
 
 

@@ -19,15 +19,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import log_to, say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import (
-    CommandParser,
-    check_out,
-    given_keys,
-    parse_config,
-    run_command,
-)
+from lstm_sentiment.config.command_line import CommandParser, check_out, given_keys, parse_config
 from lstm_sentiment.errors import ConfigError
 
 USAGE = "[RUN | --config FILE --section.key VALUE ...] [--json FILE]"

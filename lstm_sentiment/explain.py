@@ -10,8 +10,9 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.cli.characters import cells_of, visible
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import RUN, CommandParser, check_out, run_command
+from lstm_sentiment.config.command_line import RUN, CommandParser, check_out
 from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
 from lstm_sentiment.system.extras import need
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.checkpoints.run_paths import output_path
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import RUN, CommandParser, add_file_options, how_to_read, run_command
+from lstm_sentiment.config.command_line import RUN, CommandParser, add_file_options, how_to_read
 from lstm_sentiment.errors import ConfigError
 
 if TYPE_CHECKING:

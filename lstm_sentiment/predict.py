@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.cli.characters import visible
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import RUN, CommandParser, add_table_options, run_command
+from lstm_sentiment.config.command_line import RUN, CommandParser, add_table_options
 from lstm_sentiment.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lstm_sentiment.data.sources.sources import Source
     from lstm_sentiment.prediction.classifier import SentimentClassifier
     from lstm_sentiment.prediction.types import Prediction
 
 LINES_AT_ONCE = 256
+BYTES_AT_ONCE = 4 << 20  # of lines from which on no more are held
 
 
 def main(argv: list[str]) -> None:
@@ -105,64 +109,81 @@ def _more(prediction: Prediction) -> dict[str, Any]:
 def _predict_lines(classifier: SentimentClassifier, options: argparse.Namespace) -> None:
     """Answer each line of stdin with a line of JSON; at once when somebody types."""
     from lstm_sentiment.data.formats.writers import to_json_line
+    from lstm_sentiment.text.portions import bytes_of, portions
 
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    for texts in _batches_of_lines(1 if sys.stdin.isatty() else LINES_AT_ONCE):
+    most = 1 if sys.stdin.isatty() else LINES_AT_ONCE
+    for texts in portions(_lines_of_stdin(), most=most, size=BYTES_AT_ONCE, of=bytes_of):
         for text, prediction in zip(texts, classifier.predict(texts, **_asked(options)), strict=True):
             answer = {"text": text, "label": prediction.label, "score": prediction.score}
             print(to_json_line({**answer, "probabilities": prediction.probabilities, **_more(prediction)}))
         sys.stdout.flush()
 
 
-def _batches_of_lines(size: int) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for line in sys.stdin:
-        batch.append(line.rstrip("\n"))
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _lines_of_stdin() -> Iterator[str]:
+    """Yield lines, none of which may be without end."""
+    from lstm_sentiment.data.sources.sources import MAX_LINE
+    from lstm_sentiment.errors import DataError
+
+    for number in itertools.count(1):
+        line = sys.stdin.readline(MAX_LINE + 1)
+        if len(line) > MAX_LINE:
+            problem = (
+                f"the line is longer than {MAX_LINE:,} characters; end each text with a line break, or cut it"
+            )
+            raise DataError(problem, file="stdin", line=number)
+        if not line:
+            return
+        yield line.rstrip("\n")
 
 
 def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) -> None:
     """Label a file's rows chunk by chunk, in constant memory."""
-    from tqdm import tqdm
-
-    from lstm_sentiment.data.formats.readers import TEXT_COLUMNS, column_texts, pick_column, read_chunks
-    from lstm_sentiment.data.formats.writers import open_table, to_json_line
+    from lstm_sentiment.data.formats.readers import columns_of
+    from lstm_sentiment.data.formats.writers import open_table, records_of, to_json_line
+    from lstm_sentiment.data.sources.names import format_of
     from lstm_sentiment.data.sources.sources import open_source
 
     how = {name: getattr(options, name) for name in ("encoding", "quoting", "header", "sheet")}
     with open_source(options.file, **how, encoding_errors="replace") as source:
-
-        def labelled() -> Iterator[pd.DataFrame]:
-            quiet = not sys.stderr.isatty()
-            with tqdm(unit=" rows", desc="predict", disable=quiet) as bar:
-                for chunk in read_chunks(source, labelled=False):
-                    column = pick_column(
-                        options.text_column,
-                        list(chunk.frame.columns),
-                        candidates=TEXT_COLUMNS,
-                        key="--text-column",
-                        file=options.file,
-                        trained=classifier.config.data.text_column,
-                    )
-                    predictions = classifier.predict(
-                        column_texts(chunk, column, options.file), **_asked(options)
-                    )
-                    yield _with_predictions(chunk.frame, predictions, options.file)
-                    bar.update(len(chunk.frame))
-
         if options.out:
             like = source.path if source.format == ".parquet" else None
+            columns = None if format_of(options.out) in (".jsonl", ".json") else columns_of(source)
             with open_table(options.out, like=like, spreadsheet_safe=options.spreadsheet_safe) as write:
-                for frame in labelled():
+                for frame in _labelled(classifier, source, options, columns):
                     write(frame)
         else:
-            for frame in labelled():
-                for record in frame.to_dict("records"):
+            for frame in _labelled(classifier, source, options):
+                for record in records_of(frame):
                     print(to_json_line(record))
+
+
+def _labelled(
+    classifier: SentimentClassifier,
+    source: Source,
+    options: argparse.Namespace,
+    columns: list[str] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Yield a file's rows with predictions; with `columns`, each chunk has all of these."""
+    from tqdm import tqdm
+
+    from lstm_sentiment.data.formats.readers import TEXT_COLUMNS, column_texts, pick_column, read_chunks
+    from lstm_sentiment.data.formats.writers import filled
+
+    with tqdm(unit=" rows", desc="predict", disable=not sys.stderr.isatty()) as bar:
+        for chunk in read_chunks(source, labelled=False):
+            column = pick_column(
+                options.text_column,
+                list(chunk.frame.columns),
+                candidates=TEXT_COLUMNS,
+                key="--text-column",
+                file=options.file,
+                trained=classifier.config.data.text_column,
+            )
+            predictions = classifier.predict(column_texts(chunk, column, options.file), **_asked(options))
+            frame = chunk.frame if columns is None else filled(chunk.frame, columns)
+            yield _with_predictions(frame, predictions, options.file)
+            bar.update(len(chunk.frame))
 
 
 def _with_predictions(frame: pd.DataFrame, predictions: list[Prediction], file: str) -> pd.DataFrame:

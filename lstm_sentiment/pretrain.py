@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import parse_settings, run_command
+from lstm_sentiment.config.command_line import parse_settings
 from lstm_sentiment.experiment.launching import log_to_stdout, resumed
 from lstm_sentiment.pretraining.config import PretrainConfig
 

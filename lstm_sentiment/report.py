@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import CommandParser, run_command
+from lstm_sentiment.config.command_line import CommandParser
 
 
 def main(argv: list[str]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import given_keys, parse_config, run_command
+from lstm_sentiment.config.command_line import given_keys, parse_config
 from lstm_sentiment.experiment.launching import log_to_stdout, resumed
 
 DESCRIPTION = """Train a sentiment classifier and report its scores next to two baselines on the same rows.

@@ -18,7 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lstm_sentiment.config.command_line import CommandParser, run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import CommandParser
 from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
 
 ROOT = Path(__file__).parent.parent

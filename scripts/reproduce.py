@@ -39,7 +39,8 @@ from typing import TYPE_CHECKING, Any
 from result_log import read_log, repository
 
 from lstm_sentiment import __version__
-from lstm_sentiment.config.command_line import CommandParser, parse_config, run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import CommandParser, parse_config
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, DataError, RunError, did_you_mean
 from lstm_sentiment.system.files import sha256_of, write_json

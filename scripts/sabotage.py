@@ -38,8 +38,9 @@ import yaml
 from result_log import commit_of, markdown, read_log, repository
 
 from lstm_sentiment import __version__
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
-from lstm_sentiment.config.command_line import CommandParser, run_command
+from lstm_sentiment.config.command_line import CommandParser
 from lstm_sentiment.errors import ConfigError, did_you_mean, shown
 from lstm_sentiment.system.files import write_atomically
 

@@ -31,7 +31,8 @@ from typing import Any
 from result_log import commit_of, markdown, read_log, repository
 
 from lstm_sentiment import __version__
-from lstm_sentiment.config.command_line import CommandParser, run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import CommandParser
 from lstm_sentiment.errors import ConfigError, did_you_mean
 from lstm_sentiment.system.files import write_atomically
 

@@ -324,6 +324,7 @@ def tensor_attacks() -> Iterator[Attack]:
     edits: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
         "weights that are no numbers": (lambda t: t["lstm.head.bias"].fill_(torch.nan), "not finite"),
         "weights without end": (lambda t: t["lstm.embedding.weight"].fill_(torch.inf), "not finite"),
+        "weights of 3e38": (lambda t: t["lstm.head.bias"].fill_(3e38), "not finite for 1 of 1 texts"),
         "a weight less": (lambda t: t.pop("lstm.head.bias"), "missing or added"),
         "a weight more": (lambda t: t.update(evil=torch.zeros(2)), "missing or added"),
         "weights of another type": (

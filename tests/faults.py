@@ -255,7 +255,7 @@ def _train(argv: list[str], kill_after_s: float | None) -> int | None:
 
 def train_and_tell(argv: list[str], saved: Any) -> None:
     """Run the command in this process; tell the steps that it has kept."""
-    from lstm_sentiment.config.command_line import run_command
+    from lstm_sentiment.cli.exits import run_command
     from lstm_sentiment.train import main
 
     tqdm.set_lock(threading.RLock())  # its own would be left to the system by a kill

@@ -23,6 +23,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ from lstm_sentiment.config.command_line import config_yaml, parse_config
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.yaml_files import read_file
 from lstm_sentiment.data import token_store as tokens
+from lstm_sentiment.data.cache_entry import IDS, META, ROWS, SUMS
 from lstm_sentiment.data.formats.readers import as_text, read_chunks
 from lstm_sentiment.data.formats.writers import to_json_line
 from lstm_sentiment.data.sources.names import COMPRESSIONS
@@ -52,7 +54,8 @@ from lstm_sentiment.data.word_vectors import load_vectors
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, SentimentError
 from lstm_sentiment.system import lock as locking
 from lstm_sentiment.system.files import write_json
-from lstm_sentiment.text.tokenization import SPECIAL_TOKENS, UNKNOWN, Encoder
+from lstm_sentiment.text.encoder import Encoder
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS, UNKNOWN
 from lstm_sentiment.text.tokenizers import Tokenizer, Vocabulary
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -434,7 +437,7 @@ def holder(data: bytes, folder: Path) -> None:
     assert is_harmless(told)
 
 
-CACHE_FILES = ["meta.json", "rows.npz", "ids.bin"]
+CACHE_FILES = [META, ROWS, IDS, SUMS]
 
 
 def cache(data: bytes, folder: Path) -> None:
@@ -449,7 +452,10 @@ def cache(data: bytes, folder: Path) -> None:
         shutil.copytree(folder / "made" / made.fingerprint, folder / "kept")
     shutil.copytree(folder / "kept", folder / "tried", dirs_exist_ok=True)
     (folder / "tried" / name).write_bytes(content)
-    tokens._open(folder / "tried", "rows.csv")
+    if name != SUMS:  # else no more than a checksum would be looked at
+        sums = {part: zlib.crc32((folder / "tried" / part).read_bytes()) for part in (IDS, ROWS, META)}
+        (folder / "tried" / SUMS).write_text(json.dumps(sums))
+    tokens._opened(folder / "tried", "rows.csv")
 
 
 # -- all of them -----------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def inject(name: str, notes: Path) -> None:
 
 def work(fault: str, folder: str, *argv: str) -> None:
     """Train as the command does, with a fault."""
-    from lstm_sentiment.config.command_line import run_command
+    from lstm_sentiment.cli.exits import run_command
     from lstm_sentiment.train import main
 
     notes = Path(folder)

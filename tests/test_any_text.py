@@ -17,7 +17,8 @@ from conftest import TINY
 from lstm_sentiment import explain, predict, train
 from lstm_sentiment.deployment.exporter import export, load_runtime
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
-from lstm_sentiment.text.tokenization import MOST_MARKS, Encoder, clean
+from lstm_sentiment.text.encoder import Encoder
+from lstm_sentiment.text.tokenization import MOST_MARKS, clean
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
 DIGITS = "9" * 5000

@@ -32,7 +32,7 @@ from conftest import TINY, given_up_after
 from pyarrow import feather
 
 from lstm_sentiment import __version__, evaluate, predict, train
-from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.data.formats.readers import read_chunks
 from lstm_sentiment.data.sources.sources import MAX_LINE, open_source
@@ -75,6 +75,12 @@ def flipped_parquet() -> bytes:
     )
     place = whole.index(b"fine film")
     return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+
+def without_page_header() -> bytes:
+    """Return a file whose first page has no header."""
+    whole = parquet_bytes(TEXTS, compression="none", use_dictionary=False)
+    return whole[:4] + b"\xff" * 8 + whole[12:]
 
 
 def not_utf_8() -> pa.Array:
@@ -151,14 +157,31 @@ def no_permission(folder: Path) -> Path:
     return file
 
 
+def texts_without_end(folder: Path) -> Path:
+    """A folder of class folders, in one of which is a file of a gigabyte that takes no place on the disk."""
+    for name in ("negative", "positive"):
+        (folder / "endless" / name).mkdir(parents=True)
+        (folder / "endless" / name / "1.txt").write_bytes(b"so bad")
+    with (folder / "endless" / "positive" / "2.txt").open("wb") as file:
+        file.truncate(1 << 30)
+    return folder / "endless"
+
+
 WORDS = ["NA", "null", "None", "nan", "", "007", "1e5", "True", "-inf", "=1+1", "2020-01-01"]
 MADE: dict[str, Make] = {
     "tables/cr_only": content("cr_only.csv", (HEADER + GOOD + BAD).replace(b"\n", b"\r")),
     "tables/crlf": content("crlf.csv", (HEADER + GOOD + BAD).replace(b"\n", b"\r\n")),
     "tables/mixed_line_ends": content("mixed_line_ends.csv", HEADER + GOOD[:-1] + b"\r\n" + BAD[:-1] + b"\r"),
     "tables/field_of_200_kB": table("field_of_200_kB", b"word " * 40_000 + b",positive\n"),
-    "tables/line_of_17_MB": table("line_of_17_MB", b"a" * (MAX_LINE + 1) + b",positive\n"),
-    "tables/field_of_17_MB": table("field_of_17_MB", GOOD + b'"' + (b"a" * 1023 + b"\n") * (MAX_LINE >> 10)),
+    "tables/line_of_4_MB": table("line_of_4_MB", b"a" * (MAX_LINE + 1) + b",positive\n"),
+    "tables/field_of_4_MB": table("field_of_4_MB", GOOD + b'"' + (b"a" * 1023 + b"\n") * (MAX_LINE >> 10)),
+    "tables/million_commas": content("million_commas.csv", b"text" + b"," * 1_000_001 + b"\n"),
+    "tables/ten_thousand_columns": content(
+        "ten_thousand_columns.csv", b"text,label" + b"".join(b",c%d" % i for i in range(9_999)) + b"\na,b\n"
+    ),
+    "tables/rows_of_many_lines": table(
+        "rows_of_many_lines", b'"a\nb, c\n",positive\n' + b'"' + b"so\n" * (MAX_LINE // 3) + b'",positive\n'
+    ),
     "tables/many_problems": table("many_problems", b"".join(b"a, b %d, x\n" % i for i in range(244))),
     "tables/tabs_of_a_tsv": content("tabs_of_a_tsv.tsv", b"text\tlabel\na\tb\tpositive\n"),
     "encoding/latin_1": table("latin_1", GOOD + b"a caf\xe9,positive\nna\xefve,positive\n"),
@@ -190,6 +213,8 @@ MADE: dict[str, Make] = {
         for word in WORDS
     },
     "texts/million_tokens": table("million_tokens", b"so " * 1_000_000 + b",positive\n"),
+    "labels/texts": table("texts", b"so,a\nno," + b"so long " * 200 + b"\n"),
+    "labels/ten_thousand": table("ten_thousand", b"".join(b"text %d,id%d\n" % (i, i) for i in range(10_001))),
     "labels/three_hundred": table(
         "three_hundred", b"".join(b"text %d,id%d\n" % (i, i % 299) for i in range(600))
     ),
@@ -198,6 +223,23 @@ MADE: dict[str, Make] = {
     ),
     "json_lines/nested_100000_deep": content(
         "nested_100000_deep.jsonl", b'{"text": ' + b"[" * 100_000 + b"\n"
+    ),
+    "json_lines/many_values": content(
+        "many_values.jsonl", b'{"text": "a", "label": "x"}\n{"text": "b", "x": [' + b"1," * 300_000 + b"1]}\n"
+    ),
+    "json_lines/many_keys": content(
+        "many_keys.jsonl", b'{"text": "a"' + b"".join(b', "k%d": 1' % i for i in range(10_000)) + b"}\n"
+    ),
+    "json_lines/key_twice_among_many": content(
+        "key_twice_among_many.jsonl",
+        b'{"text": "a"' + b"".join(b', "k%d": 1' % i for i in range(100_000)) + b', "k99999": 1}\n',
+    ),
+    "json_lines/commas_in_a_text": content(
+        "commas_in_a_text.jsonl",
+        b"".join(
+            b'{"text": "%s\\"", "label": "%s"}\n' % (of + b"a, " * 300_000, of)
+            for of in (b"positive", b"negative")
+        ),
     ),
     "json_lines/many_problems": content(
         "many_problems.jsonl", b'{"text": "a",}\n'.replace(b",", b"") * 9 + b"{\n" * 15
@@ -220,6 +262,18 @@ MADE: dict[str, Make] = {
         "dictionary", {**TEXTS, "label": pa.array(TEXTS["label"]).dictionary_encode()}
     ),
     "parquet/other_names": parquet("other_names", {"opinion": ["a"], "stars": ["positive"]}),
+    "parquet/one_large_page": parquet(
+        "one_large_page", {**TEXTS, "x": ["a" * 60_000_000, "b"]}, use_dictionary=False, compression="zstd"
+    ),
+    "parquet/long_list": parquet("long_list", {**TEXTS, "x": [[1.5] * 2_500_000, []]}, compression="zstd"),
+    "parquet/long_text": parquet(
+        "long_text", {**TEXTS, "x": ["a", "b" * (MAX_LINE + 1)]}, compression="zstd"
+    ),
+    "parquet/many_columns": parquet("many_columns", {f"c{i}": ["a"] for i in range(10_001)}),
+    "parquet/long_footer": content(
+        "long_footer.parquet", b"PAR1" + bytes(50) + (1 << 25).to_bytes(4, "little") + b"PAR1"
+    ),
+    "parquet/no_page_header": content("no_page_header.parquet", without_page_header()),
     "parquet/encrypted": content("encrypted.parquet", b"PARE" + bytes(40) + b"PARE"),
     "parquet/flipped_bit": content("flipped_bit.parquet", flipped_parquet()),
     "formats/workbook": workbook("workbook"),
@@ -264,6 +318,7 @@ MADE: dict[str, Make] = {
     "paths/pipe": pipe,
     "paths/device": link("device.csv", "/dev/zero"),
     "paths/no_permission": no_permission,
+    "paths/texts_without_end": texts_without_end,
     "paths/same_file_twice": content("validation.csv", HEADER + GOOD + BAD),
     "paths/both_files_wrong": content("both_files_wrong.csv", HEADER + b"a\n" + BAD),
     "paths/run_in_the_way": content("run_in_the_way.csv", HEADER + GOOD + BAD),

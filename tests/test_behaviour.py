@@ -15,7 +15,7 @@ import pytest
 from conftest import make_rows, write_csv
 
 from lstm_sentiment import evaluate
-from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.evaluation.checklist import behaviour_lines, check_behaviour
 from lstm_sentiment.evaluation.checklist_templates import (
     CAPABILITIES,

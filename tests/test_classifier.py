@@ -27,9 +27,11 @@ from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunEr
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.experiment.train import run
+from lstm_sentiment.explanation.attribution import explain
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
 from lstm_sentiment.prediction.types import Prediction
-from lstm_sentiment.text.tokenization import UNKNOWN, cut
+from lstm_sentiment.text.encoder import cut
+from lstm_sentiment.text.tokenization import UNKNOWN
 from lstm_sentiment.text.tokenizers import Tokenizer
 
 LABELS = ["negative", "neutral", "positive"]
@@ -438,3 +440,23 @@ def test_details_tell_what_the_model_could_not_read(trained: Trained) -> None:
     assert found == [(0.5, 0), (0.0, 0), (0.0, 3), (0.0, 0)]
     plain = classifier.predict("great")[0]
     assert (plain.unknown_share, plain.cut_tokens) == (None, None)
+
+
+def test_weights_that_are_finite_and_whose_sums_are_not_answer_nothing(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault: probabilities that are no numbers, and exit code 0."""
+    classifier = load(trained_run, device="cpu")
+    signs = torch.tensor([1.0, -1.0, 0.0]).unsqueeze(1)  # whatever the signs of what they are multiplied by
+    classifier.model.head.weight.copy_(3e38 * signs.expand_as(classifier.model.head.weight))
+    classifier.model.head.bias.fill_(3e38)
+    told = f"{trained_run}: the model gives numbers that are not finite for 2 of 2 texts: "
+    for answer in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(CheckpointError) as caught:
+            answer(["great", "awful"])
+        assert str(caught.value).startswith(told)
+    with pytest.raises(CheckpointError, match="not finite for 2 of 2 texts"):
+        explain(classifier, "great", method="occlusion")
+    with monkeypatch.context() as patch:  # the control
+        patch.setattr("lstm_sentiment.evaluation.calibration.check_finite", lambda _: None)
+        assert np.isnan(classifier.predict_proba(["great"])).any()

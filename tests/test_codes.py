@@ -86,6 +86,29 @@ def test_a_code_is_the_same_across_files_and_formats(tmp_path: Path) -> None:
             assert turned.labels == corpus.labels
 
 
+def test_labels_compared_by_their_spelling_are_not_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: the same files as above, and each code is another label."""
+    rows = pd.DataFrame(coded({"negative": "1", "positive": "4"}), columns=["text", "label"])
+    train, other = write_csv(tmp_path / "train.csv", rows.to_numpy().tolist()), tmp_path / "float.parquet"
+    rows.assign(label=rows["label"].astype(float)).to_parquet(other)
+    assert read(tmp_path, train, validation=str(other)).labels == ["1", "4"]
+    monkeypatch.setattr("lstm_sentiment.data.labels.code_of", str)
+    with pytest.raises(DataError, match=r"float\.parquet:1: label '[14]\.0' is not one of 1, 4"):
+        read(tmp_path, train, validation=str(other))
+
+
+def test_a_map_of_floats_as_yaml_reads_it_has_other_keys_than_the_file(tmp_path: Path) -> None:
+    """The control: keys that are numbers are no labels, and were written into configurations as they were."""
+    as_read = yaml.safe_load("{1.0: negative, 4.00: positive}")
+    assert list(as_read) == [1.0, 4.0]
+    assert not {*as_read} & {"1", "1.0", "4", "4.00"}
+    argv = ["--data.labels={1.0: negative, 4.00: positive}"]
+    labels = parse_config(argv, program="test", description="").data.labels
+    assert labels == {"1.0": "negative", "4.00": "positive"}
+
+
 def test_one_file_may_spell_a_code_in_several_ways(tmp_path: Path) -> None:
     spelt = [["1", "1.0", "+1.00"], ["-1", "-1.0", "-1.00"]]
     rows = [(text, spelt[label == "positive"][i % 3]) for i, (text, label) in enumerate(TWO)]

@@ -23,8 +23,10 @@ import lstm_sentiment
 import lstm_sentiment.data.formats.readers
 from lstm_sentiment import evaluate, predict, train
 from lstm_sentiment.adaptation.resolving import by_hand
-from lstm_sentiment.config.command_line import given_keys, parse_config, parse_settings, run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import given_keys, parse_config, parse_settings
 from lstm_sentiment.config.schema import Config
+from lstm_sentiment.errors import DataError
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.pretraining.config import PretrainConfig
 
@@ -356,6 +358,44 @@ def test_rows_of_json_may_lack_what_others_have(trained: Path, tmp_path: Path) -
         ("awful", None, None),
         ("so-so", None, 2),
     ]
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 5000])
+@pytest.mark.parametrize("out", ["o.csv", "o.parquet", "o.jsonl"])
+def test_keys_that_some_rows_have_are_written_wherever_chunks_end(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_rows: int, out: str
+) -> None:
+    monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", chunk_rows)
+    rows: list[dict[str, Any]] = [
+        {"text": "great"},
+        {"text": "awful", "id": "a"},
+        {"text": "so", "stars": "2"},
+    ]
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / out)])
+    found = read_rows(tmp_path / out)
+    if out == "o.jsonl":
+        assert [list(row) for row in found] == [[*row, *ADDED] for row in rows]
+    else:
+        assert [list(row) for row in found] == [["text", "id", "stars", *ADDED]] * 3
+        assert [[row["id"] or None, row["stars"] or None] for row in found] == [
+            [None, None],
+            ["a", None],
+            [None, "2"],
+        ]
+
+
+def test_a_table_of_more_keys_than_any_table_has_is_refused(trained: Path, tmp_path: Path) -> None:
+    rows = [{"text": "great", **{f"k{i}_{j}": 1 for j in range(100)}} for i in range(101)]
+    source = write_rows(tmp_path / "in.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "o.csv")])
+    assert str(caught.value) == (
+        f"{source}: its rows have more than 10,000 keys together; that is no table: leave some out, or name "
+        "a .jsonl file with --out"
+    )
+    predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "o.jsonl")])
+    assert len(read_rows(tmp_path / "o.jsonl")) == 101
 
 
 def test_numbers_that_json_does_not_know_are_written_as_json(trained: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lstm_sentiment import compare as command
 from lstm_sentiment import evaluate, train
-from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.evaluation import significance as comparison
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.evaluation.significance import compare, comparison_lines

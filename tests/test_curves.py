@@ -21,7 +21,8 @@ import lstm_sentiment.experiment.train as experiment
 import lstm_sentiment.training.trainer as trainer_module
 from lstm_sentiment import train
 from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
-from lstm_sentiment.config.command_line import config_yaml, parse_config, run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import config_yaml, parse_config
 from lstm_sentiment.config.public import public_config
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import MissingExtraError, RunError

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 import lstm_sentiment
-from lstm_sentiment.config.command_line import CommandParser, config_yaml, parse_config, run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import CommandParser, config_yaml, parse_config
 from lstm_sentiment.config.schema import Config, TrainerConfig, flatten
 from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
 from lstm_sentiment.config.yaml_files import keys_of

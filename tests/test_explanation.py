@@ -19,7 +19,7 @@ from conftest import CLUES
 import lstm_sentiment
 from lstm_sentiment import explain as command
 from lstm_sentiment.cli.characters import cells_of
-from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import ModelConfig, TextConfig
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError

@@ -28,7 +28,6 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, load_texts, prepare
 from lstm_sentiment.data.formats import json_arrays, readers, workbooks
-from lstm_sentiment.data.formats.arrow import columnar
 from lstm_sentiment.data.formats.readers import read_chunks
 from lstm_sentiment.data.formats.writers import open_table
 from lstm_sentiment.data.sources import sources
@@ -189,7 +188,8 @@ HOSTILE: dict[str, tuple[str, str]] = {  # what stands behind the header -> what
     "row of no number": ('<row r="-1"/>', "holds more than 1,048,576 rows or texts"),
     "wide row": ("<row>" + "<c/>" * 100_001 + "</row>", "holds more than 100,000 elements in one row"),
     "long row": (f"<row><c><v>{'1' * (5 << 20)}</v></c></row>", "holds more than 4,194,304 bytes in one row"),
-    "no rows": ("<a/>" * (3 << 20), "holds more than 8,388,608 bytes beside its rows"),
+    "no rows": (f"<a>{'1' * (9 << 20)}</a>", "holds more than 8,388,608 bytes beside its rows"),
+    "many elements": ("<a/>" * 100_001, "holds more than 100,000 elements beside its rows"),
     "large": (f"<row><c><v>{'1' * (70 << 20)}</v></c></row>", r"unpacks to 73,[\d,]+ bytes"),
 }
 
@@ -222,7 +222,9 @@ def test_parts_that_are_read_as_a_whole_are_bounded(tmp_path: Path, monkeypatch:
 
     file = edited(book, tmp_path / "a.xlsx", grow, part="xl/styles.xml")
     assert re.search(r"its part 'xl/styles\.xml' unpacks to 12,[\d,]+ bytes", refusal(file))
-    monkeypatch.setattr(workbooks, "MOST_TREE_BYTES", 1 << 30)  # the control arm: nothing else is in the way
+    monkeypatch.setattr(workbooks, "MOST_TREE_BYTES", 1 << 30)
+    assert "holds more than 100,000 elements beside its rows" in refusal(file)
+    monkeypatch.setattr(workbooks, "MOST_ELEMENTS", 1 << 30)  # the control arm: nothing else is in the way
     assert read(file)[0] == [{"text": "a", "label": "b"}]
 
 
@@ -509,7 +511,7 @@ def test_feather_is_read_with_its_types(tmp_path: Path, compression: Any) -> Non
 
 def test_many_rows_of_feather_come_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "CHUNK_ROWS", 400)
-    monkeypatch.setattr(columnar, "MOST_PART_BYTES", 1 << 16)
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 1 << 18)
     texts = [f"{number} " * (number % 90) for number in range(3000)]
     feather.write_feather(pa.table({"text": texts}), tmp_path / "a.feather", chunksize=1000)
     with open_source(str(tmp_path / "a.feather")) as source:

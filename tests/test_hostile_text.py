@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import html.parser
+import io
 import json
 import logging
 import re
 import shutil
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from attacks import GOOD_RUN, sign
 from conftest import write_csv
 
 from lstm_sentiment import evaluate, explain, load, predict, report
-from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.data.formats import writers as tables
 from lstm_sentiment.data.formats.writers import open_table, to_json_line
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment.launching import log_to_stdout
@@ -235,40 +238,122 @@ def test_the_control_a_terminal_would_obey() -> None:
 
 # -- tables ------------------------------------------------------------------------------------------
 
-FORMULAS = [
-    "=1+1",
-    "+1+cmd|' /C calc'!A0",
-    "-1+1",
-    "@SUM(A1)",
-    "\t=1",
-    "\r=1",
-    "= so good",
-    "-",
-    "+inf",
-    "-1_0",
+FORMULAS = {  # text -> what is written
+    "=1+1": "'=1+1",
+    "+1+cmd|' /C calc'!A0": "'+1+cmd|' /C calc'!A0",
+    "-1+1": "'-1+1",
+    "@SUM(A1)": "'@SUM(A1)",
+    "\t=1": "'\t'=1",
+    "\r=1": "'\r'=1",
+    "\n=1": "'\n'=1",
+    "\n so good": "'\n so good",
+    "= so good": "'= so good",
+    "-": "'-",
+    " =1": "' =1",
+    "\xa0=1": "'\xa0=1",
+    '"=1"': '\'"=1"',
+    "\ufeff=1": "'\ufeff=1",
+    "\u200b@x": "'\u200b@x",
+    "\uff1d1+1": "'\uff1d1+1",
+    "\uff0b1+1": "'\uff0b1+1",
+    "\uff0d1+1": "'\uff0d1+1",
+    "\uff20SUM(A1)": "'\uff20SUM(A1)",
+    "\ufe661+1": "'\ufe661+1",
+    "\u22121+1": "'\u22121+1",
+    "good;=1+1": "good;'=1+1",
+    "good; =1+1": "good;' =1+1",
+    'good;"=1+1"': 'good;\'"=1+1"',
+    "good,=1+1": "good,'=1+1",
+    "good|=1+1": "good|'=1+1",
+    "good\t@x": "good\t'@x",
+    "good\n=1+1": "good\n'=1+1",
+    "good\r\n=1+1": "good\r\n'=1+1",
+    "a;-1;-1x;=2": "a;'-1;'-1x;'=2",
+    "good; -0.5": "good;' -0.5",
+    "so good, -- really": "so good,' -- really",
+}
+HARMLESS = [
+    "good",
+    "-0.5",
+    "+3",
+    "-1e-05",
+    "",
+    "a=1",
+    "'=1",
+    "so-so",
+    "5 stars",
+    "a@b.org",
+    "1-2;3",
 ]
-HARMLESS = ["good", "-0.5", "+3", "-1e-05", "", " =1", "a=1", "'=1", "so-so", "5 stars"]
+SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20\ufe62\ufe63\ufe66\ufe6b\u2212"
+
+
+def labelled(folder: Path, texts: Iterable[str], ending: str, *more: str) -> Path:
+    """Label texts, and write them as a table."""
+    rows, out = folder / "rows.jsonl", folder / f"out.{ending}"
+    records = ({"n": 0, "text": text, "=note": "=1"} for text in texts)
+    rows.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    predict.main([str(GOOD_RUN), f"--file={rows}", f"--out={out}", *more])
+    return out
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "CSV.gz"])
 def test_a_spreadsheet_computes_nothing_where_that_is_asked_for(tmp_path: Path, ending: str) -> None:
-    rows = tmp_path / "rows.jsonl"
-    texts = [*FORMULAS, *HARMLESS]
-    rows.write_text("".join(json.dumps({"text": text, "=note": "=1"}) + "\n" for text in texts), "utf-8")
-    out = tmp_path / f"out.{ending}"
-    predict.main([str(GOOD_RUN), f"--file={rows}", f"--out={out}", "--spreadsheet-safe"])
+    out = labelled(tmp_path, [*FORMULAS, *HARMLESS], ending, "--spreadsheet-safe")
     found = pd.read_csv(out, sep="\t" if ending == "tsv" else ",", dtype=str, keep_default_na=False)
-    assert list(found.columns)[:3] == ["text", "'=note", "predicted_label"]
-    assert found["text"].tolist() == [*(f"'{text}" for text in FORMULAS), *HARMLESS]
+    assert list(found.columns)[:4] == ["n", "text", "'=note", "predicted_label"]
+    assert found["text"].tolist() == [*FORMULAS.values(), *HARMLESS]
     assert set(found["'=note"]) == {"'=1"}
     assert found["probability_positive"].astype(float).between(0, 1).all()
 
 
+def computed(file: Path, separator: str) -> list[str]:
+    """Return the cells that a spreadsheet would compute which takes this separator, whatever the file has."""
+    with file.open(newline="", encoding="utf-8") as opened:
+        content = opened.read()
+    lines = io.StringIO(content, newline=None)  # a carriage return alone ends a line too
+    cells = [cell for row in csv.reader(lines, delimiter=separator) for cell in row]
+    cells += [cell for line in content.splitlines() for cell in line.split(separator)]  # without quotes
+    begun = [cell.lstrip(' "\xa0\ufeff\u200b').rstrip(' "') for cell in cells]
+    number = re.compile(r"[-+]?[\d.]+(e-?\d+)?")
+    return [cell for cell in begun if cell and cell[0] in SIGNS and not number.fullmatch(cell)]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_number_that_begins_a_line_is_none_where_another_separator_is_taken(
+    tmp_path: Path, ending: str
+) -> None:
+    rows = [{"n": "-1", "text": "2+cmd|' /C calc'!A0"}, {"n": "-0.5", "text": "+3"}, {"n": "7", "text": "-2"}]
+    file, out = tmp_path / "rows.jsonl", tmp_path / f"out.{ending}"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict.main([str(GOOD_RUN), f"--file={file}", f"--out={out}", "--spreadsheet-safe"])
+    found = pd.read_csv(out, sep="\t" if ending == "tsv" else ",", dtype=str)
+    assert found["n"].tolist() == ["'-1", "'-0.5", "7"]
+    assert found["text"].tolist() == ["2+cmd|' /C calc'!A0", "+3", "-2"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_it_computes_nothing_whatever_separator_it_takes(tmp_path: Path, ending: str) -> None:
+    safe = labelled(tmp_path, [*FORMULAS, *HARMLESS], ending, "--spreadsheet-safe")
+    assert [cell for separator in ",;\t|" for cell in computed(safe, separator)] == []
+    unsafe = labelled(tmp_path, [*FORMULAS, *HARMLESS], ending)
+    for separator in ",;\t|":  # the control
+        assert computed(unsafe, separator)
+
+
+def test_a_text_of_nothing_but_beginnings_takes_time_linear_in_its_length() -> None:
+    texts = ["\n" * 200_000 + "=", "; " * 100_000, " " * 200_000 + "=", ";-1" * 70_000, "=;" * 100_000]
+    started = time.process_time()
+    for text in (*texts, ";" + '"' * 200_000, ';"' * 100_000, "-" + "1" * 200_000 + "x"):
+        tables._inert(text)
+    assert time.process_time() - started < 5
+
+
 def test_otherwise_texts_are_written_as_they_are(tmp_path: Path) -> None:
-    rows = write_csv(tmp_path / "rows.csv", [(text, "positive") for text in FORMULAS[:4]])
+    rows = write_csv(tmp_path / "rows.csv", [(text, "positive") for text in list(FORMULAS)[:4]])
     predict.main([str(GOOD_RUN), f"--file={rows}", f"--out={tmp_path / 'out.csv'}"])
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
-        assert [row["text"] for row in csv.DictReader(file)] == FORMULAS[:4]
+        assert [row["text"] for row in csv.DictReader(file)] == list(FORMULAS)[:4]
 
 
 @pytest.mark.parametrize("argv", [["--out=a.jsonl"], ["--out=a.parquet"], []])

@@ -127,7 +127,7 @@ def test_bases_take_parameters_in_python_3_10_too(module: str) -> None:
     assert bases_with_parameters(ast.parse(MODULES[module].read_text("utf-8"))) <= SUBSCRIPTED
 
 
-PRINTERS = ("__main__", "deployment.runtime", "config.command_line", "cli.terminal")
+PRINTERS = ("__main__", "deployment.runtime", "cli.exits", "cli.terminal")
 PRINTING = ("print", "say", "sys.exit", "exit", "quit")
 
 

@@ -19,14 +19,8 @@ from lstm_sentiment.data.token_store import Columns, tokenize_source
 from lstm_sentiment.deployment.exporter import export, load_runtime
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
-from lstm_sentiment.text.tokenization import (
-    UNKNOWN,
-    Encoder,
-    decode_escapes,
-    split_negations,
-    split_piece,
-    words,
-)
+from lstm_sentiment.text.encoder import Encoder
+from lstm_sentiment.text.tokenization import UNKNOWN, decode_escapes, split_negations, split_piece, words
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
 quick = settings(max_examples=100, deadline=None)

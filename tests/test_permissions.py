@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from lstm_sentiment import compare, doctor, evaluate, explain, export, load, predict, report, train
+from lstm_sentiment.checkpoints.manifest import write_tensors
 from lstm_sentiment.checkpoints.run_folder import BEST, LAST
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import NoPermissionError, SentimentError
@@ -78,6 +81,22 @@ def test_the_umask_alone_decides_who_may_read_what_is_written(
     for folder in ("run", "saved", "exported"):
         assert modes(tmp_path / folder) == {"files": {0o666 & ~mask}, "folders": {0o777 & ~mask}}, folder
     assert stat.S_IMODE(answers.stat().st_mode) == 0o666 & ~mask
+
+
+def test_the_librarys_own_writer_lets_nobody_else_read(tmp_path: Path) -> None:
+    """The control: what it writes has mode 0600 whatever the umask, and others cannot open it."""
+    with umask(0o022), tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        own, ours = Path(folder) / "own.safetensors", Path(folder) / "ours.safetensors"
+        safetensors.torch.save_file({"a": torch.ones(2)}, own)
+        write_tensors(ours, {"a": torch.ones(2)})
+        assert [stat.S_IMODE(file.stat().st_mode) for file in (own, ours)] == [0o600, 0o644]
+        content = ours.read_bytes()
+        with as_somebody_else():
+            assert ours.read_bytes() == content
+            if os.geteuid() == NOBODY:
+                with pytest.raises(PermissionError):
+                    own.read_bytes()
 
 
 HIDDEN = [".", "best", "best/model.safetensors", "best/manifest.json", "config.yaml", "labels.json"]

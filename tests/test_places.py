@@ -20,11 +20,13 @@ from attacks import GOOD_RUN, sign
 
 from lstm_sentiment import evaluate, load, report
 from lstm_sentiment.checkpoints.run_folder import RunFolder
-from lstm_sentiment.config.command_line import config_yaml, run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import NO_PLACES, last_part, public_config
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.config.yaml_files import keys_of, type_of
-from lstm_sentiment.data.sources.sources import fetched, open_source
+from lstm_sentiment.data.sources.downloads import fetched
+from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import DataError, without_secrets
 from lstm_sentiment.experiment.launching import log_to_stdout
 from lstm_sentiment.experiment.session import new_curves

@@ -30,7 +30,8 @@ from lstm_sentiment import predict, pretrain, train
 from lstm_sentiment.adaptation import pretrained as transfer
 from lstm_sentiment.adaptation.pretrained import TAKEN, load_pretrained
 from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
-from lstm_sentiment.config.command_line import config_yaml, parse_config, parse_settings, run_command
+from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import config_yaml, parse_config, parse_settings
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import prepare
 from lstm_sentiment.data.dataset import rank_share

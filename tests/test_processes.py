@@ -180,6 +180,33 @@ def test_other_processes_answer_with_a_classifier_sent_there(classifier: Sentime
     np.testing.assert_allclose(answers_RC, expected_RC, atol=1e-6)
 
 
+SENT = """
+import sys
+from multiprocessing.reduction import ForkingPickler
+import torch.multiprocessing  # teaches it how tensors are sent
+from lstm_sentiment import SentimentClassifier, load
+classifier = load(sys.argv[1], device="cpu")
+if sys.argv[2] == "as it is":
+    del SentimentClassifier.__reduce__
+open(sys.argv[3], "wb").write(bytes(ForkingPickler.dumps(classifier)))
+"""
+
+
+@pytest.mark.parametrize("how", ["taken apart", "as it is"])
+def test_a_classifier_outlives_the_process_that_sent_it(trained_run: Path, tmp_path: Path, how: str) -> None:
+    """And the control: sent as it is, its tensors are shared memory, which has ended with that process."""
+    sent = tmp_path / "sent"
+    subprocess.run([sys.executable, "-c", SENT, str(trained_run), how, str(sent)], check=True, timeout=100)
+    if how == "as it is":
+        with pytest.raises((OSError, RuntimeError)):
+            pickle.loads(sent.read_bytes())
+    else:
+        again = pickle.loads(sent.read_bytes())
+        np.testing.assert_array_equal(
+            again.predict_proba(TEXTS), load(trained_run, device="cpu").predict_proba(TEXTS)
+        )
+
+
 def test_a_classifier_that_was_on_a_device_that_is_not_here_is_on_auto(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

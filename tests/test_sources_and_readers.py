@@ -11,6 +11,7 @@ import io
 import json
 import lzma
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from lstm_sentiment.data.formats.readers import (
     pick_column,
     read_chunks,
 )
+from lstm_sentiment.data.sources import sources
 from lstm_sentiment.data.sources.names import COMPRESSIONS, FORMATS, compression_of, format_of
 from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import DataError, MissingExtraError
@@ -392,6 +394,51 @@ def test_a_damaged_compressed_file_is_refused_by_name(tmp_path: Path, compressio
         damages["flipped"] = whole[:middle] + flipped + whole[middle + 40 :]
     for content in damages.values():
         assert refusal(tmp_path / f"rows.csv{compression}", content).startswith("FILE:")
+
+
+def test_an_xz_file_may_hold_several_streams_and_zeros_between(tmp_path: Path) -> None:
+    rows = [("so good", "x"), ("so bad", "y")]
+    first, second = (lzma.compress(part) for part in (delimited(rows[:1]), b'"so bad","y"\n'))
+    file = tmp_path / "rows.csv.xz"
+    for content in (first + second, first + bytes(8) + second + bytes(4), first + second + b"no stream"):
+        file.write_bytes(content)
+        assert pairs(file) == rows
+    assert lzma.decompress(first + second) == delimited(rows)  # the reference
+    assert refusal(file, (first + second)[:-9]).startswith("FILE: cannot be read: the file is cut off")
+
+
+def test_an_xz_file_that_asks_for_a_gigabyte_does_not_get_it(tmp_path: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
+    packed = io.BytesIO()
+    # Written by hand: to pack with such a dictionary would take ten gigabytes.
+    whole = lzma.compress(delimited(LONG), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}])
+    place = whole.index(b"\x21\x01") + 2  # LZMA2, one byte of properties
+    header = bytearray(whole[12 : 12 + 4 * (whole[12] + 1)])
+    header[place - 12] = lzma._encode_filter_properties(filters[0])[0]  # type: ignore[attr-defined]
+    header[-4:] = zlib.crc32(header[:-4]).to_bytes(4, "little")
+    packed.write(whole[:12] + header + whole[12 + len(header) :])
+    message = refusal(tmp_path / "rows.csv.xz", packed.getvalue())
+    assert message == (
+        "FILE: cannot be read: its dictionary takes more than 104,857,600 bytes of memory; use xz -9 or "
+        "less; copy or write it anew"
+    )
+    assert len(lzma.decompress(packed.getvalue())) == len(
+        delimited(LONG)
+    )  # the control: the library gives it
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_a_byte_far_into_a_line_without_end_is_found_at_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setattr(sources, "MAX_LINE", 101)
+    width = len("x".encode(encoding))
+    bad = b"\xff" if encoding == "utf-8" else b"\x00\xd8x\x00"
+    content = "text\n".encode(encoding) + "x".encode(encoding) * 300 + bad + "y\n".encode(encoding)
+    message = refusal(tmp_path / "rows.csv", content, encoding=encoding)
+    # Bytes of UTF-16 are split at the first one of a line break.
+    told = "0xff at position 301" if encoding == "utf-8" else f"0x00 at position {300 * width + 2}"
+    assert message.startswith(f"FILE:2: byte {told} is not {encoding}; set data.encoding"), message
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:

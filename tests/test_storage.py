@@ -24,7 +24,7 @@ import lstm_sentiment.checkpoints.run_folder as checkpoint_module
 import lstm_sentiment.system.files as files_module
 from lstm_sentiment import predict, train
 from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
-from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import CheckpointError, DiskError, RunError
 from lstm_sentiment.experiment.train import run as train_run

@@ -211,3 +211,25 @@ def test_values_that_are_no_text_are_spelled_as_in_json(tmp_path: Path) -> None:
 def test_a_json_line_is_one_line_of_readable_text() -> None:
     line = to_json_line({"text": "é\n\r😀", 7: pd.Timestamp("2020-01-02")})
     assert line == '{"text": "é\\n\\r😀", "7": "2020-01-02 00:00:00"}'
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv.gz", ".parquet", ".feather", ".xlsx"])
+def test_rows_further_down_have_the_columns_of_those_before_or_are_refused(
+    tmp_path: Path, ending: str
+) -> None:
+    """The fault: without names, values would stand below other columns than their own."""
+    file = tmp_path / f"rows{ending}"
+    with open_table(str(file)) as append:
+        append(pd.DataFrame({"text": ["a"], "label": ["x"]}))
+        append(pd.DataFrame({"label": ["y"], "text": ["b"]}))
+        append(pd.DataFrame({"text": ["c"]}))
+    assert read_back(file) == [("a", "x"), ("b", "y"), ("c", "")]
+
+    def more() -> None:
+        with open_table(str(file)) as append:
+            append(pd.DataFrame({"text": ["a"]}))
+            append(pd.DataFrame({"text": ["a"], "stars": ["5"]}))
+
+    with pytest.raises(DataError, match=r"have more columns \('stars'\); write \.jsonl instead"):
+        more()
+    assert read_back(file) == [("a", "x"), ("b", "y"), ("c", "")]

@@ -159,6 +159,36 @@ def test_hashes_tell_texts_apart_and_not_their_margins(tmp_path: Path, cache: Pa
     assert len(set(hashes)) == 3
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_a_column_of_texts_is_no_column_of_labels(tmp_path: Path, cache: Path, name: str) -> None:
+    """The fault: all of its texts were kept, to say at the end that there are too many of them."""
+
+    def told(labels: list[str]) -> str:
+        rows = [f"so,{label}" for label in labels]
+        if name == "rows.jsonl":
+            rows = [json.dumps({"text": "so", "label": label}) for label in labels]
+        (tmp_path / name).write_text("\n".join(["text,label", *rows] if name == "rows.csv" else rows) + "\n")
+        with pytest.raises(DataError) as caught:
+            load(tmp_path / name, cache)
+        return str(caught.value).removeprefix(str(tmp_path / name))
+
+    first = 2 if name == "rows.csv" else 1
+    assert told(["a", "x" * 1001]) == (
+        f":{first + 1}: a label of 1,001 characters, '{'x' * 20}…'; set data.label_column to the right one"
+    )
+    assert told([f"l{i}" for i in range(10_001)]) == (
+        f":{first + 10_000}: more than 10,000 different labels ('l0', 'l1', 'l2', 'l3', 'l4' and 9,995 "
+        "more); set data.label_column to the right one"
+    )
+    assert list(cache.iterdir()) == []
+
+
+def test_long_groups_are_told_apart_by_a_hash(tmp_path: Path, cache: Path) -> None:
+    long = "x" * 5_000
+    (tmp_path / "rows.csv").write_text(f"text,label,g\na,p,{long}\nb,n,{long}y\nc,p,{long}\nd,n,\n")
+    assert load(tmp_path / "rows.csv", cache, group="g").groups.tolist() == [0, 1, 0, 2]
+
+
 def test_groups_are_numbered_by_value(file: Path, cache: Path) -> None:
     assert load(file, cache, group="author").groups.tolist() == [0, 1, 0, 2]
     with pytest.raises(DataError, match=r"no column 'autor' \(data\.group_column\).*Did you mean 'author'"):
@@ -331,7 +361,7 @@ def test_a_process_that_was_slower_leaves_the_others_entry_alone(
 
 def test_the_cache_holds_nothing_that_could_be_executed(file: Path, cache: Path) -> None:
     (entry,) = [cache / load(file, cache).fingerprint]
-    assert sorted(path.name for path in entry.iterdir()) == ["ids.bin", "meta.json", "rows.npz"]
+    assert sorted(path.name for path in entry.iterdir()) == ["ids.bin", "meta.json", "rows.npz", "sums.json"]
     with np.load(entry / "rows.npz", allow_pickle=False) as arrays:
         assert all(arrays[name].dtype.kind in "biuf" for name in arrays.files)
     json.loads((entry / "meta.json").read_bytes())

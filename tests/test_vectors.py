@@ -152,7 +152,8 @@ class Server:
         self.content, self.asked = content, list[str]()
         monkeypatch.setattr("urllib.request.urlopen", self.open)
 
-    def open(self, url: str) -> io.BytesIO:
+    def open(self, url: str, timeout: float) -> io.BytesIO:
+        assert 0 < timeout < 100
         self.asked.append(url)
         assert ssl._create_default_https_context().verify_mode == ssl.CERT_REQUIRED
         if self.content is None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -61,6 +64,26 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Shapes) -> None:
             raise CheckpointError(f"{name} has the shape {found}, and config.yaml asks for {expected}")
         if tensor.dtype != torch.float32:
             raise CheckpointError(f"{name} holds {tensor.dtype}, not torch.float32")
+
+
+def check_finite(answers_RC: npt.NDArray[Any]) -> None:
+    """Refuse answers that are not numbers: each weight may be finite, and a sum of them not.
+
+    Raises:
+        CheckpointError: tells how many.
+
+    >>> check_finite(np.array([[0.5, 0.5], [np.nan, np.nan]]))
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.CheckpointError: the model gives numbers that are not finite for 1 of 2 texts: its \
+weights or its temperature are beyond all bounds; restore the run from a copy, or train it again
+    """
+    bad = int((~np.isfinite(answers_RC).all(axis=1)).sum())
+    if bad:
+        raise CheckpointError(
+            f"the model gives numbers that are not finite for {bad:,} of {len(answers_RC):,} texts: its "
+            "weights or its temperature are beyond all bounds; restore the run from a copy, or train it again"
+        )
 
 
 def known_tokens(weights: Mapping[str, Tensor]) -> int:

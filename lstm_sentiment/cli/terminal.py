@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from lstm_sentiment.errors import escaped, without_secrets
 
@@ -30,9 +30,19 @@ class PlainFormatter(logging.Formatter):
 class SafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # which Python 3.10 cannot be given
     """Writes records to a stream, with what its encoding lacks escaped: no record is lost for a character."""
 
+    lost: ClassVar[OSError | None] = None  # why a record of this process could not be written
+
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, or lines, of a record, as the stream can write them."""
         return writable(super().format(record), self.stream)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Go on without a line that cannot be written, as on a full disk; the command's end tells of it."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            SafeHandler.lost = SafeHandler.lost or error
+        else:
+            super().handleError(record)
 
 
 def writable(text: str, stream: TextIO) -> str:

@@ -9,18 +9,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from lstm_sentiment.cli.terminal import plain_warnings, say, speak_utf8
 from lstm_sentiment.cli.usage import Help
 from lstm_sentiment.config.safe_yaml import has_tricks
 from lstm_sentiment.config.schema import Config
@@ -37,12 +35,10 @@ from lstm_sentiment.errors import (
     ConfigError,
     DataError,
     Problems,
-    SentimentError,
-    StoppedError,
     escaped,
     shown,
-    without_secrets,
 )
+from lstm_sentiment.system.files import refuse_device
 
 Settings = TypeVar("Settings")
 RUN = "run folder that training wrote, or starter: the model that comes with the package"
@@ -147,40 +143,18 @@ def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_out(*files: str | None) -> None:
-    """Refuse files to be written whose folder is not there, before any work is done; None is no file.
+    """Refuse files that cannot be written, before any work is done; None is no file.
 
     Raises:
-        DataError: names the folder.
+        DataError: the folder is not there; there is a device or pipe, which a file would take the place of.
 
     >>> check_out(None, "here.json")
     """
     for file in files:
         if file and not Path(file).parent.is_dir():
             raise DataError(f"no such folder: {Path(file).parent}", file=file)
-
-
-def run_command(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command's `main` with the process's arguments and leave with its exit code.
-
-    A `SentimentError` becomes one message on stderr; an interrupt leaves with 130.
-    """
-    speak_utf8()
-    plain_warnings()
-    try:
-        main(sys.argv[1:])
-        sys.stdout.flush()
-    except SentimentError as error:
-        kind = "" if isinstance(error, StoppedError) else "error: "
-        for line in str(error).split("\n"):
-            say(without_secrets(f"{kind}{line}"), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    sys.exit(0)
+        if file:
+            refuse_device(Path(file), file)
 
 
 class CommandParser(argparse.ArgumentParser):

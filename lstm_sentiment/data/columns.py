@@ -24,6 +24,7 @@ from lstm_sentiment.data.formats.readers import (
     pick_column,
     read_chunks,
 )
+from lstm_sentiment.data.numbering import group_number, label_number
 from lstm_sentiment.data.sources.sources import Source
 from lstm_sentiment.errors import DataError, Problems, shown
 
@@ -100,7 +101,7 @@ class Rows:
             pick_column(wanted.group, columns, candidates=(), key="data.group_column", file=name)
             numbers = self._group_numbers
             groups = column_texts(chunk, wanted.group, name)
-            self.groups.extend(numbers.setdefault(group, len(numbers)) for group in groups)
+            self.groups.extend(group_number(numbers, group) for group in groups)
         self._take_weights(chunk, columns)
         self.hashes.extend(map(_text_hash, texts))
         self.lines.extend(chunk.lines.tolist())
@@ -140,8 +141,9 @@ class Rows:
             return
         column = pick_column(wanted, columns, candidates=LABEL_COLUMNS, key="data.label_column", file=name)
         self._label_column = column
-        for label in column_labels(chunk, column, name):
-            self.labels.append(self.label_numbers.setdefault(label, len(self.label_numbers)))
+        numbers = self.label_numbers
+        labels = zip(column_labels(chunk, column, name), chunk.lines.tolist(), strict=True)
+        self.labels.extend(label_number(numbers, label, file=name, line=line) for label, line in labels)
 
 
 def _text_hash(text: str) -> int:

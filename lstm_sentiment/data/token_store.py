@@ -3,6 +3,7 @@
     CACHE/<key>/ids.bin      all tokens of all rows, one flat int32 array (N,)
                 rows.npz     offsets (R + 1,), labels, groups, weights, hashes, lines, phrases (R,)
                 meta.json    the tokens that the numbers stand for, label values, counts
+                sums.json    a checksum of each of the files above (see `cache_entry`)
 
 The key is a hash of the file's contents and of every setting that the numbers depend on, and not
 of the split or the vocabulary: a second run with another seed, vocabulary or length reuses it.
@@ -10,13 +11,11 @@ of the split or the vocabulary: a second run with another seed, vocabulary or le
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
+import logging
 import mmap
 import shutil
-import tempfile
-import zipfile
 from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,18 +24,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_sentiment.data.cache_entry import IDS, DamagedError, read_entry, write_entry
 from lstm_sentiment.data.columns import Columns as Columns
 from lstm_sentiment.data.columns import Rows
 from lstm_sentiment.data.sources.names import compression_of
 from lstm_sentiment.data.sources.sources import Source, text_files
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.system.cache_folder import cache_folder as cache_folder
-from lstm_sentiment.system.files import writing
+from lstm_sentiment.system.files import held_unfinished, sweep, sync_folder, unfinished, writing
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
-FORMAT = 7
+FORMAT = 8
+log = logging.getLogger(__name__)
 LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
-ROW_ARRAYS = ("offsets", "labels", "groups", "weights", "hashes", "lines", "phrases")
 Array = npt.NDArray[Any]
 
 
@@ -132,24 +132,35 @@ def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cach
         DataError: a row or column that cannot be used, with file and line.
     """
     folder = cache / _key(source, columns, tokenizer)
-    store = _open(folder, source.name)
+    store = _opened(folder, source.name)
     if store is None:
         with writing(cache):
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-            building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
+            sweep(cache)
+            building = unfinished(folder)
+            building.mkdir(mode=0o700)
         try:
-            with writing(cache, kept="LSTM_SENTIMENT_CACHE names it"):
+            with held_unfinished(building), writing(cache, kept="LSTM_SENTIMENT_CACHE names it"):
                 _build(source, columns, tokenizer, building)
-            if _open(folder, source.name) is None:  # else another process was faster
-                shutil.rmtree(folder, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    building.rename(folder)
+                if not _is_whole(folder):  # else another process was faster
+                    shutil.rmtree(folder, ignore_errors=True)
+                    _put(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        store = _open(folder, source.name)
+        store = _opened(folder, source.name)
     if store is None:
         raise DataError(f"its tokens cannot be kept in {cache}; set LSTM_SENTIMENT_CACHE", file=source.name)
     return store
+
+
+def _put(building: Path, folder: Path) -> None:
+    """Put an entry in its place, unless another process has just done so."""
+    try:
+        building.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    sync_folder(folder.parent)
 
 
 def content_hash(path: Path) -> str:
@@ -190,28 +201,24 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _open(folder: Path, name: str) -> TokenStore | None:
-    """Return what is in a cache folder, or None when it is not there or not whole."""
-    try:
-        meta = json.loads((folder / "meta.json").read_bytes())
-        with (folder / "rows.npz").open("rb") as file, np.load(file, allow_pickle=False) as rows:
-            arrays = {key: rows[key] for key in ROW_ARRAYS}
-        if (folder / "ids.bin").stat().st_size != 4 * int(arrays["offsets"][-1]):
-            return None
-        ids_N: Array = np.zeros(0, np.int32)
-        if arrays["offsets"][-1]:  # private and writable, which torch asks for; nothing writes to it
-            ids_N = np.memmap(folder / "ids.bin", np.int32, mode="c")
-        return TokenStore(
-            name=name,
-            ids_N=ids_N,
-            tokens=meta["tokens"],
-            label_values=meta["label_values"],
-            counts=meta["counts"],
-            fingerprint=folder.name,
-            **arrays,
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile):
+def _opened(folder: Path, name: str) -> TokenStore | None:
+    """Return what is in a cache folder, None where it is not there or damaged, which is told."""
+    if not folder.exists():
         return None
+    try:
+        ids_N, arrays, meta = read_entry(folder)
+    except DamagedError as error:
+        log.warning("%s: is damaged (%s); the text is tokenised anew", folder, error)
+        return None
+    return TokenStore(name=name, ids_N=ids_N, fingerprint=folder.name, **arrays, **meta)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_entry(folder)
+    except DamagedError:
+        return False
+    return True
 
 
 def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path) -> None:
@@ -220,7 +227,7 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
     rows = Rows(source, columns)
     lengths = array("q")
     empty = 0
-    with (folder / "ids.bin").open("wb") as out:
+    with (folder / IDS).open("wb") as out:
         for numbers_N, lengths_R in lexicon.encode_all(rows.texts()):
             out.write(numbers_N.astype(np.int32).tobytes())
             lengths.extend(lengths_R.tolist())
@@ -231,20 +238,19 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
         )
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(np.array(lengths), out=offsets[1:])
-    np.savez(
-        folder / "rows.npz",
-        offsets=offsets,
-        labels=np.array(rows.labels, np.int32),
-        groups=np.array(rows.groups, np.int32),
-        weights=np.array(rows.weights, np.float64),
-        hashes=np.array(rows.hashes, np.uint64),
-        lines=np.array(rows.lines, np.int64),
-        phrases=np.array(rows.phrases, bool),
-    )
+    arrays = {
+        "offsets": offsets,
+        "labels": rows.labels,
+        "groups": rows.groups,
+        "weights": rows.weights,
+        "hashes": rows.hashes,
+        "lines": rows.lines,
+        "phrases": rows.phrases,
+    }
     meta = {
         "tokens": lexicon.tokens,
         "label_values": list(rows.label_numbers),
         "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced}
         | {"swallowed": rows.swallowed, "swallowed_line": rows.swallowed_line},
     }
-    (folder / "meta.json").write_text(json.dumps(meta))
+    write_entry(folder, arrays, meta)

@@ -26,10 +26,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lstm_sentiment.data.sources.downloads import fetched
 from lstm_sentiment.data.sources.names import compression_of
-from lstm_sentiment.data.sources.sources import fetched, open_binary
+from lstm_sentiment.data.sources.sources import open_binary
 from lstm_sentiment.errors import ConfigError, DataError, escaped, shown
-from lstm_sentiment.system.files import local_path, unfinished
+from lstm_sentiment.system.files import local_path, unfinished, writing
 from lstm_sentiment.text.tokenization import PAD, SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Vocabulary, certificates_checked
 
@@ -68,6 +69,7 @@ def load_vectors(
 
     Raises:
         ConfigError: no such file or name, vectors of another size, or a line that is no vector.
+        DiskError: they cannot be kept, or not be read from a temporary file.
 
     >>> file = Path(tempfile.mkdtemp()) / "vectors.txt"
     >>> _ = file.write_text("good 0.5 0.1\\nbad -0.4 0.2\\n")
@@ -84,11 +86,13 @@ def load_vectors(
         wanted = set(vocabulary.tokens[len(SPECIAL_TOKENS) :])
         count = 0
         for words, rows_NE in _read(file, name, size):
-            rows_NE.tofile(kept)
+            with writing(Path(tempfile.gettempdir())):
+                rows_NE.tofile(kept)
             found = zip(words, itertools.count(count))
             places |= {word: place for word, place in found if word in wanted}
             count += len(words)
-        kept.flush()
+        with writing(Path(tempfile.gettempdir())):
+            kept.flush()
         if not count:
             raise ConfigError(f"{name} holds no 'word number number ...' lines", key=KEY)
         vectors_NE = torch.from_numpy(np.memmap(kept, np.float32, mode="c", shape=(count, size)))
@@ -243,13 +247,16 @@ def _downloaded(name: str, folder: Path) -> tuple[Path, str]:
         return folder / member, ""
     path: Path = folder / url.rpartition("/")[2]
     if not path.is_file():
+        beside = unfinished(path)
         try:
-            with fetched(url.replace("http://", "https://")) as fresh:
+            with fetched(url.replace("http://", "https://")) as fresh, writing(path):
                 folder.mkdir(parents=True, exist_ok=True)
-                beside = unfinished(path)
-                shutil.move(fresh, beside)  # it may lie on another disk, where nothing can be renamed to here
-                beside.replace(path)
-        except (DataError, OSError) as error:
+                try:
+                    shutil.move(fresh, beside)  # from another disk, where nothing can be renamed to here
+                    beside.replace(path)
+                finally:
+                    beside.unlink(missing_ok=True)
+        except DataError as error:
             raise ConfigError(f"{name} cannot be downloaded: {error}", key=KEY) from None
     return path, member
 

@@ -2,7 +2,7 @@
 
     OUT/model.onnx    the network (see `onnx_graph`)
         model.json    labels, vocabulary, settings of the text, temperature, label sets, what was checked
-        runtime.py    one file for numpy and onnxruntime: four modules of this package as one
+        runtime.py    one file for numpy and onnxruntime: six modules of this package
 
 Legend: R texts, C classes.
 """
@@ -35,8 +35,17 @@ from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.score_file import answer_file
 from lstm_sentiment.system.extras import need
-from lstm_sentiment.system.files import sha256_of, sync_file, sync_folder, unfinished, write_json
-from lstm_sentiment.text import given, tokenization
+from lstm_sentiment.system.files import (
+    held_unfinished,
+    sha256_of,
+    sweep,
+    sync_file,
+    sync_folder,
+    unfinished,
+    write_json,
+    writing,
+)
+from lstm_sentiment.text import encoder, given, portions, tokenization
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.version import __version__
 
@@ -78,7 +87,8 @@ def export(
     Raises:
         DataError: the file cannot be used.
         ConfigError: the run's tokenizer cannot leave this package.
-        RunError: `out` is in the way, or cannot be written.
+        RunError: `out` is in the way.
+        DiskError: it cannot be written.
         CheckpointError: the exported model gives other probabilities; nothing is kept.
         MissingExtraError: onnx or onnxruntime is not installed.
     """
@@ -142,14 +152,14 @@ def check_texts(words: Sequence[str], max_tokens: int) -> list[str]:
 
 
 def runtime_source() -> str:
-    """Return the one file that answers texts: four modules of this package as one.
+    """Return the one file that answers texts: six modules of this package as one.
 
     >>> source = runtime_source()
     >>> "import lstm_sentiment" in source or "from lstm_sentiment" in source
     False
     """
     docstring, modules, names, bodies = "", set[str](), dict[str, set[str]](), list[str]()
-    for module in (tokenization, given, conformal, runtime):
+    for module in (tokenization, encoder, portions, given, conformal, runtime):
         source = inspect.getsource(module)
         tree = ast.parse(source)
         docstring = ast.get_docstring(tree, clean=False) or ""
@@ -163,7 +173,7 @@ def runtime_source() -> str:
     lines = [f"from {module} import {', '.join(sorted(of))}" for module, of in sorted(names.items())]
     parts = [
         f'"""{docstring}"""',
-        f"# Part of lstm_sentiment {__version__} (MIT License): four of its modules.",
+        f"# Part of lstm_sentiment {__version__} (MIT License): six of its modules.",
         "from __future__ import annotations",
         "\n".join([*sorted(modules), *lines]),
         *bodies,
@@ -285,17 +295,18 @@ def _folder(out: Path) -> Iterator[Path]:
     """Give a folder beside `out` that takes its place at the end, and is removed when anything fails."""
     building, old = unfinished(out), unfinished(out).with_suffix(".old")
     try:
-        building.mkdir()
-        yield building
-        for file in building.iterdir():
-            sync_file(file)
-        sync_folder(building)
-        if out.exists():
-            out.rename(old)
-        building.rename(out)
-        sync_folder(out.parent)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
+        sweep(out.parent, out.name)
+        with writing(out):
+            building.mkdir()
+        with held_unfinished(building), writing(out):
+            yield building
+            for file in building.iterdir():
+                sync_file(file)
+            sync_folder(building)
+            if out.exists():
+                out.rename(old)
+            building.rename(out)
+            sync_folder(out.parent)
     finally:
         if old.exists() and not out.exists():
             old.rename(out)

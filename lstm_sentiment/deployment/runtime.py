@@ -20,7 +20,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +28,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.evaluation.conformal import label_sets
+from lstm_sentiment.text.encoder import Encoder
 from lstm_sentiment.text.given import texts_in
-from lstm_sentiment.text.tokenization import PAD, Encoder, number_unknown
+from lstm_sentiment.text.portions import bytes_of, portions
+from lstm_sentiment.text.tokenization import PAD, number_unknown
 
 FORMAT = 1  # of model.json
 MODEL, FACTS = "model.onnx", "model.json"
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
+BYTES_AT_ONCE = 4 << 20  # of texts from which on no more are held
+MOST_CHARACTERS = 1 << 22  # of a line of stdin
 TOKENS_AT_ONCE = 4096  # padded tokens of one batch
 
 
@@ -155,11 +159,8 @@ class Classifier:
         Raises:
             TypeError: something that is no string, such as a table of several columns.
         """
-        remaining = iter(texts_in(texts))
-        parts = [np.zeros((0, len(self.labels)))]
-        while part := list(itertools.islice(remaining, TEXTS_AT_ONCE)):
-            parts.append(self._answer(part))
-        return np.concatenate(parts)
+        some = portions(texts_in(texts), most=TEXTS_AT_ONCE, size=BYTES_AT_ONCE, of=bytes_of)
+        return np.concatenate([np.zeros((0, len(self.labels))), *map(self._answer, some)])
 
     def _answer(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """Answer in batches of similar length, the longest first."""
@@ -185,7 +186,21 @@ class Classifier:
         inputs: dict[str, Any] = {"tokens": tokens_BT, "lengths": lengths_B}
         if self._subwords:
             inputs["spelling"] = spelling_XK
-        return self._session_here().run(["probabilities"], inputs)[0]
+        found = self._session_here().run(["probabilities"], inputs)[0]
+        if not np.isfinite(found).all():
+            raise ValueError(f"{MODEL} gives numbers that are not finite: its weights are beyond all bounds")
+        return found
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of stdin, none of which may be without end."""
+    for number in itertools.count(1):
+        line = sys.stdin.readline(MOST_CHARACTERS + 1)
+        if len(line) > MOST_CHARACTERS:
+            raise ValueError(f"line {number} of stdin is longer than {MOST_CHARACTERS:,} characters")
+        if not line:
+            return
+        yield line.rstrip("\n")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -200,14 +215,21 @@ def main(argv: Sequence[str]) -> int:
         return 2
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     try:
-        for text in argv or (line.rstrip("\n") for line in sys.stdin):
+        for text in argv or _lines():
             found = classifier.predict(text)[0]
             answer = {"text": text, "label": found.label, "score": found.score}
             # ASCII fits any terminal, whatever the text holds.
             print(json.dumps({**answer, "probabilities": found.probabilities}), flush=True)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: standard output: cannot be written: {error.strerror}", file=sys.stderr)
+        return 5
     return 0

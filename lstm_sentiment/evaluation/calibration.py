@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_sentiment.checkpoints.tensors import check_finite
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.evaluation.conformal import label_sets
 
@@ -47,12 +48,17 @@ class Calibration:
     def probabilities(self, logits_RC: Array) -> Array:
         """Return probabilities (R, C), float64.
 
+        Raises:
+            CheckpointError: logits that are not finite, or too large for the temperature.
+
         >>> Calibration(temperature=2.0).probabilities(np.array([[2.0, 0.0]])).round(3)
         array([[0.731, 0.269]])
         """
         scaled_RC = np.asarray(logits_RC, np.float64) / self.temperature
-        odds_RC = np.exp(scaled_RC - scaled_RC.max(axis=1, keepdims=True))
-        probabilities_RC: Array = odds_RC / odds_RC.sum(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # is told below
+            odds_RC = np.exp(scaled_RC - scaled_RC.max(axis=1, keepdims=True))
+            probabilities_RC: Array = odds_RC / odds_RC.sum(axis=1, keepdims=True)
+        check_finite(probabilities_RC)
         return probabilities_RC
 
     def label_sets(self, probabilities_RC: Array, coverage: float) -> Array:

@@ -26,6 +26,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
+from lstm_sentiment.checkpoints.tensors import check_finite
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from lstm_sentiment.explanation.gates import GateTrace, look_inside
 from lstm_sentiment.models.network import WideAndDeep, lstm_of
@@ -263,6 +264,7 @@ class _Reader:
             if self.ngrams is not None:
                 scores_BC += self._scaled(self.ngrams(self.ids[rows_TB].t(), lengths_B), self.shares[1])
             scores.append(scores_BC.double().numpy())
+            check_finite(scores[-1])
         return np.concatenate(scores)
 
     def score(self, vectors_TBE: Tensor, lengths_B: Tensor) -> Tensor:

@@ -31,13 +31,16 @@ from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.models.network import BRANCHES, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.hub import Published
 from lstm_sentiment.prediction.pickling import taken_apart
-from lstm_sentiment.prediction.types import Prediction, as_texts, checked_text, in_parts
+from lstm_sentiment.prediction.types import Prediction, as_texts, checked_text
 from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
-from lstm_sentiment.text.tokenization import PAD, UNKNOWN, Encoder, cut, number_unknown
-from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
+from lstm_sentiment.text.encoder import Encoder, cut
+from lstm_sentiment.text.portions import bytes_of, portions
+from lstm_sentiment.text.tokenization import PAD, number_unknown
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary, count_unknown
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
+BYTES_AT_ONCE = 4 << 20  # of texts from which on no more are held
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
 MANY = 16  # texts that are worth arrays of their own
 
@@ -229,6 +232,7 @@ class SentimentClassifier(Published):
 
         Raises:
             DataError: something that is no string, such as a table of several columns.
+            CheckpointError: the model gives numbers that are not finite.
             ConfigError: a coverage or probability that does not lie between 0 and 1.
         """
         if not 0 <= abstain_below <= 1:
@@ -252,7 +256,11 @@ class SentimentClassifier(Published):
         Raises:
             DataError: something that is no string, such as a table of several columns.
         """
-        return self.calibration.probabilities(self.predict_logits(texts))
+        logits_RC = self.predict_logits(texts)
+        try:
+            return self.calibration.probabilities(logits_RC)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.run or 'the weights given'}: {error}") from None
 
     def predict_logits(self, texts: str | Iterable[str]) -> npt.NDArray[np.float64]:
         """Return the model's logits (R, C), before calibration.
@@ -260,7 +268,9 @@ class SentimentClassifier(Published):
         Raises:
             DataError: something that is no string, such as a table of several columns.
         """
-        parts = [self._logits(part) for part in in_parts(as_texts(texts), TEXTS_AT_ONCE)]
+        checked = map(checked_text, as_texts(texts))
+        some = portions(checked, most=TEXTS_AT_ONCE, size=BYTES_AT_ONCE, of=bytes_of)
+        parts = [self._logits(part) for part in some]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 
     def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
@@ -286,15 +296,13 @@ class SentimentClassifier(Published):
         return Prediction(label=label, score=score, probabilities=probabilities)
 
     def _details(self, text: str) -> dict[str, Any]:
-        tokens = self._tokenizer(text)
-        unknown = self.vocabulary.encode(tokens).count(UNKNOWN)
+        count, unknown = count_unknown(text, self._tokenizer, self.vocabulary)
         return {
-            "unknown_share": unknown / max(1, len(tokens)),
-            "cut_tokens": max(0, len(tokens) - self.config.text.max_tokens),
+            "unknown_share": unknown / max(1, count),
+            "cut_tokens": max(0, count - self.config.text.max_tokens),
         }
 
     def _logits(self, texts: list[str]) -> npt.NDArray[np.float64]:
-        texts = [checked_text(text) for text in texts]
         return self._logits_of_many(texts) if len(texts) >= MANY else self._logits_of_few(texts)
 
     def _logits_of_few(self, texts: list[str]) -> npt.NDArray[np.float64]:

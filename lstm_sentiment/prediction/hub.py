@@ -25,7 +25,7 @@ from lstm_sentiment.config.public import public_config
 from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.prediction.model_card import model_card
 from lstm_sentiment.system.extras import need
-from lstm_sentiment.system.files import local_path, new_folder, write_atomically, write_json
+from lstm_sentiment.system.files import local_path, make_folder, new_folder, write_atomically, write_json
 from lstm_sentiment.system.open_errors import reading
 
 REPORTS = ("metrics.json", "data.json", "environment.json")
@@ -232,7 +232,7 @@ def _copy_packed(run: RunFolder, folder: Path, **card: Any) -> None:
         )
     names = (*SHARED_FILES, *WEIGHTS, "environment.json", STATEMENT, CARD)
     with new_folder(folder) as building:
-        (building / BEST).mkdir()
+        make_folder(building / BEST)
         for name in names:
             with reading(run.path / name):
                 content = run.own(name).read_bytes()

@@ -13,15 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from lstm_sentiment.config.sections import DataConfig
 from lstm_sentiment.data.formats.readers import (
     LABEL_COLUMNS,
     TEXT_COLUMNS,
+    Chunk,
     column_labels,
     column_texts,
     pick_column,
     read_chunks,
 )
 from lstm_sentiment.data.labels import entries_of, unknown_labels
+from lstm_sentiment.data.numbering import LONGEST, MOST_LABELS
 from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.prediction.classifier import SentimentClassifier
@@ -61,22 +64,15 @@ def answer_file(
     answers, left_out, unknown = [], 0, dict[str, list[int]]()
     with open_source(file, encoding_errors="replace", **how) as source:
         for chunk in tqdm(read_chunks(source), desc="evaluate", unit=" chunks", disable=None):
-            columns = [str(c) for c in chunk.frame.columns]
-            of_text, of_label = (
-                pick_column(
-                    wanted, columns, candidates=candidates, key=f"--{kind}-column", file=file, trained=known
-                )
-                for kind, wanted, known, candidates in (
-                    ("text", text_column, trained.text_column, TEXT_COLUMNS),
-                    ("label", label_column, trained.label_column, LABEL_COLUMNS),
-                )
-            )
+            of_text, of_label = _columns(chunk, (text_column, label_column), trained, file)
             labels = column_labels(chunk, of_label, file)
             entries = entries_of(set(labels), classes)
             for label, line in zip(labels, chunk.lines.tolist(), strict=True):
                 if label not in entries:
-                    unknown.setdefault(label, []).append(line)
-            if unknown:  # nothing is scored: look for the others
+                    unknown.setdefault(label[:LONGEST], []).append(line)
+            if unknown:  # nothing is scored: look for the others, unless it is a column of texts
+                if len(unknown) > MOST_LABELS:
+                    break
                 continue
             truth_R = np.array([index[classes[entries[label]]] for label in labels], np.int64)
             scored_R = truth_R >= 0
@@ -88,5 +84,19 @@ def answer_file(
     if left_out:
         log.warning("%s: %s rows left out by the run's data.labels", file, f"{left_out:,}")
     if not any(map(len, truth)):
-        raise DataError("every row is left out by the run's data.labels; give rows of its classes", file=file)
+        problem = "every row is left out by the run's data.labels; give rows of its classes"
+        raise DataError(problem, file=file)
     return np.concatenate(truth), np.concatenate(answers)
+
+
+def _columns(chunk: Chunk, wanted: tuple[str, str], trained: DataConfig, file: str) -> tuple[str, str]:
+    """Return the columns of texts and of labels."""
+    columns = [str(c) for c in chunk.frame.columns]
+    text, label = (
+        pick_column(name, columns, candidates=candidates, key=f"--{kind}-column", file=file, trained=known)
+        for kind, name, known, candidates in (
+            ("text", wanted[0], trained.text_column, TEXT_COLUMNS),
+            ("label", wanted[1], trained.label_column, LABEL_COLUMNS),
+        )
+    )
+    return text, label

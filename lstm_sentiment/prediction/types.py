@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,17 +45,6 @@ def as_texts(given: Any) -> Iterable[str]:
         return texts_in(given)
     except TypeError as error:
         raise DataError(str(error)) from None
-
-
-def in_parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Yield texts in lists of at most `size`, none of them empty.
-
-    >>> list(in_parts("abcde", 2))
-    [['a', 'b'], ['c', 'd'], ['e']]
-    """
-    iterator = iter(texts)
-    while part := list(itertools.islice(iterator, size)):
-        yield part
 
 
 def checked_text(text: object) -> str:

@@ -7,16 +7,26 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lstm_sentiment.errors import DataError, DiskError, RunError, escaped
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+ABANDONED_S = 60.0  # what is younger may be somebody's who is about to hold it
+DAY_S = 86_400.0
 _HINTS = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room, or choose another place"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or choose another place"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow writing, or choose another place"),
 }
 
@@ -93,6 +103,83 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.randbelow(10**12)}.tmp")
 
 
+@contextlib.contextmanager
+def held_unfinished(beside: Path) -> Iterator[None]:
+    """Hold a file or folder that is not yet whole, so that no other process takes it for abandoned.
+
+    Args:
+        beside: a name from `unfinished`, which is there.
+    """
+    handle = None
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a disk that knows no locks
+            handle = os.open(beside, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left unfinished in a folder: what is a minute old and no process holds.
+
+    Args:
+        folder: that files and folders were to appear in.
+        name: of one of them; None for all.
+
+    >>> import tempfile
+    >>> left = unfinished(Path(tempfile.mkdtemp()) / "a.csv")
+    >>> left.touch()
+    >>> os.utime(left, (0, 0))
+    >>> sweep(left.parent, "b.csv"), left.exists(), sweep(left.parent, "a.csv"), left.exists()
+    (None, True, None, False)
+    """
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.\d+\.(tmp|old)")
+    with contextlib.suppress(OSError):
+        for entry in [Path(found.path) for found in os.scandir(folder) if pattern.fullmatch(found.name)]:
+            if _is_abandoned(entry):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _is_abandoned(entry: Path) -> bool:
+    facts = entry.lstat()
+    age_s = time.time() - facts.st_mtime
+    if stat.S_ISLNK(facts.st_mode) or age_s < ABANDONED_S:
+        return False
+    if fcntl is None:
+        return age_s > DAY_S
+    try:
+        handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody holds it, or nobody can tell
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def refuse_device(path: Path, name: str) -> None:
+    """Refuse to write where a device or a pipe is: a file would take its place.
+
+    Raises:
+        DataError: there is one.
+
+    >>> refuse_device(Path("/dev/null"), "/dev/null")
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.DataError: /dev/null: is a device or a pipe; name a file
+    """
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise DataError("is a device or a pipe; name a file", file=name)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file beside its place, flush it to disk, then rename it into place.
 
@@ -101,8 +188,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     beside = unfinished(path)
     with writing(path, needed=len(content)):
+        sweep(path.parent, path.name)
         try:
-            with beside.open("xb") as out:
+            with beside.open("xb") as out, held_unfinished(beside):
                 out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
@@ -165,16 +253,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     building = unfinished(path)
     make_folder(path.parent)
+    sweep(path.parent, path.name)
     with writing(path):
         building.mkdir()
     try:
-        yield building
-        with writing(path):
-            sync_folder(building)
-            if path.exists():
-                path.rmdir()  # it is empty; not every system renames onto a folder
-            building.rename(path)
-            sync_folder(path.parent)
+        with held_unfinished(building):
+            yield building
+            with writing(path):
+                sync_folder(building)
+                if path.exists():
+                    path.rmdir()  # it is empty; not every system renames onto a folder
+                building.rename(path)
+                sync_folder(path.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

@@ -14,12 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.errors import ConfigError, shown
+from lstm_sentiment.text.encoder import LONG_TEXT
+from lstm_sentiment.text.portions import portions
 from lstm_sentiment.text.tokenization import (
     HALF_CHARACTER,
     SPECIAL_TOKENS,
@@ -32,7 +34,10 @@ from lstm_sentiment.text.tokenization import (
 )
 
 READ_AHEAD = 2  # batches cut at white space before they are needed
-MEMO_LIMIT = 1_000_000  # remembered pieces of text; some 200 MB at the most
+MEMO_LIMIT = 500_000  # remembered pieces of text; some 100 MB at the most
+MEMO_CHARACTERS = 1 << 24  # of them
+PIECES_AT_ONCE = 1 << 17  # of which the distinct ones are looked up
+CHARACTERS_AT_ONCE = 1 << 18  # of new pieces that are split
 
 TOKENIZERS = ("basic_english", "spacy", "moses", "toktok", "revtok", "subword")  # of torchtext
 
@@ -110,26 +115,28 @@ class Lexicon:
                 yield np.fromiter(chain.from_iterable(rows), np.int32, int(lengths_R.sum())), lengths_R
             return
         with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
-            ahead: deque[Future[tuple[IntArray, IntArray, list[str]]]] = deque()
+            ahead: deque[Future[_Cut]] = deque()
             for texts in batches:
                 ahead.append(pool.submit(_cut, texts, self._tokenizer))
                 if len(ahead) > READ_AHEAD:
-                    yield self._number(*ahead.popleft().result())
+                    yield self._number(ahead.popleft().result())
             while ahead:
-                yield self._number(*ahead.popleft().result())
+                yield self._number(ahead.popleft().result())
 
-    def _number(
-        self, ends_R: IntArray, pieces_P: IntArray, distinct_U: list[str]
-    ) -> tuple[IntArray, IntArray]:
-        """Replace each piece of text by its tokens' numbers."""
-        start_U, count_U, flat = self._pieces.look_up(distinct_U)
-        count_P = count_U[pieces_P]
-        end_P = np.zeros(len(pieces_P) + 1, np.int64)
-        np.cumsum(count_P, out=end_P[1:])
-        # The n-th token of all, the first of its piece being the m-th, stands at the piece's start + n - m.
-        place_N = np.repeat(start_U[pieces_P] - end_P[:-1], count_P)
-        place_N += np.arange(len(place_N))
-        return flat[place_N], np.diff(end_P[ends_R])
+    def _number(self, cut: _Cut) -> tuple[IntArray, IntArray]:
+        """Replace each piece of text by its tokens' numbers; return (N,) of them, (R,) tokens per text."""
+        numbers: list[IntArray] = [np.zeros(0, np.int32)]
+        counts: list[IntArray] = [np.zeros(0, np.int64)]
+        for pieces_P, distinct_U in cut.parts:
+            start_U, count_U, flat = self._pieces.look_up(distinct_U.to_pylist())
+            count_P = count_U[pieces_P]
+            # The n-th token, the first of its piece being the m-th, stands at the piece's start + n - m.
+            place_N = np.repeat(start_U[pieces_P] - (np.cumsum(count_P) - count_P), count_P)
+            place_N += np.arange(len(place_N))
+            numbers.append(flat[place_N])
+            counts.append(count_P)
+        end_P = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+        return np.concatenate(numbers), np.diff(end_P[cut.ends_R])
 
 
 class Vocabulary:
@@ -153,6 +160,21 @@ class Vocabulary:
     def encode(self, tokens: Sequence[str]) -> list[int]:
         """Return the id of each token, 1 for an unknown one."""
         return [self.ids.get(token, UNKNOWN) for token in tokens]
+
+
+def count_unknown(text: str, tokenizer: Tokenizer, vocabulary: Vocabulary) -> tuple[int, int]:
+    """Return how many tokens a text has, and how many of them a vocabulary does not hold.
+
+    >>> count_unknown("a good quokka", Tokenizer("words", lowercase=True), Vocabulary(["a", "good"]))
+    (3, 1)
+    """
+    if len(text) <= LONG_TEXT:
+        ids = vocabulary.encode(tokenizer(text))
+        return len(ids), ids.count(UNKNOWN)
+    lexicon = Lexicon(tokenizer)  # so that the tokens are not all held at a time
+    numbers_N, _ = lexicon.encode([text])
+    unknown_U = np.array(vocabulary.encode(lexicon.tokens)) == UNKNOWN
+    return len(numbers_N), int(unknown_U[numbers_N].sum())
 
 
 class _Numbers(dict[str, int]):
@@ -193,35 +215,49 @@ class _Pieces:
         Args:
             pieces: distinct.
         """
-        if len(self) > MEMO_LIMIT:
+        if len(self) > MEMO_LIMIT or self._characters > MEMO_CHARACTERS:
             self._forget()
         place_U = np.fromiter(map(self._places.get, pieces, itertools.repeat(-1)), np.int64, len(pieces))
         unknown = np.flatnonzero(place_U < 0)
         new = [pieces[i] for i in unknown.tolist()]
         place_U[unknown] = np.arange(len(self), len(self) + len(new))
-        lines = "".join([f"{piece}\n" for piece in new])
-        found = TOKEN.findall(split_negations(lines) if self._negation else lines)
-        numbers = np.fromiter(map(self._found.__getitem__, found), np.int32, len(found))
+        parts = portions(new, most=len(new) + 1, size=CHARACTERS_AT_ONCE, of=len)
+        numbers = np.concatenate([np.zeros(0, np.int32), *map(self._split, parts)])
         counts = np.diff(np.flatnonzero(numbers < 0), prepend=-1) - 1
+        self._characters += sum(map(len, new))
         self._places.update(zip(new, itertools.count(len(self))))
         self._flat = np.concatenate([self._flat, numbers[numbers >= 0]])
         self._ends = np.concatenate([self._ends, self._ends[-1] + np.cumsum(counts)])
         start_U = self._ends[place_U]
         return start_U, self._ends[place_U + 1] - start_U, self._flat
 
+    def _split(self, pieces: list[str]) -> IntArray:
+        """Return the numbers of the tokens of some pieces, and -1 behind each piece."""
+        lines = "".join([f"{piece}\n" for piece in pieces])
+        found = TOKEN.findall(split_negations(lines) if self._negation else lines)
+        return np.fromiter(map(self._found.__getitem__, found), np.int32, len(found))
+
     def _forget(self) -> None:
+        self._characters = 0
         self._places: dict[str, int] = {}
         self._found = _Found(self._numbers)
         self._flat, self._ends = np.zeros(0, np.int32), np.zeros(1, np.int64)
 
 
-def _cut(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[IntArray, IntArray, list[str]]:
-    """Cut texts at white space.
+class _Cut(NamedTuple):
+    """Texts that were cut at white space.
 
-    Returns:
-        where each text's pieces begin, and the end (R + 1,); all pieces as indices (P,) into the
-        distinct ones; those.
+    Args:
+        ends_R: where each text's pieces begin, and the end (R + 1,).
+        parts: some of the pieces at a time, as indices (P,) into distinct ones; and those, by Arrow.
     """
+
+    ends_R: IntArray
+    parts: list[tuple[IntArray, Any]]
+
+
+def _cut(texts: Sequence[str], tokenizer: Tokenizer) -> _Cut:
+    """Cut texts at white space."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -231,8 +267,10 @@ def _cut(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[IntArray, IntArray
     np.cumsum([len(text) for text in cleaned], out=ends[1:])
     buffers = pa.py_buffer(ends), pa.py_buffer(b"".join(cleaned))
     rows = pc.utf8_split_whitespace(pa.LargeStringArray.from_buffers(len(texts), *buffers))
-    pieces = rows.flatten().dictionary_encode()
-    return _numbers(rows.offsets), _numbers(pieces.indices), pieces.dictionary.to_pylist()
+    pieces = rows.flatten()
+    starts = range(0, len(pieces), PIECES_AT_ONCE)
+    encoded = [pieces.slice(start, PIECES_AT_ONCE).dictionary_encode() for start in starts]
+    return _Cut(_numbers(rows.offsets), [(_numbers(part.indices), part.dictionary) for part in encoded])
 
 
 def _numbers(array: Any) -> npt.NDArray[Any]:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from lstm_sentiment.system.extras import need
+from lstm_sentiment.system.files import writing
 
 
 class Curves:
@@ -24,6 +25,7 @@ class Curves:
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
+        DiskError: a point cannot be written.
 
     Example::
 
@@ -55,19 +57,22 @@ class Curves:
             is_new = not self._folder.exists()
             # Its own names can be guessed, and it follows links (see `files.unfinished`).
             suffix = f".{secrets.token_hex(8)}"
-            self._writer = self._new_writer(
-                str(self._folder), purge_step=self._after + 1, filename_suffix=suffix
-            )
-            if is_new:
-                self._writer.add_text("settings", f"```yaml\n{self._settings}```", 0)
-                self._writer.flush()
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            with writing(self._folder):
+                self._writer = self._new_writer(
+                    str(self._folder), purge_step=self._after + 1, filename_suffix=suffix
+                )
+                if is_new:
+                    self._writer.add_text("settings", f"```yaml\n{self._settings}```", 0)
+                    self._writer.flush()
+        with writing(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Hand all points to the system: a kill loses none of them."""
         if self._writer is not None:
-            self._writer.flush()
+            with writing(self._folder):
+                self._writer.flush()
 
     def __enter__(self) -> Curves:
         return self
@@ -76,5 +81,6 @@ class Curves:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with writing(self._folder):
+                writer.close()

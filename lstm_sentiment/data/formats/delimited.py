@@ -1,26 +1,31 @@
 """CSV and TSV files to frames of text: pandas reads, after a strict pass that checks every record.
 
-pandas alone fills short rows, drops what is over in long ones, and knows no lines.
+pandas alone fills short rows, drops what is over in long ones, and knows no lines. It is given some records
+at a time, so that memory is bounded by bytes and not by rows.
 
-Legend: R records of a file.
+Legend: R records of a frame.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
+import io
 import itertools
 import logging
-from array import array
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.data.formats.dialects import BARE, QUOTINGS, Dialect, SwallowedRows
+from lstm_sentiment.data.formats.dialects import BARE, QUOTINGS, Dialect, KeptReturns, SwallowedRows
+from lstm_sentiment.data.formats.record_lines import SEPARATORS, RecordLines
 from lstm_sentiment.data.sources.sources import MAX_LINE, Source, open_text, text_lines
 from lstm_sentiment.errors import DataError, Problems, escaped, shown
+from lstm_sentiment.text.portions import MOST_COLUMNS, portions, twice_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,17 +33,39 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Lines = npt.NDArray[np.int64]
-SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 ENDINGS = {",": ".csv", "\t": ".tsv"}
+CELL_BYTES = 8  # of memory that a field takes besides its text, in a frame
 
 
-def read_delimited(source: Source, delimiter: str, rows: int) -> Iterator[tuple[pd.DataFrame, Lines]]:
-    """Yield frames of at most some rows, every value as text, and the 1-based line that each row starts at.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a file is written, and what a look at all of its records found.
+
+    Args:
+        dialect: see `Dialect`.
+        width: fields of a record.
+        rows: records that are not blank, without the header.
+        plain: whether each of them is one line, and no line is blank.
+        returns: whether a carriage return stands within a line, or is the last line's end.
+    """
+
+    dialect: Dialect
+    width: int
+    rows: int
+    plain: bool
+    returns: bool
+
+
+def read_delimited(
+    source: Source, delimiter: str, rows: int, size: int
+) -> Iterator[tuple[pd.DataFrame, Lines]]:
+    """Yield frames, every value as text, and the 1-based line that each row starts at.
 
     Args:
         source: from `open_source`.
         delimiter: a comma or a tab.
         rows: of one frame, at most.
+        size: bytes from which on a frame is large enough.
 
     Raises:
         DataError: records that do not fit, with their lines: of many the first ten.
@@ -46,43 +73,67 @@ def read_delimited(source: Source, delimiter: str, rows: int) -> Iterator[tuple[
     Example::
 
         with open_source("reviews.csv") as source:
-            for frame, lines_R in read_delimited(source, ",", 5_000): ...
+            for frame, lines_R in read_delimited(source, ",", 5_000, 1 << 22): ...
     """
+    layout = _settle(source, delimiter)
+    dialect = layout.dialect
+    if not layout.rows:
+        return
+    with open_text(source) as opened:
+        text = dialect.lines(opened) if layout.returns else opened
+        lines = iter(functools.partial(text.readline, MAX_LINE + 1), "")  # checked before
+        taken = RecordLines(lines, dialect, source)
+        reader = csv.reader(taken, **dialect.for_csv)
+        names = _numbers(layout.width)
+        if source.header:
+            names = [name.replace(BARE, "\r") for name in _next_record(reader)]
+        taken.forget()
+        records = taken.numbered() if layout.plain else _numbered(reader, taken, layout.width)
+        cells = CELL_BYTES * layout.width
+        for some in portions(records, most=rows, size=size, of=lambda of: cells + sys.getsizeof(of[1])):
+            lines_R, contents = zip(*some, strict=True)
+            frame = _frame("".join(contents), names, dialect)
+            if len(frame) != len(some):
+                raise DataError(
+                    f"two parsers disagree: {len(some)} or {len(frame)} rows; save it as .jsonl or .parquet",
+                    file=source.name,
+                    line=some[0][0],
+                )
+            yield frame, np.array(lines_R, np.int64)
+
+
+def _frame(content: str, names: list[str], dialect: Dialect) -> pd.DataFrame:
+    """Return records as a frame."""
     import pandas as pd  # takes a third of a second: not to answer a text
 
-    dialect, checked_R = _settle(source, delimiter)
-    if not (checked_R > 0).any():
-        return
-    lines_R = np.concatenate([[0], checked_R])  # of the blank line that _Rest begins with
-    start = 0
-    with open_text(source) as opened:
-        text = dialect.lines(opened)
-        first = _next_record(csv.reader(iter(text.readline, ""), **dialect.for_csv)) if source.header else []
-        frames = pd.read_csv(
-            cast(IO[str], _Rest(text)),
-            header=None,
-            names=[name.replace(BARE, "\r") for name in first] or _numbers(_width(source, dialect)),
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            index_col=False,
-            skip_blank_lines=False,
-            chunksize=rows,
-            **dialect.for_pandas,
-        )
-        for frame in frames:
-            lines = lines_R[start : start + len(frame)]
-            start += len(frame)
-            if len(lines) == len(frame):
-                kept = frame[lines > 0].reset_index(drop=True)
-                if not dialect.returns_end_lines:
-                    kept = kept.replace(BARE, "\r", regex=True)
-                yield kept, lines[lines > 0]
-    if start != len(lines_R):
-        raise DataError(
-            f"two parsers disagree: {len(lines_R) - 1} or {start - 1} rows; save it as .jsonl or .parquet",
-            file=source.name,
-        )
+    # A blank row goes first: where it begins to read, pandas takes a U+FEFF away.
+    frame: pd.DataFrame = pd.read_csv(
+        io.StringIO(f"\n{content}", newline=""),
+        header=None,
+        names=names,
+        dtype=str,
+        keep_default_na=False,
+        na_filter=False,
+        index_col=False,
+        skip_blank_lines=False,
+        **dialect.for_pandas,
+    )
+    frame = frame.iloc[1:].reset_index(drop=True)
+    return frame.replace(BARE, "\r", regex=True) if BARE in content else frame
+
+
+def _numbered(reader: Any, taken: RecordLines, width: int) -> Iterator[tuple[int, str]]:
+    """Yield each record that is not blank as it is written, with the line that it starts at."""
+    start = taken.line + 1
+    for row in reader:
+        content = taken.record()
+        if not _is_blank(row, width):
+            yield start, content
+        start = taken.line + 1
+
+
+def _is_blank(row: list[str], width: int) -> bool:
+    return not row or (row[0].isspace() and len(row) == 1 and width > 1)
 
 
 def _numbers(width: int) -> list[str]:
@@ -94,13 +145,8 @@ def _numbers(width: int) -> list[str]:
     return [str(place) for place in range(1, width + 1)]
 
 
-def _width(source: Source, dialect: Dialect) -> int:
-    with open_text(source) as text:
-        return len(_next_record(csv.reader(dialect.lines(text), **dialect.for_csv)))
-
-
-def _settle(source: Source, delimiter: str) -> tuple[Dialect, Lines]:
-    """Find out how a file is written; return that, and the line of each record as `_check` does.
+def _settle(source: Source, delimiter: str) -> Layout:
+    """Find out how a file is written.
 
     The usual way is tried first. Another one is taken where every record of the file is that way, and told.
 
@@ -112,7 +158,7 @@ def _settle(source: Source, delimiter: str) -> tuple[Dialect, Lines]:
     wanted = source.quoting if source.quoting in QUOTINGS else "double"
     usual = Dialect(delimiter=delimiter, quoting=wanted, returns_end_lines=old_mac)
     try:
-        return usual, _check(source, usual)
+        return _check(source, usual)
     except DataError as error:
         problem = error
     signs = _signs(source)
@@ -122,12 +168,12 @@ def _settle(source: Source, delimiter: str) -> tuple[Dialect, Lines]:
         others += [replace(usual, quoting="none")] if signs['"'] else []
     for other in others:
         try:
-            lines_R = _check(source, other, guessing=True)
+            layout = _check(source, other, guessing=True)
         except DataError:
             continue
         if other.quoting != usual.quoting:
             log.warning("%s: read as data.quoting %s, as all its rows are", source.name, other.quoting)
-        return other, lines_R
+        return layout
     if signs["\r"] and not old_mac:
         more = "lines end in \\n by the header, and a carriage return (\\r) stands in others; write \\n there"
         problem.args = (f"{problem}\n{DataError(more, file=source.name)}",)
@@ -151,48 +197,35 @@ def _signs(source: Source) -> dict[str, bool]:
     return found
 
 
-class _Rest:
-    """What is left of a text, behind a blank line: where it begins to read, pandas takes a U+FEFF away."""
-
-    def __init__(self, text: Any) -> None:
-        self._text, self._begun = text, False
-
-    def read(self, size: int = -1) -> str:
-        """Return some characters, none at the end."""
-        if self._begun:
-            return str(self._text.read(size))
-        self._begun = True
-        return "\n"
-
-    def __iter__(self) -> Iterator[str]:  # pandas asks whether it could
-        return iter(self._text)
-
-
-def _check(source: Source, dialect: Dialect, *, guessing: bool = False) -> Lines:
-    """Check every record's quotes and number of fields; return the line it starts at, 0 for a blank one."""
+def _check(source: Source, dialect: Dialect, *, guessing: bool = False) -> Layout:
+    """Check every record's quotes and number of fields."""
     csv.field_size_limit(MAX_LINE)
-    lines = array("q")
     problems = Problems[DataError]()
-    delimiter = dialect.delimiter
+    delimiter, rows, plain = dialect.delimiter, 0, True
     with open_text(source) as text:
-        reader = csv.reader(text_lines(cast(IO[str], dialect.lines(text)), source), **dialect.for_csv)
+        lines = dialect.lines(text)
+        taken = RecordLines(text_lines(cast(IO[str], lines), source), dialect, source)
+        reader = csv.reader(taken, **dialect.for_csv)
         start = 1
         try:
             header = _next_record(reader)
             if source.header or not header:
-                _check_header(header, delimiter, source, reader.line_num)
-            swallowed = SwallowedRows(delimiter, len(header))
+                _check_header(header, delimiter, source, taken.line)
+            width = len(header)
+            swallowed = SwallowedRows(delimiter, width)
             records: Iterator[list[str]] = reader
             if source.header:
-                start = reader.line_num + 1
+                start = taken.line + 1
             else:  # blank lines in front of the first record are none
-                start = reader.line_num - sum(field.count("\n") for field in header)
-                lines.extend([0] * (start - 1))
+                start = taken.line - sum(field.count("\n") for field in header)
+                plain = start == 1
                 records = itertools.chain([header], reader)
             quoted = opened = 0
+            taken.forget()
             for row in records:
-                blank = not row or (row[0].isspace() and len(row) == 1 and len(header) > 1)
-                if not blank and len(row) != len(header):
+                taken.forget()
+                blank = len(row) < 2 and _is_blank(row, width)
+                if not blank and len(row) != width:
                     problem = _misfit(row, header, delimiter)
                     problems.add(DataError(problem, file=source.name, line=start))
                 elif source.quoting != "double" and dialect.quoting != "none" and swallowed.in_record(row):
@@ -200,14 +233,16 @@ def _check(source: Source, dialect: Dialect, *, guessing: bool = False) -> Lines
                 if guessing and dialect.quoting == "none":
                     opened += sum(field[:1] == '"' for field in row)
                     quoted += sum(len(field) > 1 and field[0] == field[-1] == '"' for field in row)
-                lines.append(0 if blank else start)
-                start = reader.line_num + 1
-            if guessing and dialect.quoting == "none" and (len(header) < 2 or 2 * quoted > opened):
+                rows += not blank
+                plain = plain and not blank and taken.line == start
+                start = taken.line + 1
+            if guessing and dialect.quoting == "none" and (width < 2 or 2 * quoted > opened):
                 problems.add(DataError("its quotes mean something", file=source.name))
         except csv.Error as error:
             problems.add(DataError(_csv_problem(str(error)), file=source.name, line=start))
     problems.raise_any()
-    return np.array(lines, np.int64)
+    returns = isinstance(lines, KeptReturns) and lines.kept
+    return Layout(dialect=dialect, width=width, rows=rows, plain=plain, returns=returns)
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str]:
@@ -239,7 +274,7 @@ def _csv_problem(message: str) -> str:
     if "expected after" in message:
         return "text follows a closing quote; write a quote inside a quoted field twice, or set data.quoting"
     if "field larger than" in message:
-        return f"a field of more than {MAX_LINE:,} characters begins here; close its quote"
+        return f"a field of more than {MAX_LINE:,} characters begins here; close its quote, or cut its text"
     return f"{escaped(message)}; quote the field"
 
 
@@ -248,8 +283,11 @@ def _check_header(header: list[str], delimiter: str, source: Source, line: int) 
         raise DataError(
             "is empty; give it a header such as text,label and a row for each text", file=source.name
         )
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
+    if len(header) > MOST_COLUMNS:
+        problem = f"has {len(header):,} columns; at most {MOST_COLUMNS:,} are read: leave some out"
+        raise DataError(problem, file=source.name, line=line)
+    twice = twice_in(header)
+    if twice is not None:
         raise DataError(
             f"the header names column {shown(twice)} twice; rename one", file=source.name, line=line
         )

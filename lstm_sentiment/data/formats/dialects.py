@@ -14,7 +14,10 @@ from typing import IO, Any
 QUOTINGS = ("double", "backslash", "none")
 BARE = "\ufdd0"  # stands for a carriage return within a line: no text holds it, it is no character
 MANY_VALUES = 100  # different values of a column; one with more holds no labels
+LONG_VALUE = 100  # characters; a column with more in a value holds no labels either
+WIDE = 1_000  # columns; those behind them are not asked
 _BARE_RETURN = re.compile(r"\r(?!\n)")
+_LINE = re.compile(r"[^\n]*\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,8 @@ class KeptReturns:
     """
 
     def __init__(self, text: IO[str]) -> None:
-        self._text, self._held = text, ""
+        self._text = text
+        self.kept = False  # whether there was one so far
 
     def readline(self, size: int = -1) -> str:
         """Return the rest of a line with its end, at most some characters of it."""
@@ -75,22 +79,14 @@ class KeptReturns:
         while line.endswith("\r") and (size < 0 or len(line) < size):
             more = self._text.readline(size - len(line) if size > 0 else -1)
             if not more:  # the last line of the file: its end
+                self.kept = True
                 return line[:-1].replace("\r", BARE) + "\n"
             line += more
-        return _BARE_RETURN.sub(BARE, line)
-
-    def read(self, size: int = -1) -> str:
-        """Return some characters, none at the end."""
-        found = self._held + self._text.read(size)
-        self._held = ""
-        while found.endswith("\r"):  # whether a line ends here, the next character tells
-            more = self._text.read(1)
-            if not more:
-                kept = found.rstrip("\r")
-                found = kept + BARE * (len(found) - len(kept) - 1) + "\n"
-                break
-            found += more
-        return _BARE_RETURN.sub(BARE, found) if "\r" in found else found
+        if "\r" not in line:
+            return line
+        found = _BARE_RETURN.sub(BARE, line)
+        self.kept = self.kept or found != line
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.readline, "")
@@ -113,30 +109,34 @@ class SwallowedRows:
 
     def __init__(self, delimiter: str, width: int) -> None:
         self._delimiter = delimiter
-        self._values: list[set[str] | None] = [set() for _ in range(width if width > 1 else 0)]
+        self._width = width
+        self._open = list(range(min(width, WIDE) if width > 1 else 0))  # columns that may hold labels
+        self._values: list[set[str]] = [set() for _ in self._open]  # empty of columns that do not
 
     def in_record(self, record: list[str]) -> int:
         """Return how many records a record's fields seem to hold; remember its values."""
         swallowed = 0
         for place, field in enumerate(record if self._values else ()):
             if "\n" in field:
-                first, *inner = field.split("\n")[:-1]
+                lines = (found[0] for found in _LINE.finditer(field))
+                first = next(lines)
                 if self._delimiter in first:
                     swallowed += self._is_record([*record[:place], *self._fields(first)])
-                swallowed += sum(self._is_record(self._fields(line)) for line in inner)
-        if not swallowed and len(record) == len(self._values):
-            for place, seen in enumerate(self._values):
-                if seen is not None:
-                    seen.add(record[place].strip())
-                    if len(seen) > MANY_VALUES:
-                        self._values[place] = None
+                swallowed += sum(self._is_record(self._fields(line)) for line in lines)
+        if not swallowed and len(record) == self._width:
+            for place in self._open:
+                seen, value = self._values[place], record[place]
+                seen.add(value.strip())
+                if len(seen) > MANY_VALUES or len(value) > LONG_VALUE:
+                    seen.clear()
+                    self._open = [other for other in self._open if other != place]
         return swallowed
 
     def _fields(self, line: str) -> list[str]:
-        return line.rstrip("\r").split(self._delimiter)
+        return line.rstrip("\r\n").split(self._delimiter, self._width)
 
     def _is_record(self, fields: list[str]) -> bool:
-        if len(fields) != len(self._values):
+        if len(fields) != self._width:
             return False
-        pairs = zip(map(str.strip, fields), self._values, strict=True)
-        return any(seen is not None and value != "" and value in seen for value, seen in pairs)
+        pairs = zip(map(str.strip, fields), self._values, strict=False)
+        return any(value != "" and value in seen for value, seen in pairs)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from lstm_sentiment.data.formats.json_lines import Record, checked, unique_keys
+from lstm_sentiment.data.formats.json_lines import DECODER, Record, RecordPart, check_values, checked
 from lstm_sentiment.data.sources.sources import MAX_LINE, Source, open_text
 from lstm_sentiment.errors import DataError, escaped, listed, shown
 from lstm_sentiment.text.given import USUAL
@@ -22,19 +22,20 @@ MOST_CONTROLS = 100  # of a labelling interface
 PIECE = 1 << 16  # characters read at once
 LONGEST_SIGN = 12  # characters of what JSON takes for one, such as -Infinity
 SHAPE = "give an array of objects [{...}, ...]"
-_SPACE = re.compile(r"[ \t\r\n]*")
+SPACES = " \t\r\n"
+_SPACE = re.compile(rf"[{SPACES}]*")
 _NESTED = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(\[|\{)')
-_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
-def read_json_array(source: Source, rows: int) -> Iterator[tuple[list[Record], list[int]]]:
-    """Yield records in parts of at most some rows, and the 1-based line that each begins on (R,).
+def read_json_array(source: Source, rows: int, size: int) -> Iterator[tuple[list[Record], list[int]]]:
+    """Yield records in parts, as `read_json_lines` does, and the 1-based line that each begins on (R,).
 
     Where the array stands on a single line, the number of the record takes the line's place.
 
     Args:
         source: from `open_source`.
         rows: of one part, at most.
+        size: bytes from which on a part is large enough.
 
     Raises:
         DataError: what is no JSON, with line and column; something else than objects.
@@ -42,24 +43,26 @@ def read_json_array(source: Source, rows: int) -> Iterator[tuple[list[Record], l
     Example::
 
         with open_source("reviews.json") as source:
-            for records, lines in read_json_array(source, 5_000): ...
+            for records, lines in read_json_array(source, 5_000, 1 << 22): ...
     """
-    records: list[Record] = []
-    lines: list[int] = []
-    flatten, done, chars, begins, by_line = _Flattened(), 0, 0, 0, True
+    part, flatten = RecordPart(rows, size), _Flattened()
+    done, begins, by_line = 0, 0, True
     with open_text(source) as text:
-        for record, line, size in _Document(text, source).records():
-            if len(records) == rows or chars >= MAX_LINE:
-                yield records, lines if by_line else list(range(done + 1, done + 1 + len(records)))
-                records, lines, done, chars = [], [], done + len(records), 0
-            records.append(flatten(record))
-            lines.append(line)
-            chars += size
-            if done + len(lines) == 2:
+        for record, line, content in _Document(text, source).records():
+            if part.full:  # not before there is another: by then it is known what the lines are
+                yield part.records, part.lines if by_line else _numbers(done, part)
+                done += len(part.records)
+                part = RecordPart(rows, size)
+            part.add(flatten(record), line, content)
+            if done + len(part.lines) == 2:
                 by_line = line != begins
             begins = begins or line
-    if records:
-        yield records, lines if by_line else list(range(done + 1, done + 1 + len(records)))
+    if part.records:
+        yield part.records, part.lines if by_line else _numbers(done, part)
+
+
+def _numbers(done: int, part: RecordPart) -> list[int]:
+    return list(range(done + 1, done + 1 + len(part.records)))
 
 
 class _Document:
@@ -75,8 +78,8 @@ class _Document:
         self._held, self._place = "", 0  # what is read and not yet left behind; where in it
         self._line, self._column, self._ended = 1, 1, False
 
-    def records(self) -> Iterator[tuple[Record, int, int]]:
-        """Yield each object, the line it begins on, and its characters."""
+    def records(self) -> Iterator[tuple[Record, int, str]]:
+        """Yield each object, the line it begins on, and its JSON."""
         array = self._next() == "["
         if array:
             self._advance(1)
@@ -87,12 +90,12 @@ class _Document:
             if sign != "{":
                 self._fail(f"{shown(self._excerpt())} stands where an object {{...}} should begin; {SHAPE}")
             line = self._line
-            record, size = self._object()
+            record, content = self._object()
             count += 1
             after = self._next()
             if count == 1 and not array and not after:
                 self._refuse_nested(record, line)
-            yield record, line, size
+            yield record, line, content
             if array:
                 self._go_on(after)
         if array:
@@ -113,17 +116,22 @@ class _Document:
 
     def _next(self) -> str:
         """Go to the next character that is no white space, and return it; empty at the end."""
-        while True:
+        sign = self._held[self._place : self._place + 1]
+        while not sign or sign in SPACES:
             found = _SPACE.match(self._held, self._place)
             assert found is not None
             self._advance(found.end() - self._place)
-            if self._place < len(self._held) or not self._more():
-                return self._held[self._place : self._place + 1]
+            at_end = self._place == len(self._held) and not self._more()
+            sign = self._held[self._place : self._place + 1]
+            if at_end:
+                break
+        return sign
 
     def _more(self) -> bool:
-        """Read on, twice as much as is held, and leave behind what was done with; false at the end."""
+        """Read on, until twice as much is held, and leave behind what was done with; false at the end."""
         rest = self._held[self._place :]
-        piece = "" if self._ended else self._text.read(max(PIECE, len(rest)))
+        wanted = max(PIECE, min(len(rest), MAX_LINE + 1 - len(rest)))  # no more than is refused
+        piece = "" if self._ended else self._text.read(wanted)
         self._ended = not piece
         self._held, self._place = rest + piece, 0
         return bool(piece)
@@ -135,19 +143,17 @@ class _Document:
         self._column = len(passed) - passed.rfind("\n") if breaks else self._column + count
         self._place += count
 
-    def _object(self) -> tuple[Record, int]:
+    def _object(self) -> tuple[Record, str]:
         """Read an object, which begins here."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._held, self._place)
+                value, end = DECODER.raw_decode(self._held, self._place)
                 break
             except json.JSONDecodeError as error:
                 place, held = error.pos - self._place, len(self._held) - self._place
                 cut = error.msg.startswith("Unterminated string") or held - place <= LONGEST_SIGN
                 if cut and held > MAX_LINE:
-                    self._fail(
-                        f"an object of more than {MAX_LINE:,} characters begins here; {self._shape_of()}"
-                    )
+                    self._refuse_large()
                 if not cut or not self._more():
                     self._advance(place)
                     self._fail(f"not JSON: {escaped(error.msg)}; {SHAPE}")
@@ -158,12 +164,18 @@ class _Document:
             except ValueError:  # Python reads no number of more than 4,300 digits
                 self._fail("a number of too many digits; write it in quotes")
         content = self._held[self._place : end]
+        if len(content) > MAX_LINE:
+            self._refuse_large()
         try:
+            check_values(content)
             record: Record = checked(value, content)
         except DataError as error:
             self._fail(error.message)
         self._advance(end - self._place)
-        return record, len(content)
+        return record, content
+
+    def _refuse_large(self) -> None:
+        self._fail(f"an object of more than {MAX_LINE:,} characters begins here; {self._shape_of()}")
 
     def _refuse_nested(self, record: Record, line: int) -> None:
         """Refuse a file of one object that holds the rows."""

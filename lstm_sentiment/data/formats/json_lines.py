@@ -6,23 +6,33 @@ Legend: R records of a part.
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from lstm_sentiment.data.sources.sources import Source, open_text, text_lines
 from lstm_sentiment.errors import DataError, Problems, escaped, shown
+from lstm_sentiment.text.portions import MOST_COLUMNS, twice_in
 
 Record = dict[str, Any]
 ONE_PER_LINE = "write one whole object {...} per line"
 DEEPEST = 100  # lists and maps in one another
+MOST_VALUES = 1 << 18  # of one line: each takes up to thirty times the bytes that it has in the file
+MOST_CELLS = 1 << 18  # of one part as a table: many more than its values where each row has other keys
+VALUE_BYTES = 16  # of memory, besides the text of a value
+_STRING = re.compile('"[^"]*"')
 
 
-def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], list[int]]]:
-    """Yield records in parts of at most some rows, and the 1-based line of each (R,).
+def read_json_lines(source: Source, rows: int, size: int) -> Iterator[tuple[list[Record], list[int]]]:
+    """Yield records in parts, and the 1-based line of each (R,).
+
+    A part ends after so many rows or bytes, or where rows times keys are more than `MOST_CELLS`.
 
     Args:
         source: from `open_source`.
         rows: of one part, at most.
+        size: bytes from which on a part is large enough.
 
     Raises:
         DataError: lines that hold no object, with their columns: of many the first ten.
@@ -30,10 +40,9 @@ def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], l
     Example::
 
         with open_source("reviews.jsonl") as source:
-            for records, lines in read_json_lines(source, 5_000): ...
+            for records, lines in read_json_lines(source, 5_000, 1 << 22): ...
     """
-    records: list[Record] = []
-    lines: list[int] = []
+    part = RecordPart(rows, size)
     problems = Problems[DataError]()
     first = True
     with open_text(source) as text:
@@ -45,24 +54,89 @@ def read_json_lines(source: Source, rows: int) -> Iterator[tuple[list[Record], l
                 _refuse_one_document(content.strip(), source, line)
                 first = False
             try:
-                records.append(_record(content))
-                lines.append(line)
+                record = _record(content)
             except DataError as error:
                 problems.add(DataError(error.message, file=source.name, line=line))
-            if problems.first:  # nobody will use them
-                records, lines = [], []
-            elif len(records) == rows:
-                yield records, lines
-                records, lines = [], []
+                continue
+            if problems.first:  # nobody will use it
+                continue
+            part.add(record, line, content)
+            if part.full:
+                yield part.records, part.lines
+                part = RecordPart(rows, size)
     problems.raise_any()
-    if records:
-        yield records, lines
+    if part.records:
+        yield part.records, part.lines
+
+
+class RecordPart:
+    """Some records with their lines, and what they take.
+
+    Args:
+        rows: that fill it.
+        size: bytes that fill it.
+
+    >>> part = RecordPart(2, 1 << 22)
+    >>> part.add({"text": "so"}, 1, '{"text": "so"}')
+    >>> part.full, part.records, part.lines
+    (False, [{'text': 'so'}], [1])
+    """
+
+    def __init__(self, rows: int, size: int) -> None:
+        self.records: list[Record] = []
+        self.lines: list[int] = []
+        self.full = False
+        self._rows, self._size, self._taken = rows, size, 0
+        self._keys: set[str] = set()
+
+    def add(self, record: Record, line: int, content: str) -> None:
+        """Add a record, its line, and the JSON that it is written as; then tell whether the part is full.
+
+        Rows times keys count too, for a table has all of these cells.
+        """
+        self.records.append(record)
+        self.lines.append(line)
+        self._taken += sys.getsizeof(content) + VALUE_BYTES * (1 + _signs(content))
+        if not record.keys() <= self._keys:
+            self._keys.update(record)
+        rows = len(self.lines)
+        self.full = rows >= self._rows or self._taken >= self._size or rows * len(self._keys) >= MOST_CELLS
+
+
+def check_values(content: str) -> None:
+    """Refuse JSON of very many values, each of which takes many times the bytes that it has in the file.
+
+    Args:
+        content: of an object.
+
+    Raises:
+        DataError: there are more than `MOST_VALUES`; without file and line, which the caller knows.
+
+    >>> check_values("[" + "0," * 300_000 + "0]")
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.DataError: holds more than 262,144 values; write one text and its facts per row
+    """
+    if len(content) > MOST_VALUES and _signs(content) > MOST_VALUES and _values(content) > MOST_VALUES:
+        raise DataError(f"holds more than {MOST_VALUES:,} values; write one text and its facts per row")
+
+
+def _values(content: str) -> int:
+    """Return how many values a line holds, within one another too."""
+    plain = content.replace("\\\\", "").replace('\\"', "")
+    return _signs(plain) - sum(_signs(found[0]) for found in _STRING.finditer(plain))
+
+
+def _signs(content: str) -> int:
+    """Return how many signs a line holds that stand before values, those in strings among them."""
+    return content.count(",") + content.count("[") + content.count("{")
 
 
 def _record(content: str) -> Record:
     """Return the object on a line."""
+    check_values(content)
     try:
-        value = json.loads(content, object_pairs_hook=unique_keys)
+        value = DECODER.decode(content)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             raise DataError(f"more behind the object, at column {error.colno}; {ONE_PER_LINE}") from None
@@ -84,15 +158,17 @@ def checked(value: Record, content: str) -> Record:
         content: its JSON.
 
     Raises:
-        DataError: it is nested too deeply; without file and line, which the caller knows.
+        DataError: it is nested too deeply, or has too many keys; without file and line.
 
-    >>> checked({"text": "\ud83d"}, '{"text": "\\\\ud83d"}') == {"text": "\ufffd"}
+    >>> checked({"text": "\\ud83d"}, '{"text": "\\\\ud83d"}') == {"text": "\\ufffd"}
     True
     """
     if content.count("[") + content.count("{") > DEEPEST and _deeper_than(DEEPEST, value):
         raise DataError(f"nested deeper than {DEEPEST}; write one whole object {{...}} per row")
     if "\\ud" in content.lower():  # an escape that may be half a character
         value = _mended(value)
+    if len(value) > MOST_COLUMNS:
+        raise DataError(f"names {len(value):,} keys; at most {MOST_COLUMNS:,} are read: leave some out")
     return value
 
 
@@ -120,10 +196,12 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> Record:
     """
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"an object names {shown(twice)} twice; remove one")
+        twice = twice_in(name for name, _ in pairs)
+        raise DataError(f"an object names {shown(str(twice))} twice; remove one")
     return record
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def _refuse_one_document(first: str, source: Source, line: int) -> None:

@@ -14,17 +14,21 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from lstm_sentiment.data.formats.trees import read_tree
+from lstm_sentiment.data.formats.trees import Span, read_tree
 from lstm_sentiment.data.sources.sources import Source, open_text, text_lines
 from lstm_sentiment.errors import DataError, Problems, shown
+from lstm_sentiment.text.portions import bytes_of, portions
 
 Form = Literal["trees", "fasttext", "lines"]
 Part = tuple[list[dict[str, Any]], list[int]]
+Tree = tuple[int, list[Span]]  # its line, and what it spans
 PHRASE = "phrase"  # column of trees: whether the text is a part of the sentence in the same line
 PREFIX = "__label__"
+ROW_BYTES = 500  # of memory that a row takes besides its text
 LOOKED_AT = 100  # lines that tell what a file of another form is
 LONGEST_LOOKED_AT = 10_000  # characters of a line
 USUAL_LABELS = 20  # a column or ending of so many values at most may be a label
@@ -57,16 +61,17 @@ def form_of(source: Source, *, labelled: bool) -> Form:
     return "trees" if labelled or _is_tree(first) else "lines"
 
 
-def read_lines(source: Source, *, labelled: bool, phrases: bool, rows: int) -> Iterator[Part]:
+def read_lines(source: Source, rows: int, size: int, *, labelled: bool, phrases: bool) -> Iterator[Part]:
     """Yield a file's rows in parts of at most some lines, and the 1-based line of each (R,).
 
     Columns are text and label, for plain texts line and text; with `phrases` also `PHRASE`.
 
     Args:
         source: from `open_source`, of one of `names.TREES`.
+        rows: lines of one part, at most.
+        size: bytes from which on a part is large enough.
         labelled: whether labels are needed.
         phrases: for trees, give their phrases too, behind each sentence.
-        rows: lines of one part, at most.
 
     Raises:
         DataError: lines that do not fit, with their numbers: of many the first ten; plain texts where labels
@@ -75,23 +80,27 @@ def read_lines(source: Source, *, labelled: bool, phrases: bool, rows: int) -> I
     Example::
 
         with open_source("train.txt") as source:
-            for records, lines in read_lines(source, labelled=True, phrases=False, rows=5_000): ...
+            for records, lines in read_lines(source, 5_000, 1 << 22, labelled=True, phrases=False): ...
     """
     form = form_of(source, labelled=labelled)
     if form == "trees":
-        yield from _read_trees(source, phrases, rows)
+        yield from _read_trees(source, rows, size, phrases)
     else:
         if form == "lines" and labelled:
             _refuse_other_form(source)
         with open_text(source) as text:
             numbered = enumerate(text_lines(text, source), start=1)
-            while some := list(itertools.islice(numbered, rows)):
+            for some in portions(numbered, most=rows, size=size, of=_bytes_of_line):
                 if form == "fasttext":
                     some = [(line, content) for line, content in some if content.strip()]
                     yield [_of_fasttext(content) for _, content in some], [line for line, _ in some]
                 else:
                     found = [{"line": line, "text": content.rstrip("\r\n")} for line, content in some]
                     yield found, [line for line, _ in some]
+
+
+def _bytes_of_line(numbered: tuple[int, str]) -> int:
+    return ROW_BYTES + sys.getsizeof(numbered[1])
 
 
 def _of_fasttext(line: str) -> dict[str, Any]:
@@ -111,21 +120,15 @@ def _is_tree(line: str) -> bool:
         return False
 
 
-def _read_trees(source: Source, phrases: bool, rows: int) -> Iterator[Part]:
+def _read_trees(source: Source, rows: int, size: int, phrases: bool) -> Iterator[Part]:
     """Read one tree per line."""
     problems = Problems[DataError]()
     with open_text(source) as text:
-        lines_of_text = enumerate(text_lines(text, source), start=1)
-        trees = ((line, content) for line, content in lines_of_text if content.strip())
-        while some := list(itertools.islice(trees, rows)):
+        trees = _trees(text_lines(text, source), source, problems)
+        for some in portions(trees, most=rows, size=size, of=_bytes_of_tree):
             records: list[dict[str, Any]] = []
             lines: list[int] = []
-            for line, content in some:
-                try:
-                    sentence, *parts = read_tree(content)
-                except DataError as error:
-                    problems.add(DataError(error.message, file=source.name, line=line))
-                    continue
+            for line, (sentence, *parts) in some:
                 spans = [(sentence, False), *((part, True) for part in parts if phrases)]
                 for span, is_phrase in spans:
                     record = {"text": span.text, "label": span.label}
@@ -136,14 +139,29 @@ def _read_trees(source: Source, phrases: bool, rows: int) -> Iterator[Part]:
     problems.raise_any()
 
 
+def _trees(lines: Iterator[str], source: Source, problems: Problems[DataError]) -> Iterator[Tree]:
+    """Yield each tree; note what is wrong with lines that hold none."""
+    for line, content in enumerate(lines, start=1):
+        try:
+            if content.strip():
+                yield line, read_tree(content)
+        except DataError as error:
+            problems.add(DataError(error.message, file=source.name, line=line))
+
+
+def _bytes_of_tree(tree: Tree) -> int:
+    return sum(ROW_BYTES + bytes_of(*span) for span in tree[1])
+
+
 def _refuse_other_form(source: Source) -> None:
     """Say what lines look like that hold neither trees nor labels of fastText, and how to go on."""
     with open_text(source) as text:
         numbered = enumerate(text_lines(text, source), start=1)
         filled = ((line, content.rstrip("\r\n")) for line, content in numbered if content.strip())
-        some = list(itertools.islice(filled, LOOKED_AT))
+        begun = ((line, content[:LONGEST_LOOKED_AT]) for line, content in filled)
+        some = list(itertools.islice(begun, LOOKED_AT))
     if some:
-        problem = _other_form([content[:LONGEST_LOOKED_AT] for _, content in some])
+        problem = _other_form([content for _, content in some])
         raise DataError(problem, file=source.name, line=some[0][0])
 
 

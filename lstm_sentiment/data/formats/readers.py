@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstm_sentiment.config.sections import code_of
-from lstm_sentiment.data.formats.arrow.columnar import read_feather, read_parquet
+from lstm_sentiment.data.formats.arrow.feather import read_feather
+from lstm_sentiment.data.formats.arrow.parquet import read_parquet
 from lstm_sentiment.data.formats.delimited import read_delimited
 from lstm_sentiment.data.formats.json_arrays import read_json_array
 from lstm_sentiment.data.formats.json_lines import read_json_lines
 from lstm_sentiment.data.formats.lines import read_lines
 from lstm_sentiment.data.formats.workbooks import read_workbook
 from lstm_sentiment.data.sources.names import TREES
-from lstm_sentiment.data.sources.sources import Source, text_files
+from lstm_sentiment.data.sources.sources import MAX_LINE, Source, text_files
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
+from lstm_sentiment.text.portions import MOST_COLUMNS, bytes_of, portions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
 CHUNK_ROWS = 5_000
+CHUNK_BYTES = 4 << 20  # from which on a chunk ends with the row that it has
 COLUMNS = {".parquet": read_parquet, ".feather": read_feather, ".xlsx": read_workbook}
 RECORDS = {".jsonl": read_json_lines, ".json": read_json_array}
 NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in formats that are no text
@@ -54,7 +57,7 @@ class Chunk:
 def read_chunks(
     source: Source, *, classes: list[str] | None = None, phrases: bool = False, labelled: bool = True
 ) -> Iterator[Chunk]:
-    """Read a source in chunks of at most `CHUNK_ROWS` rows, or trees.
+    """Read a source in chunks of at most `CHUNK_ROWS` rows, or trees, that end after some `CHUNK_BYTES`.
 
     Args:
         source: from `open_source`.
@@ -79,6 +82,28 @@ def read_chunks(
         yield chunk
     if empty:
         raise DataError("holds no rows; add one for each text", file=source.name)
+
+
+def columns_of(source: Source) -> list[str] | None:
+    """Return all columns of a source whose rows may have different ones, None for other sources.
+
+    Raises:
+        DataError: a row that does not fit; more than `MOST_COLUMNS` columns.
+
+    Example::
+
+        with open_source("reviews.jsonl") as source:
+            columns_of(source)  # ["text", "label", "stars"]
+    """
+    if source.format not in RECORDS:
+        return None
+    found: dict[str, None] = {}
+    for chunk in read_chunks(source):
+        found |= dict.fromkeys(chunk.frame.columns)
+        if len(found) > MOST_COLUMNS:
+            problem = f"its rows have more than {MOST_COLUMNS:,} keys together; that is no table"
+            raise DataError(f"{problem}: leave some out, or name a .jsonl file with --out", file=source.name)
+    return list(found)
 
 
 def pick_column(
@@ -228,16 +253,17 @@ def _chunks(source: Source, classes: list[str] | None, phrases: bool, labelled: 
     if source.format == "folder":
         yield from _read_folder(source, classes)
     elif source.format in COLUMNS:
-        for columns, lines in COLUMNS[source.format](source, CHUNK_ROWS):
+        for columns, lines in COLUMNS[source.format](source, CHUNK_ROWS, CHUNK_BYTES):
             yield _column_chunk(columns, lines)
     elif source.format in RECORDS:
-        yield from itertools.starmap(_record_chunk, RECORDS[source.format](source, CHUNK_ROWS))
+        records = RECORDS[source.format](source, CHUNK_ROWS, CHUNK_BYTES)
+        yield from itertools.starmap(_record_chunk, records)
     elif source.format in TREES:
-        parts = read_lines(source, labelled=labelled, phrases=phrases, rows=CHUNK_ROWS)
+        parts = read_lines(source, CHUNK_ROWS, CHUNK_BYTES, labelled=labelled, phrases=phrases)
         yield from itertools.starmap(_record_chunk, parts)
     else:
         delimiter = "\t" if source.format == ".tsv" else ","
-        for frame, lines_R in read_delimited(source, delimiter, CHUNK_ROWS):
+        for frame, lines_R in read_delimited(source, delimiter, CHUNK_ROWS, CHUNK_BYTES):
             yield Chunk(frame=frame, lines=lines_R)
 
 
@@ -249,11 +275,20 @@ def _column_chunk(columns: Mapping[str, list[Any]], lines: Sequence[int]) -> Chu
 
 
 def _record_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
+    """Return records as a frame; pd.NA stands for a key that a record does not have, and None for null."""
     import pandas as pd
 
+    keys = next(iter(records), {}).keys()
+    if keys and all(record.keys() == keys for record in records):  # as in most files
+        values_of = {column: [record[column] for record in records] for column in keys}
+        return Chunk(frame=pd.DataFrame(values_of, dtype=object), lines=np.array(lines, np.int64))
     columns = dict.fromkeys(column for record in records for column in record)
-    values = {column: [record.get(column) for record in records] for column in columns}
-    frame = pd.DataFrame(values, dtype=object)
+    places = {column: place for place, column in enumerate(columns)}
+    values = np.full((len(records), len(columns)), pd.NA, object)
+    for row, record in enumerate(records):
+        for column, value in record.items():
+            values[row, places[column]] = value
+    frame = pd.DataFrame(values, columns=pd.Index(list(columns), dtype=object), dtype=object)
     return Chunk(frame=frame, lines=np.array(lines, np.int64))
 
 
@@ -275,25 +310,31 @@ def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
         )
     files = [file for name in wanted for file in files_of[name]]
     problems = Problems[DataError]()
-    for start in range(0, len(files), CHUNK_ROWS):
-        part = files[start : start + CHUNK_ROWS]
-        texts = [_read_text_file(file, source, problems) for file in part]
+    texts = ((file, _read_text_file(file, source, problems)) for file in files)
+    start = 1
+    for some in portions(texts, most=CHUNK_ROWS, size=CHUNK_BYTES, of=lambda of: bytes_of(of[1])):
         frame = pd.DataFrame(
             {
-                "text": texts,
-                "label": [file.parent.name for file in part],
-                "file": [str(file.relative_to(source.path)) for file in part],
+                "text": [text for _, text in some],
+                "label": [file.parent.name for file, _ in some],
+                "file": [str(file.relative_to(source.path)) for file, _ in some],
             },
             dtype=object,
         )
         if not problems.first:
-            yield Chunk(frame=frame, lines=np.arange(start + 1, start + 1 + len(part)))
+            yield Chunk(frame=frame, lines=np.arange(start, start + len(some)))
+        start += len(some)
     problems.raise_any()
 
 
 def _read_text_file(file: Path, source: Source, problems: Problems[DataError]) -> str:
     try:
-        return file.read_bytes().decode(source.encoding, source.encoding_errors)
+        with file.open("rb") as opened:
+            content = opened.read(4 * MAX_LINE + 1)
+        text = content.decode(source.encoding, source.encoding_errors)
+        if max(len(text), len(content) // 4) <= MAX_LINE:
+            return text
+        problem = f"holds more than {MAX_LINE:,} characters; write one text per file, or cut it"
     except UnicodeDecodeError as error:
         problem = (
             f"byte {error.start} is not {source.encoding}; set data.encoding, or data.encoding_errors replace"

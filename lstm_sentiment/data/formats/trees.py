@@ -8,6 +8,7 @@ it span are its phrases, each with a label of its own (Socher et al. 2013).
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from lstm_sentiment.errors import DataError, shown
 EXAMPLE = "a tree is written (4 (2 so) (4 good))"
 # Only these separate: a word may hold other white space, such as the no-break space of "2 1/2".
 _PIECE = re.compile(r"[()]|[^() \t\r\n]+")
+MOST_NODES = 100_000
+MOST_SPANNED = 1 << 22  # characters of all nodes together: each holds the words of those below it
 _LABEL = re.compile(r"-?[0-9]+")
 _ESCAPED = {
     "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", "``": '"', "''": '"',
@@ -48,6 +51,8 @@ def read_tree(line: str) -> list[Span]:
         ...
     lstm_sentiment.errors.DataError: the bracket at character 1 is never closed; a tree is written ...
     """
+    if line.count("(") > MOST_NODES:
+        raise DataError(f"a tree of more than {MOST_NODES:,} nodes; write one sentence per line")
     words: list[str] = []
     opened: list[tuple[int, str, int]] = []  # where in the line, label, number of its first word
     closed: list[tuple[str, int, int]] = []  # label, its words
@@ -85,4 +90,14 @@ def read_tree(line: str) -> list[Span]:
             raise DataError(f"{shown(piece)} at character {place}: a node holds one word or nodes; {EXAMPLE}")
     if opened:
         raise DataError(f"the bracket at character {opened[-1][0]} is never closed; {EXAMPLE}")
-    return [Span(" ".join(words[first:end]), label) for label, first, end in reversed(closed)]
+    return _spans(closed, words)
+
+
+def _spans(nodes: list[tuple[str, int, int]], words: list[str]) -> list[Span]:
+    """Return what nodes span, in bounds: a node holds the words of all those below it."""
+    ends = [0, *itertools.accumulate(len(word) + 1 for word in words)]
+    if sum(ends[end] - ends[first] for _, first, end in nodes) > MOST_SPANNED:
+        raise DataError(
+            f"the nodes of the tree span more than {MOST_SPANNED:,} characters; write one sentence per line"
+        )
+    return [Span(" ".join(words[first:end]), label) for label, first, end in reversed(nodes)]

@@ -22,20 +22,22 @@ from lstm_sentiment.data.sources.sources import Source
 from lstm_sentiment.data.sources.zip_files import Bounded
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, escaped, listed, shown
 from lstm_sentiment.system.extras import need
+from lstm_sentiment.text.portions import MOST_COLUMNS, bytes_of, portions, twice_in
 
 log = logging.getLogger(__name__)
 
 Part = tuple[dict[str, list[Any]], list[int]]
+Row = tuple[int, list[Any]]  # its number in the sheet, and its values
 MOST_PART_BYTES = 1 << 26  # of a sheet, or of all texts
 MOST_TREE_BYTES = 1 << 23  # of what is parsed as a whole
 MOST_ROW_BYTES = 1 << 22  # of XML; a cell of Excel holds 32,767 characters
-MOST_ELEMENTS = 100_000  # of a row, which has 16,384 cells at most
-MOST_CHARACTERS = 1 << 24  # of one part of rows
+MOST_ELEMENTS = 100_000  # of a row, which has 16,384 cells at most; as many beside the rows
+CELL_BYTES = 40  # of memory that a cell takes besides its text
 ROWS = {"row": 1 << 20, "si": 1 << 21}  # element of a row, or of a text that cells refer to -> how many
 _ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")
 
 
-def read_workbook(source: Source, rows: int) -> Iterator[Part]:
+def read_workbook(source: Source, rows: int, size: int) -> Iterator[Part]:
     """Yield columns of at most some rows, and the number of each row in the sheet (R,), without empty rows.
 
     Numbers, dates and truth values stay what they are; of a formula it is what Excel computed last.
@@ -44,6 +46,7 @@ def read_workbook(source: Source, rows: int) -> Iterator[Part]:
         source: from `open_source`; its sheet is read, or the first that is not hidden, which is told where
             there are several.
         rows: of one part, at most.
+        size: bytes from which on a part is large enough.
 
     Raises:
         DataError: it is no workbook that can be read, has no such sheet, or values beyond its header.
@@ -52,52 +55,82 @@ def read_workbook(source: Source, rows: int) -> Iterator[Part]:
     Example::
 
         with open_source("reviews.xlsx") as source:
-            for columns, numbers in read_workbook(source, 5_000): ...
+            for columns, numbers in read_workbook(source, 5_000, 1 << 22): ...
     """
     need("openpyxl", extra="excel")
     with _opened(source) as book:
-        sheet = _sheet_of(book, source)
-        sheet.reset_dimensions()  # some programs write wrong ones
-        numbered = enumerate(sheet.iter_rows(values_only=True), start=1)
+        numbered = _rows_of(_sheet_of(book, source), book)
         filled = ((number, row) for number, row in numbered if any(value is not None for value in row))
         first, header = next(filled, (1, ()))
         names = _names(header, source, first)
-        if not source.header and header:
-            yield from _parts(itertools.chain([(first, header)], filled), names, source, rows)
-        else:
-            yield from _parts(filled, names, source, rows)
+        again = [(first, header)] if header and not source.header else []
+        problems = Problems[DataError]()
+        table = _table(itertools.chain(again, filled), names, source, problems)
+        for some in portions(table, most=rows, size=size, of=_bytes_of_row):
+            if not problems.first:  # else nobody will use them
+                columns = zip(names, zip(*(row for _, row in some), strict=True), strict=True)
+                yield {name: list(values) for name, values in columns}, [number for number, _ in some]
+        problems.raise_any()
 
 
-def _parts(
-    filled: Iterator[tuple[int, tuple[Any, ...]]], names: list[str], source: Source, rows: int
-) -> Iterator[Part]:
-    """Cut rows into parts of not too many characters."""
-    problems = Problems[DataError]()
-    table: list[list[Any]] = []
-    numbers: list[int] = []
-    characters = 0
+def _rows_of(sheet: Any, book: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield each row of a sheet with its number.
+
+    As openpyxl's own `iter_rows` does, but without the heights and formats of all rows, which that keeps.
+    """
+    from openpyxl.worksheet._reader import WorkSheetParser
+
+    last = 0
+    with sheet._get_source() as content:
+        parser = WorkSheetParser(
+            content,
+            sheet._shared_strings,
+            data_only=True,
+            epoch=book.epoch,
+            date_formats=book._date_formats,
+            timedelta_formats=book._timedelta_formats,
+        )
+        for number, cells in parser.parse():
+            parser.row_dimensions.clear()
+            if number > last:
+                yield number, sheet._get_row(cells, values_only=True)
+                last = number
+
+
+def _texts_of(content: IO[bytes]) -> list[str]:
+    """Return the texts that cells refer to by number, without a tree of all of them."""
+    from openpyxl.cell.text import Text
+    from openpyxl.xml.constants import SHEET_MAIN_NS
+    from openpyxl.xml.functions import iterparse
+
+    found: list[str] = []
+    events = iterparse(content, events=("start", "end"))
+    _, root = next(events)
+    for event, element in events:
+        if event == "end" and element.tag == f"{{{SHEET_MAIN_NS}}}si":
+            found.append(Text.from_tree(element).content.replace("x005F_", ""))  # as openpyxl reads them
+            root.clear()
+    return found
+
+
+def _table(
+    filled: Iterator[tuple[int, tuple[Any, ...]]],
+    names: list[str],
+    source: Source,
+    problems: Problems[DataError],
+) -> Iterator[Row]:
+    """Yield each row with a value for each column; note values beyond the header."""
     for number, row in filled:
         over = next((place for place in range(len(names), len(row)) if row[place] is not None), None)
         if over is not None:
             found = f"{shown(str(row[over]), 30)} stands in column {_letter(over)}, beyond the header"
             problems.add(DataError(f"{found}; name that column, or remove it", file=source.name, line=number))
-            table, numbers, characters = [], [], 0  # nobody will use them
-            continue
-        values = [_value(row[place]) if place < len(row) else None for place in range(len(names))]
-        table.append(values)
-        numbers.append(number)
-        characters += sum(len(value) for value in values if isinstance(value, str))
-        if len(table) == rows or characters > MOST_CHARACTERS:
-            if not problems.first:
-                yield _columns(names, table), numbers
-            table, numbers, characters = [], [], 0
-    problems.raise_any()
-    if table:
-        yield _columns(names, table), numbers
+        else:
+            yield number, [_value(row[place]) if place < len(row) else None for place in range(len(names))]
 
 
-def _columns(names: list[str], table: list[list[Any]]) -> dict[str, list[Any]]:
-    return {name: list(values) for name, values in zip(names, zip(*table, strict=True), strict=True)}
+def _bytes_of_row(row: Row) -> int:
+    return CELL_BYTES * len(row[1]) + bytes_of(*(value for value in row[1] if isinstance(value, str)))
 
 
 def _names(header: tuple[Any, ...], source: Source, number: int) -> list[str]:
@@ -107,7 +140,10 @@ def _names(header: tuple[Any, ...], source: Source, number: int) -> list[str]:
     if not source.header:
         return [str(place + 1) for place in range(len(header))]
     names = [_letter(place) if value is None else str(value) for place, value in enumerate(header)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    if len(names) > MOST_COLUMNS:
+        problem = f"has {len(names):,} columns; at most {MOST_COLUMNS:,} are read: leave some out"
+        raise DataError(problem, file=source.name, line=number)
+    twice = twice_in(names)
     if twice is not None:
         problem = f"the header names column {shown(twice)} twice; rename one"
         raise DataError(problem, file=source.name, line=number)
@@ -157,6 +193,14 @@ def _sheet_of(book: Any, source: Source) -> Any:
 def _opened(source: Source) -> Iterator[Any]:
     """Open a workbook; whatever goes wrong in openpyxl, then or later, becomes a `DataError`."""
     from openpyxl.reader.excel import ExcelReader
+    from openpyxl.xml.constants import SHARED_STRINGS
+
+    class Reader(ExcelReader):  # type: ignore[misc]
+        def read_strings(self) -> None:
+            part = self.package.find(SHARED_STRINGS)
+            if part is not None:
+                with self.archive.open(part.PartName[1:]) as content:
+                    self.shared_strings = _texts_of(content)
 
     with source.path.open("rb") as opened:
         if opened.read(4) == b"\xd0\xcf\x11\xe0":
@@ -165,7 +209,7 @@ def _opened(source: Source) -> Iterator[Any]:
     try:
         with warnings.catch_warnings(), Bounded(source.path) as file:
             warnings.simplefilter("ignore")  # of what is not kept: extensions, validations, styles
-            reader = ExcelReader(file, read_only=True, data_only=True, keep_links=False)
+            reader = Reader(file, read_only=True, data_only=True, keep_links=False)
             with _Parts(file) as reader.archive:
                 reader.read()
                 yield reader.wb
@@ -221,7 +265,9 @@ class _Look:
         self._part = part
         self._counts = dict.fromkeys(ROWS, 0)
         self._row = ""  # the kind of row that we are in
-        self._elements = self._begun = 0  # within it, and where it or what follows it begins
+        self._elements = self._begun = self._beside = (
+            0  # within it, where it or what follows it begins; others
+        )
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler, self._parser.EndElementHandler = self._start, self._end
         self._parser.StartDoctypeDeclHandler = self._doctype
@@ -251,6 +297,9 @@ class _Look:
                 self._refuse(f"holds more than {MOST_ELEMENTS:,} elements in one row")
             return
         kind = name.rpartition(":")[2]
+        self._beside += kind not in ROWS
+        if self._beside > MOST_ELEMENTS:
+            self._refuse(f"holds more than {MOST_ELEMENTS:,} elements beside its rows")
         if kind in ROWS:
             most, number = ROWS[kind], attributes.get("r", "1")
             self._row, self._elements, self._begun = kind, 0, self._parser.CurrentByteIndex

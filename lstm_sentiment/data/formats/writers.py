@@ -11,14 +11,21 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from lstm_sentiment.data.formats.readers import as_text
 from lstm_sentiment.data.sources.names import TABLES, compression_of, format_of
 from lstm_sentiment.data.sources.sources import open_binary
-from lstm_sentiment.errors import DataError
+from lstm_sentiment.errors import DataError, listed
 from lstm_sentiment.system.extras import need
-from lstm_sentiment.system.files import local_path, unfinished, writing
+from lstm_sentiment.system.files import (
+    held_unfinished,
+    local_path,
+    refuse_device,
+    sweep,
+    unfinished,
+    writing,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +37,15 @@ _UNWRITTEN = re.compile(
 )  # in XML: the last would mean others
 MOST_SHEET_ROWS, MOST_CELL_CHARACTERS = 1 << 20, 32_767
 MOST_EXACT = 1 << 53  # numbers of Excel are floats
-_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
-_COMPUTED = ("=", "+", "-", "@", "\t", "\r")  # what a cell begins with that a spreadsheet takes for a formula
+# A spreadsheet takes for a formula what begins with one of these signs, be they full-width, small or raised.
+_SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u207c\u207a\u207b\u208c\u208a\u208b\u2212"
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_ENDS = ",;|\t\r\n\v\f\x85\u2028\u2029"  # what may end a cell where a file is opened with another separator
+_BLANKS = " \xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
+_UNSEEN = "\xad\u180e\u200b-\u200f\u2060-\u2064\ufeff"
+_BEFORE = rf'[{_BLANKS}{_UNSEEN}"]*'  # a sign, and passed over by one program or another
+_COMPUTED = re.compile(rf"(?:^|(?<=[{_ENDS}]))(?={_BEFORE}[{_SIGNS}])|^(?=[\t\r\n])")
+_MAYBE_COMPUTED = re.compile(rf"[{_SIGNS}]|^[\t\r\n]")
 
 
 @contextlib.contextmanager
@@ -51,9 +65,12 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
     if ending == ".xlsx":
         need("openpyxl", extra="excel")
     beside = unfinished(path)
+    refuse_device(path, name)
     try:
         with writing(path), _placed(name), contextlib.ExitStack() as stack:
+            sweep(path.parent, path.name)
             file = stack.enter_context(beside.open("xb"))
+            stack.enter_context(held_unfinished(beside))
             if ending in (".parquet", ".feather"):
                 yield _arrow_writer(file, name, like, stack, parquet=ending == ".parquet")
             elif ending == ".xlsx":
@@ -63,7 +80,7 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
                 out = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
                 cell = _inert if spreadsheet_safe else _cell
                 yield stack.enter_context(
-                    _json_writer(out) if ending == ".json" else _line_writer(out, ending, cell)
+                    _json_writer(out) if ending == ".json" else _line_writer(out, name, cell)
                 )
             stack.close()  # what is left is written now
             beside.replace(path)
@@ -95,6 +112,20 @@ def to_json_line(record: Mapping[Any, Any]) -> str:
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
+def records_of(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield a frame's rows; a key that a row does not have in its file, which is pd.NA here, is left out.
+
+    >>> import pandas as pd
+    >>> list(records_of(pd.DataFrame({"text": ["so", "no"], "stars": [pd.NA, None]}, dtype=object)))
+    [{'text': 'so'}, {'text': 'no', 'stars': None}]
+    """
+    import pandas as pd
+
+    columns = [str(column) for column in frame.columns]
+    for row in zip(*(frame[column].tolist() for column in frame.columns), strict=True):
+        yield {column: value for column, value in zip(columns, row, strict=True) if value is not pd.NA}
+
+
 def _json_value(value: Any) -> Any:
     """Replace numbers that JSON does not know by null, at any depth."""
     if isinstance(value, float):
@@ -118,8 +149,8 @@ def _compressed(file: IO[bytes], name: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _line_writer(out: IO[str], ending: str, cell: Callable[[Any], str]) -> Iterator[Write]:
-    yield _jsonl_writer(out) if ending == ".jsonl" else _delimited_writer(out, ending, cell)
+def _line_writer(out: IO[str], name: str, cell: Callable[[Any], str]) -> Iterator[Write]:
+    yield _jsonl_writer(out) if format_of(name) == ".jsonl" else _delimited_writer(out, name, cell)
 
 
 @contextlib.contextmanager
@@ -129,7 +160,7 @@ def _json_writer(out: IO[str]) -> Iterator[Write]:
 
     def write(frame: pd.DataFrame) -> None:
         nonlocal before
-        for record in frame.to_dict("records"):
+        for record in records_of(frame):
             out.write(before + to_json_line(record))
             before = ",\n"
 
@@ -139,33 +170,59 @@ def _json_writer(out: IO[str]) -> Iterator[Write]:
 
 def _jsonl_writer(out: IO[str]) -> Write:
     def write(frame: pd.DataFrame) -> None:
-        out.writelines(to_json_line(record) + "\n" for record in frame.to_dict("records"))
+        out.writelines(to_json_line(record) + "\n" for record in records_of(frame))
 
     return write
 
 
-def _delimited_writer(out: IO[str], ending: str, cell: Callable[[Any], str]) -> Write:
-    first = True
+def _delimited_writer(out: IO[str], name: str, cell: Callable[[Any], str]) -> Write:
+    separator = "\t" if format_of(name) == ".tsv" else ","
+    header: list[Any] | None = None
 
     def write(frame: pd.DataFrame) -> None:
-        nonlocal first
-        texts = frame.map(cell).rename(columns=cell)
-        texts.to_csv(
-            out, sep="\t" if ending == ".tsv" else ",", index=False, header=first, lineterminator="\r\n"
-        )
-        first = False
+        nonlocal header
+        is_first, header = header is None, list(frame.columns) if header is None else header
+        texts = _with_columns(frame, header, name).map(cell).rename(columns=cell)
+        if cell is _inert:  # a number that begins a line is taken together with what follows it
+            texts.isetitem(0, [_COMPUTED.sub("'", first, count=1) for first in texts.iloc[:, 0]])
+        texts.to_csv(out, sep=separator, index=False, header=is_first, lineterminator="\r\n")
 
     return write
+
+
+def _with_columns(frame: pd.DataFrame, columns: list[Any], name: str) -> pd.DataFrame:
+    """Return rows with the columns of the rows before."""
+    if list(frame.columns) == columns:
+        return frame
+    more = [str(column) for column in frame.columns if column not in set(columns)]
+    if more:
+        problem = f"rows further down have more columns ({listed(more, most=5, quoted=True)})"
+        raise DataError(f"{problem}; write .jsonl instead", file=name)
+    return filled(frame, columns)
+
+
+def filled(frame: pd.DataFrame, columns: list[Any]) -> pd.DataFrame:
+    """Return rows with these columns, pd.NA in those that are not there.
+
+    >>> import pandas as pd
+    >>> filled(pd.DataFrame({"text": ["so"]}), ["id", "text"])["id"].tolist()
+    [<NA>]
+    """
+    import pandas as pd
+
+    return frame.reindex(columns=columns, fill_value=cast(Any, pd.NA))
 
 
 def _arrow_writer(
     file: IO[bytes], name: str, like: Path | None, stack: contextlib.ExitStack, *, parquet: bool
 ) -> Write:
     """Return what writes Parquet, or Feather."""
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     known: dict[str, Any] = {}
+    header: list[Any] = []
     writer: Any = None
 
     def open_writer(schema: pa.Schema) -> Any:
@@ -183,11 +240,14 @@ def _arrow_writer(
         return array
 
     def write(frame: pd.DataFrame) -> None:
-        nonlocal writer
+        nonlocal writer, header
         if writer is None and like is not None:
             known.update({field.name: field.type for field in pq.read_schema(like)})
+        if writer is not None:
+            frame = _with_columns(frame, header, name)
+        values = {str(c): [None if v is pd.NA else v for v in frame[c].tolist()] for c in frame.columns}
         try:
-            columns = {str(c): column(str(c), frame[c].tolist()) for c in frame.columns}
+            columns = {name: column(name, of_column) for name, of_column in values.items()}
         except (pa.ArrowException, TypeError, ValueError) as error:
             raise DataError(
                 f"values of several types in a column: {error}; write .jsonl instead", file=name
@@ -195,9 +255,8 @@ def _arrow_writer(
         table = pa.table(columns)
         if writer is None:
             known.update({field.name: field.type for field in table.schema})
+            header = list(frame.columns)
             writer = stack.enter_context(open_writer(table.schema))
-        if table.schema.names != list(known):
-            raise DataError("rows further down have other columns; write .jsonl instead", file=name)
         writer.write_table(table)
 
     return write
@@ -211,7 +270,7 @@ def _workbook_writer(file: IO[bytes], name: str) -> Iterator[Write]:
 
     book = Workbook(write_only=True)
     sheet = book.create_sheet("rows")
-    rows = 0
+    rows, header = 0, list[Any]()
 
     def cell(value: Any) -> Any:
         found = _of_workbook(value, name)
@@ -221,9 +280,11 @@ def _workbook_writer(file: IO[bytes], name: str) -> Iterator[Write]:
         return made
 
     def write(frame: pd.DataFrame) -> None:
-        nonlocal rows
-        if not rows:
-            sheet.append([cell(str(column)) for column in frame.columns])
+        nonlocal rows, header
+        if not header:
+            header = list(frame.columns)
+            sheet.append([cell(str(column)) for column in header])
+        frame = _with_columns(frame, header, name)
         rows += len(frame)
         if rows >= MOST_SHEET_ROWS:
             raise DataError(f"a sheet of Excel has {MOST_SHEET_ROWS:,} rows; write .csv instead", file=name)
@@ -260,10 +321,15 @@ def _cell(value: Any) -> str:
 
 
 def _inert(value: Any) -> str:
-    """Return a value as text that a spreadsheet shows as it is; numbers stay numbers.
+    """Return a value as text that a spreadsheet shows as it is; a number of its own stays one.
 
-    >>> [_inert(value) for value in ("=1+1", "-0.5", "- so-so", "good")]
-    ["'=1+1", '-0.5', "'- so-so", 'good']
+    Not the cell alone is looked at, but all that would be one where another separator is taken: a cell
+    begins behind a comma, semicolon, bar, tab or line break, and blanks and quotes before a sign do not help.
+
+    >>> [_inert(value) for value in ("=1+1", "-0.5", "- so-so", "good; =1+1", "good; -1", "good")]
+    ["'=1+1", '-0.5', "'- so-so", "good;' =1+1", "good;' -1", 'good']
     """
     text = _cell(value)
-    return f"'{text}" if text.startswith(_COMPUTED) and not _NUMBER.fullmatch(text) else text
+    if not _MAYBE_COMPUTED.search(text) or _NUMBER.fullmatch(text):
+        return text
+    return _COMPUTED.sub("'", text)

@@ -6,28 +6,25 @@ import bz2
 import codecs
 import contextlib
 import gzip
-import http.client
 import importlib.util
 import io
 import itertools
 import lzma
 import os
-import shutil
 import stat
-import tempfile
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+from lstm_sentiment.data.sources.downloads import fetched
 from lstm_sentiment.data.sources.names import compression_of, format_of, has_format
+from lstm_sentiment.data.sources.xz_files import UnpackedXz
 from lstm_sentiment.data.sources.zip_files import BUFFER_BYTES, DAMAGED, only_member, open_member
 from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown, without_secrets
 from lstm_sentiment.system.files import local_path
 
-MAX_LINE = 1 << 24  # characters in one line, or one field of a table: more is no text of one row
+MAX_LINE = 1 << 22  # characters in one line, one field or one row: more is no text of one row
 PICKLE = "a pickle, which can run code; write the rows as .parquet or .jsonl"
 OTHER_KINDS = {  # first bytes -> what such a file is, and how to go on
     b"\x1f\x8b": "gzip; let its name end in .gz",
@@ -201,7 +198,7 @@ def text_lines(text: IO[str], source: Source) -> Iterator[str]:
             return
         if len(line) > MAX_LINE:
             raise DataError(
-                f"the line is longer than {MAX_LINE:,} characters; end each row with a line break",
+                f"the line is longer than {MAX_LINE:,} characters; end each row with a line break, or cut it",
                 file=source.name,
                 line=number,
             )
@@ -243,10 +240,12 @@ def _refuse_other_kinds(head: bytes, source: Source) -> None:
 def _undecodable(source: Source, error: UnicodeDecodeError) -> DataError:
     """Find the line that cannot be decoded; the decoder only knows the place in its buffer."""
     decoder = codecs.getincrementaldecoder(source.encoding)()
-    line, found = 1, b""
+    line, found, before = 1, b"", 0  # bytes of the line that were read before those found
     with source.open() as opened, io.BufferedReader(cast(io.RawIOBase, opened), BUFFER_BYTES) as raw:
-        for content in itertools.chain(raw, [b""]):
-            found = content or found  # what is left undecoded at the end stood in the last line
+        for content in itertools.chain(iter(lambda: raw.readline(MAX_LINE), b""), [b""]):
+            if content:  # what is left undecoded at the end stood in the last line
+                before = 0 if found.endswith(b"\n") else before + len(found)
+                found = content
             state = decoder.getstate()
             try:
                 line += decoder.decode(content, final=not content).count("\n")
@@ -256,7 +255,7 @@ def _undecodable(source: Source, error: UnicodeDecodeError) -> DataError:
                 with contextlib.suppress(UnicodeError):  # of UTF-16 without its mark
                     line += decoder.decode(content[: max(place, 0)]).count("\n") if content else 0
                 return DataError(
-                    f"byte 0x{inner.object[inner.start]:02x} at position {max(place, 0) + 1} is not "
+                    f"byte 0x{inner.object[inner.start]:02x} at position {before + max(place, 0) + 1} is not "
                     f"{source.encoding}; set data.encoding to what the file is (latin-1, cp1252, ...), or "
                     "data.encoding_errors replace",
                     file=source.name,
@@ -276,6 +275,8 @@ def open_binary(file: Path | IO[bytes], compression: str, mode: Literal["rb", "w
         return stream(str(file) if isinstance(file, Path) else file, compression="zstd")
     if not compression:
         return file.open(mode) if isinstance(file, Path) else file
+    if compression == ".xz" and mode == "rb":
+        return UnpackedXz(file)
     opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[compression]
     return opener(file, mode)
 
@@ -296,47 +297,3 @@ def _package_path(name: str) -> Path:
     if not path.is_relative_to(root.resolve()):
         raise DataError("leads out of the package", file=name)
     return path
-
-
-@contextlib.contextmanager
-def fetched(url: str) -> Iterator[Path]:
-    """Copy what a URL names to a temporary file, which is there for as long as it is needed.
-
-    Raises:
-        DataError: it cannot be fetched.
-        MissingExtraError: the URL's filesystem package is not installed.
-
-    Example::
-
-        with fetched("https://example.org/reviews.csv") as file:
-            print(file.stat().st_size)
-    """
-    with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
-        try:
-            path = Path(folder) / Path(urllib.parse.urlparse(url).path).name
-            if url.startswith(("http://", "https://")):
-                opened: IO[bytes] = urllib.request.urlopen(url)
-            else:
-                import fsspec  # only for a URL of another kind
-
-                opened = fsspec.open(url, "rb").open()
-            with opened, path.open("wb") as out:
-                shutil.copyfileobj(opened, out, 1 << 20)
-        except ImportError as error:
-            raise MissingExtraError(f"{without_secrets(url)}: {error}") from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise DataError(f"cannot be fetched: {_without_parts(str(error), url)}", file=url) from None
-        yield path
-
-
-def _without_parts(message: str, url: str) -> str:
-    """Return a library's message without what is secret of a URL: it may quote a part of it alone."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError:  # such as half of an address in brackets: it has no parts
-        return without_secrets(message)
-    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    host = parts.netloc.rpartition(":")[2] if user else ""  # what http.client takes for the port
-    for secret in sorted(filter(None, (host, user, password, parts.query, parts.fragment)), key=len)[::-1]:
-        message = message.replace(secret, "...")
-    return without_secrets(message)

@@ -1,54 +1,28 @@
-"""Parquet and Feather (Arrow) files to columns of Python values, checked and read batch by batch.
+"""Feather (Arrow) files to columns of Python values: their batches are measured before they are unpacked.
 
 Legend: R rows of a part.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from collections.abc import Iterator
 from typing import Any
 
+from lstm_sentiment.data.formats.arrow.batches import Part, check_names, parts_of, refusing
 from lstm_sentiment.data.sources.sources import Source
-from lstm_sentiment.errors import DataError, escaped, shown
+from lstm_sentiment.errors import DataError
 
-Part = tuple[dict[str, list[Any]], range]
-MOST_BATCH_BYTES = 1 << 28  # unpacked, of one batch of Feather: programs write 65,536 rows in each
-MOST_PART_BYTES = 1 << 24
+MOST_BATCH_BYTES = (
+    192 << 20
+)  # unpacked, of one batch and the dictionaries: programs write 65,536 rows in each
 LEAST_ROWS = 1 << 16  # of a batch; more rows take a byte each at least
 DICTIONARY = 2  # what a message holds, in the format's numbers
 FILE_MARK, STREAM_MARK = b"ARROW1", b"\xff\xff\xff\xff"
 
 
-def read_parquet(source: Source, rows: int) -> Iterator[Part]:
-    """Yield columns of at most some rows, and the 1-based number of each row (R,).
-
-    Args:
-        source: from `open_source`.
-        rows: of one part, at most.
-
-    Raises:
-        DataError: it is no whole Parquet file; two columns have one name.
-
-    Example::
-
-        with open_source("reviews.parquet") as source:
-            for columns, numbers in read_parquet(source, 5_000): ...
-    """
-    import pyarrow.parquet as pq
-
-    _check_parquet(source)
-    with (
-        _refusing(source, "Parquet"),
-        pq.ParquetFile(source.path, page_checksum_verification=True) as file,
-    ):
-        _check_names(file.schema_arrow.names, source)
-        yield from _parts(file.iter_batches(batch_size=rows), rows)
-
-
-def read_feather(source: Source, rows: int) -> Iterator[Part]:
+def read_feather(source: Source, rows: int, size: int) -> Iterator[Part]:
     """Yield columns of at most some rows, and the 1-based number of each row (R,).
 
     Both forms of Arrow's files are read: that of Feather version 2, and the stream that Hugging Face's
@@ -57,6 +31,7 @@ def read_feather(source: Source, rows: int) -> Iterator[Part]:
     Args:
         source: from `open_source`.
         rows: of one part, at most.
+        size: bytes from which on a part is large enough.
 
     Raises:
         DataError: it is no whole Feather file, or one that unpacks to too much; two columns have one name.
@@ -64,18 +39,18 @@ def read_feather(source: Source, rows: int) -> Iterator[Part]:
     Example::
 
         with open_source("reviews.feather") as source:
-            for columns, numbers in read_feather(source, 5_000): ...
+            for columns, numbers in read_feather(source, 5_000, 1 << 22): ...
     """
     import pyarrow as pa
 
-    begin = _check_feather(source)
-    with _refusing(source, "Feather"), pa.memory_map(str(source.path)) as file:
+    begin = _check_ends(source)
+    with refusing(source, "Feather"), pa.memory_map(str(source.path)) as file:
         file.seek(begin)
         _check_messages(pa.ipc.MessageReader.open_stream(file), source)
         file.seek(begin)  # a file is a stream, with an index behind it
         with pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as batches:
-            _check_names(batches.schema.names, source)
-            yield from _parts(map(_validated, batches), rows)
+            check_names(batches.schema.names, source)
+            yield from parts_of(map(_validated, batches), source, rows, size)
 
 
 def _validated(batch: Any) -> Any:
@@ -84,56 +59,7 @@ def _validated(batch: Any) -> Any:
     return batch
 
 
-def _parts(batches: Any, rows: int) -> Iterator[Part]:
-    """Cut batches into parts, as Python values: types of pandas would turn a column with gaps into floats."""
-    start = 1
-    for batch in batches:
-        first = 0
-        while first < batch.num_rows:
-            part = batch.slice(first, rows)
-            if part.nbytes > MOST_PART_BYTES:
-                part = part.slice(0, max(1, part.num_rows * MOST_PART_BYTES // part.nbytes))
-            columns = {name: part.column(i).to_pylist() for i, name in enumerate(part.schema.names)}
-            yield columns, range(start, start + part.num_rows)
-            start, first = start + part.num_rows, first + part.num_rows
-
-
-@contextlib.contextmanager
-def _refusing(source: Source, kind: str) -> Iterator[None]:
-    """Raise what goes wrong in Arrow as a `DataError`."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # or a date that Python lacks
-        problem = escaped(str(error), 200)
-        raise DataError(f"is no readable {kind} file: {problem}; write it anew", file=source.name) from None
-
-
-def _check_names(names: list[str], source: Source) -> None:
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"names column {shown(twice)} twice; rename one", file=source.name)
-
-
-def _check_parquet(source: Source) -> None:
-    """Tell what is no whole Parquet file by its first and last four bytes."""
-    with source.path.open("rb") as file:
-        head, size = file.read(4), file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 4))
-        tail = file.read(4)
-    problem = ""
-    if b"PARE" in (head, tail):
-        problem = "it is encrypted; write it without encryption"
-    elif head != b"PAR1":
-        problem = "it does not begin with PAR1; let its name end in what it is"
-    elif tail != b"PAR1" or size < 12:
-        problem = "it is cut off; copy it again"
-    if problem:
-        raise DataError(f"is no readable Parquet file: {problem}", file=source.name)
-
-
-def _check_feather(source: Source) -> int:
+def _check_ends(source: Source) -> int:
     """Tell what is no whole Feather file by its first and last bytes; return where its messages begin."""
     with source.path.open("rb") as file:
         head, size = file.read(8), file.seek(0, os.SEEK_END)
@@ -163,8 +89,10 @@ def _check_messages(messages: Any, source: Source) -> None:
             raise ValueError(str(error)) from None
         dictionaries += size if message.type == "dictionary" else 0
         problem = ""
-        if max(size, dictionaries) > MOST_BATCH_BYTES:
-            problem = f"a batch unpacks to {size:,} bytes; write it in smaller ones (pandas: chunksize=5000)"
+        size = dictionaries + (size if message.type == "record batch" else 0)
+        if size > MOST_BATCH_BYTES:
+            found = f"a batch unpacks to {size:,} bytes, more than {MOST_BATCH_BYTES:,}"
+            problem = f"{found}; write it in smaller ones (pandas: chunksize=5000)"
         elif rows > max(LEAST_ROWS, size):
             problem = f"a batch has {rows:,} rows in {size:,} bytes; write it without run-end encoding"
         if problem:

@@ -1,0 +1,110 @@
+"""How a command ends: its exit code, what is said, and that nothing half-written is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+from lstm_sentiment.cli.terminal import SafeHandler, plain_warnings, say, speak_utf8
+from lstm_sentiment.errors import DiskError, SentimentError, StoppedError, without_secrets
+
+STOPPING = ("SIGTERM", "SIGHUP")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+OUTPUT = "standard output"
+
+
+def run_command(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command's `main` with the process's arguments and leave with its exit code.
+
+    A `SentimentError` becomes one message on stderr, and so does a disk that is full; an interrupt leaves
+    with 130, SIGTERM with 143 and SIGHUP with 129, after all that is unfinished was removed.
+    """
+    speak_utf8()
+    plain_warnings()
+    SafeHandler.lost = None
+    if sys.stdout is None:  # closed, as by >&-
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open as long as the process
+    try:
+        code = _run(main)
+    finally:
+        _let_go_of_output()
+    sys.exit(code)
+
+
+def _run(main: Callable[[list[str]], None]) -> Any:
+    """Run a command, and return its exit code."""
+    try:
+        with _unwound_by_signals():
+            try:
+                main(sys.argv[1:])
+                code: Any = 0
+            except SystemExit as left:  # --help, a signal
+                code = left.code
+            sys.stdout.flush()
+            if SafeHandler.lost is not None:
+                raise SafeHandler.lost
+            return code
+    except SentimentError as error:
+        _tell(str(error), "" if isinstance(error, StoppedError) else "error: ")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
+        return 141
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        place = error.filename or OUTPUT  # all else that writes tells its path itself (see `files.writing`)
+        _tell(f"{place}: cannot be written: {error.strerror}; make room, or choose another place", "error: ")
+        return DiskError.exit_code
+
+
+def _tell(message: str, kind: str = "") -> None:
+    """Print lines on stderr; where that cannot be written either, the exit code is all there is."""
+    with contextlib.suppress(OSError):
+        for line in message.split("\n"):
+            say(without_secrets(f"{kind}{line}"), file=sys.stderr)
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _unwound_by_signals() -> Iterator[None]:
+    """Let signals that end a process end a block in order, but for those that somebody else listens to."""
+    numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = [number for number in numbers if mine and signal.getsignal(number) == signal.SIG_DFL]
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)  # the way out is not interrupted again
+        sys.exit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _is_stuck() -> bool:
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):  # it may be closed
+        return True
+    return False
+
+
+def _let_go_of_output() -> None:
+    """Throw away what cannot be written, or Python would try again at its end and leave with 120."""
+    if _is_stuck() and not sys.stdout.closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

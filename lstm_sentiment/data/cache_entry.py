@@ -1,0 +1,144 @@
+"""A folder of the cache of tokens: how its files are written, and how damage to them shows.
+
+    ids.bin      all tokens of all rows, one flat int32 array (N,)
+    rows.npz     offsets (R + 1,), labels, groups, weights, hashes, lines, phrases (R,)
+    meta.json    the tokens that the numbers stand for, label values, counts
+    sums.json    the CRC-32 of each file above: 34 ms for 100 MB, where sha256 takes 81 and blake2b 184
+
+A folder that is whole may still have been written by somebody else: no number in it leads out of an array.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.system.files import sync_file, sync_folder
+
+IDS, ROWS, META, SUMS = "ids.bin", "rows.npz", "meta.json", "sums.json"
+ROW_ARRAYS: dict[str, Any] = {  # name -> kind of its numbers
+    "offsets": np.int64,
+    "labels": np.int32,
+    "groups": np.int32,
+    "weights": np.float64,
+    "hashes": np.uint64,
+    "lines": np.int64,
+    "phrases": np.bool_,
+}
+COUNTS = ("filtered", "empty", "replaced", "swallowed", "swallowed_line")
+BLOCK_BYTES = 1 << 20
+BROKEN_FILE = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (*BROKEN_FILE, ValueError, LookupError, TypeError, RecursionError)
+Array = npt.NDArray[Any]
+
+
+class DamagedError(Exception):
+    """A folder that is not as it was written; the message says which file of it."""
+
+
+def write_entry(folder: Path, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Write everything but ``ids.bin``, which is there, and flush all of it to disk.
+
+    Raises:
+        OSError: the disk is full or failing.
+
+    Example::
+
+        write_entry(building, arrays, {"tokens": ["so"], "label_values": ["neg", "pos"], "counts": {}})
+    """
+    of_rows: dict[str, Any] = {name: np.array(arrays[name], kind) for name, kind in ROW_ARRAYS.items()}
+    np.savez(folder / ROWS, **of_rows)
+    (folder / META).write_text(json.dumps(meta))
+    (folder / SUMS).write_text(json.dumps({name: _sum(folder / name) for name in (IDS, ROWS, META)}))
+    for name in (IDS, ROWS, META, SUMS):
+        sync_file(folder / name)
+    sync_folder(folder)
+
+
+def read_entry(folder: Path) -> tuple[Array, dict[str, Any], dict[str, Any]]:
+    """Return the tokens, memory-mapped, the arrays of rows, and the rest.
+
+    Raises:
+        DamagedError: a file is missing, has another checksum, or holds numbers out of range.
+
+    Example::
+
+        ids_N, arrays, meta = read_entry(cache / key)
+    """
+    try:
+        sums = json.loads((folder / SUMS).read_bytes())
+        found, smallest, largest = _look_through(folder / IDS)
+        for name, of_file in ((META, _sum(folder / META)), (ROWS, _sum(folder / ROWS)), (IDS, found)):
+            if of_file != sums[name]:
+                raise DamagedError(f"{name} has another checksum")
+        meta = json.loads((folder / META).read_bytes())
+        with (folder / ROWS).open("rb") as file, np.load(file, allow_pickle=False) as rows:
+            arrays = {name: rows[name] for name in ROW_ARRAYS}
+        count = (folder / IDS).stat().st_size / np.dtype(np.int32).itemsize
+        _check_ranges(arrays, meta, count, smallest, largest)
+        ids_N: Array = np.zeros(0, np.int32)
+        if count:  # private and writable, which torch asks for; nothing writes to it
+            ids_N = np.memmap(folder / IDS, np.int32, mode="c")
+    except UNREADABLE as error:
+        raise DamagedError(str(error)[:200] or type(error).__name__) from None
+    return ids_N, arrays, {name: meta[name] for name in ("tokens", "label_values", "counts")}
+
+
+def _sum(file: Path) -> int:
+    return _look_through(file)[0]
+
+
+def _look_through(file: Path) -> tuple[int, int, int]:
+    """Return the CRC-32 of a file of int32, the smallest number in it and the largest, in one pass."""
+    found, smallest, largest = 0, 0, -1
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK_BYTES):
+            found = zlib.crc32(block, found)
+            numbers = np.frombuffer(block[: len(block) // 4 * 4], np.int32)
+            if len(numbers):
+                smallest, largest = min(smallest, int(numbers.min())), max(largest, int(numbers.max()))
+    return found, smallest, largest
+
+
+def _check_ranges(
+    arrays: Mapping[str, Array], meta: Mapping[str, Any], count: float, smallest: int, largest: int
+) -> None:
+    """Refuse numbers that lead out of an array, and other things than are written.
+
+    Args:
+        arrays: of rows.
+        meta: the rest.
+        count: of numbers in ``ids.bin``.
+        smallest: of them.
+        largest: of them.
+
+    Raises:
+        DamagedError: names the file.
+    """
+    offsets, labels = arrays["offsets"], arrays["labels"]
+    kinds = all(arrays[name].dtype == kind and arrays[name].ndim == 1 for name, kind in ROW_ARRAYS.items())
+    lengths = {len(array) + (name != "offsets") for name, array in arrays.items()}
+    if not kinds or lengths != {len(offsets)} or len(offsets) < 2:
+        raise DamagedError(f"{ROWS} does not hold the arrays of rows")
+    if offsets[0] != 0 or offsets[-1] != count or (offsets[1:] < offsets[:-1]).any():
+        raise DamagedError(f"{ROWS} does not fit {IDS}")
+    texts = [meta["tokens"], meta["label_values"]]
+    if not all(isinstance(of, list) and all(isinstance(text, str) for text in of) for of in texts):
+        raise DamagedError(f"{META} holds something that is no text")
+    if not all(type(meta["counts"][name]) is int for name in COUNTS):
+        raise DamagedError(f"{META} holds no counts")
+    if smallest < 0 or largest >= len(meta["tokens"]):
+        raise DamagedError(f"{IDS} holds numbers that stand for no token")
+    values = max(1, len(meta["label_values"]))  # without labels all numbers are 0
+    if labels.min() < 0 or labels.max() >= values or arrays["lines"].min() < 0 or arrays["groups"].min() < 0:
+        raise DamagedError(f"{ROWS} holds numbers out of range")
+    weights = arrays["weights"]
+    if not (np.isfinite(weights).all() and weights.min() >= 0):
+        raise DamagedError(f"{ROWS} holds weights that are none")

@@ -1,0 +1,121 @@
+"""Files at a URL, copied to this machine; a server that does not send is not waited for without end."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from lstm_sentiment.errors import DataError, MissingExtraError, without_secrets
+from lstm_sentiment.system.files import writing
+
+PATIENCE_S = 60.0  # in which a server must answer, and send
+LEAST_BYTES = 1_000  # in that time
+BLOCK_BYTES = 1 << 16
+
+
+@contextlib.contextmanager
+def fetched(url: str) -> Iterator[Path]:
+    """Copy what a URL names to a temporary file, which is there for as long as it is needed.
+
+    Raises:
+        DataError: it cannot be fetched, or less than a kilobyte comes in a minute.
+        DiskError: the disk is full.
+        MissingExtraError: the URL's filesystem package is not installed.
+
+    Example::
+
+        with fetched("https://example.org/reviews.csv") as file:
+            print(file.stat().st_size)
+    """
+    with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as folder:
+        try:
+            path = Path(folder) / Path(urllib.parse.urlparse(url).path).name
+            _copy(url, path)
+        except ImportError as error:
+            raise MissingExtraError(f"{without_secrets(url)}: {error}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise DataError(f"cannot be fetched: {_without_parts(str(error), url)}", file=url) from None
+        yield path
+
+
+def _copy(url: str, path: Path) -> None:
+    """Copy a file in a thread of its own: some filesystems know no timeouts, nor does looking up a name."""
+    copying = _Copying(url, path)
+    thread = threading.Thread(target=copying.run, daemon=True)
+    thread.start()
+    done, since = 0, time.monotonic()
+    while thread.is_alive():
+        thread.join(min(1.0, PATIENCE_S))
+        if copying.done - done >= LEAST_BYTES:
+            done, since = copying.done, time.monotonic()
+        elif thread.is_alive() and time.monotonic() - since > PATIENCE_S:
+            copying.given_up = True
+            found = f"{copying.done - done:,} bytes" if copying.done > done else "nothing"
+            raise TimeoutError(
+                f"the server sent {found} in {PATIENCE_S:g} seconds; try again, or give a file that is here"
+            )
+    if copying.error is not None:
+        raise copying.error
+
+
+class _Copying:
+    """A copy on its way.
+
+    Args:
+        url: to copy from.
+        path: to copy to.
+    """
+
+    def __init__(self, url: str, path: Path) -> None:
+        self.url, self.path = url, path
+        self.done, self.given_up = 0, False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Copy all of it; keep what goes wrong in `error`."""
+        try:
+            with _opened(self.url) as opened, writing(self.path), self.path.open("wb") as out:
+                read: Any = getattr(opened, "read1", opened.read)  # what is there, be it little
+                while not self.given_up:
+                    try:
+                        block = read(BLOCK_BYTES)
+                    except OSError as error:  # of the server, and not of the disk
+                        self.error = error
+                        return
+                    if not block:
+                        return
+                    out.write(block)
+                    self.done += len(block)
+        except BaseException as error:
+            self.error = error
+
+
+def _opened(url: str) -> IO[bytes]:
+    if url.startswith(("http://", "https://")):
+        opened: IO[bytes] = urllib.request.urlopen(url, timeout=PATIENCE_S)
+        return opened
+    import fsspec  # only for a URL of another kind
+
+    found: IO[bytes] = fsspec.open(url, "rb").open()
+    return found
+
+
+def _without_parts(message: str, url: str) -> str:
+    """Return a library's message without what is secret of a URL: it may quote a part of it alone."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # such as half of an address in brackets: it has no parts
+        return without_secrets(message)
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    host = parts.netloc.rpartition(":")[2] if user else ""  # what http.client takes for the port
+    for secret in sorted(filter(None, (host, user, password, parts.query, parts.fragment)), key=len)[::-1]:
+        message = message.replace(secret, "...")
+    return without_secrets(message)

@@ -1,0 +1,219 @@
+"""Long texts, and texts without spaces: the same tokens as ever, in memory that is bounded."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from attacks import GOOD_RUN
+
+from lstm_sentiment import load, predict
+from lstm_sentiment.data.sources.sources import MAX_LINE
+from lstm_sentiment.errors import DataError
+from lstm_sentiment.text import encoder
+from lstm_sentiment.text import tokenizers as text
+from lstm_sentiment.text.encoder import REMEMBERED_BYTES, Encoder, cut
+from lstm_sentiment.text.tokenization import LONGEST_PIECE, TOKEN, words
+from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary, count_unknown
+
+MEGABYTE = 10**6
+ALPHABETS = ["ab ", "aé 好!", "x", "好", "a\u0301 ", "😀a", "…! ", "'a", "é", "#é"]
+
+
+def long_texts() -> Iterator[str]:
+    randomness = random.Random(0)
+    for alphabet in ALPHABETS:
+        for length in (0, 7, 9_999, 10_001, 130_000):
+            yield "".join(randomness.choices(alphabet, k=length))
+
+
+def test_a_lexicon_and_an_encoder_find_the_tokens_of_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "PIECES_AT_ONCE", 1000)
+    monkeypatch.setattr(text, "CHARACTERS_AT_ONCE", 5000)
+    texts, tokenizer = list(long_texts()), Tokenizer("words", lowercase=True)
+    lexicon = Lexicon(tokenizer)
+    numbers_N, lengths_R = lexicon.encode(texts)
+    ends, tokens = np.cumsum(lengths_R), lexicon.tokens
+    ids = {token: i + 2 for i, token in enumerate(tokens[::2])}
+    encoders = [
+        Encoder(ids, lowercase=True, max_tokens=most, truncate=truncate, subwords=0)
+        for truncate in ("head", "tail", "middle")
+        for most in (1, 7, 512)
+    ]
+    for one, end, length in zip(texts, ends, lengths_R, strict=True):
+        expected = tokenizer(one)
+        assert [tokens[i] for i in numbers_N[end - length : end]] == expected == words(one.lower())
+        row = [ids.get(token, 1) for token in expected]
+        for encode in encoders:
+            assert encode(one) == (cut(row, encode._max_tokens, encode._truncate) or [1])
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 6, 20])
+def test_what_is_kept_of_a_long_text_is_the_same_of_a_list_and_of_a_stream(length: int) -> None:
+    items = list(range(length))
+    for most in (1, 2, 5, 6):
+        over = max(0, length - most)
+        kept = {"head": items[:most], "tail": items[over:]}
+        half = (most + 1) // 2
+        kept["middle"] = items if not over else items[:half] + items[length - (most - half) :]
+        for truncate, expected in kept.items():
+            assert cut(items, most, truncate) == cut(iter(items), most, truncate) == expected
+
+
+def test_ten_thousand_characters_without_white_space_end_a_piece() -> None:
+    assert words("x" * LONGEST_PIECE) == ["x" * 64]
+    assert words("x" * (LONGEST_PIECE + 1)) == ["x" * 64, "x"]
+    assert words("so " + "x" * 3 * LONGEST_PIECE + " so") == ["so", *["x" * 64] * 3, "so"]
+    assert words("好" * (LONGEST_PIECE + 1)) == ["好"] * (LONGEST_PIECE + 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_word_without_end_takes_no_more_than_its_pieces() -> None:
+    """And the control: without them the pattern takes a hundred bytes for each character."""
+
+    def most_taken(split: str) -> int:
+        code = f"from lstm_sentiment.text.tokenization import *; {split}"
+        code += "; print(open('/proc/self/status').read())"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        return 1024 * int(done.stdout.partition("VmHWM:")[2].split()[0])
+
+    assert TOKEN.findall("é" * 100) == ["é" * 100]
+    base, whole, pieces = map(most_taken, ("0", "TOKEN.findall('é' * 10**6)", "words('é' * 10**6)"))
+    assert pieces - base < 20 * MEGABYTE
+    assert whole - base > 70 * MEGABYTE
+    assert len(words("é" * MEGABYTE)) == 100
+
+
+def remembered(encode: Encoder) -> int:
+    """Return the bytes of the pieces that are remembered, and of their rows."""
+    rows = encode._rows
+    return sum(sys.getsizeof(piece) + sys.getsizeof(row) for piece, row in rows.items()) + sys.getsizeof(rows)
+
+
+def test_what_an_encoder_remembers_is_bounded_by_bytes() -> None:
+    encode = Encoder({}, lowercase=True, max_tokens=64, truncate="tail", subwords=50)
+    for i in range(50):
+        encode(f"{i}x" * 100_000)  # a megabyte a call, once remembered whole
+    assert remembered(encode) < MEGABYTE
+    randomness = random.Random(0)
+    most = 0
+    for _ in range(30):
+        encode(" ".join("".join(randomness.choices("aé好!", k=40)) for _ in range(2_000)))
+        assert remembered(encode) < REMEMBERED_BYTES // 2  # without those that rows and pieces share
+        most = max(most, len(encode._rows))
+    assert most > 5_000
+    assert encode("so so") == ["so", "so"]
+
+
+def test_pieces_that_are_remembered_by_their_number_take_what_they_are_long() -> None:
+    """The control: a hundred thousand pieces of any length are no bound."""
+    import functools
+
+    encode = Encoder({}, lowercase=True, max_tokens=64, truncate="head", subwords=50)
+    row_of = functools.lru_cache(100_000)(encode._split_row)
+    tracemalloc.start()
+    for i in range(20):
+        row_of(f"{i}" + "x" * MEGABYTE)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken > 20 * MEGABYTE
+
+
+def test_what_a_lexicon_remembers_is_bounded_by_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MEMO_CHARACTERS", 100_000)
+    tokenizer = Tokenizer("words", lowercase=True)
+    lexicon, forgetful = Lexicon(tokenizer), Lexicon(tokenizer)
+    for i in range(30):
+        forgetful.encode([f"so {i}{'x' * 9_000} good"])
+        assert len(forgetful._pieces) <= 40
+    monkeypatch.undo()
+    for i in range(30):
+        lexicon.encode([f"so {i}{'x' * 9_000} good"])
+    assert lexicon.tokens == forgetful.tokens
+
+
+def test_unknown_tokens_of_a_long_text_are_counted_as_those_of_a_short_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer, vocabulary = Tokenizer("words", lowercase=True), Vocabulary(["so", "good"])
+    one = "so good, so Odd! " * 50
+    whole = count_unknown(one, tokenizer, vocabulary)
+    monkeypatch.setattr(text, "LONG_TEXT", 10)
+    assert count_unknown(one, tokenizer, vocabulary) == whole == (300, 150)
+
+
+def test_texts_of_a_generator_are_held_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = load(GOOD_RUN, device="cpu")
+    held: list[int] = []
+    real = type(classifier)._logits
+    monkeypatch.setattr(
+        type(classifier), "_logits", lambda self, texts: (held.append(len(texts)), real(self, texts))[1]
+    )
+    many = classifier.predict_proba("good " * 100_000 for _ in range(30))
+    assert len(many) == 30
+    assert max(held) <= 9
+    assert np.allclose(many, classifier.predict_proba("good " * 100_000), atol=1e-6)
+
+
+# -- whole commands --------------------------------------------------------------------------------
+
+
+MEASURE = """
+import resource, subprocess, sys  # a small process: what one is forked from counts too
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def peak_of(argv: list[str]) -> tuple[int, int]:
+    """Run predict; return its exit code and the most memory that it had."""
+    command = [sys.executable, "-m", "lstm_sentiment.predict", *argv]
+    measuring = [sys.executable, "-c", MEASURE, *command]
+    done = subprocess.run(measuring, capture_output=True, text=True, check=True)
+    code, kilobytes = map(int, done.stdout.split())
+    return code, 1024 * kilobytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux does")
+@pytest.mark.parametrize("kind", ["texts of a megabyte", "words without end", "emoji"])
+def test_predict_labels_any_file_in_600_megabytes(tmp_path: Path, kind: str) -> None:
+    one, times = {
+        "texts of a megabyte": ("word " * 200_000, 300),
+        "words without end": ("é" * (MAX_LINE - 100), 3),
+        "emoji": ("😀 " * (MAX_LINE // 2 - 100), 3),
+    }[kind]
+    file = tmp_path / "rows.csv.zst"
+    with pa.output_stream(file, compression="zstd") as out:
+        out.write(b"text,label\n")
+        for _ in range(times):
+            out.write(f"{one},positive\n".encode())
+    assert file.stat().st_size < MEGABYTE
+    out_file = tmp_path / "out.csv.gz"
+    code, peak = peak_of([str(GOOD_RUN), f"--file={file}", f"--out={out_file}", "--details", "--device=cpu"])
+    assert code == 0
+    assert peak < 600 * MEGABYTE
+
+
+@pytest.mark.parametrize("made", [b"x" * (MAX_LINE + 1), "é".encode() * (MAX_LINE + 1) + b"\nso\n"])
+def test_a_line_of_stdin_without_end_is_refused(
+    made: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import io
+
+    stdin = io.TextIOWrapper(io.BytesIO(b"so good\n" + made), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(DataError) as caught:
+        predict.main([str(GOOD_RUN)])
+    assert str(caught.value) == (
+        "stdin:2: the line is longer than 4,194,304 characters; end each text with a line break, or cut it"
+    )
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] in ([], ["so good"])
+    assert encoder.LONG_TEXT < MAX_LINE
