@@ -221,21 +221,24 @@ def _check(source: Source, dialect: Dialect, *, guessing: bool = False) -> Layou
                 plain = start == 1
                 records = itertools.chain([header], reader)
             quoted = opened = 0
-            taken.forget()
+            looked_into = source.quoting != "double" and dialect.quoting != "none"
+            forget, in_record = taken.forget, swallowed.in_record
+            forget()
             for row in records:
-                taken.forget()
+                forget()
                 blank = len(row) < 2 and _is_blank(row, width)
                 if not blank and len(row) != width:
                     problem = _misfit(row, header, delimiter)
                     problems.add(DataError(problem, file=source.name, line=start))
-                elif source.quoting != "double" and dialect.quoting != "none" and swallowed.in_record(row):
+                elif looked_into and in_record(row):
                     problems.add(DataError(SWALLOWED, file=source.name, line=start))
                 if guessing and dialect.quoting == "none":
                     opened += sum(field[:1] == '"' for field in row)
                     quoted += sum(len(field) > 1 and field[0] == field[-1] == '"' for field in row)
+                line = taken.line
                 rows += not blank
-                plain = plain and not blank and taken.line == start
-                start = taken.line + 1
+                plain = plain and line == start and not blank
+                start = line + 1
             if guessing and dialect.quoting == "none" and (width < 2 or 2 * quoted > opened):
                 problems.add(DataError("its quotes mean something", file=source.name))
         except csv.Error as error:

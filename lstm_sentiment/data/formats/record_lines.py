@@ -53,9 +53,11 @@ class RecordLines:
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self.line += 1
-            self._parts.append(line)
-            if len(self._parts) > 1 or len(line) > MOST_SEPARATORS:  # else it is no longer than a line may be
+            if self._parts or len(line) > MOST_SEPARATORS:  # else it is no longer than a line may be
+                self._parts.append(line)
                 self._check()
+            else:
+                self._parts = [line]
             yield line
 
     def _check(self) -> None:
