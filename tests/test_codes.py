@@ -33,6 +33,33 @@ def read(tmp_path: Path, train: Path, **data: Any) -> Corpus:
     return prepare(settings, TextConfig(), seed=0, cache=tmp_path / "cache")
 
 
+@pytest.mark.parametrize("code", ["", "mixed", "7.0"])
+def test_a_map_of_nulls_alone_leaves_the_other_labels_as_they_are(tmp_path: Path, code: str) -> None:
+    rows = [*make_rows(90), *((f"so so {i}", code) for i in range(3))]
+    data = write_csv(tmp_path / "data.csv", rows)
+    left = read(tmp_path, data, labels={code.removesuffix(".0"): None})
+    assert left.labels == ["negative", "neutral", "positive"]
+    assert left.facts["counts"]["train"]["left_out"] == 3
+    kept = read(tmp_path, write_csv(tmp_path / "without.csv", rows[:90]))
+    assert sum(map(len, left.splits.values())) == sum(map(len, kept.splits.values()))
+
+
+def test_a_map_of_nulls_that_leaves_no_class_is_refused(tmp_path: Path) -> None:
+    data = write_csv(tmp_path / "data.csv", TWO)
+    with pytest.raises(DataError, match="every row has the label 'negative'; a classifier needs"):
+        read(tmp_path, data, labels={"positive": None})
+    with pytest.raises(DataError, match=r"data\.labels leaves out every row; a classifier needs"):
+        read(tmp_path, data, labels={"positive": None, "negative": None})
+
+
+def test_class_folders_are_left_out_by_a_map_of_nulls(tmp_path: Path) -> None:
+    for i, (text, label) in enumerate(make_rows(60)):
+        (tmp_path / "root" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / label / f"{i}.txt").write_text(text)
+    found = read(tmp_path, tmp_path / "root", labels={"neutral": None})
+    assert found.labels == ["negative", "positive"]
+
+
 @pytest.mark.parametrize(
     ("codes", "labels"),
     [

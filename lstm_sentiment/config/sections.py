@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -48,6 +48,15 @@ def code_of(value: str) -> str:
     sign, whole, fraction = number[1], number[2], (number[3] or "").rstrip("0")
     code = f"{whole}.{fraction}" if fraction else whole
     return f"-{code}" if sign == "-" and code.strip("0.") else code
+
+
+def only_leaves_out(labels: Sequence[Any] | Mapping[Any, Any] | None) -> bool:
+    """Whether labels are a map that names rows to leave out, and no class.
+
+    >>> only_leaves_out({"mixed": None}), only_leaves_out({"0": "bad", "1": "good", "2": None})
+    (True, False)
+    """
+    return isinstance(labels, Mapping) and bool(labels) and all(name is None for name in labels.values())
 
 
 def _codes_as_text(labels: Mapping[Any, Any]) -> dict[str, str | None]:
@@ -97,8 +106,9 @@ class DataConfig:
             polarity that the file has.
         labels: class names in the order wanted, or a map from what the file says to class names,
             such as {0: negative, 1: positive}; several codes may share a name, and rows of a code
-            whose name is null are left out. Codes are text, as the file spells them, where 4 and 4.0 are
-            the same. Null: the sorted values of the training file.
+            whose name is null are left out. A map of such codes alone, {mixed: null}, leaves the others
+            as they are. Codes are text, as the file spells them, where 4 and 4.0 are the same. Null: the
+            sorted values of the training file.
         phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
             phrases out. Only trees have any; validation and test rows are always sentences.
         unlabelled: more texts, without labels: `teacher` answers them and the model learns those answers,
@@ -171,7 +181,7 @@ class DataConfig:
             names = [name for name in found if name is not None]
             distinct = list(dict.fromkeys(names))
             check(
-                len(distinct) >= 2,
+                len(distinct) >= 2 or only_leaves_out(self.labels),
                 "data.labels",
                 f"needs at least 2 class names, not {len(distinct)}; add others",
             )

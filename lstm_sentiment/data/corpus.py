@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.config.sections import DataConfig, TextConfig, code_of, sources
+from lstm_sentiment.config.sections import DataConfig, TextConfig, code_of, only_leaves_out, sources
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
 from lstm_sentiment.data.formats.lines import form_of
 from lstm_sentiment.data.labels import class_indices, class_map
@@ -184,7 +184,8 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
             raise ConfigError(
                 f"{name} has none: only trees do ({' '.join(TREES)}); leave this 0", key="data.phrases"
             )
-        folders = tuple(str(code) for code in data.labels) if data.labels else None
+        named = data.labels and not only_leaves_out(data.labels)
+        folders = tuple(str(code) for code in data.labels or ()) if named else None
         columns = Columns(
             text=data.text_column,
             label=data.label_column,

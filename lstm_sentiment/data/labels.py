@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.config.sections import MAX_CLASSES, code_of
+from lstm_sentiment.config.sections import MAX_CLASSES, code_of, only_leaves_out
 from lstm_sentiment.data.token_store import TokenStore
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
 
@@ -37,22 +37,25 @@ def class_map(
     >>> class_map({0: "negative", 1: "positive", 2: None}, store)
     {'0': 'negative', '1': 'positive', '2': None}
     """
-    if isinstance(labels, dict):
-        return {str(code): name for code, name in labels.items()}
-    if labels is not None:
+    mapped = {str(code): name for code, name in labels.items()} if isinstance(labels, dict) else {}
+    if mapped and not only_leaves_out(mapped):
+        return mapped
+    if isinstance(labels, list):
         return {name: name for name in labels}
+    left_out = entries_of(store.label_values, mapped)
     by_code: dict[str, str] = {}
     for value in store.label_values:
-        by_code.setdefault(code_of(value), value)
+        if value not in left_out:
+            by_code.setdefault(code_of(value), value)
     values = sorted(by_code.values(), key=_natural)
     if "" in values:
         lines = store.lines[store.labels == store.label_values.index("")].tolist()
         unknown_labels({"": lines}, {}, file=store.name).raise_any()
     if len(values) < 2:
-        raise DataError(
-            f"every row has the label {shown(values[0])}; a classifier needs at least two: add others",
-            file=store.name,
+        every = (
+            f"every row has the label {shown(values[0])}" if values else "data.labels leaves out every row"
         )
+        raise DataError(f"{every}; a classifier needs at least two: add others", file=store.name)
     own = len(values) == len(store.labels) > 2
     if len(values) <= MAX_CLASSES:
         _refuse_doubtful(values, store)
@@ -64,7 +67,7 @@ def class_map(
             file=store.name,
         )
     names = [value if value.isalpha() else code_of(value) for value in values]  # True stays True, 4.0 is 4
-    return {name: name for name in names}
+    return {**{name: name for name in names}, **mapped}
 
 
 def class_indices(
