@@ -678,7 +678,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     script = (
-        "from lstm_sentiment.config.command_line import run_command\n"
+        "from lstm_sentiment.cli.exits import run_command\n"
         "def main(argv):\n    for i in range(200_000):\n        print(i)\n"
         "run_command(main)"
     )

@@ -350,7 +350,7 @@ LABELS_SLOWLY = """
 import sys, time
 import lstm_sentiment.predict as predict
 from lstm_sentiment.prediction.classifier import SentimentClassifier
-from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.cli.exits import run_command
 
 real = SentimentClassifier.predict
 

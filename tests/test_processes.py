@@ -34,7 +34,7 @@ import multiprocessing, os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # a process with threads is forked
 import torch
 import lstm_sentiment
-from lstm_sentiment import hardware
+from lstm_sentiment.system import devices
 from lstm_sentiment.deployment.exporter import load_runtime
 from pathlib import Path
 

@@ -33,7 +33,7 @@ STEPS = 12  # of an epoch of `configure`: 192 rows in batches of 16
 SLOW = """
 import sys, time
 from lstm_sentiment import train
-from lstm_sentiment.config.command_line import run_command
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.training.trainer import Trainer
 real = Trainer._step
 def slow(trainer, batches):
