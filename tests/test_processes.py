@@ -45,7 +45,7 @@ if kind == "runtime":
 else:
     answering = lstm_sentiment.load(folder, device="cpu")
     torch.set_num_threads(threads)
-hardware._after_fork.computed &= way != "unhelped"
+devices._after_fork.computed &= way != "unhelped"
 expected = answering.predict_proba(texts) if way != "loaded" else None
 
 def ask(_):
