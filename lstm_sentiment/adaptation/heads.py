@@ -85,7 +85,7 @@ def fit_head(
     """
     rows = len(labels)
     row_counts = np.ones(rows) if row_counts is None else row_counts
-    bias_penalty = BIAS_PENALTY if offset_RC is None else 1 / (BIAS_SPREAD**2 * rows)
+    bias_penalty = BIAS_PENALTY if offset_RC is None else 1 / (BIAS_SPREAD**2 * row_counts.sum())
     offset_RC = np.zeros((rows, classes)) if offset_RC is None else np.asarray(offset_RC, np.float64)
     mean_P, to_components_PQ = _components(np.asarray(features_RP, np.float64), row_counts, strong)
     features_RQ = (features_RP - mean_P) @ to_components_PQ
