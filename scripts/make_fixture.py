@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 from lstm_sentiment import load
-from lstm_sentiment.checkpoints.run_folder import EXPORTED, FORMAT
+from lstm_sentiment.checkpoints.manifest import FORMAT
+from lstm_sentiment.checkpoints.run_folder import EXPORTED
 from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.deployment.exporter import export
 from lstm_sentiment.experiment.train import run

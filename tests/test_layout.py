@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from conftest import COMMANDS
 import lstm_sentiment
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
+ROOT = Path(__file__).parents[1]
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in FILES}
 
@@ -108,6 +111,39 @@ def test_imports_are_found_wherever_they_stand() -> None:
     code += "from lstm_sentiment.reporting import charts"
     found = imported_modules(ast.parse(code))
     assert found == {"text.tokenizers", "train", "models.lstm", "reporting.charts"}
+
+
+IMPORT = re.compile(r"from (lstm_sentiment[\w.]*) import (\w+(?:, \w+)*)")
+WITH_CODE = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+WITH_CODE += [path for of in ("tests", "scripts") for path in sorted((ROOT / of).glob("*.py"))]
+INVENTED = {"test_layout.py", "test_sabotage.py"}  # they name what is not there
+
+
+def is_offered(module: str, name: str) -> bool:
+    """Whether ``from module import name`` works."""
+    if hasattr(importlib.import_module(module), name):
+        return True
+    try:
+        importlib.import_module(f"{module}.{name}")
+    except ImportError:
+        return False
+    return True
+
+
+def test_what_is_offered_is_found() -> None:
+    assert is_offered("lstm_sentiment", "load")
+    assert is_offered("lstm_sentiment.reporting", "charts")
+    assert not is_offered("lstm_sentiment.checkpoints.run_folder", "FORMAT")
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in WITH_CODE if file.name not in INVENTED], ids=lambda file: file.name
+)
+def test_imports_in_scripts_and_examples_work(file: Path) -> None:
+    """Also those within strings, which neither linter nor type checker reads."""
+    found = IMPORT.findall(file.read_text("utf-8"))
+    imports = [(module, name) for module, names in found for name in names.split(", ")]
+    assert [of for of in imports if not is_offered(*of)] == []
 
 
 SUBSCRIPTED = {"Generic", "Protocol", "dict", "list", "tuple", "set", "Mapping", "Sequence", "Iterator"}
