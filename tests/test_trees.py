@@ -364,10 +364,17 @@ def test_a_null_leaves_rows_out_in_any_format(tmp_path: Path, load: Callable[...
     assert corpus.facts["counts"]["train"]["left_out"] == 40
 
 
-@pytest.mark.parametrize("labels", [{0: None, 1: "a"}, {0: None}, {0: None, 1: "a", 2: "a"}])
+@pytest.mark.parametrize("labels", [{0: None, 1: "a"}, {0: None, 1: "a", 2: "a"}])
 def test_two_classes_must_be_left(labels: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.labels: needs at least 2 class names"):
         DataConfig(labels=labels)
+
+
+def test_a_map_of_nulls_alone_keeps_the_other_labels(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+    """It names no class, so it asks for no two classes."""
+    corpus = load(write_csv(tmp_path / "train.csv", make_rows(120)), labels={"neutral": None})
+    assert corpus.labels == ["negative", "positive"]
+    assert corpus.facts["counts"]["train"]["left_out"] == 40
 
 
 def test_a_file_with_nothing_left_is_refused(tmp_path: Path, load: Callable[..., Corpus]) -> None:
