@@ -143,7 +143,7 @@ def test_resume_needs_no_more_than_the_folder(
     before = (out / "best" / "model.safetensors").read_bytes()
     capsys.readouterr()
     train.main(["--out", str(out), "--resume", "true"])
-    assert "going on from step 12 of 12" in capsys.readouterr().out
+    assert "resuming at step 12 of 12" in capsys.readouterr().out
     assert (out / "best" / "model.safetensors").read_bytes() == before
 
 

@@ -277,7 +277,7 @@ def test_a_checkpoint_that_no_training_wrote_is_refused(
     facts = copy.deepcopy(dict(checkpoint.facts))
     change(facts)
     folder.save(LAST, checkpoint.tensors, facts)
-    with pytest.raises(CheckpointError, match=r"state.json: does not say where a training stands"):
+    with pytest.raises(CheckpointError, match=r"state.json: does not hold the state of a training run"):
         run(dataclasses.replace(config, resume=True))
 
 
@@ -419,7 +419,7 @@ def test_a_damaged_last_checkpoint_costs_only_the_steps_since_the_one_before(
     with caplog.at_level(logging.INFO):
         run(dataclasses.replace(config, resume=True))
     assert "last/model.safetensors" in caplog.text
-    assert "going on from step 8 of 18" in caplog.text
+    assert "resuming at step 8 of 18" in caplog.text
     assert not differing(weights_of(config.out), weights_of(straight.out))
 
 
@@ -477,7 +477,7 @@ def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configu
         [*TRAIN, "--out", config.out, "--resume", "true"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert f"going on from step {step} of 48" in result.stdout
+    assert f"resuming at step {step} of 48" in result.stdout
     assert not differing(weights_of(config.out), weights_of(straight.out))
     assert history_of(config.out) == history_of(straight.out)
 

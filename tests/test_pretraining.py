@@ -806,7 +806,7 @@ def test_the_two_commands_work_as_a_stranger_would_use_them(
     for expected in ("142 texts in 142 windows", "unigram", "tokens/s *", f"train --pretrained {out}"):
         assert expected in printed
     pretrain.main([f"--out={out}", "--resume=true"])
-    assert "going on from step" in capsys.readouterr().out
+    assert "resuming at step" in capsys.readouterr().out
     data = write_csv(tmp_path / "reviews.csv", make_rows(120))
     argv = [*SMALL, f"--data.train={data}", f"--out={tmp_path / 'run'}", f"--pretrained={out}"]
     train.main([*argv, "--trainer.epochs=1", "--baseline=false"])

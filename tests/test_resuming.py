@@ -16,13 +16,8 @@ from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.errors import RunError
-from lstm_sentiment.experiment.session import (
-    ROUNDED_BY,
-    check_folder,
-    checkpoint_to_resume,
-    machine_facts,
-    started_again,
-)
+from lstm_sentiment.experiment.resume import ROUNDED_BY, check_folder, checkpoint_to_resume, machine_facts
+from lstm_sentiment.experiment.session import restarted
 from lstm_sentiment.experiment.signals import STATUS
 from lstm_sentiment.pretraining.config import PretrainConfig
 from lstm_sentiment.system.distributed import Processes
@@ -194,17 +189,17 @@ def test_another_model_to_start_or_learn_from_is_refused_with_both_sums(folder: 
 
 
 @pytest.mark.parametrize("settings", [{}, {"overwrite": True}, {"resume": True}])
-def test_a_job_that_is_started_again_goes_on_with_its_own_run_and_with_no_other(
+def test_a_job_that_is_restarted_goes_on_with_its_own_run_and_with_no_other(
     folder: RunFolder, settings: dict[str, bool]
 ) -> None:
     """Nothing of an earlier job is taken for its own: that would be a resume that nobody asked for."""
     config = Config(**settings)
     again = Processes(world_size=2, restarts=1, job="mine")
     begin(folder, config)
-    assert started_again(config, folder, again) == config, "no job has written here"
+    assert restarted(config, folder, again) == config, "no job has written here"
     write_json(folder.path / STATUS, {"job": "another"})
-    assert started_again(config, folder, again) == config
+    assert restarted(config, folder, again) == config
     write_json(folder.path / STATUS, {"job": "mine"})
-    assert started_again(config, folder, again) == Config(resume=True)
+    assert restarted(config, folder, again) == Config(resume=True)
     first = dataclasses.replace(again, restarts=0)
-    assert started_again(config, folder, first) == config
+    assert restarted(config, folder, first) == config
