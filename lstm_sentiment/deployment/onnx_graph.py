@@ -33,11 +33,12 @@ from lstm_sentiment.models.network import (
     WideAndDeep,
     lstm_of,
 )
+from lstm_sentiment.models.pooling import FLOAT, Nodes, pooling_of
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, PAD, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime from 1.12 on
-FLOAT, INT32, INT64 = 1, 6, 7  # of onnx.TensorProto
+INT32, INT64 = 6, 7  # of onnx.TensorProto
 MOST_BYTES = 2**31 - 2**20  # of a file in the protobuf format
 Array = npt.NDArray[Any]
 
@@ -75,7 +76,8 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
     for layer in range(len(model.forward_lstms)):
         states_TBF, last_BF = _read(graph, model, layer, states_TBF, lengths_B)
     real_TB1 = _real(graph) if set(model.pooling) != {"last"} else ""
-    pooled = [_pooled(graph, model, kind, states_TBF, last_BF, real_TB1) for kind in model.pooling]
+    nodes = Nodes(states_TBF=states_TBF, last_BF=last_BF, real_TB1=real_TB1)
+    pooled = [pooling_of(kind).onnx(graph, nodes, model.attention) for kind in model.pooling]
     features_BP = graph.add("Concat", *pooled, axis=1)
     head = [graph.constant(f"head.{name}", _array(p)) for name, p in model.head.named_parameters()]
     if isinstance(network, WideAndDeep):
@@ -274,28 +276,6 @@ def _real(graph: _Graph) -> str:
     zero, one = graph.constant("zero", np.int64(0)), graph.constant("step", np.int64(1))
     place_T1 = graph.add("Unsqueeze", graph.add("Range", zero, steps, one), graph.numbers(1))
     return graph.add("Unsqueeze", graph.add("Less", place_T1, "lengths"), graph.numbers(2))
-
-
-def _pooled(
-    graph: _Graph, model: SentimentLSTM, kind: str, states_TBF: str, last_BF: str, real_TB1: str
-) -> str:
-    """Return one vector per text (B, F)."""
-    if kind == "last":
-        return last_BF
-    if kind == "mean":
-        real_TBF = graph.add("Where", real_TB1, states_TBF, graph.constant("nought", np.float32(0)))
-        sum_BF = graph.add("ReduceSum", real_TBF, graph.numbers(0), keepdims=0)
-        lengths_B1 = graph.add("Unsqueeze", graph.add("Cast", "lengths", to=FLOAT), graph.numbers(1))
-        return graph.add("Div", sum_BF, lengths_B1)
-    lowest = graph.constant("lowest", np.float32(-np.inf))
-    if kind == "max":
-        return graph.add("ReduceMax", graph.add("Where", real_TB1, states_TBF, lowest), axes=[0], keepdims=0)
-    assert model.attention is not None
-    weights_F1 = graph.constant("attention", _array(model.attention.weight).T.copy())
-    scores_TB1 = graph.add("Where", real_TB1, graph.add("MatMul", states_TBF, weights_F1), lowest)
-    shares_TB1 = graph.add("Softmax", scores_TB1, axis=0)
-    weighted_TBF = graph.add("Mul", states_TBF, shares_TB1)
-    return graph.add("ReduceSum", weighted_TBF, graph.numbers(0), keepdims=0)
 
 
 def _onnx_weights(lstm: Any) -> tuple[Array, Array, Array]:

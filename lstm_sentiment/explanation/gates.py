@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.pooling import pooling_of
 
 Array = npt.NDArray[Any]
 
@@ -109,7 +109,7 @@ def look_inside(model: SentimentLSTM, vectors_NE: Tensor) -> tuple[list[GateTrac
 
     Returns:
         a trace per layer and direction, in the order of reading; for each kind of pooling the share
-        (N,) that each token's states had in it (see `_shares`).
+        (N,) that each token's states had in it (see `Pooling.token_shares`).
 
     >>> model = SentimentLSTM(9, 2, embedding_size=4, hidden_size=4, pooling="mean+max").eval()
     >>> traces, shares = look_inside(model, model.look_up(torch.tensor([[3], [4]]), None)[:, 0])
@@ -127,7 +127,11 @@ def look_inside(model: SentimentLSTM, vectors_NE: Tensor) -> tuple[list[GateTrac
             of_layer.append(_turned(steps_of(backward, states_NF.flip(0))))
             traces.append(_trace(layer + 1, "backward", of_layer[1]))
         states_NF = torch.cat([steps.hidden for steps in of_layer], dim=1)
-    return traces, {kind: _shares(kind, model, states_NF) for kind in model.pooling}
+    reading_back = states_NF.shape[1] // 2 if len(model.backward_lstms) else 0
+    return traces, {
+        kind: pooling_of(kind).token_shares(states_NF, backward=reading_back, attention=model.attention)
+        for kind in model.pooling
+    }
 
 
 def _turned(steps: Steps) -> Steps:
@@ -151,24 +155,3 @@ def _trace(layer: int, direction: str, steps: Steps) -> GateTrace:
     }
     as_arrays = {name: value.double().numpy() for name, value in values.items()}
     return GateTrace(layer=layer, direction=direction, **as_arrays)
-
-
-def _shares(kind: str, model: SentimentLSTM, states_NF: Tensor) -> Array:
-    """Return each token's share (N,) in one kind of pooling; shares sum to 1.
-
-    With max and last the share of the F features whose value comes from the token's states: where the
-    largest value stands, where the direction ends. With mean and attention the weight of its states.
-    """
-    tokens, features = states_NF.shape
-    if kind == "max":
-        picked_F = states_NF.argmax(dim=0).numpy()
-    elif kind == "last":
-        backward = features // 2 if len(model.backward_lstms) else 0
-        picked_F = np.repeat([tokens - 1, 0], [features - backward, backward])
-    elif kind == "attention":
-        assert model.attention is not None
-        weights: Array = model.attention(states_NF)[:, 0].softmax(dim=0).double().numpy()
-        return weights
-    else:
-        return np.full(tokens, 1 / tokens)
-    return np.bincount(picked_F, minlength=tokens) / features
