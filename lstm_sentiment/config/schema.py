@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig, at_least, check
 
@@ -29,7 +29,8 @@ MOST = {
     "threads": 1024,
     "timeout": 86_400,
 }
-METRICS = ("macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error")
+Metric = Literal["macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error"]
+METRICS: tuple[str, ...] = get_args(Metric)  # computed in `evaluation.metrics`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +89,7 @@ class TrainerConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0
-    metric: Literal[
-        "macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error"
-    ] = "macro_f1"
+    metric: Metric = "macro_f1"
     patience: int = 0
     checkpoint_every: int = 1000
     timeout: int = 600

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 from lstm_sentiment.evaluation.checklist_templates import CAPABILITIES, Capability, Probe, make_probes
-from lstm_sentiment.evaluation.metrics import polarity_metrics, sides
+from lstm_sentiment.evaluation.metrics import has_poles, sides
 
 MOST_MOVED = 0.2  # probability that a change that means nothing may move
 MOST_LOST = 0.1  # probability that an opinion made stronger may lose
@@ -97,7 +97,7 @@ def _why_left_out(capability: Capability, labels: list[str]) -> str:
     """Return why a capability cannot be asked of these classes, or an empty string."""
     if capability.kind == "INV":
         return ""
-    if not polarity_metrics(labels):
+    if not has_poles(labels):
         return "needs classes named negative and positive"
     neutral = [
         label

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from lstm_sentiment.evaluation.metrics import polarity_metrics, sides
+from lstm_sentiment.evaluation.metrics import confusion_scores
 
 RESAMPLES = 10_000
 RESAMPLES_AT_ONCE = 500
@@ -143,23 +143,8 @@ def _both_scores(counts_NU: Array, cells_3U: Array, labels: list[str]) -> list[d
 
 
 def _scores(counts_NU: Array, truth_U: Array, predicted_U: Array, labels: list[str]) -> dict[str, Array]:
-    """Return scores, each (N,), of answers that occur so often each."""
-    rows_N, classes_C = counts_NU.sum(axis=1), np.arange(len(labels))
-    is_truth_UC, is_predicted_UC = truth_U[:, None] == classes_C, predicted_U[:, None] == classes_C
-    truth_NC, predicted_NC = counts_NU @ is_truth_UC, counts_NU @ is_predicted_UC
-    right_NC = counts_NU @ (is_truth_UC & is_predicted_UC)
-    f1_NC = 2 * right_NC / np.maximum(truth_NC + predicted_NC, 1)
-    side_C = np.array(sides(labels))
-    scores = {
-        "accuracy": right_NC.sum(axis=1) / rows_N,
-        "macro_f1": f1_NC.mean(axis=1),
-        "macro_recall": (right_NC / np.maximum(truth_NC, 1)).mean(axis=1),
-    }
-    for name in polarity_metrics(labels):
-        if name == "polar_f1":
-            scores[name] = f1_NC[:, side_C != 0].mean(axis=1)
-        elif name == "flip_rate":
-            scores[name] = counts_NU @ (side_C[truth_U] * side_C[predicted_U] < 0) / rows_N
-        else:
-            scores[name] = counts_NU @ abs(truth_U - predicted_U) / rows_N
-    return scores
+    """Return every metric (N,) of rows that occur `counts_NU` times with these truths and predictions."""
+    classes = len(labels)
+    cell_U = truth_U * classes + predicted_U
+    in_cell_UK = cell_U[:, None] == np.arange(classes * classes)
+    return confusion_scores((counts_NU @ in_cell_UK).reshape(-1, classes, classes), labels)

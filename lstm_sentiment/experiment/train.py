@@ -26,7 +26,7 @@ from lstm_sentiment.data.splits import TooFewRowsError
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.data.word_vectors import load_vectors
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.evaluation.metrics import POLARITY_METRICS, polarity_metrics
+from lstm_sentiment.evaluation.metrics import metrics_of
 from lstm_sentiment.experiment.console import report_data, report_model
 from lstm_sentiment.experiment.final_evaluation import assess, report_scores
 from lstm_sentiment.experiment.frozen import finished_before, run_frozen
@@ -166,7 +166,7 @@ def check_metric(metric: str, labels: list[str]) -> None:
 
     >>> check_metric("accuracy", ["sport", "politics"])
     """
-    missing = set(POLARITY_METRICS) - set(polarity_metrics(labels))
+    missing = set(METRICS) - {"loss", *metrics_of(labels)}
     if metric in missing:
         wanted = "in the order of a scale " if metric == "ordinal_error" else ""
         raise ConfigError(

@@ -13,10 +13,11 @@ from lstm_sentiment.checkpoints.trusted_runs import refuse_unfamiliar
 from lstm_sentiment.checkpoints.untrusted_files import content_of
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import last_part, public_config
+from lstm_sentiment.config.schema import METRICS as METRIC_NAMES
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
-from lstm_sentiment.evaluation.metrics import compared
+from lstm_sentiment.evaluation.metrics import METRICS, compared
 from lstm_sentiment.evaluation.significance import score_intervals
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
 from lstm_sentiment.reporting import charts
@@ -26,14 +27,8 @@ from lstm_sentiment.system.extras import need
 
 log = logging.getLogger(__name__)
 
-SCORES = ("macro_f1", "accuracy", "macro_recall", "polar_f1", "flip_rate", "ordinal_error")
-NAMES = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    "macro_recall": "macro recall",
-    "polar_f1": "F1 of the poles",
-    "flip_rate": "flipped",
-    "ordinal_error": "ordinal error",
+SCORES = [name for name in METRIC_NAMES if name in METRICS]
+NAMES = {name: metric.title for name, metric in METRICS.items()} | {
     "lstm alone": "its LSTM alone",
     "ngrams alone": "its n-grams alone",
     "majority": "majority class",
