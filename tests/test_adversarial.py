@@ -21,7 +21,7 @@ from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import WideAndDeep
-from lstm_sentiment.training.optimizer import cross_entropy
+from lstm_sentiment.training.losses import cross_entropy
 from lstm_sentiment.training.virtual_adversarial import PROBE, answers_pushed, beside
 
 Configure = Callable[..., Config]

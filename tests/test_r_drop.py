@@ -20,7 +20,7 @@ from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.optimizer import cross_entropy
+from lstm_sentiment.training.losses import cross_entropy
 from lstm_sentiment.training.r_drop import disagreement, twice
 
 Configure = Callable[..., Config]

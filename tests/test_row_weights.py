@@ -24,7 +24,7 @@ from lstm_sentiment.errors import DataError
 from lstm_sentiment.evaluation.calibration import fit_calibration, fit_shares, likelihood_loss
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.models.network import TfidfBranch
-from lstm_sentiment.training.optimizer import row_weights
+from lstm_sentiment.training.losses import row_weights
 
 CLASSES = ["negative", "neutral", "positive"]
 COUNTS = np.array([1, 2, 3] * 20)

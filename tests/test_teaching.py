@@ -24,7 +24,7 @@ from lstm_sentiment.experiment.teachers import Teachers, load_teachers
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.prediction.classifier import read_run
 from lstm_sentiment.train import main
-from lstm_sentiment.training.optimizer import cross_entropy
+from lstm_sentiment.training.losses import cross_entropy
 
 Configure = Callable[..., Config]
 

@@ -31,7 +31,7 @@ from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.evaluation.baselines import baseline_scores
 from lstm_sentiment.experiment.train import run
-from lstm_sentiment.training.optimizer import balanced_weights
+from lstm_sentiment.training.losses import balanced_weights
 from lstm_sentiment.training.trainer import Trainer
 
 Tree = tuple[int, Any]  # label, and a word or a list of trees

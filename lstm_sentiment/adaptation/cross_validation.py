@@ -29,7 +29,7 @@ from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.optimizer import balanced_weights, cross_entropy
+from lstm_sentiment.training.losses import training_loss
 from lstm_sentiment.training.protocols import Watch
 from lstm_sentiment.training.trainer import Trainer
 
@@ -122,13 +122,11 @@ def new_trainer(
         crossed: what scores the epochs where no rows are set aside; None for validation rows.
         settings: of `Trainer`.
     """
-    balanced = config.trainer.class_weights == "balanced"
-    weights = balanced_weights(learned.labels, len(corpus.labels), learned.weights) if balanced else None
     device = next(model.parameters()).device
     task = (Scored if crossed else kind)(
         corpus.validation,
         corpus.labels,
-        loss=cross_entropy(weights, config.trainer.label_smoothing),
+        loss=training_loss(config.trainer, learned, len(corpus.labels)),
         device=device,
         batch_size=4 * config.trainer.batch_size,
         processes=processes,

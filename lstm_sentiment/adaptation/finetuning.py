@@ -16,7 +16,7 @@ from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.models.network import Network, TfidfBranch, WideAndDeep
 from lstm_sentiment.system.distributed import Processes
-from lstm_sentiment.training.optimizer import row_weights
+from lstm_sentiment.training.losses import row_weights
 
 CV_ROWS = 6_000  # rows that the penalty of the linear branch is chosen by: shares are fitted later
 HEAD_ROWS = 4_000  # rows that the first head is fitted to

@@ -28,7 +28,8 @@ from lstm_sentiment.models.network import Network, lstm_of
 from lstm_sentiment.system.devices import pick_precision, seed_random_numbers
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.optimizer import adamw, balanced_weights, clip, cross_entropy
+from lstm_sentiment.training.losses import cross_entropy, training_loss
+from lstm_sentiment.training.optimizer import adamw, clip
 from lstm_sentiment.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,7 @@ class Probes:
             corpus.train.lengths, batch_size=trainer.batch_size, accumulate=1, seed=config.seed, epoch=0
         )
         self._first_rows = plan[0][0]
-        balanced = trainer.class_weights == "balanced"
-        train = corpus.train
-        self._weights = balanced_weights(train.labels, self.classes, train.weights) if balanced else None
+        self._loss = training_loss(trainer, corpus.train, self.classes)
 
     def first_loss(self) -> dict[str, float]:
         """Return the untrained model's loss on its first batch, and what a guess costs, in nats.
@@ -92,8 +91,7 @@ class Probes:
         model = copy.deepcopy(self.model).train()
         batch = self.corpus.train.batch(self._first_rows).to(self.device)
         seed_random_numbers(self.config.seed, self.device)
-        loss = cross_entropy(self._weights, self.config.trainer.label_smoothing)
-        loss(model(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+        self._loss(model(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
         squares: dict[str, float] = {}
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
@@ -230,7 +228,7 @@ class Probes:
         task = Classification(
             validation,
             self.corpus.labels,
-            loss=cross_entropy(self._weights, self.config.trainer.label_smoothing),
+            loss=self._loss,
             device=self.device,
             batch_size=4 * CONTROL_BATCH,
             processes=Processes(),

@@ -32,7 +32,7 @@ from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.prediction.make_self_test import proof_of
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
-from lstm_sentiment.training.optimizer import row_weights
+from lstm_sentiment.training.losses import row_weights
 
 log = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
-from lstm_sentiment.training.optimizer import row_weights
+from lstm_sentiment.training.losses import row_weights
 from lstm_sentiment.training.virtual_adversarial import beside
 
 log = logging.getLogger(__name__)

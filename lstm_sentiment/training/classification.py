@@ -14,7 +14,7 @@ from lstm_sentiment.data.dataset import Batch, TextDataset
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.system.distributed import Processes
-from lstm_sentiment.training.optimizer import Loss
+from lstm_sentiment.training.losses import Loss
 from lstm_sentiment.training.progress import report_epoch
 from lstm_sentiment.training.r_drop import disagreement, twice
 from lstm_sentiment.training.virtual_adversarial import answers_pushed
