@@ -29,7 +29,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from lstm_sentiment.cli.terminal import SafeHandler
-from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.command_line import config_of
 from lstm_sentiment.config.schema import Config, TrainerConfig, flatten
 from lstm_sentiment.config.sections import ModelConfig, TextConfig
 from lstm_sentiment.data.arrays import (
@@ -261,8 +261,9 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """Return the configuration of a command with these settings."""
         given = self.get_params(deep=False)
         names_of_keys = {key: key.rpartition(".")[2] for key in flatten(Config())}
-        argv = [f"--{key}={_spelled(given[name])}" for key, name in names_of_keys.items() if name in given]
-        config = parse_config(argv, program="SentimentEstimator", description="")
+        config = config_of(
+            {key: _spelled(given[name]) for key, name in names_of_keys.items() if name in given}
+        )
         if not isinstance(self.validation_fraction, Real | None):
             raise ConfigError(
                 f"must be a number, not {self.validation_fraction!r}", key="validation_fraction"

@@ -21,7 +21,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import is_starter, run_path
 from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
-from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.data.dataset import TextDataset
@@ -200,7 +200,7 @@ def load_start(name: str) -> Start | None:
     labels = classes_of_run(folder.path / "labels.json")[0]
     if not labels:
         return None
-    config = parse_config(["--config", str(path / "config.yaml")], program="load", description="")
+    config = read_config(path / "config.yaml")
     try:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(path / "vocabulary.json", known_tokens(weights)))

@@ -11,7 +11,7 @@ from typing import Any
 from lstm_sentiment.checkpoints.quantization import SCALES, rows_per_scale
 from lstm_sentiment.checkpoints.run_folder import PACKED, Expectation
 from lstm_sentiment.checkpoints.untrusted_files import Table, classes_of_run, vocabulary_of, yaml_of
-from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.errors import CheckpointError, shown
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
@@ -104,7 +104,7 @@ def of_classifier(run: Path) -> Expectation:
         labels, _ = classes_of_run(run / "labels.json")
         if not labels:
             return only_as_large(tables, run)
-        config = parse_config(["--config", str(run / "config.yaml")], program="load", description="")
+        config = read_config(run / "config.yaml")
         try:
             found = tables["model"]
             tokens = len(vocabulary_of(run / "vocabulary.json", known_in(found))) + len(SPECIAL_TOKENS)

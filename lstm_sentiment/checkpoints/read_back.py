@@ -8,7 +8,7 @@ from typing import Any
 
 from lstm_sentiment.checkpoints.run_folder import RunFolder
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
-from lstm_sentiment.config.command_line import config_yaml, parse_settings
+from lstm_sentiment.config.command_line import config_yaml, read_settings
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, listed
 
 
@@ -35,8 +35,7 @@ names of up to 100 classes
         trial = RunFolder(place)
         trial.begin(**written)
         try:
-            argv = ["--config", f"{place}/config.yaml"]
-            config: Any = parse_settings(kind, argv, program="", description="")
+            config = read_settings(trial.path / "config.yaml", kind)
             vocabulary = vocabulary_of(trial.path / "vocabulary.json", len(written["vocabulary"]))
             labels = classes_of_run(trial.path / "labels.json")
         except (CheckpointError, ConfigError) as error:

@@ -80,14 +80,63 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
         from_files += [f"--{key}={value}" for key, (value, _) in read.items()]
         places |= {key: place for key, (_, place) in read.items()}
         problems += wrong
-    parser = ArgumentParser(prog=program, description=description, formatter_class=Help, exit_on_error=False)
+    parser = _parser(kind, prog=program, description=description)
     parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
-    parser.add_class_arguments(kind, as_group=True)
     _parse_all(kind, parser, from_files, places, problems)  # what is wrong here is the files' fault
     unknown = _unknown_options(kind, argv)
     argv = _without(argv, "--config", *(f"--{problem.key}" for problem in unknown))
     on_command_line = dict.fromkeys(_option_names(argv), "")
     return _parse_all(kind, parser, from_files + argv, places | on_command_line, unknown)
+
+
+def read_config(file: str | Path) -> Config:
+    """Return the `Config` that a YAML file holds; see `read_settings`."""
+    return read_settings(file, Config)
+
+
+def read_settings(file: str | Path, kind: type[Settings]) -> Settings:
+    """Return the configuration that a YAML file holds, such as the `config.yaml` of a run.
+
+    Args:
+        file: YAML; keys that it leaves out have their defaults.
+        kind: a frozen dataclass of sections, every field with a default.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range, or a file that cannot be read; with
+            file and line.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "config.yaml"
+    >>> _ = file.write_text("trainer: {epochs: 3}")
+    >>> read_settings(file, Config).trainer.epochs
+    3
+    """
+    read, problems = read_file(kind, str(file))
+    options = [f"--{key}={value}" for key, (value, _) in read.items()]
+    places = {key: place for key, (_, place) in read.items()}
+    return _parse_all(kind, _parser(kind), options, places, problems)
+
+
+def config_of(values: Mapping[str, str]) -> Config:
+    """Return a configuration with some settings, each given as it is written on the command line.
+
+    Args:
+        values: key -> text, such as ``{"trainer.epochs": "3"}``.
+
+    Raises:
+        ConfigError: a wrong type, a value out of range, options in conflict.
+
+    >>> config_of({"trainer.epochs": "3"}).trainer.epochs
+    3
+    """
+    options = [f"--{key}={value}" for key, value in values.items()]
+    return _parse_all(Config, _parser(Config), options, dict.fromkeys(values, ""), [])
+
+
+def _parser(kind: type, **texts: Any) -> ArgumentParser:
+    parser = ArgumentParser(formatter_class=Help, exit_on_error=False, **texts)
+    parser.add_class_arguments(kind, as_group=True)
+    return parser
 
 
 def given_keys(argv: Sequence[str]) -> frozenset[str]:

@@ -7,10 +7,9 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from lstm_sentiment.cli.terminal import log_to
-from lstm_sentiment.config.command_line import parse_settings
+from lstm_sentiment.config.command_line import read_settings
 from lstm_sentiment.config.public import named_places
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, RunError, shown
@@ -63,7 +62,7 @@ def _refuse_unnamed(saved: Path, kind: type, given: dict[str, str]) -> None:
     if is_familiar(saved.parent):
         return
     try:
-        config: Any = parse_settings(kind, ["--config", str(saved)], program="", description="")
+        config = read_settings(saved, kind)
     except ConfigError:  # is told where it is read
         return
     unnamed = [value for key, value in named_places(config).items() if given.get(f"--{key}") != str(value)]

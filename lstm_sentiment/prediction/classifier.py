@@ -21,7 +21,7 @@ from lstm_sentiment.checkpoints.run_paths import run_path
 from lstm_sentiment.checkpoints.self_test import check_proof
 from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
-from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.dataset import TextDataset, padded_length
@@ -86,7 +86,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
     labels, label_map = classes_of_run(folder.path / "labels.json")
     if not labels:
         raise RunError(f"{run}: is a language model; train a classifier from it: train --pretrained {run}")
-    config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
+    config = read_config(folder.path / "config.yaml")
     try:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))

@@ -20,7 +20,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, NO_ROWS, STATEMENT, run_path
 from lstm_sentiment.checkpoints.tensors import known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
-from lstm_sentiment.config.command_line import config_yaml, parse_config
+from lstm_sentiment.config.command_line import config_yaml, read_config
 from lstm_sentiment.config.public import public_config
 from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.prediction.model_card import model_card
@@ -192,9 +192,7 @@ def _fetch(
 
 def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
     best = run.load(BEST, of_classifier(run.path))
-    config = public_config(
-        parse_config(["--config", str(run.path / "config.yaml")], program="", description="")
-    )
+    config = public_config(read_config(run.path / "config.yaml"))
     if config.data.train == NO_ROWS:
         _copy_packed(run, folder, **card)
         return
