@@ -62,7 +62,7 @@ def _refuse_unnamed(saved: Path, kind: type, given: dict[str, str]) -> None:
     if is_familiar(saved.parent):
         return
     try:
-        config = read_settings(saved, kind)
+        config: Any = read_settings(saved, kind)
     except ConfigError:  # is told where it is read
         return
     unnamed = [value for key, value in named_places(config).items() if given.get(f"--{key}") != str(value)]
