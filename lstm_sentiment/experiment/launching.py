@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from lstm_sentiment.cli.terminal import log_to
 from lstm_sentiment.config.command_line import read_settings
