@@ -63,6 +63,7 @@ WAYS = {
     "frozen": Way(rows=skewed_rows(400, seed=5)),
     "frozen, few rows": Way(rows=make_rows(40, seed=5), kinds=("head",)),
     "all layers": Way(rows=make_rows(120, seed=5), flags=STEPS, adapt="finetune"),
+    "all layers, a rare class": Way(rows=skewed_rows(400, seed=5), flags=STEPS, adapt="finetune"),
     "random weights": Way(rows=make_rows(240, seed=5), flags=RANDOM, starts=False, adapt="auto"),
     "the linear model, few rows": Way(rows=topic_rows(80), kinds=("linear",), of_lstm=(0.0, 0.0)),
     "the linear model after steps": Way(
@@ -140,6 +141,12 @@ def test_the_path_is_the_one_that_is_meant(taken: Taken) -> None:
     assert (taken.metrics["steps"] > 0) == (taken.way.adapt != "frozen")
     least, most = taken.way.of_lstm
     assert least <= taken.metrics["branches"]["lstm"]["share"] <= most
+
+
+def test_rare_classes_get_a_bias_on_every_path(taken: Taken) -> None:
+    """The default metric is macro-F1; with accuracy there is none (see test_class_bias)."""
+    if taken.way.rows == WAYS["frozen"].rows:
+        assert taken.metrics["kept"]["class_bias"] > 0
 
 
 def test_a_stopped_run_ends_with_the_same_bytes(taken: Taken, tmp_path: Path) -> None:

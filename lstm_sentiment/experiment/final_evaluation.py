@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.adaptation.cross_validation import OutOfFold
 from lstm_sentiment.adaptation.fitting import pooled_features
 from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, chance_of
@@ -24,13 +25,14 @@ from lstm_sentiment.checkpoints.run_folder import BEST, Checkpoint, RunFolder
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
-from lstm_sentiment.errors import TrainingError
+from lstm_sentiment.errors import CheckpointError, TrainingError
 from lstm_sentiment.evaluation.baselines import baseline_scores
 from lstm_sentiment.evaluation.calibration import Calibration, coverage_of, fit_calibration, fit_shares
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import better, calibration_error, report_lines, score
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.training.losses import row_weights
 from lstm_sentiment.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ PARTS = {  # whose scores are told, by their names in `stacking.Blend.scores`
     "both": "both",
     "kept": "what is kept",
 }
+BIASES = ("lstm.head.bias", "ngrams.bias")  # parameters that a class bias is added to
+UNBIASED = "biases_without_class_bias"  # fact of a checkpoint: parameter -> its values before
 COVERAGES = (0.8, 0.9, 0.95)  # of label sets, as asked for
 
 
@@ -97,7 +101,12 @@ def assess(
                 branch["share"] = share
         model.shares.copy_(torch.from_numpy(shares_K))
         out_of_fold[""] = _blended(of_branches, shares_K)
-        best.tensors["model"]["shares"] = model.shares.cpu().clone()
+        if "kept" in metrics:
+            best.facts[UNBIASED] = {name: best.tensors["model"][name].tolist() for name in BIASES}
+            out_of_fold[""] += _add_class_bias(model, out_of_fold[""], metrics["kept"], corpus, config)
+        best.tensors["model"] |= {
+            name: model.state_dict()[name].cpu().clone() for name in ("shares", *BIASES)
+        }
     logits = answers(model)
     calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
     truths = {name: rows.labels for name, rows in splits.items()}
@@ -120,8 +129,21 @@ def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module
             "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
         )
     best, model = folder.load(BEST), trainer.evaluated_model()
+    if UNBIASED in best.facts:  # of a finished run: its class bias is chosen anew
+        _restore_biases(best.tensors["model"], best.facts[UNBIASED], folder)
     model.load_state_dict(best.tensors["model"])
     return best, model
+
+
+def _restore_biases(weights: dict[str, Tensor], without: Any, folder: RunFolder) -> None:
+    """Put the biases from before the class bias was added back into the weights of a network."""
+    try:
+        found = {name: torch.tensor(without[name], dtype=weights[name].dtype) for name in BIASES}
+    except (LookupError, TypeError, ValueError, RuntimeError):
+        found = {}
+    if any(name not in found or found[name].shape != weights[name].shape for name in BIASES):
+        raise CheckpointError(f"{folder.path / BEST}: {UNBIASED} is damaged; start another run")
+    weights.update(found)
 
 
 def _baselines(config: Config, corpus: Corpus, metrics: Mapping[str, Any], *, main: bool) -> dict[str, Any]:
@@ -244,6 +266,43 @@ def _gate(
         "cross_validated": corpus.cross_validated,
     }
     return kept, np.array([0.0, 2.0]) if ahead else shares_K
+
+
+@torch.no_grad()
+def _add_class_bias(
+    model: WideAndDeep, logits_RC: Array, kept: dict[str, Any], corpus: Corpus, config: Config
+) -> Array:
+    """Give the network the class bias that its metric asks for, and return it (C,); note it in `kept`.
+
+    The linear model kept alone gets it only where its validation score does not fall: it is never worse than
+    the linear model of the same rows.
+
+    Args:
+        model: with its final shares.
+        logits_RC: of the validation rows.
+        kept: what metrics.json says about it.
+        corpus: the rows.
+        config: of the run.
+    """
+    rows, labels, trainer = corpus.validation, corpus.labels, config.trainer
+    weights_R = row_weights(rows, len(labels), balanced=trainer.class_weights == "balanced")
+    bias = choose_class_bias(
+        logits_RC,
+        rows.labels,
+        names=labels,
+        row_weights=weights_R,
+        metric=trainer.metric,
+        row_counts=rows.counts,
+    )
+    probabilities_RC = Calibration().probabilities(logits_RC + bias.bias_C)
+    found = score(rows.labels, probabilities_RC, labels, rows.counts)[trainer.metric]
+    if kept["kind"] == "linear" and better(kept["scores"]["kept"], found, trainer.metric):
+        return np.zeros(len(labels))
+    kept["class_bias"], kept["scores"]["kept"] = bias.strength, found
+    of_each_C = torch.from_numpy(bias.bias_C / float(model.shares.sum())).float()
+    model.lstm.head.bias.add_(of_each_C.to(model.lstm.head.bias.device))
+    model.ngrams.bias.add_(of_each_C.to(model.ngrams.bias.device))
+    return bias.bias_C
 
 
 def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> float | None:
