@@ -149,6 +149,13 @@ def test_rare_classes_get_a_bias_on_every_path(taken: Taken) -> None:
         assert taken.metrics["kept"]["class_bias"] > 0
 
 
+def test_what_is_kept_scores_as_the_choice_of_it_says(taken: Taken) -> None:
+    """The temperature of the calibration changes no decision."""
+    if taken.metrics["steps"]:
+        validation, kept = taken.metrics["validation"], taken.metrics["kept"]
+        assert validation[taken.metrics["metric"]] == pytest.approx(kept["scores"]["kept"])
+
+
 def test_a_stopped_run_ends_with_the_same_bytes(taken: Taken, tmp_path: Path) -> None:
     """Whether it goes on from a checkpoint or, without steps to go on from, starts again."""
     often, steps = "--trainer.checkpoint_every=2", taken.way.adapt != "frozen"
