@@ -1,4 +1,4 @@
-"""Logs and pages of scripts/reproduce, scripts/soak and scripts/sabotage; a log is JSON, a result a line."""
+"""Logs and pages of scripts/reproduce, scripts/soak and scripts/mutate; a log is JSON, a result a line."""
 
 from __future__ import annotations
 

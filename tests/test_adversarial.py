@@ -92,7 +92,7 @@ def divergence(model: SentimentLSTM, batch: Batch, push_TBE: Tensor) -> Tensor:
     return (before_BC * (before_BC.log() - after_BC)).sum(1)
 
 
-def test_no_push_found_by_chance_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_random_perturbation_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     """With two classes one look along the gradient finds the worst direction."""
     model, size = network(), 0.02
     for seed in range(5):
@@ -113,7 +113,7 @@ def test_no_push_found_by_chance_is_worse(monkeypatch: pytest.MonkeyPatch) -> No
         assert worst.item() > 0.99 * max(by_chance)
 
 
-def test_each_text_is_pushed_as_if_it_were_alone_and_padding_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_perturbations_do_not_depend_on_the_batch_or_on_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over a padded batch is that of each text by itself, without padding."""
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
@@ -131,7 +131,7 @@ def test_each_text_is_pushed_as_if_it_were_alone_and_padding_is_not(monkeypatch:
     assert max(by_itself) > 2 * min(by_itself), "each counts differently"
 
 
-def test_dropout_is_the_same_with_the_push_and_without() -> None:
+def test_dropout_masks_are_equal_with_and_without_the_perturbation() -> None:
     """Or the masks alone would change the answers: the control draws others."""
     model = network(dropout=0.5, embedding_dropout=0.5, word_dropout=0.5)
     batch = batch_of(40)
@@ -140,7 +140,7 @@ def test_dropout_is_the_same_with_the_push_and_without() -> None:
     assert (before_BC.exp() * (before_BC - after_BC)).sum(1).mean() > 0.01
 
 
-def test_the_answer_before_the_push_is_no_target_that_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unperturbed_prediction_has_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient is that of the pushed answer alone, against the plain one as it stands."""
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
@@ -155,7 +155,7 @@ def test_the_answer_before_the_push_is_no_target_that_moves(monkeypatch: pytest.
     assert max(float(gradient.abs().max()) for gradient in reference) > 1e-3
 
 
-def test_n_grams_beside_the_lstm_learn_as_before(configure: Configure) -> None:
+def test_the_ngram_branch_is_not_perturbed(configure: Configure) -> None:
     config = configure("--model.ngrams=64")
     corpus = corpus_of(config)
     model = initial_model(config, corpus).train()
@@ -172,7 +172,7 @@ def test_n_grams_beside_the_lstm_learn_as_before(configure: Configure) -> None:
 # -- texts without labels --------------------------------------------------------------------------
 
 
-def test_texts_without_labels_count_nothing_but_for_their_push(configure: Configure, more: Path) -> None:
+def test_unlabelled_texts_only_have_the_consistency_loss(configure: Configure, more: Path) -> None:
     corpus = corpus_of(configure(f"--data.unlabelled={more}", "--trainer.vat=0.1", "--data.max_rows=40"))
     assert corpus.unlabelled is not None
     rows, texts = len(corpus.train), len(corpus.unlabelled)
@@ -225,7 +225,7 @@ def test_n_grams_count_labelled_rows_alone(configure: Configure, more: Path, tmp
     assert rates[1].mean() == pytest.approx(rates[0].mean().item(), rel=0.2)
 
 
-def test_training_with_it_makes_answers_steady(configure: Configure, tmp_path: Path) -> None:
+def test_training_with_it_makes_predictions_robust(configure: Configure, tmp_path: Path) -> None:
     moved = {}
     for vat in (0.0, 0.5):
         config = configure(f"--trainer.vat={vat}", f"--out={tmp_path / str(vat)}", "--trainer.ema=0")
@@ -238,7 +238,7 @@ def test_training_with_it_makes_answers_steady(configure: Configure, tmp_path: P
 
 
 @pytest.mark.parametrize("flags", [[], ["--model.ngrams=64", "--trainer.accumulate=2"]])
-def test_a_killed_run_goes_on_bit_for_bit(
+def test_a_killed_run_resumes_bit_for_bit(
     configure: Configure, more: Path, tmp_path: Path, flags: list[str]
 ) -> None:
     argv = (
@@ -257,7 +257,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_text_without_a_label_changes_what_is_learned(configure: Configure, tmp_path: Path) -> None:
+def test_an_unlabelled_text_changes_the_weights(configure: Configure, tmp_path: Path) -> None:
     """Two files hold the same words in another order, and so give the same vocabulary."""
     found = []
     for seed in (1, 2):
@@ -281,16 +281,16 @@ def test_a_text_without_a_label_changes_what_is_learned(configure: Configure, tm
 
 
 @pytest.mark.parametrize("size", ["-1", ".inf", ".nan"])
-def test_a_length_that_is_none_is_refused(configure: Configure, size: str) -> None:
+def test_an_invalid_epsilon_is_refused(configure: Configure, size: str) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.vat: must be"):
         configure(f"--trainer.vat={size}")
 
 
-def test_two_ways_to_make_answers_steady_are_one_too_many(configure: Configure) -> None:
+def test_vat_and_r_drop_together_are_refused(configure: Configure) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.vat: contradicts trainer\.r_drop"):
         configure("--trainer.vat=0.1", "--trainer.r_drop=1")
 
 
-def test_texts_that_nothing_is_learned_from_are_refused(configure: Configure, more: Path) -> None:
+def test_unused_unlabelled_texts_are_refused(configure: Configure, more: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.unlabelled: .* or trainer\.vat"):
         configure(f"--data.unlabelled={more}")

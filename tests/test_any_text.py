@@ -59,7 +59,7 @@ LARGE = {
 }
 
 
-def test_the_texts_do_harm_where_numbers_are_read_as_they_stand() -> None:
+def test_the_texts_break_a_naive_decoder() -> None:
     """The control: the standard library raises on the first two, and sorts marks in quadratic time."""
     for name in ("a number of 5,000 digits", "5,000 leading zeros"):
         with pytest.raises(ValueError, match="4300 digits"):
@@ -72,7 +72,7 @@ def test_the_texts_do_harm_where_numbers_are_read_as_they_stand() -> None:
     assert seconds[1] > 8 * seconds[0], "four times the marks take at least eight times as long"
 
 
-def test_references_to_no_character_are_replaced_and_others_read() -> None:
+def test_invalid_character_references_are_replaced() -> None:
     assert clean(f"a &#{DIGITS}; b") == "a \ufffd b"
     assert clean(f"&#{'0' * 5000}65;") == "A"
     assert clean("&#00000065; &#0; &#65 &#x41; &#x110000; &#12345678;") == "A \ufffd A A \ufffd \ufffd"
@@ -80,7 +80,7 @@ def test_references_to_no_character_are_replaced_and_others_read() -> None:
         assert clean(f"&#{number};") == html.unescape(f"&#{number};")
 
 
-def test_few_marks_stay_and_many_are_cut() -> None:
+def test_long_runs_of_combining_marks_are_truncated() -> None:
     few, many = "a" + "\u0301" * MOST_MARKS, "a" + "\u0301" * (MOST_MARKS + 5) + "b"
     assert clean(few) == unicodedata.normalize("NFC", few)
     assert clean(many) == unicodedata.normalize("NFC", few + "b")
@@ -89,7 +89,7 @@ def test_few_marks_stay_and_many_are_cut() -> None:
 
 @pytest.mark.parametrize("normalize", ["none", "escapes+negation"])
 @pytest.mark.parametrize("text", [*ODD.values(), *LARGE.values()], ids=[*ODD, *LARGE])
-def test_every_path_from_text_to_tokens_reads_it_soon(text: str, normalize: str) -> None:
+def test_every_tokenization_path_is_fast(text: str, normalize: str) -> None:
     tokenizer = Tokenizer("words", lowercase=True, normalize=normalize)
     encode = Encoder({}, lowercase=True, max_tokens=10**6, truncate="head", subwords=50, normalize=normalize)
     started = time.process_time()
@@ -103,7 +103,7 @@ def test_every_path_from_text_to_tokens_reads_it_soon(text: str, normalize: str)
 
 @pytest.mark.parametrize("name", ["basic_english", "toktok"])
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
-def test_tokenizers_of_torchtext_read_it_too(text: str, name: str) -> None:
+def test_torchtext_tokenizers_work(text: str, name: str) -> None:
     if name == "toktok":
         pytest.importorskip("nltk")
     assert all(isinstance(token, str) for token in Tokenizer(name, lowercase=True)(text))
@@ -126,7 +126,7 @@ def runtime(
     return load_runtime(folder)
 
 
-def test_odd_texts_are_answered_and_change_no_other_answer(
+def test_odd_texts_are_predicted_and_do_not_affect_others(
     classifier: SentimentClassifier, runtime: object
 ) -> None:
     texts = [text for odd in ODD.values() for text in ("good", odd, "bad")]
@@ -140,7 +140,7 @@ def test_odd_texts_are_answered_and_change_no_other_answer(
 LINES = [odd for odd in ODD.values() if not set(odd) & set("\x1c\x1d\x1e\x85\u2028\u2029\ud800\0")]
 
 
-def test_lines_before_and_behind_an_odd_one_are_answered(
+def test_lines_around_an_odd_one_are_predicted(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stdin = io.TextIOWrapper(io.BytesIO("\n".join(["good", *LINES, "bad"]).encode()), encoding="utf-8")

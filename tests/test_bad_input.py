@@ -592,7 +592,7 @@ def write_golden(case: str, found: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_input_is_answered_as_its_golden_says(
+def test_the_output_equals_the_golden_file(
     case: str,
     tmp_path: Path,
     trained_run: Path,
@@ -607,7 +607,7 @@ def test_an_input_is_answered_as_its_golden_says(
 
 
 @pytest.mark.parametrize("case", REAL)
-def test_the_real_command_says_the_same_and_no_more(case: str, tmp_path: Path, trained_run: Path) -> None:
+def test_the_real_command_prints_the_same(case: str, tmp_path: Path, trained_run: Path) -> None:
     name, argv, _ = command(case, tmp_path, trained_run)
     done = subprocess.run(
         [sys.executable, "-m", f"lstm_sentiment.{name}", *argv],
@@ -622,7 +622,7 @@ def test_the_real_command_says_the_same_and_no_more(case: str, tmp_path: Path, t
     assert f"exit 2\n{said}" == goldens(case.split("/")[0])[case]
 
 
-def test_every_case_has_a_golden_and_every_golden_a_case() -> None:
+def test_cases_and_golden_files_match() -> None:
     known = [case for file in sorted(CORPUS.glob("*.golden")) for case in goldens(file.stem)]
     assert sorted(known) == CASES
     assert len(CASES) >= 260

@@ -83,7 +83,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood(raw: list[list[float]], da
     assert score(np.array(truth), np.array(probabilities), LABELS)["loss"] == pytest.approx(expected)
 
 
-def test_a_sure_mistake_costs_a_finite_loss() -> None:
+def test_a_confident_mistake_has_a_finite_loss() -> None:
     loss = score(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), ["a", "b"])["loss"]
     assert 10 < loss < 100
 
@@ -121,7 +121,7 @@ SCALES: list[tuple[list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("labels", "expected"), SCALES)
-def test_only_classes_with_two_poles_have_scores_of_polarity(labels: list[str], expected: list[str]) -> None:
+def test_polarity_scores_need_classes_of_both_polarities(labels: list[str], expected: list[str]) -> None:
     assert metrics_of(labels) == ["accuracy", "macro_f1", "macro_recall", *expected]
     truth = np.arange(len(labels))
     found = score(truth, np.eye(len(labels)), labels)
@@ -132,7 +132,7 @@ def test_only_classes_with_two_poles_have_scores_of_polarity(labels: list[str], 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
 @settings(max_examples=100, deadline=None)
-def test_scores_of_polarity_equal_plain_loops(pairs: list[tuple[int, int]]) -> None:
+def test_polarity_scores_equal_plain_loops(pairs: list[tuple[int, int]]) -> None:
     labels = ["very negative", "negative", "neutral", "positive", "very positive"]
     truth, predicted = (np.array(column) for column in zip(*pairs, strict=True))
     found = score(truth, np.eye(5)[predicted], labels)
@@ -168,7 +168,7 @@ def test_a_confusion_matrix_without_rows_has_no_scores() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 @given(new=st.floats(), old=st.one_of(st.none(), st.floats(allow_nan=False)))
 @settings(max_examples=50, deadline=None)
-def test_better_is_strict_and_never_not_a_number(metric: str, new: float, old: float | None) -> None:
+def test_better_is_strict_and_false_for_nan(metric: str, new: float, old: float | None) -> None:
     found = better(new, old, metric)
     if math.isnan(new):
         assert not found
@@ -218,7 +218,7 @@ def test_the_majority_is_that_of_the_training_rows(tmp_path: Path) -> None:
     assert found["loss"] == pytest.approx(-np.log(shares[[0, 0, 1, 2]]).mean())
 
 
-def test_the_linear_baseline_learns_what_one_word_tells(tmp_path: Path) -> None:
+def test_the_linear_baseline_learns_from_one_word(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path, make_rows(240), test=0.2)
     scores = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
     linear = scores["tfidf_logistic_regression"]
@@ -230,7 +230,7 @@ def test_the_linear_baseline_learns_what_one_word_tells(tmp_path: Path) -> None:
     assert again == scores
 
 
-def test_the_linear_baseline_goes_on_to_the_end_on_long_texts(tmp_path: Path) -> None:
+def test_the_linear_baseline_converges_on_long_texts(tmp_path: Path) -> None:
     """Where each token weighs little, gradients are small from the start and stopping is easily too early."""
     random = np.random.default_rng(0)
     rows = []
@@ -272,7 +272,7 @@ def test_the_linear_baseline_sees_training_rows_alone(tmp_path: Path) -> None:
     assert found["tfidf_logistic_regression"]["accuracy"] == pytest.approx(0.5, abs=0.2)
 
 
-def test_a_class_that_no_fitted_row_has_keeps_its_column(tmp_path: Path) -> None:
+def test_a_class_without_training_rows_keeps_its_column(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path, make_rows(90), test=0.2)
     seen = np.flatnonzero(corpus.train.labels != 1)
     probabilities_RC = baselines._linear_probabilities(corpus.train, seen, held_out(corpus), 3)

@@ -60,7 +60,7 @@ def in_slices(batch: Any, rows: int) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_rows_are_the_same_however_they_are_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_do_not_depend_on_the_batch_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     column = pa.concat_arrays([COLUMNS[name]] * 4)
     batch = pa.record_batch({"n": pa.array(range(20)), "x": column})
     for cut, rows, size, slices in (
@@ -78,7 +78,7 @@ def test_rows_are_the_same_however_they_are_cut(name: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", COLUMNS)
-def test_what_a_row_takes_is_told_without_its_values(name: str) -> None:
+def test_the_size_of_a_row_is_known_without_its_values(name: str) -> None:
     """Of a slice too, whose offsets do not begin at zero; and never much less than Python takes."""
     batch = pa.record_batch({"x": pa.concat_arrays([COLUMNS[name]] * 2)})
     taken_R = module._bytes_of_rows(batch, SOURCE, 1)
@@ -101,7 +101,7 @@ ROWS_TOO_LONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ROWS_TOO_LONG)
-def test_a_row_that_takes_too_much_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_oversized_row_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pa.record_batch({"text": ["so"] * 3, "x": ROWS_TOO_LONG[name]})
     says = r"a\.feather:\d: the row takes [\d,]+ bytes of memory, more than 67,108,864; leave columns of long"
     with pytest.raises(DataError, match=says):
@@ -114,7 +114,7 @@ KINDS = [pa.string(), pa.large_string(), pa.string_view()]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, None])
-def test_a_text_that_no_other_format_would_hold_is_refused(kind: Any) -> None:
+def test_an_oversized_text_is_refused(kind: Any) -> None:
     texts = pa.array(["so", "x" * (MAX_LINE + 1)])
     batch = pa.record_batch({"text": texts.cast(kind) if kind else texts.dictionary_encode()})
     with pytest.raises(DataError) as caught:
@@ -127,7 +127,7 @@ def test_a_text_that_no_other_format_would_hold_is_refused(kind: Any) -> None:
     assert len(columns["text"][0]) == MAX_LINE
 
 
-def test_values_whose_size_cannot_be_told_are_refused() -> None:
+def test_values_of_unknown_size_are_refused() -> None:
     union = pa.UnionArray.from_sparse(pa.array([0, 0], pa.int8()), [pa.array(["so", "no"])])
     views = pa.ListArray.from_arrays([0, 2, 2], pa.array(["so", "no"], pa.string_view()))
     for column, kind in ((union, "sparse_union<0: string=0>"), (views, "string_view")):

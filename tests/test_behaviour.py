@@ -49,7 +49,7 @@ def all_texts(seed: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 17])
-def test_texts_are_whole_sentences_and_none_stands_twice(seed: int) -> None:
+def test_texts_are_whole_sentences_without_repeats(seed: int) -> None:
     texts = all_texts(seed)
     assert 2000 <= len(texts) <= 5000
     assert [text for text, count in Counter(texts).items() if count > 1] == []
@@ -77,7 +77,7 @@ def pattern_of(template: str) -> str:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_each_template_and_side_is_asked_equally_often(name: str) -> None:
+def test_templates_and_polarities_are_balanced(name: str) -> None:
     capability = BY_NAME[name]
     probes = make_probes(capability)
     assert len(probes) == TESTS
@@ -96,7 +96,7 @@ def test_each_template_and_side_is_asked_equally_often(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_two_texts_of_a_pair_differ_in_what_they_should_and_nothing_else(seed: int) -> None:
+def test_the_texts_of_a_pair_differ_only_as_intended(seed: int) -> None:
     def pairs(name: str) -> list[list[str]]:
         return [list(probe.texts) for probe in make_probes(BY_NAME[name], seed=seed)]
 
@@ -174,7 +174,7 @@ def test_a_perfect_classifier_never_fails(labels: list[str]) -> None:
 
 
 @pytest.mark.parametrize("answer", [1, -1, 0])
-def test_one_answer_for_all_fails_just_where_it_is_wrong(answer: int) -> None:
+def test_a_constant_classifier_fails_where_it_is_wrong(answer: int) -> None:
     found = check_behaviour(LABELS, knowing(LABELS, lambda _: answer))
     expected = {}
     for capability in CAPABILITIES:
@@ -200,7 +200,7 @@ def test_one_answer_for_all_fails_just_where_it_is_wrong(answer: int) -> None:
         (r"\b(hated|disliked|loved|liked)\b", {"plain opinions"}),
     ],
 )
-def test_what_a_classifier_is_blind_to_is_what_it_fails(blind_to: str, fails: set[str]) -> None:
+def test_a_classifier_fails_the_capability_it_lacks(blind_to: str, fails: set[str]) -> None:
     def blind(text: str) -> int:
         return read(re.sub(blind_to, "", text) if "but" not in blind_to else text.partition(" but ")[0])
 
@@ -234,7 +234,7 @@ def test_an_invariance_is_broken_by_another_label_or_a_large_move(
 
 
 @pytest.mark.parametrize(("lost", "fails"), [(-0.3, False), (0.09, False), (0.11, True)])
-def test_an_opinion_made_stronger_may_not_lose_probability(lost: float, fails: bool) -> None:
+def test_intensifying_must_not_lower_the_probability(lost: float, fails: bool) -> None:
     def rule(text: str) -> float:
         side = read(text)
         strong = any(word in INTENSIFIERS for word in text.split())
@@ -265,7 +265,7 @@ def test_classes_of_one_side_count_together() -> None:
         (["bad", "average", "good"], []),
     ],
 )
-def test_what_the_classes_do_not_allow_is_left_out_and_named(labels: list[str], left_out: list[str]) -> None:
+def test_tests_that_the_classes_do_not_allow_are_skipped(labels: list[str], left_out: list[str]) -> None:
     found = check_behaviour(labels, lambda texts: np.tile(np.eye(len(labels))[0], (len(texts), 1)))
     assert [of["name"] for of in found["left_out"]] == left_out
     assert [of["name"] for of in found["capabilities"]] == [n for n in BY_NAME if n not in left_out]
@@ -276,7 +276,7 @@ def test_what_the_classes_do_not_allow_is_left_out_and_named(labels: list[str], 
     assert lines.count("left out: needs ") == len(left_out)
 
 
-def test_a_rate_has_the_interval_of_wilson() -> None:
+def test_rates_have_wilson_intervals() -> None:
     def wrong_on_soup(text: str) -> int:
         return -read(text) if "soup" in text else read(text)
 
@@ -347,7 +347,7 @@ def test_a_file_and_behaviour_are_reported_together(
         (["--behavior"], "--behavior"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
+def test_errors_have_no_traceback(
     trained_run: Path,
     argv: list[str],
     expected: str,

@@ -29,7 +29,7 @@ def loss(logits_RC: np.ndarray, truth_R: np.ndarray, temperature: float) -> floa
 
 
 @pytest.mark.parametrize("heat", [0.3, 1.0, 4.0])
-def test_the_temperature_undoes_what_made_logits_too_bold_or_too_shy(heat: float) -> None:
+def test_the_temperature_undoes_scaled_logits(heat: float) -> None:
     logits_RC, truth_R = draw(20_000, 0, heat=heat)
     fitted = fit_calibration(logits_RC, truth_R)
     assert fitted.temperature == pytest.approx(heat, rel=0.05)
@@ -42,7 +42,7 @@ def test_the_temperature_undoes_what_made_logits_too_bold_or_too_shy(heat: float
         assert after < calibration_error(fresh_R, Calibration().probabilities(fresh_RC)) / 3
 
 
-def test_a_temperature_changes_no_answer() -> None:
+def test_a_temperature_changes_no_predicted_label() -> None:
     logits_RC, _ = draw(500, 0)
     for temperature in (0.05, 0.7, 20.0):
         probabilities_RC = Calibration(temperature=temperature).probabilities(logits_RC)
@@ -52,7 +52,7 @@ def test_a_temperature_changes_no_answer() -> None:
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95, 0.99])
-def test_label_sets_hold_the_truth_as_often_as_asked(coverage: float) -> None:
+def test_label_sets_reach_the_requested_coverage(coverage: float) -> None:
     """On average over many splits; one split alone may be off by chance."""
     found = []
     for seed in range(200):
@@ -63,7 +63,7 @@ def test_label_sets_hold_the_truth_as_often_as_asked(coverage: float) -> None:
     assert np.mean(found) == pytest.approx(coverage, abs=0.01)
 
 
-def test_a_few_rows_that_are_all_right_promise_no_certainty() -> None:
+def test_a_few_correct_rows_do_not_give_certainty() -> None:
     logits_RC = np.array([[9.0, 0.0], [0.0, 9.0]] * 5)
     probabilities_RC = fit_calibration(logits_RC, np.array([0, 1] * 5)).probabilities(logits_RC)
     assert probabilities_RC.max() == pytest.approx(11 / 12, abs=0.01)  # ten of ten right, and one more each
@@ -98,18 +98,18 @@ def test_sets_grow_with_coverage_and_are_never_empty() -> None:
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.0, -1.0, math.nan, 90.0])
-def test_an_impossible_coverage_is_refused(coverage: float) -> None:
+def test_an_invalid_coverage_is_refused(coverage: float) -> None:
     fitted = fit_calibration(*draw(50, 0))
     with pytest.raises(ConfigError, match=r"^coverage: must lie between 0 and 1"):
         fitted.label_sets(np.array([[0.5, 0.5]]), coverage)
 
 
-def test_without_thresholds_no_set_is_made_up() -> None:
+def test_without_thresholds_there_are_no_sets() -> None:
     with pytest.raises(ConfigError, match="no thresholds"):
         Calibration().label_sets(np.array([[0.5, 0.5]]), 0.9)
 
 
-def test_one_class_only_or_certain_answers_break_nothing() -> None:
+def test_a_single_class_and_certain_predictions_work() -> None:
     for logits_RC in (np.full((5, 2), 3.0), np.array([[1e4, -1e4]] * 5), np.array([[-1e4, 1e4]] * 5)):
         fitted = fit_calibration(logits_RC, np.zeros(5, int))
         assert 0.05 <= fitted.temperature <= 20

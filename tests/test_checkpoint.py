@@ -84,7 +84,7 @@ def flip(file: Path, bit: int) -> None:
 
 
 @pytest.mark.parametrize("name", [BEST, LAST])
-def test_what_is_saved_is_loaded(folder: RunFolder, name: str) -> None:
+def test_a_checkpoint_round_trips(folder: RunFolder, name: str) -> None:
     assert not folder.has(name)
     for step in (1, 2, 3):
         save(folder, name, step)
@@ -96,7 +96,7 @@ def test_what_is_saved_is_loaded(folder: RunFolder, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
-def test_tensors_keep_their_type_shape_and_bits(folder: RunFolder, dtype: torch.dtype) -> None:
+def test_tensors_keep_dtype_shape_and_bits(folder: RunFolder, dtype: torch.dtype) -> None:
     values = (torch.randn(4, 5) * 100).to(dtype)
     extra = {
         "empty": torch.zeros(0, 3, dtype=dtype),
@@ -111,7 +111,7 @@ def test_tensors_keep_their_type_shape_and_bits(folder: RunFolder, dtype: torch.
         assert torch.equal(found[name], expected), name
 
 
-def test_the_longest_run_there_may_be_is_not_too_large_to_be_read(trained_run: Path, tmp_path: Path) -> None:
+def test_the_longest_allowed_run_can_be_read(trained_run: Path, tmp_path: Path) -> None:
     facts = RunFolder(trained_run).load(LAST).facts
     facts["training"]["history"] = facts["training"]["history"][-1:] * MOST["epochs"]
     run = RunFolder(shutil.copytree(trained_run, tmp_path / "run"))
@@ -169,7 +169,7 @@ def test_no_file_is_a_pickle(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json", *SHARED_FILES])
-def test_a_missing_file_is_noticed_and_named(folder: RunFolder, name: str) -> None:
+def test_a_missing_file_is_detected_and_named(folder: RunFolder, name: str) -> None:
     save(folder, BEST, 1)
     inside = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
     inside.unlink()
@@ -177,7 +177,7 @@ def test_a_missing_file_is_noticed_and_named(folder: RunFolder, name: str) -> No
         folder.load(BEST)
 
 
-def test_an_added_file_is_noticed_and_named(folder: RunFolder) -> None:
+def test_an_added_file_is_detected_and_named(folder: RunFolder) -> None:
     save(folder, BEST, 1)
     shutil.copy(folder.path / BEST / "model.safetensors", folder.path / BEST / "average.safetensors")
     with pytest.raises(CheckpointError, match=r"average\.safetensors"):
@@ -185,7 +185,7 @@ def test_an_added_file_is_noticed_and_named(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json"])
-def test_a_file_of_another_checkpoint_is_noticed_and_named(folder: RunFolder, name: str) -> None:
+def test_a_file_of_another_checkpoint_is_detected_and_named(folder: RunFolder, name: str) -> None:
     save(folder, BEST, 1)
     save(folder, LAST, 2)
     shutil.copy(folder.path / LAST / name, folder.path / BEST / name)
@@ -196,7 +196,7 @@ def test_a_file_of_another_checkpoint_is_noticed_and_named(folder: RunFolder, na
 
 
 @pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json", *SHARED_FILES])
-def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: RunFolder, name: str) -> None:
+def test_a_named_pipe_does_not_block(folder: RunFolder, name: str) -> None:
     save(folder, BEST, 1)
     file = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
     file.unlink()
@@ -205,7 +205,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: RunFolder, name
         folder.load(BEST)
 
 
-def test_a_manifest_of_another_format_is_passed_over_where_the_one_before_is_whole(folder: RunFolder) -> None:
+def test_a_manifest_of_another_format_falls_back_to_the_previous_checkpoint(folder: RunFolder) -> None:
     """One flipped bit makes format 3 of 1."""
     save(folder, LAST, 1)
     save(folder, LAST, 2)
@@ -218,7 +218,7 @@ def test_a_manifest_of_another_format_is_passed_over_where_the_one_before_is_who
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_numbers_that_are_not_finite_are_refused(folder: RunFolder, number: float) -> None:
+def test_non_finite_weights_are_refused(folder: RunFolder, number: float) -> None:
     save(folder, LAST, 1)
     folder.save(LAST, {"model": {"w": torch.tensor([0.5, number])}}, {"step": 2})
     assert loaded_step(folder, LAST) == 1
@@ -229,7 +229,7 @@ def test_numbers_that_are_not_finite_are_refused(folder: RunFolder, number: floa
         RunFolder(folder.path).load(LAST)
 
 
-def test_a_whole_checkpoint_of_another_run_is_noticed(folder: RunFolder, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_detected(folder: RunFolder, tmp_path: Path) -> None:
     """Its files fit each other, but not this run's vocabulary."""
     other = RunFolder(tmp_path / "other")
     other.begin(config_yaml="seed: 0\nout: run\n", vocabulary=["other"], labels=["a", "b"], label_map={})
@@ -260,7 +260,7 @@ def test_an_edited_vocabulary_is_refused(folder: RunFolder) -> None:
         b"[" * 10**5,
     ],
 )
-def test_a_manifest_that_is_none_is_an_error_of_ours(folder: RunFolder, manifest: bytes) -> None:
+def test_an_invalid_manifest_is_a_checkpoint_error(folder: RunFolder, manifest: bytes) -> None:
     save(folder, BEST, 1)
     (folder.path / BEST / "manifest.json").write_bytes(manifest)
     with pytest.raises(CheckpointError, match=BEST):
@@ -268,7 +268,7 @@ def test_a_manifest_that_is_none_is_an_error_of_ours(folder: RunFolder, manifest
 
 
 @pytest.mark.parametrize("names", [["../../outside.json"], ["/etc/hostname"]])
-def test_a_manifest_cannot_lead_out_of_its_folder(folder: RunFolder, names: list[str]) -> None:
+def test_a_manifest_cannot_name_files_outside_its_folder(folder: RunFolder, names: list[str]) -> None:
     save(folder, BEST, 1)
     file = folder.path / BEST / "manifest.json"
     manifest = json.loads(file.read_text())
@@ -289,7 +289,9 @@ def test_a_format_of_another_version_is_refused(folder: RunFolder, version: obje
         folder.load(BEST)
 
 
-def test_a_folder_that_is_no_run_is_told_apart_from_a_damaged_one(tmp_path: Path, folder: RunFolder) -> None:
+def test_a_folder_without_a_run_is_distinguished_from_a_damaged_run(
+    tmp_path: Path, folder: RunFolder
+) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(RunError, match="is no run folder"):
             RunFolder(path).load(BEST)
@@ -301,7 +303,7 @@ def test_a_folder_that_is_no_run_is_told_apart_from_a_damaged_one(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json"])
-def test_a_damaged_last_falls_back_to_the_one_before(
+def test_a_damaged_last_falls_back_to_the_previous_one(
     folder: RunFolder, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(folder, LAST, 1)
@@ -325,7 +327,9 @@ def test_the_clock_does_not_decide_which_checkpoint_is_the_newer_one(folder: Run
     assert loaded_step(folder, LAST) == 2
 
 
-def test_a_whole_last_is_loaded_without_a_word(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_intact_last_is_loaded_without_a_warning(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     save(folder, LAST, 1)
     save(folder, LAST, 2)
     assert loaded_step(folder, LAST) == 2
@@ -361,7 +365,7 @@ def test_a_kill_after_a_flipped_bit_still_leaves_a_good_checkpoint(tmp_path: Pat
         assert loaded_step(run, LAST) in (1, 3)
 
 
-def test_a_checkpoint_can_be_read_while_another_takes_its_place(
+def test_a_checkpoint_can_be_read_while_it_is_replaced(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prediction reads `best` while training writes it: neither half of each, nor a false alarm."""
@@ -432,7 +436,7 @@ def test_a_kill_while_saving_leaves_the_old_or_the_new_checkpoint(
 
 
 @pytest.mark.parametrize("name", [BEST, LAST])
-def test_all_files_are_flushed_before_a_checkpoint_takes_its_place(
+def test_all_files_are_synced_before_the_checkpoint_is_renamed(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Or a power cut after the rename leaves a checkpoint of empty files."""
@@ -454,7 +458,7 @@ def test_all_files_are_flushed_before_a_checkpoint_takes_its_place(
     assert folder.path.stat().st_ino in flushed, "the rename itself"
 
 
-def test_a_half_written_file_of_a_killed_save_does_no_harm(
+def test_a_partial_file_of_a_killed_save_does_no_harm(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def torn(tensors: Any, path: Path) -> None:
@@ -473,7 +477,7 @@ def test_a_half_written_file_of_a_killed_save_does_no_harm(
     assert not list(folder.path.glob(".*"))
 
 
-def test_what_other_processes_left_when_they_were_killed_is_cleared_away(folder: RunFolder) -> None:
+def test_leftovers_of_killed_processes_are_removed(folder: RunFolder) -> None:
     """A resumed run has another process id, and a temporary folder is as large as a checkpoint."""
     save(folder, LAST, 1)
     shutil.copytree(folder.path / LAST, folder.path / ".last.999999999.tmp")
@@ -482,7 +486,7 @@ def test_what_other_processes_left_when_they_were_killed_is_cleared_away(folder:
     assert not list(folder.path.glob(".*"))
 
 
-def test_sweeping_removes_what_a_kill_left_and_nothing_else(folder: RunFolder) -> None:
+def test_cleanup_removes_only_leftovers_of_kills(folder: RunFolder) -> None:
     save(folder, LAST, 1)
     before = sorted(folder.path.rglob("*"))
     shutil.copytree(folder.path / LAST, folder.path / ".last.77.tmp")
@@ -526,9 +530,7 @@ def killed_at_each_place(
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_kill_while_a_run_begins_leaves_a_folder_that_can_be_begun_again(
-    tmp_path: Path, after: bool
-) -> None:
+def test_after_a_kill_at_the_start_a_run_can_be_started_again(tmp_path: Path, after: bool) -> None:
     for run in killed_at_each_place(tmp_path, lambda run: None, begin, after=after, least=5):
         run.clear()
         begin(run)
@@ -537,9 +539,7 @@ def test_a_kill_while_a_run_begins_leaves_a_folder_that_can_be_begun_again(
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_kill_while_a_run_is_replaced_leaves_a_folder_that_can_be_begun_again(
-    tmp_path: Path, after: bool
-) -> None:
+def test_after_a_kill_while_replacing_a_run_it_can_be_started_again(tmp_path: Path, after: bool) -> None:
     def prepare(run: RunFolder) -> None:
         begin(run)
         save(run, BEST, 1)
@@ -574,7 +574,7 @@ def test_clear_removes_a_run_and_nothing_else(folder: RunFolder) -> None:
     ]
 
 
-def test_clear_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_clear_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("mine")
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "photo.jpg").write_text("mine")
@@ -585,7 +585,7 @@ def test_clear_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["best", "last", "last.previous", "metrics.json", "data.json"])
-def test_clear_refuses_what_another_program_may_have_written(tmp_path: Path, name: str) -> None:
+def test_clear_refuses_files_of_other_programs(tmp_path: Path, name: str) -> None:
     """Other programs call their checkpoints `best` and `last` too: a name alone makes nothing ours."""
     if name.endswith(".json"):
         theirs = tmp_path / name
@@ -606,7 +606,7 @@ def test_clear_of_nothing_does_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
-def test_a_file_in_the_place_of_a_run_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_run_folder_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     run = RunFolder(tmp_path / "run")
     assert run.occupied()
@@ -622,7 +622,7 @@ def test_a_file_in_the_place_of_a_run_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "raised"), [(OSError(28, "No space left on device"), DiskError), (Killed(), Killed)]
 )
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+def test_a_failed_write_leaves_only_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException, raised: Any
 ) -> None:
     def fail(*_: Any) -> None:

@@ -46,7 +46,7 @@ def test_the_expected_score_of_certain_rows_is_the_score(metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", BALANCED_METRICS)
-def test_the_expected_score_is_that_of_many_draws_of_the_classes(metric: str) -> None:
+def test_the_expected_score_equals_a_simulation(metric: str) -> None:
     logits_RC, _ = rows(4000)
     probabilities_RC, decided = softmax(logits_RC, axis=1), logits_RC.argmax(axis=1)
     randomness = np.random.default_rng(2)
@@ -58,7 +58,7 @@ def test_the_expected_score_is_that_of_many_draws_of_the_classes(metric: str) ->
     assert found == pytest.approx(np.mean(draws), abs=0.004)
 
 
-def test_for_recall_the_bias_makes_up_for_the_frequencies_in_full() -> None:
+def test_for_recall_the_bias_fully_corrects_class_frequencies() -> None:
     """Of calibrated rows that is the best decision there is: the class with p / frequency the largest."""
     found = chosen(*rows(5000), "macro_recall")
     assert found.strength == 1.0
@@ -66,11 +66,11 @@ def test_for_recall_the_bias_makes_up_for_the_frequencies_in_full() -> None:
     np.testing.assert_allclose(found.bias_C, expected_C, atol=0.1)
 
 
-def test_for_f1_it_lies_between() -> None:
+def test_for_f1_the_bias_is_in_between() -> None:
     assert 0.25 <= chosen(*rows(5000), "macro_f1").strength <= 0.75
 
 
-def test_a_hundred_rows_are_enough_to_gain() -> None:
+def test_the_bias_helps_from_a_hundred_rows() -> None:
     """On fresh rows, in the mean of ten draws and in nearly each; the most probable class is the control."""
     skewed = (0.06, 0.09, 0.85)
     fresh_RC, truth = rows(20_000, prior=skewed, seed=99)
@@ -86,12 +86,12 @@ def test_a_hundred_rows_are_enough_to_gain() -> None:
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss", "macro_precision", "flip_rate", "ordinal_error"])
-def test_other_scores_ask_for_none(metric: str) -> None:
+def test_other_metrics_have_no_bias(metric: str) -> None:
     found = chosen(*rows(300), metric)
     assert (found.strength, found.bias_C.tolist()) == (0.0, [0.0, 0.0, 0.0])
 
 
-def test_classes_that_count_the_same_get_none() -> None:
+def test_balanced_classes_have_no_bias() -> None:
     """Be it that they are as frequent, or that their rows were weighted so when the model was fitted."""
     alike = np.full(3, 1 / 3)
     assert np.abs(chosen(*rows(3000, prior=tuple(alike)), "macro_f1").bias_C).max() < 0.1
@@ -110,13 +110,13 @@ def test_the_size_of_the_logits_changes_no_decision(factor: float) -> None:
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1], [2, 2, 2, 2], [0, 1, 2, 2]])
-def test_a_handful_of_rows_gives_finite_numbers(labels: list[int]) -> None:
+def test_a_handful_of_rows_gives_finite_values(labels: list[int]) -> None:
     found = chosen(3 * np.eye(3)[labels], np.array(labels), "macro_f1")
     assert np.isfinite(found.bias_C).all()
     assert ((3 * np.eye(3)[labels] + found.bias_C).argmax(axis=1) == labels).all(), "what is clear stays so"
 
 
-def test_biased_probabilities_are_still_about_as_right_as_they_say() -> None:
+def test_biased_probabilities_stay_calibrated() -> None:
     """The temperature is fitted after the bias; its cost in calibration error is a few points at most."""
     logits_RC, labels = rows(300)
     fresh_RC, truth = rows(20_000, seed=99)
@@ -138,7 +138,7 @@ def blended(head_RC: np.ndarray, linear_RC: np.ndarray, labels: np.ndarray, metr
 
 
 @pytest.mark.parametrize("count", [60, 300])
-def test_a_blend_has_the_bias_in_what_it_adds_and_in_what_it_is_judged_by(count: int) -> None:
+def test_a_blend_applies_the_bias_to_its_logits_and_scores(count: int) -> None:
     logits_RC, labels = rows(count)
     noise_RC = np.random.default_rng(3).normal(size=(count, 3))
     biased, plain = (blended(logits_RC, noise_RC, labels, metric) for metric in ("macro_f1", "accuracy"))
@@ -148,7 +148,7 @@ def test_a_blend_has_the_bias_in_what_it_adds_and_in_what_it_is_judged_by(count:
     np.testing.assert_allclose(biased.out_of_fold_RC - plain.out_of_fold_RC, np.tile(added_C, (count, 1)))
 
 
-def test_a_linear_model_that_is_kept_alone_has_it_too_and_loses_nothing_by_it() -> None:
+def test_a_linear_model_kept_alone_has_the_bias_too() -> None:
     logits_RC, labels = rows(80)
     noise_RC = np.random.default_rng(3).normal(size=(80, 3))
     kept = blended(noise_RC, logits_RC, labels, "macro_f1")

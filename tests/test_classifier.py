@@ -117,7 +117,7 @@ def texts_of(config: Config) -> list[str]:
 
 
 @pytest.mark.parametrize("fixture", ["trained", "with_basic_english", "with_tail_and_case"])
-def test_answers_are_the_softmax_of_the_models_logits_on_the_training_path(
+def test_predictions_are_the_softmax_of_the_training_path_logits(
     request: pytest.FixtureRequest, fixture: str
 ) -> None:
     """A text that a user types gives the tokens, and so the logits, that the same row gave in training."""
@@ -133,14 +133,14 @@ def test_answers_are_the_softmax_of_the_models_logits_on_the_training_path(
         np.testing.assert_allclose(found_RC, expected_RC, atol=1e-6)
 
 
-def test_it_tells_good_from_bad(trained: Trained) -> None:
+def test_it_separates_positive_from_negative(trained: Trained) -> None:
     predictions = trained.classifier.predict(
         ["this place is awful", "the food was superb", "an average room"]
     )
     assert [p.label for p in predictions] == ["negative", "positive", "neutral"]
 
 
-def test_probabilities_sum_to_one_and_stand_in_the_order_of_labels(trained: Trained) -> None:
+def test_probabilities_sum_to_one_in_the_order_of_labels(trained: Trained) -> None:
     classifier = trained.classifier
     texts = texts_of(trained.config)[:50] + ODD_TEXTS
     probabilities_RC = classifier.predict_proba(texts)
@@ -179,7 +179,7 @@ def test_one_string_a_list_a_generator_and_a_series_are_the_same(trained: Traine
     assert len(classifier.predict("great food")) == 1, "one string is one text, not its letters"
 
 
-def test_nothing_gives_nothing(trained: Trained) -> None:
+def test_no_texts_give_no_predictions(trained: Trained) -> None:
     assert trained.classifier.predict([]) == []
     assert trained.classifier.predict_proba([]).shape == (0, 3)
     assert trained.classifier.predict_proba(iter(())).shape == (0, 3)
@@ -200,7 +200,7 @@ def test_order_is_kept_over_lengths_and_parts(trained: Trained, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("text", ["awful", "", "the food was superb " * 3, "great " * 500])
-def test_neighbours_do_not_change_an_answer(trained: Trained, text: str) -> None:
+def test_other_texts_of_the_batch_do_not_change_a_prediction(trained: Trained, text: str) -> None:
     alone_1C = trained.classifier.predict_proba(text)
     others = texts_of(trained.config) + ["so-so " * n for n in range(60)]
     assert len(others) == 300
@@ -210,7 +210,7 @@ def test_neighbours_do_not_change_an_answer(trained: Trained, text: str) -> None
 
 
 @pytest.mark.parametrize("text", ODD_TEXTS, ids=lambda text: ascii(text[:12]))
-def test_odd_texts_have_an_answer(trained: Trained, text: str) -> None:
+def test_odd_texts_are_predicted(trained: Trained, text: str) -> None:
     [prediction] = trained.classifier.predict(text)
     assert prediction.label in LABELS
     assert math.isfinite(prediction.score)
@@ -227,13 +227,13 @@ def test_texts_without_a_token_are_one_unknown_token(trained: Trained, with_basi
 @pytest.mark.parametrize(
     "texts", [[None], ["fine", 5], [b"bytes"], [["nested"]], pd.Series(["a", None], dtype=object), [1.5]]
 )
-def test_what_is_no_string_is_an_error_of_ours(trained: Trained, texts: Any) -> None:
+def test_a_value_that_is_not_a_string_is_an_error(trained: Trained, texts: Any) -> None:
     with pytest.raises(DataError, match="must be a string, not"):
         trained.classifier.predict(texts)
 
 
 @pytest.mark.parametrize("texts", [None, 5, 1.5])
-def test_what_is_neither_a_string_nor_many_is_an_error_of_ours(trained: Trained, texts: Any) -> None:
+def test_an_argument_that_is_not_text_is_an_error(trained: Trained, texts: Any) -> None:
     with pytest.raises(DataError):
         trained.classifier.predict(texts)
 
@@ -277,21 +277,21 @@ PIECES = [
 ]
 
 
-def test_a_long_text_is_cut_as_in_training(with_tail_and_case: Trained) -> None:
+def test_a_long_text_is_truncated_as_in_training(with_tail_and_case: Trained) -> None:
     classifier = with_tail_and_case.classifier
     assert classifier.tokens("a b c d e f g h Great I") == ["d", "e", "f", "g", "h", "Great", "I"]
     long, end = classifier.predict_proba(["awful " * 50 + "d e f g h great i", "d e f g h great i"])
     np.testing.assert_allclose(long, end, atol=1e-6)
 
 
-def test_known_words_are_known(trained: Trained) -> None:
+def test_known_words_are_in_the_vocabulary(trained: Trained) -> None:
     ids = trained.classifier._encode("great awful xyzzyplugh okay")
     assert ids[2] == "xyzzyplugh"  # kept, to be spelt
     assert all(isinstance(i, int) and i != UNKNOWN for i in (ids[0], ids[1], ids[3]))
     assert len(set(ids)) == 4
 
 
-def test_an_unknown_word_is_read_by_its_letters(trained: Trained, with_basic_english: Trained) -> None:
+def test_an_unknown_word_uses_its_subwords(trained: Trained, with_basic_english: Trained) -> None:
     """Each has an answer of its own, however many stand beside it; without subwords all have the same."""
     unknown = ["xyzzyplugh", "qwertzuiop", "xyzzyplugh qwertzuiop", "greatttt"]
     alone = np.concatenate([trained.classifier.predict_proba(text) for text in unknown])
@@ -316,7 +316,7 @@ def moved(trained: Trained, tmp_path: Path) -> Iterator[Path]:
     away.with_suffix(".away").rename(away)
 
 
-def test_a_run_needs_neither_its_data_nor_its_place(
+def test_a_run_can_be_moved_and_needs_no_data(
     trained: Trained, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["great food", "awful", ""]
@@ -338,13 +338,13 @@ def test_loading_changes_nothing(trained: Trained) -> None:
     assert {file: file.read_bytes() for file in trained.path.rglob("*") if file.is_file()} == before
 
 
-def test_a_loaded_model_is_ready_to_answer_and_not_to_learn(trained: Trained) -> None:
+def test_a_loaded_model_is_in_evaluation_mode(trained: Trained) -> None:
     model = load(trained.path, device="cpu").model
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_folder_that_is_no_run_is_an_error_of_ours(trained: Trained, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_an_error(trained: Trained, tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path, trained.path / "best", trained.path / "config.yaml"):
         with pytest.raises(RunError, match="is no run folder") as raised:
             load(path)
@@ -352,7 +352,7 @@ def test_a_folder_that_is_no_run_is_an_error_of_ours(trained: Trained, tmp_path:
 
 
 @pytest.mark.parametrize("file", ["vocabulary.json", "labels.json", "config.yaml", "best/model.safetensors"])
-def test_a_run_that_was_tampered_with_is_not_loaded(moved: Path, file: str) -> None:
+def test_a_modified_run_is_not_loaded(moved: Path, file: str) -> None:
     content = bytearray((moved / file).read_bytes())
     content[len(content) // 2] ^= 1
     (moved / file).write_bytes(content)
@@ -361,7 +361,7 @@ def test_a_run_that_was_tampered_with_is_not_loaded(moved: Path, file: str) -> N
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta"])
-def test_a_device_that_is_not_there_is_an_error_of_ours(trained: Trained, device: str) -> None:
+def test_an_unavailable_device_is_an_error(trained: Trained, device: str) -> None:
     with pytest.raises(ConfigError):
         load(trained.path, device=device)
 
@@ -376,7 +376,7 @@ def test_all_errors_share_one_base(trained: Trained, tmp_path: Path) -> None:
 # -- honest probabilities --------------------------------------------------------------------------
 
 
-def test_probabilities_are_those_of_the_temperature_kept_with_the_weights(trained: Trained) -> None:
+def test_probabilities_use_the_saved_temperature(trained: Trained) -> None:
     classifier, kept = trained.classifier, RunFolder(trained.path).load("best").facts["calibration"]
     assert classifier.calibration == Calibration(**kept)
     assert kept["temperature"] != 1
@@ -393,7 +393,7 @@ def uncalibrated(trained: Trained) -> SentimentClassifier:
     return classifier
 
 
-def test_a_run_that_did_not_end_predicts_without_calibration(trained: Trained, tmp_path: Path) -> None:
+def test_an_unfinished_run_predicts_without_calibration(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.path, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
     best = folder.load("best")
@@ -405,7 +405,7 @@ def test_a_run_that_did_not_end_predicts_without_calibration(trained: Trained, t
         classifier.predict("great", coverage=0.9)
 
 
-def test_label_sets_come_when_asked_for(trained: Trained) -> None:
+def test_label_sets_are_returned_on_request(trained: Trained) -> None:
     texts = [text for text, _ in make_rows(40, seed=5)] + [""]
     assert {p.label_set for p in trained.classifier.predict(texts)} == {None}
     for prediction in trained.classifier.predict(texts, coverage=0.9):
@@ -417,7 +417,7 @@ def test_label_sets_come_when_asked_for(trained: Trained) -> None:
         assert prediction.label_set == [label for label in LABELS if label in prediction.label_set]
 
 
-def test_an_unsure_answer_has_no_label_but_still_probabilities(trained: Trained) -> None:
+def test_an_abstention_has_no_label_but_probabilities(trained: Trained) -> None:
     texts = ["great lovely superb", "the", ""]
     plain = trained.classifier.predict(texts)
     bound = sorted(p.score for p in plain)[1]
@@ -427,12 +427,12 @@ def test_an_unsure_answer_has_no_label_but_still_probabilities(trained: Trained)
 
 
 @pytest.mark.parametrize("bound", [-0.1, 1.1, math.nan])
-def test_an_impossible_bound_is_refused(trained: Trained, bound: float) -> None:
+def test_an_invalid_threshold_is_refused(trained: Trained, bound: float) -> None:
     with pytest.raises(ConfigError, match=r"^abstain_below: must lie between 0 and 1"):
         trained.classifier.predict("great", abstain_below=bound)
 
 
-def test_details_tell_what_the_model_could_not_read(trained: Trained) -> None:
+def test_details_list_unknown_and_truncated_tokens(trained: Trained) -> None:
     classifier = load(trained.path, device="cpu")
     most = classifier.config.text.max_tokens
     texts = ["great qwertz", "", "great " * (most + 3), "great"]
@@ -442,7 +442,7 @@ def test_details_tell_what_the_model_could_not_read(trained: Trained) -> None:
     assert (plain.unknown_share, plain.cut_tokens) == (None, None)
 
 
-def test_weights_that_are_finite_and_whose_sums_are_not_answer_nothing(
+def test_overflowing_logits_are_an_error(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fault: probabilities that are no numbers, and exit code 0."""

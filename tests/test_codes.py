@@ -34,7 +34,7 @@ def read(tmp_path: Path, train: Path, **data: Any) -> Corpus:
 
 
 @pytest.mark.parametrize("code", ["", "mixed", "7.0"])
-def test_a_map_of_nulls_alone_leaves_the_other_labels_as_they_are(tmp_path: Path, code: str) -> None:
+def test_a_map_of_only_nulls_keeps_the_other_labels(tmp_path: Path, code: str) -> None:
     rows = [*make_rows(90), *((f"so so {i}", code) for i in range(3))]
     data = write_csv(tmp_path / "data.csv", rows)
     left = read(tmp_path, data, labels={code.removesuffix(".0"): None})
@@ -73,7 +73,7 @@ def test_class_folders_are_left_out_by_a_map_of_nulls(tmp_path: Path) -> None:
         (("1e3", "012"), "{1e3: negative, 012: positive}"),
     ],
 )
-def test_a_run_of_codes_opens_again(tmp_path: Path, codes: tuple[str, str], labels: str) -> None:
+def test_a_run_with_codes_as_labels_loads(tmp_path: Path, codes: tuple[str, str], labels: str) -> None:
     data = write_csv(tmp_path / "data.csv", coded(dict(zip(("negative", "positive"), codes, strict=True))))
     argv = [f"--data.train={data}", f"--data.labels={labels}", f"--out={tmp_path / 'run'}", *TINY]
     argv += ["--trainer.epochs=1", "--baseline=false"]
@@ -113,9 +113,7 @@ def test_a_code_is_the_same_across_files_and_formats(tmp_path: Path) -> None:
             assert turned.labels == corpus.labels
 
 
-def test_labels_compared_by_their_spelling_are_not_found_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comparing_labels_by_spelling_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: the same files as above, and each code is another label."""
     rows = pd.DataFrame(coded({"negative": "1", "positive": "4"}), columns=["text", "label"])
     train, other = write_csv(tmp_path / "train.csv", rows.to_numpy().tolist()), tmp_path / "float.parquet"
@@ -126,7 +124,7 @@ def test_labels_compared_by_their_spelling_are_not_found_again(
         read(tmp_path, train, validation=str(other))
 
 
-def test_a_map_of_floats_as_yaml_reads_it_has_other_keys_than_the_file(tmp_path: Path) -> None:
+def test_float_keys_read_by_yaml_differ_from_the_file(tmp_path: Path) -> None:
     """The control: keys that are numbers are no labels, and were written into configurations as they were."""
     as_read = yaml.safe_load("{1.0: negative, 4.00: positive}")
     assert list(as_read) == [1.0, 4.0]
@@ -144,7 +142,7 @@ def test_one_file_may_spell_a_code_in_several_ways(tmp_path: Path) -> None:
     assert corpus.facts["splits"]["train"]["classes"].keys() == {"-1", "1"}
 
 
-def test_numbers_that_are_padded_with_zeros_are_not_taken_for_one(tmp_path: Path) -> None:
+def test_zero_padded_numbers_are_distinct_labels(tmp_path: Path) -> None:
     """The control: 01 may be a name, and beside 1 nobody can tell."""
     rows = [(text, "01" if label == "positive" else "02") for text, label in TWO]
     assert read(tmp_path, write_csv(tmp_path / "padded.csv", rows)).labels == ["01", "02"]
@@ -153,7 +151,7 @@ def test_numbers_that_are_padded_with_zeros_are_not_taken_for_one(tmp_path: Path
         read(tmp_path, write_csv(tmp_path / "mixed.csv", rows))
 
 
-def test_a_filter_knows_codes_too(tmp_path: Path) -> None:
+def test_filters_accept_codes(tmp_path: Path) -> None:
     frame = pd.DataFrame(coded({"negative": "1", "positive": "4"}), columns=["text", "label"])
     frame["year"] = [2001.0, 2002.0, None, 2001.0] * (len(frame) // 4)
     frame.to_parquet(tmp_path / "rows.parquet")
@@ -170,7 +168,7 @@ def test_class_folders_may_be_codes(tmp_path: Path) -> None:
     assert corpus.labels == ["bad", "good"]
 
 
-def test_a_map_that_is_turned_round_is_recognised(tmp_path: Path) -> None:
+def test_an_inverted_label_map_is_detected(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", coded({"negative": "0", "positive": "1"}))
     told = r"data\.csv:2: data\.labels maps names to what the file says; write \{0: neg, 1: pos\}"
     with pytest.raises(DataError, match=told):
@@ -179,7 +177,7 @@ def test_a_map_that_is_turned_round_is_recognised(tmp_path: Path) -> None:
     assert read(tmp_path, names, labels={"neg": "0", "pos": "1"}).labels == ["0", "1"]  # it may be meant
 
 
-def test_a_run_that_would_not_open_again_is_refused_before_it_begins(
+def test_a_run_that_could_not_be_loaded_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fault: settings that can be written and not be read."""
@@ -206,7 +204,7 @@ def test_a_run_that_would_not_open_again_is_refused_before_it_begins(
         {"a: b": "[c", "": None, "d": "e"},
     ],
 )
-def test_whatever_labels_may_be_reads_back(labels: Any) -> None:
+def test_any_label_round_trips(labels: Any) -> None:
     config = Config(data=DataConfig(labels=labels))
     written = {"config_yaml": config_yaml(config), "vocabulary": [], "labels": ["a"], "label_map": {"x": "a"}}
     check_reopens(written, Config)
@@ -231,7 +229,7 @@ def test_rows_without_a_label_are_left_out_on_request(tmp_path: Path) -> None:
         read(tmp_path, data, labels=["negative", "positive"])
 
 
-def test_a_class_of_one_row_is_named_with_its_line_and_a_way_out(tmp_path: Path) -> None:
+def test_a_class_of_one_row_is_reported_with_its_line_and_a_fix(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", [*TWO[:50], ("so so", "mixed"), *TWO[50:]])
     with pytest.raises(DataError, match=r"of the label 'mixed' there is 1, at line 52; add some, or"):
         read(tmp_path, data)

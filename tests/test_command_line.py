@@ -44,7 +44,7 @@ def test_every_command_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_says_of_a_command_what_its_module_says(name: str) -> None:
+def test_the_list_describes_commands_by_their_docstrings(name: str) -> None:
     module = importlib.import_module(f"lstm_sentiment.{name}")
     assert (module.__doc__ or "").splitlines()[0] == f"{COMMANDS[name]}."
 
@@ -56,7 +56,7 @@ def test_without_a_command_all_are_listed(argv: list[str], capsys: pytest.Captur
     assert all(f"  {name} " in listed and summary in listed for name, summary in COMMANDS.items())
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     command_line.main(["--version"])
     assert capsys.readouterr().out == f"{lstm_sentiment.__version__}\n"
 
@@ -79,7 +79,7 @@ def test_an_unknown_command_is_refused_with_the_nearest_name(argv: list[str], me
 
 
 @pytest.mark.parametrize("script", [False, True])
-def test_mistakes_leave_with_2_and_one_line(script: bool) -> None:
+def test_usage_errors_exit_with_2_and_one_line(script: bool) -> None:
     for argv in (["predikt", "starter"], ["predict"], ["train", "--trainer.epoch=1"]):
         done = run(*argv, script=script)
         assert (done.returncode, done.stdout) == (2, "")
@@ -96,7 +96,7 @@ def test_help_names_the_command_as_it_was_called() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_spells_options_in_one_way(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_spells_options_consistently(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command_line.main([name, "--help"])
     help_text = capsys.readouterr().out
@@ -119,7 +119,7 @@ def loaded(argv: Sequence[str], names: Sequence[str]) -> list[str]:
     return done.stdout.splitlines()[-1].split()
 
 
-def test_a_command_imports_what_it_needs() -> None:
+def test_a_command_imports_only_what_it_needs() -> None:
     commands = [f"lstm_sentiment.{name}" for name in COMMANDS]
     heavy = ["torch", "sklearn", "scipy", "pandas", "pyarrow", "numpy"]
     assert loaded([], [*commands, *heavy]) == []
@@ -127,7 +127,7 @@ def test_a_command_imports_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("short", ["predict", "evaluate"])
-def test_a_command_does_what_its_module_does(
+def test_a_command_behaves_like_its_module(
     trained_run: Path, tmp_path: Path, short: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = write_csv(tmp_path / "rows.csv", make_rows(12))

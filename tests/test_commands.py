@@ -101,9 +101,7 @@ def strictly(line: str) -> Any:
 # -- train -----------------------------------------------------------------------------------------
 
 
-def test_train_prints_what_somebody_wants_to_know(
-    reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_prints_a_summary(reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train.main([*TINY, f"--data.train={reviews}", f"--out={tmp_path / 'run'}", "--trainer.epochs=5"])
     printed = capsys.readouterr().out
     for expected in (
@@ -124,7 +122,7 @@ def test_train_prints_what_somebody_wants_to_know(
     assert all(len(words) == 8 for words in report)
 
 
-def test_metrics_hold_validation_test_and_baselines(
+def test_metrics_have_validation_test_and_baselines(
     reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.main([*TINY, f"--data.train={reviews}", f"--out={tmp_path / 'run'}", "--trainer.epochs=1"])
@@ -135,7 +133,7 @@ def test_metrics_hold_validation_test_and_baselines(
     assert f"accuracy {test['accuracy']:.4f}   macro-F1 {test['macro_f1']:.4f}" in capsys.readouterr().out
 
 
-def test_resume_needs_no_more_than_the_folder(
+def test_resume_only_needs_the_folder(
     reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -147,7 +145,7 @@ def test_resume_needs_no_more_than_the_folder(
     assert (out / "best" / "model.safetensors").read_bytes() == before
 
 
-def test_train_does_not_touch_a_run_unasked(
+def test_train_does_not_overwrite_a_run_by_default(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (trained / "best" / "model.safetensors").read_bytes()
@@ -170,7 +168,7 @@ def test_train_does_not_touch_a_run_unasked(
         (["--resume", "true", "--overwrite", "true"], "contradicts"),
     ],
 )
-def test_a_mistake_in_trains_arguments_is_one_message(
+def test_an_invalid_argument_of_train_is_one_message(
     argv: list[str],
     expected: str,
     tmp_path: Path,
@@ -184,7 +182,7 @@ def test_a_mistake_in_trains_arguments_is_one_message(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_run_leaves_with_3(
+def test_a_damaged_run_exits_with_3(
     reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
@@ -215,7 +213,7 @@ def give_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
 
 
-def test_predict_answers_lines_with_lines_of_json(
+def test_predict_prints_a_json_line_per_input_line(
     trained: Path,
     classifier: SentimentClassifier,
     monkeypatch: pytest.MonkeyPatch,
@@ -234,7 +232,7 @@ def test_predict_answers_lines_with_lines_of_json(
         assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
 
 
-def test_predict_survives_bytes_that_are_no_utf_8(
+def test_predict_accepts_invalid_utf_8(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     give_stdin(monkeypatch, b"great \xe9\xff\n\x00awful\r\n")
@@ -251,7 +249,7 @@ def test_predict_of_no_lines_prints_nothing(
     assert capsys.readouterr().out == ""
 
 
-def test_predict_prints_texts_that_the_terminal_sent_in_another_encoding(
+def test_predict_prints_texts_typed_in_another_encoding(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python hands on bytes of argv that are no UTF-8 as half characters, which cannot be printed."""
@@ -333,7 +331,7 @@ def test_predict_without_out_prints_rows_as_json(
     assert all(list(row) == ["id", "text", "note", *ADDED] for row in found)
 
 
-def test_stored_types_stay_what_they_are(trained: Path, tmp_path: Path) -> None:
+def test_column_types_are_preserved(trained: Path, tmp_path: Path) -> None:
     rows = [{"text": "great", "n": 7, "ok": True, "share": 0.5, "tags": ["a"], "big": 2**60}]
     rows += [{"text": "awful", "n": None, "ok": False, "share": None, "tags": [], "big": 2**60 + 1}]
     for ending in ("jsonl", "parquet"):
@@ -343,7 +341,7 @@ def test_stored_types_stay_what_they_are(trained: Path, tmp_path: Path) -> None:
         assert [{name: row[name] for name in rows[0]} for row in found] == rows
 
 
-def test_rows_of_json_may_lack_what_others_have(trained: Path, tmp_path: Path) -> None:
+def test_json_rows_may_have_different_keys(trained: Path, tmp_path: Path) -> None:
     """What is missing may be left out or null, but never NaN, which is no JSON."""
     rows: list[dict[str, Any]] = [
         {"text": "great", "id": 7},
@@ -362,7 +360,7 @@ def test_rows_of_json_may_lack_what_others_have(trained: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 5000])
 @pytest.mark.parametrize("out", ["o.csv", "o.parquet", "o.jsonl"])
-def test_keys_that_some_rows_have_are_written_wherever_chunks_end(
+def test_keys_of_some_rows_are_written_for_any_chunk_size(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_rows: int, out: str
 ) -> None:
     monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", chunk_rows)
@@ -385,7 +383,7 @@ def test_keys_that_some_rows_have_are_written_wherever_chunks_end(
         ]
 
 
-def test_a_table_of_more_keys_than_any_table_has_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_a_table_of_too_many_keys_is_refused(trained: Path, tmp_path: Path) -> None:
     rows = [{"text": "great", **{f"k{i}_{j}": 1 for j in range(100)}} for i in range(101)]
     source = write_rows(tmp_path / "in.jsonl", rows)
     with pytest.raises(DataError) as caught:
@@ -398,7 +396,7 @@ def test_a_table_of_more_keys_than_any_table_has_is_refused(trained: Path, tmp_p
     assert len(read_rows(tmp_path / "o.jsonl")) == 101
 
 
-def test_numbers_that_json_does_not_know_are_written_as_json(trained: Path, tmp_path: Path) -> None:
+def test_non_finite_numbers_are_written_as_valid_json(trained: Path, tmp_path: Path) -> None:
     """Parquet can hold infinity and NaN, alone and in lists."""
     rows = [{"text": "great", "x": math.inf, "xs": [1.0, math.nan]}, {"text": "awful", "x": 1.5, "xs": []}]
     source = write_rows(tmp_path / "in.parquet", rows)
@@ -420,7 +418,7 @@ def test_a_column_that_begins_with_missing_values_can_be_written(
 
 
 @pytest.mark.parametrize("out", ["o.csv", "o.jsonl", "o.parquet"])
-def test_half_a_character_in_a_text_is_no_reason_to_stop(trained: Path, tmp_path: Path, out: str) -> None:
+def test_an_unpaired_surrogate_does_not_stop_training(trained: Path, tmp_path: Path, out: str) -> None:
     r"""JSON can say "\ud83d" alone; tweets that were cut inside an emoji do."""
     source = tmp_path / "in.jsonl"
     source.write_text('{"text": "great \\ud83d"}\n{"text": "awful"}\n', "utf-8")
@@ -428,7 +426,7 @@ def test_half_a_character_in_a_text_is_no_reason_to_stop(trained: Path, tmp_path
     assert [row["predicted_label"] for row in read_rows(tmp_path / out)] == ["positive", "negative"]
 
 
-def test_predict_takes_the_text_column_that_is_named_or_known(trained: Path, tmp_path: Path) -> None:
+def test_predict_finds_the_text_column(trained: Path, tmp_path: Path) -> None:
     rows = [{"review": "awful", "text": "superb", "body": "so-so okay plain"}]
     source = str(write_rows(tmp_path / "in.csv", rows))
     labels = {}
@@ -535,7 +533,7 @@ def test_evaluate_reports_and_writes_scores(
     assert str(tmp_path / "scores.json") in printed
 
 
-def test_evaluate_writes_into_the_run_by_itself(
+def test_evaluate_writes_into_the_run_by_default(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_csv(tmp_path / "held_out.csv", make_rows(9, seed=4))
@@ -559,7 +557,7 @@ def test_evaluate_equals_the_test_report_of_training(reviews: Path, tmp_path: Pa
     assert found["macro_f1"] == pytest.approx(expected["macro_f1"])
 
 
-def test_evaluate_names_the_line_of_a_label_it_does_not_know(
+def test_evaluate_names_the_line_of_an_unknown_label(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_csv(tmp_path / "a.csv", [("fine", "neutral"), ("great", "postive")])
@@ -601,7 +599,7 @@ def test_evaluate_names_the_line_of_a_label_it_does_not_know(
         (predict.main, ["RUN", "--file", "notes.pdf"], "notes.pdf"),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_code_2(
+def test_an_input_error_is_one_message_and_exit_code_2(
     trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -621,7 +619,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_commands_leave_their_data_alone(trained: Path, tmp_path: Path) -> None:
+def test_commands_do_not_change_their_data(trained: Path, tmp_path: Path) -> None:
     """Answering writes nothing into the run and nothing beside the file."""
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     source = write_rows(tmp_path / "a.csv", ROWS)
@@ -649,7 +647,7 @@ def test_commands_run_as_modules(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_and_mistakes_do_not_wait_for_torch(module: str) -> None:
+def test_help_and_usage_errors_do_not_import_torch(module: str) -> None:
     script = (
         "import runpy, sys\n"
         f"sys.argv = ['x', '--help']\n"
@@ -704,7 +702,7 @@ def test_training_reports_calibration_and_label_sets(trained: Path) -> None:
     assert all(name in metrics["test"] for name in ("flip_rate", "polar_f1", "ordinal_error"))
 
 
-def test_predict_gives_sets_abstains_and_tells_details(
+def test_predict_prints_sets_abstentions_and_details(
     trained: Path, classifier: SentimentClassifier, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     asked = ["--coverage", "0.99", "--abstain-below", "1", "--details"]
@@ -730,7 +728,7 @@ def test_predict_gives_sets_abstains_and_tells_details(
 
 
 @pytest.mark.parametrize("flags", [("--coverage", "90"), ("--abstain-below", "2")])
-def test_an_impossible_share_is_a_mistake_of_the_user(
+def test_an_invalid_fraction_is_a_usage_error(
     trained: Path, flags: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, errors = fail(predict.main, [str(trained), "good", *flags], monkeypatch, capsys)
@@ -738,7 +736,7 @@ def test_an_impossible_share_is_a_mistake_of_the_user(
     assert "must lie between 0 and 1" in errors
 
 
-def test_a_score_that_the_classes_do_not_have_cannot_pick_the_best_epoch(
+def test_a_metric_undefined_for_the_classes_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [(text, "sport" if label == "neutral" else "politics") for text, label in make_rows(60)]
@@ -750,7 +748,7 @@ def test_a_score_that_the_classes_do_not_have_cannot_pick_the_best_epoch(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_score_of_polarity_picks_the_best_epoch(tmp_path: Path) -> None:
+def test_a_polarity_metric_can_select_the_best_epoch(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", make_rows(120))
     argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", "--trainer.metric=flip_rate", *TINY]
     train.main([*argv, "--trainer.epochs=3", "--baseline=false"])

@@ -45,7 +45,7 @@ def test_scores_are_those_of_a_report(rows: list[tuple[int, int, int]]) -> None:
     assert all(of["difference"] == pytest.approx(of["second"] - of["first"]) for of in found.values())
 
 
-def test_intervals_are_those_of_drawing_rows_with_both_answers() -> None:
+def test_intervals_equal_a_paired_bootstrap() -> None:
     truth_R, first_R, second_R = answers(400, 0, (0.6, 0.7))
     found = compare(truth_R, first_R, second_R, LABELS)["scores"]
     random = np.random.default_rng(7)
@@ -61,7 +61,7 @@ def test_intervals_are_those_of_drawing_rows_with_both_answers() -> None:
 
 
 @pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (3, 0), (5, 12), (30, 31)])
-def test_the_p_value_is_that_of_a_fair_coin(only_first: int, only_second: int) -> None:
+def test_the_p_value_equals_an_exact_binomial_test(only_first: int, only_second: int) -> None:
     truth_R = np.zeros(only_first + only_second + 10, int)
     first_R, second_R = truth_R.copy(), truth_R.copy()
     second_R[:only_first] = 1
@@ -73,14 +73,14 @@ def test_the_p_value_is_that_of_a_fair_coin(only_first: int, only_second: int) -
     assert (found["only_first_right"], found["only_second_right"]) == (only_first, only_second)
 
 
-def test_chance_is_rarely_taken_for_a_difference_and_a_difference_rarely_for_chance() -> None:
+def test_the_test_has_the_nominal_error_rate_and_power() -> None:
     alike = [compare(*answers(300, seed, (0.6, 0.6)), LABELS)["mcnemar_p"] for seed in range(60)]
     unlike = [compare(*answers(300, seed, (0.5, 0.75)), LABELS)["mcnemar_p"] for seed in range(60)]
     assert sum(p < 0.05 for p in alike) <= 8
     assert sum(p < 0.05 for p in unlike) >= 52
 
 
-def test_many_classes_and_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_chunking(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     labels = [f"class {i}" for i in range(100)]
     columns = random.integers(0, 100, (3, 500))
@@ -91,7 +91,7 @@ def test_many_classes_and_parts_change_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert set(whole["scores"]) == {"accuracy", "macro_f1", "macro_recall"}
 
 
-def test_a_verdict_names_the_better_one_or_none() -> None:
+def test_the_verdict_names_the_better_run_or_neither() -> None:
     better = compare(*answers(500, 0, (0.4, 0.8)), LABELS)
     assert comparison_lines(better, "a", "b")[-1].startswith("B is right more often")
     alike = compare(*answers(500, 0, (0.6, 0.6)), LABELS)
@@ -146,7 +146,7 @@ def test_two_runs_are_compared_on_a_file(
         (["good", "poor", "data.csv", "--out", "no/such/folder.json"], "no such folder"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
+def test_errors_have_no_traceback(
     runs: Path,
     argv: list[str],
     expected: str,

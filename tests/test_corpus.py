@@ -53,7 +53,7 @@ def skewed_rows(counts: dict[str, int], seed: int = 0) -> Rows:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
-def test_the_splits_hold_each_row_once_with_its_label(load: Callable[..., Corpus], seed: int) -> None:
+def test_each_row_is_in_one_split_with_its_label(load: Callable[..., Corpus], seed: int) -> None:
     rows = make_rows(240)
     corpus = load(rows, seed=seed)
     found = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
@@ -94,14 +94,14 @@ def test_the_split_does_not_depend_on_the_text_settings(load: Callable[..., Corp
         assert split.rows.tolist() == other.splits[name].rows.tolist()
 
 
-def test_no_test_rows_if_none_are_asked_for(load: Callable[..., Corpus]) -> None:
+def test_no_test_rows_if_none_are_requested(load: Callable[..., Corpus]) -> None:
     corpus = load(make_rows(60), test=None)
     assert corpus.test is None
     assert set(corpus.facts["splits"]) == {"train", "validation"}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_group_stays_on_one_side(tmp_path: Path, load: Callable[..., Corpus], seed: int) -> None:
+def test_a_group_stays_in_one_split(tmp_path: Path, load: Callable[..., Corpus], seed: int) -> None:
     file = tmp_path / "grouped.csv"
     randomness = random.Random(seed)
     authors = [f"author{randomness.randrange(40)}" for _ in range(300)]
@@ -153,7 +153,7 @@ def test_repeated_texts_are_removed_before_the_split(load: Callable[..., Corpus]
     assert kept.facts["duplicates"] == 60
 
 
-def test_of_a_repeated_text_the_first_row_stays(load: Callable[..., Corpus]) -> None:
+def test_the_first_row_of_a_repeated_text_is_kept(load: Callable[..., Corpus]) -> None:
     rows = make_rows(60)
     other = {"negative": "positive", "neutral": "negative", "positive": "neutral"}
     corpus = load([*rows, *[(text, other[label]) for text, label in rows[:7]], *rows[:3]])
@@ -171,7 +171,7 @@ def test_codes_of_one_class_do_not_conflict(load: Callable[..., Corpus]) -> None
     assert corpus.facts["conflicting_labels"] == 0
 
 
-def test_rows_of_another_file_are_left_as_they_are(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_rows_of_another_file_are_not_deduplicated(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     rows = make_rows(60)
     validation = write_csv(tmp_path / "validation.csv", [rows[0]] * 3 + [("unseen great", "positive")] * 2)
     test = write_csv(tmp_path / "test.csv", [rows[1], rows[2], ("other awful", "negative")])
@@ -182,7 +182,7 @@ def test_rows_of_another_file_are_left_as_they_are(tmp_path: Path, load: Callabl
     assert corpus.facts["duplicates"] == 60
 
 
-def test_a_file_beside_a_share(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_a_file_can_be_combined_with_a_fraction(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     test = write_csv(tmp_path / "test.csv", make_rows(9, seed=5))
     corpus = load(make_rows(100), validation=0.2, test=str(test))
     assert [len(split) for split in corpus.splits.values()] == [80, 20, 9]
@@ -217,13 +217,13 @@ def test_a_sample_is_seeded_and_drawn_from_all_rows(load: Callable[..., Corpus])
     assert any(text.lower() in sample(1) for text, _ in rows[150:])
 
 
-def test_a_sample_is_taken_of_the_training_file_alone(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_only_the_training_file_is_sampled(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     test = write_csv(tmp_path / "test.csv", make_rows(90, seed=5))
     corpus = load(make_rows(200), max_rows=60, validation=0.5, test=str(test))
     assert [len(split) for split in corpus.splits.values()] == [30, 30, 90]
 
 
-def test_a_filter_reaches_every_file(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_a_filter_applies_to_every_file(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     def write(name: str, count: int) -> Path:
         lines = [f"{text},{label},s{i % 2}" for i, (text, label) in enumerate(make_rows(count))]
         (tmp_path / name).write_text("\n".join(["text,label,source", *lines]), encoding="utf-8")
@@ -237,7 +237,7 @@ def test_a_filter_reaches_every_file(tmp_path: Path, load: Callable[..., Corpus]
         load(tmp_path / "a.csv", filter={"source": "s2"})
 
 
-def test_a_filter_may_hold_numbers(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_a_filter_may_contain_numbers(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     file = tmp_path / "a.jsonl"
     records = [
         {"text": text, "label": label, "year": 2000 + i % 2} for i, (text, label) in enumerate(make_rows(120))
@@ -289,9 +289,7 @@ def test_codes_are_mapped_to_classes(load: Callable[..., Corpus]) -> None:
     assert corpus.facts["splits"]["train"]["classes"] == {"good": 32, "bad": 32, "so-so": 16}
 
 
-def test_a_label_that_is_no_class_is_refused_with_its_line(
-    tmp_path: Path, load: Callable[..., Corpus]
-) -> None:
+def test_an_unknown_label_is_refused_with_its_line(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     rows = make_rows(60)
     bad = write_csv(tmp_path / "bad.csv", [*rows[:4], ("typing error", "postive"), ("again", "postive")])
     for split in ("validation", "test"):
@@ -304,7 +302,7 @@ def test_a_label_that_is_no_class_is_refused_with_its_line(
         load(bad, labels=["negative", "positive"], filter={"label": "postive"})
 
 
-def test_a_code_that_is_no_class_hints_at_a_map(load: Callable[..., Corpus]) -> None:
+def test_an_unknown_code_hints_at_a_label_map(load: Callable[..., Corpus]) -> None:
     rows = [(f"text {i}", str(i % 2)) for i in range(60)]
     with pytest.raises(DataError, match=r"train\.csv:2: label '0' .*data\.labels \{0: negative"):
         load(rows, labels=["negative", "positive"])
@@ -371,7 +369,7 @@ def test_the_vocabulary_is_counted_on_the_training_rows(
     assert corpus.vocabulary.tokens == ["<pad>", "<unk>", *known[:most]]
 
 
-def test_a_word_of_test_rows_alone_is_unknown(load: Callable[..., Corpus]) -> None:
+def test_a_word_only_in_test_rows_is_unknown(load: Callable[..., Corpus]) -> None:
     corpus = load(make_rows(240))
     for name in ("validation", "test"):
         split = corpus.splits[name]
@@ -387,7 +385,7 @@ def test_a_word_of_test_rows_alone_is_unknown(load: Callable[..., Corpus]) -> No
             assert len(batch.spelling_XK) == int((batch.tokens_BT >= first_unknown).sum()) >= 1
 
 
-def test_facts_are_what_counting_gives(load: Callable[..., Corpus]) -> None:
+def test_corpus_statistics_equal_plain_counts(load: Callable[..., Corpus]) -> None:
     rows = [*make_rows(200), *[("", "neutral")]]
     corpus = load(rows, text=TextConfig(min_frequency=2, max_tokens=8), deduplicate=False)
     known = set(corpus.vocabulary.tokens)
@@ -435,7 +433,7 @@ def test_the_fingerprint_changes_with_rows_labels_split_and_tokens(
     assert len({corpus.fingerprint for corpus in corpora}) == len(corpora)
 
 
-def test_the_fingerprint_does_not_depend_on_where_files_lie(
+def test_the_fingerprint_does_not_depend_on_file_locations(
     tmp_path: Path, load: Callable[..., Corpus]
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -454,7 +452,7 @@ def test_an_unknown_tokenizer_is_refused_before_any_file_is_read(
         load(tmp_path / "missing.csv")
 
 
-def test_an_error_in_the_last_file_is_found_before_anything_is_made(
+def test_an_error_in_the_last_file_is_found_before_anything_is_written(
     tmp_path: Path, load: Callable[..., Corpus]
 ) -> None:
     test = write_csv(tmp_path / "test.csv", make_rows(9))
@@ -464,7 +462,7 @@ def test_an_error_in_the_last_file_is_found_before_anything_is_made(
 
 
 @pytest.mark.parametrize("key", ["train", "validation", "test", "unlabelled", "exclude"])
-def test_an_address_that_a_run_folder_names_is_refused_wherever_it_stands(key: str) -> None:
+def test_a_url_in_a_run_folder_is_refused_for_every_data_setting(key: str) -> None:
     here = {"train": "a.csv", "validation": "b.csv", "test": "c.csv", "unlabelled": ["d.csv"]}
     refuse_addresses(DataConfig(**here, exclude="e.csv"))
     for address in ("https://example.org/x.csv", "s3://bucket/x.csv"):

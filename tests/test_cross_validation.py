@@ -54,7 +54,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[OutOfFold | None]:
 @pytest.mark.parametrize(
     "branch", [(), ("--model.ngrams=64",), ("--model.ngrams=64", "--model.ngram_kind=tfidf")]
 )
-def test_few_rows_are_cross_validated_and_told(
+def test_few_rows_are_cross_validated_and_reported(
     configure: Configure, few: Path, branch: tuple[str, ...], caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -75,7 +75,7 @@ def test_few_rows_are_cross_validated_and_told(
     assert [entry["validation_macro_f1"] for entry in log] == [of["macro_f1"] for of in crossed.scores]
 
 
-def test_each_row_is_scored_by_a_network_of_other_rows(
+def test_each_row_is_scored_by_a_network_that_has_not_seen_it(
     configure: Configure, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the calibration is fitted to these answers."""
@@ -103,7 +103,7 @@ def test_each_row_is_scored_by_a_network_of_other_rows(
     assert metrics["validation"]["confusion"] == scores["confusion"]
 
 
-def test_all_rows_are_learned_from_in_the_end(configure: Configure, few: Path) -> None:
+def test_the_final_network_is_trained_on_all_rows(configure: Configure, few: Path) -> None:
     config = configure(f"--data.train={few}", "--trainer.epochs=20")
     run(config)
     classifier = lstm_sentiment.load(config.out)
@@ -113,7 +113,7 @@ def test_all_rows_are_learned_from_in_the_end(configure: Configure, few: Path) -
     assert (Path(config.out) / "report.html").stat().st_size > 10_000
 
 
-def test_going_on_ends_with_the_same_weights(
+def test_resuming_gives_the_same_weights(
     configure: Configure, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = configure(f"--data.train={few}", "--trainer.epochs=3", f"--out={tmp_path / 'whole'}")
@@ -137,19 +137,19 @@ def test_going_on_ends_with_the_same_weights(
     assert (one == other).all()
 
 
-def test_shares_set_by_hand_are_refused_with_their_rows(configure: Configure, few: Path) -> None:
+def test_explicit_fractions_are_refused_with_their_rows(configure: Configure, few: Path) -> None:
     """The control arm: who asks for test rows gets none in silence."""
     with pytest.raises(DataError, match="too few rows for a split that holds every class: 2 of 12 rows"):
         run(configure(f"--data.train={few}", "--data.validation=0.2", "--data.test=0.2"))
 
 
-def test_null_asks_for_it_with_any_number_of_rows(configure: Configure) -> None:
+def test_null_requests_cross_validation_for_any_number_of_rows(configure: Configure) -> None:
     metrics = run(configure("--data.validation=null", "--data.test=0.1", "--trainer.epochs=1"))
     assert metrics["cross_validated"]
     assert (metrics["validation"]["rows"], metrics["test"]["rows"]) == (216, 24)
 
 
-def test_what_it_does_not_go_with_is_refused(configure: Configure, few: Path) -> None:
+def test_incompatible_settings_are_refused(configure: Configure, few: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"data\.validation: null means cross-validation, which is not for texts"
     ):
@@ -165,7 +165,7 @@ def test_a_rare_class_of_many_rows_is_named_and_not_hidden(configure: Configure,
     run(configure(f"--data.train={file}", f"--data.labels={labels}", "--trainer.epochs=1"))
 
 
-def test_many_rows_raise_what_was_found() -> None:
+def test_too_few_rows_are_an_error_unless_cross_validated() -> None:
     error = TooFewRowsError("too few", file="a.csv", rows=100)
     with pytest.raises(TooFewRowsError):
         nothing_set_aside(Config(), frozenset(), error)
@@ -195,7 +195,7 @@ def test_the_doctor_examines_few_rows(few: Path, capsys: pytest.CaptureFixture[s
     assert re.search(r"^train +12 ", printed, re.MULTILINE)
 
 
-def test_a_signal_ends_it_between_two_folds(
+def test_a_signal_stops_it_between_folds(
     configure: Configure, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lstm_sentiment.experiment.signals.RunWatch.asked_to_stop", lambda watch: 15)
@@ -217,7 +217,7 @@ def test_an_estimator_learns_from_few_rows(count: int, caplog: pytest.LogCapture
         assert found.predict(["good", "bad"]).tolist() == ["pos", "neg"]
 
 
-def test_a_rare_class_of_an_estimator_is_named_with_its_row_and_ways_out() -> None:
+def test_a_rare_class_of_an_estimator_is_named_with_its_row_and_fixes() -> None:
     texts, labels = (
         [*TEXTS[:100], "mixed feelings", *TEXTS[100:200]],
         [*LABELS[:100], "mixed", *LABELS[100:200]],
@@ -237,7 +237,7 @@ def test_a_rare_class_of_an_estimator_is_named_with_its_row_and_ways_out() -> No
     assert crossed.metrics_["validation"]["rows"] == 201
 
 
-def test_validation_rows_are_not_learned_from_by_chance() -> None:
+def test_validation_rows_are_never_trained_on() -> None:
     """The control arm: answers of the final network for its own rows are better than cross-validated ones."""
     labels = np.random.default_rng(0).permutation(LABELS[:60]).tolist()  # nothing can be told
     found = tiny(epochs=30, validation_fraction=None).fit(TEXTS[:60], labels)
@@ -245,7 +245,7 @@ def test_validation_rows_are_not_learned_from_by_chance() -> None:
     assert found.metrics_["validation"]["accuracy"] < 0.6
 
 
-def test_folds_leave_random_numbers_and_logs_as_they_were(caplog: pytest.LogCaptureFixture) -> None:
+def test_folds_do_not_change_random_state_or_logging(caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
     package = logging.getLogger("lstm_sentiment")

@@ -116,7 +116,7 @@ def test_the_curves_are_those_of_the_log_and_the_schedule(
     assert points["train/tokens_per_s"] == pytest.approx(speeds, abs=0.6)
 
 
-def test_the_settings_stand_beside_the_curves(configure: Configure) -> None:
+def test_the_settings_are_logged_with_the_curves(configure: Configure) -> None:
     config = configure(*ON, "--trainer.epochs=1")
     run(config)
     [settings] = events_of(config.out).Tensors("settings/text_summary")
@@ -164,7 +164,7 @@ def test_a_killed_and_resumed_run_draws_the_curves_of_one_that_was_not(
     assert len(events_of(config.out).Tensors("settings/text_summary")) == 1
 
 
-def test_points_behind_the_checkpoint_are_taken_back(configure: Configure) -> None:
+def test_points_after_the_checkpoint_are_purged(configure: Configure) -> None:
     """Even where the resumed run has no point of its own: it goes on from step 20, the next is at 24."""
     config = configure(*ON)
     run_until_step(config, 22)
@@ -199,7 +199,7 @@ def run_and_record_all(config: Config) -> None:
     run(config)
 
 
-def test_points_are_on_disk_before_the_checkpoint_behind_them(
+def test_points_are_flushed_before_the_next_checkpoint(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -221,7 +221,7 @@ def test_points_are_on_disk_before_the_checkpoint_behind_them(
     assert all(done[i - 1] == "flush" for i in places)
 
 
-def test_a_finished_run_that_is_resumed_draws_nothing_more(configure: Configure) -> None:
+def test_resuming_a_finished_run_adds_no_points(configure: Configure) -> None:
     config = configure(*ON, "--trainer.epochs=1")
     run(config)
     before = sorted((Path(config.out) / "tensorboard").iterdir())
@@ -229,7 +229,7 @@ def test_a_finished_run_that_is_resumed_draws_nothing_more(configure: Configure)
     assert sorted((Path(config.out) / "tensorboard").iterdir()) == before
 
 
-def test_curves_may_be_switched_on_and_off_on_resuming(configure: Configure) -> None:
+def test_curves_can_be_toggled_when_resuming(configure: Configure) -> None:
     off, on = configure("--trainer.checkpoint_every=4"), configure(*ON, "--resume=true")
     run_until_step(off, 21)
     run_until_step(on, 31)
@@ -249,7 +249,7 @@ def test_overwriting_a_run_removes_its_curves(configure: Configure) -> None:
     assert not (Path(config.out) / "tensorboard").exists()
 
 
-def test_a_folder_called_tensorboard_alone_is_not_ours(configure: Configure) -> None:
+def test_an_unrelated_tensorboard_folder_is_not_removed(configure: Configure) -> None:
     theirs = Path(configure().out) / "tensorboard" / "events.out.tfevents.1"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("theirs")
@@ -258,7 +258,7 @@ def test_a_folder_called_tensorboard_alone_is_not_ours(configure: Configure) -> 
     assert theirs.read_text() == "theirs"
 
 
-def test_two_processes_draw_one_curve_of_the_whole_batch(configure: Configure, tmp_path: Path) -> None:
+def test_two_processes_log_one_curve_of_the_global_batch(configure: Configure, tmp_path: Path) -> None:
     plain = ["--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0"]
     alone = configure(*ON, *plain, f"--out={tmp_path / 'alone'}")
     run(alone)
@@ -274,7 +274,7 @@ def test_two_processes_draw_one_curve_of_the_whole_batch(configure: Configure, t
         assert found[name] == pytest.approx(expected[name], rel=0.02), name
 
 
-def test_what_is_missing_is_told_before_anything_is_done(
+def test_a_missing_package_is_reported_first(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in [n for n in sys.modules if n.startswith(("torch.utils.tensorboard", "tensorboard"))]:
@@ -299,7 +299,7 @@ def test_the_setting_is_off_by_default_and_shown_by_help(capsys: pytest.CaptureF
     assert "--trainer.tensorboard" in capsys.readouterr().out
 
 
-def test_the_loop_knows_no_tensorboard() -> None:
+def test_the_training_loop_does_not_import_tensorboard() -> None:
     source = Path(trainer_module.__file__).read_text("utf-8").lower()
     assert "tensorboard" not in source
     assert "summarywriter" not in source

@@ -95,7 +95,7 @@ def padded(rows: list[list[int]]) -> list[list[int]]:
 @given(TEXTS, st.integers(1, 30), st.sampled_from(["head", "tail", "middle"]), st.data())
 @example([[], ["w0"] * 9], 3, "middle", None)
 @quick
-def test_a_batch_equals_the_rows_cut_one_by_one(
+def test_a_batch_equals_rows_truncated_one_by_one(
     texts: Texts, max_tokens: int, truncate: str, data: st.DataObject | None
 ) -> None:
     rows = list(range(len(texts)))
@@ -117,7 +117,7 @@ def test_a_batch_equals_the_rows_cut_one_by_one(
 
 @given(TEXTS, st.integers(1, 10), st.sampled_from(["head", "tail", "middle"]), st.data())
 @quick
-def test_a_dataset_of_some_rows_gives_those_rows(
+def test_a_subset_has_the_chosen_rows(
     texts: Texts, max_tokens: int, truncate: str, data: st.DataObject
 ) -> None:
     rows = data.draw(st.lists(st.sampled_from(range(len(texts))), min_size=1, max_size=8))
@@ -133,7 +133,7 @@ def test_a_dataset_of_some_rows_gives_those_rows(
 
 @given(TEXTS, st.integers(1, 30), st.sampled_from(["head", "tail", "middle"]))
 @quick
-def test_a_row_is_the_same_alone_and_among_others(texts: Texts, max_tokens: int, truncate: str) -> None:
+def test_a_row_does_not_depend_on_its_batch(texts: Texts, max_tokens: int, truncate: str) -> None:
     dataset = dataset_of(texts, max_tokens=max_tokens, truncate=truncate)
     together = dataset.batch(np.arange(len(texts)))
     for row in range(len(texts)):
@@ -165,7 +165,7 @@ def test_an_empty_text_is_one_unknown_token(texts: Texts) -> None:
         ("middle", 11, list(range(10))),
     ],
 )
-def test_the_part_asked_for_is_kept(truncate: str, max_tokens: int, kept: list[int]) -> None:
+def test_truncation_keeps_the_configured_part(truncate: str, max_tokens: int, kept: list[int]) -> None:
     words = [f"v{i}" for i in range(10)]
     dataset = TextDataset(
         store_of([words]),
@@ -187,7 +187,7 @@ def test_batches_are_padded_to_the_next_multiple_of_eight(longest: int) -> None:
     assert longest <= width < longest + 8
 
 
-def test_a_batch_holds_whole_numbers_and_a_mean() -> None:
+def test_batches_have_int64_ids_and_float_weights() -> None:
     batch = dataset_of([["w0"], ["w1"], ["w2"]]).batch(np.array([0, 2]))
     assert {name: tensor.dtype for name, tensor in vars(batch).items()} == {
         "tokens_BT": torch.int64,
@@ -207,7 +207,7 @@ def test_a_batch_holds_whole_numbers_and_a_mean() -> None:
     assert {tensor.device.type for tensor in vars(moved).values()} == {"meta"}
 
 
-def test_a_store_is_released_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_pages_are_released_regularly(monkeypatch: pytest.MonkeyPatch) -> None:
     released = []
     monkeypatch.setattr(TokenStore, "release", lambda store: released.append(store.name))
     monkeypatch.setattr(dataset_module, "RELEASE_EVERY", 6)
@@ -235,7 +235,7 @@ def test_counts_equal_a_counter(texts: Texts, data: st.DataObject) -> None:
     assert {token: n for token, n in zip(store.tokens, counts.tolist(), strict=True) if n} == dict(expected)
 
 
-def test_counts_of_many_rows_are_added_up_in_parts() -> None:
+def test_counts_of_many_rows_are_summed_in_chunks() -> None:
     """More rows than are counted at once, with empty ones at the seams."""
     rows = 250_001
     lengths = np.arange(rows) % 3
@@ -409,7 +409,7 @@ def test_evaluation_sees_each_row_once_longest_first(lengths: list[int], batch_s
     assert 1 <= len(batches[-1]) <= batch_size
 
 
-def test_answers_are_without_dropout_and_leave_the_mode_as_it_was() -> None:
+def test_prediction_disables_dropout_and_restores_the_mode() -> None:
     dataset = dataset_of([WORDS[:4], WORDS[2:9]])
     model = SentimentLSTM(8, 3, embedding_size=4, hidden_size=4, dropout=0.5, word_dropout=0.5)
     for training in (True, False):

@@ -40,7 +40,7 @@ RETURNS = [("a\rb", "pos"), ("\rc", "neg"), ("d\r", "pos"), ("e\r\rf", "neg"), (
 RETURNS += [('g "h\ri', "pos")]
 
 
-def test_a_carriage_return_that_pandas_leaves_unquoted_is_text(tmp_path: Path) -> None:
+def test_a_bare_carriage_return_is_text(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     frame = pd.DataFrame(RETURNS * 100, columns=["text", "label"])
     frame.to_csv(file, index=False)
@@ -51,7 +51,7 @@ def test_a_carriage_return_that_pandas_leaves_unquoted_is_text(tmp_path: Path) -
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("separator", [",", "\t"])
-def test_returns_are_kept_whatever_ends_the_lines(tmp_path: Path, end: str, separator: str) -> None:
+def test_carriage_returns_are_kept_for_any_line_end(tmp_path: Path, end: str, separator: str) -> None:
     file = tmp_path / ("rows.csv" if separator == "," else "rows.tsv")
     rows = [row for row in RETURNS if '"' not in row[0] and not row[0].endswith("\r")]
     text = end.join(separator.join(row) for row in [("text", "label"), *rows]) + end
@@ -68,7 +68,7 @@ def test_old_mac_files_and_mixed_ones_work_as_before(tmp_path: Path) -> None:
     assert records(file) == [("a", "x"), ("b\rb", "y"), ("c\r\nc", "x")]
 
 
-def test_a_file_that_fits_neither_way_names_the_character(tmp_path: Path) -> None:
+def test_a_file_that_fits_neither_dialect_names_the_character(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(b"text,label\na\rb,x\nc,x\rd,y\n")
     with pytest.raises(DataError) as caught:
@@ -81,7 +81,7 @@ def test_a_file_that_fits_neither_way_names_the_character(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "text", ["a\rb\r\nc\r", "\r\r\n\r", "", "a\r\n", "\r", "a\r\rb\n", "\r" * 5000 + "a\n"]
 )
-def test_a_return_alone_ends_no_line(text: str) -> None:
+def test_a_bare_return_does_not_end_a_line(text: str) -> None:
     lines = list(KeptReturns(io.StringIO(text, newline="")))
     whole = text[:-1] + "\n" if text.endswith("\r") else text
     expected = whole.replace("\r\n", "\0").replace("\r", BARE).replace("\0", "\r\n")
@@ -92,7 +92,7 @@ def test_a_return_alone_ends_no_line(text: str) -> None:
 # -- quotes ----------------------------------------------------------------------------------------
 
 
-def test_quotes_that_mean_nothing_are_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_literal_quotes_are_recognised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [(f'"{text}', label) if i == 50 else (text, label) for i, (text, label) in enumerate(ROWS)]
     rows[90] = ('he said "no" and "never"', "neg")
     file = tmp_path / "rows.tsv"
@@ -126,7 +126,7 @@ def swallowing(separator: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "separator"), [("rows.csv", ","), ("rows.tsv", "\t")])
-def test_a_quote_left_open_never_swallows_rows(tmp_path: Path, name: str, separator: str) -> None:
+def test_an_open_quote_never_swallows_rows(tmp_path: Path, name: str, separator: str) -> None:
     file = tmp_path / name
     file.write_text(swallowing(separator))
     with pytest.raises(DataError, match=r":51: the row holds others in a quoted field: .*none if"):
@@ -143,7 +143,7 @@ def test_one_swallowed_row_is_found_too(tmp_path: Path) -> None:
         records(file)
 
 
-def test_lines_of_a_poem_are_no_rows(tmp_path: Path) -> None:
+def test_line_breaks_within_quotes_do_not_start_rows(tmp_path: Path) -> None:
     poem = "roses are red, violets\nare blue, so\nam I, now\nbye"
     rows = [*ROWS[:40], (poem, "pos"), ("a,neg-ish\nb,positive\nc", "neg")]
     file = tmp_path / "rows.csv"
@@ -151,7 +151,7 @@ def test_lines_of_a_poem_are_no_rows(tmp_path: Path) -> None:
     assert records(file) == rows
 
 
-def test_quotes_that_mean_something_are_not_taken_for_text(tmp_path: Path) -> None:
+def test_real_quotes_are_not_taken_for_text(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text('text,label\n"a",x\n"b",y\n"c,x\n')
     with pytest.raises(DataError, match=":4: a quote is opened here and never closed"):
@@ -161,7 +161,7 @@ def test_quotes_that_mean_something_are_not_taken_for_text(tmp_path: Path) -> No
         records(file)
 
 
-def test_values_of_a_column_of_many_are_no_labels() -> None:
+def test_a_column_of_many_values_is_not_a_label_column() -> None:
     found = SwallowedRows(",", 2)
     for i in range(200):
         assert found.in_record([f"text {i}", "pos"]) == 0

@@ -144,7 +144,9 @@ def assert_equal_checkpoints(found: Path, expected: Path) -> None:
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-def test_two_processes_push_texts(configure: Configure, start: Callable[..., Job], tmp_path: Path) -> None:
+def test_two_processes_train_adversarially(
+    configure: Configure, start: Callable[..., Job], tmp_path: Path
+) -> None:
     """Each looks for its own rows' worst push from another start: the end is not that of one process."""
     found = []
     for vat in (0.0, 0.3):
@@ -214,7 +216,7 @@ def test_deleting_a_group_does_not_wait_for_itself(tmp_path: Path) -> None:
 
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(count=st.integers(1, 40), world_size=st.integers(1, 9), width=st.integers(0, 3))
-def test_gathered_rows_stand_in_order_each_once(count: int, world_size: int, width: int) -> None:
+def test_gathered_rows_are_in_order_without_duplicates(count: int, world_size: int, width: int) -> None:
     """The processes are played one after the other; some have no row at all."""
     rows = torch.arange(count * max(1, width)).view(count, *([width] if width else []))
     dealt = [rows[rank::world_size] for rank in range(world_size)]
@@ -302,7 +304,7 @@ def test_the_main_process_goes_first(join: Callable[..., Processes], monkeypatch
     assert events == ["0 before the note", "barrier", "barrier", "1 after the note"]
 
 
-def test_the_others_wait_for_the_main_process_as_long_as_its_heart_beats(
+def test_other_ranks_wait_while_rank_0_sends_heartbeats(
     join: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five times longer than the timeout; without a beat, which is the control, they give up."""
@@ -328,7 +330,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_broken_connection_is_told_in_the_words_of_who_ended_first(
+def test_a_broken_connection_is_reported_with_the_first_error(
     join: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     error, meaning = BROKEN[broken]
@@ -357,13 +359,13 @@ def test_a_broken_connection_is_told_in_the_words_of_who_ended_first(
     assert caught.value.exit_code == 2
 
 
-def test_other_errors_are_no_lost_processes(join: Callable[..., Processes]) -> None:
+def test_other_errors_are_not_taken_for_lost_processes(join: Callable[..., Processes]) -> None:
     join(0, Notes())
     with pytest.raises(RuntimeError, match="shapes do not fit"), sharing_errors():
         raise RuntimeError("shapes do not fit")
 
 
-def test_the_place_of_a_process_comes_from_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rank_comes_from_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_environment() == Processes()
     values = {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}
     for name, value in values.items():

@@ -89,9 +89,7 @@ def alike_texts(count: int, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_near_duplicates_are_those_that_looking_at_all_pairs_finds(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_near_duplicates_equal_an_all_pairs_search(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = alike_texts(300, seed)
     mine, others = texts[:120], texts[120:]
     expected = nearest_by_looking_at_all(mine, others)
@@ -106,7 +104,7 @@ def test_near_duplicates_are_those_that_looking_at_all_pairs_finds(
         assert found.jaccard == pytest.approx([jaccard for _, jaccard in expected.values()])
 
 
-def test_rows_are_sampled_where_there_is_too_much_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_corpora_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"all of these are the very same but n{i}" for i in range(200)]
     every = near_duplicates(dataset_of(texts[:100]), dataset_of(texts[100:]))
     assert (every.examined, len(every.rows)) == (100, 100)
@@ -116,7 +114,7 @@ def test_rows_are_sampled_where_there_is_too_much_to_look_at(monkeypatch: pytest
     assert len(some.rows) == some.examined
 
 
-def test_texts_without_tokens_and_rows_to_look_from() -> None:
+def test_near_duplicates_of_given_rows_and_empty_texts() -> None:
     found = near_duplicates(dataset_of(["", "a"]), dataset_of(["", "b"]))
     assert (len(found.rows), found.examined) == (0, 2)
     same = dataset_of(["a b c d e f", "f e d c b a", "a b c"])
@@ -171,7 +169,7 @@ def test_lengths_cuts_and_unknown_words_are_counted(configure: Configure, tmp_pa
     assert "100% of the tokens of validation are unknown" in findings[1].what
 
 
-def test_shift_of_classes(configure: Configure, tmp_path: Path) -> None:
+def test_class_shift_is_measured(configure: Configure, tmp_path: Path) -> None:
     rows = make_rows(600)
     few = [row for i, row in enumerate(rows[300:]) if row[1] != "positive" or i % 5 == 0]
     _, healthy = examine_data(
@@ -253,7 +251,7 @@ INERT = [
 @pytest.mark.parametrize(
     ("key", "beside", "inert", "same", "other", "severity"), INERT, ids=lambda v: str(v)[:25]
 )
-def test_a_setting_without_effect_has_none(
+def test_a_setting_reported_without_effect_has_none(
     key: str, beside: Any, inert: str, same: str, other: str | None, severity: str,
     configure: Configure, tmp_path: Path, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
@@ -271,7 +269,7 @@ def test_a_setting_without_effect_has_none(
         assert not same_result(make(inert), make(other))
 
 
-def test_checkpoints_within_an_epoch_are_written_or_not(
+def test_a_checkpoint_interval_reported_inert_writes_no_extra_checkpoints(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     saved: list[str] = []
@@ -302,7 +300,7 @@ def cause_of(config: Config) -> Finding | None:
     return most_likely_cause(*examined(config), trainer=config.trainer, subwords=config.text.subwords)
 
 
-def test_a_healthy_configuration_is_found_healthy(configure: Configure) -> None:
+def test_a_healthy_configuration_has_no_findings(configure: Configure) -> None:
     _, probes = examined(configure())
     assert probe_findings(probes) == []
     assert probes["control"]["true"] > 0.9 > 0.6 > probes["control"]["shuffled"]
@@ -326,16 +324,16 @@ def test_a_healthy_configuration_is_found_healthy(configure: Configure) -> None:
         (["--text.min_frequency=1000000", "--text.subwords=0"], "text.min_frequency", "100%"),
     ],
 )
-def test_the_cause_is_what_was_made_sick(
-    configure: Configure, settings: list[str], key: str, what: str
-) -> None:
+def test_the_injected_cause_is_found(configure: Configure, settings: list[str], key: str, what: str) -> None:
     cause = cause_of(configure(*settings))
     assert cause is not None
     assert cause.key == key
     assert what in cause.what
 
 
-def test_labels_at_random_are_told_from_a_bad_rate(configure: Configure, tmp_path: Path) -> None:
+def test_random_labels_are_distinguished_from_a_bad_learning_rate(
+    configure: Configure, tmp_path: Path
+) -> None:
     rows = make_rows(600)
     labels = [label for _, label in rows]
     random.Random(1).shuffle(labels)
@@ -347,7 +345,7 @@ def test_labels_at_random_are_told_from_a_bad_rate(configure: Configure, tmp_pat
     assert cause.key == "data.label_column"
 
 
-def test_one_class_that_is_nearly_all_rows(configure: Configure, tmp_path: Path) -> None:
+def test_a_dominant_class_is_found(configure: Configure, tmp_path: Path) -> None:
     randomness = random.Random(0)
     rows = [
         (f"{' '.join(randomness.choices(FILLERS, k=9))} n{i}", "bad" if i % 50 else "good")
@@ -361,9 +359,7 @@ def test_one_class_that_is_nearly_all_rows(configure: Configure, tmp_path: Path)
     assert "98% of the training rows are 'bad'" in next(f for f in findings if f.key == cause.key).what
 
 
-def test_a_model_that_knows_the_answers_is_noticed(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_label_leakage_is_found(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained on the validation rows beforehand: shuffled labels do not make it forget at once."""
     config = configure("--trainer.learning_rate=1e-6", "--trainer.ema=0")
     corpus = corpus_of(config)
@@ -378,7 +374,7 @@ def test_a_model_that_knows_the_answers_is_noticed(
     assert [(f.severity, f.key) for f in findings] == [(ERROR, "text.vectors")]
 
 
-def test_large_vectors_explode_or_vanish(configure: Configure) -> None:
+def test_large_vectors_cause_exploding_or_vanishing_gradients(configure: Configure) -> None:
     corpus = corpus_of(configure())
     model = initial_model(configure(), corpus)
     with torch.no_grad():
@@ -393,7 +389,7 @@ def test_large_vectors_explode_or_vanish(configure: Configure) -> None:
     assert "vanishes" in probe_findings({"gradient_norms": norms})[0].what
 
 
-def test_probes_leave_the_model_as_it_is(configure: Configure) -> None:
+def test_probes_do_not_change_the_model(configure: Configure) -> None:
     corpus = corpus_of(configure())
     model = initial_model(configure(), corpus)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -406,7 +402,7 @@ def test_probes_leave_the_model_as_it_is(configure: Configure) -> None:
 # -- invariance ------------------------------------------------------------------------------------
 
 
-def test_a_trained_model_answers_alike_everywhere(trained_run: Path) -> None:
+def test_a_trained_model_is_invariant(trained_run: Path) -> None:
     checks = check_invariance(load(trained_run))
     assert invariance_findings(checks) == []
     measured = [check for check in checks if check.difference is not None]
@@ -441,7 +437,7 @@ class OverPadding(Pooling):
     token_shares = onnx = None  # type: ignore[assignment]
 
 
-def test_a_model_that_reads_padding_is_noticed(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_reads_padding_is_found(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = load(trained_run)
     monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
     monkeypatch.setattr("lstm_sentiment.models.lstm.pooling_of", OverPadding)
@@ -466,7 +462,7 @@ def test_a_model_that_reads_padding_is_not_blamed_on_the_number_format(
     assert checks["in bf16 on cpu"].holds
 
 
-def test_a_backward_lstm_that_begins_with_padding_is_noticed(
+def test_a_backward_lstm_that_starts_on_padding_is_found(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier = load(trained_run)
@@ -483,7 +479,7 @@ def test_a_backward_lstm_that_begins_with_padding_is_noticed(
     }  # fmt: skip
 
 
-def test_an_answer_that_depends_on_the_order_is_noticed(
+def test_a_prediction_that_depends_on_row_order_is_found(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier = load(trained_run)
@@ -501,7 +497,7 @@ def test_an_answer_that_depends_on_the_order_is_noticed(
 # -- the whole -------------------------------------------------------------------------------------
 
 
-def test_a_healthy_run_has_no_warning(trained_run: Path) -> None:
+def test_a_healthy_run_has_no_warnings(trained_run: Path) -> None:
     diagnosis = diagnose_run(trained_run, rows=True)
     assert bad(diagnosis.findings) == []
     assert diagnosis.cause is None
@@ -510,7 +506,7 @@ def test_a_healthy_run_has_no_warning(trained_run: Path) -> None:
     assert sum(predicted.values()) == sum(truth.values())
 
 
-def test_test_rows_are_never_answered(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_rows_are_never_predicted(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     corpora: list[Corpus] = []
     batch = TextDataset.batch
 
@@ -534,7 +530,7 @@ def test_test_rows_are_never_answered(configure: Configure, monkeypatch: pytest.
     assert not set(seen) & set(corpora[0].test.rows.tolist())
 
 
-def test_a_run_whose_data_are_changed_or_gone(configure: Configure, reviews: Path) -> None:
+def test_changed_or_missing_data_of_a_run_is_reported(configure: Configure, reviews: Path) -> None:
     config = configure()
     run(config)
     write_csv(reviews, make_rows(243))
@@ -547,7 +543,7 @@ def test_a_run_whose_data_are_changed_or_gone(configure: Configure, reviews: Pat
     assert set(gone.facts) == {"invariance"}
 
 
-def test_the_command_prints_writes_and_leaves(
+def test_the_command_prints_writes_and_exits(
     configure: Configure, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["--trainer.threads", "1", f"--data.train={reviews}", "--trainer.batch_size", "16"]
@@ -561,7 +557,7 @@ def test_the_command_prints_writes_and_leaves(
     assert found["data"]["splits"]["train"]["rows"] == 192
 
 
-def test_the_command_leaves_with_one_if_answers_are_wrong(
+def test_the_command_exits_with_1_on_errors(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("lstm_sentiment.diagnostics.diagnose.load", lambda run: classifier)
@@ -585,6 +581,6 @@ def test_the_command_leaves_with_one_if_answers_are_wrong(
         (["--data.train=nowhere.csv"], DataError),
     ],
 )
-def test_mistakes_of_the_command_are_told(argv: list[str], error: type[Exception]) -> None:
+def test_usage_errors_are_reported(argv: list[str], error: type[Exception]) -> None:
     with pytest.raises(error):
         doctor.main(argv)

@@ -129,7 +129,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)
-def test_what_a_page_shows_can_be_run(page: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_on_a_page_run(page: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(session.folder)
     monkeypatch.setattr(sys, "path", sys.path[:])
     with one_core():
@@ -143,7 +143,7 @@ def test_what_a_page_shows_can_be_run(page: Path, session: Session, monkeypatch:
     sys.modules.pop("runtime", None)
 
 
-def test_an_unknown_command_on_a_page_is_noticed(session: Session) -> None:
+def test_an_unknown_command_on_a_page_is_detected(session: Session) -> None:
     with pytest.raises(AssertionError, match="not a command"):
         session.run("make coffee")
     with pytest.raises(Exception, match="no command 'trian'"):
@@ -162,7 +162,7 @@ def test_commands_of_other_pages_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=name_of)
-def test_links_lead_to_files(page: Path) -> None:
+def test_links_point_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
     made = {(DOCS / uri).resolve() for uri in made_pages()}
     inside = [link for link in links if "://" not in link]
@@ -171,7 +171,7 @@ def test_links_lead_to_files(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=name_of)
-def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
+def test_named_files_of_the_repository_exist(page: Path) -> None:
     named = re.findall(
         r"`((?:lstm_sentiment|tests|scripts|configs|docs)/[\w./-]+\.\w+)`", page.read_text("utf-8")
     )

@@ -106,7 +106,7 @@ def test_config_error_names_file_and_key() -> None:
     assert str(ConfigError("bad", where="c.yaml")) == "c.yaml: bad"
 
 
-def test_quoted_text_holds_no_control_characters() -> None:
+def test_quoted_text_has_no_control_characters() -> None:
     hostile = "a\x1b]0;x\x07\n\r\t\x85\u2028\u202e\ud800\x00b"
     quoted = shown(hostile)
     assert quoted.isprintable()
@@ -228,7 +228,7 @@ WRONG_TYPE = [
 
 
 @pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
-def test_a_value_out_of_range_is_refused_with_its_place(tmp_path: Path, key: str, value: str) -> None:
+def test_a_value_out_of_range_is_refused_with_its_location(tmp_path: Path, key: str, value: str) -> None:
     """A value from a file is an error with file and line; from the command line, without."""
     assert refusal(f"--{key}={value}").startswith(f"{key}: ")
     content, line = in_yaml(key, value)
@@ -299,7 +299,7 @@ MISREAD_MAPS = [
 
 
 @pytest.mark.parametrize(("typed", "told"), MISREAD_MAPS)
-def test_a_map_of_labels_that_yaml_reads_otherwise_is_refused(tmp_path: Path, typed: str, told: str) -> None:
+def test_an_ambiguous_label_map_is_refused(tmp_path: Path, typed: str, told: str) -> None:
     assert refusal(f"--data.labels={typed}").startswith("data.labels: ")
     assert told in refusal(f"--data.labels={typed}")
     message = yaml_refusal(tmp_path, f"data:\n  labels: {typed}\n")
@@ -307,7 +307,7 @@ def test_a_map_of_labels_that_yaml_reads_otherwise_is_refused(tmp_path: Path, ty
     assert told in message
 
 
-def test_other_lists_and_maps_hold_text_too() -> None:
+def test_other_lists_and_maps_contain_text_too() -> None:
     assert parse("--data.filter={source: yes, year: 2001, share: 1.50}").data.filter == {
         "source": "yes", "year": "2001", "share": "1.50",
     }  # fmt: skip
@@ -422,12 +422,12 @@ def test_an_unknown_option_is_refused_with_the_nearest(tmp_path: Path, name: str
         ["-x"],
     ],
 )
-def test_no_option_is_guessed(argv: list[str]) -> None:
+def test_options_cannot_be_abbreviated(argv: list[str]) -> None:
     """Neither an abbreviation nor a stray word is silently taken for something."""
     assert argv[0].lstrip("-").split("=")[0] in refusal(*argv)
 
 
-def test_a_section_is_no_option() -> None:
+def test_a_section_is_not_an_option() -> None:
     message = refusal("--trainer=3")
     assert message.startswith("trainer: ")
     assert "trainer.epochs" in message
@@ -437,7 +437,7 @@ def test_the_last_of_two_options_wins() -> None:
     assert parse("--trainer.epochs=3", "--trainer.epochs", "4").trainer.epochs == 4
 
 
-def test_the_command_line_wins_over_the_file_wherever_it_stands(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file_in_any_position(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("trainer:\n  epochs: 3\n  ema: 0.5\n", encoding="utf-8")
     after = parse("--config", str(file), "--trainer.epochs", "5").trainer
@@ -452,7 +452,7 @@ def test_an_error_on_the_command_line_does_not_blame_the_file(tmp_path: Path) ->
     assert yaml_refusal(tmp_path, content, "--trainer.epochs=x").startswith("trainer.epochs: ")
 
 
-def test_a_later_file_wins_and_is_the_one_blamed(tmp_path: Path) -> None:
+def test_a_later_file_wins_and_is_named_in_errors(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text("trainer:\n  epochs: 3\n  ema: 0.5\n", encoding="utf-8")
     second.write_text("trainer:\n\n  epochs: 4\n", encoding="utf-8")
@@ -489,7 +489,7 @@ def test_a_run_folders_configuration_reads_back_equal(tmp_path: Path, argv: list
     assert parse_yaml(tmp_path, config_yaml(parse(*argv))) == parse(*argv)
 
 
-def test_a_command_with_a_few_flags_raises_instead_of_leaving() -> None:
+def test_a_simple_parser_raises_instead_of_exiting() -> None:
     parser = CommandParser(prog="tool")
     parser.add_argument("--rows", type=int)
     with pytest.raises(ConfigError, match="tool --help"):
@@ -499,7 +499,7 @@ def test_a_command_with_a_few_flags_raises_instead_of_leaving() -> None:
 # --- YAML files ---
 
 
-def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_refused_with_both_lines(tmp_path: Path) -> None:
     message = yaml_refusal(tmp_path, "trainer:\n  epochs: 3\n  ema: 0.5\n  epochs: 4\n")
     assert message == "FILE:4: trainer.epochs: stands twice, first at FILE:2; remove one"
     message = yaml_refusal(tmp_path, "seed: 1\ntrainer:\n  epochs: 3\ntrainer:\n  ema: 0.5\n")
@@ -528,7 +528,7 @@ def test_a_section_given_as_a_value_is_refused(tmp_path: Path, content: str) -> 
 
 
 @pytest.mark.parametrize("content", ["[1, 2]\n", "trainer.epochs\n", "epochs:3\n"])
-def test_a_file_that_is_no_map_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_map_is_refused(tmp_path: Path, content: str) -> None:
     assert yaml_refusal(tmp_path, content) == "FILE:1: the file must hold 'key: value' lines"
 
 
@@ -538,7 +538,7 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path, content: str) -> None:
     assert parse_yaml(tmp_path, content) == Config()
 
 
-def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused_by_name(tmp_path: Path) -> None:
     missing = tmp_path / "missing.yaml"
     assert refusal("--config", str(missing)) == f"{missing}: no such file; give one that is there."
     assert refusal(f"--config={missing}") == f"{missing}: no such file; give one that is there."
@@ -552,14 +552,14 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir", "!!python/name:os.mkdir", "!other"])
-def test_a_tag_in_a_file_is_refused_and_runs_nothing(tmp_path: Path, tag: str) -> None:
+def test_a_yaml_tag_is_refused_and_runs_nothing(tmp_path: Path, tag: str) -> None:
     canary = tmp_path / "canary"
     message = yaml_refusal(tmp_path, f"seed: 1\nout: {tag} ['{canary}']\n")
     assert not canary.exists()
     assert message.startswith("FILE:2:")
 
 
-def test_an_alias_in_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_yaml_alias_is_refused(tmp_path: Path) -> None:
     """Nine aliases of nine aliases, nine deep, are a gigabyte in three hundred bytes."""
     message = yaml_refusal(tmp_path, "data:\n  labels:\n    - &a [x, x]\n    - [*a, *a]\n")
     assert message.startswith("FILE:")
@@ -584,7 +584,7 @@ def command(module: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[s
     )
 
 
-def test_a_mistyped_option_ends_the_command_with_one_line(tmp_path: Path) -> None:
+def test_a_mistyped_option_is_a_one_line_error(tmp_path: Path) -> None:
     done = command("train", "--trainer.epoch", "3", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -592,7 +592,7 @@ def test_a_mistyped_option_ends_the_command_with_one_line(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_is_quick(tmp_path: Path) -> None:
+def test_help_is_fast(tmp_path: Path) -> None:
     """The best of three runs, since other work may hold the processor."""
     seconds = []
     for _ in range(3):
@@ -618,7 +618,7 @@ HEAVY = ("torch", "torchtext", "sklearn", "scipy", "pandas", "pyarrow")
         "from lstm_sentiment import evaluate; evaluate.main(['--help'])",
     ],
 )
-def test_neither_import_nor_help_loads_what_is_heavy(tmp_path: Path, code: str) -> None:
+def test_import_and_help_load_no_heavy_packages(tmp_path: Path, code: str) -> None:
     script = (
         f"import sys\ntry:\n    {code}\nexcept SystemExit as left:\n    assert left.code in (0, None)\n"
         f"print('loaded:', *[name for name in {HEAVY} if name in sys.modules])"
@@ -629,7 +629,7 @@ def test_neither_import_nor_help_loads_what_is_heavy(tmp_path: Path, code: str) 
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
-def test_the_package_names_what_it_offers() -> None:
+def test_the_package_lists_its_public_names() -> None:
     assert {"load", "SentimentClassifier", "Prediction"} <= set(lstm_sentiment.__all__)
     assert all(hasattr(lstm_sentiment, name) for name in lstm_sentiment.__all__)
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
@@ -646,7 +646,7 @@ def test_the_package_names_what_it_offers() -> None:
         (None, 0, ""),
     ],
 )
-def test_a_command_leaves_with_the_errors_exit_code(
+def test_a_command_exits_with_the_code_of_the_error(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     raised: BaseException | None,
@@ -666,7 +666,7 @@ def test_a_command_leaves_with_the_errors_exit_code(
     assert (caught.value.code, seen, capsys.readouterr().err) == (code, [["a", "b"]], message)
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["tool"])
 
     def main(argv: list[str]) -> None:
@@ -676,7 +676,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
         run_command(main)
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(tmp_path: Path) -> None:
     script = (
         "from lstm_sentiment.cli.exits import run_command\n"
         "def main(argv):\n    for i in range(200_000):\n        print(i)\n"

@@ -216,7 +216,7 @@ def test_scikit_learns_checks_without_rows_hold_for_the_estimator_itself(check: 
     getattr(estimator_checks, check)("SentimentEstimator", SentimentEstimator())
 
 
-def test_check_estimator_skips_what_is_not_for_texts() -> None:
+def test_check_estimator_skips_checks_on_numeric_input() -> None:
     """Its rows are numbers, and the tags say that these are texts."""
     with pytest.warns(SkipTestWarning, match="Can't test estimator SentimentEstimator"):
         estimator_checks.check_estimator(SentimentEstimator())
@@ -231,7 +231,7 @@ def test_a_text_has_the_same_probabilities_in_any_batch_to_float_rounding(
     np.testing.assert_allclose(alone, together, atol=2e-6)
 
 
-def test_labels_in_a_column_are_taken_with_a_warning() -> None:
+def test_column_vector_labels_are_accepted_with_a_warning() -> None:
     with pytest.warns(DataConversionWarning):
         in_a_column = tiny(epochs=1).fit(TEXTS[:60], np.array(LABELS[:60])[:, None])
     expected = tiny(epochs=1).fit(TEXTS[:60], LABELS[:60])
@@ -252,7 +252,7 @@ def test_parameters_are_the_settings_with_their_own_defaults() -> None:
     assert own.random_state == Config().seed
 
 
-def test_a_clone_has_the_settings_and_nothing_learned(fitted: SentimentEstimator) -> None:
+def test_a_clone_has_the_settings_but_is_not_fitted(fitted: SentimentEstimator) -> None:
     cloned = clone(fitted)
     assert cloned.get_params() == fitted.get_params()
     with pytest.raises(NotFittedError):
@@ -274,7 +274,7 @@ def test_tags_say_that_it_classifies_texts() -> None:
     assert get_tags(SentimentEstimator(random_state=None)).non_deterministic
 
 
-def test_answers_have_the_shape_and_type_that_scikit_learn_expects(fitted: SentimentEstimator) -> None:
+def test_predictions_have_the_shape_and_type_scikit_learn_expects(fitted: SentimentEstimator) -> None:
     assert fitted.classes_.tolist() == ["negative", "neutral", "positive"]
     probabilities_RC = fitted.predict_proba(FRESH)
     assert probabilities_RC.shape == (60, 3)
@@ -323,7 +323,7 @@ def fields_of(section: str) -> list[str]:
     return [field.name for field in dataclasses.fields(getattr(Config(), section))]
 
 
-def test_a_seed_repeats_and_another_one_does_not() -> None:
+def test_equal_seeds_give_equal_results() -> None:
     texts, labels = TEXTS[:60], LABELS[:60]
 
     def answers(random_state: Any) -> np.ndarray:
@@ -335,7 +335,7 @@ def test_a_seed_repeats_and_another_one_does_not() -> None:
     assert (answers(None) != answers(None)).any()
 
 
-def test_every_setting_arrives_and_is_checked_as_on_the_command_line(tmp_path: Path) -> None:
+def test_every_setting_is_passed_and_validated_as_on_the_command_line(tmp_path: Path) -> None:
     odd = {
         "tokenizer": "basic_english", "lowercase": False, "max_tokens": np.int64(7), "truncate": "tail",
         "min_frequency": 3, "max_vocabulary": 99, "subwords": 0, "vectors": "a b: {c}.txt", "vector_words": 8,
@@ -376,7 +376,7 @@ class Default(dict[str, Any]):
         pd.Categorical(["low", "high", "middle"]),
     ],
 )
-def test_labels_come_back_in_their_own_type(names: Any, tmp_path: Path) -> None:
+def test_labels_keep_their_type(names: Any, tmp_path: Path) -> None:
     names = list(names)
     known = sorted(set(LABELS))[: len(names)]
     rows = [
@@ -412,7 +412,7 @@ def test_texts_may_be_a_list_an_array_or_a_series(texts: Any, labels: Any) -> No
     assert (found == expected).all()
 
 
-def test_texts_may_hold_anything_that_a_string_may(caplog: pytest.LogCaptureFixture) -> None:
+def test_texts_may_contain_any_string(caplog: pytest.LogCaptureFixture) -> None:
     odd = ["\ufffd", "", "\n", "\ud83d", '"quoted", \\u0041', "a\0b", "\u2028", "x" * 5000]
     texts = [*TEXTS[:60], *odd]
     estimator = tiny(epochs=1).fit(texts, [*LABELS[:60], *["neutral"] * len(odd)])
@@ -427,11 +427,11 @@ def shout(texts: list[str]) -> list[str]:
     return [text.upper() for text in texts]
 
 
-def test_it_is_cross_validated() -> None:
+def test_it_works_with_cross_validation() -> None:
     assert cross_val_score(tiny(), np.array(TEXTS), LABELS, cv=2).min() > 0.8
 
 
-def test_it_is_searched_in_a_pipeline_by_several_processes() -> None:
+def test_it_works_in_a_parallel_grid_search_of_a_pipeline() -> None:
     pipeline = Pipeline([("clean", FunctionTransformer(shout)), ("lstm", tiny())])
     grid = {"lstm__hidden_size": [2, 16], "lstm__dropout": [0.2]}
     search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2, scoring="f1_macro").fit(TEXTS, LABELS)
@@ -446,7 +446,7 @@ def test_its_probabilities_can_be_calibrated_by_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("copied", [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy])
-def test_pickles_and_copies_answer_alike(
+def test_pickles_and_copies_give_the_same_predictions(
     fitted: SentimentEstimator, copied: Callable[[SentimentEstimator], SentimentEstimator], tmp_path: Path
 ) -> None:
     again = copied(fitted)
@@ -457,11 +457,11 @@ def test_pickles_and_copies_answer_alike(
     assert (lstm_sentiment.load(tmp_path / "run").predict_proba(FRESH) == fitted.predict_proba(FRESH)).all()
 
 
-def test_a_pickle_holds_no_code_of_ours_but_the_class(fitted: SentimentEstimator) -> None:
+def test_a_pickle_references_only_the_estimator_class(fitted: SentimentEstimator) -> None:
     assert b"torch" not in pickle.dumps({**fitted.__getstate__(), "run_": {}, "metrics_": {}})
 
 
-def test_a_damaged_pickle_is_noticed(fitted: SentimentEstimator) -> None:
+def test_a_damaged_pickle_is_detected(fitted: SentimentEstimator) -> None:
     state = fitted.__getstate__()
     weights = bytearray(state["run_"]["best/model.safetensors"])
     weights[-1] ^= 1
@@ -470,7 +470,7 @@ def test_a_damaged_pickle_is_noticed(fitted: SentimentEstimator) -> None:
         SentimentEstimator().__setstate__(state)
 
 
-def test_a_pickle_from_a_machine_with_another_device_answers_here(fitted: SentimentEstimator) -> None:
+def test_a_pickle_from_another_device_predicts(fitted: SentimentEstimator) -> None:
     elsewhere = copy.deepcopy(fitted).set_params(device="cuda:63")
     assert copy.deepcopy(elsewhere).classifier_.device.type in ("cpu", "cuda")
 
@@ -510,7 +510,7 @@ def test_nothing_is_left_behind(
     assert capfd.readouterr() == ("", "")
 
 
-def test_it_reports_when_asked_to(caplog: pytest.LogCaptureFixture) -> None:
+def test_it_logs_if_verbose(caplog: pytest.LogCaptureFixture) -> None:
     texts, labels = TEXTS[:60], LABELS[:60]
     tiny(epochs=1, verbose=True).fit(texts, labels)
     assert any("epoch 1/1" in record.getMessage() for record in caplog.records)
@@ -520,7 +520,7 @@ def test_it_reports_when_asked_to(caplog: pytest.LogCaptureFixture) -> None:
     assert [record for record in caplog.records if record.levelno < logging.WARNING] == []
 
 
-def test_without_handlers_it_reports_to_standard_output(
+def test_without_handlers_it_logs_to_standard_output(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("lstm_sentiment"), "propagate", False)
@@ -532,7 +532,7 @@ def test_without_handlers_it_reports_to_standard_output(
 # -- repeated texts --------------------------------------------------------------------------------
 
 
-def test_repeated_texts_count_as_often_unless_asked() -> None:
+def test_repeated_texts_are_kept_by_default() -> None:
     texts, labels = TEXTS[:60] * 2, LABELS[:60] * 2
     once = tiny(epochs=1, deduplicate=True).fit(texts, labels)
     twice = tiny(epochs=1).fit(texts, labels)
@@ -602,7 +602,7 @@ def test_settings_that_cannot_be_used_are_a_value_error(settings: dict[str, Any]
     assert isinstance(caught.value.__cause__, ConfigError)
 
 
-def test_a_failed_fit_leaves_what_was_learned(fitted: SentimentEstimator) -> None:
+def test_a_failed_fit_keeps_the_previous_model(fitted: SentimentEstimator) -> None:
     estimator = copy.deepcopy(fitted).set_params(validation_fraction=0.2)
     with pytest.raises(ValueError, match="too few") as caught:
         estimator.fit(TEXTS[:2], [0, 1])
@@ -612,7 +612,7 @@ def test_a_failed_fit_leaves_what_was_learned(fitted: SentimentEstimator) -> Non
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba"])
 @pytest.mark.parametrize("texts", ["a text", [1], [None], 7, np.array([["a"]])])
-def test_only_texts_are_answered(fitted: SentimentEstimator, method: str, texts: Any) -> None:
+def test_predict_accepts_only_texts(fitted: SentimentEstimator, method: str, texts: Any) -> None:
     with pytest.raises(ValueError, match="X"):
         getattr(fitted, method)(texts)
 
@@ -648,7 +648,7 @@ def test_ctrl_c_ends_a_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_stop_that_is_an_error_would_cost_a_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_raised_as_an_error_would_fail_a_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: scikit-learn takes any `Exception` for a fold that failed."""
     stop_in_first_fold(monkeypatch, signal.SIGINT)
     monkeypatch.setattr("lstm_sentiment.estimator._stopped_as_any_program", contextlib.nullcontext)
@@ -657,7 +657,7 @@ def test_a_stop_that_is_an_error_would_cost_a_fold(monkeypatch: pytest.MonkeyPat
     assert np.isnan(scores).tolist() == [True, False]
 
 
-def test_sigterm_reaches_whoever_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_reaches_an_existing_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
@@ -681,7 +681,7 @@ with pytest.MonkeyPatch.context() as patch:
 """
 
 
-def test_sigterm_ends_the_process_and_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_ends_the_process_without_leftovers(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", TERMINATED, str(Path(__file__).parent), str(tmp_path)],
         capture_output=True, text=True, timeout=120, check=False,
@@ -709,7 +709,7 @@ def weights_of(estimator: SentimentEstimator) -> bytes:
     return estimator.run_["best/model.safetensors"]
 
 
-def test_threads_that_fit_at_once_learn_the_same_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_fits_equal_sequential_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = weights_of(tiny(epochs=1).fit(TEXTS, LABELS))
     assert {weights_of(of) for of in fit_in_two_threads(monkeypatch, patience_s=0.1)} == {alone}
     monkeypatch.setattr("lstm_sentiment.estimator.one_training_at_a_time", contextlib.nullcontext())
@@ -725,7 +725,7 @@ def test_joblib_threads_score_as_one_thread() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
-def test_a_child_that_is_forked_while_another_thread_trains_does_not_wait() -> None:
+def test_a_child_forked_during_training_does_not_deadlock() -> None:
     with one_training_at_a_time:
         answer = multiprocessing.get_context("fork").Process(target=_enter)
         starts = threading.Thread(target=answer.start)
@@ -741,7 +741,7 @@ def _enter() -> None:
 
 
 @pytest.mark.parametrize("deduplicate", [True, False])
-def test_rows_that_are_left_out_are_told(caplog: pytest.LogCaptureFixture, deduplicate: bool) -> None:
+def test_left_out_rows_are_reported(caplog: pytest.LogCaptureFixture, deduplicate: bool) -> None:
     texts, labels = [*TEXTS, *TEXTS[:72]], [*LABELS, *LABELS[:72]]
     tiny(epochs=1, deduplicate=deduplicate).fit(texts, labels)
     told = "72 of 312 rows repeat a text and are left out; deduplicate=False trains on them"

@@ -161,7 +161,7 @@ def test_a_real_predict_on_a_full_stdout_is_code_5(place: Path) -> None:
             assert done.stderr.count("\n") == 1
 
 
-def test_a_closed_stdout_is_none(place: Path) -> None:
+def test_a_closed_stdout_is_not_an_error(place: Path) -> None:
     command = f'"{sys.executable}" -m lstm_sentiment.predict "{place / "run"}" great >&-'
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -219,7 +219,7 @@ def test_a_cache_that_cannot_be_written_is_code_5(
 
 @needs_mount
 @pytest.mark.parametrize("command", ["export", "predict", "report", "train"])
-def test_a_disk_that_is_really_full(
+def test_a_full_tmpfs_is_code_5(
     command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with faults.small_disk(place / "disk", "256k") as disk:
@@ -255,7 +255,7 @@ def test_curves_that_cannot_be_written_are_code_5(
     assert capsys.readouterr().err.startswith(f"error: {place / 'tensorboard'}: {NO_ROOM} (")
 
 
-def test_vectors_that_cannot_be_kept_are_code_5_and_not_damaged(
+def test_vectors_that_cannot_be_cached_are_code_5(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = place / "vectors.txt"
@@ -270,7 +270,7 @@ def test_vectors_that_cannot_be_kept_are_code_5_and_not_damaged(
     assert file.exists()
 
 
-def test_an_error_that_knows_its_file_names_it(
+def test_an_os_error_with_a_filename_names_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: list[str]) -> None:
@@ -282,7 +282,7 @@ def test_an_error_that_knows_its_file_names_it(
     )
 
 
-def test_another_error_of_the_system_is_a_mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_os_errors_are_internal_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: it comes with its traceback, and with code 1."""
 
     def fail(_: list[str]) -> None:
@@ -293,7 +293,7 @@ def test_another_error_of_the_system_is_a_mistake_of_ours(monkeypatch: pytest.Mo
         run_command(fail)
 
 
-def test_lines_of_a_log_that_were_lost_are_told_at_the_end(
+def test_lost_log_lines_are_reported_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import logging
@@ -332,7 +332,7 @@ DEVICES = {
 
 
 @pytest.mark.parametrize("command", DEVICES)
-def test_no_file_takes_the_place_of_a_device_or_a_pipe(
+def test_devices_and_pipes_are_not_replaced_by_files(
     command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The fault: --out /dev/null made a file of it for everybody."""
@@ -385,7 +385,7 @@ def labelling(place: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_command_that_is_asked_to_end_leaves_nothing_behind(place: Path, name: str) -> None:
+def test_a_terminated_command_leaves_no_files(place: Path, name: str) -> None:
     with labelling(place) as process:
         assert len(left_in(place)) == 1
         process.send_signal(getattr(signal, name))
@@ -396,7 +396,7 @@ def test_a_command_that_is_asked_to_end_leaves_nothing_behind(place: Path, name:
     assert not (place / "out.csv").exists()
 
 
-def test_what_a_kill_leaves_is_removed_by_the_next_command(
+def test_leftovers_of_a_kill_are_removed_by_the_next_command(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with labelling(place) as process:
@@ -411,7 +411,9 @@ def test_what_a_kill_leaves_is_removed_by_the_next_command(
     assert left_in(place) == []
 
 
-def test_what_another_process_is_writing_is_not_removed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_being_written_by_another_process_are_not_removed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     argv = [str(place / "run"), f"--file={place / 'rows.csv'}", f"--out={place / 'out.csv'}"]
     with labelling(place) as process:
         [unfinished_name] = left_in(place)
@@ -422,7 +424,7 @@ def test_what_another_process_is_writing_is_not_removed(place: Path, monkeypatch
 
 
 @pytest.mark.parametrize("command", ["evaluate", "explain", "export"])
-def test_every_command_removes_what_was_left_of_its_file(
+def test_every_command_removes_leftovers_of_its_file(
     command: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = {"export": "out"}.get(command, "out.json")
@@ -438,7 +440,7 @@ def test_every_command_removes_what_was_left_of_its_file(
     assert (place / "rows.csv").exists()
 
 
-def test_signals_are_as_before_when_a_command_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_handlers_are_restored_after_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
     heard: list[Any] = []
     code = code_of(lambda _: heard.append(signal.getsignal(signal.SIGTERM)), [], monkeypatch)
@@ -458,7 +460,7 @@ def test_a_signal_that_is_ignored_stays_ignored(monkeypatch: pytest.MonkeyPatch)
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_table_is_not_written_where_a_pipe_is(tmp_path: Path) -> None:
+def test_a_table_is_not_written_to_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
     with pytest.raises(Exception, match="is a device or a pipe"), open_table(str(tmp_path / "a.csv")):
         pass

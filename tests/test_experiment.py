@@ -76,7 +76,7 @@ def run_until_save(config: Config, name: str, count: int) -> None:
 # -- what a run leaves -----------------------------------------------------------------------------
 
 
-def test_a_run_leaves_what_it_promises(configure: Configure) -> None:
+def test_a_run_writes_its_documented_files(configure: Configure) -> None:
     config = configure("--baseline=true", "--trainer.epochs=5", "--trainer.ema=0.8")
     returned = run(config)
     folder = Path(config.out)
@@ -124,7 +124,7 @@ def test_the_written_configuration_is_complete_and_gives_the_same_run(
     assert history_of(config.out) == history_of(tmp_path / "again")
 
 
-def test_resume_and_overwrite_are_no_part_of_a_written_configuration(configure: Configure) -> None:
+def test_resume_and_overwrite_are_not_saved(configure: Configure) -> None:
     for flag in ("--resume=true", "--overwrite=true"):
         plain = yaml.safe_load(config_yaml(configure(flag)))
         assert (plain["resume"], plain["overwrite"]) == (False, False)
@@ -165,7 +165,7 @@ def test_baselines_learn_from_training_rows_alone(configure: Configure, tmp_path
     assert metrics["baselines"]["tfidf_logistic_regression"]["training_rows"] == 72
 
 
-def test_class_weights_and_label_smoothing_reach_the_loss(
+def test_class_weights_and_label_smoothing_apply_to_the_loss(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed: dict[str, Any] = {}
@@ -205,7 +205,7 @@ def test_class_weights_and_label_smoothing_reach_the_loss(
 
 
 @pytest.mark.parametrize("tokenizer", ["words", "basic_english"])
-def test_half_a_character_in_a_text_is_no_reason_to_stop(
+def test_an_unpaired_surrogate_does_not_stop_training(
     configure: Configure, tmp_path: Path, tokenizer: str
 ) -> None:
     r"""JSON can say "\ud83d" alone; tweets that were cut inside an emoji do."""
@@ -233,7 +233,7 @@ KILLS = {
 
 
 @pytest.mark.parametrize("others", [["--trainer.ema=0.9"], ["--trainer.ema=0", "--trainer.r_drop=1"]])
-def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_that_was_not(
+def test_a_killed_and_resumed_run_is_bit_identical(
     configure: Configure, tmp_path: Path, others: list[str]
 ) -> None:
     flags = [*RESUMED, *others]
@@ -281,7 +281,9 @@ def test_a_checkpoint_that_no_training_wrote_is_refused(
         run(dataclasses.replace(config, resume=True))
 
 
-def test_an_interrupted_run_had_not_yet_the_final_weights(configure: Configure, tmp_path: Path) -> None:
+def test_an_interrupted_run_has_other_weights_than_the_final_ones(
+    configure: Configure, tmp_path: Path
+) -> None:
     """The twin of the test above: there is something left to do after the kill."""
     straight = configure(*RESUMED, f"--out={tmp_path / 'straight'}")
     run(straight)
@@ -292,7 +294,7 @@ def test_an_interrupted_run_had_not_yet_the_final_weights(configure: Configure, 
     assert (state["step"], state["epoch"], state["step_in_epoch"]) == (10, 1, 4)
 
 
-def test_early_stopping_counts_on_over_a_resume(
+def test_early_stopping_continues_across_a_resume(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.4, 0.3, 0.2])
@@ -378,7 +380,7 @@ def files_of_last(config: Config) -> list[bytes]:
 @pytest.mark.parametrize(
     "flag", ["--trainer.checkpoint_every=7", "--baseline=true", "--trainer.device=cpu", "--trainer.threads=2"]
 )
-def test_settings_that_change_nothing_that_is_learned_may_differ(
+def test_settings_without_effect_on_weights_may_differ(
     configure: Configure, caplog: pytest.LogCaptureFixture, flag: str
 ) -> None:
     """Sums of other threads are rounded otherwise, which is told."""
@@ -408,7 +410,7 @@ def test_resuming_on_other_data_is_refused(configure: Configure, reviews: Path) 
     assert run(dataclasses.replace(config, resume=True))["steps"] == 18
 
 
-def test_a_damaged_last_checkpoint_costs_only_the_steps_since_the_one_before(
+def test_a_damaged_last_checkpoint_costs_only_the_steps_since_the_previous_one(
     configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     straight = configure(*RESUMED, f"--out={tmp_path / 'straight'}")
@@ -423,7 +425,7 @@ def test_a_damaged_last_checkpoint_costs_only_the_steps_since_the_one_before(
     assert not differing(weights_of(config.out), weights_of(straight.out))
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_of_its_own(configure: Configure) -> None:
+def test_a_run_without_an_intact_checkpoint_has_its_own_error(configure: Configure) -> None:
     config = configure(*RESUMED)
     run_until_save(config, "last", 2)
     for name in (LAST, "last.previous"):
@@ -433,7 +435,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_an_error_of_its_own(configur
     assert raised.value.exit_code == 3
 
 
-def test_out_and_resume_alone_pick_up_the_runs_own_settings(configure: Configure, tmp_path: Path) -> None:
+def test_out_and_resume_alone_use_the_settings_of_the_run(configure: Configure, tmp_path: Path) -> None:
     config = configure(*RESUMED)
     run_until_save(config, "last", 2)
     moved = tmp_path / "moved"
@@ -457,7 +459,7 @@ def test_out_and_resume_alone_pick_up_the_runs_own_settings(configure: Configure
         assert resumed(argv) == argv
 
 
-def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configure, tmp_path: Path) -> None:
+def test_a_killed_process_is_resumed_by_another(configure: Configure, tmp_path: Path) -> None:
     """SIGKILL while it runs, then ``--out X --resume true`` and nothing else, in a fresh process."""
     flags = [*RESUMED, "--trainer.epochs=8", "--trainer.checkpoint_every=1"]
     straight = configure(*flags, f"--out={tmp_path / 'straight'}")
@@ -485,7 +487,7 @@ def test_a_process_killed_by_the_system_is_resumed_by_another(configure: Configu
 # -- folders that are in the way -------------------------------------------------------------------
 
 
-def test_a_run_in_the_folder_is_not_touched_unasked(configure: Configure) -> None:
+def test_an_existing_run_is_not_overwritten_by_default(configure: Configure) -> None:
     config = configure()
     run(config)
     before = snapshot(Path(config.out))
@@ -499,7 +501,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
-def test_overwrite_replaces_a_run_and_keeps_what_is_not_ours(configure: Configure, tmp_path: Path) -> None:
+def test_overwrite_replaces_a_run_and_keeps_other_files(configure: Configure, tmp_path: Path) -> None:
     run(configure(f"--out={tmp_path / 'fresh'}", "--seed=3", "--trainer.epochs=1"))
     config = configure()
     run(config)
@@ -512,7 +514,7 @@ def test_overwrite_replaces_a_run_and_keeps_what_is_not_ours(configure: Configur
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-def test_overwrite_leaves_no_evaluation_of_the_run_that_is_gone(configure: Configure) -> None:
+def test_overwrite_removes_evaluations_of_the_old_run(configure: Configure) -> None:
     """`evaluate` writes it into the run folder; beside other weights it would be a lie."""
     config = configure("--trainer.epochs=1")
     run(config)
@@ -575,7 +577,7 @@ def test_resume_never_throws_a_finished_run_away(configure: Configure, flag: str
         "--data.labels=[negative, positive]",
     ],
 )
-def test_a_mistake_found_before_training_leaves_the_old_run_alone(configure: Configure, flag: str) -> None:
+def test_an_error_before_training_does_not_touch_the_old_run(configure: Configure, flag: str) -> None:
     config = configure("--trainer.epochs=1")
     run(config)
     before = snapshot(Path(config.out))
@@ -585,14 +587,14 @@ def test_a_mistake_found_before_training_leaves_the_old_run_alone(configure: Con
     assert snapshot(Path(config.out)) == before
 
 
-def test_a_mistake_leaves_no_folder_behind(configure: Configure) -> None:
+def test_an_error_leaves_no_folder(configure: Configure) -> None:
     config = configure("--data.text_column=missing")
     with pytest.raises(DataError):
         run(config)
     assert not Path(config.out).exists()
 
 
-def test_a_file_in_the_place_of_the_folder_is_an_error_of_ours(configure: Configure, tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_a_config_error(configure: Configure, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     for flag in ("--resume=true", "--overwrite=true", "--resume=false"):
         with pytest.raises(RunError):
@@ -618,9 +620,7 @@ def test_no_file_of_a_run_is_a_pickle(configure: Configure) -> None:
 # -- several seeds ---------------------------------------------------------------------------------
 
 
-def test_several_seeds_are_runs_of_their_own_with_mean_and_spread(
-    configure: Configure, tmp_path: Path
-) -> None:
+def test_several_seeds_are_separate_runs_with_mean_and_spread(configure: Configure, tmp_path: Path) -> None:
     summary = run_seeds(configure("--seeds=3", "--seed=4"))
     folders = [tmp_path / "run" / f"seed-{seed}" for seed in (4, 5, 6)]
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
@@ -639,14 +639,14 @@ def test_several_seeds_are_runs_of_their_own_with_mean_and_spread(
     assert differing(weights_of(tmp_path / "alone"), weights_of(folders[1])) == []
 
 
-def test_several_seeds_go_on_where_they_were_killed(configure: Configure, tmp_path: Path) -> None:
+def test_several_seeds_resume_after_a_kill(configure: Configure, tmp_path: Path) -> None:
     expected = run_seeds(configure("--seeds=2", f"--out={tmp_path / 'whole'}"))
     run(configure(f"--out={tmp_path / 'run' / 'seed-0'}"))  # then a kill
     found = run_seeds(configure("--seeds=2", "--resume=true"))
     assert found["scores"] == expected["scores"]
 
 
-def test_several_seeds_do_not_write_over_a_run(configure: Configure) -> None:
+def test_several_seeds_do_not_overwrite_a_run(configure: Configure) -> None:
     run(configure())
     with pytest.raises(RunError, match="holds a single run"):
         run_seeds(configure("--seeds=2"))

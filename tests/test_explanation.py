@@ -78,7 +78,7 @@ def scores_of(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("subwords", [0, 500])
-def test_pushes_of_integrated_gradients_add_up_to_what_they_explain(kind: str, subwords: int) -> None:
+def test_integrated_gradients_are_complete(kind: str, subwords: int) -> None:
     classifier = untrained(subwords=subwords, **KINDS[kind])
     found = explain(classifier, TEXT, method="integrated_gradients")
     text, baseline = scores_of(classifier, [TEXT])[0], found.baseline
@@ -91,7 +91,7 @@ def test_pushes_of_integrated_gradients_add_up_to_what_they_explain(kind: str, s
     assert np.abs(found.pushes).max() > 0.05
 
 
-def test_the_baseline_is_as_many_unknown_tokens() -> None:
+def test_the_baseline_is_unknown_tokens_of_equal_length() -> None:
     classifier = untrained(subwords=0)  # without letters, any word out of the vocabulary is the same
     found = explain(classifier, TEXT, method="occlusion")
     assert found.baseline == pytest.approx(scores_of(classifier, ["zzz " * len(found.tokens)])[0], abs=1e-5)
@@ -120,7 +120,7 @@ def test_integrated_gradients_are_the_integral_along_the_path(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_occlusion_is_what_answers_lose_without_a_token(kind: str) -> None:
+def test_occlusion_is_the_change_without_a_token(kind: str) -> None:
     classifier = untrained(subwords=0, **KINDS[kind])
     words = TEXT.split()
     found = explain(classifier, TEXT, method="occlusion")
@@ -130,7 +130,7 @@ def test_occlusion_is_what_answers_lose_without_a_token(kind: str) -> None:
     assert found.steps is None
 
 
-def test_an_unknown_token_that_cannot_be_spelt_pushes_nothing() -> None:
+def test_an_unknown_token_without_subwords_has_zero_attribution() -> None:
     for method in ("occlusion", "integrated_gradients"):
         found = explain(untrained(subwords=0), "great zzz awful", method=method)
         assert found.known == [True, False, True]
@@ -139,7 +139,7 @@ def test_an_unknown_token_that_cannot_be_spelt_pushes_nothing() -> None:
 
 
 @pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
-def test_clues_push_towards_their_class(trained: SentimentClassifier, method: str) -> None:
+def test_clue_words_have_positive_attribution(trained: SentimentClassifier, method: str) -> None:
     for label, clues in CLUES.items():
         found = explain(trained, f"the service was {clues[0]} and this place", method=method)
         assert found.label == label
@@ -151,7 +151,7 @@ def test_clues_push_towards_their_class(trained: SentimentClassifier, method: st
 # -- is it true, and how was it read ---------------------------------------------------------------
 
 
-def test_the_right_order_lowers_the_probability_and_the_reverse_does_not(
+def test_deleting_by_attribution_lowers_the_probability(
     trained: SentimentClassifier,
 ) -> None:
     reader = explanation._Reader(trained, trained.tokens("the service was awful and this place is terrible"))
@@ -165,7 +165,7 @@ def test_the_right_order_lowers_the_probability_and_the_reverse_does_not(
     assert reverse.better >= 18
 
 
-def test_removal_answers_the_shorter_text(trained: SentimentClassifier) -> None:
+def test_deletion_predicts_the_shorter_text(trained: SentimentClassifier) -> None:
     found = explain(trained, TEXT, method="occlusion")
     words, column = TEXT.split(), found.labels.index(found.label)
     order = np.argsort(-found.pushes[:, column], kind="stable")
@@ -178,7 +178,7 @@ def test_removal_answers_the_shorter_text(trained: SentimentClassifier) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prefixes_are_answers_to_the_beginning_of_the_text(kind: str) -> None:
+def test_prefixes_are_predictions_of_the_first_tokens(kind: str) -> None:
     classifier = untrained(**KINDS[kind])
     words = [*TEXT.split(), "zzz", "rooms"]
     found = explain(classifier, " ".join(words), method="occlusion")
@@ -187,7 +187,7 @@ def test_prefixes_are_answers_to_the_beginning_of_the_text(kind: str) -> None:
     assert found.probabilities == pytest.approx(found.prefixes[-1])
 
 
-def test_a_long_text_is_explained_as_it_is_read() -> None:
+def test_a_long_text_is_explained_as_truncated() -> None:
     classifier = untrained(max_tokens=30)
     text = " ".join(["great", "zzz", "food"] * 14)
     found = explain(classifier, text, method="occlusion")
@@ -201,7 +201,7 @@ def test_a_long_text_is_explained_as_it_is_read() -> None:
 
 @pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
 @pytest.mark.parametrize("text", ["", "  \n", "great"])
-def test_texts_of_hardly_any_token(text: str, method: str) -> None:
+def test_very_short_texts_are_explained(text: str, method: str) -> None:
     classifier = untrained()
     found = explain(classifier, text, method=method)
     assert len(found.tokens) == len(found.pushes) == len(found.prefixes) == len(text.split())
@@ -210,7 +210,7 @@ def test_texts_of_hardly_any_token(text: str, method: str) -> None:
     json.dumps(command.as_json(found), allow_nan=False)
 
 
-def test_two_classes_and_many() -> None:
+def test_two_and_many_classes_are_explained() -> None:
     for classes in (2, 30):
         found = explain(untrained(classes=classes), TEXT, method="integrated_gradients")
         assert found.pushes.shape == (10, classes)
@@ -218,7 +218,7 @@ def test_two_classes_and_many() -> None:
         assert len(reading(found, "class 0").words) > 30
 
 
-def test_explaining_changes_nothing(trained: SentimentClassifier) -> None:
+def test_explaining_does_not_change_the_model(trained: SentimentClassifier) -> None:
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
     first = explain(trained, TEXT)
     assert command.as_json(explain(trained, TEXT)) == command.as_json(first)
@@ -246,7 +246,7 @@ def test_steps_are_those_of_the_lstm() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_traces_are_those_of_what_the_model_read(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_are_those_of_the_truncated_text(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = untrained(**KINDS[kind]).model
     vectors = torch.randn(6, 6)
     read = []
@@ -264,7 +264,7 @@ def test_traces_are_those_of_what_the_model_read(kind: str, monkeypatch: pytest.
         assert trace.kept[0 if trace.direction == "forward" else -1] == 1.0
 
 
-def test_kept_and_let_in_are_shares_of_the_memory() -> None:
+def test_retained_share_and_added_amount_follow_the_cell_state() -> None:
     model = untrained(bidirectional=False).model
     vectors = torch.randn(5, 6)
     steps = steps_of(model.forward_lstms[0], vectors)  # type: ignore[arg-type]
@@ -276,7 +276,7 @@ def test_kept_and_let_in_are_shares_of_the_memory() -> None:
         assert trace.let_in[n] == pytest.approx(float(added.abs().mean()), abs=1e-6)
 
 
-def test_shares_in_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooling_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     model = untrained(pooling="last+mean+max+attention").model
     vectors = torch.randn(6, 6)
     _, shares = look_inside(model, vectors)
@@ -297,7 +297,7 @@ def test_shares_in_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- methods and mistakes --------------------------------------------------------------------------
 
 
-def test_without_captum_occlusion_is_taken_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_captum_occlusion_is_the_only_method(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = untrained()
     assert explain(classifier, "great").method == "integrated_gradients"
     monkeypatch.setitem(sys.modules, "captum", None)
@@ -316,7 +316,7 @@ def test_without_captum_occlusion_is_taken_and_nothing_else(monkeypatch: pytest.
 HOSTILE = '<script>alert(1)</script> a\x1b[31mred & "quoted" ]]> great\x00 \u202e 好 😀'
 
 
-def test_a_picture_is_strict_xml_with_words_for_those_who_do_not_see(tmp_path: Path) -> None:
+def test_a_picture_is_valid_xml_with_alternative_text(tmp_path: Path) -> None:
     found = explain(untrained(), HOSTILE, method="occlusion")
     for name, picture in (("reading", reading(found, found.label)), ("removal", removal(found))):
         picture.write(tmp_path / f"{name}.svg")
@@ -332,7 +332,7 @@ def test_a_picture_is_strict_xml_with_words_for_those_who_do_not_see(tmp_path: P
             assert all(0 <= x <= picture.width and 0 <= y <= picture.height for x, y in line.points)
 
 
-def test_pushes_are_drawn_to_scale() -> None:
+def test_attributions_are_drawn_to_scale() -> None:
     found = explain(untrained(), TEXT, method="occlusion")
     picture = reading(found, "class 1", panels=("pushes",))
     heights = np.array([box.height for box in picture.boxes])
@@ -345,7 +345,7 @@ def test_pushes_are_drawn_to_scale() -> None:
     assert len(zero) == 1  # upwards towards the class, downwards away from it
 
 
-def test_pictures_of_the_documentation_are_there() -> None:
+def test_pictures_of_the_documentation_exist() -> None:
     docs = Path(__file__).parent.parent / "docs"
     pages = "".join(page.read_text("utf-8") for page in docs.glob("*.md"))
     linked = re.findall(r"!\[[^\]]{20,}\]\((\S+)\)", pages)
@@ -361,7 +361,7 @@ def run_it(trained_run: Path, *argv: str) -> None:
     command.main([str(trained_run), "--device=cpu", *argv])
 
 
-def test_the_command_says_what_was_found(
+def test_the_command_prints_its_result(
     trained_run: Path, trained: SentimentClassifier, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_it(trained_run, "this service was awful", "the zzz was superb")
@@ -386,14 +386,14 @@ def test_tables_are_aligned(trained: SentimentClassifier) -> None:
     assert len(bars) == 1
 
 
-def test_the_class_to_colour_for_can_be_chosen(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_coloured_class_can_be_chosen(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_it(trained_run, "this service was awful", "--class", "positive")
     shown = capsys.readouterr().out
     assert "away from | towards positive" in shown
     assert re.search(r"  awful .* -{10}\|", shown)
 
 
-def test_hostile_text_stays_text(
+def test_hostile_text_is_escaped(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page, file = tmp_path / "page.html", tmp_path / "found.json"
@@ -427,7 +427,7 @@ def test_a_browser_shows_the_page(browser: Any, trained_run: Path, tmp_path: Pat
     check_page(browser, page, scheme, pictures=4)
 
 
-def test_colours_on_a_terminal(
+def test_terminal_colours(
     trained_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -452,7 +452,7 @@ def test_colours_on_a_terminal(
         (["RUN", "so-so", "--device=gpu"], "gpu"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
+def test_errors_have_no_traceback(
     trained_run: Path,
     argv: list[str],
     expected: str,
@@ -468,7 +468,7 @@ def test_mistakes_are_told_without_a_traceback(
     assert expected in errors
 
 
-def test_an_explanation_can_be_made_in_code(trained: SentimentClassifier) -> None:
+def test_an_explanation_can_be_made_in_python(trained: SentimentClassifier) -> None:
     found = explain(trained, "this service was awful")
     assert isinstance(found, Explanation)
     assert found.label == trained.predict("this service was awful")[0].label

@@ -92,7 +92,7 @@ def test_the_graph_equals_the_model(layers: int, bidirectional: bool, pooling: s
         assert np.ptp(logits_BC, axis=0).max() > 0.01, "all texts are answered alike: nothing was compared"
 
 
-def test_a_row_is_answered_alone_as_among_others() -> None:
+def test_a_prediction_does_not_depend_on_the_batch() -> None:
     model = make_model(layers=2, pooling=ALL_POOLINGS)
     graph, inputs = build_graph(model, temperature=1.0), make_inputs(model, UNKNOWN_WORDS)
     together_BC, _ = answers(graph, inputs)
@@ -102,7 +102,7 @@ def test_a_row_is_answered_alone_as_among_others() -> None:
 
 
 @pytest.mark.parametrize("subwords", [0, 40])
-def test_int8_is_the_model_with_rounded_weights_and_nothing_else(subwords: int) -> None:
+def test_int8_equals_the_model_with_rounded_weights(subwords: int) -> None:
     """The loss is that of rounding: a model whose weights were rounded before answers alike."""
     model = make_model(layers=2, pooling=ALL_POOLINGS, subwords=subwords)
     rounded = copy.deepcopy(model)
@@ -124,13 +124,13 @@ def test_int8_is_the_model_with_rounded_weights_and_nothing_else(subwords: int) 
     assert np.abs(found_BC - model(*tensors).numpy()).max() > 1e-4, "nothing was rounded"
 
 
-def test_int8_takes_a_quarter() -> None:
+def test_int8_is_a_quarter_of_the_size() -> None:
     model = make_model(embedding_size=64, hidden_size=64)
     sizes = [len(build_graph(model, temperature=1.0, int8=i).SerializeToString()) for i in (False, True)]
     assert sizes[1] < 0.35 * sizes[0]
 
 
-def test_weights_that_no_onnx_file_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_too_large_for_onnx_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "MOST_BYTES", 100)
     with pytest.raises(ConfigError, match=r"an ONNX file holds 100 at the most.*--int8"):
         build_graph(make_model(), temperature=1.0)
@@ -189,7 +189,7 @@ print(json.dumps([classifier.labels, classifier.predict_proba(json.load(sys.stdi
 """
 
 
-def test_the_file_answers_without_this_package_or_torch(
+def test_the_runtime_works_without_this_package_or_torch(
     exported: Path, classifier: SentimentClassifier, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(exported, tmp_path / "elsewhere")
@@ -205,7 +205,7 @@ def test_the_file_answers_without_this_package_or_torch(
     np.testing.assert_allclose(probabilities_RC, classifier.predict_proba(texts), atol=1e-5)
 
 
-def test_the_file_imports_nothing_but_what_it_says() -> None:
+def test_the_runtime_imports_only_its_documented_packages() -> None:
     tree = ast.parse(runtime_source())
     names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -246,7 +246,7 @@ def test_predictions_are_those_of_the_classifier(exported: Path, classifier: Sen
     assert runtime.predict_proba(iter([])).shape == (0, 3)
 
 
-def test_texts_keep_their_order_over_batches_and_parts(
+def test_texts_keep_their_order_over_batches_and_chunks(
     exported: Path, classifier: SentimentClassifier
 ) -> None:
     runtime, texts = load_runtime(exported), many_texts(classifier)
@@ -264,7 +264,7 @@ def test_a_coverage_out_of_range_is_refused(exported: Path, coverage: float) -> 
         load_runtime(exported).predict("x", coverage=coverage)
 
 
-def test_what_is_no_text_is_refused(exported: Path) -> None:
+def test_values_that_are_not_text_are_refused(exported: Path) -> None:
     with pytest.raises(TypeError, match="a text must be a string, not int: 3"):
         load_runtime(exported).predict(["good", 3])
 
@@ -300,7 +300,7 @@ def runtime_command(folder: Path, *argv: str, stdin: bytes = b"") -> subprocess.
     )
 
 
-def test_the_file_is_a_command(exported: Path, classifier: SentimentClassifier) -> None:
+def test_the_runtime_is_a_command(exported: Path, classifier: SentimentClassifier) -> None:
     texts = ["great food", "awful \x1b[31m 😀", ""]
     given_as_words = runtime_command(exported, *texts)
     found = [json.loads(line) for line in given_as_words.stdout.splitlines()]
@@ -315,7 +315,7 @@ def test_the_file_is_a_command(exported: Path, classifier: SentimentClassifier) 
     assert "usage" in runtime_command(exported, "--help").stdout
 
 
-def test_a_reader_that_goes_away_is_no_error(exported: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(exported: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-I", str(exported / "runtime.py")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -345,7 +345,7 @@ def test_a_reader_that_goes_away_is_no_error(exported: Path) -> None:
         ({"max_tokens": 8, "truncate": "middle", "subwords": 2}, {"pooling": ALL_POOLINGS}),
     ],
 )
-def test_every_setting_is_exported(
+def test_every_architecture_is_exported(
     text: dict[str, Any], model: dict[str, Any], trained_run: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -369,7 +369,7 @@ def test_every_setting_is_exported(
         runtime.predict("x", coverage=0.9)
 
 
-def test_texts_of_the_check_are_of_every_kind() -> None:
+def test_texts_of_the_check_cover_every_kind() -> None:
     vocabulary = Vocabulary(["good", "food", "so"])
     for max_tokens in (1, 2, 50, 400):
         texts = check_texts(vocabulary.tokens[2:], max_tokens)
@@ -386,7 +386,7 @@ def test_texts_of_the_check_are_of_every_kind() -> None:
     assert len(check_texts([], 5)) == 200
 
 
-def test_the_folder_holds_its_files_and_nothing_else(exported: Path, classifier: SentimentClassifier) -> None:
+def test_the_folder_has_only_its_documented_files(exported: Path, classifier: SentimentClassifier) -> None:
     assert {path.name for path in exported.iterdir()} == FILES
     assert list(exported.parent.iterdir()) == [exported]
     facts = json.loads((exported / "model.json").read_text("utf-8"))
@@ -404,7 +404,7 @@ def swapped_gates(lstm: Any) -> Any:
     return tuple(part.numpy() for part in parts)
 
 
-def test_a_graph_that_answers_otherwise_is_not_kept(
+def test_a_graph_with_other_predictions_is_not_kept(
     trained_run: Path, classifier: SentimentClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "onnx"
@@ -422,7 +422,7 @@ def test_a_graph_that_answers_otherwise_is_not_kept(
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_answers_that_are_no_numbers_are_not_kept(trained_run: Path, tmp_path: Path) -> None:
+def test_a_graph_with_nan_predictions_is_not_kept(trained_run: Path, tmp_path: Path) -> None:
     classifier = load(trained_run, device="cpu")
     classifier.model.head.bias[0] = float("nan")
     with pytest.raises(CheckpointError, match="numbers that are not finite for 200 of 200 texts"):
@@ -430,7 +430,7 @@ def test_answers_that_are_no_numbers_are_not_kept(trained_run: Path, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_is_full_leaves_the_old_export(
+def test_a_full_disk_leaves_the_old_export(
     trained_run: Path, classifier: SentimentClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "onnx"
@@ -450,7 +450,7 @@ def test_a_disk_that_is_full_leaves_the_old_export(
     assert {path.name for path in out.iterdir()} == FILES, "loading it writes nothing"
 
 
-def test_what_is_in_the_way_stays(exported: Path, trained_run: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(exported: Path, trained_run: Path, tmp_path: Path) -> None:
     classifier = load(trained_run, device="cpu")
     with pytest.raises(RunError, match="holds an export already; replace it with --overwrite"):
         export(classifier, trained_run, exported)
@@ -516,14 +516,14 @@ def test_the_command_exports_into_the_run_and_measures_int8(
     assert facts["int8"]["changed_labels"] == changed
 
 
-def test_a_run_that_is_trained_anew_loses_its_export(trained_run: Path, tmp_path: Path) -> None:
+def test_retraining_a_run_removes_its_export(trained_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
     command.main([str(run)])
     RunFolder(run).clear()
     assert list(run.iterdir()) == []
 
 
-def test_speed_is_measured_in_turn(
+def test_speed_is_measured_interleaved(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_benchmark, "CALLS", {1: 10, 64: 10})
@@ -536,7 +536,7 @@ def test_speed_is_measured_in_turn(
     assert f"speed: texts of {file}" in capsys.readouterr().out
 
 
-def test_both_answer_the_same_texts_and_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_are_measured_alternately_on_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export_benchmark, "CALLS", {1: 10, 64: 2})
     calls: list[tuple[str, list[str]]] = []
 
@@ -562,7 +562,7 @@ def test_both_answer_the_same_texts_and_take_turns(monkeypatch: pytest.MonkeyPat
         (["RUN", "--out", "OUT", "--int8", "--file", "no.csv"], "no.csv", 2),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
+def test_errors_have_no_traceback(
     argv: list[str],
     expected: str,
     code: int,

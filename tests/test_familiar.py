@@ -31,7 +31,7 @@ def stranger(tmp_path: Path) -> Path:
     return place.run
 
 
-def test_a_stranger_gets_none_of_our_rows(stranger: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_untrusted_run_cannot_read_local_rows(stranger: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With the control: who allows it reads them, as all reports once did."""
     page = write_report(stranger, device="cpu").read_text("utf-8")
     assert "secret.csv: is named by a run that was not trained here" in page
@@ -42,7 +42,7 @@ def test_a_stranger_gets_none_of_our_rows(stranger: Path, caplog: pytest.LogCapt
     assert "the rows, labels or vocabulary are no longer those of the run" in caplog.text, "they were read"
 
 
-def test_an_error_in_our_rows_is_not_quoted_for_a_stranger(stranger: Path) -> None:
+def test_errors_in_local_rows_are_not_quoted_for_an_untrusted_run(stranger: Path) -> None:
     (stranger.parent / "secret.csv").write_text("text,label\nhunter2\n")
     assert "hunter2" not in write_report(stranger, device="cpu").read_text("utf-8")
     assert "hunter2" not in "\n".join(diagnose_run(stranger).report())
@@ -61,7 +61,7 @@ def test_resuming_reads_what_the_command_names(stranger: Path) -> None:
         resumed([*argv, "--data.train=other.csv"])
 
 
-def test_a_language_model_of_a_stranger_reads_nothing_either(tmp_path: Path) -> None:
+def test_an_untrusted_language_model_cannot_read_local_files(tmp_path: Path) -> None:
     theirs = PretrainConfig()
     text = config_yaml(theirs).replace("train: ", "train: secret.csv #", 1)
     (tmp_path / "config.yaml").write_text(text)
@@ -69,7 +69,7 @@ def test_a_language_model_of_a_stranger_reads_nothing_either(tmp_path: Path) -> 
         resumed([f"--out={tmp_path}", "--resume=true"], PretrainConfig)
 
 
-def test_our_own_run_is_read_as_ever_and_wherever_it_is_moved(configure: Configure, tmp_path: Path) -> None:
+def test_a_run_trained_here_is_trusted_even_if_moved(configure: Configure, tmp_path: Path) -> None:
     config = configure("--trainer.epochs=1")
     run(config)
     moved = Path(shutil.move(config.out, tmp_path / "moved"))
@@ -81,7 +81,7 @@ def test_our_own_run_is_read_as_ever_and_wherever_it_is_moved(configure: Configu
     assert not is_familiar(moved)
 
 
-def test_without_a_cache_nothing_is_familiar_and_nothing_fails(
+def test_without_a_cache_no_run_is_trusted_and_nothing_fails(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure("--trainer.epochs=1")

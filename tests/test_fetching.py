@@ -91,7 +91,7 @@ SERVERS = {
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("speak", SERVERS)
-def test_a_server_that_does_not_send_is_given_up(speak: Speak) -> None:
+def test_a_silent_server_times_out(speak: Speak) -> None:
     with given_up_after(20), server(speak) as url, pytest.raises(DataError) as caught, fetched(url):
         pass
     sent = SERVERS[speak]
@@ -101,7 +101,7 @@ def test_a_server_that_does_not_send_is_given_up(speak: Speak) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_filesystem_that_knows_no_timeouts_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filesystem_without_timeouts_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stuck:
         def open(self) -> IO[bytes]:
             time.sleep(60)
@@ -117,14 +117,14 @@ def test_a_filesystem_that_knows_no_timeouts_is_given_up_too(monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_name_that_is_looked_up_without_end_is_given_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_dns_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(60))
     url = "https://host.invalid/rows.csv"
     with given_up_after(20), pytest.raises(DataError, match="the server sent nothing"), fetched(url):
         pass
 
 
-def test_without_patience_a_silent_server_is_waited_for() -> None:
+def test_without_a_timeout_a_silent_server_blocks() -> None:
     """The control: the library's own opener waits for as long as nobody ends it."""
     with (
         server(silent) as url,
@@ -135,9 +135,7 @@ def test_without_patience_a_silent_server_is_waited_for() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_rows_vectors_and_every_other_use_have_the_same_patience(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_download_has_the_same_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with given_up_after(30), server(silent) as url:
         with pytest.raises(DataError, match="cannot be fetched"), open_source(url):
             pass
@@ -148,7 +146,7 @@ def test_rows_vectors_and_every_other_use_have_the_same_patience(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_slow_server_that_sends_enough_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_but_steady_server_does_not_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "PATIENCE_S", 1.0)
     monkeypatch.setattr(fetching, "LEAST_BYTES", 100)
 
@@ -162,7 +160,7 @@ def test_a_slow_server_that_sends_enough_is_waited_for(monkeypatch: pytest.Monke
         assert file.read_bytes() == b"x" * 3000
 
 
-def test_a_disk_that_is_full_is_no_fault_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_reported_as_a_server_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def __init__(self, file: Any) -> None:
             self.file = file

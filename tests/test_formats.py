@@ -93,7 +93,7 @@ def workbook(file: Path, *rows: list[Any], **sheets: list[list[Any]]) -> Path:
     return file
 
 
-def test_a_sheet_is_read_with_its_types_and_the_numbers_of_its_rows(tmp_path: Path) -> None:
+def test_a_sheet_is_read_with_types_and_row_numbers(tmp_path: Path) -> None:
     day = datetime.datetime(2020, 1, 2, 3, 4)
     file = workbook(
         tmp_path / "a.xlsx",
@@ -109,7 +109,7 @@ def test_a_sheet_is_read_with_its_types_and_the_numbers_of_its_rows(tmp_path: Pa
     assert lines == [2, 4, 5]
 
 
-def test_formulas_are_what_was_computed_and_escapes_what_they_mean(tmp_path: Path) -> None:
+def test_formulas_have_cached_values_and_escapes_are_decoded(tmp_path: Path) -> None:
     """Excel writes a carriage return as _x000D_, and keeps the last value of each formula."""
     book = workbook(tmp_path / "base.xlsx", ["text", "label"])
     row = '<row r="2"><c r="A2" t="inlineStr"><is><t>so_x000D_good</t></is></c>'
@@ -129,7 +129,7 @@ def edited(
     return file
 
 
-def test_of_several_sheets_the_first_that_is_not_hidden_is_read_and_told(
+def test_the_first_visible_sheet_is_read_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = workbook(tmp_path / "a.xlsx", ["x"], [1], More=[["text", "label"], ["so", "a"]], Rest=[["y"], [2]])
@@ -146,7 +146,7 @@ def test_of_several_sheets_the_first_that_is_not_hidden_is_read_and_told(
     assert refusal(file, sheet="Mor") == f"a.xlsx: no sheet 'Mor' (data.sheet, --sheet); {known}"
 
 
-def test_a_sheet_may_have_no_header(tmp_path: Path) -> None:
+def test_a_sheet_may_lack_a_header(tmp_path: Path) -> None:
     file = workbook(tmp_path / "a.xlsx", ["so good", 1], ["so bad", 0])
     expected = [{"1": "so good", "2": 1}, {"1": "so bad", "2": 0}]
     assert read(file, header=False) == (expected, [1, 2])
@@ -165,7 +165,7 @@ def test_a_sheet_may_have_no_header(tmp_path: Path) -> None:
         ([], "a.xlsx: holds no rows; add one for each text"),
     ],
 )  # fmt: skip
-def test_a_sheet_that_is_no_table_is_refused(tmp_path: Path, rows: list[list[Any]], message: str) -> None:
+def test_a_sheet_that_is_not_a_table_is_refused(tmp_path: Path, rows: list[list[Any]], message: str) -> None:
     assert refusal(workbook(tmp_path / "a.xlsx", *rows)) == message
 
 
@@ -179,7 +179,7 @@ def test_a_sheet_that_is_no_table_is_refused(tmp_path: Path, rows: list[list[Any
         (b"", "is no readable Excel workbook: BadZipFile File is not a zip file; save it anew"),
     ],
 )  # fmt: skip
-def test_what_is_no_workbook_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_workbook_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     assert refusal(tmp_path / "a.xlsx", content) == f"a.xlsx: {message}"
 
 
@@ -214,7 +214,7 @@ def test_xml_that_defines_entities_is_refused(tmp_path: Path) -> None:
     assert "its part 'xl/worksheets/sheet1.xml' defines entities, which no workbook needs" in said
 
 
-def test_parts_that_are_read_as_a_whole_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_read_as_a_whole_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = workbook(tmp_path / "base.xlsx", ["text", "label"], ["a", "b"])
 
     def grow(xml: str) -> str:
@@ -243,7 +243,7 @@ def test_without_openpyxl_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 # --- zip archives ---
 
 
-def test_an_archive_of_one_table_is_read_whatever_its_name(tmp_path: Path) -> None:
+def test_an_archive_of_one_table_is_read_for_any_name(tmp_path: Path) -> None:
     table = "text,label\nso good,1\n"
     expected = [{"text": "so good", "label": "1"}], [2]
     assert read(zipped(tmp_path / "a.zip", reviews__csv=table)) == expected
@@ -298,9 +298,7 @@ def test_a_damaged_or_locked_archive_is_refused(tmp_path: Path) -> None:
     assert "compression method" in refusal(tmp_path / "c.zip", method)
 
 
-def test_what_an_archive_unpacks_to_is_read_in_bounds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_an_archive_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line without an end stops at the longest that is allowed, however much follows."""
     taken = 0
     real = zipfile.ZipExtFile.read1
@@ -321,7 +319,7 @@ def test_what_an_archive_unpacks_to_is_read_in_bounds(
     assert taken < 4 << 20
 
 
-def test_a_list_of_very_many_members_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_of_too_many_members_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MOST_DIRECTORY_BYTES", 1 << 16)
     file = zipped(tmp_path / "a.zip", **{f"member{number}": "" for number in range(3000)})
     assert refusal(file) == "a.zip: holds a list of very many files; unpack it"
@@ -345,13 +343,13 @@ TREE = {"text": {"0": "so good", "1": "so bad"}, "label": {"0": 1, "1": 0}}
         ("\ufeff \n" + json.dumps(ROWS), [1, 2]),
     ],
 )
-def test_objects_are_read_as_an_array_or_in_a_row(tmp_path: Path, content: str, lines: list[int]) -> None:
+def test_objects_are_read_as_an_array_or_concatenated(tmp_path: Path, content: str, lines: list[int]) -> None:
     """Lines are those that objects begin on; of an array on one line it is their number."""
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     assert read(tmp_path / "a.json") == (ROWS, lines)
 
 
-def test_an_array_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_is_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {"text": f"text {number} " + '\\"}],é😀' * (number % 50), "label": -1.5e10} for number in range(999)
     ]
@@ -397,7 +395,7 @@ def test_json_of_another_shape_is_refused_with_its_place(tmp_path: Path, content
     assert refusal(tmp_path / "a.json", content).startswith(f"a.json:{message}")
 
 
-def test_pandas_columns_are_told_from_a_record_that_holds_lists(tmp_path: Path) -> None:
+def test_pandas_columns_are_distinguished_from_a_record_of_lists(tmp_path: Path) -> None:
     row = {"text": "so", "label": 1, "spans": [{"from": 0}]}
     (tmp_path / "a.json").write_text(json.dumps(row))
     assert read(tmp_path / "a.json")[0] == [row]
@@ -521,7 +519,7 @@ def test_many_rows_of_feather_come_in_parts(tmp_path: Path, monkeypatch: pytest.
     assert ([record["text"] for record in records], numbers) == (texts, list(range(1, 3001)))
 
 
-def test_feather_that_is_damaged_or_something_else_is_refused(tmp_path: Path) -> None:
+def test_damaged_or_foreign_feather_is_refused(tmp_path: Path) -> None:
     out = io.BytesIO()
     with pa.ipc.new_stream(out, pa.schema([("text", pa.string())])) as writer:
         writer.write_batch(pa.record_batch({"text": ["so"]}))
@@ -559,7 +557,7 @@ def bombs() -> dict[str, pa.RecordBatch]:
 
 @pytest.mark.parametrize("kind", ["large", "dictionary", "run ends", "nothing"])
 @pytest.mark.parametrize("form", ["file", "stream"])
-def test_feather_that_would_unpack_to_much_is_refused(
+def test_feather_that_unpacks_to_too_much_is_refused(
     tmp_path: Path, kind: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = bombs()[kind]
@@ -630,14 +628,14 @@ def test_fasttext_is_trained_on_and_several_labels_are_refused_with_their_lines(
          ".csv file"),
     ],
 )  # fmt: skip
-def test_lines_of_another_form_are_told_what_they_look_like(
+def test_lines_of_another_format_are_named_in_the_error(
     tmp_path: Path, lines: list[str], message: str
 ) -> None:
     expected = f"a.txt:2: {message}"
     assert refusal(tmp_path / "a.txt", "\n" + "\n".join(lines) + "\n").replace("\\\\", "\\") == expected
 
 
-def test_the_way_out_for_texts_with_an_at_sign_works(tmp_path: Path) -> None:
+def test_the_suggested_fix_for_texts_with_an_at_sign_works(tmp_path: Path) -> None:
     lines = [f'He said "so {n} @ 3 % .@{("good", "bad")[n % 2]}' for n in range(40)]
     said = refusal(tmp_path / "a.txt", "\n".join(lines) + "\n")
     command = re.search(r"\((sed .*?) OLD > NEW\.tsv\)", said)
@@ -653,7 +651,7 @@ def test_the_way_out_for_texts_with_an_at_sign_works(tmp_path: Path) -> None:
     assert len(corpus.train) == 36
 
 
-def test_plain_lines_are_texts_where_no_labels_are_needed(tmp_path: Path) -> None:
+def test_plain_lines_are_texts_if_no_labels_are_needed(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text('(not a tree) so good\n\n"quoted"\tas is\r\nlast', newline="")
     expected = [(1, "(not a tree) so good"), (2, ""), (3, '"quoted"\tas is'), (4, "last")]
     records, lines = read(tmp_path / "a.txt", labelled=False)
@@ -712,7 +710,7 @@ def test_text_of_a_workbook_is_never_a_formula(tmp_path: Path) -> None:
     assert found[4:] == [datetime.datetime(2020, 1, 2), str(2**60), None, '{"a": 1}', "x"]
 
 
-def test_what_a_workbook_cannot_hold_is_refused_and_nothing_left(tmp_path: Path) -> None:
+def test_values_a_workbook_cannot_store_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(
             DataError, match=r"out\.xlsx: a text has 32,768 characters, and a cell of Excel 32,767"
@@ -723,7 +721,7 @@ def test_what_a_workbook_cannot_hold_is_refused_and_nothing_left(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_sheet_is_a_setting_and_an_option(tmp_path: Path, trained_run: Path) -> None:
+def test_the_sheet_can_be_set_by_setting_and_option(tmp_path: Path, trained_run: Path) -> None:
     rows = [["text", "label"], *map(list, make_rows(30))]
     file = workbook(tmp_path / "a.xlsx", ["x"], [1], rows=rows)
     assert len(trained(file, tmp_path, sheet="rows").train) == 27
@@ -739,7 +737,7 @@ def test_a_note_of_the_sheet_is_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_unknown_endings_say_what_they_are_and_what_is_read(tmp_path: Path) -> None:
+def test_unknown_extensions_list_supported_formats(tmp_path: Path) -> None:
     for ending, words in (
         (".xls", "save it as .xlsx"),
         (".pkl", "a pickle"),

@@ -52,7 +52,7 @@ def settings_of(file: Path, content: bytes) -> object:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_only_our_own_errors_come_out(name: str, tmp_path: Path) -> None:
+def test_parsers_raise_only_sentiment_errors(name: str, tmp_path: Path) -> None:
     """The same inputs in each run; scripts/fuzz and scripts/soak try others."""
     try_inputs(TARGETS[name], TARGETS[name].count, tmp_path, same=True)
 
@@ -72,7 +72,7 @@ class TestRuns(run_machine.Runs.TestCase):
 @pytest.mark.parametrize(
     ("mistake", "error"), [("raises", IndexError), ("obeyed", AssertionError), ("changed", AssertionError)]
 )
-def test_a_parser_with_a_mistake_is_found_out(
+def test_a_faulty_parser_is_detected(
     mistake: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: an error that is not ours, a message that a terminal obeys, a value that is another."""
@@ -99,14 +99,14 @@ def test_a_message_may_hold_an_emoji_of_several_parts(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not guided.installed() and "CI" not in os.environ, reason="there is no atheris for this system"
 )
-def test_guidance_finds_what_chance_does_not(tmp_path: Path) -> None:
+def test_coverage_guidance_finds_what_random_inputs_do_not(tmp_path: Path) -> None:
     [found] = guided.run(["hidden"], seconds=60, at_once=1, failures=tmp_path)
     assert found.failure is not None
     assert found.failure.read_bytes()[1:5] == b"fuzz"
     assert found.inputs < 2**20
 
 
-def test_an_input_can_be_given_to_its_target_again(
+def test_an_input_can_be_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(HERE.parent / "scripts"))
@@ -156,14 +156,14 @@ def test_a_file_is_blamed_on_the_line_that_cannot_be_decoded(tmp_path: Path, enc
     assert caught.value.line == 5
 
 
-def test_utf_16_without_its_mark_is_refused(tmp_path: Path) -> None:
+def test_utf_16_without_a_byte_order_mark_is_refused(tmp_path: Path) -> None:
     """Looking for the line that cannot be decoded met the lack of it a second time."""
     (tmp_path / "rows.csv").write_bytes(bytes(11) + b"\xdc")
     with pytest.raises(DataError):
         rows_of(tmp_path / "rows.csv", encoding="utf-16")
 
 
-def test_a_mark_at_the_beginning_of_the_first_row_stays(tmp_path: Path) -> None:
+def test_a_byte_order_mark_within_the_first_row_is_kept(tmp_path: Path) -> None:
     """Where it begins to read, pandas takes it for that of the file; a quote behind it would open a field."""
     file = tmp_path / "rows.csv"
     file.write_bytes('text,label\n\ufeffgood,x\n\ufeff"a",y\n'.encode())
@@ -174,7 +174,7 @@ def test_a_mark_at_the_beginning_of_the_first_row_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("record", ["a\r\n", "a\r", '"a\r\nb""c"\r\n', "é😀\n", '""\n'])
-def test_a_record_at_the_edge_of_what_pandas_reads_at_once_is_whole(tmp_path: Path, record: str) -> None:
+def test_a_record_at_a_pandas_buffer_boundary_is_intact(tmp_path: Path, record: str) -> None:
     """It reads 256 KiB at a time; each place of the records stands at the edge once."""
     file = tmp_path / "rows.csv"
     rows = [record.replace("\n", ",x\n") if record.endswith("\n") else "a,x\r"] * 3
@@ -189,7 +189,7 @@ def test_a_record_at_the_edge_of_what_pandas_reads_at_once_is_whole(tmp_path: Pa
 @pytest.mark.parametrize(
     "name", ["a\0.csv", "\ud800.csv", "~no-such-user/a.csv", "package:json/\0", "http://[/a.csv"]
 )
-def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
+def test_an_invalid_file_name_is_refused(name: str) -> None:
     with pytest.raises(DataError) as caught, open_source(name):
         pass
     assert str(caught.value).isprintable() or "http" in name
@@ -199,7 +199,7 @@ def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [101, 600, 900, 5000])
-def test_json_too_deep_to_be_written_again_is_refused(tmp_path: Path, depth: int) -> None:
+def test_too_deeply_nested_json_is_refused(tmp_path: Path, depth: int) -> None:
     """An escape of half a character made a function call itself, and so did writing such a row."""
     file = tmp_path / "rows.jsonl"
     for opened, closed in (("[", "]"), ('{"a":', "}")):
@@ -222,13 +222,13 @@ def test_json_too_deep_to_be_written_again_is_refused(tmp_path: Path, depth: int
         pa.array([-(2**62)], pa.timestamp("us", "UTC")),
     ],
 )
-def test_a_time_that_python_lacks_is_refused(tmp_path: Path, column: pa.Array) -> None:
+def test_a_time_out_of_python_range_is_refused(tmp_path: Path, column: pa.Array) -> None:
     pq.write_table(pa.table({"text": ["so"], "at": column}), tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="is no readable Parquet file"):
         rows_of(tmp_path / "rows.parquet")
 
 
-def test_a_parquet_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_parquet_column_is_refused(tmp_path: Path) -> None:
     """The last one would have been read, without a word."""
     table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     pq.write_table(table, tmp_path / "rows.parquet")
@@ -239,7 +239,7 @@ def test_a_parquet_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
 # -- word vectors ----------------------------------------------------------------------------------
 
 
-def test_a_number_too_many_in_one_line_does_not_make_up_for_one_too_few_in_another(tmp_path: Path) -> None:
+def test_vector_lines_of_wrong_length_do_not_compensate(tmp_path: Path) -> None:
     """A tab was counted as part of a number, and then divided two: all vectors behind it were shifted."""
     file = tmp_path / "vectors.txt"
     file.write_bytes(b"so 1\t2 3\ngood  4\n")
@@ -292,7 +292,7 @@ def test_yaml_in_quotes_does_not_grow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["*.csv", "a & b", "! wow", "!important", "[*", "{", "a: b: c", "5 * 3", "https://a/*b"]
 )
-def test_text_without_tricks_stays_text(text: str) -> None:
+def test_plain_text_is_unchanged(text: str) -> None:
     assert not has_tricks(text)
     assert parse_config(["--data.text_column", text], program="x", description="").data.text_column == text
 
@@ -311,15 +311,13 @@ def test_a_control_character_on_the_command_line_is_shown(tmp_path: Path) -> Non
     "content",
     [b"a: !!int ''", b"a: !!bool maybe", b"a: !!timestamp x", b"a: !!set {b}", b'a: "\\UFFFFFFFF"', b'"\\0"'],
 )
-def test_yaml_of_a_run_with_a_tag_or_an_impossible_character_is_refused(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_yaml_of_a_run_with_a_tag_or_an_invalid_character_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"config\.yaml:1"):
         yaml_of(tmp_path / "config.yaml")
 
 
-def test_half_a_character_in_json_of_a_run_is_refused(tmp_path: Path) -> None:
+def test_an_unpaired_surrogate_in_json_of_a_run_is_refused(tmp_path: Path) -> None:
     """A class of that name could be predicted, and then not be printed."""
     (tmp_path / "labels.json").write_text('{"labels": ["a", "\\uD83D"], "map": {}}')
     with pytest.raises(CheckpointError, match=r"labels\.json: is not JSON"):
@@ -328,7 +326,7 @@ def test_half_a_character_in_json_of_a_run_is_refused(tmp_path: Path) -> None:
     assert json_of(tmp_path / "labels.json") == {"labels": ["😀"]}
 
 
-def test_facts_of_an_export_that_are_none_are_a_value_error(tmp_path: Path) -> None:
+def test_invalid_metadata_of_an_export_is_a_value_error(tmp_path: Path) -> None:
     whole = model_facts()
     (tmp_path / runtime.MODEL).write_bytes(graph())
     for name in ("labels", "text", "vocabulary", "thresholds"):

@@ -65,7 +65,7 @@ WORK: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", WORK)
-def test_texts_are_answered_whatever_holds_them(
+def test_texts_are_predicted_from_any_container(
     classifier: SentimentClassifier, runtime: Any, kind: str
 ) -> None:
     expected_RC = classifier.predict_proba(TEXTS)
@@ -81,7 +81,7 @@ def test_texts_are_answered_whatever_holds_them(
     "nothing",
     [[], pd.Series([], dtype=object), np.array([], str), pa.table({"text": pa.array([], "string")})],
 )
-def test_no_texts_get_no_answers(classifier: SentimentClassifier, runtime: Any, nothing: Any) -> None:
+def test_no_texts_give_no_predictions(classifier: SentimentClassifier, runtime: Any, nothing: Any) -> None:
     assert classifier.predict(nothing) == runtime.predict(nothing) == []
 
 
@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_list_of_texts_is_refused_in_words(
+def test_an_argument_that_is_not_a_list_of_texts_is_refused(
     classifier: SentimentClassifier, runtime: Any, kind: str
 ) -> None:
     given, told = REFUSED[kind]
@@ -130,7 +130,7 @@ def test_what_is_no_list_of_texts_is_refused_in_words(
 
 
 @pytest.mark.parametrize("kind", ["dict", "frame"])
-def test_the_names_of_columns_look_like_texts(kind: str) -> None:
+def test_a_data_frame_is_not_taken_for_its_column_names(kind: str) -> None:
     """The fault: iterating over a table or a map yields its names."""
     given, _ = REFUSED[kind]
     assert all(isinstance(name, str) for name in given)
@@ -141,7 +141,7 @@ def test_the_names_of_columns_look_like_texts(kind: str) -> None:
 @pytest.mark.parametrize(
     "texts", [pd.Series(["good", None]), pa.array(["good", None]), [["good"]], [b"good"]]
 )
-def test_a_text_that_is_missing_is_refused(classifier: SentimentClassifier, runtime: Any, texts: Any) -> None:
+def test_a_missing_text_is_refused(classifier: SentimentClassifier, runtime: Any, texts: Any) -> None:
     with pytest.raises(DataError, match="a text must be a string, not "):
         classifier.predict(texts)
     with pytest.raises(TypeError, match="a text must be a string, not "):

@@ -33,7 +33,7 @@ class RecordingLibrary:
 
 
 @pytest.mark.parametrize(("most", "taken"), [(1 << 40, 1 << 30), (32 << 20, 32 << 20)])
-def test_large_blocks_set_free_are_kept(monkeypatch: pytest.MonkeyPatch, most: int, taken: int) -> None:
+def test_freed_large_blocks_are_kept(monkeypatch: pytest.MonkeyPatch, most: int, taken: int) -> None:
     """Older versions of glibc refuse a threshold above 32 MB."""
     library = RecordingLibrary(most)
     monkeypatch.setattr("ctypes.CDLL", lambda name: library)
@@ -42,7 +42,7 @@ def test_large_blocks_set_free_are_kept(monkeypatch: pytest.MonkeyPatch, most: i
     assert library.settings == {-1: 1 << 30, -3: taken}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
-def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_not_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
     library = RecordingLibrary(1 << 40)
     monkeypatch.setattr("ctypes.CDLL", lambda name: library)
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
@@ -59,7 +59,7 @@ print(set_up_cpu(1), before, bool(tiny * 0.5))
 """
 
 
-def test_denormal_numbers_become_zero() -> None:
+def test_denormals_are_flushed_to_zero() -> None:
     result = subprocess.run(
         [sys.executable, "-c", FLUSHED], check=True, capture_output=True, text=True, timeout=120
     )
@@ -79,7 +79,7 @@ with torch.no_grad():
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="where oneDNN computes LSTMs")
 @pytest.mark.parametrize(("kept", "found"), [(None, "miss"), ("1024", "hit")])
-def test_kernels_of_many_lengths_are_not_all_kept(kept: str | None, found: str) -> None:
+def test_the_kernel_cache_is_bounded(kept: str | None, found: str) -> None:
     """The kernel of the first length has to be made again; the control is what the user may ask for."""
     environment = {name: value for name, value in os.environ.items() if name != KERNEL_COUNT}
     environment |= {"ONEDNN_VERBOSE": "2"} | ({KERNEL_COUNT: kept} if kept else {})
@@ -149,7 +149,7 @@ print(pick_precision("auto", cpu), facts["bf16_on_cpu"], lstm_takes_bf16(), libr
     ],
     ids=lambda mask: " ".join(mask.values()) or "none",
 )
-def test_what_is_picked_runs_on_a_cpu_with_fewer_abilities(mask: dict[str, str]) -> None:
+def test_the_chosen_precision_runs_on_an_older_cpu(mask: dict[str, str]) -> None:
     result = subprocess.run(
         [sys.executable, "-c", PICKED],
         check=True, capture_output=True, text=True, timeout=120, env={**os.environ, **mask},
@@ -163,11 +163,11 @@ def test_what_is_picked_runs_on_a_cpu_with_fewer_abilities(mask: dict[str, str])
         assert compiled == "False"
 
 
-def test_asking_for_bf16_draws_no_random_number() -> None:
+def test_probing_bf16_does_not_change_the_random_state() -> None:
     before = torch.get_rng_state()
     lstm_takes_bf16()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_where_bf16_is_picked_its_lstm_runs() -> None:
+def test_if_bf16_is_chosen_its_lstm_runs() -> None:
     assert pick_precision("auto", torch.device("cpu")) == "fp32" or lstm_takes_bf16()

@@ -55,7 +55,7 @@ def read_all(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_enough_hostile_files() -> None:
     names = [attack.name for attack in ATTACKS]
     assert len(set(names)) == len(names) >= 150
 
@@ -77,7 +77,7 @@ def test_a_hostile_file_does_no_harm(read_all: Run, attack: Attack) -> None:
         assert found["said"].isprintable()
 
 
-def test_the_same_files_do_harm_where_they_are_trusted(read_all: Run) -> None:
+def test_the_same_files_do_harm_if_trusted(read_all: Run) -> None:
     """The control: what would be read without care makes the canary, each and every one."""
     works = read_all("control")
     readers = ("pickle.loads", "torch.load")
@@ -88,7 +88,7 @@ def test_the_same_files_do_harm_where_they_are_trusted(read_all: Run) -> None:
     ]
 
 
-def test_a_name_that_can_be_guessed_is_written_through(tmp_path: Path) -> None:
+def test_a_predictable_temporary_name_is_written_through(tmp_path: Path) -> None:
     """The control: what opens a name made of the process's number follows the link, and empties the file."""
     victim, run = tmp_path / "victim.txt", tmp_path / "run"
     run.mkdir()
@@ -107,9 +107,7 @@ def test_a_name_that_can_be_guessed_is_written_through(tmp_path: Path) -> None:
     assert not (run / "report.html").is_symlink()
 
 
-def test_what_is_unfinished_has_another_name_each_time_and_is_never_there_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_temporary_names_are_unpredictable_and_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where a name is guessed, nothing is opened that is there."""
     assert len({unfinished(tmp_path / "a") for _ in range(100)}) == 100
     (tmp_path / "victim").write_text("mine")
@@ -188,11 +186,11 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *(HERE.parent / "scripts").glob("*.py"
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)
-def test_no_code_reads_what_could_run(file: Path) -> None:
+def test_no_code_uses_unsafe_readers(file: Path) -> None:
     assert unsafe_code(file.name, file.read_text("utf-8")) == []
 
 
-def test_exceptions_to_the_rule_are_still_needed() -> None:
+def test_exceptions_are_still_needed() -> None:
     sources = {file.name: file.read_text("utf-8") for file in SOURCES}
     sources |= {"__init__.py": (PACKAGE / "__init__.py").read_text("utf-8")}
     for known in KNOWN:
@@ -224,7 +222,7 @@ def test_exceptions_to_the_rule_are_still_needed() -> None:
         "try:\n    f()\nexcept:\n    pass",
     ],
 )
-def test_unsafe_code_is_noticed(code: str) -> None:
+def test_unsafe_code_is_detected(code: str) -> None:
     assert unsafe_code("a.py", code)
 
 
@@ -240,5 +238,5 @@ def test_unsafe_code_is_noticed(code: str) -> None:
         "try:\n    f()\nexcept OSError:\n    pass",
     ],
 )
-def test_safe_code_is_let_through(code: str) -> None:
+def test_safe_code_is_accepted(code: str) -> None:
     assert unsafe_code("a.py", code) == []

@@ -111,7 +111,7 @@ def plain(shown: str) -> bool:
 # -- pages and cards ---------------------------------------------------------------------------------
 
 
-def test_a_report_has_no_other_elements_for_it(hostile: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_hostile_text_adds_no_elements_to_a_report(hostile: tuple[Path, list[str]], tmp_path: Path) -> None:
     run, _ = hostile
     good = Path(shutil.copytree(GOOD_RUN, tmp_path / "good"))
     (good / "environment.json").write_text((run / "environment.json").read_text("utf-8").replace("<", ""))
@@ -125,7 +125,9 @@ def test_a_report_has_no_other_elements_for_it(hostile: tuple[Path, list[str]], 
     assert HOSTILE["script"] in found.text
 
 
-def test_an_explanation_has_no_other_elements_for_it(hostile: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_hostile_text_adds_no_elements_to_an_explanation(
+    hostile: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     run, labels = hostile
     pages = []
     for folder, text in ((GOOD_RUN, "a great bed"), (run, f"a great {labels[0]}")):
@@ -136,7 +138,9 @@ def test_an_explanation_has_no_other_elements_for_it(hostile: tuple[Path, list[s
     assert HOSTILE["script"] in pages[1].text
 
 
-def test_a_model_card_is_the_same_but_for_the_words(hostile: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_hostile_text_does_not_change_the_structure_of_a_model_card(
+    hostile: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     """Its tables have as many cells, and what Markdown and HTML would make of the words is escaped."""
     run, _ = hostile
     cards = []
@@ -157,7 +161,7 @@ def test_a_model_card_is_the_same_but_for_the_words(hostile: tuple[Path, list[st
 # -- terminal and log --------------------------------------------------------------------------------
 
 
-def test_commands_show_it_and_do_not_obey_it(
+def test_commands_escape_hostile_text(
     hostile: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, labels = hostile
@@ -205,7 +209,7 @@ def test_a_log_line_is_one_line_of_text(text: str, capsys: pytest.CaptureFixture
     assert shown.startswith("rows of ")
 
 
-def test_other_packages_are_heard_when_they_warn_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_packages_log_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     with logging_to_stdout():
         for name in ("lstm_sentiment.training.trainer", "matplotlib.font_manager"):
             logging.getLogger(name).info("a note")
@@ -214,7 +218,7 @@ def test_other_packages_are_heard_when_they_warn_alone(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_an_error_is_shown_and_not_obeyed(
+def test_hostile_text_in_errors_is_escaped(
     text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def main(_: list[str]) -> None:
@@ -227,7 +231,7 @@ def test_an_error_is_shown_and_not_obeyed(
     assert plain(capsys.readouterr().err)
 
 
-def test_the_control_a_terminal_would_obey() -> None:
+def test_unescaped_text_controls_the_terminal() -> None:
     """What is escaped would be more than text: that is what these tests look for."""
     assert [name for name, text in HOSTILE.items() if not plain(text)] == ["terminal", "lines", "directions"]
     found = Tags(f"<p>{HOSTILE['end of a script']}{HOSTILE['script']}</p>").found
@@ -298,7 +302,7 @@ def labelled(folder: Path, texts: Iterable[str], ending: str, *more: str) -> Pat
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "CSV.gz"])
-def test_a_spreadsheet_computes_nothing_where_that_is_asked_for(tmp_path: Path, ending: str) -> None:
+def test_spreadsheet_safe_tables_have_no_formulas(tmp_path: Path, ending: str) -> None:
     out = labelled(tmp_path, [*FORMULAS, *HARMLESS], ending, "--spreadsheet-safe")
     found = pd.read_csv(out, sep="\t" if ending == "tsv" else ",", dtype=str, keep_default_na=False)
     assert list(found.columns)[:4] == ["n", "text", "'=note", "predicted_label"]
@@ -320,9 +324,7 @@ def computed(file: Path, separator: str) -> list[str]:
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
-def test_a_number_that_begins_a_line_is_none_where_another_separator_is_taken(
-    tmp_path: Path, ending: str
-) -> None:
+def test_a_leading_number_is_escaped_for_other_separators(tmp_path: Path, ending: str) -> None:
     rows = [{"n": "-1", "text": "2+cmd|' /C calc'!A0"}, {"n": "-0.5", "text": "+3"}, {"n": "7", "text": "-2"}]
     file, out = tmp_path / "rows.jsonl", tmp_path / f"out.{ending}"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -333,7 +335,7 @@ def test_a_number_that_begins_a_line_is_none_where_another_separator_is_taken(
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
-def test_it_computes_nothing_whatever_separator_it_takes(tmp_path: Path, ending: str) -> None:
+def test_spreadsheet_safe_tables_have_no_formulas_for_any_separator(tmp_path: Path, ending: str) -> None:
     safe = labelled(tmp_path, [*FORMULAS, *HARMLESS], ending, "--spreadsheet-safe")
     assert [cell for separator in ",;\t|" for cell in computed(safe, separator)] == []
     unsafe = labelled(tmp_path, [*FORMULAS, *HARMLESS], ending)
@@ -341,7 +343,7 @@ def test_it_computes_nothing_whatever_separator_it_takes(tmp_path: Path, ending:
         assert computed(unsafe, separator)
 
 
-def test_a_text_of_nothing_but_beginnings_takes_time_linear_in_its_length() -> None:
+def test_escaping_formulas_takes_linear_time() -> None:
     texts = ["\n" * 200_000 + "=", "; " * 100_000, " " * 200_000 + "=", ";-1" * 70_000, "=;" * 100_000]
     started = time.process_time()
     for text in (*texts, ";" + '"' * 200_000, ';"' * 100_000, "-" + "1" * 200_000 + "x"):
@@ -349,7 +351,7 @@ def test_a_text_of_nothing_but_beginnings_takes_time_linear_in_its_length() -> N
     assert time.process_time() - started < 5
 
 
-def test_otherwise_texts_are_written_as_they_are(tmp_path: Path) -> None:
+def test_by_default_texts_are_written_unchanged(tmp_path: Path) -> None:
     rows = write_csv(tmp_path / "rows.csv", [(text, "positive") for text in list(FORMULAS)[:4]])
     predict.main([str(GOOD_RUN), f"--file={rows}", f"--out={tmp_path / 'out.csv'}"])
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
@@ -357,13 +359,13 @@ def test_otherwise_texts_are_written_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("argv", [["--out=a.jsonl"], ["--out=a.parquet"], []])
-def test_a_safe_table_is_one_for_spreadsheets(argv: list[str]) -> None:
+def test_a_spreadsheet_safe_table_needs_a_spreadsheet_format(argv: list[str]) -> None:
     with pytest.raises(Exception, match="--spreadsheet-safe goes with --out and a name that ends in"):
         predict.main(["run", "--file=rows.csv", *argv, "--spreadsheet-safe"])
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_tables_give_back_what_they_were_given(tmp_path: Path, text: str) -> None:
+def test_tables_round_trip(tmp_path: Path, text: str) -> None:
     assert json.loads(to_json_line({"text": text})) == {"text": text}
     assert not re.search("[\x00-\x1f\x7f-\x9f\u2028]", to_json_line({"text": text}))
     with open_table(str(tmp_path / "rows.csv")) as write:
@@ -372,7 +374,7 @@ def test_tables_give_back_what_they_were_given(tmp_path: Path, text: str) -> Non
         assert list(csv.DictReader(file)) == [{"text": text, "after": "x"}]
 
 
-def test_json_lines_turn_no_text_round_on_a_terminal() -> None:
+def test_json_lines_escape_bidirectional_controls() -> None:
     """Characters that change the direction of what follows are escaped, and read back as they were."""
     turning = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
     line = to_json_line({"text": f"a{turning}b"})

@@ -59,7 +59,7 @@ def published(reported_run: Path, tmp_path: Path) -> Path:
 # -- folders ---------------------------------------------------------------------------------------
 
 
-def test_a_published_folder_answers_bit_for_bit(reported_run: Path, published: Path) -> None:
+def test_a_published_folder_gives_bit_equal_predictions(reported_run: Path, published: Path) -> None:
     expected = load(reported_run).predict_proba(TEXTS)
     for folder in (published, str(published)):
         assert (SentimentClassifier.from_pretrained(folder).predict_proba(TEXTS) == expected).all()
@@ -68,13 +68,13 @@ def test_a_published_folder_answers_bit_for_bit(reported_run: Path, published: P
     assert weights[0] == weights[1]
 
 
-def test_it_holds_what_is_needed_and_nothing_else(published: Path, tmp_path: Path) -> None:
+def test_it_has_only_the_needed_files(published: Path, tmp_path: Path) -> None:
     found = {file.relative_to(published).as_posix() for file in published.rglob("*") if file.is_file()}
     assert found == set(FILES)
     assert list(tmp_path.iterdir()) == [published]
 
 
-def test_nothing_tells_where_it_was_trained(reported_run: Path, published: Path) -> None:
+def test_nothing_reveals_where_it_was_trained(reported_run: Path, published: Path) -> None:
     assert b"secret-user" in (reported_run / "config.yaml").read_bytes()
     for file in published.rglob("*"):
         if file.is_file():
@@ -105,13 +105,13 @@ def test_paths_and_keys_of_all_sources_are_left_out() -> None:
     assert public_config(kept) == kept
 
 
-def test_published_again_it_is_the_same(published: Path, tmp_path: Path) -> None:
+def test_publishing_twice_gives_the_same_files(published: Path, tmp_path: Path) -> None:
     load(published).save_pretrained(tmp_path / "again", name="tweets", license="mit", language="en")
     for name in FILES:
         assert (published / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-def test_a_folder_in_use_is_left_alone(reported_run: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_not_touched(reported_run: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="not empty"):
         load(reported_run).save_pretrained(tmp_path)
@@ -135,7 +135,7 @@ def test_a_failure_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_whole_finished_run_is_published(reported_run: Path, tmp_path: Path) -> None:
+def test_only_an_intact_finished_run_is_published(reported_run: Path, tmp_path: Path) -> None:
     shutil.copytree(reported_run, tmp_path / "run")
     classifier = load(tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
@@ -148,7 +148,7 @@ def test_only_a_whole_finished_run_is_published(reported_run: Path, tmp_path: Pa
     assert not (tmp_path / "new").exists()
 
 
-def test_an_estimator_is_published_by_way_of_a_folder(tmp_path: Path) -> None:
+def test_an_estimator_is_published_through_a_folder(tmp_path: Path) -> None:
     texts, labels = (list(column) for column in zip(*make_rows(60), strict=True))
     estimator = SentimentEstimator(epochs=1, embedding_size=8, hidden_size=8, subwords=0, threads=1)
     estimator.fit(texts, labels)
@@ -165,7 +165,7 @@ def test_an_estimator_is_published_by_way_of_a_folder(tmp_path: Path) -> None:
 # -- the card --------------------------------------------------------------------------------------
 
 
-def test_the_hub_reads_the_cards_numbers(reported_run: Path, published: Path) -> None:
+def test_the_hub_parses_the_metrics_of_the_card(reported_run: Path, published: Path) -> None:
     card = ModelCard.load(published / "README.md")  # real code of the Hub's package
     metrics = json.loads((reported_run / "metrics.json").read_text())
     assert (card.data.license, card.data.language, card.data.model_name) == ("mit", "en", "tweets")
@@ -176,7 +176,7 @@ def test_the_hub_reads_the_cards_numbers(reported_run: Path, published: Path) ->
     assert {(r.dataset_name, r.dataset_split) for r in card.data.eval_results} == {("my_rows.csv", "test")}
 
 
-def test_without_being_told_it_claims_no_license_and_no_language(reported_run: Path, tmp_path: Path) -> None:
+def test_license_and_language_are_not_claimed_by_default(reported_run: Path, tmp_path: Path) -> None:
     load(reported_run).save_pretrained(tmp_path / "new")
     data = ModelCard.load(tmp_path / "new" / "README.md").data
     assert (data.license, data.language) == (None, None)
@@ -191,7 +191,7 @@ def rows_of(card: str, heading: str) -> dict[str, list[str]]:
     return {cells[0].replace("\0", "\\|"): cells[1:] for cells in lines}
 
 
-def test_tables_hold_the_reports_numbers(reported_run: Path, published: Path) -> None:
+def test_tables_have_the_numbers_of_the_report(reported_run: Path, published: Path) -> None:
     card = (published / "README.md").read_text()
     metrics, data = (json.loads((reported_run / f"{name}.json").read_text()) for name in ("metrics", "data"))
     columns = [metrics["test"], *metrics["baselines"].values()]
@@ -209,7 +209,7 @@ def test_tables_hold_the_reports_numbers(reported_run: Path, published: Path) ->
     assert ("is ahead of this model" in card) == ahead
 
 
-def test_names_of_users_stay_text(published: Path) -> None:
+def test_user_provided_names_are_escaped(published: Path) -> None:
     card = (published / "README.md").read_text()
     body = card.split("---\n", 2)[2]
     assert "<b>" not in body
@@ -229,7 +229,9 @@ def test_a_name_cannot_break_out_of_the_front_matter(reported_run: Path, tmp_pat
 # -- names on the Hub ------------------------------------------------------------------------------
 
 
-def test_only_our_files_are_fetched(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_files_of_the_format_are_fetched(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (published / "pytorch_model.bin").write_bytes(b"a pickle")
     (published / "best" / "evil.py").write_text("raise SystemExit")
     asked: dict[str, Any] = {}
@@ -257,7 +259,7 @@ def test_only_our_files_are_fetched(published: Path, tmp_path: Path, monkeypatch
     assert found == set(FILES)
 
 
-def test_a_foreign_model_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_another_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
     with pytest.raises(RunError, match=r"'user/bert': .* was not made by lstm_sentiment"):
         SentimentClassifier.from_pretrained("user/bert")
@@ -266,7 +268,7 @@ def test_a_foreign_model_is_told_apart(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "name", ["no/such/folder", "/no/such", "a b", "./tweets", "", "tweetz", "a/b/", "../x"]
 )
-def test_what_can_be_no_name_is_never_asked_for(
+def test_invalid_repository_names_are_not_requested(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -277,7 +279,7 @@ def test_what_can_be_no_name_is_never_asked_for(
         SentimentClassifier.from_pretrained(name)
 
 
-def test_offline_it_says_so(tmp_path: Path) -> None:
+def test_offline_the_error_says_so(tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match=r"'runs/tweetz': .* cannot be reached.* no folder 'runs/tweetz' either"
     ):
@@ -393,7 +395,7 @@ def answered(kind: type[Exception], status: int) -> Exception:
         (lambda: ConnectionResetError("reset"), "reset"),
     ],
 )
-def test_what_the_hub_refuses_is_told(
+def test_hub_errors_are_reported(
     reported_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Any, expected: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeHub(tmp_path / "kept", failure()))
@@ -403,13 +405,13 @@ def test_what_the_hub_refuses_is_told(
     assert isinstance(caught.value, SentimentError)
 
 
-def test_really_offline_a_push_fails_in_words(reported_run: Path) -> None:
+def test_pushing_offline_fails_with_a_message(reported_run: Path) -> None:
     with pytest.raises(RunError, match="cannot be reached"):
         load(reported_run).push_to_hub("user/tweets", token="hf_x")
 
 
 @pytest.mark.parametrize("name", ["tweets", "a/b/c", "user/", "/tweets", "user/a b", "../x"])
-def test_a_push_needs_a_whole_name(
+def test_pushing_needs_a_full_repository_name(
     reported_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     hub = FakeHub(tmp_path / "kept")

@@ -97,7 +97,7 @@ def test_no_modules_import_each_other() -> None:
     assert sorted(order) == sorted(MODULES)
 
 
-def test_packages_have_few_modules_and_say_what_they_are_for() -> None:
+def test_packages_have_few_modules_and_a_docstring() -> None:
     counts = Counter(module.rpartition(".")[0] for module in MODULES if "." in module)
     assert {package: count for package, count in counts.items() if count > MOST_MODULES} == {}
     for package in counts:
@@ -105,7 +105,7 @@ def test_packages_have_few_modules_and_say_what_they_are_for() -> None:
         assert ast.get_docstring(ast.parse(source)), package
 
 
-def test_imports_are_found_wherever_they_stand() -> None:
+def test_imports_are_found_anywhere_in_a_module() -> None:
     code = "def f():\n    from lstm_sentiment.text.tokenizers import words\n"
     code += "from lstm_sentiment import train, load\nimport lstm_sentiment.models.lstm, os\n"
     code += "from lstm_sentiment.reporting import charts"
@@ -116,7 +116,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
 IMPORT = re.compile(r"from (lstm_sentiment[\w.]*) import (\w+(?:, \w+)*)")
 WITH_CODE = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 WITH_CODE += [path for of in ("tests", "scripts") for path in sorted((ROOT / of).glob("*.py"))]
-INVENTED = {"test_layout.py", "test_sabotage.py"}  # they name what is not there
+INVENTED = {"test_layout.py", "test_mutants.py"}  # they name what is not there
 
 
 def is_offered(module: str, name: str) -> bool:
@@ -130,7 +130,7 @@ def is_offered(module: str, name: str) -> bool:
     return True
 
 
-def test_what_is_offered_is_found() -> None:
+def test_public_names_are_found() -> None:
     assert is_offered("lstm_sentiment", "load")
     assert is_offered("lstm_sentiment.reporting", "charts")
     assert not is_offered("lstm_sentiment.checkpoints.run_folder", "FORMAT")
@@ -168,7 +168,7 @@ PRINTING = ("print", "say", "sys.exit", "exit", "quit")
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {*COMMANDS, *PRINTERS}))
-def test_only_commands_print_and_leave(module: str) -> None:
+def test_only_commands_print_and_exit(module: str) -> None:
     calls = [
         f"{node.lineno}: {ast.unparse(node.func)}"
         for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))

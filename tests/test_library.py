@@ -24,7 +24,7 @@ def _looked_for_anew() -> Iterator[None]:
 
 
 @needs_kernel
-def test_one_of_another_version_is_not_used(
+def test_a_library_of_another_version_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An older one would take its arguments for others, and write anywhere."""
@@ -36,7 +36,7 @@ def test_one_of_another_version_is_not_used(
 
 
 @pytest.mark.parametrize("case", ["missing", "broken", "another program's"])
-def test_without_a_library_pytorch_does_its_work(
+def test_without_a_library_pytorch_is_used(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "__file__", str(tmp_path / "library.py"))
@@ -51,7 +51,7 @@ def test_without_a_library_pytorch_does_its_work(
 
 
 @needs_kernel
-def test_takes_arrays_of_one_kind_alone() -> None:
+def test_only_contiguous_arrays_of_one_type_are_accepted() -> None:
     assert applies_to(torch.zeros(2), torch.zeros(3, 4))
     assert not applies_to(torch.zeros(2), torch.zeros(2).double())
     assert not applies_to(torch.zeros(2), torch.zeros(0))

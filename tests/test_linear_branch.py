@@ -82,7 +82,7 @@ def test_a_fitted_branch_is_the_linear_model_of_scikit_learn() -> None:
     assert np.abs(centred(expected_RC)).max() > 1, "the two would agree on nothing, too"
 
 
-def test_a_weaker_penalty_is_another_model_for_long_texts_too() -> None:
+def test_the_penalty_matters_for_long_texts_too() -> None:
     """Their features are small, and so are gradients: with a loose tolerance the fit ends where it starts."""
     random = np.random.default_rng(0)
     rows, features, of_row = 500, 20_000, 400
@@ -114,7 +114,7 @@ def test_out_of_fold_scores_come_from_models_that_have_not_seen_the_row() -> Non
 
 
 @pytest.mark.parametrize("present", [[0, 1], [1, 2], [0, 2], [1]])
-def test_a_class_without_rows_is_never_the_answer(present: list[int]) -> None:
+def test_a_class_without_rows_is_never_predicted(present: list[int]) -> None:
     random = np.random.default_rng(0)
     labels = random.choice(present, 50)
     features_RF = random.normal(size=(50, 4)) + labels[:, None]
@@ -122,7 +122,7 @@ def test_a_class_without_rows_is_never_the_answer(present: list[int]) -> None:
     assert set((features_RF @ weights_CF.T + bias_C).argmax(1)) <= set(present)
 
 
-def test_a_rare_class_counts_as_its_weight_says() -> None:
+def test_a_rare_class_counts_by_its_weight() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1], [190, 10])
     features_RF = random.normal(size=(200, 1)) + labels[:, None]
@@ -133,7 +133,7 @@ def test_a_rare_class_counts_as_its_weight_says() -> None:
     assert told[0] < 10 < told[1]
 
 
-def test_folds_hold_each_row_once_and_every_class() -> None:
+def test_folds_have_each_row_once_and_every_class() -> None:
     labels = np.array([0] * 20 + [1] * 7 + [2] * 5)
     folds = folds_of(labels, seed=3)
     assert sorted(np.concatenate(folds).tolist()) == list(range(32))
@@ -141,7 +141,7 @@ def test_folds_hold_each_row_once_and_every_class() -> None:
     assert len(folds_of(np.array([0, 1]), seed=0)) == 2
 
 
-def test_padding_and_other_texts_change_nothing() -> None:
+def test_padding_and_other_texts_do_not_matter() -> None:
     texts, labels = rows(30)
     branch, train, _ = fitted(texts, labels)
     batch = train.batch(np.arange(30))
@@ -174,13 +174,13 @@ def linear_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_run_tells_of_the_fitted_branch(linear_run: Path) -> None:
+def test_a_run_reports_the_fitted_branch(linear_run: Path) -> None:
     branches = json.loads((linear_run / "metrics.json").read_text())["branches"]
     assert list(branches) == ["lstm", "ngrams"]
     assert branches["ngrams"]["test"]["accuracy"] > 0.9
 
 
-def test_an_export_answers_alike(linear_run: Path, tmp_path: Path) -> None:
+def test_an_export_gives_the_same_predictions(linear_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     import lstm_sentiment
     from lstm_sentiment.deployment.exporter import export
@@ -191,7 +191,7 @@ def test_an_export_answers_alike(linear_run: Path, tmp_path: Path) -> None:
     assert facts["check"]["largest_difference"] < 1e-5
 
 
-def test_an_explanation_adds_up(linear_run: Path) -> None:
+def test_attributions_add_up(linear_run: Path) -> None:
     import lstm_sentiment
     from lstm_sentiment.explanation.attribution import explain
 

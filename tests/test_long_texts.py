@@ -35,7 +35,7 @@ def long_texts() -> Iterator[str]:
             yield "".join(randomness.choices(alphabet, k=length))
 
 
-def test_a_lexicon_and_an_encoder_find_the_tokens_of_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lexicon_and_encoder_give_the_tokens_of_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "PIECES_AT_ONCE", 1000)
     monkeypatch.setattr(text, "CHARACTERS_AT_ONCE", 5000)
     texts, tokenizer = list(long_texts()), Tokenizer("words", lowercase=True)
@@ -57,7 +57,7 @@ def test_a_lexicon_and_an_encoder_find_the_tokens_of_the_tokenizer(monkeypatch: 
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 6, 20])
-def test_what_is_kept_of_a_long_text_is_the_same_of_a_list_and_of_a_stream(length: int) -> None:
+def test_truncation_is_equal_for_lists_and_streams(length: int) -> None:
     items = list(range(length))
     for most in (1, 2, 5, 6):
         over = max(0, length - most)
@@ -68,7 +68,7 @@ def test_what_is_kept_of_a_long_text_is_the_same_of_a_list_and_of_a_stream(lengt
             assert cut(items, most, truncate) == cut(iter(items), most, truncate) == expected
 
 
-def test_ten_thousand_characters_without_white_space_end_a_piece() -> None:
+def test_ten_thousand_characters_without_white_space_end_a_chunk() -> None:
     assert words("x" * LONGEST_PIECE) == ["x" * 64]
     assert words("x" * (LONGEST_PIECE + 1)) == ["x" * 64, "x"]
     assert words("so " + "x" * 3 * LONGEST_PIECE + " so") == ["so", *["x" * 64] * 3, "so"]
@@ -76,7 +76,7 @@ def test_ten_thousand_characters_without_white_space_end_a_piece() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_a_word_without_end_takes_no_more_than_its_pieces() -> None:
+def test_memory_for_an_endless_word_is_bounded() -> None:
     """And the control: without them the pattern takes a hundred bytes for each character."""
 
     def most_taken(split: str) -> int:
@@ -98,7 +98,7 @@ def remembered(encode: Encoder) -> int:
     return sum(sys.getsizeof(piece) + sys.getsizeof(row) for piece, row in rows.items()) + sys.getsizeof(rows)
 
 
-def test_what_an_encoder_remembers_is_bounded_by_bytes() -> None:
+def test_the_cache_of_an_encoder_is_bounded_by_bytes() -> None:
     encode = Encoder({}, lowercase=True, max_tokens=64, truncate="tail", subwords=50)
     for i in range(50):
         encode(f"{i}x" * 100_000)  # a megabyte a call, once remembered whole
@@ -113,7 +113,7 @@ def test_what_an_encoder_remembers_is_bounded_by_bytes() -> None:
     assert encode("so so") == ["so", "so"]
 
 
-def test_pieces_that_are_remembered_by_their_number_take_what_they_are_long() -> None:
+def test_cached_pieces_count_by_their_length() -> None:
     """The control: a hundred thousand pieces of any length are no bound."""
     import functools
 
@@ -127,7 +127,7 @@ def test_pieces_that_are_remembered_by_their_number_take_what_they_are_long() ->
     assert taken > 20 * MEGABYTE
 
 
-def test_what_a_lexicon_remembers_is_bounded_by_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_a_lexicon_is_bounded_by_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "MEMO_CHARACTERS", 100_000)
     tokenizer = Tokenizer("words", lowercase=True)
     lexicon, forgetful = Lexicon(tokenizer), Lexicon(tokenizer)
@@ -140,7 +140,7 @@ def test_what_a_lexicon_remembers_is_bounded_by_characters(monkeypatch: pytest.M
     assert lexicon.tokens == forgetful.tokens
 
 
-def test_unknown_tokens_of_a_long_text_are_counted_as_those_of_a_short_one(
+def test_unknown_tokens_of_long_texts_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tokenizer, vocabulary = Tokenizer("words", lowercase=True), Vocabulary(["so", "good"])
@@ -150,7 +150,7 @@ def test_unknown_tokens_of_a_long_text_are_counted_as_those_of_a_short_one(
     assert count_unknown(one, tokenizer, vocabulary) == whole == (300, 150)
 
 
-def test_texts_of_a_generator_are_held_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffered_texts_of_a_generator_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = load(GOOD_RUN, device="cpu")
     held: list[int] = []
     real = type(classifier)._logits
@@ -203,7 +203,7 @@ def test_predict_labels_any_file_in_600_megabytes(tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize("made", [b"x" * (MAX_LINE + 1), "é".encode() * (MAX_LINE + 1) + b"\nso\n"])
-def test_a_line_of_stdin_without_end_is_refused(
+def test_an_endless_line_of_stdin_is_refused(
     made: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import io

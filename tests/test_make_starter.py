@@ -76,7 +76,7 @@ def train(data: Path, out: str, *more: str) -> dict[str, torch.Tensor]:
     return RunFolder(data / out).load(BEST).tensors["model"]
 
 
-def test_no_text_of_a_test_file_is_learned(data: Path) -> None:
+def test_no_text_of_a_test_file_is_trained_on(data: Path) -> None:
     tokenized = make_starter.tokenize(TABLE, options_for(data))
     held_back = make_starter.letters(pd.read_parquet(data / "test.parquet").text[0])
     assert held_back in {make_starter.letters(text) for text in pd.read_parquet(data / "three.parquet").text}
@@ -104,7 +104,7 @@ def test_corpora_are_left_out_by_name_and_group(data: Path) -> None:
         names("--leave-out", "film")
 
 
-def test_two_classes_say_nothing_about_the_third(data: Path) -> None:
+def test_two_class_labels_give_no_loss_for_the_third(data: Path) -> None:
     options = options_for(data)
     tokenized = make_starter.tokenize(TABLE, options)
     rows = make_starter.chosen(tokenized, options)
@@ -149,7 +149,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         assert torch.equal(tensor, again[name]), name
 
 
-def test_the_result_is_a_run(data: Path) -> None:
+def test_the_result_is_a_run_folder(data: Path) -> None:
     train(data, "run")
     classifier = lstm_sentiment.load(data / "run", device="cpu")
     assert classifier.labels == ["negative", "neutral", "positive"]
@@ -157,7 +157,7 @@ def test_the_result_is_a_run(data: Path) -> None:
     assert [answer.label for answer in answers] == ["positive", "negative"]
 
 
-def test_bias_of_the_finished_model_serves_rare_classes_alike() -> None:
+def test_the_final_bias_balances_rare_classes() -> None:
     randomness = np.random.default_rng(0)
     truth_R = np.repeat([0, 1, 2], [900, 50, 50])
     logits_RC = randomness.normal(size=(1000, 3)) + 2 * np.eye(3)[truth_R] + [1.5, 0, 0]
@@ -173,7 +173,7 @@ def test_bias_of_the_finished_model_serves_rare_classes_alike() -> None:
     assert macro_recall(shares_K[0] * logits_RC + bias_C) > macro_recall(logits_RC) + 0.02
 
 
-def test_templates_agree_with_themselves() -> None:
+def test_templates_are_consistent() -> None:
     found = sentences(5000, seed=1)
     assert len({text for text, _ in found}) == len(found) >= 5000
     assert found == sentences(5000, seed=1)

@@ -94,7 +94,7 @@ def test_a_file_is_read_in_bounded_memory_or_refused(results: dict[str, Any], na
         assert REFUSED[name] in said.splitlines()[0]
 
 
-def test_rows_that_are_only_counted_take_what_the_file_unpacks_to(results: dict[str, Any]) -> None:
+def test_chunks_by_row_count_alone_do_not_bound_memory(results: dict[str, Any]) -> None:
     """The control: 5,000 rows at a time, whatever they take, as a reader does that knows no bytes."""
     controls = {name: found["grown"] for name, found in results.items() if name.startswith("control: ")}
     assert len(controls) == 2

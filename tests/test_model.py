@@ -128,9 +128,7 @@ def test_logits_ignore_padding_neighbours_and_order(
 @BOTH_WAYS
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_what_stands_in_the_padding_changes_nothing(
-    layers: int, bidirectional: bool, hidden_size: int
-) -> None:
+def test_the_content_of_padding_does_not_matter(layers: int, bidirectional: bool, hidden_size: int) -> None:
     """Not even tokens other than the padding token: lengths alone say where a text ends."""
     model = make_model(
         layers=layers, bidirectional=bidirectional, hidden_size=hidden_size, pooling=ALL_POOLINGS
@@ -142,7 +140,7 @@ def test_what_stands_in_the_padding_changes_nothing(
     torch.testing.assert_close(found_BC, expected_BC, atol=1e-6, rtol=0)
 
 
-def test_every_token_and_its_place_matter() -> None:
+def test_every_token_and_its_position_matter() -> None:
     """The twin of the invariances: a model that ignored its input would pass those."""
     model = make_model(pooling=ALL_POOLINGS).eval()
     tokens_BT, lengths_B = make_batch([6])
@@ -186,7 +184,7 @@ def test_word_dropout_replaces_tokens_while_training_only() -> None:
     assert torch.equal(read_TB.T, tokens_BT)
 
 
-def test_padding_behind_the_longest_text_is_not_read() -> None:
+def test_padding_after_the_longest_text_is_not_read() -> None:
     tokens_BT, lengths_B = make_batch([4, 9, 1], padding=7)
     read_TB, embedded_TBE = embedded_by(make_model(), tokens_BT, lengths_B)
     assert torch.equal(read_TB.T, tokens_BT[:, :9])
@@ -194,7 +192,7 @@ def test_padding_behind_the_longest_text_is_not_read() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 1 - 1e-9])
-def test_a_mask_is_true_by_chance(share: float) -> None:
+def test_masks_have_the_given_probability(share: float) -> None:
     shape, cpu = (301, 7, 101), torch.device("cpu")  # no multiple of the four places of a number
     torch.manual_seed(5)
     mask, other = _chance(shape, share, cpu), _chance(shape, share, cpu)
@@ -229,7 +227,7 @@ def test_embedding_dropout_shares_one_mask_over_a_text() -> None:
     assert torch.equal(kept_TBE, raw_TBE)
 
 
-def test_dropout_stands_between_layers_and_before_the_head() -> None:
+def test_dropout_is_applied_between_layers_and_before_the_head() -> None:
     model = make_model(layers=2, dropout=0.5, hidden_size=20).train()
     inputs: dict[str, Tensor] = {}
     for name, module in (
@@ -250,7 +248,7 @@ def test_dropout_stands_between_layers_and_before_the_head() -> None:
     assert all((given == 0).float().mean() == 0 for given in inputs.values())
 
 
-def test_padding_learns_nothing() -> None:
+def test_padding_gets_no_gradient() -> None:
     model = make_model(pooling=ALL_POOLINGS).train()
     model(*make_batch([4, 9, 1], padding=5)).sum().backward()
     gradient_VE = model.embedding.weight.grad
@@ -266,7 +264,7 @@ def test_padding_starts_as_zero_and_other_tokens_do_not() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_forget_gates_start_open(layers: int) -> None:
+def test_forget_gate_biases_start_at_1(layers: int) -> None:
     """PyTorch adds two biases: it is their sum that must be 1, and 0 for the other gates."""
     model = SentimentLSTM(VOCABULARY, CLASSES, embedding_size=6, hidden_size=5, layers=layers)
     for lstm in (*model.forward_lstms, *model.backward_lstms):

@@ -83,7 +83,7 @@ def plain_logits(branch: NgramBranch, row: list[int]) -> Tensor:
 
 @quick
 @given(texts)
-def test_logits_are_those_of_the_definition_whatever_stands_beside_a_text(rows: list[list[int]]) -> None:
+def test_logits_equal_the_definition_in_any_batch(rows: list[list[int]]) -> None:
     branch = random_branch()
     logits_BC = branch(*padded(rows))
     for row, logits_C in zip(rows, logits_BC, strict=True):
@@ -92,7 +92,7 @@ def test_logits_are_those_of_the_definition_whatever_stands_beside_a_text(rows: 
 
 @quick
 @given(texts)
-def test_what_tokens_add_is_the_whole(rows: list[list[int]]) -> None:
+def test_token_contributions_sum_to_the_logits(rows: list[list[int]]) -> None:
     branch = random_branch()
     for row in rows:
         pushes_TC = branch.pushes(torch.tensor(row))
@@ -103,7 +103,7 @@ def test_what_tokens_add_is_the_whole(rows: list[list[int]]) -> None:
 
 @pytest.mark.parametrize("buckets", [997, 1000, 1 << 12, 1 << 18, 10**6, 1 << 20])
 @pytest.mark.parametrize("known", [100, 30_000])
-def test_pairs_stand_where_chance_would_put_them(buckets: int, known: int) -> None:
+def test_word_pairs_collide_as_rarely_as_random_hashes(buckets: int, known: int) -> None:
     """As many meet as do with random places: no number of buckets is a bad one."""
     branch = NgramBranch(known, 2, buckets=buckets)
     random = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def test_pairs_stand_where_chance_would_put_them(buckets: int, known: int) -> No
         }
     ),
 )
-def test_shapes_told_are_those_of_the_network(
+def test_declared_shapes_are_those_of_the_network(
     words: int, classes: int, subwords: int, ngrams: int, kind: str, sizes: dict[str, Any]
 ) -> None:
     vocabulary = Vocabulary([f"w{i}" for i in range(words)])
@@ -178,20 +178,20 @@ def test_each_branch_learns_by_its_own_loss() -> None:
         torch.testing.assert_close(together, alone)
 
 
-def test_the_answer_is_the_weighed_sum() -> None:
+def test_the_output_is_the_weighted_sum() -> None:
     network, inputs = random_network().eval(), padded([[4, 7, 3], [2, 9]])
     network.shares.copy_(torch.tensor([0.5, 1.5]))
     expected_BC = 0.5 * network.lstm(*inputs) + 1.5 * network.ngrams(*inputs)
     torch.testing.assert_close(network(*inputs), expected_BC)
 
 
-def test_ngrams_learn_faster_than_vectors() -> None:
+def test_ngrams_have_a_higher_learning_rate() -> None:
     optimizer = adamw(random_network(), learning_rate=0.1, weight_decay=0.0, embedding_factor=3.0)
     factors = [group["factor"] for group in optimizer.param_groups if group.get("lazy")]
     assert sorted(factors) == [3.0, 30.0]
 
 
-def test_n_grams_learn_by_how_much_classes_differ_in_them(configure: Configure) -> None:
+def test_ngrams_are_scaled_by_class_difference(configure: Configure) -> None:
     """Against the definition, counted word by word; and rows of the table move accordingly."""
     config = configure(WIDE)
     corpus = prepare(config.data, config.text, seed=0, cache=cache_folder())
@@ -226,7 +226,7 @@ def likelihood_loss(logits_RC: np.ndarray, truth_R: np.ndarray) -> float:
     return -float(log_softmax(logits_RC, axis=1)[np.arange(len(truth_R)), truth_R].mean())
 
 
-def test_shares_are_as_good_as_any_that_a_search_finds() -> None:
+def test_branch_weights_equal_a_grid_search() -> None:
     random = np.random.default_rng(0)
     truth_R = random.integers(0, 3, 3000)
     hints_KRC = random.normal(size=(2, 3000, 3)) + np.array([0.8, 1.6])[:, None, None] * np.eye(3)[truth_R]
@@ -243,7 +243,7 @@ def test_shares_are_as_good_as_any_that_a_search_finds() -> None:
     assert loss_of(shares_K) <= min(others) + 1e-5
 
 
-def test_a_branch_that_misleads_counts_nothing() -> None:
+def test_a_misleading_branch_gets_no_weight() -> None:
     truth_R = np.array([0, 1] * 100)
     right_RC = np.eye(2)[truth_R]
     np.testing.assert_allclose(fit_shares(np.stack([right_RC, -right_RC]), truth_R), [2, 0], atol=1e-6)
@@ -275,7 +275,7 @@ def classifier(wide_run: Path) -> SentimentClassifier:
     return lstm_sentiment.load(wide_run, device="cpu")
 
 
-def test_a_run_tells_of_each_branch_and_of_both(wide_run: Path, classifier: SentimentClassifier) -> None:
+def test_a_run_reports_each_branch_and_the_blend(wide_run: Path, classifier: SentimentClassifier) -> None:
     metrics = json.loads((wide_run / "metrics.json").read_text())
     branches = metrics["branches"]
     assert list(branches) == ["lstm", "ngrams"]
@@ -312,7 +312,7 @@ def test_a_single_lstm_has_no_branches(trained_run: Path, classifier: SentimentC
         classifier.keep_branch("wide")
 
 
-def test_answers_alone_are_those_among_others(classifier: SentimentClassifier) -> None:
+def test_predictions_do_not_depend_on_the_batch(classifier: SentimentClassifier) -> None:
     texts = ["good good service", "", "bad", "never a wonderful unheardof thing at all", *["so-so"] * 20]
     together_RC = classifier.predict_proba(texts)
     alone_RC = np.concatenate([classifier.predict_proba(text) for text in texts])
@@ -320,7 +320,7 @@ def test_answers_alone_are_those_among_others(classifier: SentimentClassifier) -
 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
-def test_an_explanation_explains_both_branches(classifier: SentimentClassifier, method: str) -> None:
+def test_an_explanation_covers_both_branches(classifier: SentimentClassifier, method: str) -> None:
     text = "a bad unheardof service but good good food"
     found = explain(classifier, text, method=method)
     expected_C = np.log(classifier.predict_proba(text)[0])
@@ -331,7 +331,9 @@ def test_an_explanation_explains_both_branches(classifier: SentimentClassifier, 
         assert gap < 0.02 * np.abs(explained_C).max()
 
 
-def test_an_export_answers_alike(wide_run: Path, classifier: SentimentClassifier, tmp_path: Path) -> None:
+def test_an_export_gives_the_same_predictions(
+    wide_run: Path, classifier: SentimentClassifier, tmp_path: Path
+) -> None:
     pytest.importorskip("onnxruntime")
     from lstm_sentiment.deployment.exporter import export
 

@@ -75,20 +75,20 @@ def test_decoding_twice_is_decoding_once(text: str) -> None:
 
 
 @pytest.mark.parametrize("code", [*range(0x80), 0xD7FF, 0xE000, 0xFEFF, 0xFFFD, 0xFFFF])
-def test_only_ascii_letters_digits_and_the_backslash_stay_escaped(code: int) -> None:
+def test_only_ascii_letters_digits_and_backslashes_stay_escaped(code: int) -> None:
     escaped = f"\\u{code:04x}"
     stays = code < 0x80 and (chr(code).isalnum() or chr(code) == "\\")
     for written in (escaped, f"\\u{code:04X}"):
         assert decode_escapes(f"a{written}b") == (f"a{written}b" if stays else f"a{chr(code)}b")
 
 
-def test_half_a_pair_is_replaced() -> None:
+def test_an_unpaired_surrogate_escape_is_replaced() -> None:
     assert decode_escapes(r"a\ud83db") == "a\ufffdb"
     assert decode_escapes(r"a\ude00\ud83db") == "a\ufffd\ufffdb"
     assert decode_escapes(r"\ud83d\ude00") == "😀"
 
 
-def test_what_an_escape_stands_for_is_read_as_if_it_stood_there() -> None:
+def test_an_escape_equals_its_character() -> None:
     """Case is folded, entities are undone and white space separates, after decoding."""
     tokenizer = Tokenizer("words", lowercase=True, normalize="escapes+negation")
     assert tokenizer(r"\u00c9T\u00c9 can\u2019t\u2003\u0026amp; so\u002c 1\u002c000") == [
@@ -126,7 +126,7 @@ def test_a_negation_is_a_token_of_its_own(piece: str, tokens: list[str]) -> None
     assert split_piece(piece, negation=True) == tokens
 
 
-def test_without_normalization_the_tokens_are_those_of_before() -> None:
+def test_without_normalization_tokens_are_unchanged() -> None:
     text = r"I don't, can't\u2019 and \u002c isn’t"
     expected = ["I", "don't", ",", "can't", "\\", "u2019", "and", "\\", "u002c", "isn't"]
     assert words(text) == Tokenizer("words", lowercase=False)(text) == expected
@@ -158,7 +158,7 @@ def test_every_path_gives_the_same_tokens(text: str, normalize: str, lowercase: 
     assert encode(text) == encode(text) == ids
 
 
-def test_the_cache_tells_the_settings_apart(tmp_path: Path) -> None:
+def test_the_cache_key_contains_the_setting(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label\nI don't\\u002c no,bad\nyes,good\n", encoding="utf-8")
     found = {}
@@ -174,7 +174,7 @@ def test_the_cache_tells_the_settings_apart(tmp_path: Path) -> None:
     }
 
 
-def test_an_exported_run_reads_as_the_run_does(trained_run: Path, tmp_path: Path) -> None:
+def test_an_exported_run_normalizes_as_the_run(trained_run: Path, tmp_path: Path) -> None:
     plain = load(trained_run, device="cpu")
     text = replace(plain.config.text, normalize="escapes+negation")
     classifier = SentimentClassifier(
@@ -196,7 +196,7 @@ def test_an_exported_run_reads_as_the_run_does(trained_run: Path, tmp_path: Path
 # --- configuration ---
 
 
-def test_a_run_that_does_not_say_reads_as_it_was_trained(tmp_path: Path) -> None:
+def test_a_run_without_the_setting_is_not_normalized(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("text:\n  tokenizer: words\n")
     config = parse_config(["--config", str(tmp_path / "config.yaml")], program="x", description="")
     assert config.text.normalize == "none"

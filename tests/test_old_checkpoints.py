@@ -36,7 +36,7 @@ def test_every_format_has_a_small_fixture() -> None:
 
 
 @pytest.mark.parametrize("fixture", FORMATS, ids=lambda fixture: fixture.name)
-def test_an_old_run_answers_as_it_did(fixture: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_old_run_gives_the_same_predictions(fixture: Path, caplog: pytest.LogCaptureFixture) -> None:
     texts, expected_RC = answers_of(fixture)
     with caplog.at_level(logging.WARNING):
         classifier = load(fixture / "run")
@@ -51,14 +51,14 @@ def test_an_old_run_answers_as_it_did(fixture: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("fixture", FORMATS, ids=lambda fixture: fixture.name)
-def test_an_old_export_answers_as_it_did(fixture: Path) -> None:
+def test_an_old_export_gives_the_same_predictions(fixture: Path) -> None:
     pytest.importorskip("onnxruntime")
     texts, expected_RC = answers_of(fixture)
     assert np.abs(Classifier(fixture / EXPORTED, threads=1).predict_proba(texts) - expected_RC).max() < 1e-5
 
 
 @pytest.mark.parametrize("version", [FORMAT + 1, 99])
-def test_a_newer_format_is_refused_with_both_versions_and_what_to_do(tmp_path: Path, version: int) -> None:
+def test_a_newer_format_is_refused_with_both_versions_and_a_fix(tmp_path: Path, version: int) -> None:
     run = tmp_path / "run"
     shutil.copytree(FORMATS[-1] / "run", run)
     for file, change in (("best/manifest.json", {"format": version}), ("environment.json", {})):

@@ -82,7 +82,7 @@ def test_learning_rate_starts_low_and_ends_near_zero(warmup: float) -> None:
     assert last < 1e-4
 
 
-def test_a_moving_average_forgets_its_start_and_settles_at_its_decay() -> None:
+def test_the_decay_of_the_moving_average_is_warmed_up() -> None:
     decays = [ema_decay_at(step, decay=0.98) for step in range(2000)]
     assert decays[0] <= 0.1
     assert all(earlier <= later <= 0.98 for earlier, later in itertools.pairwise(decays))
@@ -183,7 +183,7 @@ def test_adamw_equals_the_formula() -> None:
         torch.testing.assert_close(parameter.detach(), plain.weights[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
-def test_matrices_decay_and_biases_do_not() -> None:
+def test_weight_decay_applies_to_matrices_only() -> None:
     model = make_model()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -239,7 +239,7 @@ def test_a_sparse_and_a_dense_gradient_are_clipped_alike() -> None:
     assert torch.equal(table.weight.grad, clipped[1])
 
 
-def test_an_overflow_leaves_an_embedding_and_its_moments_alone() -> None:
+def test_an_overflow_does_not_change_embeddings_or_moments() -> None:
     """A gradient scaler tells the optimizer so."""
     table = nn.Parameter(torch.ones(3, 2))
     optimizer = LazyAdamW([{"params": [table], "lazy": True}], lr=0.1)
@@ -251,7 +251,7 @@ def test_an_overflow_leaves_an_embedding_and_its_moments_alone() -> None:
         assert bool(optimizer.state) != bool(overflow)
 
 
-def test_frozen_parameters_are_left_alone() -> None:
+def test_frozen_parameters_do_not_change() -> None:
     model = make_model()
     model.embedding.weight.requires_grad_(False)
     before = model.embedding.weight.clone()

@@ -11,14 +11,14 @@ from lstm_sentiment.errors import MissingExtraError
 from lstm_sentiment.reporting.page import TEMPLATES, write_page
 
 
-def test_text_stays_text(tmp_path: Path) -> None:
+def test_text_is_escaped(tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", "base.html", title="</title><script>alert(1)</script>")
     page = (tmp_path / "page.html").read_text("utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
-def test_a_page_asks_for_nothing_outside() -> None:
+def test_a_page_has_no_external_resources() -> None:
     for template in TEMPLATES.glob("*.html"):
         text = template.read_text("utf-8")
         assert "http:" not in text, template

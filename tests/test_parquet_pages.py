@@ -70,7 +70,7 @@ def pages(file: Path, column: str, group: int = 0) -> Pages:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_writers_pages_are_found_and_its_rows_read(tmp_path: Path, name: str) -> None:
+def test_pages_of_every_writer_are_read(tmp_path: Path, name: str) -> None:
     file = written(tmp_path, **WRITERS[name])
     opened = pq.ParquetFile(file)
     for group in range(min(2, opened.metadata.num_row_groups)):
@@ -91,7 +91,7 @@ def test_every_writers_pages_are_found_and_its_rows_read(tmp_path: Path, name: s
 
 @pytest.mark.parametrize(("rows", "size"), [(7, 1 << 30), (5_000, 5_000), (64, 20_000), (1, 1)])
 @pytest.mark.parametrize("name", ["plain", "no dictionary", "small row groups"])
-def test_parts_of_any_size_hold_the_same_rows(tmp_path: Path, name: str, rows: int, size: int) -> None:
+def test_chunks_of_any_size_have_the_same_rows(tmp_path: Path, name: str, rows: int, size: int) -> None:
     file = written(tmp_path, TABLE.slice(0, 400), **WRITERS[name])
     with open_source(str(file)) as source:
         parts = list(read_parquet(source, rows, size))
@@ -103,7 +103,7 @@ def test_parts_of_any_size_hold_the_same_rows(tmp_path: Path, name: str, rows: i
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("deep", [False, True])
-def test_rows_that_begin_in_the_pages_of_lists_are_counted(tmp_path: Path, version: str, deep: bool) -> None:
+def test_rows_starting_in_pages_of_lists_are_counted(tmp_path: Path, version: str, deep: bool) -> None:
     lists: list[Any] = [
         [RANDOM.randrange(9) for _ in range(RANDOM.choice([0, 1, 2, 30]))] for _ in range(3000)
     ]
@@ -123,12 +123,12 @@ def test_rows_that_begin_in_the_pages_of_lists_are_counted(tmp_path: Path, versi
     assert found.window(1) < found.window(100) < found.window(3000) == found.bytes_P.sum()
 
 
-def test_a_page_in_which_no_row_begins_belongs_to_the_row_before() -> None:
+def test_a_page_without_a_row_start_continues_the_previous_row() -> None:
     found = Pages(kept=0, rows_P=np.array([2, 0, 1]), bytes_P=np.array([10, 20, 30]), longest=0)
     assert [found.window(rows) for rows in (1, 2, 3)] == [30, 60, 60]
 
 
-def test_lists_of_many_values_in_a_row_group_are_read_some_rows_at_a_time(tmp_path: Path) -> None:
+def test_large_lists_are_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
     """Vectors beside texts, as data sets for search have them: three million numbers in one row group."""
     vectors = [[i / 7] * 1_000 for i in range(3_000)]
     file = written(
@@ -148,7 +148,7 @@ def test_lists_of_many_values_in_a_row_group_are_read_some_rows_at_a_time(tmp_pa
         list(read_parquet(source, 5_000, 1 << 22))
 
 
-def test_levels_that_cannot_be_read_count_as_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_levels_count_as_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path, pa.table({"x": [[1, 2]] * 500}), compression="zstd", use_dictionary=False)
     monkeypatch.setitem(parquet_pages.CODECS, "ZSTD", "nonesuch")
     found = pages(file, "x.list.element")
@@ -168,7 +168,7 @@ def test_the_longest_text_of_a_dictionary_bounds_the_rows_at_a_time(tmp_path: Pa
     assert rows_at_once([pages(short, "text")], 5_000) == 5_000
 
 
-def test_a_dictionary_that_cannot_be_unpacked_counts_whole(
+def test_an_undecodable_dictionary_counts_by_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(tmp_path, pa.table({"text": ["so", "x" * 1000] * 50}), compression="zstd")
@@ -176,7 +176,7 @@ def test_a_dictionary_that_cannot_be_unpacked_counts_whole(
     assert pages(file, "text").longest == 1010  # two texts, and four bytes for the length of each
 
 
-def test_pages_that_are_too_large_are_refused_before_they_are_unpacked() -> None:
+def test_oversized_pages_are_refused_before_decompression() -> None:
     rows_P, bytes_P = np.array([10, 10]), np.array([MOST_BYTES // 4, MOST_BYTES // 4])
     large = Pages(kept=MOST_BYTES // 4, rows_P=rows_P, bytes_P=bytes_P, longest=0)
     assert rows_at_once([Pages(kept=0, rows_P=rows_P, bytes_P=np.array([1, 1]), longest=0)], 5_000) == 5_000
@@ -214,7 +214,7 @@ def crafted(folder: Path, content: bytes, **facts: Any) -> Pages:
     return pages_of(folder / "chunk", SimpleNamespace(**described), column, category=False)
 
 
-def test_a_header_that_promises_gigabytes_is_believed_and_refused(tmp_path: Path) -> None:
+def test_a_header_that_declares_gigabytes_is_refused(tmp_path: Path) -> None:
     """Arrow takes as much memory as a header says."""
     found = crafted(tmp_path, header(2**31 - 1) + b"x" * 10)
     assert found.bytes_P.tolist() == [2**31 - 1]
@@ -222,7 +222,7 @@ def test_a_header_that_promises_gigabytes_is_believed_and_refused(tmp_path: Path
         rows_at_once([found], 5_000)
 
 
-def test_a_chunk_of_several_pages_is_walked_through(tmp_path: Path) -> None:
+def test_all_pages_of_a_column_chunk_are_checked(tmp_path: Path) -> None:
     found = crafted(tmp_path, (header(100) + b"x" * 10) * 3, num_values=6)
     assert (found.rows_P.tolist(), found.bytes_P.tolist()) == ([2, 2, 2], [100] * 3)
     assert [found.window(rows) for rows in (1, 2, 3, 4, 100)] == [100, 200, 200, 300, 300]
@@ -242,7 +242,7 @@ def test_a_chunk_of_several_pages_is_walked_through(tmp_path: Path) -> None:
         (b"\x15" + b"\xff" * 20, "a number that is too large"),
     ],
 )
-def test_a_header_that_is_damaged_is_refused(tmp_path: Path, content: bytes, says: str | None) -> None:
+def test_a_damaged_header_is_refused(tmp_path: Path, content: bytes, says: str | None) -> None:
     if says is None:
         crafted(tmp_path, content)
         return
@@ -266,7 +266,7 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
             continue
 
 
-def test_a_text_that_no_other_format_would_hold_is_refused_with_its_row(tmp_path: Path) -> None:
+def test_an_oversized_text_is_refused_with_its_row(tmp_path: Path) -> None:
     file = written(tmp_path, pa.table({"text": ["so", "x" * 4_194_305]}))
     with pytest.raises(DataError) as caught, open_source(str(file)) as source:
         list(read_parquet(source, 5_000, 1 << 22))

@@ -133,7 +133,7 @@ def weights_in(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_path_is_the_one_that_is_meant(taken: Taken) -> None:
+def test_the_expected_training_path_is_taken(taken: Taken) -> None:
     kept = taken.metrics["kept"]
     assert kept["kind"] in taken.way.kinds
     assert kept["adapt"] == taken.way.adapt
@@ -186,7 +186,7 @@ def test_two_processes_learn_what_one_learns(taken: Taken, tmp_path: Path) -> No
     assert apart.max() < taken.way.rounding
 
 
-def test_an_export_answers_alike(taken: Taken, tmp_path: Path) -> None:
+def test_an_export_gives_the_same_predictions(taken: Taken, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from lstm_sentiment.deployment.exporter import export
 
@@ -194,7 +194,7 @@ def test_an_export_answers_alike(taken: Taken, tmp_path: Path) -> None:
     assert facts["check"]["largest_difference"] < 1e-5
 
 
-def test_an_explanation_adds_up(taken: Taken) -> None:
+def test_attributions_add_up(taken: Taken) -> None:
     found = explain(lstm_sentiment.load(taken.folder, device="cpu"), taken.texts[0])
     explained_C = found.scores - found.baseline
     assert np.abs(found.pushes.sum(axis=0) - explained_C).max() < 0.02 * np.abs(explained_C).max()
@@ -209,7 +209,7 @@ def test_doctor_report_and_evaluation_take_it(taken: Taken, tmp_path: Path) -> N
     assert json.loads((tmp_path / "scores.json").read_text())["rows"] == len(taken.way.rows)
 
 
-def test_what_is_published_answers_alike(taken: Taken, tmp_path: Path) -> None:
+def test_a_published_run_gives_the_same_predictions(taken: Taken, tmp_path: Path) -> None:
     classifier = lstm_sentiment.load(taken.folder, device="cpu")
     classifier.save_pretrained(tmp_path / "published")
     assert (tmp_path / "published" / "README.md").is_file()
@@ -217,7 +217,7 @@ def test_what_is_published_answers_alike(taken: Taken, tmp_path: Path) -> None:
     assert (copy.predict_proba(taken.texts) == classifier.predict_proba(taken.texts)).all()
 
 
-def test_its_proof_is_its_own(taken: Taken) -> None:
+def test_it_has_its_own_self_test(taken: Taken) -> None:
     proof = RunFolder(taken.folder).load(BEST).facts["proof"]
     found = lstm_sentiment.load(taken.folder, device="cpu").predict_logits(proof["texts"])
     np.testing.assert_allclose(found, proof["logits"], atol=1e-5)
@@ -236,6 +236,6 @@ def test_seeds_are_trained_resumed_and_compared(
     assert f"A: {first}" in capsys.readouterr().out
 
 
-def test_topics_are_no_sentiment() -> None:
+def test_topic_words_have_no_sentiment() -> None:
     """Or the gate would have nothing to do in this module."""
     assert not {word for words in TOPICS.values() for word in words} & {"good", "bad", "great", "awful"}

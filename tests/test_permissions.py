@@ -83,7 +83,7 @@ def test_the_umask_alone_decides_who_may_read_what_is_written(
     assert stat.S_IMODE(answers.stat().st_mode) == 0o666 & ~mask
 
 
-def test_the_librarys_own_writer_lets_nobody_else_read(tmp_path: Path) -> None:
+def test_the_writer_of_safetensors_makes_files_private(tmp_path: Path) -> None:
     """The control: what it writes has mode 0600 whatever the umask, and others cannot open it."""
     with umask(0o022), tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -103,7 +103,7 @@ HIDDEN = [".", "best", "best/model.safetensors", "best/manifest.json", "config.y
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
-def test_a_run_that_may_not_be_read_is_not_called_damaged(
+def test_an_unreadable_run_is_not_reported_as_damaged(
     tmp_path: Path, public: Path, reviews: Path, hidden: str
 ) -> None:
     load(public)  # the control
@@ -121,7 +121,9 @@ def test_a_run_that_may_not_be_read_is_not_called_damaged(
 
 
 @pytest.mark.parametrize("hidden", [".", "best/model.safetensors"])
-def test_every_command_says_so(tmp_path: Path, public: Path, reviews: Path, hidden: str) -> None:
+def test_every_command_reports_missing_permissions(
+    tmp_path: Path, public: Path, reviews: Path, hidden: str
+) -> None:
     (public / hidden).chmod(0)
     commands: list[tuple[Callable[[list[str]], None], list[str]]] = [
         (predict.main, ["good"]),

@@ -82,7 +82,7 @@ def with_places(kind: type, place: str, *, without: str) -> Any:
 @pytest.mark.parametrize(
     ("kind", "without"), [*((Config, key) for key in NEVER_TOGETHER), (PretrainConfig, "text.vectors")]
 )
-def test_no_setting_of_the_schema_is_published_as_it_is(kind: type, place: str, without: str) -> None:
+def test_no_path_setting_is_published_in_full(kind: type, place: str, without: str) -> None:
     config = with_places(kind, place, without=without)
     before, after = config_yaml(config).encode(), config_yaml(public_config(config)).encode()
     assert SECRET.search(before), "the control: as it is, it tells"
@@ -92,7 +92,7 @@ def test_no_setting_of_the_schema_is_published_as_it_is(kind: type, place: str, 
     assert unset <= {*NO_PLACES, without}, "a setting was not tried"
 
 
-def test_the_settings_that_were_forgotten_once_are_among_those_tried() -> None:
+def test_settings_with_past_leaks_are_tested() -> None:
     settings = set(text_settings(Config)) - NO_PLACES
     assert settings >= {
         "teacher",
@@ -104,7 +104,7 @@ def test_the_settings_that_were_forgotten_once_are_among_those_tried() -> None:
     }
 
 
-def test_what_is_no_place_is_published() -> None:
+def test_other_settings_are_published() -> None:
     config = Config()
     assert public_config(config) == config
     assert {*keys_of(Config), *keys_of(PretrainConfig)} >= NO_PLACES
@@ -123,7 +123,7 @@ def secretive(tmp_path: Path) -> Path:
     return run
 
 
-def test_a_published_folder_tells_nothing(secretive: Path, tmp_path: Path) -> None:
+def test_a_published_folder_has_no_local_paths(secretive: Path, tmp_path: Path) -> None:
     load(secretive).save_pretrained(tmp_path / "published")
     assert SECRET.search((secretive / "config.yaml").read_bytes())
     for file in (tmp_path / "published").rglob("*"):
@@ -131,13 +131,13 @@ def test_a_published_folder_tells_nothing(secretive: Path, tmp_path: Path) -> No
     assert load(tmp_path / "published").predict("great")
 
 
-def test_a_report_tells_nothing(secretive: Path) -> None:
+def test_a_report_has_no_local_paths(secretive: Path) -> None:
     report.main([str(secretive)])
     found = SECRET.search((secretive / "report.html").read_bytes())
     assert not found
 
 
-def test_curves_tell_nothing(tmp_path: Path) -> None:
+def test_curves_have_no_local_paths(tmp_path: Path) -> None:
     config = with_places(Config, PLACES[2], without="text.vectors")
     config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, tensorboard=True))
     curves = new_curves(RunFolder(tmp_path), config, Processes())
@@ -149,7 +149,7 @@ def test_curves_tell_nothing(tmp_path: Path) -> None:
     assert not SECRET.search(events.read_bytes())
 
 
-def test_scores_of_a_file_name_it_without_its_key(
+def test_saved_scores_name_urls_without_credentials(
     secretive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "rows.csv"
@@ -162,7 +162,7 @@ def test_scores_of_a_file_name_it_without_its_key(
     assert "hunter2" not in printed.out + printed.err
 
 
-def test_the_log_and_errors_tell_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_and_errors_have_no_credentials(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -183,7 +183,7 @@ def test_the_log_and_errors_tell_no_key(capsys: pytest.CaptureFixture[str]) -> N
         "http://127.0.0.1:9/a.csv?sig=hunter2",
     ],
 )
-def test_what_cannot_be_fetched_is_told_without_its_key(
+def test_fetch_errors_have_no_credentials(
     url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DataError) as caught, open_source(url):
@@ -210,11 +210,11 @@ def test_what_cannot_be_fetched_is_told_without_its_key(
         ("zip://a.csv::https://u:p@h/a.zip", "zip://a.csv::https://h/a.zip"),
     ],
 )
-def test_keys_are_taken_out_of_urls_alone(text: str, plain: str) -> None:
+def test_credentials_are_removed_only_from_urls(text: str, plain: str) -> None:
     assert without_secrets(text) == plain
 
 
-def test_the_last_part_holds_no_key() -> None:
+def test_the_last_path_component_has_no_credentials() -> None:
     assert [last_part(place.format("a")) for place in PLACES] == ["a.csv"] * 5
     assert "hunter2" not in last_part("https://me:hunter2@")
     assert last_part("package:/home/secret-user/a.csv") == "a.csv"

@@ -74,7 +74,7 @@ def test_equals_pooling_text_by_text(
 
 @needs_kernel
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_a_text_is_pooled_the_same_bit_for_bit_wherever_it_stands(threads: int) -> None:
+def test_pooling_is_bit_equal_in_any_batch(threads: int) -> None:
     lengths = [9, 1, 4, 9, 7, 2, 8, 5, 3, 6]
     read = [torch.randn(11, 10, 24) for _ in range(2)]
     order = torch.randperm(10)
@@ -92,7 +92,7 @@ def test_a_text_is_pooled_the_same_bit_for_bit_wherever_it_stands(threads: int) 
 @needs_kernel
 @pytest.mark.parametrize("step", range(3))
 @pytest.mark.parametrize("strange", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_not_lost(step: int, strange: float) -> None:
+def test_non_finite_values_propagate(step: int, strange: float) -> None:
     """Training stops at it, wherever it stands."""
     states_TBH = torch.randn(3, 2, 8)
     states_TBH[step, 1, 5] = strange
@@ -102,7 +102,7 @@ def test_what_is_not_finite_is_not_lost(step: int, strange: float) -> None:
 
 
 @needs_kernel
-def test_takes_views_as_it_takes_copies() -> None:
+def test_views_equal_copies() -> None:
     states_TBH, lengths_B = torch.randn(4, 3, 16), torch.tensor([4, 0, 2, 0, 3])[::2]
     turned_TBH = states_TBH.transpose(0, 1).contiguous().transpose(0, 1)
     views = [of.requires_grad_() for of in (states_TBH[:, :, ::2], turned_TBH[:, :, 1::2])]
@@ -117,7 +117,7 @@ def test_takes_views_as_it_takes_copies() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("lengths", [[6, 3], [5, 0], [5, 3, 2], [5]])
-def test_shapes_that_do_not_fit_are_refused(lengths: list[int]) -> None:
+def test_mismatched_shapes_are_refused(lengths: list[int]) -> None:
     """The kernel would read or write elsewhere in memory."""
     with pytest.raises(ValueError, match="do not fit one another"):
         pooling.mean_and_max([torch.randn(5, 2, 8)], torch.tensor(lengths))
@@ -128,7 +128,7 @@ def test_shapes_that_do_not_fit_are_refused(lengths: list[int]) -> None:
 @needs_kernel
 @pytest.mark.parametrize("kinds", ["mean", "max", "max+mean", "last+max", "mean+attention+max"])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_model_answers_the_same_without_it(
+def test_a_model_predicts_the_same_without_it(
     kinds: str, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(5)

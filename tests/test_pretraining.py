@@ -133,7 +133,7 @@ def costs_one_by_one(model: LanguageModel, tokens_L: Tensor) -> tuple[float, flo
 
 
 @torch.no_grad()
-def test_costs_are_those_of_a_loop_over_tokens() -> None:
+def test_losses_equal_a_loop_over_tokens() -> None:
     model = random_model().eval()
     texts = [torch.tensor([5, 6, 7, 1, 11, 5]), torch.tensor([3, 9]), torch.tensor([4])]
     tokens_BT = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
@@ -143,7 +143,7 @@ def test_costs_are_those_of_a_loop_over_tokens() -> None:
 
 
 @torch.no_grad()
-def test_large_vocabularies_are_guessed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_vocabularies_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model().eval()
     tokens_BT, lengths_B = torch.randint(1, 12, (4, 9)), torch.tensor([9, 9, 5, 2])
     whole_BD = model(tokens_BT, lengths_B)
@@ -152,7 +152,7 @@ def test_large_vocabularies_are_guessed_in_parts(monkeypatch: pytest.MonkeyPatch
 
 
 @torch.no_grad()
-def test_a_reversed_text_costs_the_same_when_directions_are_swapped() -> None:
+def test_reversing_text_and_directions_gives_the_same_loss() -> None:
     """The backward model really reads backwards."""
     model = random_model().eval()
     swapped = random_model().eval()
@@ -169,7 +169,7 @@ def test_a_reversed_text_costs_the_same_when_directions_are_swapped() -> None:
 
 
 @torch.no_grad()
-def test_padding_and_neighbours_change_nothing() -> None:
+def test_padding_and_other_texts_do_not_matter() -> None:
     model = random_model().eval()
     tokens_BT = torch.tensor([[5, 6, 7, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7, 8]])
     together_BD = model(tokens_BT, torch.tensor([3, 8]))
@@ -193,7 +193,7 @@ def test_a_token_cannot_see_itself() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("directions", [1, 2])
-def test_a_uniform_model_has_the_perplexity_of_its_choices(
+def test_a_uniform_model_has_the_vocabulary_size_as_perplexity(
     pretraining: PretrainConfigure, directions: int
 ) -> None:
     texts = read(pretraining("--text.subwords=0"))
@@ -241,7 +241,7 @@ def task_of(texts: Texts, directions: int = 2, processes: Processes | None = Non
 # -- samples ---------------------------------------------------------------------------------------
 
 
-def test_draws_come_as_often_as_they_say() -> None:
+def test_negative_samples_follow_their_distribution() -> None:
     ids_S, log_share_S = draw_tokens(200_000, 9, torch.device("cpu"))
     shares = dict(zip(ids_S.tolist(), log_share_S.exp().tolist(), strict=True))
     assert sorted(shares) == [1, 2, 3, 4, 5, 6, 7, 8], "every token but padding"
@@ -250,7 +250,7 @@ def test_draws_come_as_often_as_they_say() -> None:
     assert found_V[1:].tolist() == pytest.approx([shares[i] for i in range(1, 9)], abs=0.005)
 
 
-def test_with_many_samples_cost_and_gradient_are_those_of_the_whole_vocabulary() -> None:
+def test_with_many_samples_loss_and_gradient_approach_the_full_softmax() -> None:
     exact, sampled = random_model(), random_model(samples=200_000)
     sampled.load_state_dict(exact.state_dict())
     tokens_BT, lengths_B = torch.tensor([[5, 6, 7, 9], [3, 8, 0, 0]]), torch.tensor([4, 2])
@@ -274,7 +274,7 @@ def test_few_samples_estimate_the_softmax_s_sum_without_bias() -> None:
     assert draws.std(dim=0).min() > 0
 
 
-def test_padding_has_no_part_in_any_guess() -> None:
+def test_padding_has_no_loss() -> None:
     for samples in (0, 5):
         model = random_model(samples=samples).train()
         model(torch.tensor([[5, 6, 7], [3, 8, 0]]), torch.tensor([3, 2])).sum().backward()
@@ -286,7 +286,7 @@ def test_padding_has_no_part_in_any_guess() -> None:
 
 
 @torch.no_grad()
-def test_the_shares_of_two_processes_add_up_to_the_loss_of_one(pretraining: PretrainConfigure) -> None:
+def test_losses_of_two_processes_sum_to_that_of_one(pretraining: PretrainConfigure) -> None:
     texts = read(pretraining("--text.subwords=0"))
     model = LanguageModel(torch.from_numpy(texts.counts_V), samples=0, **SIZES).eval()
     task, step = task_of(texts), [np.arange(5), np.arange(5, 12)]
@@ -308,7 +308,7 @@ def test_the_shares_of_two_processes_add_up_to_the_loss_of_one(pretraining: Pret
 
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=12), st.integers(2, 9))
-def test_windows_lose_no_token_and_keep_to_their_text(lengths: list[int], longest: int) -> None:
+def test_windows_cover_every_token_within_one_text(lengths: list[int], longest: int) -> None:
     store = TokenStore.in_memory(np.arange(sum(lengths)), np.array(lengths), [])
     windows, text_W = cut_windows(store, longest)
     length_W = np.diff(windows.offsets)
@@ -321,7 +321,7 @@ def test_windows_lose_no_token_and_keep_to_their_text(lengths: list[int], longes
         assert of_text.max() - of_text.min() <= 1, "even windows"
 
 
-def test_long_texts_are_learned_from_to_their_end(tmp_path: Path, pretraining: PretrainConfigure) -> None:
+def test_long_texts_are_trained_on_in_full(tmp_path: Path, pretraining: PretrainConfigure) -> None:
     long = write_texts(tmp_path / "long.jsonl", [" ".join(f"w{i}" for i in range(100)), "so good", "bad day"])
     config = pretraining(f"--data.train={long}", "--text.max_tokens=16", "--data.validation=0.3", "--seed=1")
     texts = read(config)
@@ -356,7 +356,7 @@ def test_several_files_are_read_as_one(tmp_path: Path, pretraining: PretrainConf
     assert several.fingerprint != one.fingerprint
 
 
-def test_joined_stores_say_the_same_as_their_parts() -> None:
+def test_joined_stores_equal_their_parts() -> None:
     one = TokenStore.in_memory(np.array([0, 1, 0]), np.array([2, 1]), ["so", "good"])
     other = TokenStore.in_memory(np.array([1, 0]), np.array([0, 2]), ["good", "bad"])
     both = join_stores([one, other])
@@ -365,7 +365,7 @@ def test_joined_stores_say_the_same_as_their_parts() -> None:
     assert np.diff(both.offsets).tolist() == [2, 1, 0, 2]
 
 
-def test_what_is_validated_or_excluded_is_not_learned_from(
+def test_validation_and_excluded_texts_are_not_trained_on(
     tmp_path: Path, pretraining: PretrainConfigure
 ) -> None:
     texts = chained_texts(60)
@@ -385,7 +385,7 @@ def test_what_is_validated_or_excluded_is_not_learned_from(
     assert texts_of(read(pretraining(*flags, "--data.max_rows=9")))["train"] == 9
 
 
-def test_repeated_texts_never_stand_on_both_sides(tmp_path: Path, pretraining: PretrainConfigure) -> None:
+def test_repeated_texts_are_never_in_both_splits(tmp_path: Path, pretraining: PretrainConfigure) -> None:
     doubled = write_texts(tmp_path / "doubled.jsonl", chained_texts(40) * 2)
     flags = (f"--data.train={doubled}", "--data.deduplicate=false", "--data.validation=0.3")
     texts = read(pretraining(*flags))
@@ -432,7 +432,7 @@ def finetuning(pretrained: Path, configure: Configure) -> Configure:
     return make
 
 
-def test_both_directions_learn_what_can_be_known(pretrained: Path) -> None:
+def test_both_directions_beat_the_unigram_perplexity(pretrained: Path) -> None:
     """Two words of three follow from the one before, so that guesses cost far less than by share alone."""
     scores = json.loads((pretrained / "metrics.json").read_text())["validation"]
     for direction in ("forward", "backward"):
@@ -457,7 +457,7 @@ def test_the_best_epoch_is_that_of_the_lowest_loss(pretrained: Path) -> None:
 
 
 @pytest.mark.parametrize("kill", [("last", 1), ("last", 4), ("best", 1)])
-def test_a_killed_and_resumed_run_ends_bit_for_bit_like_one_that_was_not(
+def test_a_killed_and_resumed_run_is_bit_identical(
     pretraining: PretrainConfigure, tmp_path: Path, kill: tuple[str, int]
 ) -> None:
     flags = ("--trainer.checkpoint_every=3", "--trainer.epochs=2", "--model.word_dropout=0.1")
@@ -506,7 +506,7 @@ def test_two_processes_are_one(pretraining: PretrainConfigure, tmp_path: Path, s
     assert found["loss"] == pytest.approx(expected["loss"], rel=0.1 if samples else 1e-5)
 
 
-def test_one_direction_can_be_had_alone(pretraining: PretrainConfigure) -> None:
+def test_a_single_direction_can_be_trained(pretraining: PretrainConfigure) -> None:
     config = pretraining("--model.bidirectional=false", "--model.samples=0", "--trainer.epochs=2")
     scores = run_pretraining(config)["validation"]
     assert "perplexity_backward" not in scores
@@ -546,7 +546,7 @@ def test_a_classifier_starts_from_the_weights_of_the_language_model(
     assert tokens[2:] == json.loads((pretrained / "vocabulary.json").read_text())
 
 
-def test_deeper_layers_start_anew(finetuning: Configure) -> None:
+def test_deeper_layers_start_from_random_weights(finetuning: Configure) -> None:
     config = finetuning("--model.layers=2")
     model, _ = start_of(config)
     random_start = dict(start_of(dataclasses.replace(config, seed=1))[0].state_dict())
@@ -556,7 +556,7 @@ def test_deeper_layers_start_anew(finetuning: Configure) -> None:
             assert torch.equal(tensor, random_start[name]) != is_new, name
 
 
-def test_the_classifier_needs_the_language_model_no_more(
+def test_the_classifier_does_not_need_the_language_model_afterwards(
     pretrained: Path, finetuning: Configure, tmp_path: Path
 ) -> None:
     moved = tmp_path / "language"
@@ -609,7 +609,7 @@ def test_resuming_from_another_language_model_is_refused(
         ("--text.vectors=vectors.txt", "text.vectors: contradicts pretrained"),
     ],
 )
-def test_what_does_not_fit_is_named(
+def test_mismatches_are_named(
     pretrained: Path, finetuning: Configure, tmp_path: Path, flag: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -619,7 +619,7 @@ def test_what_does_not_fit_is_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_setting_that_an_earlier_version_did_not_name_had_its_default() -> None:
+def test_settings_missing_in_older_runs_have_their_default() -> None:
     theirs = dataclasses.asdict(Config())
     del theirs["text"]["normalize"]
     transfer._check_alike(theirs, Config(), Path("language"))
@@ -628,7 +628,7 @@ def test_a_setting_that_an_earlier_version_did_not_name_had_its_default() -> Non
         transfer._check_alike(theirs, negated, Path("language"))
 
 
-def test_a_classifier_is_no_language_model(trained_run: Path, finetuning: Configure) -> None:
+def test_a_classifier_is_not_accepted_as_a_language_model(trained_run: Path, finetuning: Configure) -> None:
     """It is a start of another kind (see test_adaptation)."""
     config = finetuning(f"--pretrained={trained_run}")
     assert load_pretrained(config) is None
@@ -655,7 +655,7 @@ def test_depths_count_from_the_head() -> None:
     assert [name for name, depth in depths.items() if depth == 3] == ["embedding.weight"]
 
 
-def test_depths_are_the_same_beside_a_wide_branch() -> None:
+def test_a_wide_branch_does_not_change_depths() -> None:
     lstm = SentimentLSTM(9, 2, layers=2, pooling="attention", **SIZES)
     depths = layer_depths(WideAndDeep(lstm, NgramBranch(9, 2, buckets=20)))
     alone = {f"lstm.{name}": depth for name, depth in layer_depths(lstm).items()}
@@ -676,7 +676,7 @@ def test_each_layer_learns_at_its_rate() -> None:
         torch.testing.assert_close(moved, torch.full_like(moved, rate), rtol=1e-3, atol=1e-6)
 
 
-def test_layers_thaw_one_after_another(configure: Configure) -> None:
+def test_layers_are_unfrozen_gradually(configure: Configure) -> None:
     config = configure("--model.layers=2", "--trainer.unfreeze=1", "--trainer.epochs=4", "--trainer.ema=0")
     kept: list[dict[str, Tensor]] = []
     real = RunFolder.save
@@ -760,7 +760,7 @@ def leave(main: Any, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: A
         (["--resume=true", "--overwrite=true"], "error: overwrite: contradicts resume"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_errors_are_one_line(
     argv: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, errors = leave(pretrain.main, argv, monkeypatch, capsys)
@@ -785,7 +785,7 @@ def test_commands_that_need_a_classifier_say_how_to_get_one(
         run(parse_config([f"--out={pretrained}"], program="test", description=""))
 
 
-def test_the_configuration_of_a_run_is_read_back(pretraining: PretrainConfigure, tmp_path: Path) -> None:
+def test_the_configuration_of_a_run_round_trips(pretraining: PretrainConfigure, tmp_path: Path) -> None:
     config = pretraining("--data.exclude=[a.csv, b.csv]", "--model.samples=7")
     file = tmp_path / "saved.yaml"
     file.write_text(config_yaml(config), encoding="utf-8")
@@ -796,7 +796,7 @@ def test_the_configuration_of_a_run_is_read_back(pretraining: PretrainConfigure,
     assert PretrainDataConfig().train == Config().data.train
 
 
-def test_the_two_commands_work_as_a_stranger_would_use_them(
+def test_pretraining_and_training_work_from_the_command_line(
     pretraining: PretrainConfigure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = pretraining()

@@ -92,13 +92,15 @@ def forked(folder: Path, kind: str, threads: int, way: str, *, patience_s: int =
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("way", ["loaded", "used", "pool"])
 @pytest.mark.parametrize("kind", ["classifier", "runtime"])
-def test_a_forked_child_answers(trained_run: Path, exported: Path, kind: str, way: str, threads: int) -> None:
+def test_a_forked_child_predicts(
+    trained_run: Path, exported: Path, kind: str, way: str, threads: int
+) -> None:
     assert forked(exported if kind == "runtime" else trained_run, kind, threads, way) == "True"
 
 
 @needs_fork
 @pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP of GCC")
-def test_without_help_a_forked_child_does_not_answer(trained_run: Path) -> None:
+def test_without_the_fork_handler_a_forked_child_hangs(trained_run: Path) -> None:
     """The control: it waits for the parent's threads, or falls over them."""
     assert forked(trained_run, "classifier", 2, "unhelped", patience_s=15) == ""
 
@@ -147,7 +149,7 @@ def classifier(
     return load(folder / "run", device="cpu")
 
 
-def test_a_pickled_classifier_answers_the_same(classifier: SentimentClassifier) -> None:
+def test_a_pickled_classifier_gives_the_same_predictions(classifier: SentimentClassifier) -> None:
     expected_RC = classifier.predict_logits(TEXTS)
     for again in (pickle.loads(pickle.dumps(classifier)), copy.deepcopy(classifier), copy.copy(classifier)):
         np.testing.assert_array_equal(again.predict_logits(TEXTS), expected_RC)
@@ -162,7 +164,7 @@ def test_a_pickled_classifier_answers_the_same(classifier: SentimentClassifier) 
     assert copy.copy(classifier).model is classifier.model
 
 
-def test_joblib_keeps_and_sends_a_classifier(classifier: SentimentClassifier) -> None:
+def test_joblib_can_store_and_send_a_classifier(classifier: SentimentClassifier) -> None:
     expected_RC = classifier.predict_proba(TEXTS)
     file = io.BytesIO()
     joblib.dump(classifier, file)
@@ -170,7 +172,7 @@ def test_joblib_keeps_and_sends_a_classifier(classifier: SentimentClassifier) ->
     np.testing.assert_array_equal(joblib.load(file).predict_proba(TEXTS), expected_RC)
 
 
-def test_other_processes_answer_with_a_classifier_sent_there(classifier: SentimentClassifier) -> None:
+def test_other_processes_predict_with_a_pickled_classifier(classifier: SentimentClassifier) -> None:
     expected_RC = classifier.predict_proba(TEXTS)
     tasks = (joblib.delayed(classifier.predict_proba)(TEXTS) for _ in range(2))
     for answers_RC in joblib.Parallel(n_jobs=2)(tasks):  # by loky and cloudpickle
@@ -207,7 +209,7 @@ def test_a_classifier_outlives_the_process_that_sent_it(trained_run: Path, tmp_p
         )
 
 
-def test_a_classifier_that_was_on_a_device_that_is_not_here_is_on_auto(
+def test_a_classifier_from_an_unavailable_device_moves_to_auto(
     trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier: Any = load(trained_run, device="cpu")

@@ -40,7 +40,7 @@ def save_again(run: Path, **facts: Any) -> None:
     folder.save(BEST, best.tensors, {**best.facts, **facts})
 
 
-def test_a_run_ends_with_texts_and_their_logits(trained: Path) -> None:
+def test_a_run_has_a_self_test(trained: Path) -> None:
     proof = RunFolder(trained).load(BEST).facts["proof"]
     assert len(proof["texts"]) == len(set(proof["texts"])) == 20
     assert "" in proof["texts"]
@@ -48,7 +48,7 @@ def test_a_run_ends_with_texts_and_their_logits(trained: Path) -> None:
     np.testing.assert_allclose(found, proof["logits"], atol=1e-6)
 
 
-def test_a_proof_is_of_the_weights_that_are_given(trained: Path) -> None:
+def test_a_self_test_belongs_to_the_given_weights(trained: Path) -> None:
     whole = load(trained, device="cpu")
     weights = RunFolder(trained).load(BEST).tensors["model"]
     of: dict[str, Any] = {"labels": whole.labels, "vocabulary": whole.vocabulary, "config": whole.config}
@@ -60,13 +60,13 @@ def test_a_proof_is_of_the_weights_that_are_given(trained: Path) -> None:
     assert largest_difference(kept, np.array(proof_of(others, **of)["logits"])) > 0.1
 
 
-def test_texts_are_no_rows_of_the_training_data(trained: Path, reviews: Path) -> None:
+def test_texts_are_not_training_rows(trained: Path, reviews: Path) -> None:
     rows = {line.split(",")[0].strip('"').lower() for line in reviews.read_text().splitlines()}
     texts = RunFolder(trained).load(BEST).facts["proof"]["texts"]
     assert not rows & {text.lower() for text in texts if " " in text}
 
 
-def test_loading_proves_it_once_and_says_nothing(
+def test_a_passed_self_test_is_silent_and_cached(
     trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -91,7 +91,7 @@ def test_loading_proves_it_once_and_says_nothing(
     assert warnings_of(caplog) == []
 
 
-def test_another_tokenizer_or_other_weights_are_noticed_each_time(
+def test_another_tokenizer_or_other_weights_are_detected_each_time(
     trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -118,14 +118,14 @@ def test_another_tokenizer_or_other_weights_are_noticed_each_time(
      {"texts": ["a"], "logits": [[1, 2]]}, {"texts": ["a"], "logits": "x"},
      {"texts": ["a"], "logits": [[1, 2, float("nan")]]}, {"texts": ["a", "b"], "logits": [[1, 2, 3]]}],
 )  # fmt: skip
-def test_what_is_no_proof_is_an_error_that_names_the_run(trained: Path, proof: Any) -> None:
+def test_an_invalid_self_test_is_an_error_that_names_the_run(trained: Path, proof: Any) -> None:
     save_again(trained, proof=proof)
     with pytest.raises(CheckpointError, match="the proof is not that of this model") as caught:
         load(trained, device="cpu")
     assert str(caught.value).startswith(f"{trained}: ")
 
 
-def test_a_cache_that_cannot_be_written_only_costs_time(
+def test_an_unwritable_cache_only_costs_time(
     trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.rmtree(cache_folder())
@@ -134,13 +134,13 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
     assert warnings_of(caplog) == []
 
 
-def test_a_run_without_proof_loads(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_without_a_self_test_loads(trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_again(trained, proof=None)
     assert load(trained, device="cpu").predict("great")
     assert warnings_of(caplog) == []
 
 
-def test_differences_are_measured_against_the_size_of_a_logit() -> None:
+def test_the_tolerance_is_relative_to_the_logits() -> None:
     proof = {"logits": [[100.0, 0.5], [-2.0, 0.0]]}
     assert largest_difference(proof, np.array([[101.0, 0.5], [-2.0, 0.0]])) == pytest.approx(0.01)
     assert largest_difference(proof, np.array([[100.0, 0.75], [-2.0, 0.0]])) == pytest.approx(0.25)

@@ -30,7 +30,7 @@ def reference(weight: torch.Tensor) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 100), (100, 3), (63, 3), (64, 3), (22, 64), (5, 65), (1, 3)])
-def test_a_table_is_rounded_by_the_definition(shape: tuple[int, int]) -> None:
+def test_a_table_is_rounded_as_documented(shape: tuple[int, int]) -> None:
     weight = torch.randn(shape) * torch.logspace(-3, 3, shape[0])[:, None]
     tensors, kinds = quantized({NAME: weight})
     assert kinds == {NAME: "int8"}
@@ -44,7 +44,7 @@ def test_a_table_is_rounded_by_the_definition(shape: tuple[int, int]) -> None:
 @given(
     rows=st.integers(0, 50), columns=st.integers(1, 130), seed=st.integers(0, 9), size=st.integers(-30, 30)
 )
-def test_no_number_is_further_off_than_half_a_step(rows: int, columns: int, seed: int, size: int) -> None:
+def test_the_rounding_error_is_at_most_half_a_step(rows: int, columns: int, seed: int, size: int) -> None:
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 10.0**size
     weight[::3] = 0
     tensors, kinds = quantized({NAME: weight})
@@ -54,7 +54,7 @@ def test_no_number_is_further_off_than_half_a_step(rows: int, columns: int, seed
     assert (found[weight == 0] == 0).all()
 
 
-def test_only_tables_and_matrices_of_an_lstm_are_packed() -> None:
+def test_only_embeddings_and_lstm_matrices_are_packed() -> None:
     weights = {
         "lstm.embedding.weight": torch.randn(5, 8),
         "lstm.subwords.table.weight": torch.randn(9, 8),
@@ -92,7 +92,7 @@ def save(folder: RunFolder, tensors: dict[str, torch.Tensor], kinds: Any) -> Non
     folder.save(BEST, {"model": tensors}, {"step": 3, PACKED: kinds})
 
 
-def test_a_packed_checkpoint_reads_as_a_plain_one(folder: RunFolder) -> None:
+def test_a_packed_checkpoint_loads_like_a_plain_one(folder: RunFolder) -> None:
     weights = {NAME: torch.randn(50, 40), "head.bias": torch.randn(2)}
     tensors, kinds = quantized(weights)
     save(folder, tensors, kinds)
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_is_not_packed_keeps_its_types(folder: RunFolder) -> N
 
 
 @pytest.mark.parametrize("bit", [8 * 200 + 3, -9, -8 * 100])
-def test_damage_is_noticed_and_named(folder: RunFolder, bit: int) -> None:
+def test_damage_is_detected_and_named(folder: RunFolder, bit: int) -> None:
     save(folder, *quantized({NAME: torch.randn(50, 40)}))
     file = folder.path / BEST / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -148,7 +148,7 @@ def whole() -> dict[str, torch.Tensor]:
         ({f"{NAME}{SCALES}": torch.full((4,), math.nan)}, {NAME: "int8"}, "not finite"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_named(
+def test_mismatches_are_refused_and_named(
     folder: RunFolder, changes: dict[str, torch.Tensor | None], kinds: Any, says: str
 ) -> None:
     tensors = {name: tensor for name, tensor in (whole() | changes).items() if tensor is not None}
@@ -158,7 +158,7 @@ def test_what_does_not_fit_is_refused_and_named(
     assert "model.safetensors" in str(caught.value)
 
 
-def test_more_numbers_than_are_allowed_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_parameters_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, kinds = whole(), {NAME: "int8"}
     assert dequantized(tensors, kinds)[NAME].sum() == 210
     monkeypatch.setattr("lstm_sentiment.checkpoints.quantization.MOST_PACKED", 213)

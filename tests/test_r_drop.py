@@ -53,7 +53,7 @@ def gradients_of(loss: Tensor, model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_the_disagreement_is_the_mean_of_both_divergences() -> None:
+def test_the_loss_is_the_mean_of_both_kl_divergences() -> None:
     logits_2BC, weights_2B = torch.randn(10, 3), torch.rand(5).repeat(2) / 2
     expected = 0.0
     for row in range(5):
@@ -63,7 +63,7 @@ def test_the_disagreement_is_the_mean_of_both_divergences() -> None:
     assert float(disagreement(logits_2BC, weights_2B)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_without_dropout_two_passes_are_one(configure: Configure) -> None:
+def test_without_dropout_both_passes_are_equal(configure: Configure) -> None:
     """Loss and every gradient: there is nothing to disagree about, and a row counts no more than before."""
     model, corpus, batch = prepared(configure(*NO_DROPOUT, "--text.min_frequency=2"))
     assert len(batch.spelling_XK), "or unknown tokens are no part of this"
@@ -76,7 +76,7 @@ def test_without_dropout_two_passes_are_one(configure: Configure) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dropout", "embedding_dropout", "word_dropout"])
-def test_each_pass_has_masks_of_its_own(configure: Configure, kind: str) -> None:
+def test_each_pass_has_its_own_dropout_masks(configure: Configure, kind: str) -> None:
     only = [flag for flag in NO_DROPOUT if not flag.startswith(f"--model.{kind}=")]
     model, _, batch = prepared(configure(*only, f"--model.{kind}=0.5"))
     first_BC, second_BC = model(*twice(batch).inputs).chunk(2)
@@ -86,7 +86,7 @@ def test_each_pass_has_masks_of_its_own(configure: Configure, kind: str) -> None
     torch.testing.assert_close(first_BC, second_BC)
 
 
-def test_the_loss_is_half_of_the_papers(configure: Configure) -> None:
+def test_the_loss_is_half_of_that_in_the_paper(configure: Configure) -> None:
     """Cross-entropy of the one pass, of the other, and alpha times their disagreement."""
     model, corpus, batch = prepared(configure())
     answers = list[Tensor]()
@@ -119,12 +119,12 @@ def test_without_dropout_it_is_refused(configure: Configure) -> None:
 
 
 @pytest.mark.parametrize("weight", ["-1", ".inf", ".nan"])
-def test_a_weight_that_is_none_is_refused(configure: Configure, weight: str) -> None:
+def test_an_invalid_weight_is_refused(configure: Configure, weight: str) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.r_drop"):
         configure(f"--trainer.r_drop={weight}")
 
 
-def test_branches_agree_each_with_itself() -> None:
+def test_each_branch_has_its_own_consistency_loss() -> None:
     """What two branches disagree is the mean of what each does."""
     logits_K2BC, weights_2B = torch.randn(2, 6, 3), torch.full((6,), 1 / 6)
     of_each = [disagreement(logits_2BC, weights_2B) for logits_2BC in logits_K2BC]

@@ -10,13 +10,13 @@ from ranks import ACCUMULATED, FAULTS, IN_TESTS, KEPT, VARIANTS
 
 
 @pytest.mark.parametrize("name", IN_TESTS)
-def test_a_fault_of_one_process_ends_all_and_is_told(tmp_path: Path, name: str) -> None:
+def test_a_fault_of_one_rank_ends_all_and_is_reported(tmp_path: Path, name: str) -> None:
     """The other faults of the table are for scripts/soak."""
     found = ranks.to_its_end(name, tmp_path)
     assert ranks.wrong_with(found, FAULTS[name], tmp_path / "run") == [], found.told
 
 
-def test_two_processes_go_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_two_resumed_processes_end_with_the_same_bytes(tmp_path: Path) -> None:
     """From several steps, in fresh processes; and by themselves where torchrun starts a job again."""
     assert ranks.going_on(KEPT, tmp_path) == {"resumes": len(KEPT) * len(VARIANTS), "lost": 0}
     ends = [ranks.end_of(tmp_path / name) for name in VARIANTS]

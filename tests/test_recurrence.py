@@ -91,7 +91,7 @@ def test_equals_an_lstm_text_by_text(
 
 
 @needs_kernel
-def test_is_as_exact_as_the_library() -> None:
+def test_is_as_accurate_as_pytorch() -> None:
     """Measured against double precision, on 400 steps."""
     lstms, lengths_B = make_layer(64, 64, 2), torch.tensor([400, 333])
     values_TBX, real_TB1 = torch.randn(400, 2, 64), real(lengths_B, 400)
@@ -106,7 +106,7 @@ def test_is_as_exact_as_the_library() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_a_text_has_the_same_states_bit_for_bit_wherever_it_stands(threads: int) -> None:
+def test_states_are_bit_equal_in_any_batch(threads: int) -> None:
     torch.set_num_threads(threads)
     lengths = [9, 1, 4, 9, 7, 2, 8, 5, 3, 6] * 8
     lengths_B, lstms = torch.tensor(lengths), make_layer(20, 32, 2)
@@ -128,7 +128,7 @@ def test_a_text_has_the_same_states_bit_for_bit_wherever_it_stands(threads: int)
 
 @needs_kernel
 @pytest.mark.parametrize(("inputs", "hidden"), [(20, 32), (128, 128), (33, 80)])
-def test_gradients_do_not_hang_on_the_number_of_threads(inputs: int, hidden: int) -> None:
+def test_gradients_do_not_depend_on_the_number_of_threads(inputs: int, hidden: int) -> None:
     """Bit for bit: each sum over tokens or gates adds up in one order, on whichever threads."""
     lengths_B, lstms = torch.tensor([60, 2, 50, 6, 1, 33, 40]), make_layer(inputs, hidden, 2)
     values_TBX = torch.randn(60, 7, inputs, requires_grad=True)
@@ -144,7 +144,7 @@ def test_gradients_do_not_hang_on_the_number_of_threads(inputs: int, hidden: int
 
 @needs_kernel
 @pytest.mark.parametrize("padding", [0.0, torch.nan])
-def test_padding_is_no_state_and_gets_no_gradient(padding: float) -> None:
+def test_padding_has_zero_states_and_no_gradient(padding: float) -> None:
     """Whatever its values are, and whatever flows back to it."""
     lengths_B, lstms = torch.tensor([6, 2, 4, 1]), make_layer(20, 32, 2)
     real_TB1 = real(lengths_B, 8).bool()
@@ -162,7 +162,7 @@ def test_padding_is_no_state_and_gets_no_gradient(padding: float) -> None:
 
 
 @needs_kernel
-def test_looks_at_nothing_behind_a_text() -> None:
+def test_positions_after_a_text_are_not_read() -> None:
     lengths_B, lstms = torch.tensor([6, 2, 4]), make_layer(8, 16, 2)
     values_TBX = torch.randn(6, 3, 8)
     loud_TBX = torch.where(real(lengths_B, 6).bool(), values_TBX, torch.nan)
@@ -174,7 +174,7 @@ def test_looks_at_nothing_behind_a_text() -> None:
 
 
 @needs_kernel
-def test_what_is_not_finite_stays_so_and_in_its_text() -> None:
+def test_non_finite_values_stay_within_their_text() -> None:
     """Training stops at such numbers: they must not be lost in a clamp."""
     lengths_B, lstms = torch.tensor([4, 4, 4]), make_layer(8, 16, 2)
     values_TBX = torch.randn(4, 3, 8)
@@ -189,7 +189,7 @@ def test_what_is_not_finite_stays_so_and_in_its_text() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("size", [1e-20, 1e-4, 1.0, 30.0, 1e4, 1e30])
-def test_small_and_large_inputs_are_squashed_as_by_the_library(size: float) -> None:
+def test_activations_equal_pytorch_for_small_and_large_inputs(size: float) -> None:
     lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
     for lstm in lstms:
         nn.init.zeros_(lstm.bias_ih_l0)
@@ -205,7 +205,7 @@ def test_small_and_large_inputs_are_squashed_as_by_the_library(size: float) -> N
 @needs_kernel
 @pytest.mark.parametrize("gate", range(4))
 @pytest.mark.parametrize("size", [-80.0, -40.0, -3.0, -1e-6, 1e-6, 3.0, 40.0, 80.0])
-def test_gates_are_exact_from_shut_to_open(gate: int, size: float) -> None:
+def test_gates_are_accurate_over_their_range(gate: int, size: float) -> None:
     """Relative to what passes, however little: a gate shut to e**-80 lets through just that."""
     (lstm,) = make_layer(8, 16, 1)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_gates_are_exact_from_shut_to_open(gate: int, size: float) -> None:
 
 
 @needs_kernel
-def test_answers_are_the_same_whether_something_is_learned_or_not() -> None:
+def test_outputs_are_equal_with_and_without_gradients() -> None:
     lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
     values_TBX = torch.randn(5, 2, 8)
     learning = recurrence.read(values_TBX, lengths_B, lstms)
@@ -235,7 +235,7 @@ def test_answers_are_the_same_whether_something_is_learned_or_not() -> None:
 
 
 @needs_kernel
-def test_only_what_is_asked_for_gets_a_gradient() -> None:
+def test_only_requested_gradients_are_computed() -> None:
     lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
     values_TBX = torch.randn(5, 2, 8, requires_grad=True)
     (expected,) = torch.autograd.grad(recurrence.read(values_TBX, lengths_B, lstms)[1].sum(), values_TBX)
@@ -248,7 +248,7 @@ def test_only_what_is_asked_for_gets_a_gradient() -> None:
 
 
 @needs_kernel
-def test_a_graph_that_is_kept_gives_its_gradient_again_and_weights_changed_since_are_noticed() -> None:
+def test_a_retained_graph_repeats_its_gradient_and_detects_changed_weights() -> None:
     lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 1)
     loss = recurrence.read(torch.randn(5, 2, 8), lengths_B, lstms)[0].sum()
     learned = list(lstms[0].parameters())
@@ -264,7 +264,7 @@ def test_a_graph_that_is_kept_gives_its_gradient_again_and_weights_changed_since
 
 
 @needs_kernel
-def test_each_weight_has_a_gradient_of_its_own() -> None:
+def test_each_weight_has_its_own_gradient() -> None:
     """Clipping scales them in place: the biases of a gate, whose gradients are equal, must not share one."""
     lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
     sum(states.sum() for states in recurrence.read(torch.randn(5, 2, 8), lengths_B, lstms)).backward()  # type: ignore[union-attr]
@@ -279,7 +279,7 @@ def test_each_weight_has_a_gradient_of_its_own() -> None:
 
 
 @needs_kernel
-def test_takes_views_as_it_takes_copies() -> None:
+def test_views_equal_copies() -> None:
     lstms = make_layer(8, 16, 2)
     wide_BTX = torch.randn(3, 5, 16)
     view_TBX, lengths_B = wide_BTX.transpose(0, 1)[:, :, ::2], torch.tensor([5, 0, 3, 0, 2])[::2]
@@ -293,7 +293,7 @@ def test_takes_views_as_it_takes_copies() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("case", ["longer text", "inputs", "texts", "hidden", "directions"])
-def test_shapes_that_do_not_fit_are_refused(case: str) -> None:
+def test_mismatched_shapes_are_refused(case: str) -> None:
     """The kernel would read or write elsewhere in memory."""
     lstms = make_layer(9 if case == "inputs" else 8, 16, 3 if case == "directions" else 2)
     if case == "hidden":
@@ -306,7 +306,7 @@ def test_shapes_that_do_not_fit_are_refused(case: str) -> None:
 @pytest.mark.parametrize(
     "case", ["hidden", "double", "no kernel", pytest.param("autocast", marks=needs_kernel), "none of them"]
 )
-def test_applies_where_it_computes_the_same(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_is_used_only_if_equivalent(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if case == "no kernel":
         monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
     lstms, values_TBX = make_layer(8, 20 if case == "hidden" else 16, 2), torch.randn(5, 2, 8)
@@ -317,7 +317,7 @@ def test_applies_where_it_computes_the_same(case: str, monkeypatch: pytest.Monke
 
 
 @needs_kernel
-def test_the_library_in_its_place_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pytorch_gives_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without the kernel reads the checkpoint of one that has it, and answers the same."""
     lengths_B, lstms, values_TBX = torch.tensor([5, 3, 1]), make_layer(8, 16, 2), torch.randn(5, 3, 8)
     found = _read_layer(values_TBX, lengths_B, lstms)

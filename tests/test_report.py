@@ -67,7 +67,7 @@ def test_intervals_are_those_of_drawing_rows() -> None:
         assert found[name]["high"] == pytest.approx(high, abs=0.012)
 
 
-def test_wrong_labels_are_found_and_right_ones_are_not() -> None:
+def test_wrong_labels_are_found_without_false_alarms() -> None:
     random = np.random.default_rng(0)
     truth_R = random.integers(0, 3, 600)
     probabilities_RC = random.dirichlet([1, 1, 1], 600) * 0.2
@@ -82,11 +82,11 @@ def test_wrong_labels_are_found_and_right_ones_are_not() -> None:
     assert (np.diff(own) >= 0).all(), "the most doubtful first"
 
 
-def test_a_class_without_rows_is_no_alternative() -> None:
+def test_a_class_without_rows_is_not_suggested() -> None:
     assert doubtful_labels(np.array([0, 0]), np.array([[0.1, 0.9], [0.9, 0.1]])).tolist() == []
 
 
-def test_bins_of_length_hold_each_row_once() -> None:
+def test_length_bins_have_each_row_once() -> None:
     random = np.random.default_rng(0)
     lengths_R, right_R = random.integers(1, 60, 500), random.random(500) < 0.7
     bins = accuracy_by_length(lengths_R, right_R)
@@ -98,7 +98,7 @@ def test_bins_of_length_hold_each_row_once() -> None:
     assert len(accuracy_by_length(np.full(9, 4), np.ones(9, bool))) == 1
 
 
-def test_evidence_is_what_the_classifier_answers(own_run: Path) -> None:
+def test_evidence_is_the_prediction_of_the_classifier(own_run: Path) -> None:
     classifier = load(own_run, device="cpu")
     config = classifier.config
     corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
@@ -138,7 +138,7 @@ def test_a_wrong_label_in_the_file_is_named_with_its_line(
     assert {(row.given, row.predicted) for row in doubtful} == {("negative", "positive")}
 
 
-def test_drawing_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+def test_drawing_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Training logs at this level, and what is drawn there may look like numbers."""
     bins = accuracy_by_length(np.array([5, 5, 7, 7]), np.array([True, False, True, True]))
     with caplog.at_level("INFO"):
@@ -146,7 +146,7 @@ def test_drawing_is_silent(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == []
 
 
-def test_the_report_tells_the_run_s_scores(own_run: Path) -> None:
+def test_the_report_has_the_scores_of_the_run(own_run: Path) -> None:
     page = write_report(own_run, device="cpu").read_text("utf-8")
     metrics = json.loads((own_run / "metrics.json").read_text())
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
@@ -172,7 +172,7 @@ def test_without_its_rows_the_report_says_so(
     assert "Which classes are taken for which" in page
 
 
-def test_a_run_that_did_not_end_has_no_report(own_run: Path) -> None:
+def test_an_unfinished_run_has_no_report(own_run: Path) -> None:
     (own_run / "metrics.json").unlink()
     with pytest.raises(RunError, match="come to its end"):
         write_report(own_run, device="cpu")
@@ -215,7 +215,7 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run" / "report.html"
 
 
-def test_what_a_page_does_would_be_seen(browser: Any, tmp_path: Path) -> None:
+def test_errors_and_requests_of_a_page_are_detected(browser: Any, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text("<img src='other.png'><script>console.error('x'); nothing()</script>")
     page, told, asked = opened(browser, file)
@@ -229,7 +229,7 @@ def test_a_browser_shows_the_report(browser: Any, hostile_run: Path, scheme: str
     check_page(browser, hostile_run, scheme, pictures=3)
 
 
-def test_hostile_text_stays_text(browser: Any, hostile_run: Path) -> None:
+def test_hostile_text_is_escaped(browser: Any, hostile_run: Path) -> None:
     page = browser.new_page()
     page.goto(hostile_run.as_uri())
     assert page.title().startswith("Report of")

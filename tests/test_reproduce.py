@@ -123,7 +123,7 @@ def test_doctests_of_the_scripts() -> None:
         assert doctest.testmod(module).failed == 0
 
 
-def test_the_table_of_the_repository_is_whole() -> None:
+def test_the_table_of_the_repository_is_valid() -> None:
     table = experiments.read_table(SCRIPTS / "experiments.yaml")
     for experiment in table.experiments.values():
         words = experiment.options(experiment.benchmark.train)
@@ -143,7 +143,7 @@ def test_the_table_of_the_repository_is_whole() -> None:
                 assert name.removeprefix(experiments.DATA).split("/")[0] in files
 
 
-def test_the_test_rows_are_read_by_evaluate_alone(
+def test_only_evaluate_reads_the_test_rows(
     folder: Path, reproduced: Callable[..., str], calls: list[Call]
 ) -> None:
     reproduced("given", "--seeds=2")
@@ -206,7 +206,7 @@ def test_an_ablation_never_sees_the_test_rows(
     assert ["--model.bidirectional=false" in arguments for _, arguments in calls] == [True, False]
 
 
-def test_what_is_in_the_log_is_not_repeated_unless_something_changed(
+def test_logged_runs_are_not_repeated_unless_something_changed(
     folder: Path, reproduced: Callable[..., str], calls: list[Call]
 ) -> None:
     reproduced("given", "--seeds=1")
@@ -221,7 +221,7 @@ def test_what_is_in_the_log_is_not_repeated_unless_something_changed(
     assert len(calls) == 2
 
 
-def test_finished_seeds_are_kept_when_a_later_one_breaks_off(
+def test_finished_seeds_are_kept_when_a_later_one_fails(
     folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     working = reproduce.call
@@ -244,7 +244,7 @@ def test_finished_seeds_are_kept_when_a_later_one_breaks_off(
     assert len(log_of(folder)["given"]["scores"]) == 2
 
 
-def test_a_second_command_is_told_that_the_experiment_is_under_way(
+def test_a_second_command_is_refused_while_the_experiment_runs(
     folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     working, told = reproduce.call, []
@@ -264,7 +264,7 @@ def test_a_second_command_is_told_that_the_experiment_is_under_way(
     assert not [file for file in (folder / "work").rglob("*") if file.is_file()]
 
 
-def test_nothing_is_kept_of_a_run_during_which_the_code_changed(
+def test_a_run_is_discarded_if_the_code_changed(
     folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     working = reproduce.call
@@ -281,7 +281,7 @@ def test_nothing_is_kept_of_a_run_during_which_the_code_changed(
     assert not list((folder / "work").rglob("seed-0.json"))
 
 
-def test_parts_by_column_hold_all_rows_of_a_value_out_in_turn(tmp_path: Path) -> None:
+def test_parts_by_column_hold_out_each_value_in_turn(tmp_path: Path) -> None:
     rows = rows_of(60, 0)
     repeated = pd.concat([rows, rows.head(5).assign(author="Cy")])
     source = tmp_path / "all.csv"
@@ -302,7 +302,7 @@ def test_parts_by_column_hold_all_rows_of_a_value_out_in_turn(tmp_path: Path) ->
     assert sorted(tested) == sorted(rows.text)
 
 
-def test_a_share_is_drawn_by_the_seed_from_the_rows_that_the_filter_leaves(tmp_path: Path) -> None:
+def test_a_sample_is_drawn_by_seed_from_the_filtered_rows(tmp_path: Path) -> None:
     source = tmp_path / "all.csv"
     rows_of(120, 0).to_csv(source, index=False)
     benchmark = experiments.Benchmark(
@@ -325,7 +325,7 @@ def test_a_share_is_drawn_by_the_seed_from_the_rows_that_the_filter_leaves(tmp_p
         drawn(0, "few")
 
 
-def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_column_is_an_error(tmp_path: Path) -> None:
     source = tmp_path / "all.csv"
     rows_of(6, 0).to_csv(source, index=False)
     benchmark = experiments.Benchmark(
@@ -368,7 +368,7 @@ def ablation(name: str, scores: list[float], **more: Any) -> dict[str, Any]:
     return entry_of(f"given/{name}", scores, scored_on="validation", **more)
 
 
-def test_the_page_tells_gains_with_their_sign_and_what_they_mean(folder: Path) -> None:
+def test_the_page_shows_signed_gains_with_their_meaning(folder: Path) -> None:
     table = experiments.read_table(folder / "table.yaml")
     entries = [
         entry_of("given", [0.5, 0.5, 0.5], validation=[0.10, 0.20, 0.30]),
@@ -393,7 +393,7 @@ def test_the_page_tells_gains_with_their_sign_and_what_they_mean(folder: Path) -
     assert "a second layer" not in results_page.write_page(entries, table, folder).read_text("utf-8")
 
 
-def test_the_standard_error_is_that_of_a_two_way_layout() -> None:
+def test_the_standard_error_equals_a_two_way_anova() -> None:
     random = np.random.default_rng(0)
     scores_SN = random.normal(size=(7, 4))
     design = [[*np.eye(7)[s], *np.eye(4)[n]] for s in range(7) for n in range(4)]
@@ -405,7 +405,7 @@ def test_the_standard_error_is_that_of_a_two_way_layout() -> None:
     assert results_page.standard_error({"one": {"scores": [1.0, 2.0]}}) is None
 
 
-def test_main_table_and_curve_say_what_the_log_says(folder: Path) -> None:
+def test_main_table_and_curve_match_the_log(folder: Path) -> None:
     table = experiments.read_table(folder / "table.yaml")
     entries = [
         entry_of("given", [0.5, 0.7], dirty=True),
@@ -430,7 +430,7 @@ def test_main_table_and_curve_say_what_the_log_says(folder: Path) -> None:
     assert "| given/large | 100 | 10 s | 0.8000 ± 0.0000 |" in page
 
 
-def test_a_curve_holds_what_the_same_code_scored_in_the_same_time(folder: Path) -> None:
+def test_a_curve_only_has_comparable_runs(folder: Path) -> None:
     table = experiments.read_table(folder / "table.yaml")
     (curve,) = table.curves
 
@@ -458,14 +458,14 @@ def test_a_curve_holds_what_the_same_code_scored_in_the_same_time(folder: Path) 
         (["given", "--seeds=0"], "--seeds must be at least 1"),
     ],
 )
-def test_mistakes_are_told_in_a_line(reproduced: Callable[..., str], argv: list[str], told: str) -> None:
+def test_errors_are_one_line(reproduced: Callable[..., str], argv: list[str], told: str) -> None:
     with pytest.raises(SentimentError) as raised:
         reproduced(*argv)
     assert told in str(raised.value)
     assert raised.value.exit_code == 2
 
 
-def test_help_does_not_wait_for_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     command = [sys.executable, "-X", "importtime", str(SCRIPTS / "reproduce.py"), "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -502,7 +502,7 @@ def test_missing_files_are_named_before_anything_is_trained(
         ),
     ],
 )
-def test_a_table_that_is_none_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_table_is_an_error(tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "t.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=told) as raised:
@@ -510,7 +510,7 @@ def test_a_table_that_is_none_is_told(tmp_path: Path, text: str, told: str) -> N
     assert str(file) in str(raised.value)
 
 
-def test_a_damaged_log_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_damaged_log_is_reported_with_its_line(tmp_path: Path) -> None:
     log = tmp_path / "results.jsonl"
     log.write_text(json.dumps({"name": "a"}) + "\n{broken\n", encoding="utf-8")
     with pytest.raises(SentimentError, match=r"results.jsonl:2: not JSON"):
@@ -518,7 +518,7 @@ def test_a_damaged_log_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [0, 3])
-def test_a_command_is_told_how_many_threads_to_take(
+def test_a_command_gets_its_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     """Two experiments at a time, each with as many threads as cores, wait for each other's."""
@@ -528,7 +528,7 @@ def test_a_command_is_told_how_many_threads_to_take(
     assert (tmp_path / "log").read_text("utf-8").startswith(f"{threads or 7} threads")
 
 
-def test_a_command_that_fails_is_told_with_its_last_line(tmp_path: Path) -> None:
+def test_a_failed_command_is_reported_with_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with pytest.raises(RunError, match=r"evaluate left with exit code 2: error: .*no_such_run"):
         reproduce.call("evaluate", ["no_such_run", "file.csv"], log=log, launch="", threads=0)

@@ -86,7 +86,7 @@ def begin(folder: RunFolder, config: Any, facts: dict[str, Any] | None = None, *
     )
 
 
-def test_every_key_has_a_class() -> None:
+def test_every_key_is_classified() -> None:
     """A new key needs a place in one of the tables above: what becomes of it when a run goes on?"""
     classes = [set(HARMLESS), set(TOLD), set(OTHERS)]
     keys = {key for kind in KINDS for key in flatten(kind)}
@@ -96,7 +96,7 @@ def test_every_key_has_a_class() -> None:
 
 
 @pytest.mark.parametrize(("kind", "key"), KEYS, ids=[f"{type(kind).__name__} {key}" for kind, key in KEYS])
-def test_a_key_that_differs_is_refused_with_both_values_unless_it_does_no_harm(
+def test_a_differing_key_is_refused_with_both_values_unless_harmless(
     folder: RunFolder, kind: Any, key: str
 ) -> None:
     config, now = dataclasses.replace(kind, resume=True), flatten(kind)[key]
@@ -112,7 +112,7 @@ def test_a_key_that_differs_is_refused_with_both_values_unless_it_does_no_harm(
     assert caught.value.exit_code == 2
 
 
-def test_all_keys_that_differ_are_named(folder: RunFolder) -> None:
+def test_all_differing_keys_are_named(folder: RunFolder) -> None:
     begin(folder, Config(), seed=1, trainer__epochs=30)
     with pytest.raises(
         RunError, match=r"has seed 1, now it is 0; the run has trainer\.epochs 30, now it is 3;"
@@ -137,7 +137,7 @@ def facts_of(**others: Any) -> dict[str, Any]:
     ("name", "value"),
     [("threads", 2), ("world_size", 2), ("device", "cuda"), ("precision", "bf16"), ("torch", "2.0")],
 )
-def test_another_machine_is_told_with_both_values(
+def test_another_machine_is_reported_with_both_values(
     folder: RunFolder, caplog: pytest.LogCaptureFixture, name: str, value: object
 ) -> None:
     begin(folder, Config(), facts_of())
@@ -151,7 +151,7 @@ def test_another_machine_is_told_with_both_values(
     assert name in ROUNDED_BY
 
 
-def test_a_run_of_an_earlier_version_does_not_know_all_of_its_machine(
+def test_a_run_of_an_earlier_version_may_lack_machine_facts(
     folder: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     known = {name: facts_of()[name] for name in ("data", "threads", "world_size")}
@@ -168,7 +168,7 @@ def test_a_run_of_an_earlier_version_does_not_know_all_of_its_machine(
         (["so", "good"], 9, "sha256 0123456789ab, now other"),
     ],
 )
-def test_other_data_are_refused_with_what_was_and_what_is(
+def test_other_data_is_refused_with_both_descriptions(
     folder: RunFolder, words: list[str], rows: int, told: str
 ) -> None:
     begin(folder, Config(), facts_of())
@@ -179,7 +179,7 @@ def test_other_data_are_refused_with_what_was_and_what_is(
 
 
 @pytest.mark.parametrize("name", ["pretrained", "teacher"])
-def test_another_model_to_start_or_learn_from_is_refused_with_both_sums(folder: RunFolder, name: str) -> None:
+def test_another_start_or_teacher_is_refused_with_both_checksums(folder: RunFolder, name: str) -> None:
     begin(folder, Config(), facts_of(**{name: "a" * 64}))
     with pytest.raises(RunError, match=rf"{name}.* \(sha256 {'a' * 12}, now {'b' * 12}\)"):
         checkpoint_to_resume(folder, facts_of(**{name: "b" * 64}), data_of(["so", "good"], 9))
@@ -189,9 +189,7 @@ def test_another_model_to_start_or_learn_from_is_refused_with_both_sums(folder: 
 
 
 @pytest.mark.parametrize("settings", [{}, {"overwrite": True}, {"resume": True}])
-def test_a_job_that_is_restarted_goes_on_with_its_own_run_and_with_no_other(
-    folder: RunFolder, settings: dict[str, bool]
-) -> None:
+def test_a_restarted_job_resumes_only_its_own_run(folder: RunFolder, settings: dict[str, bool]) -> None:
     """Nothing of an earlier job is taken for its own: that would be a resume that nobody asked for."""
     config = Config(**settings)
     again = Processes(world_size=2, restarts=1, job="mine")

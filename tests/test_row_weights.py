@@ -53,7 +53,7 @@ def both(tmp_path: Path, **data: Any) -> tuple[Corpus, Corpus]:
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_the_linear_branch_of_weights_is_that_of_repeated_rows(tmp_path: Path, balanced: bool) -> None:
+def test_a_weighted_linear_branch_equals_one_of_repeated_rows(tmp_path: Path, balanced: bool) -> None:
     """Inverse frequencies, weights, bias, and the strength that cross-validation picks."""
     fitted = []
     for corpus in both(tmp_path, validation=None, test=None):
@@ -76,7 +76,7 @@ def test_the_linear_branch_of_weights_is_that_of_repeated_rows(tmp_path: Path, b
         np.testing.assert_allclose(found, of_rows[name], rtol=1e-3, atol=2e-3, err_msg=name)
 
 
-def test_a_linear_branch_that_ignores_weights_is_another(tmp_path: Path) -> None:
+def test_ignoring_weights_changes_the_linear_branch(tmp_path: Path) -> None:
     """The control arm: the same rows, each counted once."""
     weighted, _ = both(tmp_path, validation=None, test=None)
     weights = []
@@ -89,7 +89,7 @@ def test_a_linear_branch_that_ignores_weights_is_another(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("strong", [0, 2])
-def test_the_head_of_weights_is_that_of_repeated_rows(strong: int) -> None:
+def test_a_weighted_head_equals_one_of_repeated_rows(strong: int) -> None:
     random_numbers, labels = np.random.default_rng(0), np.arange(60) % 3
     features_RP = random_numbers.normal(size=(60, 5)) + 0.5 * labels[:, None] + COUNTS[:, None]
     folds = folds_of(labels, seed=0)
@@ -108,7 +108,7 @@ def test_the_head_of_weights_is_that_of_repeated_rows(strong: int) -> None:
     assert np.abs(plain.weight_CP - one.weight_CP).max() > 1e-3
 
 
-def test_choices_by_weights_are_those_by_repeated_rows() -> None:
+def test_weighted_choices_equal_those_of_repeated_rows() -> None:
     random_numbers, labels = np.random.default_rng(1), np.arange(60) % 3
     one_RC, other_RC = (random_numbers.normal(size=(60, 3)) + size * np.eye(3)[labels] for size in (1, 2))
     probabilities_RC = np.exp(one_RC) / np.exp(one_RC).sum(axis=1, keepdims=True)
@@ -134,7 +134,7 @@ def test_choices_by_weights_are_those_by_repeated_rows() -> None:
     )
 
 
-def test_a_blend_of_weights_is_that_of_repeated_rows() -> None:
+def test_a_weighted_blend_equals_one_of_repeated_rows() -> None:
     random_numbers, labels = np.random.default_rng(2), np.arange(150) % 3
     counts = 1 + np.arange(150) % 3
     times = np.repeat(np.arange(150), counts)
@@ -156,7 +156,7 @@ def test_a_blend_of_weights_is_that_of_repeated_rows() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_text_stands_on_two_sides_of_a_cut_or_of_folds(tmp_path: Path, seed: int) -> None:
+def test_no_text_is_in_two_splits_or_folds(tmp_path: Path, seed: int) -> None:
     rows = make_rows(90)
     repeated = [*rows, *rows[:40], *((text, "neutral") for text, _ in rows[10:20])]
     random.Random(seed).shuffle(repeated)
@@ -190,7 +190,7 @@ def test_groups_that_share_a_text_stay_together(tmp_path: Path) -> None:
     assert corpus.facts["shared_texts"] == {"validation": 0, "test": 0}
 
 
-def test_rows_that_are_not_repeated_are_cut_as_before(tmp_path: Path) -> None:
+def test_unique_rows_are_split_as_before(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "a.csv", make_rows(90))
     for name, split in load(file).splits.items():
         assert split.rows.tolist() == load(file, deduplicate=False).splits[name].rows.tolist()
@@ -199,7 +199,7 @@ def test_rows_that_are_not_repeated_are_cut_as_before(tmp_path: Path) -> None:
 # --- the setting ---
 
 
-def test_weights_reach_losses_words_and_class_weights(tmp_path: Path) -> None:
+def test_weights_apply_to_losses_vocabulary_and_class_weights(tmp_path: Path) -> None:
     weighted, repeated = both(tmp_path, validation=0.2, test=None)
     assert weighted.vocabulary.tokens == repeated.vocabulary.tokens
     counts = dict(zip(weighted.train.rows, weighted.train.counts, strict=True))
@@ -223,7 +223,7 @@ def test_a_row_of_weight_0_is_left_out_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weight", ["-1", "many", "nan", "inf", "", "2000000"])
-def test_what_is_no_weight_is_refused_with_its_line(tmp_path: Path, weight: str) -> None:
+def test_an_invalid_weight_is_refused_with_its_line(tmp_path: Path, weight: str) -> None:
     lines = [f"text {n},{'ab'[n % 2]},{weight if n == 5 else 1}" for n in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["text,label,count", *lines]) + "\n")
     message = rf"a\.csv:7: column 'count': '{weight}' is no weight; write a number from 0 to 1,000,000"
@@ -233,7 +233,7 @@ def test_what_is_no_weight_is_refused_with_its_line(tmp_path: Path, weight: str)
         load(tmp_path / "a.csv", weight_column="cuont")
 
 
-def test_a_part_of_rows_keeps_what_they_count(tmp_path: Path) -> None:
+def test_a_subset_keeps_its_weights(tmp_path: Path) -> None:
     weighted, _ = both(tmp_path, validation=None, test=None)
     part: TextDataset = weighted.train.part(np.array([5, 0, 2]))
     assert part.counts.tolist() == [3, 1, 3]
@@ -255,7 +255,7 @@ def test_an_estimator_learns_the_same_from_weights_and_from_repeated_rows() -> N
     assert np.abs(plain.predict_proba(FRESH) - expected).max() > 0.01
 
 
-def test_an_oversampled_class_is_trained_on_as_it_is() -> None:
+def test_an_oversampled_class_is_kept() -> None:
     """160 rows, of which 72 repeat a text: the class that was drawn more often is expected more often."""
     texts, labels = TEXTS[:88], LABELS[:88]
     more = [n for n, label in enumerate(labels) if label == "positive"]
@@ -280,7 +280,7 @@ def test_weights_change_gradient_training_as_repeated_rows_do() -> None:
     assert mean[1] > mean[0] + 0.02
 
 
-def test_a_weight_of_0_is_no_row() -> None:
+def test_a_weight_of_0_removes_the_row() -> None:
     counts = np.r_[np.ones(60), np.zeros(30)]
     labels = [*LABELS[:60], *["other"] * 30]
     weighted = tiny(epochs=1).fit(TEXTS[:90], labels, sample_weight=counts)
@@ -305,13 +305,13 @@ def test_weights_that_cannot_be_used_are_a_value_error(weights: Any, message: st
         tiny(epochs=1).fit(TEXTS[:60], LABELS[:60], sample_weight=weights)
 
 
-def test_a_search_hands_weights_on() -> None:
+def test_a_search_passes_weights() -> None:
     search = GridSearchCV(tiny(epochs=1), {"hidden_size": [4, 8]}, cv=2, error_score="raise")
     search.fit(TEXTS[:60], LABELS[:60], sample_weight=COUNTS)
     assert search.predict(["a great day"]).shape == (1,)
 
 
-def test_labels_that_are_left_out_are_no_classes() -> None:
+def test_left_out_labels_are_not_classes() -> None:
     texts, labels = [*TEXTS[:60], "mixed feelings"], [*LABELS[:60], "mixed"]
     estimator = tiny(epochs=1, left_out=["mixed"])
     assert clone(estimator).get_params()["left_out"] == ["mixed"]

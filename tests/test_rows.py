@@ -30,7 +30,7 @@ def make_tables(size: int) -> tuple[Tensor, Tensor, Tensor]:
 @needs_kernel
 @pytest.mark.parametrize("size", [1, 3, 8, 20, 128])
 @pytest.mark.parametrize("threads", [1, 2, 7])
-def test_equals_torchs_adamw_of_those_rows_alone(size: int, threads: int) -> None:
+def test_equals_torchs_adamw_of_those_rows(size: int, threads: int) -> None:
     torch.set_num_threads(threads)
     tables, rows_U = make_tables(size), torch.tensor([7, 0, 4])
     before_VE = tables[0].clone()
@@ -51,7 +51,7 @@ def test_equals_torchs_adamw_of_those_rows_alone(size: int, threads: int) -> Non
 
 
 @needs_kernel
-def test_a_rows_factor_shortens_its_step() -> None:
+def test_the_factor_of_a_row_scales_its_step() -> None:
     rows_U, gradient_UE = torch.tensor([3, 8]), torch.randn(2, 20)
     whole, part, before_VE = make_tables(20), make_tables(20), make_tables(20)[0]
     factors_V = torch.linspace(0, 2, 9)
@@ -64,7 +64,7 @@ def test_a_rows_factor_shortens_its_step() -> None:
 
 @needs_kernel
 @pytest.mark.parametrize("case", ["beyond", "below", "gradient", "moment", "factors"])
-def test_what_does_not_fit_is_refused(case: str) -> None:
+def test_mismatched_shapes_are_refused(case: str) -> None:
     """The kernel would write elsewhere in memory."""
     tables = list(make_tables(20))
     if case == "moment":
@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
 
 @pytest.mark.parametrize("factors", [False, True])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_the_optimizer_does_the_same_without_it(
+def test_the_optimizer_is_equal_without_the_kernel(
     factors: bool, sparse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
@@ -102,7 +102,7 @@ def test_the_optimizer_does_the_same_without_it(
 
 
 @needs_kernel
-def test_a_graph_notices_that_the_table_was_changed() -> None:
+def test_a_graph_detects_that_the_table_changed() -> None:
     table = nn.Parameter(make_tables(4)[0])
     loss = table.square().sum()
     tables = (table.detach(), torch.zeros(9, 4), torch.zeros(9, 4))

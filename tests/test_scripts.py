@@ -52,7 +52,7 @@ def test_a_sentence_has_as_many_tokens_as_words(script: str, sentence: str) -> N
         ("Thai", "ดีมาก", list("ดีมาก")),
     ],
 )
-def test_tokens_of_other_signs(script: str, sentence: str, tokens: list[str]) -> None:
+def test_punctuation_and_emoji_are_tokens(script: str, sentence: str, tokens: list[str]) -> None:
     assert words(sentence) == tokens, script
 
 
@@ -69,7 +69,7 @@ def test_every_mark_of_unicode_belongs_to_the_letter_before_it() -> None:
     assert wrong == []
 
 
-def test_folding_case_makes_no_new_characters() -> None:
+def test_case_folding_adds_no_characters() -> None:
     marks = [c for c in map(chr, range(sys.maxunicode + 1)) if len(fold_case(c)) != 1]
     assert marks == []
     assert [c for c in map(chr, range(sys.maxunicode + 1)) if len(c.lower()) != 1] == ["\u0130"]  # the fault
@@ -90,7 +90,7 @@ def test_folding_case_makes_no_new_characters() -> None:
         ("ÀÉÎÕÜ Ñ Ç Å Ø Æ Œ Ł Ž Ő Ș Ṽ", "àéîõü ñ ç å ø æ œ ł ž ő ș ṽ"),
     ],
 )
-def test_capitals_are_the_same_words(capitals: str, small: str) -> None:
+def test_capitalized_words_are_the_same_tokens(capitals: str, small: str) -> None:
     tokenizer = Tokenizer("words", lowercase=True)
     final = str.maketrans("ς", "σ")
     assert [t.translate(final) for t in tokenizer(capitals)] == [t.translate(final) for t in tokenizer(small)]

@@ -80,7 +80,7 @@ def outcomes(read: Callable[[], checkpoint.Checkpoint], seconds: float) -> dict[
 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks")
-def test_every_load_is_whole_while_saves_go_on(
+def test_every_load_is_consistent_during_saves(
     busy: tuple[RunFolder, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a control arm: the same reads without care fail or mix steps."""
@@ -109,16 +109,14 @@ def replaced(place: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [replaced, Path.rmdir])
-def test_another_folder_in_the_place_is_noticed_whatever_its_inode(
-    tmp_path: Path, change: Callable[[Path], None]
-) -> None:
+def test_a_replaced_folder_is_detected_for_any_inode(tmp_path: Path, change: Callable[[Path], None]) -> None:
     place = tmp_path / "last"
     place.mkdir()
     with pytest.raises(settling.ReplacedError), held_in_place(place):
         change(place)
 
 
-def test_damage_that_stays_is_told_at_once(tmp_path: Path) -> None:
+def test_persistent_damage_is_reported_at_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.begin(config_yaml="seed: 0", vocabulary=[], labels=["a", "b"], label_map={})
     save(folder, BEST, 1)
@@ -129,7 +127,7 @@ def test_damage_that_stays_is_told_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - started < 1
 
 
-def test_what_never_settles_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_gives_up_after_endless_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settling, "PATIENCE_S", 0.2)
 
     def attempt() -> None:
@@ -142,7 +140,7 @@ def test_what_never_settles_is_given_up(tmp_path: Path, monkeypatch: pytest.Monk
 # -- headers -----------------------------------------------------------------------------------------
 
 
-def test_a_packed_file_has_the_header_that_is_expected(tmp_path: Path) -> None:
+def test_a_packed_file_has_the_expected_header(tmp_path: Path) -> None:
     weights = {"embedding.weight": torch.randn(7, 3), "x_lstms.0.w": torch.randn(4, 4), "b": torch.randn(5)}
     tensors, kinds = quantized(weights)
     write_tensors(tmp_path / "model.safetensors", tensors)
@@ -153,7 +151,7 @@ def test_a_packed_file_has_the_header_that_is_expected(tmp_path: Path) -> None:
         check_table(found, stored_table({name: tuple(weight.shape) for name, weight in weights.items()}))
 
 
-def test_a_checkpoint_of_another_model_is_refused_before_it_is_read(
+def test_a_checkpoint_of_another_model_is_refused_before_reading_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = RunFolder(tmp_path / "run")

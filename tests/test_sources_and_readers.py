@@ -140,7 +140,7 @@ def test_every_compression_gives_the_same_rows(tmp_path: Path, ending: str, comp
     assert file.read_bytes()[:4] != b"text" or not compression
 
 
-def test_a_compressed_parquet_file_is_read_or_refused_for_what_it_is(tmp_path: Path) -> None:
+def test_a_compressed_parquet_file_is_read_or_refused(tmp_path: Path) -> None:
     """The ending .parquet.gz promises a gzip file that holds Parquet; garbage is the wrong word for it."""
     file = tmp_path / "rows.parquet.gz"
     file.write_bytes(gzip.compress(parquet({"text": ["a"], "label": ["x"]})))
@@ -161,7 +161,7 @@ def test_escaped_json_gives_the_same_rows(tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
-def test_nothing_is_guessed_from_a_value(tmp_path: Path, ending: str) -> None:
+def test_values_are_never_converted(tmp_path: Path, ending: str) -> None:
     values = ["NA", "null", "None", "nan", "N/A", "", "007", "1e5", "1.0", "True", "-inf", "#N/A", " 1 "]
     file = tmp_path / f"values{ending}"
     file.write_bytes(encodings_of([(value, value) for value in values])[ending])
@@ -182,7 +182,7 @@ def test_a_column_of_numbers_alone_stays_text(tmp_path: Path, ending: str, value
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 3, 7])
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_chunks_keep_rows_and_lines(
+def test_chunks_keep_rows_and_line_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, chunk_rows: int
 ) -> None:
     rows = [(f"text {i}" + "\nmore" * (i % 3), str(i % 2)) for i in range(7)]
@@ -202,7 +202,7 @@ def test_chunks_keep_rows_and_lines(
 # --- lines ---
 
 
-def test_lines_are_where_rows_begin(tmp_path: Path) -> None:
+def test_line_numbers_are_where_rows_begin(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(b'text,label\na,x\n"b\n\nb",y\n\n   \nc,x\r\n"d\r\nd",y\r\ne,x')
     frame, lines = read(file)
@@ -219,7 +219,7 @@ def test_a_header_may_take_several_lines(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=6), st.sampled_from(["\n", "\r\n", "\r"]))
 @settings(max_examples=50, deadline=None)
-def test_a_rows_line_is_where_its_text_stands(
+def test_the_line_of_a_row_is_that_of_its_text(
     tmp_path_factory: pytest.TempPathFactory, rows: Rows, line_end: str
 ) -> None:
     """Reference: count the line ends before each row while writing it."""
@@ -245,7 +245,7 @@ def test_every_line_end_is_read(tmp_path: Path, line_end: bytes) -> None:
     assert refusal(file, line_end.join([b"text,label", b"a", b"b,y"])).startswith("FILE:2: 1 field ")
 
 
-def test_blank_lines_before_the_header_are_passed_over(tmp_path: Path) -> None:
+def test_blank_lines_before_the_header_are_skipped(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(b"\n\ntext,label\na,x\n")
     frame, lines = read(file)
@@ -285,9 +285,7 @@ def test_a_file_of_one_column_keeps_its_empty_texts(tmp_path: Path) -> None:
         (b"text,label,text\na,x,b\n", "FILE:1: the header names column 'text' twice"),
     ],
 )
-def test_a_row_that_does_not_fit_is_refused_with_its_line(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_a_malformed_row_is_refused_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
     assert refusal(tmp_path / "rows.csv", content).startswith(message)
     if b";" not in content:
         assert refusal(tmp_path / "rows.tsv", content.replace(b",", b"\t")).startswith(
@@ -311,14 +309,14 @@ def test_a_quote_inside_an_unquoted_field_is_text(tmp_path: Path) -> None:
     assert pairs(file) == [('5" screen', "x"), (' "b"', "y")]
 
 
-def test_a_field_of_many_characters_is_read(tmp_path: Path) -> None:
+def test_a_long_field_is_read(tmp_path: Path) -> None:
     long = "word, " * 50_000
     file = tmp_path / "rows.csv"
     file.write_bytes(delimited([(long, "x"), ("b", "y")]))
     assert pairs(file) == [(long, "x"), ("b", "y")]
 
 
-def test_a_column_without_a_name_does_not_get_one_of_pandas(tmp_path: Path) -> None:
+def test_an_unnamed_column_gets_no_pandas_name(tmp_path: Path) -> None:
     """An index that another program wrote is no column to pick, and keeps its empty name."""
     file = tmp_path / "rows.csv"
     file.write_bytes(b",text,label\n0,a,x\n")
@@ -329,7 +327,7 @@ def test_a_column_without_a_name_does_not_get_one_of_pandas(tmp_path: Path) -> N
 # --- encodings ---
 
 
-def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path: Path) -> None:
     for ending, content in (".csv", delimited([("a", "x")])), (".jsonl", json_lines([("a", "x")])):
         file = tmp_path / f"rows{ending}"
         file.write_bytes(b"\xef\xbb\xbf" + content)
@@ -352,9 +350,7 @@ def test_utf_16_read_as_another_encoding_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["", ".gz"])
-def test_a_byte_that_does_not_decode_is_refused_with_line_and_position(
-    tmp_path: Path, compression: str
-) -> None:
+def test_an_undecodable_byte_is_refused_with_line_and_position(tmp_path: Path, compression: str) -> None:
     rows = [("word " * 5000, "x"), ("café", "y")]
     content = delimited(rows).decode().encode("latin-1")
     file = tmp_path / f"rows.csv{compression}"
@@ -365,7 +361,7 @@ def test_a_byte_that_does_not_decode_is_refused_with_line_and_position(
     assert refusal(file, encoding="ascii").startswith("FILE:3: byte 0xe9 at position 5 is not ascii")
 
 
-def test_a_byte_that_does_not_decode_is_replaced_if_asked(tmp_path: Path) -> None:
+def test_an_undecodable_byte_is_replaced_on_request(tmp_path: Path) -> None:
     for ending, content in (".csv", delimited([("café", "x")])), (".jsonl", json_lines([("café", "x")])):
         file = tmp_path / f"rows{ending}"
         file.write_bytes(content.decode().encode("latin-1"))
@@ -373,7 +369,7 @@ def test_a_byte_that_does_not_decode_is_replaced_if_asked(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
-def test_a_cut_off_character_at_the_end_is_refused(tmp_path: Path, ending: str) -> None:
+def test_a_truncated_character_at_the_end_is_refused(tmp_path: Path, ending: str) -> None:
     content = b'{"text": "a", "label": "x"}\n' if ending == ".jsonl" else b"text\na\n"
     assert refusal(tmp_path / f"rows{ending}", content + "é".encode()[:1]).startswith("FILE:")
 
@@ -396,7 +392,7 @@ def test_a_damaged_compressed_file_is_refused_by_name(tmp_path: Path, compressio
         assert refusal(tmp_path / f"rows.csv{compression}", content).startswith("FILE:")
 
 
-def test_an_xz_file_may_hold_several_streams_and_zeros_between(tmp_path: Path) -> None:
+def test_an_xz_file_may_have_several_streams_and_padding(tmp_path: Path) -> None:
     rows = [("so good", "x"), ("so bad", "y")]
     first, second = (lzma.compress(part) for part in (delimited(rows[:1]), b'"so bad","y"\n'))
     file = tmp_path / "rows.csv.xz"
@@ -407,7 +403,7 @@ def test_an_xz_file_may_hold_several_streams_and_zeros_between(tmp_path: Path) -
     assert refusal(file, (first + second)[:-9]).startswith("FILE: cannot be read: the file is cut off")
 
 
-def test_an_xz_file_that_asks_for_a_gigabyte_does_not_get_it(tmp_path: Path) -> None:
+def test_the_memory_of_xz_decompression_is_bounded(tmp_path: Path) -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
     packed = io.BytesIO()
     # Written by hand: to pack with such a dictionary would take ten gigabytes.
@@ -428,7 +424,7 @@ def test_an_xz_file_that_asks_for_a_gigabyte_does_not_get_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
-def test_a_byte_far_into_a_line_without_end_is_found_at_its_place(
+def test_an_undecodable_byte_in_a_very_long_line_is_located(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     monkeypatch.setattr(sources, "MAX_LINE", 101)
@@ -441,7 +437,7 @@ def test_a_byte_far_into_a_line_without_end_is_found_at_its_place(
     assert message.startswith(f"FILE:2: byte {told} is not {encoding}; set data.encoding"), message
 
 
-def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     whole = parquet({"text": ["a"] * 100, "label": ["x"] * 100})
     for content in (b"", b"PAR1 nothing", delimited(LONG), whole[: len(whole) // 2], whole[:-10]):
         assert refusal(tmp_path / "rows.parquet", content).startswith("FILE: is no readable Parquet file: ")
@@ -474,7 +470,7 @@ def test_a_parquet_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         (b"\n \n", "FILE: holds no rows"),
     ],
 )
-def test_a_line_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_line_that_is_not_a_json_object_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     assert refusal(tmp_path / "rows.jsonl", content).startswith(message)
 
 
@@ -567,7 +563,7 @@ def class_folders(root: Path, texts: dict[str, list[str]]) -> Path:
     return root
 
 
-def test_a_folder_holds_a_folder_of_texts_per_class(tmp_path: Path) -> None:
+def test_a_folder_has_a_subfolder_of_texts_per_class(tmp_path: Path) -> None:
     root = class_folders(
         tmp_path / "root", {"pos": ["good\r\n", "fine 😀"], "neg": ["bad, bad"], "empty": []}
     )
@@ -579,7 +575,7 @@ def test_a_folder_holds_a_folder_of_texts_per_class(tmp_path: Path) -> None:
     assert lines == [1, 2, 3]
 
 
-def test_only_the_class_folders_asked_for_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_requested_class_folders_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = class_folders(tmp_path / "root", {"neg": ["a", "b"], "pos": ["c"], "unsup": ["d"] * 3})
     monkeypatch.setattr(readers, "CHUNK_ROWS", 2)
     frame, lines = read(root, classes=["pos", "neg", "neutral"])
@@ -598,7 +594,7 @@ def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
         assert str(caught.value) == expected
 
 
-def test_a_text_file_that_does_not_decode_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_undecodable_text_file_is_refused_by_name(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "root", {"neg": ["a"], "pos": ["b"]})
     bad = root / "pos" / "1.txt"
     bad.write_bytes(b"caf\xe9")
@@ -632,12 +628,12 @@ def test_a_file_inside_a_package_is_read_without_importing_it(package: Path) -> 
 
 
 @pytest.mark.parametrize("inside", ["../secret.csv", "data/../../secret.csv", "/etc/secret.csv"])
-def test_a_path_that_leads_out_of_the_package_is_refused(package: Path, inside: str) -> None:
+def test_a_path_outside_the_package_is_refused(package: Path, inside: str) -> None:
     with pytest.raises(DataError, match="leads out of the package"):
         read(f"package:corpora_for_tests/{inside}")
 
 
-def test_a_link_that_leads_out_of_the_package_is_refused(package: Path) -> None:
+def test_a_link_to_outside_the_package_is_refused(package: Path) -> None:
     (package / "data" / "link.csv").symlink_to(package.parent / "secret.csv")
     with pytest.raises(DataError, match="leads out of the package"):
         read("package:corpora_for_tests/data/link.csv")
@@ -672,7 +668,7 @@ def test_urls_that_fsspec_opens_are_read(tmp_path: Path) -> None:
         memory.rm("/corpus", recursive=True)
 
 
-def test_a_fetched_file_goes_away_with_its_source(tmp_path: Path) -> None:
+def test_a_fetched_file_is_removed_with_its_source(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_bytes(delimited([("a", "x")]))
     with open_source(f"file://{file}") as source:
@@ -712,7 +708,7 @@ def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["rows.doc", "rows", "rows.xls", "rows.csv.7z", "rows.pkl", "rows.gz"])
-def test_an_unknown_ending_is_refused_with_those_known(tmp_path: Path, name: str) -> None:
+def test_an_unknown_extension_is_refused_with_the_supported_ones(tmp_path: Path, name: str) -> None:
     message = refusal(tmp_path / name, b"x")
     assert all(ending in message for ending in (*FORMATS, *COMPRESSIONS))
 
@@ -730,7 +726,7 @@ def test_an_unknown_ending_is_refused_with_those_known(tmp_path: Path, name: str
         ("a.csv.bz2", ".csv", ".bz2"),
     ],
 )
-def test_formats_are_told_by_the_ending(name: str, kind: str, compression: str) -> None:
+def test_formats_are_chosen_by_extension(name: str, kind: str, compression: str) -> None:
     assert (format_of(name), compression_of(name)) == (kind, compression)
 
 
@@ -743,7 +739,7 @@ def test_the_only_candidate_is_picked(candidates: tuple[str, ...]) -> None:
         assert pick_column("auto", ["id", name, "date"], candidates=candidates, key="k", file="f") == name
 
 
-def test_a_named_column_is_taken_among_several() -> None:
+def test_a_named_column_is_used() -> None:
     columns = ["text", "review"]
     assert pick_column("review", columns, candidates=TEXT_COLUMNS, key="k", file="f") == "review"
 
@@ -758,7 +754,7 @@ def test_a_named_column_is_taken_among_several() -> None:
         ("auto", ["\x1b[31m"], ["\\x1b"]),
     ],
 )
-def test_a_column_that_is_not_clear_is_refused(wanted: str, columns: list[str], parts: list[str]) -> None:
+def test_an_ambiguous_column_is_refused(wanted: str, columns: list[str], parts: list[str]) -> None:
     with pytest.raises(DataError) as caught:
         pick_column(wanted, columns, candidates=TEXT_COLUMNS, key="data.text_column", file="a.csv")
     message = str(caught.value)

@@ -86,13 +86,13 @@ def rows_file(folder: Path) -> Path:
 # -- packing --------------------------------------------------------------------------------------
 
 
-def test_a_packed_run_answers_nearly_as_the_run(trained_run: Path, packed: Path) -> None:
+def test_a_packed_run_predicts_nearly_like_the_run(trained_run: Path, packed: Path) -> None:
     before, after = (load(of).predict_logits(TEXTS) for of in (trained_run, packed))
     assert (before != after).any(), "nothing was rounded"
     np.testing.assert_allclose(after, before, atol=0.05)
 
 
-def test_what_packing_costs_is_measured_on_the_same_texts(trained_run: Path, tmp_path: Path) -> None:
+def test_packing_error_is_measured_on_the_same_texts(trained_run: Path, tmp_path: Path) -> None:
     facts = pack(trained_run, tmp_path / "out", texts=TEXTS)
     texts = [*RunFolder(tmp_path / "out").load(BEST).facts["proof"]["texts"], *TEXTS]
     before, after = (load(of, device="cpu").predict_logits(texts) for of in (trained_run, tmp_path / "out"))
@@ -110,7 +110,7 @@ def files_of(folder: Path) -> dict[str, Path]:
     return {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file()}
 
 
-def test_it_holds_what_is_needed_and_nothing_else(packed: Path) -> None:
+def test_it_has_only_the_needed_files(packed: Path) -> None:
     best = ("manifest.json", "model.safetensors", "state.json")
     assert set(files_of(packed)) == {
         *("README.md", "config.yaml", "environment.json", "labels.json", "statement.json", "vocabulary.json"),
@@ -118,7 +118,7 @@ def test_it_holds_what_is_needed_and_nothing_else(packed: Path) -> None:
     }
 
 
-def test_nothing_tells_of_machine_data_or_place(trained_run: Path, packed: Path) -> None:
+def test_nothing_reveals_machine_data_or_paths(trained_run: Path, packed: Path) -> None:
     machine = json.loads((trained_run / "environment.json").read_text())
     config = yaml.safe_load((trained_run / "config.yaml").read_text())
     secrets = [config["data"]["train"], str(trained_run), str(trained_run.parent), machine["cpu"]]
@@ -129,7 +129,7 @@ def test_nothing_tells_of_machine_data_or_place(trained_run: Path, packed: Path)
         assert not [secret for secret in secrets if secret.encode() in file.read_bytes()], file
 
 
-def test_settings_calibration_labels_and_vocabulary_stay(trained_run: Path, packed: Path) -> None:
+def test_settings_calibration_labels_and_vocabulary_are_kept(trained_run: Path, packed: Path) -> None:
     before, after = (yaml.safe_load((of / "config.yaml").read_text()) for of in (trained_run, packed))
     assert before["data"].pop("train") != after["data"].pop("train")
     assert after["data"].pop("labels") == ["negative", "neutral", "positive"]
@@ -146,13 +146,13 @@ def test_settings_calibration_labels_and_vocabulary_stay(trained_run: Path, pack
     assert facts["proof"]["logits"] != theirs["proof"]["logits"]
 
 
-def test_the_proof_is_of_the_packed_weights(packed: Path) -> None:
+def test_the_self_test_is_of_the_packed_weights(packed: Path) -> None:
     proof = RunFolder(packed).load(BEST).facts["proof"]
     found = load(packed, device="cpu").predict_logits(proof["texts"])
     np.testing.assert_allclose(found, proof["logits"], atol=1e-6)
 
 
-def test_card_and_statement_tell_what_it_was_trained_on(packed: Path) -> None:
+def test_card_and_statement_describe_the_training_data(packed: Path) -> None:
     card = (packed / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
     for line in (
@@ -166,7 +166,7 @@ def test_card_and_statement_tell_what_it_was_trained_on(packed: Path) -> None:
     assert statement == {"name": "starter", "corpora": CORPORA}
 
 
-def test_what_cannot_be_packed_leaves_nothing(
+def test_a_failed_packing_leaves_nothing(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -216,9 +216,7 @@ def test_without_a_starter_the_error_says_so(tmp_path: Path, monkeypatch: pytest
         load("starter")
 
 
-def test_a_starter_that_is_damaged_is_named(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_starter_is_named(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = Path(shutil.copytree(packed, tmp_path / "copy"))
     monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", copy)
     (copy / "vocabulary.json").write_text("[]")
@@ -226,12 +224,12 @@ def test_a_starter_that_is_damaged_is_named(
         load("starter")
 
 
-def test_it_answers_like_from_python(starter: Path) -> None:
+def test_it_predicts_as_from_python(starter: Path) -> None:
     expected = load(starter).predict_proba(TEXTS)
     assert (SentimentClassifier.from_pretrained("starter").predict_proba(TEXTS) == expected).all()
 
 
-def test_a_copy_to_publish_is_the_packed_run(starter: Path) -> None:
+def test_a_published_copy_is_the_packed_run(starter: Path) -> None:
     classifier = load("starter")
     classifier.save_pretrained("copy")
     assert {name: file.read_bytes() for name, file in files_of(Path("copy")).items()} == {
@@ -250,7 +248,7 @@ def test_a_copy_to_publish_is_the_packed_run(starter: Path) -> None:
 # -- commands -------------------------------------------------------------------------------------
 
 
-def test_predict_answers_texts_a_file_and_lines(
+def test_predict_takes_texts_a_file_and_lines(
     starter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = load(starter).predict(["great", "awful"])
@@ -265,7 +263,7 @@ def test_predict_answers_texts_a_file_and_lines(
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 30
 
 
-def test_to_answer_texts_nothing_heavy_is_imported(starter: Path, tmp_path: Path) -> None:
+def test_predicting_texts_imports_no_heavy_packages(starter: Path, tmp_path: Path) -> None:
     """Not even when the proof is checked, on the first time; a file's rows need pandas: the control."""
     names = ("pandas", "scipy", "sklearn", "torchtext", "matplotlib", "torch._dynamo")
     script = (
@@ -320,7 +318,7 @@ def test_explain_and_compare_take_it(
     assert "these rows do not show that one is right more often" in found
 
 
-def test_report_is_refused_with_a_way_out(starter: Path) -> None:
+def test_report_is_refused_with_a_fix(starter: Path) -> None:
     with pytest.raises(
         RunError, match=r"keeps no rows .* model card is .*README.md.*evaluate starter FILE"
     ) as caught:
@@ -328,7 +326,7 @@ def test_report_is_refused_with_a_way_out(starter: Path) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_doctor_examines_its_answers(starter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_examines_its_predictions(starter: Path, capsys: pytest.CaptureFixture[str]) -> None:
     doctor.main(["starter"])
     found = capsys.readouterr().out
     assert "largest logit difference of the same texts" in found
@@ -337,7 +335,7 @@ def test_doctor_examines_its_answers(starter: Path, capsys: pytest.CaptureFixtur
     assert "warning" not in found
 
 
-def test_it_can_teach(starter: Path, configure: Callable[..., Config], tmp_path: Path) -> None:
+def test_it_can_be_a_teacher(starter: Path, configure: Callable[..., Config], tmp_path: Path) -> None:
     more = write_csv(tmp_path / "more.csv", make_rows(60, seed=5))
     config = configure("--teacher=starter", f"--data.unlabelled={more}", "--trainer.epochs=1")
     run(config)
@@ -349,7 +347,7 @@ def test_it_can_teach(starter: Path, configure: Callable[..., Config], tmp_path:
     assert RunFolder(by_path.out).load(BEST).facts["teacher"] == facts["teacher"]
 
 
-def test_no_command_writes_into_the_current_folder_but_what_it_tells(starter: Path) -> None:
+def test_commands_write_only_announced_files_into_the_current_folder(starter: Path) -> None:
     predict.main(["starter", "great"])
     explain.main(["starter", "great", "--method", "occlusion"])
     assert list(Path.cwd().iterdir()) == []
@@ -370,18 +368,18 @@ with_weights = pytest.mark.skipif(not FOLDER.is_dir(), reason="this checkout has
         ("Unbelievable service", "positive"),
     ],
 )
-def test_the_three_sentences_are_answered(text: str, label: str) -> None:
+def test_the_three_sentences_are_predicted(text: str, label: str) -> None:
     """They are no training texts, nor are there templates like them."""
     assert load("starter").predict(text)[0].label == label
 
 
 @with_weights
-def test_it_takes_little_room() -> None:
+def test_it_is_small() -> None:
     assert sum(file.stat().st_size for file in files_of(FOLDER).values()) <= MOST_BYTES
 
 
 @with_weights
-def test_its_files_tell_of_no_machine_and_hold_no_name_or_address() -> None:
+def test_its_files_have_no_local_paths_names_or_addresses() -> None:
     vocabulary = json.loads((FOLDER / "vocabulary.json").read_text("utf-8"))
     assert len(vocabulary) > 10_000
     assert [t for t in vocabulary if t.startswith(("@", "http:", "https:", "www.")) and len(t) > 4] == []
@@ -396,13 +394,13 @@ def test_its_files_tell_of_no_machine_and_hold_no_name_or_address() -> None:
 
 
 @with_weights
-def test_its_proof_holds_here(caplog: pytest.LogCaptureFixture) -> None:
+def test_its_self_test_passes(caplog: pytest.LogCaptureFixture) -> None:
     load("starter", device="cpu")
     assert caplog.messages == []
 
 
 @with_weights
-def test_a_fresh_process_answers_soon_after_the_import_of_torch(tmp_path: Path) -> None:
+def test_a_fresh_process_predicts_soon_after_importing_torch(tmp_path: Path) -> None:
     """Within 2 s, or half as long again as `import torch` alone takes here; the best of five pairs."""
     taken = []
     for _ in range(5):

@@ -111,11 +111,11 @@ def test_a_plain_write_is_lost_to_a_power_cut(tmp_path: Path) -> None:
 # -- damage ----------------------------------------------------------------------------------------
 
 
-def test_2000_flipped_bits_are_noticed_and_their_file_is_named(tmp_path: Path) -> None:
+def test_2000_flipped_bits_are_detected_and_their_file_is_named(tmp_path: Path) -> None:
     assert faults.flips(2000, tmp_path) == {"flips": 2000, "lost": 0}
 
 
-def test_every_truncation_is_noticed_and_its_file_is_named(tmp_path: Path) -> None:
+def test_every_truncation_is_detected_and_its_file_is_named(tmp_path: Path) -> None:
     counts = faults.truncations(5, tmp_path)
     assert counts["lost"] == 0
     assert counts["truncations"] > 800
@@ -136,7 +136,7 @@ def resuming(run: Path) -> list[str]:
     return [f"--config={run / 'config.yaml'}", f"--out={run}", "--resume=true"]
 
 
-def test_resuming_with_no_usable_checkpoint_leaves_with_3(
+def test_resuming_without_a_usable_checkpoint_exits_with_3(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -151,7 +151,7 @@ def test_resuming_with_no_usable_checkpoint_leaves_with_3(
     assert told.endswith("Restore it from a copy, or train again\n")
 
 
-def test_a_damaged_best_epoch_is_told_before_training_goes_on(
+def test_a_damaged_best_epoch_is_reported_before_training_resumes(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not at the end, hours later, when it is needed."""
@@ -163,7 +163,7 @@ def test_a_damaged_best_epoch_is_told_before_training_goes_on(
         train.main(resuming(run))
 
 
-def test_going_on_clears_away_what_a_kill_left(trained_run: Path, tmp_path: Path) -> None:
+def test_resuming_removes_leftovers_of_a_kill(trained_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     shutil.copytree(run / LAST, run / ".last.77.tmp")
@@ -173,7 +173,7 @@ def test_going_on_clears_away_what_a_kill_left(trained_run: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["labels.json", "vocabulary.json"])
-def test_a_run_that_lost_a_file_is_damaged_and_no_other_folder(
+def test_a_run_without_a_file_is_damaged(
     trained_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -189,7 +189,7 @@ def test_a_run_that_lost_a_file_is_damaged_and_no_other_folder(
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 2000, b"- a list", None])
-def test_settings_that_cannot_be_read_are_damage(
+def test_unreadable_settings_are_damage(
     trained_run: Path, configure: Configure, tmp_path: Path, content: bytes | None
 ) -> None:
     run = tmp_path / "run"
@@ -206,12 +206,12 @@ def test_settings_that_cannot_be_read_are_damage(
 
 
 @needs_mount
-def test_a_full_disk_never_costs_a_good_checkpoint(tmp_path: Path) -> None:
+def test_a_full_disk_never_loses_a_good_checkpoint(tmp_path: Path) -> None:
     assert faults.full_disk(10, tmp_path) == {"positions": 10, "lost": 0}
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_an_error_at_any_place_of_a_save_costs_no_good_checkpoint(tmp_path: Path, number: int) -> None:
+def test_an_error_at_any_point_of_a_save_loses_no_checkpoint(tmp_path: Path, number: int) -> None:
     """What a full disk does, on any machine."""
     for place in range(1, 100):
         run = faults.begin(tmp_path / str(place))
@@ -239,7 +239,7 @@ def test_an_error_at_any_place_of_a_save_costs_no_good_checkpoint(tmp_path: Path
 
 
 @needs_mount
-def test_a_run_on_a_full_disk_leaves_with_5_and_goes_on_when_there_is_room(
+def test_a_run_on_a_full_disk_exits_with_5_and_can_be_resumed(
     reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = [f"--data.train={reviews}", *TINY, "--trainer.epochs=2", "--baseline=false", "--resume=true"]
@@ -263,7 +263,7 @@ def test_a_run_on_a_full_disk_leaves_with_5_and_goes_on_when_there_is_room(
 
 
 @needs_mount
-def test_a_full_disk_under_the_cache_or_the_answers_is_told(
+def test_a_full_disk_under_cache_or_predictions_is_reported(
     trained_run: Path,
     reviews: Path,
     tmp_path: Path,
@@ -310,7 +310,7 @@ def holder(tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("flag", ["--resume=true", "--overwrite=true", "--resume=false"])
-def test_a_second_run_is_told_which_process_holds_the_folder(
+def test_a_second_run_is_refused_and_names_the_locking_process(
     configure: Configure, tmp_path: Path, holder: Any, flag: str
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
@@ -326,7 +326,7 @@ def test_a_second_run_is_told_which_process_holds_the_folder(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_dead_process_holds_nothing(configure: Configure, tmp_path: Path, holder: Any) -> None:
+def test_a_dead_process_holds_no_lock(configure: Configure, tmp_path: Path, holder: Any) -> None:
     holder.kill()
     holder.join()
     assert (tmp_path / "run" / LOCK).exists(), "it could not clear up"
@@ -334,7 +334,7 @@ def test_a_dead_process_holds_nothing(configure: Configure, tmp_path: Path, hold
     assert not (tmp_path / "run" / LOCK).exists()
 
 
-def test_a_folder_is_held_for_as_long_as_a_run_trains(
+def test_a_folder_is_locked_while_a_run_trains(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
@@ -352,7 +352,7 @@ def test_a_folder_is_held_for_as_long_as_a_run_trains(
     assert not (tmp_path / "run" / LOCK).exists()
 
 
-def test_what_stands_in_a_lock_cannot_harm_the_terminal(tmp_path: Path, holder: Any) -> None:
+def test_the_content_of_a_lock_file_is_escaped(tmp_path: Path, holder: Any) -> None:
     lock = tmp_path / "run" / LOCK
     for content, told in [
         (
@@ -368,7 +368,7 @@ def test_what_stands_in_a_lock_cannot_harm_the_terminal(tmp_path: Path, holder: 
             pass
 
 
-def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
+def test_a_lock_file_removed_by_its_holder_is_recreated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or two processes would hold one folder: one the file that is gone, one the new file."""
@@ -386,7 +386,7 @@ def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(
         assert locked[-1] == (tmp_path / LOCK).stat().st_ino
 
 
-def test_a_disk_without_locks_is_warned_about(
+def test_a_filesystem_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def flock(handle: int, how: int) -> None:
@@ -398,7 +398,7 @@ def test_a_disk_without_locks_is_warned_about(
     assert "knows no locks" in caplog.text
 
 
-def test_a_place_that_is_not_ours_to_write_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_path_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 

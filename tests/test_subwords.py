@@ -37,7 +37,7 @@ def places(token: str, buckets: int = MANY) -> set[int]:
 
 @quick
 @given(st.lists(texts, max_size=8), st.sampled_from([2, 3, 50, MANY]))
-def test_a_tokens_places_are_its_own_whatever_stands_beside_it(tokens: list[str], buckets: int) -> None:
+def test_hash_buckets_of_a_token_do_not_depend_on_others(tokens: list[str], buckets: int) -> None:
     together = spell(tokens, buckets)
     assert together.shape == (len(tokens), MOST_PLACES)
     assert together.dtype == np.int32
@@ -53,13 +53,13 @@ def test_a_tokens_places_are_its_own_whatever_stands_beside_it(tokens: list[str]
 
 @quick
 @given(texts, texts)
-def test_tokens_share_as_many_places_as_n_grams(one: str, other: str) -> None:
+def test_tokens_share_as_many_buckets_as_ngrams(one: str, other: str) -> None:
     if max(len(grams(one)), len(grams(other))) <= MOST_PLACES:
         assert len(places(one)) == len(grams(one))
         assert len(places(one) & places(other)) == len(grams(one) & grams(other))
 
 
-def test_a_misspelt_word_is_nearer_to_its_word_than_another() -> None:
+def test_a_misspelt_word_is_closest_to_its_correct_form() -> None:
     shared = {word: len(places("terrible") & places(word)) for word in ("terible", "terribleee", "wonderful")}
     assert shared["terible"] >= 10
     assert shared["terribleee"] >= 15
@@ -67,14 +67,14 @@ def test_a_misspelt_word_is_nearer_to_its_word_than_another() -> None:
     assert places("ab") != places("ba")
 
 
-def test_case_does_not_count_and_stand_ins_are_not_spelt() -> None:
+def test_case_is_ignored_and_placeholders_have_no_subwords() -> None:
     assert places("GReaT") == places("great")
     assert not spell(["<pad>", "<unk>", "<url>", "<user>"], 100).any()
     assert spell(["<3", "<", ">", "<a1>"], 100).any(axis=1).all()
     assert spell([], 100).shape == (0, MOST_PLACES)
 
 
-def test_a_long_token_keeps_as_many_places_as_there_are() -> None:
+def test_a_long_token_uses_at_most_the_maximal_number_of_buckets() -> None:
     assert len(places("pneumonoultramicroscopicsilicovolcanoconiosis")) == MOST_PLACES
 
 
@@ -85,14 +85,14 @@ def test_hashes_fill_the_table_evenly() -> None:
     assert 0.7 < counts.std() / counts.mean() ** 0.5 < 1.3  # as of a Poisson law
 
 
-def test_spelling_is_the_same_on_every_machine() -> None:
+def test_hashing_is_the_same_on_every_machine() -> None:
     """A checkpoint's table is read by it: another hash would make the table noise."""
     expected = [[2846, 3247, 3404, 3758, 6226], [426, 891, 1687, 1852, 6674]]
     assert spell(["good", "ist's"], 16_384)[:, :5].tolist() == expected
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_the_model_equals_its_plain_twin(bidirectional: bool) -> None:
+def test_the_model_equals_a_plain_implementation(bidirectional: bool) -> None:
     torch.manual_seed(0)
     vocabulary = Vocabulary(["good", "bad", "<url>", "the"])
     model = new_lstm(vocabulary, 3, subwords=50, embedding_size=6, hidden_size=5, bidirectional=bidirectional)
@@ -116,7 +116,7 @@ def test_the_model_equals_its_plain_twin(bidirectional: bool) -> None:
     assert not moved[NOTHING].any()
 
 
-def test_folding_changes_no_answer() -> None:
+def test_folding_does_not_change_predictions() -> None:
     torch.manual_seed(0)
     model = new_lstm(Vocabulary(["good", "bad"]), 3, subwords=50, embedding_size=6, hidden_size=5).eval()
     tokens_BT = torch.tensor([[2, 5, 3, 4], [3, 1, 0, 0]])
@@ -132,7 +132,7 @@ def test_folding_changes_no_answer() -> None:
 
 
 @pytest.mark.parametrize("initial", [True, False])
-def test_vectors_are_folded_when_they_are_met_and_never_otherwise(initial: bool) -> None:
+def test_vectors_are_folded_lazily(initial: bool) -> None:
     """Bit for bit the same, whichever tokens were met before and together."""
     torch.manual_seed(0)
     words = [f"w{i}" for i in range(198)]
@@ -202,6 +202,6 @@ def test_ids_of_unknown_tokens_may_be_numbered_in_any_order() -> None:
     assert (one - swapped).abs().max() > 1e-5
 
 
-def test_the_spelling_of_the_vocabulary_is_no_weight() -> None:
+def test_the_hash_buckets_of_the_vocabulary_are_not_saved() -> None:
     """It follows from the vocabulary, so a checkpoint need not hold it, nor can it contradict it."""
     assert list(SubwordVectors(["<pad>", "<unk>", "a"], 10, 4).state_dict()) == ["table.weight"]

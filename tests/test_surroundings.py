@@ -49,7 +49,7 @@ def test_output_is_utf8_whatever_the_locale(trained_run: Path, kind: str) -> Non
     assert [json.loads(line)["text"] for line in said.stdout.decode("utf-8").splitlines()] == [EMOJI, "é"]
 
 
-def test_training_on_labels_with_emoji_loses_no_line(tmp_path: Path) -> None:
+def test_labels_with_emoji_are_logged(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", [(text, f"{label} 😀") for text, label in make_rows(120)])
     argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--trainer.epochs=1"]
     said = command("lstm_sentiment.train", *argv, environment=ENCODINGS["cp1252"])
@@ -64,7 +64,7 @@ class Terminal(io.TextIOWrapper):
         return True
 
 
-def test_a_terminal_shows_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_replaces_unsupported_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(io.BytesIO(), encoding="cp1252")
     with pytest.raises(UnicodeEncodeError):  # the fault
         terminal.write(EMOJI)
@@ -77,7 +77,7 @@ def test_a_terminal_shows_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.split("\n") == ["good room \\U0001f600 é", "good room \\U0001f600"]
 
 
-def test_a_log_line_is_never_lost_for_a_character(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unencodable_characters_lose_no_log_line(capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -127,7 +127,7 @@ def test_training_without_a_home_works_in_a_temporary_folder(
     assert cache_folder().parent == homeless
 
 
-def test_a_home_that_cannot_be_written_is_none(
+def test_an_unwritable_home_counts_as_missing(
     homeless: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Path, "home", lambda: Path(os.devnull))
@@ -139,7 +139,7 @@ def test_a_home_that_cannot_be_written_is_none(
     assert cache_folder() == Path("/named")
 
 
-def test_no_place_at_all_is_told(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_writable_folder_is_an_error(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(**_: object) -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")
 
@@ -151,7 +151,7 @@ def test_no_place_at_all_is_told(homeless: Path, monkeypatch: pytest.MonkeyPatch
 # -- options ---------------------------------------------------------------------------------------
 
 
-def test_options_may_be_spelt_with_either_line(
+def test_options_accept_hyphens_and_underscores(
     trained_run: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers = set()
@@ -170,12 +170,14 @@ def test_options_may_be_spelt_with_either_line(
         predict.main([str(trained_run), "--text-columns", "x"])
 
 
-def test_what_follows_two_lines_is_text(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_after_a_double_hyphen_are_text(
+    trained_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     predict.main([str(trained_run), "--", "--text-column"])
     assert "--text-column" in capsys.readouterr().out
 
 
-def test_an_estimator_reports_to_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimator_logs_to_a_limited_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     rows = [(f"{word} {i}", f"{word} 😀") for i in range(20) for word in ("good", "bad")]

@@ -60,7 +60,7 @@ def read_back(file: Path) -> Rows:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_written_reads_back_equal(tmp_path: Path, ending: str) -> None:
+def test_tables_round_trip(tmp_path: Path, ending: str) -> None:
     rows = [('good, "very"\n\tgood 😀\x85\u2028', "positive"), ("NA", "007"), ("", ""), (" d\r\ne ", "True")]
     file = tmp_path / f"rows{ending}"
     write(file, rows[:1], rows[1:])
@@ -71,14 +71,14 @@ def test_what_is_written_reads_back_equal(tmp_path: Path, ending: str) -> None:
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=5), st.integers(0, 5))
 @example([("a\rb", "x")], 0)
 @settings(max_examples=40, deadline=None)
-def test_any_text_reads_back_equal(tmp_path_factory: pytest.TempPathFactory, rows: Rows, cut: int) -> None:
+def test_any_text_round_trips(tmp_path_factory: pytest.TempPathFactory, rows: Rows, cut: int) -> None:
     for ending in (".csv", ".tsv", ".jsonl", ".parquet"):
         file = tmp_path_factory.getbasetemp() / f"written{ending}"
         write(file, *(part for part in (rows[:cut], rows[cut:]) if part))
         assert read_back(file) == rows, ending
 
 
-def test_a_single_column_of_empty_texts_reads_back_equal(tmp_path: Path) -> None:
+def test_a_single_column_of_empty_texts_round_trips(tmp_path: Path) -> None:
     for ending in (".csv", ".tsv", ".jsonl", ".parquet"):
         file = tmp_path / f"rows{ending}"
         with open_table(str(file)) as append:
@@ -89,7 +89,7 @@ def test_a_single_column_of_empty_texts_reads_back_equal(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("ending", [e for e in ENDINGS if e.count(".") == 2])
-def test_the_ending_tells_the_compression(tmp_path: Path, ending: str) -> None:
+def test_the_extension_selects_the_compression(tmp_path: Path, ending: str) -> None:
     write(tmp_path / f"rows{ending}", [("a", "x")])
     content = DECOMPRESS[ending.rsplit(".", 1)[1]]((tmp_path / f"rows{ending}").read_bytes())
     write(tmp_path / f"plain{Path(ending).stem or ending}", [("a", "x")])
@@ -98,7 +98,7 @@ def test_the_ending_tells_the_compression(tmp_path: Path, ending: str) -> None:
     assert content.decode() == expected.get(format_, '{"text": "a", "label": "x"}\n')
 
 
-def test_a_name_that_promises_compressed_parquet_keeps_its_word_or_is_refused(tmp_path: Path) -> None:
+def test_a_compressed_parquet_name_is_honoured_or_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet.gz"
     try:
         write(file, [("a", "x")])
@@ -111,7 +111,7 @@ def test_a_name_that_promises_compressed_parquet_keeps_its_word_or_is_refused(tm
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("rows_before", [0, 1])
-def test_nothing_is_left_behind_when_writing_stops(tmp_path: Path, ending: str, rows_before: int) -> None:
+def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, ending: str, rows_before: int) -> None:
     file = tmp_path / f"rows{ending}"
 
     def interrupted() -> None:
@@ -126,7 +126,7 @@ def test_nothing_is_left_behind_when_writing_stops(tmp_path: Path, ending: str, 
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_the_file_before_stays_when_writing_stops(tmp_path: Path, ending: str) -> None:
+def test_the_old_file_is_kept_when_writing_fails(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"rows{ending}"
     write(file, [("before", "x")])
 
@@ -145,14 +145,14 @@ def test_the_file_before_stays_when_writing_stops(tmp_path: Path, ending: str) -
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.xls", "rows.zip", "rows.json.rar"])
-def test_an_unknown_ending_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_unknown_extension_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=r"\.csv \.tsv \.jsonl \.json \.parquet"):
         write(tmp_path / name, [("a", "x")])
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl.gz", ".csv.zst", ".parquet"])
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, ending: str) -> None:
+def test_an_unwritable_path_is_refused(tmp_path: Path, ending: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / f"folder{ending}").mkdir()
     for place in (f"missing/rows{ending}", f"file/rows{ending}", f"folder{ending}"):
@@ -163,7 +163,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, ending: str) 
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv.gz", ".jsonl", ".parquet"])
-def test_half_a_character_is_refused_or_replaced(tmp_path: Path, ending: str) -> None:
+def test_an_unpaired_surrogate_is_refused_or_replaced(tmp_path: Path, ending: str) -> None:
     """JSON can hold one, as an escape; no file in UTF-8 can."""
     file = tmp_path / f"rows{ending}"
     try:
@@ -177,7 +177,7 @@ def test_half_a_character_is_refused_or_replaced(tmp_path: Path, ending: str) ->
     assert message.startswith(f"{file}: ")
 
 
-def test_parquet_refuses_a_value_of_another_kind_than_before(tmp_path: Path) -> None:
+def test_parquet_refuses_a_value_of_another_type(tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
 
     def mixed() -> None:
@@ -190,7 +190,7 @@ def test_parquet_refuses_a_value_of_another_kind_than_before(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_values_that_are_no_text_are_spelled_as_in_json(tmp_path: Path) -> None:
+def test_values_that_are_not_text_are_written_as_json(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"n": [1, 2], "flag": [True, None], "map": [{"neg": 0.5}, {}], "list": [[1, "a"], []]}, dtype=object
     )
@@ -214,9 +214,7 @@ def test_a_json_line_is_one_line_of_readable_text() -> None:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv.gz", ".parquet", ".feather", ".xlsx"])
-def test_rows_further_down_have_the_columns_of_those_before_or_are_refused(
-    tmp_path: Path, ending: str
-) -> None:
+def test_later_rows_must_have_the_columns_of_the_first(tmp_path: Path, ending: str) -> None:
     """The fault: without names, values would stand below other columns than their own."""
     file = tmp_path / f"rows{ending}"
     with open_table(str(file)) as append:

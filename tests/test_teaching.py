@@ -52,7 +52,7 @@ def texts_of(path: Path) -> list[str]:
     return [row["text"] for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())]
 
 
-def test_labels_stay_and_texts_without_get_the_teachers_probabilities(
+def test_unlabelled_texts_get_the_teachers_probabilities(
     learn: Configure, trained_run: Path, more: Path
 ) -> None:
     """The teacher's own answers to the same texts, read from the text anew, are the reference."""
@@ -70,7 +70,7 @@ def test_labels_stay_and_texts_without_get_the_teachers_probabilities(
     assert sum(corpus.facts["unlabelled"]["classes"].values()) == 150
 
 
-def test_the_classes_may_stand_in_another_order(learn: Configure, trained_run: Path, more: Path) -> None:
+def test_the_teacher_may_order_classes_differently(learn: Configure, trained_run: Path, more: Path) -> None:
     corpus = corpus_of(learn("--data.labels=[positive, negative, neutral]"))
     teacher = read_run(trained_run)
     taught = Teachers([teacher]).teach(corpus)
@@ -79,7 +79,7 @@ def test_the_classes_may_stand_in_another_order(learn: Configure, trained_run: P
     np.testing.assert_allclose(taught.targets[len(corpus.train) :], answers_UC[:, [2, 0, 1]], atol=1e-6)
 
 
-def test_several_teachers_answer_with_their_mean(learn: Configure, trained_run: Path) -> None:
+def test_several_teachers_are_averaged(learn: Configure, trained_run: Path) -> None:
     corpus = corpus_of(learn())
     one, other = read_run(trained_run), read_run(trained_run)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_several_teachers_answer_with_their_mean(learn: Configure, trained_run: 
     assert len({both.sha256, Teachers([one]).sha256, Teachers([other]).sha256}) == 3
 
 
-def test_a_text_of_any_split_and_a_repeated_one_is_not_learned_twice(
+def test_unlabelled_texts_exclude_split_texts_and_repeats(
     learn: Configure, reviews: Path, tmp_path: Path
 ) -> None:
     held_out = write_csv(tmp_path / "held_out.csv", make_rows(30, seed=3))
@@ -116,7 +116,7 @@ def test_a_text_of_any_split_and_a_repeated_one_is_not_learned_twice(
     assert len(excluded.unlabelled) == len(new) - 1 + 2  # without a test file its texts are as good as others
 
 
-def test_the_vocabulary_holds_their_words_but_no_score_or_split_knows_them(
+def test_unlabelled_texts_extend_only_the_vocabulary(
     configure: Configure, learn: Configure, tmp_path: Path
 ) -> None:
     alone = run(configure("--baseline=true", f"--out={tmp_path / 'alone'}", "--trainer.epochs=1"))
@@ -172,7 +172,7 @@ def test_a_student_learns_words_that_only_the_teacher_knows(
     assert right["taught"] >= 0.9 > right["alone"] + 0.2
 
 
-def test_a_killed_run_goes_on_bit_for_bit_and_not_with_another_teacher(
+def test_a_killed_run_resumes_bit_for_bit_and_not_with_another_teacher(
     learn: Configure, trained_run: Path, tmp_path: Path
 ) -> None:
     teacher = tmp_path / "teacher"
@@ -218,7 +218,7 @@ def test_one_without_the_other_is_refused(configure: Configure, argv: list[str],
 
 
 @pytest.mark.parametrize("name", ["--text.lowercase=false", "--text.normalize=negation"])
-def test_a_teacher_that_reads_other_tokens_is_refused(learn: Configure, name: str) -> None:
+def test_a_teacher_with_another_tokenizer_is_refused(learn: Configure, name: str) -> None:
     with pytest.raises(ConfigError, match=r"but the teacher .* reads with") as caught:
         load_teachers(learn(name))
     assert caught.value.key == name[2:].split("=")[0]
@@ -232,7 +232,7 @@ def test_a_teacher_of_other_classes_is_refused(learn: Configure, tmp_path: Path)
     assert not Path(config.out).exists()
 
 
-def test_a_teacher_that_learned_from_rows_held_out_here_is_refused(
+def test_a_teacher_trained_on_held_out_rows_is_refused(
     configure: Configure, more: Path, tmp_path: Path
 ) -> None:
     """The same file, cut elsewhere: its answers would carry the labels of held-out rows into training."""
@@ -249,7 +249,7 @@ def test_a_teacher_that_learned_from_rows_held_out_here_is_refused(
     load_teachers(configure(*taught, *own, "--seed=1"))  # nothing is cut from the file
 
 
-def test_the_command_says_what_was_answered(
+def test_the_command_reports_the_teachers_predictions(
     trained_run: Path, more: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = [f"--teacher={trained_run}", f"--data.train={reviews}", f"--out={tmp_path / 'student'}"]

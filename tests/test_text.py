@@ -53,7 +53,7 @@ def decoded(lexicon: Lexicon, numbers_N: np.ndarray, lengths_R: np.ndarray) -> l
         *("naïve", "Straße", "привет", "한국어"),
     ],
 )
-def test_what_carries_meaning_is_one_token(token: str) -> None:
+def test_meaningful_units_are_one_token(token: str) -> None:
     assert words(token) == [token]
     assert words(f"so {token} end") == ["so", token, "end"]
 
@@ -88,7 +88,7 @@ def test_a_text_is_split_as_a_reader_would(text: str, tokens: list[str]) -> None
     assert words(text) == tokens
 
 
-def test_line_breaks_in_capitals_are_undone() -> None:
+def test_uppercase_line_break_tags_are_replaced() -> None:
     assert words("one<BR />two<Br>three") == ["one", "two", "three"]
 
 
@@ -118,16 +118,16 @@ def test_scripts_without_spaces_give_a_token_a_character() -> None:
         "ni\u200dce",
     ],
 )
-def test_marks_stay_in_their_word(word: str) -> None:
+def test_combining_marks_stay_in_their_word(word: str) -> None:
     assert words(word) == [clean(word)]
     assert words(f"{word}!") == [clean(word), "!"]
 
 
-def test_equal_text_in_another_unicode_form_gives_equal_tokens() -> None:
+def test_unicode_normal_forms_give_equal_tokens() -> None:
     assert words("cafe\u0301 Å") == words("caf\u00e9 \u00c5")
 
 
-def test_half_a_character_is_replaced() -> None:
+def test_an_unpaired_surrogate_is_replaced() -> None:
     assert words("a\ud800b \udfff") == ["a", "\ufffd", "b", "\ufffd"]
     for name in ("words", "basic_english"):
         assert Tokenizer(name, lowercase=True)("good \ud83d film")[0] == "good"
@@ -144,7 +144,7 @@ def test_no_token_is_longer_than_the_limit(letter: str) -> None:
 
 @pytest.mark.parametrize("length", [MAX_TOKEN_LENGTH, MAX_TOKEN_LENGTH + 1])
 @pytest.mark.parametrize("end", ["", "!", "."])
-def test_a_long_word_is_cut_alike_with_and_without_accents(length: int, end: str) -> None:
+def test_a_long_word_is_truncated_equally_with_and_without_accents(length: int, end: str) -> None:
     plain = words("e" * length + end)
     assert plain == [token.replace("é", "e") for token in words("é" * length + end)]
     assert plain[0] == "e" * MAX_TOKEN_LENGTH
@@ -153,7 +153,7 @@ def test_a_long_word_is_cut_alike_with_and_without_accents(length: int, end: str
 @given(st.text(st.characters(), max_size=80))
 @example("\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2003\u2028\u202f\u3000a")
 @quick
-def test_tokens_hold_no_white_space_and_can_be_written(text: str) -> None:
+def test_tokens_have_no_white_space_and_can_be_encoded(text: str) -> None:
     for token in words(text):
         assert token
         assert token.split() == [token]
@@ -174,7 +174,7 @@ def split_all(text: str) -> list[str]:
 
 @given(st.text(string.ascii_letters + ".,;?!\") '", min_size=1, max_size=8))
 @quick
-def test_the_short_way_for_plain_words_equals_the_long_one(piece: str) -> None:
+def test_the_fast_path_for_plain_words_equals_the_general_one(piece: str) -> None:
     """The same pieces in accented letters, which take the pattern's way, are split at the same places."""
     if (
         " " not in piece
@@ -189,7 +189,7 @@ def test_the_short_way_for_plain_words_equals_the_long_one(piece: str) -> None:
 # --- tokenizers ---
 
 
-def test_case_is_folded_only_if_asked() -> None:
+def test_case_is_folded_only_on_request() -> None:
     assert Tokenizer("words", lowercase=True)("SO Good ÉTÉ") == ["so", "good", "été"]
     assert Tokenizer("words", lowercase=False)("SO Good ÉTÉ") == ["SO", "Good", "ÉTÉ"]
     assert Tokenizer("basic_english", lowercase=False)("SO Good!") == ["so", "good", "!"]
@@ -229,7 +229,7 @@ def test_many_texts_at_once_equal_one_by_one(texts: list[str], name: str, lowerc
 
 
 @pytest.mark.parametrize("lowercase", [False, True])
-def test_every_character_is_split_alike_both_ways(lowercase: bool) -> None:
+def test_both_paths_split_every_character_alike(lowercase: bool) -> None:
     """White space is not the same set everywhere; a hundredth of all but the first alphabets."""
     tokenizer = Tokenizer("words", lowercase=lowercase)
     points = [*range(0x3100), *range(0x3100, 0x110000, 97)]
@@ -255,7 +255,7 @@ def test_several_batches_equal_one(texts: list[str], cuts: list[int], name: str)
     assert parts.tokens == whole.tokens
 
 
-def test_numbers_follow_the_order_of_appearance() -> None:
+def test_ids_follow_the_order_of_appearance() -> None:
     lexicon = Lexicon(Tokenizer("words", lowercase=True))
     first, _ = lexicon.encode(["b a b", "c"])
     second, _ = lexicon.encode(["d a"])
@@ -264,7 +264,7 @@ def test_numbers_follow_the_order_of_appearance() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
-def test_forgetting_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+def test_evicting_cached_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     texts = ["good, bad, good", "bad! worse :)", "good good! so-so", ""] * 3
     tokenizer = Tokenizer("words", lowercase=True)
     remembering = Lexicon(tokenizer)
@@ -294,7 +294,7 @@ def test_batches_are_read_lazily() -> None:
 # --- vocabulary ---
 
 
-def test_a_vocabulary_numbers_its_tokens_behind_the_special_ones() -> None:
+def test_token_ids_follow_the_special_tokens() -> None:
     vocabulary = Vocabulary(["the", "good"])
     assert len(vocabulary) == 4
     assert vocabulary.tokens == ["<pad>", "<unk>", "the", "good"]
@@ -305,6 +305,6 @@ def test_a_vocabulary_numbers_its_tokens_behind_the_special_ones() -> None:
 
 @given(st.lists(st.text(min_size=1, max_size=5), unique=True, max_size=20))
 @quick
-def test_every_known_token_has_its_own_number(tokens: list[str]) -> None:
+def test_every_known_token_has_its_own_id(tokens: list[str]) -> None:
     known = [token for token in tokens if token not in ("<pad>", "<unk>")]
     assert Vocabulary(known).encode(known) == list(range(2, len(known) + 2))

@@ -70,7 +70,7 @@ def rewrite_meta(entry: Path, **values: Any) -> None:
     (entry / META).write_text(json.dumps({**meta, **values}))
 
 
-def test_every_kind_of_flipped_bit_is_noticed_and_made_good(
+def test_every_flipped_bit_is_detected_and_repaired(
     file: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = content_of(load(file, cache))
@@ -96,7 +96,7 @@ def test_every_kind_of_flipped_bit_is_noticed_and_made_good(
 @pytest.mark.parametrize(
     "damage", ["half zeros", "cut", "empty", "longer", "other bytes", "missing", "a folder"]
 )
-def test_damage_is_noticed_and_made_good(
+def test_damage_is_detected_and_repaired(
     file: Path, cache: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
 ) -> None:
     expected = content_of(load(file, cache))
@@ -184,7 +184,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_numbers_that_lead_out_of_an_array_are_refused_though_the_checksums_fit(
+def test_out_of_bounds_indices_are_refused_despite_valid_checksums(
     file: Path, cache: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     expected = content_of(load(file, cache))
@@ -195,7 +195,7 @@ def test_numbers_that_lead_out_of_an_array_are_refused_though_the_checksums_fit(
     assert says in caplog.text
 
 
-def test_without_a_look_at_checksums_damage_is_learned_from(
+def test_without_checksums_damage_is_trained_on(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a bit of a token's number makes another token of it, and no other check finds that."""
@@ -210,7 +210,7 @@ def test_without_a_look_at_checksums_damage_is_learned_from(
     assert content_of(load(file, cache)) == expected
 
 
-def test_training_goes_on_after_damage(
+def test_training_continues_after_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path / "cache"))
@@ -225,7 +225,7 @@ def test_training_goes_on_after_damage(
     assert weights[0] == weights[1]
 
 
-def test_all_of_an_entry_is_flushed_before_it_takes_its_place(
+def test_an_entry_is_synced_before_it_is_renamed(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -244,7 +244,7 @@ def test_all_of_an_entry_is_flushed_before_it_takes_its_place(
     assert done[place + 1 :] == [cache.name]
 
 
-def test_what_a_kill_left_is_swept_and_what_another_process_builds_is_not(
+def test_leftovers_are_removed_but_not_entries_being_built(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.mkdir()
@@ -261,7 +261,7 @@ def test_what_a_kill_left_is_swept_and_what_another_process_builds_is_not(
     assert names == {store.fingerprint, building.name, fresh.name}
 
 
-def test_the_checksums_of_a_hundred_megabytes_take_a_fraction_of_a_second(tmp_path: Path) -> None:
+def test_checksums_of_a_hundred_megabytes_are_fast(tmp_path: Path) -> None:
     tokens_N = np.arange(25_000_000, dtype=np.int32) % 1000
     tokens_N.tofile(tmp_path / IDS)
     arrays = {name: np.zeros(1, kind) for name, kind in cache_entry.ROW_ARRAYS.items()}
@@ -275,7 +275,7 @@ def test_the_checksums_of_a_hundred_megabytes_take_a_fraction_of_a_second(tmp_pa
     logging.getLogger(__name__).info("%.3f s", time.process_time() - started)
 
 
-def test_every_truncation_of_a_small_entry_is_noticed(tmp_path: Path, cache: Path) -> None:
+def test_every_truncation_of_a_small_entry_is_detected(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "small.csv"
     file.write_text("text,label\nso good,a\nso bad,b\n")
     expected = content_of(load(file, cache))

@@ -75,7 +75,7 @@ def forbid_building(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what a store holds ---
 
 
-def test_a_store_holds_every_row_in_order(file: Path, cache: Path) -> None:
+def test_a_store_has_every_row_in_order(file: Path, cache: Path) -> None:
     store = load(file, cache)
     assert texts_of(store) == [["good", "film"], ["bad", "film", "!"], [], ["good", ",", "good", "food"]]
     assert labels_of(store) == ["positive", "negative", "negative", "positive"]
@@ -92,7 +92,7 @@ def test_a_cached_store_equals_the_fresh_one(file: Path, cache: Path) -> None:
         assert np.array_equal(value, getattr(cached, name)), name
 
 
-def test_token_numbers_are_mapped_from_disk(file: Path, cache: Path) -> None:
+def test_token_ids_are_memory_mapped(file: Path, cache: Path) -> None:
     ids_N = load(file, cache).ids_N
     assert isinstance(ids_N, np.memmap)
     assert Path(str(ids_N.filename)).name == "ids.bin"
@@ -100,13 +100,13 @@ def test_token_numbers_are_mapped_from_disk(file: Path, cache: Path) -> None:
     assert ids_N.tolist() == [0, 1, 2, 1, 3, 0, 4, 0, 5]
 
 
-def test_writing_to_a_store_in_memory_does_not_reach_the_disk(file: Path, cache: Path) -> None:
+def test_writing_to_a_store_does_not_change_the_file(file: Path, cache: Path) -> None:
     store = load(file, cache)
     store.ids_N[:] = 0
     assert texts_of(load(file, cache))[0] == ["good", "film"]
 
 
-def test_mapped_pages_can_be_given_back(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mapped_pages_can_be_released(file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = load(file, cache)
     before = store.ids_N.tolist()
     monkeypatch.setattr(tokens, "LARGE_BYTES", 0)
@@ -115,7 +115,7 @@ def test_mapped_pages_can_be_given_back(file: Path, cache: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 3])
-def test_chunks_change_nothing(
+def test_the_chunk_size_does_not_matter(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, chunk_rows: int
 ) -> None:
     columns = {"filter": (("source", "yelp"),), "group": "author"}
@@ -143,13 +143,13 @@ def test_replaced_bytes_are_counted_by_row(tmp_path: Path, cache: Path) -> None:
     assert load(file, cache, options={"encoding": "latin-1"}).counts["replaced"] == 0
 
 
-def test_labels_are_told_apart_without_the_space_around_them(tmp_path: Path, cache: Path) -> None:
+def test_labels_are_stripped(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "spaced.csv"
     file.write_text("text,label\na, pos\nb,pos \nc,neg\nd,Pos\n", encoding="utf-8")
     assert labels_of(load(file, cache)) == ["pos", "pos", "neg", "Pos"]
 
 
-def test_hashes_tell_texts_apart_and_not_their_margins(tmp_path: Path, cache: Path) -> None:
+def test_text_hashes_ignore_surrounding_space(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "same.csv"
     file.write_text(
         'text,label\nGood film,a\n" Good film\n",b\ngood film,a\nGood  film,a\n', encoding="utf-8"
@@ -160,7 +160,7 @@ def test_hashes_tell_texts_apart_and_not_their_margins(tmp_path: Path, cache: Pa
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
-def test_a_column_of_texts_is_no_column_of_labels(tmp_path: Path, cache: Path, name: str) -> None:
+def test_a_column_of_texts_is_refused_as_labels(tmp_path: Path, cache: Path, name: str) -> None:
     """The fault: all of its texts were kept, to say at the end that there are too many of them."""
 
     def told(labels: list[str]) -> str:
@@ -183,7 +183,7 @@ def test_a_column_of_texts_is_no_column_of_labels(tmp_path: Path, cache: Path, n
     assert list(cache.iterdir()) == []
 
 
-def test_long_groups_are_told_apart_by_a_hash(tmp_path: Path, cache: Path) -> None:
+def test_long_groups_are_distinguished_by_a_hash(tmp_path: Path, cache: Path) -> None:
     long = "x" * 5_000
     (tmp_path / "rows.csv").write_text(f"text,label,g\na,p,{long}\nb,n,{long}y\nc,p,{long}\nd,n,\n")
     assert load(tmp_path / "rows.csv", cache, group="g").groups.tolist() == [0, 1, 0, 2]
@@ -212,7 +212,7 @@ def test_a_filter_that_leaves_nothing_is_refused(file: Path, cache: Path) -> Non
         load(file, cache, filter=(("sorce", "imdb"),))
 
 
-def test_the_label_of_a_row_that_is_filtered_out_does_not_matter(tmp_path: Path, cache: Path) -> None:
+def test_labels_of_filtered_rows_do_not_matter(tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label,use\na,x,1\nb,,0\nc,strange,0\nd,y,1\n", encoding="utf-8")
     assert load(file, cache, filter=(("use", "1"),)).label_values == ["x", "y"]
@@ -250,7 +250,7 @@ def test_a_second_run_reads_the_cache(file: Path, cache: Path, monkeypatch: pyte
         load(file, cache, lowercase=False)
 
 
-def test_the_key_is_of_the_content_and_not_of_the_name(
+def test_the_key_depends_on_content_and_not_on_the_name(
     tmp_path: Path, file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load(file, cache)
@@ -261,7 +261,7 @@ def test_the_key_is_of_the_content_and_not_of_the_name(
     assert (second.fingerprint, second.name) == (first.fingerprint, str(other))
 
 
-def test_anything_that_changes_the_numbers_changes_the_key(tmp_path: Path, file: Path, cache: Path) -> None:
+def test_anything_that_changes_token_ids_changes_the_key(tmp_path: Path, file: Path, cache: Path) -> None:
     variants: list[Callable[[], TokenStore]] = [
         lambda: load(file, cache),
         lambda: load(file, cache, lowercase=False),
@@ -324,7 +324,7 @@ def spoil(entry: Path, damage: str) -> None:
         *("rows cut", "rows empty", "rows missing"),
     ],
 )
-def test_a_broken_cache_entry_is_made_again(file: Path, cache: Path, damage: str) -> None:
+def test_a_broken_cache_entry_is_rebuilt(file: Path, cache: Path, damage: str) -> None:
     expected = texts_of(load(file, cache))
     (entry,) = cache.iterdir()
     spoil(entry, damage)
@@ -341,7 +341,7 @@ def test_a_source_that_fails_leaves_nothing_in_the_cache(file: Path, cache: Path
     assert list(cache.iterdir()) == []
 
 
-def test_a_process_that_was_slower_leaves_the_others_entry_alone(
+def test_a_slower_process_keeps_the_existing_entry(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two processes tokenise one file at once; a third may be opening what the first has put there."""
@@ -359,7 +359,7 @@ def test_a_process_that_was_slower_leaves_the_others_entry_alone(
     assert inodes == [(cache / store.fingerprint / "ids.bin").stat().st_ino]
 
 
-def test_the_cache_holds_nothing_that_could_be_executed(file: Path, cache: Path) -> None:
+def test_the_cache_contains_nothing_executable(file: Path, cache: Path) -> None:
     (entry,) = [cache / load(file, cache).fingerprint]
     assert sorted(path.name for path in entry.iterdir()) == ["ids.bin", "meta.json", "rows.npz", "sums.json"]
     with np.load(entry / "rows.npz", allow_pickle=False) as arrays:
@@ -367,7 +367,7 @@ def test_the_cache_holds_nothing_that_could_be_executed(file: Path, cache: Path)
     json.loads((entry / "meta.json").read_bytes())
 
 
-def test_the_cache_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path / "here"))
     assert cache_folder() == tmp_path / "here"
     monkeypatch.delenv("LSTM_SENTIMENT_CACHE")

@@ -122,7 +122,7 @@ def script_scores(monkeypatch: pytest.MonkeyPatch, values: list[float], metric: 
 # -- learning --------------------------------------------------------------------------------------
 
 
-def test_it_learns_a_toy_corpus_from_a_first_loss_of_ln_3(configure: Configure) -> None:
+def test_it_learns_a_toy_corpus_from_an_initial_loss_of_ln_3(configure: Configure) -> None:
     store = MemoryStore()
     trainer = make_trainer(configure(*NO_DROPOUT, *LEARNS_QUICKLY), store=store)
     trainer.fit()
@@ -175,7 +175,7 @@ def test_training_equals_a_plain_loop_over_a_packed_lstm(
         assert (weight - start[name]).abs().max() > 3e-3, f"{name} has hardly moved: nothing was compared"
 
 
-def test_two_accumulated_batches_are_one_of_twice_the_size(configure: Configure) -> None:
+def test_two_accumulated_batches_equal_one_of_twice_the_size(configure: Configure) -> None:
     """Of different plans only this one has the same rows in each step: all rows in one step.
 
     Which time has the largest value hangs on the last digit, so that max pooling would not show it.
@@ -193,7 +193,7 @@ def test_two_accumulated_batches_are_one_of_twice_the_size(configure: Configure)
         torch.testing.assert_close(weight, whole.model.state_dict()[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_uneven_batches_of_a_step_weigh_by_their_rows(configure: Configure) -> None:
+def test_uneven_batches_of_a_step_are_weighted_by_rows(configure: Configure) -> None:
     """The last step has a full and a half batch: its loss is the mean over rows, not over batches."""
     config = configure(
         *NO_DROPOUT, "--trainer.batch_size=128", "--trainer.accumulate=2", "--trainer.epochs=1"
@@ -264,7 +264,7 @@ def test_no_gradient_is_longer_than_clip_norm(
     assert max(norms) > clip_norm * 0.9, "nothing was clipped: the test shows nothing"
 
 
-def test_the_rate_of_every_step_is_the_schedules(
+def test_the_learning_rate_follows_the_schedule(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(configure("--trainer.warmup=0.25", "--trainer.epochs=2"))
@@ -302,7 +302,7 @@ def test_a_seed_decides_every_bit(configure: Configure) -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_outside_randomness_does_not_reach_training(configure: Configure) -> None:
+def test_external_random_state_does_not_affect_training(configure: Configure) -> None:
     """Dropout depends on seed and step, not on who drew random numbers before."""
     weights = []
     for draws in (0, 17):
@@ -313,7 +313,9 @@ def test_outside_randomness_does_not_reach_training(configure: Configure) -> Non
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_each_process_has_dropout_of_its_own(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_has_its_own_dropout_masks(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or masks of a step would be alike in all its parts, and two processes worth less than one."""
     seeds: dict[int, list[int]] = {0: [], 1: []}
     for rank, of_rank in seeds.items():
@@ -325,7 +327,7 @@ def test_each_process_has_dropout_of_its_own(configure: Configure, monkeypatch: 
     assert len(set(seeds[0] + seeds[1])) == 2 * trainer.total_steps
 
 
-def test_the_longest_batch_is_tried_first_and_leaves_no_trace(
+def test_the_trial_of_the_longest_batch_has_no_side_effects(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes the memory that all others fit in; a run without that ends with the same weights."""
@@ -393,7 +395,7 @@ POISONS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize(
     ("accumulate", "call", "step", "epoch"), [(1, 5, 4, 1), (1, 15, 14, 2), (2, 9, 4, 1)]
 )
-def test_training_stops_before_a_loss_that_is_not_finite_does_harm(
+def test_training_stops_at_a_non_finite_loss_before_the_update(
     configure: Configure, poison: str, accumulate: int, call: int, step: int, epoch: int
 ) -> None:
     """`call` counts from 1 as `step` counts from 0: with two batches per step, call 9 begins step 4."""
@@ -418,7 +420,7 @@ def test_training_stops_before_a_loss_that_is_not_finite_does_harm(
     assert store.names() == ["best", "last"] * (epoch - 1), "nothing is saved on the way out"
 
 
-def test_the_rows_that_are_not_finite_by_themselves_are_named_and_no_others(configure: Configure) -> None:
+def test_exactly_the_non_finite_rows_are_named(configure: Configure) -> None:
     bad = [5, 77]
     plain = cross_entropy(None, 0.0)
 
@@ -441,9 +443,7 @@ SHORT: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("short", SHORT)
 @pytest.mark.parametrize("call", [1, 4])
-def test_a_batch_that_does_not_fit_is_told_and_not_made_smaller(
-    configure: Configure, short: str, call: int
-) -> None:
+def test_an_out_of_memory_batch_is_an_error(configure: Configure, short: str, call: int) -> None:
     """The longest batch is tried before the first step, so that this happens at once as a rule."""
     calls: list[tuple[int, ...]] = []
 
@@ -466,7 +466,7 @@ def test_a_batch_that_does_not_fit_is_told_and_not_made_smaller(
     assert len(calls) == call
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(configure: Configure) -> None:
+def test_other_errors_are_not_taken_for_out_of_memory(configure: Configure) -> None:
     def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
         raise RuntimeError("shapes do not fit")
 
@@ -516,7 +516,7 @@ def test_early_stopping_waits_for_its_patience(
         ("loss", [math.nan, 0.5, math.nan], 1),
     ],
 )
-def test_best_holds_the_weights_of_the_best_epoch(
+def test_best_has_the_weights_of_the_best_epoch(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, metric: str, scores: list[float], best: int
 ) -> None:
     assert metric in METRICS
@@ -541,7 +541,7 @@ def test_best_holds_the_weights_of_the_best_epoch(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_weights_that_answer_nan_never_become_best(
+def test_weights_with_nan_predictions_never_become_best(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, metric: str
 ) -> None:
     """argmax of NaN is class 0, so that accuracy and F1 look like numbers: they must not count."""
@@ -560,7 +560,7 @@ def test_weights_that_answer_nan_never_become_best(
     assert [facts["epoch"] for name, _, facts in store.saved if name == "best"] == [1]
 
 
-def test_every_step_is_done_in_training_mode(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_step_runs_in_training_mode(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or dropout would be off from the start, or from the first validation on."""
     trainer = make_trainer(configure("--trainer.ema=0", "--trainer.epochs=3"))
     trainer.model.eval()
@@ -596,7 +596,7 @@ def test_the_reported_loss_is_the_mean_over_all_steps_of_an_epoch(
         assert reported == pytest.approx([sum(losses[:12]) / 12, sum(losses[12:]) / 12])
 
 
-def test_checkpoints_come_every_few_steps_and_at_the_end_of_each_epoch(configure: Configure) -> None:
+def test_checkpoints_are_saved_every_few_steps_and_epochs(configure: Configure) -> None:
     store = MemoryStore()
     make_trainer(configure("--trainer.checkpoint_every=5", "--trainer.epochs=2"), store=store).fit()
     steps = [facts["training"]["step"] for name, _, facts in store.saved if name == "last"]
@@ -631,7 +631,7 @@ class OneStep:
 
 @pytest.mark.parametrize("others", [("--trainer.ema=0.99",), ("--trainer.ema=0", "--trainer.accumulate=2")])
 @pytest.mark.parametrize("precision", ["fp32", *(["bf16"] if lstm_takes_bf16() else [])])
-def test_going_on_from_every_step_leads_to_the_same_bytes(
+def test_resuming_from_every_step_gives_the_same_bytes(
     configure: Configure, others: tuple[str, ...], precision: str
 ) -> None:
     """Weights, moments, moving average and facts, bytes and not values, over 60 steps in three epochs.

@@ -127,7 +127,7 @@ def rows_of(corpus: Corpus, dataset: TextDataset) -> list[tuple[str, str]]:
 
 @given(TREES, st.sampled_from([" ", "  ", "\t", " \r"]))
 @settings(deadline=None)
-def test_a_tree_reads_back_as_its_spans(tree: Tree, space: str) -> None:
+def test_a_tree_round_trips_as_spans(tree: Tree, space: str) -> None:
     found = read_tree(f" {written(tree, space)} \n")
     assert found[0] == spans_of(tree)[0]
     assert Counter(found) == Counter(spans_of(tree))
@@ -135,7 +135,7 @@ def test_a_tree_reads_back_as_its_spans(tree: Tree, space: str) -> None:
 
 @given(TREES, st.data())
 @settings(deadline=None)
-def test_a_bracket_too_few_or_too_many_is_never_passed_over(tree: Tree, data: st.DataObject) -> None:
+def test_unbalanced_brackets_are_refused(tree: Tree, data: st.DataObject) -> None:
     line = written(tree)
     places = [i for i, character in enumerate(line) if character in "()"]
     place = data.draw(st.sampled_from(places))
@@ -167,13 +167,13 @@ def test_a_bracket_too_few_or_too_many_is_never_passed_over(tree: Tree, data: st
         ("\x1b[31mred", r"'\x1b[31mred' stands where a tree should begin"),
     ],
 )
-def test_what_is_no_tree_is_named_with_its_line(tmp_path: Path, line: str, expected: str) -> None:
+def test_a_line_that_is_not_a_tree_is_named(tmp_path: Path, line: str, expected: str) -> None:
     message = refusal(tmp_path / "a.txt", f"(2 fine)\n\n{line}\n(3 good)\n")
     assert message.startswith(f"a.txt:3: {expected}; a tree is written (4 (2 so) (4 good))")
     assert message.isprintable()
 
 
-def test_a_file_of_other_texts_is_told_where_to_go(tmp_path: Path) -> None:
+def test_a_file_of_plain_texts_gets_a_hint(tmp_path: Path) -> None:
     assert ".csv" in refusal(tmp_path / "notes.txt", "just notes\n")
     assert refusal(tmp_path / "empty.tree", "\n") == "empty.tree: holds no rows; add one for each text"
     with pytest.raises(DataError, match=r"none of \.csv \.tsv"), open_table(str(tmp_path / "out.txt")):
@@ -220,7 +220,7 @@ def test_without_phrases_each_tree_is_one_row(tmp_path: Path, load: Callable[...
 
 @pytest.mark.parametrize("deduplicate", [True, False])
 @pytest.mark.parametrize("labels", [None, POLAR])
-def test_phrases_are_those_of_training_sentences_and_of_sentences_without_a_class(
+def test_phrases_come_from_training_and_unclassified_sentences(
     tmp_path: Path, load: Callable[..., Corpus], labels: Any, deduplicate: bool
 ) -> None:
     trees = make_trees(150)
@@ -250,7 +250,7 @@ def test_phrases_are_those_of_training_sentences_and_of_sentences_without_a_clas
         )
 
 
-def test_a_neutral_twin_lends_no_phrase_of_a_held_out_sentence(
+def test_a_neutral_duplicate_adds_no_phrases_of_held_out_sentences(
     tmp_path: Path, load: Callable[..., Corpus]
 ) -> None:
     trees = [tree for tree in make_trees(150) if tree[0] != 2]
@@ -262,7 +262,7 @@ def test_a_neutral_twin_lends_no_phrase_of_a_held_out_sentence(
     assert not own["train"] & (own["validation"] | own["test"]), "each sentence has one word of its own"
 
 
-def test_a_sample_of_sentences_has_their_phrases_alone(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_a_sample_has_only_phrases_of_its_sentences(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     trees = make_trees(200)
     data: dict[str, Any] = {"labels": POLAR, "phrases": 0.5, "max_rows": 40, "test": None}
     corpus = load(write_trees(tmp_path / "train.txt", trees), **data)
@@ -272,9 +272,7 @@ def test_a_sample_of_sentences_has_their_phrases_alone(tmp_path: Path, load: Cal
     assert set(train.store.lines[train.rows]) == set(train.store.lines[train.rows[whole]])
 
 
-def test_a_file_of_its_own_gives_sentences_to_validate_on(
-    tmp_path: Path, load: Callable[..., Corpus]
-) -> None:
+def test_a_validation_file_has_whole_sentences(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     train, validation = make_trees(60), make_trees(40, seed=1)
     files = {part: write_trees(tmp_path / f"{part}.txt", trees) for part, trees in
              (("train", train), ("validation", validation))}  # fmt: skip
@@ -283,7 +281,7 @@ def test_a_file_of_its_own_gives_sentences_to_validate_on(
     assert found == [spans_of(tree)[0][0] for tree in validation]
 
 
-def test_phrases_count_no_word_twice(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_phrases_do_not_count_words_twice(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     """A word of a deep tree stands in many of its phrases: that does not make it frequent."""
     trees = make_trees(60)
     corpus = load(write_trees(tmp_path / "train.txt", trees), phrases=1.0, test=None)
@@ -294,7 +292,7 @@ def test_phrases_count_no_word_twice(tmp_path: Path, load: Callable[..., Corpus]
     assert [counts[word] for word in order] == sorted(counts.values(), reverse=True)
 
 
-def test_phrases_of_a_file_that_has_none_are_refused(load: Callable[..., Corpus], reviews: Path) -> None:
+def test_phrases_of_a_file_without_trees_are_refused(load: Callable[..., Corpus], reviews: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.phrases: .*reviews\.csv has none"):
         load(reviews, phrases=0.5)
     for value in (-0.1, 1.5, float("nan")):
@@ -306,7 +304,7 @@ def test_phrases_of_a_file_that_has_none_are_refused(load: Callable[..., Corpus]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_a_phrase_counts_its_weight_whatever_it_is_batched_with(
+def test_the_weight_of_a_phrase_does_not_depend_on_its_batch(
     tmp_path: Path, load: Callable[..., Corpus], world_size: int
 ) -> None:
     """The losses of an epoch's steps, summed over processes, are those of a loop over rows."""
@@ -326,7 +324,7 @@ def test_a_phrase_counts_its_weight_whatever_it_is_batched_with(
     assert in_all == pytest.approx(len(train), rel=1e-5)
 
 
-def test_weights_follow_their_rows_into_a_part(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_weights_follow_their_rows_into_subsets(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     train = load(write_trees(tmp_path / "train.txt", make_trees(80)), phrases=0.25).train
     places = np.random.default_rng(0).permutation(len(train))[:50]
     of_part = np.where(train.store.phrases[train.rows[places]], 0.25, 1.0)
@@ -339,7 +337,7 @@ def test_balanced_classes_count_rows_by_their_weights() -> None:
     assert balanced_weights(np.array([0, 0, 0]), 2, np.array([0.5, 0.5, 2.0]))[0] == 0.5
 
 
-def test_the_majority_is_that_of_the_weights(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_the_majority_baseline_uses_weights(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     trees: list[Tree] = [(4, [(0, "not"), (0, "bad"), (4, f"good{i}")]) for i in range(20)]
     trees += [(0, [(0, f"poor{i}"), (0, f"dull{i}")]) for i in range(5)]
     corpus = load(write_trees(tmp_path / "train.txt", trees), phrases=0.01, deduplicate=False, test=None)
@@ -365,19 +363,19 @@ def test_a_null_leaves_rows_out_in_any_format(tmp_path: Path, load: Callable[...
 
 
 @pytest.mark.parametrize("labels", [{0: None, 1: "a"}, {0: None, 1: "a", 2: "a"}])
-def test_two_classes_must_be_left(labels: Any) -> None:
+def test_at_least_two_classes_must_remain(labels: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.labels: needs at least 2 class names"):
         DataConfig(labels=labels)
 
 
-def test_a_map_of_nulls_alone_keeps_the_other_labels(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_a_map_of_only_nulls_keeps_the_other_labels(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     """It names no class, so it asks for no two classes."""
     corpus = load(write_csv(tmp_path / "train.csv", make_rows(120)), labels={"neutral": None})
     assert corpus.labels == ["negative", "positive"]
     assert corpus.facts["counts"]["train"]["left_out"] == 40
 
 
-def test_a_file_with_nothing_left_is_refused(tmp_path: Path, load: Callable[..., Corpus]) -> None:
+def test_a_file_without_remaining_rows_is_refused(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     rows = make_rows(120)
     labels = {"negative": "bad", "neutral": None, "positive": "good"}
     neutral = write_csv(tmp_path / "neutral.csv", [row for row in rows if row[1] == "neutral"])
@@ -386,7 +384,7 @@ def test_a_file_with_nothing_left_is_refused(tmp_path: Path, load: Callable[...,
 
 
 @pytest.mark.parametrize("labels", ["{0: bad, 2: null, 4: good}", "{0: bad, 2: ~, 4: good}"])
-def test_a_null_of_a_map_is_read_from_files_and_commands(tmp_path: Path, labels: str) -> None:
+def test_null_in_a_map_is_read_from_files_and_options(tmp_path: Path, labels: str) -> None:
     (tmp_path / "c.yaml").write_text(f"data:\n  labels: {labels}\n", encoding="utf-8")
     for argv in (["--config", str(tmp_path / "c.yaml")], [f"--data.labels={labels}"]):
         config = parse_config(argv, program="test", description="")
@@ -436,7 +434,7 @@ def test_a_run_scores_a_file_as_training_did(tree_run: Path, capsys: pytest.Capt
     assert str(60 - neutral) in capsys.readouterr().out
 
 
-def test_what_evaluation_leaves_out_is_told(tree_run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_left_out_by_evaluation_are_reported(tree_run: Path, caplog: pytest.LogCaptureFixture) -> None:
     classifier = lstm_sentiment.load(tree_run / "run", device="cpu")
     assert classifier.labels == ["negative", "positive"]
     neutral = sum(tree[0] == 2 for tree in make_trees(60, seed=1))
@@ -444,7 +442,7 @@ def test_what_evaluation_leaves_out_is_told(tree_run: Path, caplog: pytest.LogCa
     assert f"test.txt: {neutral} rows left out by the run's data.labels" in caplog.text
 
 
-def test_a_file_without_a_row_to_score_is_refused(tree_run: Path, tmp_path: Path) -> None:
+def test_a_file_without_scorable_rows_is_refused(tree_run: Path, tmp_path: Path) -> None:
     neutral = write_trees(tmp_path / "neutral.txt", [(2, "so"), (2, "plain")])
     with pytest.raises(DataError, match=r"neutral\.txt: every row is left out by the run's data\.labels"):
         evaluate.main([str(tree_run / "run"), str(neutral)])
@@ -457,7 +455,7 @@ def test_runs_that_leave_out_other_rows_are_not_compared(tree_run: Path, tmp_pat
         compare.main([str(tree_run / "run"), str(tmp_path / "other"), str(tree_run / "test.txt")])
 
 
-def test_sentences_of_trees_are_answered(tree_run: Path, tmp_path: Path) -> None:
+def test_sentences_of_trees_are_predicted(tree_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     predict.main([str(tree_run / "run"), "--file", str(tree_run / "test.txt"), "--out", str(out)])
     found = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
@@ -467,7 +465,7 @@ def test_sentences_of_trees_are_answered(tree_run: Path, tmp_path: Path) -> None
     assert {row["predicted_label"] for row in found} == {"negative", "positive"}
 
 
-def test_a_run_with_phrases_goes_on_as_if_never_stopped(
+def test_a_run_with_phrases_resumes_bit_for_bit(
     tree_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Trainer._step

@@ -78,7 +78,7 @@ def test_padding_is_zero_and_special_tokens_are_not_looked_up(tmp_path: Path) ->
     assert loaded.known == {"w1"}
 
 
-def test_unknown_words_are_drawn_with_the_files_mean_and_spread(tmp_path: Path) -> None:
+def test_unknown_words_are_drawn_with_mean_and_spread_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "vectors.txt"
     vectors = rows_of(500)
     file.write_text(as_lines(vectors), encoding="utf-8")
@@ -103,7 +103,7 @@ def test_the_seed_alone_decides_what_is_drawn(tmp_path: Path) -> None:
     assert not torch.equal(other[[3, 5]], first[[3, 5]])
 
 
-def test_reading_vectors_leaves_the_random_state_alone(tmp_path: Path) -> None:
+def test_reading_vectors_does_not_change_the_random_state(tmp_path: Path) -> None:
     file = tmp_path / "vectors.txt"
     file.write_text(as_lines(rows_of(20)), encoding="utf-8")
     before = torch.get_rng_state()
@@ -111,7 +111,7 @@ def test_reading_vectors_leaves_the_random_state_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_vocabulary_without_a_known_word_is_drawn_throughout(tmp_path: Path) -> None:
+def test_a_vocabulary_without_known_words_is_random(tmp_path: Path) -> None:
     file = tmp_path / "vectors.txt"
     file.write_text(as_lines(rows_of(20)), encoding="utf-8")
     loaded = load(file, ["unseen"])
@@ -128,7 +128,7 @@ def test_a_file_of_one_vector_gives_finite_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", ["", f"30 {SIZE}\n"])
-def test_vectors_of_another_size_are_refused_with_the_right_one(tmp_path: Path, header: str) -> None:
+def test_vectors_of_another_size_are_refused_with_the_expected_size(tmp_path: Path, header: str) -> None:
     file = tmp_path / "vectors.txt"
     file.write_text(header + as_lines(rows_of(30)), encoding="utf-8")
     message = refusal(file, size=128)
@@ -201,7 +201,7 @@ def test_vectors_of_fasttext_are_one_plain_file(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("content", [None, b"PK half a file", archive({"glove.6B.99d.txt": "w3 1 2\n"})])
-def test_a_download_that_fails_is_begun_anew(
+def test_a_failed_download_is_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
     server = Server(monkeypatch, content)
@@ -212,9 +212,7 @@ def test_a_download_that_fails_is_begun_anew(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_pickle_in_the_place_of_a_cache_is_not_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickled_cache_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchtext keeps its own copy as .pt, and would load what it finds by that name."""
     Server(monkeypatch, None)
     folder = tmp_path / "vectors"
@@ -228,7 +226,7 @@ def test_a_pickle_in_the_place_of_a_cache_is_not_looked_at(
 
 
 @pytest.mark.parametrize("name", ["glove.6B.99d", "no-such-file.txt", "glove", "charngram.100d"])
-def test_an_unknown_name_is_refused_with_those_known(name: str) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     message = refusal(name)
     assert message.startswith(f"text.vectors: '{name}' is neither a file nor one of ")
     assert "glove.6B.100d" in message
@@ -248,7 +246,7 @@ def test_an_unknown_name_is_refused_with_those_known(name: str) -> None:
         ("endless.gz", gzip.compress(b"w0 1 2 3 4 5 6\n" + b"x" * 30_000_000)),
     ],
 )
-def test_a_file_that_holds_no_vectors_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_file_without_vectors_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     assert str(file) in refusal(file)
@@ -267,13 +265,13 @@ def test_a_file_that_holds_no_vectors_is_refused(tmp_path: Path, name: str, cont
     ],
 )
 @pytest.mark.parametrize("before", [1, 9000])
-def test_a_line_that_is_no_vector_is_named(tmp_path: Path, before: int, second: str, problem: str) -> None:
+def test_a_line_that_is_not_a_vector_is_named(tmp_path: Path, before: int, second: str, problem: str) -> None:
     file = tmp_path / "vectors.txt"
     file.write_text("w0 1 2 3 4 5 6\n" * before + second + "\nw2 1 2 3 4 5 6\n", encoding="utf-8")
     assert refusal(file) == f"text.vectors: {file}:{before + 1}: {problem}"
 
 
-def test_a_word_that_is_not_utf_8_is_passed_over(tmp_path: Path) -> None:
+def test_a_word_that_is_not_utf_8_is_skipped(tmp_path: Path) -> None:
     file = tmp_path / "vectors.txt"
     file.write_bytes(as_lines(rows_of(20)).encode() + b"caf\xe9 1 2 3 4 5 6\nlast 6 5 4 3 2 1\n")
     loaded = load(file, ["last", "w19"])
@@ -281,7 +279,7 @@ def test_a_word_that_is_not_utf_8_is_passed_over(tmp_path: Path) -> None:
     assert loaded.weight_VE[2].tolist() == [6, 5, 4, 3, 2, 1]
 
 
-def test_words_that_are_passed_over_do_not_shift_the_spread(tmp_path: Path) -> None:
+def test_skipped_words_do_not_affect_the_spread(tmp_path: Path) -> None:
     """A header or a broken word must not count as a vector of zeros."""
     vectors = {word: [100.0 + value for value in values] for word, values in rows_of(4).items()}
     file = tmp_path / "vectors.txt"
@@ -292,7 +290,7 @@ def test_words_that_are_passed_over_do_not_shift_the_spread(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["vectors.txt", "vectors.txt.gz"])
-def test_nothing_is_left_beside_the_file(tmp_path: Path, name: str) -> None:
+def test_no_extra_files_are_left(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "vectors"
     folder.mkdir()
     content = as_lines(rows_of(20)).encode()
@@ -301,7 +299,7 @@ def test_nothing_is_left_beside_the_file(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [name]
 
 
-def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "vectors.txt"
     file.write_text(as_lines(rows_of(20)), encoding="utf-8")
     load(file, ["w1"])
@@ -310,7 +308,7 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     assert load(file, ["w1"]).weight_VE[2].tolist() == pytest.approx(changed["w1"])
 
 
-def test_reading_vectors_does_not_switch_off_the_checking_of_certificates(
+def test_reading_vectors_keeps_certificate_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torchtext does so for the whole process, and everything downloaded later would be unchecked."""
@@ -324,14 +322,14 @@ def test_reading_vectors_does_not_switch_off_the_checking_of_certificates(
 
 @pytest.mark.parametrize("name", ["glove.txt", "word2vec.vec", "glove.txt.gz"])
 @pytest.mark.parametrize("most", [0, 1, 7, 100])
-def test_the_first_words_of_a_file_are_those_of_its_vectors(tmp_path: Path, name: str, most: int) -> None:
+def test_the_first_words_are_those_of_the_file(tmp_path: Path, name: str, most: int) -> None:
     content = ("30 6\n" if "word2vec" in name else "") + as_lines(rows_of(30))
     file = tmp_path / name
     file.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     assert vector_words(str(file), most, cache=tmp_path) == [f"w{i}" for i in range(min(most, 30))]
 
 
-def test_words_of_a_name_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+def test_words_of_an_unknown_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"text\.vectors: .glove\.7B\.50d. is neither a file nor one of"):
         vector_words("glove.7B.50d", 9, cache=tmp_path)
     broken = tmp_path / "broken.gz"
@@ -340,7 +338,7 @@ def test_words_of_a_name_that_nobody_knows_are_refused(tmp_path: Path) -> None:
         vector_words(str(broken), 100, cache=tmp_path)
 
 
-def test_words_that_only_the_vectors_hold_are_known(tmp_path: Path) -> None:
+def test_words_only_in_the_vectors_are_known(tmp_path: Path) -> None:
     """In validation texts, with their vectors, behind those of the training rows; none is known twice."""
     train = [(f"w{i} w{i + 1} common", ("bad", "good")[i % 2]) for i in range(8)]
     files = [write_csv(tmp_path / "train.csv", train), write_csv(tmp_path / "v.csv", [("w20 w29 x", "bad")])]

@@ -85,9 +85,7 @@ def whole(configure: Configure, tmp_path: Path) -> Config:
 
 
 @pytest.mark.parametrize(("job", "left"), [("of torchrun", 7), ("", -signal.SIGTERM)])
-def test_a_signal_on_the_way_out_of_a_job_does_not_keep_its_error_from_being_told(
-    tmp_path: Path, job: str, left: int
-) -> None:
+def test_a_signal_during_exit_does_not_hide_the_error(tmp_path: Path, job: str, left: int) -> None:
     """The control is a process of its own, whose handlers are its own again."""
     process = FORKS.Process(target=fail_and_be_ended, args=(tmp_path, job))
     process.start()
@@ -114,7 +112,7 @@ def fail_and_be_ended(folder: Path, job: str) -> None:
         (Trainer, "_save_last", 1, STEPS + 1),  # while saving: the next step is the last
     ],
 )
-def test_a_stopped_run_has_its_last_step_and_goes_on_to_the_same_end(
+def test_a_stopped_run_saves_its_last_step_and_resumes_exactly(
     configure: Configure,
     whole: Config,
     monkeypatch: pytest.MonkeyPatch,
@@ -143,7 +141,7 @@ def test_a_stopped_run_has_its_last_step_and_goes_on_to_the_same_end(
 
 
 @BOTH
-def test_before_training_a_signal_leaves_nothing_behind(
+def test_a_signal_before_training_leaves_nothing(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     from lstm_sentiment.experiment import train as experiment
@@ -160,7 +158,7 @@ def test_before_training_a_signal_leaves_nothing_behind(
     assert not Path(config.out).exists()
 
 
-def test_a_run_tells_how_it_stands(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_json_describes_a_run(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = RunWatch.saved
 
@@ -182,7 +180,7 @@ def test_a_run_tells_how_it_stands(configure: Configure, monkeypatch: pytest.Mon
     assert (end["state"], end["exit_code"], end["step"], end["resumable"]) == ("finished", 0, STEPS, False)
 
 
-def test_a_failed_run_tells_why(configure: Configure) -> None:
+def test_status_json_describes_a_failure(configure: Configure) -> None:
     config = configure("--trainer.learning_rate=1e30", "--trainer.clip_norm=1e30", "--trainer.epochs=1")
     with pytest.raises(TrainingError) as caught:
         run(config)
@@ -191,7 +189,7 @@ def test_a_failed_run_tells_why(configure: Configure) -> None:
     assert told["reason"] == str(caught.value)
 
 
-def test_a_killed_run_is_still_told_to_be_running_and_a_mistake_of_ours_is_told(configure: Configure) -> None:
+def test_status_json_after_a_kill_and_an_internal_error(configure: Configure) -> None:
     """A kill leaves no chance to write; what is raised does, and this control shows the difference."""
     config = configure()
     with killed_at_save(LAST, 2):
@@ -200,14 +198,14 @@ def test_a_killed_run_is_still_told_to_be_running_and_a_mistake_of_ours_is_told(
     assert (told["state"], told["exit_code"], told["reason"]) == ("failed", 1, Killed.__name__)
 
 
-def test_a_refused_run_leaves_the_status_of_another_alone(configure: Configure, whole: Config) -> None:
+def test_a_refused_run_does_not_change_the_status_of_another(configure: Configure, whole: Config) -> None:
     before = status_of(whole.out)
     with pytest.raises(RunError, match="is not empty"):
         run(configure(f"--out={whole.out}"))
     assert status_of(whole.out) == before
 
 
-def test_threads_leave_signals_alone(configure: Configure) -> None:
+def test_signals_are_not_handled_outside_the_main_thread(configure: Configure) -> None:
     before = signal.getsignal(signal.SIGTERM)
     failed: list[BaseException] = []
 
@@ -250,7 +248,7 @@ def begun(configure: Configure) -> Config:
 
 
 @BOTH
-def test_the_command_leaves_within_seconds_and_goes_on_to_the_same_end(
+def test_the_command_exits_within_seconds_and_resumes_exactly(
     begun: Config, whole: Config, configure: Configure, number: int
 ) -> None:
     process = start_slowly(begun, 0.2)
@@ -266,7 +264,7 @@ def test_the_command_leaves_within_seconds_and_goes_on_to_the_same_end(
     assert same_end(begun.out, whole.out)
 
 
-def test_whoever_asks_twice_is_heard_at_once(begun: Config) -> None:
+def test_a_second_signal_stops_at_once(begun: Config) -> None:
     process = start_slowly(begun, 60)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
