@@ -293,7 +293,7 @@ MISREAD_MAPS = [
     ("{positive: [good, fine], negative: bad}", "such as {good: positive, fine: positive, bad: negative}"),
     ("{a: A, b: B, c: {d: e}}", "a map stands where text belongs"),
     ("[a, [b]]", "a list stands where text belongs"),
-    ("{4: good, 4.0: bad}", "'4' and '4.0' are one code and have two names; leave one out"),
+    ("{4: good, 4.0: bad}", "'4' and '4.0' are the same code with two names; remove one"),
     ("[4, 4.0]", "names a class in two spellings"),
 ]
 

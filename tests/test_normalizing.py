@@ -203,5 +203,5 @@ def test_a_run_that_does_not_say_reads_as_it_was_trained(tmp_path: Path) -> None
 
 
 def test_another_tokenizer_is_not_normalized() -> None:
-    with pytest.raises(ConfigError, match=r"^text\.normalize: 'basic_english' does not know it"):
+    with pytest.raises(ConfigError, match=r"^text\.normalize: not supported by 'basic_english'"):
         TextConfig(tokenizer="basic_english", normalize="negation")
