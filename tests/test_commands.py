@@ -391,7 +391,7 @@ def test_a_table_of_more_keys_than_any_table_has_is_refused(trained: Path, tmp_p
     with pytest.raises(DataError) as caught:
         predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "o.csv")])
     assert str(caught.value) == (
-        f"{source}: its rows have more than 10,000 keys together; that is no table: leave some out, or name "
+        f"{source}: its rows have more than 10,000 distinct keys, too many for a table: remove some, or name "
         "a .jsonl file with --out"
     )
     predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "o.jsonl")])
@@ -578,8 +578,8 @@ def test_evaluate_names_the_line_of_a_label_it_does_not_know(
 @pytest.mark.parametrize(
     ("main", "argv", "expected"),
     [
-        (predict.main, ["MISSING", "great"], "MISSING: is no run folder"),
-        (evaluate.main, ["MISSING", "FILE"], "MISSING: is no run folder"),
+        (predict.main, ["MISSING", "great"], "MISSING: is not a run folder"),
+        (evaluate.main, ["MISSING", "FILE"], "MISSING: is not a run folder"),
         (predict.main, ["RUN", "--file", "missing.csv"], "missing.csv: no such file"),
         (evaluate.main, ["RUN", "missing.csv"], "missing.csv: no such file"),
         (predict.main, ["RUN", "--file", "FILE", "--text_column", "txt"], "--text-column"),

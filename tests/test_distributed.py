@@ -322,7 +322,10 @@ def test_the_others_wait_for_the_main_process_as_long_as_its_heart_beats(
 
 
 BROKEN = {
-    "gone": ("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer", "left no word"),
+    "gone": (
+        "[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer",
+        "without an error message",
+    ),
     "hangs": ("[third_party/gloo/gloo/transport/tcp/buffer.cc:78] Timed out waiting 9ms for recv", "hangs"),
 }
 

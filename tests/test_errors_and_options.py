@@ -365,7 +365,7 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
         (["--trainer.patience=7", "--trainer.epochs=6"], "trainer.patience", "trainer.epochs"),
         (["--resume=true", "--overwrite=true"], "overwrite", "contradicts resume"),
         (["--data.validation=0.5", "--data.test=0.5"], "data.validation", "data.test"),
-        (["--data.validation=0.9", "--data.test=0.9"], "data.validation", "no row to train on"),
+        (["--data.validation=0.9", "--data.test=0.9"], "data.validation", "leaves no training rows"),
     ],
 )
 def test_options_in_conflict_are_refused(tmp_path: Path, argv: list[str], key: str, part: str) -> None:

@@ -41,7 +41,7 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
 def _run(main: Callable[[list[str]], None]) -> Any:
     """Run a command and return its exit code."""
     try:
-        with _unwound_by_signals():
+        with _signals_as_exits():
             try:
                 main(sys.argv[1:])
                 code: Any = 0
@@ -77,7 +77,7 @@ def _print_error(message: str, kind: str = "") -> None:
 
 
 @contextlib.contextmanager
-def _unwound_by_signals() -> Iterator[None]:
+def _signals_as_exits() -> Iterator[None]:
     """Turn terminating signals that have no other handler into `SystemExit`, so that a block cleans up."""
     numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
     mine = threading.current_thread() is threading.main_thread()

@@ -50,10 +50,10 @@ def code_of(value: str) -> str:
     return f"-{code}" if sign == "-" and code.strip("0.") else code
 
 
-def only_leaves_out(labels: Sequence[Any] | Mapping[Any, Any] | None) -> bool:
+def only_excludes(labels: Sequence[Any] | Mapping[Any, Any] | None) -> bool:
     """Whether labels are a map that only excludes rows and names no class.
 
-    >>> only_leaves_out({"mixed": None}), only_leaves_out({"0": "bad", "1": "good", "2": None})
+    >>> only_excludes({"mixed": None}), only_excludes({"0": "bad", "1": "good", "2": None})
     (True, False)
     """
     return isinstance(labels, Mapping) and bool(labels) and all(name is None for name in labels.values())
@@ -182,7 +182,7 @@ class DataConfig:
             names = [name for name in found if name is not None]
             distinct = list(dict.fromkeys(names))
             check(
-                len(distinct) >= 2 or only_leaves_out(self.labels),
+                len(distinct) >= 2 or only_excludes(self.labels),
                 "data.labels",
                 f"needs at least 2 class names, not {len(distinct)}; add others",
             )
