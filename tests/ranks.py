@@ -102,7 +102,10 @@ LOSS = (
     "Classification.loss",
     AT_STEP + 1,
 )  # the longest batch is tried first
-LOST, SILENT = "another process of the job is gone", f"has not answered for {TIMEOUT_S} s (trainer.timeout)"
+LOST, SILENT = (
+    "another process of the job ended without an error message",
+    f"has not responded for {TIMEOUT_S} s (trainer.timeout)",
+)
 FAULTS = {
     "killed as it starts": Fault(
         rank=1,

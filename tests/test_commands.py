@@ -389,7 +389,7 @@ def test_a_table_of_too_many_keys_is_refused(trained: Path, tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "o.csv")])
     assert str(caught.value) == (
-        f"{source}: its rows have more than 10,000 keys together; that is no table: leave some out, or name "
+        f"{source}: its rows have more than 10,000 distinct keys, too many for a table: remove some, or name "
         "a .jsonl file with --out"
     )
     predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "o.jsonl")])
@@ -576,8 +576,8 @@ def test_evaluate_names_the_line_of_an_unknown_label(
 @pytest.mark.parametrize(
     ("main", "argv", "expected"),
     [
-        (predict.main, ["MISSING", "great"], "MISSING: is no run folder"),
-        (evaluate.main, ["MISSING", "FILE"], "MISSING: is no run folder"),
+        (predict.main, ["MISSING", "great"], "MISSING: is not a run folder"),
+        (evaluate.main, ["MISSING", "FILE"], "MISSING: is not a run folder"),
         (predict.main, ["RUN", "--file", "missing.csv"], "missing.csv: no such file"),
         (evaluate.main, ["RUN", "missing.csv"], "missing.csv: no such file"),
         (predict.main, ["RUN", "--file", "FILE", "--text_column", "txt"], "--text-column"),

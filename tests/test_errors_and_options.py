@@ -293,7 +293,7 @@ MISREAD_MAPS = [
     ("{positive: [good, fine], negative: bad}", "such as {good: positive, fine: positive, bad: negative}"),
     ("{a: A, b: B, c: {d: e}}", "a map stands where text belongs"),
     ("[a, [b]]", "a list stands where text belongs"),
-    ("{4: good, 4.0: bad}", "'4' and '4.0' are one code and have two names; leave one out"),
+    ("{4: good, 4.0: bad}", "'4' and '4.0' are the same code with two names; remove one"),
     ("[4, 4.0]", "names a class in two spellings"),
 ]
 
@@ -365,7 +365,7 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
         (["--trainer.patience=7", "--trainer.epochs=6"], "trainer.patience", "trainer.epochs"),
         (["--resume=true", "--overwrite=true"], "overwrite", "contradicts resume"),
         (["--data.validation=0.5", "--data.test=0.5"], "data.validation", "data.test"),
-        (["--data.validation=0.9", "--data.test=0.9"], "data.validation", "no row to train on"),
+        (["--data.validation=0.9", "--data.test=0.9"], "data.validation", "leaves no training rows"),
     ],
 )
 def test_options_in_conflict_are_refused(tmp_path: Path, argv: list[str], key: str, part: str) -> None:

@@ -567,7 +567,7 @@ def test_repeated_texts_are_kept_by_default() -> None:
         (TEXTS, np.linspace(0, 1, 240), "continuous"),
         (TEXTS, np.eye(2)[np.arange(240) % 2], "y should be a 1d array"),
         (TEXTS, np.arange(240) % 110, "at most 100"),
-        (TEXTS[:6], ["a", "a", "a", "a", "a", "b"], "too few rows for a split that holds every class"),
+        (TEXTS[:6], ["a", "a", "a", "a", "a", "b"], "too few rows for a split with every class"),
         (TEXTS[:4], ["a", "b", "a", "b"], "1 of 4 rows, for 2 classes"),
         (TEXTS[:2] * 50, ["a", "b"] * 50, r"2 rows are too few .* validation \(98 more repeat a text\)"),
     ],

@@ -444,7 +444,7 @@ def test_terminal_colours(
     ("argv", "expected"),
     [
         (["RUN"], "required: text"),
-        (["nothing", "so-so"], "is no run folder"),
+        (["nothing", "so-so"], "is not a run folder"),
         (["RUN", "so-so", "--class=postive"], "Did you mean 'positive'?"),
         (["RUN", "so-so", "--method=magic"], "'magic' is not one of"),
         (["RUN", "so-so", "--html=no/such/page.html"], "no such folder"),

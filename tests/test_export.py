@@ -425,7 +425,7 @@ def test_a_graph_with_other_predictions_is_not_kept(
 def test_a_graph_with_nan_predictions_is_not_kept(trained_run: Path, tmp_path: Path) -> None:
     classifier = load(trained_run, device="cpu")
     classifier.model.head.bias[0] = float("nan")
-    with pytest.raises(CheckpointError, match="numbers that are not finite for 200 of 200 texts"):
+    with pytest.raises(CheckpointError, match="non-finite predictions for 200 of 200 texts"):
         export(classifier, trained_run, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -554,7 +554,7 @@ def test_both_are_measured_alternately_on_the_same_texts(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("argv", "expected", "code"),
     [
-        (["nothing"], "is no run folder", 2),
+        (["nothing"], "is not a run folder", 2),
         (["RUN", "--format", "tflite"], "invalid choice", 2),
         (["RUN", "--file", "x.csv"], "--file goes with --int8 or --benchmark", 2),
         (["RUN", "--threads", "0", "--benchmark"], "--threads must be at least 1", 2),

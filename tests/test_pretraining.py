@@ -605,7 +605,7 @@ def test_resuming_from_another_language_model_is_refused(
         ("--text.lowercase=false", "text.lowercase: is False, but {} was pretrained with True"),
         ("--text.normalize=negation", "text.normalize: is negation, but {} was pretrained with none"),
         ("--text.tokenizer=basic_english", "text.tokenizer: is basic_english, but {} was"),
-        ("--pretrained=nowhere", "pretrained: nowhere: is no run folder"),
+        ("--pretrained=nowhere", "pretrained: nowhere: is not a run folder"),
         ("--text.vectors=vectors.txt", "text.vectors: contradicts pretrained"),
     ],
 )
@@ -742,7 +742,7 @@ def leave(main: Any, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: A
     [
         (
             ["--data.train=nowhere.csv"],
-            "error: nowhere.csv: no such file or folder; give one that is there.\n",
+            "error: nowhere.csv: no such file or folder; name an existing one.\n",
         ),
         (["--data.train=[]"], "error: data.train: names no file\n"),
         (["--data.validation=1.5"], "error: data.validation: a share must lie between 0 and 1, not 1.5\n"),

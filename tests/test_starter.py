@@ -173,7 +173,7 @@ def test_a_failed_packing_leaves_nothing(
         patch.setattr("lstm_sentiment.starter.packing.MOST_PACKED", 1000)
         with pytest.raises(RunError, match=r"has [\d,]+ parameters, and at most 1,000 can be packed"):
             pack(trained_run, tmp_path / "out")
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         pack(tmp_path, tmp_path / "out")
     torn = Path(shutil.copytree(trained_run, tmp_path / "torn"))
     (torn / "environment.json").write_text("[]")
@@ -200,7 +200,7 @@ def test_the_name_is_the_packages_model_and_a_path_is_a_folder(
         assert load(other).predict_logits(TEXTS).tolist() == there, other
     assert caplog.messages == []
     assert load("starter").predict_logits(TEXTS).tolist() == load(starter).predict_logits(TEXTS).tolist()
-    assert caplog.messages == ["starter is the model of the package; the run here is reached by ./starter"]
+    assert caplog.messages == ["starter is the model of the package; use ./starter for the local run"]
 
 
 def test_without_a_starter_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_without_a_starter_the_error_says_so(tmp_path: Path, monkeypatch: pytest
         ):
             read("starter")
     (tmp_path / "starter").mkdir()
-    with pytest.raises(RunError, match=r"the folder of that name here is reached by \./starter"):
+    with pytest.raises(RunError, match=r"use \./starter for the local folder"):
         load("starter")
 
 
