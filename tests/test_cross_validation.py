@@ -151,7 +151,8 @@ def test_null_asks_for_it_with_any_number_of_rows(configure: Configure) -> None:
 
 def test_what_it_does_not_go_with_is_refused(configure: Configure, few: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.validation: null means cross-validation, which is not for texts"
+        ConfigError,
+        match=r"data\.validation: null means cross-validation, not possible with unlabelled texts",
     ):
         run(configure("--data.validation=null", f"--data.unlabelled={few}", "--trainer.vat=0.1"))
 

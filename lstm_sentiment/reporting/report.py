@@ -117,7 +117,7 @@ def write_report(
         )
     except (LookupError, TypeError, ValueError, AttributeError, need("jinja2", extra="report").TemplateError):
         files = "metrics.json, data.json, environment.json or log.jsonl"
-        raise CheckpointError(f"{folder.path}: {files} is not as training writes it") from None
+        raise CheckpointError(f"{folder.path}: {files} is malformed") from None
     return folder.path / "report.html"
 
 
