@@ -111,7 +111,7 @@ def test_train_prints_what_somebody_wants_to_know(
         "192 rows: negative 64, neutral 64, positive 64",
         "24 rows: negative 8, neutral 8, positive 8",
         "first loss 1.",
-        "ln(3) = 1.099: as it should be",
+        "ln(3) = 1.099: as expected",
         "epoch 5/5",
         "baseline majority",
         "baseline tfidf_logistic_regression",

@@ -1,4 +1,4 @@
-"""What the loop is told to learn when rows have labels.
+"""The classification task: loss, validation scores and reports for labelled rows.
 
 Legend: B rows of a batch, C classes.
 """
@@ -21,17 +21,17 @@ from lstm_sentiment.training.virtual_adversarial import answers_pushed
 
 
 class Classification:
-    """Rows of text to one of some classes: a `protocols.Task`.
+    """Text classification: a `protocols.Task`.
 
     Args:
-        validation: rows that pick the best epoch.
+        validation: rows that select the best epoch.
         labels: class names.
-        loss: of logits (B, C) and batch: the sum of the rows' weighted losses.
+        loss: function of logits (B, C) and batch: the sum of the rows' weighted losses.
         device: where the model is.
-        batch_size: rows answered at a time.
+        batch_size: of validation.
         processes: the processes of the job.
-        r_drop: weight of the disagreement of two passes (see `r_drop`); 0 for a single pass.
-        vat: length of the push that shall change no answer (see `virtual_adversarial`); 0 for none.
+        r_drop: weight of the R-Drop loss (see `r_drop`); 0 for none.
+        vat: relative norm of the adversarial perturbation (see `virtual_adversarial`); 0 for none.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class Classification:
         self.choices, self.r_drop, self.vat = len(labels), r_drop, vat
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
+        """Return a batch's loss; its sum over the batches of a step is a mean over rows."""
         if self.vat:
-            logits, change = answers_pushed(model, batch, self.vat)
-            return self._loss(logits, batch) + change
+            logits, divergence = answers_pushed(model, batch, self.vat)
+            return self._loss(logits, batch) + divergence
         if not self.r_drop:
             return self._loss(model(*batch.inputs), batch)
         both = twice(batch)
@@ -70,5 +70,5 @@ class Classification:
         return score(rows.labels, probabilities_RC, self.labels, rows.counts)
 
     def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
-        """Tell the terminal how an epoch went."""
+        """Log the results of an epoch."""
         report_epoch(entry, scores, self.labels, epochs=epochs, is_best=is_best)

@@ -1,8 +1,8 @@
-"""R-Drop: two passes over a text with different dropout are taught to agree.
+"""R-Drop: consistency loss between two passes over a text with different dropout masks.
 
-After Liang et al. (2021), "R-Drop: Regularized Dropout for Neural Networks". While training, dropout
-answers each text with another thinned-out network; at prediction the whole network stands for all of
-them. Making them agree makes it stand for them better.
+After Liang et al. (2021), "R-Drop: Regularized Dropout for Neural Networks". Dropout samples a sub-network
+per text; at test time the full network approximates their average. The consistency loss improves this
+approximation.
 
 Legend: B rows of a batch, K branches, C classes.
 """
@@ -18,10 +18,10 @@ from lstm_sentiment.data.dataset import Batch
 
 
 def twice(batch: Batch) -> Batch:
-    """Return a batch with all its rows a second time, behind the others, and each counting half.
+    """Return a batch with its rows repeated once, at half the weight.
 
-    Dropout's masks differ from row to row, so that one pass over it is two over the batch; it costs less,
-    since an LSTM's steps come one after another.
+    Dropout masks differ by row, so that one pass over it equals two over the batch, and is faster, since an
+    LSTM's steps are sequential.
 
     >>> one_B = torch.ones(1, dtype=torch.int64)
     >>> rows = {"lengths_B": one_B, "labels_B": one_B, "rows_B": one_B, "weights_B": torch.ones(1)}
@@ -37,10 +37,9 @@ def twice(batch: Batch) -> Batch:
 
 
 def disagreement(logits_2BC: Tensor, weights_2B: Tensor) -> Tensor:
-    """Return how far the two halves of logits (2·B, C) differ, nats: the rows' weighted sum.
+    """Return the weighted sum of the symmetric KL divergence between two halves of logits (2·B, C), nats.
 
-    Of each row it is the Kullback-Leibler divergence between its two answers, the mean of both directions.
-    Of several branches' logits, (K, 2·B, C), it is the mean.
+    For each row it is the mean of both directions; for several branches, (K, 2·B, C), the mean over branches.
 
     >>> disagreement(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.ones(2) / 2)
     tensor(0.)

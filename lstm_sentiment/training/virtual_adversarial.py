@@ -1,11 +1,11 @@
-"""Virtual adversarial training: an answer shall not change when a text's vectors are pushed a little.
+"""Virtual adversarial training (VAT): predictions should not change under a small perturbation.
 
-After Miyato et al. (2017), "Adversarial training methods for semi-supervised text classification": of all
-pushes of one length, the one that changes the answer most is found by one more pass backward, and the loss
-is how far it changes the answer. That asks for no label, so that texts without labels teach as well.
+After Miyato et al. (2017), "Adversarial training methods for semi-supervised text classification": one extra
+backward pass finds the perturbation of the embeddings, of a given norm, that changes the prediction most; the
+consistency loss is the KL divergence it causes. No label is needed, so that unlabelled texts can be used.
 
 Legend: B rows of a batch, T padded length, E embedding size, C classes, K branches, R labelled rows,
-U texts without labels.
+U unlabelled texts.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from lstm_sentiment.models.network import Network, lstm_of
 
 log = logging.getLogger(__name__)
 
-PROBE = 0.1  # length of the push by which the worst direction is looked for, relative to that of the other
+PROBE = 0.1  # norm of the random probe for the worst direction, relative to the final perturbation
 
 
 def answers_pushed(model: nn.Module, batch: Batch, size: float) -> tuple[Tensor, Tensor]:
-    """Return a model's logits, and how far the worst push changes the LSTM's answers.
+    """Return a model's logits, and the KL divergence caused by the worst perturbation of the embeddings.
 
-    Dropout's masks are the same with the push and without, so that nothing but the push changes an answer.
+    Dropout masks are the same with and without the perturbation.
 
     Args:
-        model: a `network.Network`, or one that exchanges its gradients.
+        model: a `network.Network`, or a DistributedDataParallel of one.
         batch: texts.
-        size: length of the push, relative to that of a text's vectors taken as one.
+        size: norm of the perturbation, relative to that of all embeddings of a text.
 
     Returns:
-        logits (B, C), or (K, B, C) of several branches; and the divergence, nats: the sum over rows of what
-        each counts if all rows are alike.
+        logits (B, C), or (K, B, C) of several branches; and the divergence, nats: the sum over rows,
+        weighted equally.
 
     >>> from lstm_sentiment.models.lstm import SentimentLSTM
     >>> model = SentimentLSTM(9, 2, embedding_size=4, hidden_size=4)
@@ -52,38 +52,38 @@ def answers_pushed(model: nn.Module, batch: Batch, size: float) -> tuple[Tensor,
     """
     network: Network = model.module if isinstance(model, DistributedDataParallel) else model  # type: ignore[assignment]
     lstm = lstm_of(network)
-    with torch.no_grad(), _same_numbers(batch):
+    with torch.no_grad(), _same_dropout(batch):
         vectors_TBE = lstm.embed(*batch.inputs)
     real_TB = torch.arange(len(vectors_TBE), device=batch.lengths_B.device)[:, None] < batch.lengths_B
     vectors_TBE = vectors_TBE * real_TB[:, :, None]
     length_B = vectors_TBE.norm(dim=(0, 2))
     start_TBE = _of_length(torch.randn_like(vectors_TBE) * real_TB[:, :, None], PROBE * size * length_B)
-    with _same_numbers(batch):
+    with _same_dropout(batch):
         logits = model(*batch.inputs)
     before_BC = (logits[0] if logits.dim() == 3 else logits).detach().log_softmax(dim=1)
 
-    def divergence(push_TBE: Tensor) -> Tensor:
-        with _same_numbers(batch):
-            pushed_TBE = lstm.embed(*batch.inputs) + push_TBE
-            after_BC = lstm.logits_of(pushed_TBE, batch.lengths_B).log_softmax(dim=1)
+    def divergence(change_TBE: Tensor) -> Tensor:
+        with _same_dropout(batch):
+            perturbed_TBE = lstm.embed(*batch.inputs) + change_TBE
+            after_BC = lstm.logits_of(perturbed_TBE, batch.lengths_B).log_softmax(dim=1)
         divergence_B: Tensor = (before_BC.exp() * (before_BC - after_BC)).sum(dim=1)
         return divergence_B
 
     with torch.enable_grad():
         [worst_TBE] = torch.autograd.grad(divergence(start_TBE.requires_grad_()).sum(), start_TBE)
-    push_TBE = _of_length(worst_TBE * real_TB[:, :, None], size * length_B)
-    return logits, (divergence(push_TBE) * batch.shares_B).sum()
+    perturbation_TBE = _of_length(worst_TBE * real_TB[:, :, None], size * length_B)
+    return logits, (divergence(perturbation_TBE) * batch.shares_B).sum()
 
 
 def beside(train: TextDataset, unlabelled: TextDataset) -> TextDataset:
-    """Return labelled rows and texts without labels as one; the latter count nothing but for their push.
+    """Join labelled rows and unlabelled texts; the latter have weight 0 and only enter the consistency loss.
 
-    Where there are many more texts than rows, each row comes several times, so that about a third of all is
-    labelled. The mean weight stays 1.
+    Labelled rows are repeated if there are many more texts, so that they are about a third of all. The mean
+    weight stays 1.
 
     Args:
         train: labelled rows, R.
-        unlabelled: texts, U; their store holds the labelled rows too, at the same places.
+        unlabelled: texts, U; their store also holds the labelled rows, at the same places.
 
     Example::
 
@@ -109,7 +109,7 @@ def _of_length(direction_TBE: Tensor, length_B: Tensor) -> Tensor:
     return scaled_TBE
 
 
-def _same_numbers(batch: Batch) -> contextlib.AbstractContextManager[None]:
-    """Give back the random numbers that a block draws, for the next one to draw them again."""
+def _same_dropout(batch: Batch) -> contextlib.AbstractContextManager[None]:
+    """Restore the random state after a block, so that the next one has the same dropout masks."""
     device = batch.tokens_BT.device
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
