@@ -488,10 +488,10 @@ def test_terminal_and_report_tell_what_the_start_contributed(
         in caplog.messages
     )
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    table = page[page.index("What the start contributed") :]
+    table = page[page.index("What the start classifier contributed") :]
     for of in scores.values():
         assert f'<td class="n">{of:.3f}</td>' in table
-    assert "of what would make up for the classes" in table
+    assert "of a full correction for the class frequencies" in table
 
 
 def test_the_report_of_an_older_run_does_without(train: Train, tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def test_the_report_of_an_older_run_does_without(train: Train, tmp_path: Path) -
     file.write_text(json.dumps(metrics))
     page = write_report(tmp_path / "out", device="cpu").read_text(encoding="utf-8")
     assert "Kept: the LSTM" in page
-    assert "What the start contributed" not in page
+    assert "What the start classifier contributed" not in page
     train(make_rows(40, seed=5), "--data.test=null", "--resume=true")
 
 
