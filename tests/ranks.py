@@ -151,7 +151,7 @@ FAULTS = {
         does=not_a_number,
         at=LOSS,
         status=("failed", 4),
-        says=(f"the loss is nan at step {AT_STEP - 1} of epoch 1 (", "data.csv: line", "nothing was updated"),
+        says=(f"the loss is nan at step {AT_STEP - 1} of epoch 1 (", "data.csv: line", "were not updated"),
     ),
     "out of memory": Fault(
         rank=1,

@@ -1,4 +1,4 @@
-"""Behaviour: the made-up texts, what counts as a failure, and the command."""
+"""Behaviour: the synthetic texts, what counts as a failure, and the command."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ def test_the_command_reports_real_failures(
     shown, found = capsys.readouterr().out, json.loads(out.read_text("utf-8"))["behaviour"]
     classifier = load(trained_run)
     assert found == check_behaviour(classifier.labels, classifier.predict_proba)
-    assert f"{found['texts']:,} made-up texts" in shown
+    assert f"{found['texts']:,} synthetic texts" in shown
     seen = 0
     for of in found["capabilities"]:
         assert re.search(rf"{of['name']} +{of['kind']} +{of['tests']} +{of['failures']} ", shown)

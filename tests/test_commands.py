@@ -109,7 +109,7 @@ def test_train_prints_a_summary(reviews: Path, tmp_path: Path, capsys: pytest.Ca
         "192 rows: negative 64, neutral 64, positive 64",
         "24 rows: negative 8, neutral 8, positive 8",
         "first loss 1.",
-        "ln(3) = 1.099: as it should be",
+        "ln(3) = 1.099: as expected",
         "epoch 5/5",
         "baseline majority",
         "baseline tfidf_logistic_regression",

@@ -151,7 +151,8 @@ def test_null_requests_cross_validation_for_any_number_of_rows(configure: Config
 
 def test_incompatible_settings_are_refused(configure: Configure, few: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.validation: null means cross-validation, which is not for texts"
+        ConfigError,
+        match=r"data\.validation: null means cross-validation, not possible with unlabelled texts",
     ):
         run(configure("--data.validation=null", f"--data.unlabelled={few}", "--trainer.vat=0.1"))
 

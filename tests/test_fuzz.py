@@ -334,7 +334,7 @@ def test_invalid_metadata_of_an_export_is_a_value_error(tmp_path: Path) -> None:
     for name in ("labels", "text", "vocabulary", "thresholds"):
         facts = {key: value for key, value in whole.items() if key != name}
         (tmp_path / runtime.FACTS).write_text(json.dumps(facts))
-        with pytest.raises(ValueError, match=r"model\.json: is not as export writes it"):
+        with pytest.raises(ValueError, match=r"model\.json: is malformed"):
             runtime.Classifier(tmp_path)
     for content in ("{", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")):
         (tmp_path / runtime.FACTS).write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -204,7 +204,7 @@ def test_doctor_report_and_evaluation_take_it(taken: Taken, tmp_path: Path) -> N
     doctor.main([str(taken.folder), f"--json={tmp_path / 'found.json'}"])
     assert json.loads((tmp_path / "found.json").read_text())
     page = write_report(taken.folder, device="cpu").read_text(encoding="utf-8")
-    assert "What the start contributed" in page or not taken.way.starts
+    assert "What the start classifier contributed" in page or not taken.way.starts
     evaluate.main([str(taken.folder), str(taken.data), f"--out={tmp_path / 'scores.json'}"])
     assert json.loads((tmp_path / "scores.json").read_text())["rows"] == len(taken.way.rows)
 

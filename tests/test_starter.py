@@ -320,7 +320,7 @@ def test_explain_and_compare_take_it(
 
 def test_report_is_refused_with_a_fix(starter: Path) -> None:
     with pytest.raises(
-        RunError, match=r"keeps no rows .* model card is .*README.md.*evaluate starter FILE"
+        RunError, match=r"has no rows .* model card is .*README.md.*evaluate starter FILE"
     ) as caught:
         report.main(["starter"])
     assert caught.value.exit_code == 2

@@ -51,9 +51,9 @@ class TrainerConfig:
         clip_norm: maximum gradient norm; larger gradients are scaled down to it.
         label_smoothing: share of the target spread over all classes.
         r_drop: weight of the R-Drop consistency loss (symmetric KL divergence between two dropout passes, see
-            `r_drop`); 0 for a single pass. On a CPU a step takes 1.6 times as long.
+            `regularizers`); 0 for a single pass. On a CPU a step takes 1.6 times as long.
         vat: size of the virtual adversarial perturbation of a text's embeddings relative to their norm, such
-            as 0.1 (see `virtual_adversarial`); 0 for none. Also applied to `data.unlabelled`. On a CPU a step
+            as 0.1 (see `regularizers`); 0 for none. Also applied to `data.unlabelled`. On a CPU a step
             takes 3 times as long.
         class_weights: balanced weighs each class by the inverse of its frequency.
         ema: decay of the moving average of the weights that is validated and saved; 0 for none.

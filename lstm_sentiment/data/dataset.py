@@ -6,6 +6,7 @@ tokens of a batch, K hash buckets per token.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,8 @@ from lstm_sentiment.text.tokenizers import Vocabulary
 PAD_MULTIPLE = 8  # kernels are built per shape: rounding up limits the number of shapes
 POOL_BATCHES = 50  # batches whose rows are sorted by length together
 RELEASE_EVERY = 256  # rows between releases of a large store's pages: Linux maps up to 2 MB per row
+log = logging.getLogger(__name__)
+
 Array = npt.NDArray[Any]
 
 
@@ -325,3 +328,31 @@ def length_batches(lengths: Array, *, batch_size: int) -> list[Array]:
     """
     order_R = np.argsort(-lengths, kind="stable")
     return [order_R[i : i + batch_size] for i in range(0, len(order_R), batch_size)]
+
+
+def with_unlabelled(train: TextDataset, unlabelled: TextDataset) -> TextDataset:
+    """Join labelled rows and unlabelled texts; the latter have weight 0 and only enter the consistency loss.
+
+    Labelled rows are repeated if there are many more texts, so that they are about a third of all. The mean
+    weight stays 1.
+
+    Args:
+        train: labelled rows, R.
+        unlabelled: texts, U; their store also holds the labelled rows, at the same places.
+
+    Example::
+
+        learned = beside(corpus.train, corpus.unlabelled)
+    """
+    times = max(1, len(unlabelled) // (2 * len(train)))
+    labelled, all_rows = times * len(train), times * len(train) + len(unlabelled)
+    often = "once" if times == 1 else f"{times} times"
+    log.info("  unlabelled %9s texts; training rows are read %s per epoch", f"{len(unlabelled):,}", often)
+    return unlabelled.joined(
+        unlabelled.store,
+        np.concatenate([np.tile(train.rows, times), unlabelled.rows]),
+        np.concatenate([np.tile(train.labels, times), np.zeros(len(unlabelled), np.int64)]),
+        weights=np.concatenate(
+            [np.tile(train.weights, times) * (all_rows / labelled), np.zeros(len(unlabelled))]
+        ),
+    )

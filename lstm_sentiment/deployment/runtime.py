@@ -88,7 +88,7 @@ class Classifier:
         try:
             self._read_as(**facts)
         except (KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path / FACTS}: is not as export writes it") from None
+            raise ValueError(f"{path / FACTS}: is malformed") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_session": None}

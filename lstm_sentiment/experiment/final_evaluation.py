@@ -93,20 +93,9 @@ def assess(
     metrics: dict[str, Any] = {}
     if isinstance(model, WideAndDeep):
         of_branches = {name: answers(branch, name) for name, branch in model.named_children()}
-        metrics["branches"], shares_K = _weigh(of_branches, splits, corpus.labels)
-        if isinstance(model.ngrams, TfidfBranch):
-            metrics["kept"], shares_K = _gate(of_branches, shares_K, corpus, config)
-            metrics["kept"]["scores"]["start"] = _score_of_start(start, corpus, config, trainer)
-            for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
-                branch["share"] = share
-        model.shares.copy_(torch.from_numpy(shares_K))
-        out_of_fold[""] = _blended(of_branches, shares_K)
+        metrics, out_of_fold[""] = _combine(best, model, of_branches, splits, corpus, config)
         if "kept" in metrics:
-            best.facts[UNBIASED] = {name: best.tensors["model"][name].tolist() for name in BIASES}
-            out_of_fold[""] += _add_class_bias(model, out_of_fold[""], metrics["kept"], corpus, config)
-        best.tensors["model"] |= {
-            name: model.state_dict()[name].cpu().clone() for name in ("shares", *BIASES)
-        }
+            metrics["kept"]["scores"]["start"] = _score_of_start(start, corpus, config, trainer)
     logits = answers(model)
     calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
     truths = {name: rows.labels for name, rows in splits.items()}
@@ -119,6 +108,44 @@ def assess(
     if config.baseline:
         metrics["baselines"] = _baselines(config, corpus, metrics, main=processes.is_main)
     return metrics | {"metric": config.trainer.metric, **_of_training(trainer, cross_validated=bool(crossed))}
+
+
+def _combine(
+    best: Checkpoint,
+    model: WideAndDeep,
+    logits: dict[str, dict[str, Array]],
+    splits: dict[str, TextDataset],
+    corpus: Corpus,
+    config: Config,
+) -> tuple[dict[str, Any], Array]:
+    """Set the branches' shares and the class bias of a network and of its checkpoint, by the validation rows.
+
+    Args:
+        best: checkpoint of the best epoch.
+        model: the network with its weights.
+        logits: by branch, by split, (R, C).
+        splits: validation and, where there is one, test.
+        corpus: the rows.
+        config: of the run.
+
+    Returns:
+        scores of the branches and of what is kept, for metrics.json; and the validation logits (R, C).
+    """
+    metrics: dict[str, Any] = {}
+    metrics["branches"], shares_K = _weigh(logits, splits, corpus.labels)
+    gated = isinstance(model.ngrams, TfidfBranch)
+    if gated:
+        metrics["kept"], shares_K = _gate(logits, shares_K, corpus, config)
+        for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
+            branch["share"] = share
+    model.shares.copy_(torch.from_numpy(shares_K))
+    validation_RC = _blended(logits, shares_K)
+    if gated:
+        best.facts[UNBIASED] = {name: best.tensors["model"][name].tolist() for name in BIASES}
+        validation_RC += _add_class_bias(model, validation_RC, metrics["kept"], corpus, config)
+    changed = ("shares", *BIASES)
+    best.tensors["model"] |= {name: model.state_dict()[name].cpu().clone() for name in changed}
+    return metrics, validation_RC
 
 
 def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module]:

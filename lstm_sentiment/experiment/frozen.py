@@ -117,7 +117,7 @@ def finished_before(
         summary(metrics)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise CheckpointError(
-            f"{folder.path / METRICS_FILE}: is not as training writes it; use --overwrite true to train again"
+            f"{folder.path / METRICS_FILE}: is malformed; use --overwrite true to train again"
         ) from None
     log.info("%s: is finished; nothing is left to learn", folder.path)
     return metrics

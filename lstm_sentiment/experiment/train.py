@@ -21,7 +21,7 @@ from lstm_sentiment.adaptation.resolving import Plan, adopted, by_hand, nothing_
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.config.schema import METRICS, Config
 from lstm_sentiment.data.corpus import Corpus, prepare
-from lstm_sentiment.data.dataset import TextDataset, count_tokens
+from lstm_sentiment.data.dataset import TextDataset, count_tokens, with_unlabelled
 from lstm_sentiment.data.splits import TooFewRowsError
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.data.word_vectors import load_vectors
@@ -47,7 +47,6 @@ from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.losses import row_weights
-from lstm_sentiment.training.virtual_adversarial import beside
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +142,7 @@ def _rows_to_learn(
         answered = teachers.teach(corpus, processes)
         return answered, answered
     train, unlabelled = corpus.train, corpus.unlabelled
-    return train, train if unlabelled is None else beside(train, unlabelled)
+    return train, train if unlabelled is None else with_unlabelled(train, unlabelled)
 
 
 def _finished(session: Session, config: Config, corpus: Corpus, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""What an LSTM's gates did with each token of one text, and what pooling took from each.
+"""Gate activations of an LSTM at each token of a text, and each token's share in pooling.
 
-`nn.LSTM` returns states but not its gates: they are computed here again, step by step, from its
-weights. This is for looking, not for speed.
+`nn.LSTM` does not return its gates: they are recomputed step by step from its weights, slowly.
 
 Legend: N tokens of the text, X inputs of a layer, H hidden size, F = directions · H, E embedding size.
 """
@@ -23,7 +22,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """An LSTM's inner values at each step, (N, H) each, in the order it reads in.
+    """An LSTM's gates and states at each step, (N, H) each, in reading order.
 
     With the memory c and the output h of the step before, and σ the logistic function:
     input, forget, output = σ(W x + U h + b), one W, U, b each; candidate = tanh(W x + U h + b);
@@ -33,7 +32,7 @@ class Steps:
     Args:
         input: input gate, 0 to 1.
         forget: forget gate; 1 keeps all.
-        candidate: what the token would write, -1 to 1.
+        candidate: candidate cell state, -1 to 1.
         output: output gate.
         cell: memory c after the step.
         hidden: output h after the step, as `nn.LSTM` returns it.
@@ -49,7 +48,7 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GateTrace:
-    """What one direction of one layer did at each token, (N,) each, in the order of the text.
+    """Gate activity of one direction of one layer at each token, (N,) each, in text order.
 
     Args:
         layer: from 1.
@@ -58,9 +57,9 @@ class GateTrace:
         forget: mean forget gate; 1 keeps all.
         output: mean output gate.
         let_in: mean of |input · candidate|: how much the token wrote into memory, 0 to 1 per unit.
-        kept: Σ|forget · c| / Σ|c| over the units of the memory c that the token met: the share of it that
-            stayed; 1 - kept was forgotten. At the first token read nothing can be lost: 1.
-        shown: mean |h|: how much of the memory was passed on after the token, 0 to 1.
+        kept: Σ|forget · c| / Σ|c| over the units of the previous memory c: the share that was kept; 1 at the
+            first token read.
+        shown: mean |h|: output after the token, 0 to 1.
     """
 
     layer: int
@@ -77,8 +76,8 @@ def steps_of(lstm: nn.LSTM, inputs_NX: Tensor) -> Steps:
     """Compute each step of a one-layer, one-direction LSTM.
 
     Args:
-        lstm: whose weights are used; PyTorch stacks those of the gates in the order i, f, g, o.
-        inputs_NX: what it reads, in the order it reads in; N is at least 1.
+        lstm: its weights; PyTorch stacks those of the gates in the order i, f, g, o.
+        inputs_NX: inputs in reading order; N is at least 1.
 
     >>> lstm, inputs_NX = nn.LSTM(3, 5), torch.randn(4, 3)
     >>> torch.allclose(steps_of(lstm, inputs_NX).hidden, lstm(inputs_NX)[0], atol=1e-6)
@@ -101,7 +100,7 @@ def steps_of(lstm: nn.LSTM, inputs_NX: Tensor) -> Steps:
 
 @torch.no_grad()
 def look_inside(model: SentimentLSTM, vectors_NE: Tensor) -> tuple[list[GateTrace], dict[str, Array]]:
-    """Read one text and report what happened.
+    """Return the gate traces and pooling shares of one text.
 
     Args:
         model: on the CPU.
@@ -135,7 +134,7 @@ def look_inside(model: SentimentLSTM, vectors_NE: Tensor) -> tuple[list[GateTrac
 
 
 def _turned(steps: Steps) -> Steps:
-    """Return the steps of an LSTM that reads backwards in the order of the text."""
+    """Return the steps of a backward LSTM in text order."""
     return Steps(**{name: values.flip(0) for name, values in vars(steps).items()})
 
 

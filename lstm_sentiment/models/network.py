@@ -99,8 +99,8 @@ class NgramBranch(nn.Module):
         True
         """
         places_N = self.places(tokens_T[None])[0]
-        pushes_NC = self.weights.weight[places_N] / math.sqrt(len(places_N))
-        return _shared_by_tokens(pushes_NC, len(tokens_T))
+        contributions_NC = self.weights.weight[places_N] / math.sqrt(len(places_N))
+        return _shared_by_tokens(contributions_NC, len(tokens_T))
 
     @torch.no_grad()
     def learn_by_ratio(self, train: TextDataset) -> None:
@@ -202,12 +202,12 @@ def _repetitions(places_BN: Tensor) -> Tensor:
     return torch.empty_like(places_BN).scatter_(1, order_BN, of_sorted)
 
 
-def _shared_by_tokens(pushes_NC: Tensor, tokens: int) -> Tensor:
+def _shared_by_tokens(contributions_NC: Tensor, tokens: int) -> Tensor:
     """Return the pushes (T, C) of tokens; half of each pair's is each token's."""
-    pushes_TC, of_pairs_PC = pushes_NC[:tokens], pushes_NC[tokens:]
-    pushes_TC[:-1] += of_pairs_PC / 2
-    pushes_TC[1:] += of_pairs_PC / 2
-    return pushes_TC
+    contributions_TC, of_pairs_PC = contributions_NC[:tokens], contributions_NC[tokens:]
+    contributions_TC[:-1] += of_pairs_PC / 2
+    contributions_TC[1:] += of_pairs_PC / 2
+    return contributions_TC
 
 
 class WideAndDeep(nn.Module):

@@ -216,7 +216,7 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
             text = model_card(name=name, config=config, reports=reports, **card)
         except (LookupError, TypeError, ValueError, AttributeError):
             files = ", ".join(REPORTS)
-            raise CheckpointError(f"{run.path}: one of {files} is not as training writes it") from None
+            raise CheckpointError(f"{run.path}: one of {files} is malformed") from None
         write_atomically(building / "README.md", text.encode("utf-8", "replace"))
 
 

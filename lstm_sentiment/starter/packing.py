@@ -143,7 +143,7 @@ def _versions(folder: RunFolder) -> dict[str, Any]:
     """Return what environment.json says of packages, and not what it says of the machine."""
     found = json_of(folder.own("environment.json"))
     if not isinstance(found, dict):
-        raise CheckpointError(f"{folder.path / 'environment.json'}: is not as training writes it")
+        raise CheckpointError(f"{folder.path / 'environment.json'}: is malformed")
     return {name: found[name] for name in VERSIONS if name in found}
 
 

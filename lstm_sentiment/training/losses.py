@@ -39,7 +39,7 @@ def training_loss(config: TrainerConfig, rows: TextDataset, classes: int) -> Los
 def cross_entropy(class_weights_C: Tensor | None, label_smoothing: float) -> Loss:
     """Return the loss of logits (B, C) and a batch: the sum over rows of weight x cross-entropy.
 
-    Of several branches' logits, (K, B, C), it is the mean of their losses.
+    For the logits of several branches, (K, B, C), it is the mean of their losses.
 
     Args:
         class_weights_C: a factor per class, with mean 1 over the training rows; None for 1.
@@ -66,7 +66,7 @@ def balanced_weights(labels: Any, classes: int, row_weights: Any = None) -> Tens
     Args:
         labels: class indices (R,).
         classes: C.
-        row_weights: what each row counts (R,), with mean 1; None for 1.
+        row_weights: weight of each row (R,), with mean 1; None for 1.
 
     >>> balanced_weights(np.array([0, 0, 0, 1]), 2)
     tensor([0.6667, 2.0000])
@@ -76,9 +76,9 @@ def balanced_weights(labels: Any, classes: int, row_weights: Any = None) -> Tens
 
 
 def row_weights(rows: TextDataset, classes: int, *, balanced: bool) -> npt.NDArray[Any]:
-    """Return what each row's loss counts (R,): its own weight, times that of its class if these are balanced.
+    """Return the loss weight of each row (R,): its own weight, times that of its class if balanced.
 
-    They are as many in all as rows are meant: a row that counts as two counts twice (see `TextDataset`).
+    They sum to the total multiplicity of the rows (see `TextDataset`).
 
     Example::
 

@@ -17,14 +17,13 @@ from lstm_sentiment.models.layers import layer_depths
 
 
 class LazyAdamW(torch.optim.AdamW):
-    """AdamW that updates only those rows of an embedding that a step's texts hold.
+    """AdamW with lazy (sparse) updates for embedding rows.
 
-    A step's texts hold some hundred words of a vocabulary of many thousands. Where AdamW would read
-    and write all rows and their two moments, this reads and writes the few with a gradient; a row's
-    moments and decay stand still between its steps, as in `torch.optim.SparseAdam`. A group with
-    ``lazy`` True holds embeddings; its gradients may be sparse or dense, with the same result. A
-    group's ``factor`` is what `set_learning_rate` multiplies the rate by, its ``row_factors`` (V,) what each
-    row's is multiplied by.
+    A step uses some hundred words of a vocabulary of many thousands. AdamW would read and write all rows and
+    their two moments; this updates only rows with a gradient. A row's moments and weight decay are not
+    applied between its steps, as in `torch.optim.SparseAdam`. A group with ``lazy`` True holds embeddings;
+    its gradients may be sparse or dense, with the same result. A group's ``factor`` multiplies the learning
+    rate (see `set_learning_rate`), its ``row_factors`` (V,) that of each row.
 
     >>> table = nn.Parameter(torch.ones(3, 2))
     >>> table.grad = torch.tensor([[0.0, 0.0], [5.0, 5.0], [0.0, 0.0]])
@@ -35,7 +34,7 @@ class LazyAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update the parameters, unless a gradient scaler found infinity; gradients are used up."""
+        """Update the parameters, unless a gradient scaler found infinity; gradients are cleared."""
         loss = torch.enable_grad()(closure)() if closure is not None else None
         found_inf = getattr(self, "found_inf", None)
         skipped = found_inf is not None and bool(found_inf.item())
@@ -57,7 +56,7 @@ class LazyAdamW(torch.optim.AdamW):
             group["lr"] = rate * group.get("factor", 1.0)
 
     def _update_rows(self, table_VE: nn.Parameter, group: dict[str, Any]) -> None:
-        """Take the rows out, update them as if they were all there is, and put them back."""
+        """Gather the rows with a gradient, update them, and scatter them back."""
         assert table_VE.grad is not None
         rows_U, gradient_UE = _touched_rows(table_VE.grad)
         state = self._state_of(table_VE)
@@ -102,28 +101,28 @@ def adamw(
     embedding_factor: float = 1.0,
     layer_decay: float = 1.0,
 ) -> LazyAdamW:
-    """Return AdamW over a model's trainable parameters; matrices decay, biases do not.
+    """Return AdamW over a model's trainable parameters, with weight decay for matrices only.
 
-    An embedding with a ``rate`` of its own learns at that, relative to `learning_rate`; with ``row_rates``
-    (V,) each row learns at its own, relative to the others.
+    The ``rate`` of an embedding is its learning rate relative to `learning_rate`; ``row_rates`` (V,) are
+    relative rates of its rows.
 
-    On the CPU the model's embeddings are told to have sparse gradients. (On other devices not: not
-    all have them, nor can all of them be exchanged between processes, and memory is faster there.)
+    On the CPU the model's embeddings get sparse gradients. (On other devices not: not all support them, nor
+    can all be exchanged between processes, and memory is faster there.)
 
     Args:
         model: already on its device.
         learning_rate: of all parameters but embeddings.
         weight_decay: of matrices.
         embedding_factor: learning rate of embeddings relative to `learning_rate`.
-        layer_decay: factor on the learning rate per layer below the head.
+        layer_decay: factor of the learning rate per layer below the head.
     """
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     for module in embeddings:
         module.sparse = module.weight.device.type == "cpu"
     tables = {id(module.weight): module for module in embeddings}
     depths = layer_depths(model)
-    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # alike in all that a group can set
-    rated: list[dict[str, Any]] = []  # tables with rates of their own
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # by the settings of a group
+    rated: list[dict[str, Any]] = []  # tables with their own rates
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -151,7 +150,7 @@ def adamw(
 
 
 def clip(model: nn.Module, longest: float) -> float:
-    """Scale the gradient down if it is longer than `longest`, and return how long it was."""
+    """Clip the global gradient norm to `longest`; return the norm before clipping."""
     gradients = []
     for parameter in model.parameters():
         if parameter.grad is not None:
@@ -161,7 +160,7 @@ def clip(model: nn.Module, longest: float) -> float:
             else:
                 gradients.append(parameter.grad)
     norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(of) for of in gradients])))
-    if norm > longest:  # most are shorter: multiplying by 1 would cost as much
+    if norm > longest:  # skips a multiplication by 1
         for gradient in gradients:
             gradient.mul_(longest / (norm + 1e-6))
     return norm
@@ -173,7 +172,7 @@ def _update(
     states: list[dict[str, Tensor]],
     group: dict[str, Any],
 ) -> None:
-    """Do what `torch.optim.AdamW.step` does, without its half of a millisecond of preparations."""
+    """Fused AdamW update, without the half a millisecond of overhead of `torch.optim.AdamW.step`."""
     fused_adamw(
         list(parameters),
         gradients,
@@ -193,7 +192,7 @@ def _update(
 
 
 def _touched_rows(gradient_VE: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows that a gradient holds, or, of a dense one, that are not all zero: (U,) and (U, E)."""
+    """Return the rows of a sparse gradient, or the non-zero rows of a dense one: (U,) and (U, E)."""
     if gradient_VE.is_sparse:
         gradient_VE = gradient_VE.coalesce()
         return gradient_VE.indices()[0], gradient_VE.values()
@@ -212,7 +211,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `optimizer_tensors`."""
+    """Restore the optimizer's state from `optimizer_tensors`."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         kind, _, name = key.partition(".")
