@@ -238,7 +238,7 @@ def pickle_attacks() -> Iterator[Attack]:
     )
     yield Attack("weights to start from", pickled(WEIGHTS), FOREIGN, "pretrained")
     yield Attack("a run to publish", pickled("metrics.json", "torch zip"), FOREIGN, "publish")
-    yield Attack("word vectors", pickled("vectors.pt"), "holds no|no vector|values|cannot", "vectors")
+    yield Attack("word vectors", pickled("vectors.pt"), "has no|not a|values|cannot", "vectors")
     yield Attack("rows as parquet", pickled("rows.parquet", "pickle"), "rows.parquet", "rows")
     yield Attack("rows as csv", pickled("rows.csv", "pickle"), "rows.csv", "rows")
     yield Attack("tokens of a cache", cached_pickle, None, "cache")
@@ -415,7 +415,7 @@ def text_attacks() -> Iterator[Attack]:
     yield Attack("log of 1 GB", sparse("log.jsonl", 10**9), "larger than", "report")
     yield Attack("state of lists in lists", put(STATE, "[" + "[]," * 1_390_000 + "[]]"), "lists and maps")
     yield Attack("state of maps", put(STATE, "[" + "{}," * 1_390_000 + "{}]"), "lists and maps")
-    yield Attack("state of numbers", put(STATE, "[" + "9e9," * 1_000_000 + "1]"), "facts by name")
+    yield Attack("state of numbers", put(STATE, "[" + "9e9," * 1_000_000 + "1]"), "not a JSON object")
     yield Attack("state of brackets", put(STATE, "[" * 90_000), "not JSON")
     yield Attack("state of a huge number", put(STATE, '{"epoch": ' + "9" * 1_000_000 + "}"), "not JSON")
     yield Attack("state with a key twice", put(STATE, '{"a": 1, "a": 2}'), "duplicate")
@@ -426,11 +426,11 @@ def text_attacks() -> Iterator[Attack]:
     call = {"__reduce__": ["os.system", "touch x"], "cls": "os.system", "_target_": "os.system"}
     yield Attack("keys that call", change(STATE, **call, calibration=call), "do not fit")
     yield Attack(
-        "half a million proofs", change(STATE, proof={"texts": ["a"] * 500_000, "logits": []}), "proof"
+        "half a million proofs", change(STATE, proof={"texts": ["a"] * 500_000, "logits": []}), "self-test"
     )
     long = {"texts": ["a " * 1_000_000], "logits": [[0, 0, 0]]}
-    yield Attack("a proof without end", change(STATE, proof=long), "proof")
-    yield Attack("a proof that is none", change(STATE, proof=[1]), "proof")
+    yield Attack("a proof without end", change(STATE, proof=long), "self-test")
+    yield Attack("a proof that is none", change(STATE, proof=[1]), "self-test")
     lists = "[\n" + "[],\n" * 3_000_000 + "[]\n]"
     some = "[\n" + "[],\n" * 20 + "[]\n]"
     yield Attack("vocabulary of lists", put("vocabulary.json", lists), "lists and maps")
@@ -441,7 +441,7 @@ def text_attacks() -> Iterator[Attack]:
     yield Attack("vocabulary of too many", put("vocabulary.json", tokens), "holds more than the")
     token = '[\n"' + "a" * 9_000_000 + '"\n]'
     yield Attack("vocabulary of one token", put("vocabulary.json", token), "a line of")
-    yield Attack("vocabulary of too few", put("vocabulary.json", '[\n"a"\n]\n'), "tokens that the weights")
+    yield Attack("vocabulary of too few", put("vocabulary.json", '[\n"a"\n]\n'), "tokens of the weights")
     yield Attack("vocabulary with a token twice", put("vocabulary.json", json.dumps(["a"] * 18)), "duplicate")
     yield Attack("vocabulary that is a map", put("vocabulary.json", '{"a": 1}'), "not a list of tokens")
     yield Attack("labels that are a list", put("labels.json", "[]"), "names of up to")
@@ -673,12 +673,12 @@ def path_attacks() -> Iterator[Attack]:
     for name in ("../../outside", "BESIDE/outside", "a/../../../x", "", "."):
         yield Attack(f"a manifest that names {name!r}", manifest_with(**{name: vouched}), "missing or added")
     for name in (WEIGHTS, STATE, "best/manifest.json", "config.yaml", "vocabulary.json", "labels.json"):
-        yield Attack(f"a link for {name}", linked(name), "leads out of the run folder")
+        yield Attack(f"a link for {name}", linked(name), "points outside the run folder")
     for name in ("metrics.json", "log.jsonl"):
         made = linked(name, secret='{"password": "hunter2"}')
-        yield Attack(f"a link for {name}", made, "leads out of the run folder", "report")
-    yield Attack("a link to publish", linked("data.json", secret="{}"), "leads out of the run", "publish")
-    yield Attack("a folder that is a link", linked_folder, "leads out of the run folder")
+        yield Attack(f"a link for {name}", made, "points outside the run folder", "report")
+    yield Attack("a link to publish", linked("data.json", secret="{}"), "points outside the run", "publish")
+    yield Attack("a folder that is a link", linked_folder, "points outside the run folder")
     yield Attack("a hard link", linked(STATE, hard=True), None)
     yield Attack("a report over a link", linked("report.html", secret="mine"), None, "report")
     yield Attack("a report over a hard link", linked("report.html", secret="mine", hard=True), None, "report")
@@ -686,13 +686,13 @@ def path_attacks() -> Iterator[Attack]:
     for name in ("best/manifest.json", "config.yaml", "vocabulary.json", WEIGHTS):
         for kind in ("pipe", "device"):
             yield Attack(
-                f"a {kind} for {name}", special(name, kind), "not a run folder|regular|leads out|damaged"
+                f"a {kind} for {name}", special(name, kind), "not a run folder|regular|points outside|damaged"
             )
     for name in ("metrics.json", "log.jsonl"):
         yield Attack(f"a pipe for {name}", special(name, "pipe"), "regular file|has no metrics", "report")
     for how, names in GUESSED.items():
         yield Attack(f"guessed names of unfinished files: {how}", guessed(*names), None, how)
-    out = "leads out of the run folder"
+    out = "points outside the run folder"
     yield Attack("curves in a linked folder", leads_to_a_folder("tensorboard"), out, "curves")
     yield Attack("a linked folder of a seed", leads_to_a_folder("seeds/seed-0"), out, "seeds")
     yield Attack("a linked folder for an export", leads_to_a_folder("onnx"), "is in the way", "export")

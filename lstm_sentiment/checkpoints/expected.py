@@ -111,9 +111,9 @@ def of_classifier(run: Path) -> Expectation:
             sizes = {"subwords": config.text.subwords, **asdict(config.model)}
             check_table(found, stored_table(network_shapes(tokens, len(labels), **sizes), facts.get(PACKED)))
         except (CheckpointError, KeyError, TypeError) as error:
-            told = " ".join(str(error).split())
+            details = " ".join(str(error).split())
             raise CheckpointError(
-                f"{run}: weights, vocabulary and configuration do not fit: {told}"
+                f"{run}: weights, vocabulary and configuration do not fit: {details}"
             ) from None
         return None
 

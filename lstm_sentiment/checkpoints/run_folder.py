@@ -259,12 +259,12 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path}: has no checkpoint '{name}'; train it first, or continue with --resume true"
             )
-        told = "; ".join(map(str, problems))
+        message = "; ".join(map(str, problems))
         if any(isinstance(problem, OtherVersionError) for problem in problems):
-            raise OtherVersionError(told)  # it may be intact
+            raise OtherVersionError(message)  # it may be intact
         if any(isinstance(problem, NoPermissionError) for problem in problems):
-            raise NoPermissionError(told)
-        raise CheckpointError(f"{told}. Restore it from a copy, or train again")
+            raise NoPermissionError(message)
+        raise CheckpointError(f"{message}. Restore it from a copy, or train again")
 
     def read_json(self, name: str) -> Any:
         """Read one of the run's JSON files.

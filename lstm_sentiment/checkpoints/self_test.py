@@ -57,12 +57,14 @@ def proof_texts(words: Sequence[str]) -> list[str]:
     return [*FIXED, *(" ".join(known[i] for i in places) for places in drawn)]
 
 
-def check_proof(proof: Any, answer: Callable[[list[str]], Array], *, device: torch.device, name: str) -> None:
+def check_proof(
+    proof: Any, predict: Callable[[list[str]], Array], *, device: torch.device, name: str
+) -> None:
     """Run the self-test: warn if the logits differ from those stored with the weights.
 
     Args:
         proof: the stored self-test; None for an unfinished run, which has none.
-        answer: texts -> logits (R, C).
+        predict: texts -> logits (R, C).
         device: that computes them.
         name: of the run, for the warning.
 
@@ -77,7 +79,7 @@ def check_proof(proof: Any, answer: Callable[[list[str]], Array], *, device: tor
     verified = Verified(notes_folder() / "proofs", proof, here)
     if verified.known():
         return
-    difference = largest_difference(proof, answer(texts_of(proof)))
+    difference = largest_difference(proof, predict(texts_of(proof)))
     if difference <= tolerance_on(device.type):
         verified.remember()
         return

@@ -237,13 +237,13 @@ def check_place(file: Path, folder: Path) -> None:
     Links of the Hugging Face Hub cache into ``blobs``, next to ``snapshots``, are allowed.
 
     Raises:
-        CheckpointError: it leads out of the folder.
+        CheckpointError: it points outside the folder.
     """
     root = folder.resolve()
     roots = [root, *([root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [])]
     place = file.resolve()
     if not any(place.is_relative_to(allowed) for allowed in roots):
-        raise CheckpointError(f"{file}: leads out of the run folder, to {place}; put the file itself here")
+        raise CheckpointError(f"{file}: points outside the run folder, to {place}; put the file itself here")
 
 
 def _parsed(file: Path, content: bytes) -> Any:

@@ -247,15 +247,15 @@ def _downloaded(name: str, folder: Path) -> tuple[Path, str]:
         return folder / member, ""
     path: Path = folder / url.rpartition("/")[2]
     if not path.is_file():
-        beside = unfinished(path)
+        temporary = unfinished(path)
         try:
             with fetched(url.replace("http://", "https://")) as fresh, writing(path):
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    shutil.move(fresh, beside)  # across file systems, where rename fails
-                    beside.replace(path)
+                    shutil.move(fresh, temporary)  # across file systems, where rename fails
+                    temporary.replace(path)
                 finally:
-                    beside.unlink(missing_ok=True)
+                    temporary.unlink(missing_ok=True)
         except DataError as error:
             raise ConfigError(f"{name} cannot be downloaded: {error}", key=KEY) from None
     return path, member

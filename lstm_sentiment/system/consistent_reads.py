@@ -56,7 +56,7 @@ def held_in_place(folder: Path) -> Iterator[None]:
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # gone, or Windows, which renames no folder with open files
+    except OSError:  # gone, or Windows, which cannot rename folders with open files
         handle = None
     try:
         try:

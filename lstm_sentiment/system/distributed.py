@@ -197,7 +197,7 @@ class _Job:
                 raise TimeoutError
             time.sleep(LOOK_S)
 
-    def tell(self, error: Exception) -> None:
+    def report(self, error: Exception) -> None:
         """Report the error that ends this rank, if it is the first to end."""
         rank = self.processes.rank
         word = {
@@ -321,10 +321,10 @@ def sharing_errors() -> Iterator[None]:
         if _job is None:
             raise
         if not _is_of_connection(error):
-            _job.tell(error)
+            _job.report(error)
             raise
         lost = _job.lost(error)
-        _job.tell(lost)
+        _job.report(lost)
         if _is_timeout(error):
             _job.kill_hung_ranks()
         raise lost from error

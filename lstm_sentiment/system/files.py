@@ -51,13 +51,13 @@ def writing(path: Path, *, needed: int | None = None, kept: str = "") -> Iterato
     try:
         yield
     except OSError as error:
-        told = [f"{path}: cannot be written: {error.strerror or error}"]
+        parts = [f"{path}: cannot be written: {error.strerror or error}"]
         sizes = [f"{needed:,} bytes needed"] if needed is not None else []
         free = _free_bytes(path)
         sizes += [f"{free:,} bytes free"] if free is not None else []
-        told[0] += f" ({', '.join(sizes)})" if sizes else ""
-        told += filter(None, (_HINTS.get(error.errno or 0, ""), kept))
-        raise DiskError("; ".join(told)) from error
+        parts[0] += f" ({', '.join(sizes)})" if sizes else ""
+        parts += filter(None, (_HINTS.get(error.errno or 0, ""), kept))
+        raise DiskError("; ".join(parts)) from error
 
 
 def local_path(name: str | Path) -> Path:
@@ -104,16 +104,16 @@ def unfinished(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def held_unfinished(beside: Path) -> Iterator[None]:
+def held_unfinished(temporary: Path) -> Iterator[None]:
     """Lock a temporary file or folder, so that no other process considers it abandoned.
 
     Args:
-        beside: a name from `unfinished`; it must exist.
+        temporary: a name from `unfinished`; it must exist.
     """
     handle = None
     if fcntl is not None:
         with contextlib.suppress(OSError):  # a file system without locks
-            handle = os.open(beside, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            handle = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield
@@ -186,17 +186,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         DiskError: it cannot be written; the previous file is intact.
     """
-    beside = unfinished(path)
+    temporary = unfinished(path)
     with writing(path, needed=len(content)):
         sweep(path.parent, path.name)
         try:
-            with beside.open("xb") as out, held_unfinished(beside):
+            with temporary.open("xb") as out, held_unfinished(temporary):
                 out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
 
 

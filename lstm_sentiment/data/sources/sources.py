@@ -297,5 +297,5 @@ def _package_path(name: str) -> Path:
     root = Path(spec.submodule_search_locations[0])
     path = local_path(str(root / inside)).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise DataError("leads out of the package", file=name)
+        raise DataError("is outside of the package", file=name)
     return path
