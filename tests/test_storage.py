@@ -395,7 +395,7 @@ def test_a_filesystem_without_locks_gives_a_warning(
     monkeypatch.setattr(locking.fcntl, "flock", flock)
     with held(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
-    assert "knows no locks" in caplog.text
+    assert "has no locks" in caplog.text
 
 
 def test_an_unwritable_path_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

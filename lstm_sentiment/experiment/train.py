@@ -55,19 +55,19 @@ log = logging.getLogger(__name__)
 def run(config: Config, *, cache: Path | None = None, given: Collection[str] = ()) -> dict[str, Any]:
     """Train, evaluate and report as configured, into ``config.out``.
 
-    While another thread of this process trains, this waits.
+    Waits while another thread of this process trains.
 
     Args:
-        config: what to train, on which rows.
-        cache: folder for tokenised text, if not the user's.
-        given: keys that were set by hand, although to their defaults; where training starts from a
-            classifier, those left at their defaults are chosen otherwise (see `adaptation.resolving`).
+        config: of the run.
+        cache: folder for tokenized text, if it is not the user's.
+        given: keys that were set by hand, even to their defaults; where training starts from a classifier,
+            all others may be chosen automatically (see `adaptation.resolving`).
 
     Returns:
-        what was written to metrics.json.
+        the content of metrics.json.
 
     Raises:
-        SentimentError: anything that a user can mend; the run folder is untouched unless training began.
+        SentimentError: any mistake that a user can fix; the run folder is unchanged unless training began.
     """
     if config.report:
         check_extra()
@@ -111,7 +111,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
 def _facts(
     corpus: Corpus, started_from: Start | Pretrained | None, teachers: Teachers | None
 ) -> dict[str, Any]:
-    """Return hashes that a run is recognised by when it goes on."""
+    """Return the hashes by which a run is recognised when it is resumed."""
     facts = {"data": corpus.fingerprint}
     facts |= {"pretrained": started_from.sha256} if started_from else {}
     return facts | ({"teacher": teachers.sha256} if teachers else {})
@@ -124,7 +124,7 @@ def _decided(
     processes: Processes,
     cache: Path,
 ) -> tuple[Plan, Corpus]:
-    """Read the rows, and return what was chosen by them; tell both."""
+    """Read the rows, decide what the settings leave open, and log both."""
     with processes.main_first():
         plan = read_rows(resolve(config, frozenset(fixed), cache=cache), fixed, pretrained, cache)
         corpus = plan.corpus
@@ -137,7 +137,7 @@ def _decided(
 def _rows_to_learn(
     corpus: Corpus, teachers: Teachers | None, processes: Processes
 ) -> tuple[TextDataset, TextDataset]:
-    """Return the rows with labels or answers, and with them those that teach by `trainer.vat` alone."""
+    """Return the rows with labels or a teacher's predictions; and these with the texts used by VAT alone."""
     if teachers is not None:
         answered = teachers.teach(corpus, processes)
         return answered, answered
@@ -158,10 +158,10 @@ def _finished(session: Session, config: Config, corpus: Corpus, metrics: dict[st
 
 
 def check_metric(metric: str, labels: list[str]) -> None:
-    """Refuse a score that these classes do not have.
+    """Refuse a metric that is not defined for these classes.
 
     Raises:
-        ConfigError: names those that they have.
+        ConfigError: lists those that are.
 
     >>> check_metric("accuracy", ["sport", "politics"])
     """
@@ -176,7 +176,7 @@ def check_metric(metric: str, labels: list[str]) -> None:
 
 
 def read_rows(plan: Plan, given: Collection[str], pretrained: Pretrained | None, cache: Path) -> Plan:
-    """Return a plan with its rows; where these are too few to set some aside, none are.
+    """Return a plan with its rows; where they are too few for held-out splits, there are none.
 
     Args:
         plan: of a run.
@@ -216,15 +216,15 @@ def initial_model(
     learned: TextDataset | None = None,
     fitted: bool = True,
 ) -> Network:
-    """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
+    """Return the model that training starts with, on the CPU; note the coverage of vectors in `corpus.facts`.
 
     Args:
         config: of the run.
         corpus: its rows, in the vocabulary of `pretrained` if that is given.
         pretrained: the language model that `config.pretrained` names (see `pretrained.load_pretrained`).
-        start: the classifier that training goes on from: its LSTM is taken over, and nothing is fitted yet.
-        learned: all rows that it will learn from; None for the training rows.
-        fitted: whether a linear branch that is fitted before training is so; else it knows nothing yet.
+        start: the classifier that training starts from: its LSTM is copied, and nothing is fitted yet.
+        learned: all rows that it will be trained on; None for the training rows.
+        fitted: whether to fit a linear branch that is fitted before training.
 
     Raises:
         SentimentError: vectors that cannot be used.
@@ -271,7 +271,7 @@ def initial_model(
 def _prepare_ngrams(
     branch: NgramBranch, config: Config, corpus: Corpus, learned: TextDataset, *, fitted: bool
 ) -> None:
-    """Fit a branch on the training rows, with the run's class weights, or set the rates that it learns at."""
+    """Fit a TF-IDF branch on the training rows, or set the learning rates of a learned branch."""
     if not isinstance(branch, TfidfBranch):
         branch.learn_by_ratio(learned)
         return

@@ -30,15 +30,14 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
     """Train a language model as configured, into ``config.out``.
 
     Args:
-        config: what to train, on which texts.
-        cache: folder for tokenised text, if not the user's.
+        config: of the run.
+        cache: folder for tokenized text, if it is not the user's.
 
     Returns:
-        what was written to metrics.json: `validation` (see `NextToken.score`) and facts of the training.
+        the content of metrics.json: `validation` (see `NextToken.score`) and facts of the training.
 
     Raises:
-        SentimentError: anything that a user can mend; the run folder is untouched unless training
-            had begun.
+        SentimentError: any mistake that a user can fix; the run folder is unchanged unless training began.
 
     Example::
 
@@ -136,7 +135,7 @@ def _report(metrics: dict[str, Any], path: Path) -> None:
         metrics["best_epoch"], of["perplexity"], directions, f"{of['guesses']:,}", of["perplexity_unigram"],
     )  # fmt: skip
     if of["perplexity"] >= of["perplexity_unigram"]:
-        log.warning("nothing is learned beyond how frequent tokens are: more epochs or texts may help")
+        log.warning("no better than a unigram model: more epochs or texts may help")
     log.info(
         "%.0f s in all, %.0f s of them training; start a classifier from it: train --pretrained %s",
         metrics["total_s"], metrics["training_s"], path,
