@@ -171,7 +171,7 @@ def test_what_cannot_be_packed_leaves_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("lstm_sentiment.starter.packing.MOST_PACKED", 1000)
-        with pytest.raises(RunError, match=r"has [\d,]+ parameters, and at most 1,000 can be packed"):
+        with pytest.raises(RunError, match=r"has [\d,]+ parameters; at most 1,000 can be packed"):
             pack(trained_run, tmp_path / "out")
     with pytest.raises(RunError, match="no run folder"):
         pack(tmp_path, tmp_path / "out")
@@ -239,7 +239,7 @@ def test_a_copy_to_publish_is_the_packed_run(starter: Path) -> None:
     }
     copy = SentimentClassifier.from_pretrained("copy")
     assert (copy.predict_proba(TEXTS) == classifier.predict_proba(TEXTS)).all()
-    with pytest.raises(RunError, match="has a card of its own; leave out license and language"):
+    with pytest.raises(RunError, match="has its own card; leave out license and language"):
         classifier.save_pretrained("other", license="mit", language="en")
     Path("copy", "statement.json").unlink()
     with pytest.raises(CheckpointError, match=r"statement\.json: is missing"):
@@ -305,7 +305,7 @@ def test_export_writes_into_the_current_folder(
         "model.json",
         "runtime.py",
     }
-    with pytest.raises(RunError, match="starter-onnx: holds an export already"):
+    with pytest.raises(RunError, match="starter-onnx: contains an export"):
         export.main(["starter"])
 
 
