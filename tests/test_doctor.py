@@ -438,7 +438,7 @@ def test_a_model_that_reads_padding_is_noticed(trained_run: Path, monkeypatch: p
     monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
     monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
     failed = {check.name for check in check_invariance(classifier) if not check.holds}
-    assert {"in one large batch", "padded, beside a long text", "with the padding written over"} <= failed
+    assert {"in one large batch", "padded, next to a long text", "with the padding overwritten"} <= failed
     assert {f.severity for f in invariance_findings(check_invariance(classifier))} == {ERROR}
 
 
@@ -471,7 +471,7 @@ def test_a_backward_lstm_that_begins_with_padding_is_noticed(
     monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # it asks for no such index
     monkeypatch.setattr("lstm_sentiment.models.lstm._mirror", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
-        "in small mixed batches", "padded, beside a long text",
+        "in small mixed batches", "padded, next to a long text",
     }  # fmt: skip
 
 

@@ -333,7 +333,7 @@ def test_doctor_examines_its_answers(starter: Path, capsys: pytest.CaptureFixtur
     found = capsys.readouterr().out
     assert "largest logit difference of the same texts" in found
     assert "note" in found
-    assert "the run is packed, and its rows are not part of it" in found
+    assert "the run is packed, without its rows" in found
     assert "warning" not in found
 
 
