@@ -648,7 +648,7 @@ def test_several_seeds_go_on_where_they_were_killed(configure: Configure, tmp_pa
 
 def test_several_seeds_do_not_write_over_a_run(configure: Configure) -> None:
     run(configure())
-    with pytest.raises(RunError, match="holds a single run"):
+    with pytest.raises(RunError, match="contains a single run"):
         run_seeds(configure("--seeds=2"))
     assert load(configure().out)
 
