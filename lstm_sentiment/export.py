@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
     if options.file and not (options.int8 or options.benchmark):
-        raise ConfigError("--file goes with --int8 or --benchmark")
+        raise ConfigError("--file needs --int8 or --benchmark")
     if options.threads < 1:
         raise ConfigError(f"--threads must be at least 1, not {options.threads}")
     from lstm_sentiment.checkpoints.run_folder import (

@@ -558,7 +558,7 @@ def test_both_answer_the_same_texts_and_take_turns(monkeypatch: pytest.MonkeyPat
     [
         (["nothing"], "is no run folder", 2),
         (["RUN", "--format", "tflite"], "invalid choice", 2),
-        (["RUN", "--file", "x.csv"], "--file goes with --int8 or --benchmark", 2),
+        (["RUN", "--file", "x.csv"], "--file needs --int8 or --benchmark", 2),
         (["RUN", "--threads", "0", "--benchmark"], "--threads must be at least 1", 2),
         (["RUN", "--out", "no/such/place"], "no such folder", 2),
         (["RUN", "--out", "OUT", "--int8", "--file", "no.csv"], "no.csv", 2),

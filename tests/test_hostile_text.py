@@ -358,7 +358,7 @@ def test_otherwise_texts_are_written_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("argv", [["--out=a.jsonl"], ["--out=a.parquet"], []])
 def test_a_safe_table_is_one_for_spreadsheets(argv: list[str]) -> None:
-    with pytest.raises(Exception, match="--spreadsheet-safe goes with --out and a name that ends in"):
+    with pytest.raises(Exception, match="--spreadsheet-safe needs --out with a name that ends in"):
         predict.main(["run", "--file=rows.csv", *argv, "--spreadsheet-safe"])
 
 
