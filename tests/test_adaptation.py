@@ -275,7 +275,7 @@ def test_a_finished_run_is_not_changed(
     (out / "status.json").unlink()
     with caplog.at_level(logging.INFO):
         again = train(rows, "--data.test=0.2", "--resume=true", "--report=true")
-    assert f"{out}: is finished; nothing is left to learn" in caplog.messages
+    assert f"{out}: is finished already" in caplog.messages
     assert {**again, "total_s": 0} == {**first, "total_s": 0}
     assert json.loads((out / "metrics.json").read_text()) == again
     assert {file: file.read_bytes() for file in (out / "best").iterdir()} == before
@@ -479,12 +479,12 @@ def test_terminal_and_report_show_what_the_start_contributed(
     with caplog.at_level(logging.INFO):
         kept = train(skewed_rows(300, seed=11), "--data.test=null", "--report=true")["kept"]
     scores = kept["scores"]
-    told = f"  macro_f1 of rows held out by cross-validation: {trained_run} as it is {scores['start']:.3f}, "
+    told = f"  macro_f1 on cross-validated rows: {trained_run} unchanged {scores['start']:.3f}, "
     told += f"the LSTM {scores['head']:.3f}, the linear model {scores['linear']:.3f}, "
-    told += f"both {scores['both']:.3f}, what is kept {scores['kept']:.3f}"
+    told += f"both {scores['both']:.3f}, kept model {scores['kept']:.3f}"
     assert told in caplog.messages
     assert (
-        f"  what is kept has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
+        f"  the kept model has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
         in caplog.messages
     )
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

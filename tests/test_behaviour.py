@@ -340,8 +340,8 @@ def test_a_file_and_behaviour_are_reported_together(
     ("argv", "expected"),
     [
         ([], "give a file with labelled rows, --behaviour, or both"),
-        (["--behaviour", "--text_column", "body"], "--text-column goes with a file"),
-        (["--behaviour", "--encoding=latin-1"], "--encoding goes with a file"),
+        (["--behaviour", "--text_column", "body"], "--text-column needs a file"),
+        (["--behaviour", "--encoding=latin-1"], "--encoding needs a file"),
         (["--behaviour", "--out", "no/such/folder.json"], "no such folder"),
         (["nothing.csv", "--behaviour"], "nothing.csv"),
         (["--behavior"], "--behavior"),

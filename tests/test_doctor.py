@@ -442,7 +442,7 @@ def test_a_model_that_reads_padding_is_found(trained_run: Path, monkeypatch: pyt
     monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
     monkeypatch.setattr("lstm_sentiment.models.lstm.pooling_of", OverPadding)
     failed = {check.name for check in check_invariance(classifier) if not check.holds}
-    assert {"in one large batch", "padded, beside a long text", "with the padding written over"} <= failed
+    assert {"in one large batch", "padded, next to a long text", "with the padding overwritten"} <= failed
     assert {f.severity for f in invariance_findings(check_invariance(classifier))} == {ERROR}
 
 
@@ -475,7 +475,7 @@ def test_a_backward_lstm_that_starts_on_padding_is_found(
     monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # it asks for no such index
     monkeypatch.setattr("lstm_sentiment.models.lstm.reversal", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
-        "in small mixed batches", "padded, beside a long text",
+        "in small mixed batches", "padded, next to a long text",
     }  # fmt: skip
 
 

@@ -648,7 +648,7 @@ def test_several_seeds_resume_after_a_kill(configure: Configure, tmp_path: Path)
 
 def test_several_seeds_do_not_overwrite_a_run(configure: Configure) -> None:
     run(configure())
-    with pytest.raises(RunError, match="holds a single run"):
+    with pytest.raises(RunError, match="contains a single run"):
         run_seeds(configure("--seeds=2"))
     assert load(configure().out)
 

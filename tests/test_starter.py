@@ -171,7 +171,7 @@ def test_a_failed_packing_leaves_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("lstm_sentiment.starter.packing.MOST_PACKED", 1000)
-        with pytest.raises(RunError, match=r"has [\d,]+ parameters, and at most 1,000 can be packed"):
+        with pytest.raises(RunError, match=r"has [\d,]+ parameters; at most 1,000 can be packed"):
             pack(trained_run, tmp_path / "out")
     with pytest.raises(RunError, match="not a run folder"):
         pack(tmp_path, tmp_path / "out")
@@ -237,7 +237,7 @@ def test_a_published_copy_is_the_packed_run(starter: Path) -> None:
     }
     copy = SentimentClassifier.from_pretrained("copy")
     assert (copy.predict_proba(TEXTS) == classifier.predict_proba(TEXTS)).all()
-    with pytest.raises(RunError, match="has a card of its own; leave out license and language"):
+    with pytest.raises(RunError, match="has its own card; leave out license and language"):
         classifier.save_pretrained("other", license="mit", language="en")
     Path("copy", "statement.json").unlink()
     with pytest.raises(CheckpointError, match=r"statement\.json: is missing"):
@@ -303,7 +303,7 @@ def test_export_writes_into_the_current_folder(
         "model.json",
         "runtime.py",
     }
-    with pytest.raises(RunError, match="starter-onnx: holds an export already"):
+    with pytest.raises(RunError, match="starter-onnx: contains an export"):
         export.main(["starter"])
 
 
@@ -331,7 +331,7 @@ def test_doctor_examines_its_predictions(starter: Path, capsys: pytest.CaptureFi
     found = capsys.readouterr().out
     assert "largest logit difference of the same texts" in found
     assert "note" in found
-    assert "the run is packed, and its rows are not part of it" in found
+    assert "the run is packed, without its rows" in found
     assert "warning" not in found
 
 

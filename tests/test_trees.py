@@ -451,7 +451,7 @@ def test_a_file_without_scorable_rows_is_refused(tree_run: Path, tmp_path: Path)
 def test_runs_that_leave_out_other_rows_are_not_compared(tree_run: Path, tmp_path: Path) -> None:
     kept = json.dumps({"0": "negative", "1": "negative", "2": "negative", "3": "positive", "4": "positive"})
     run(tree_config(tree_run, tmp_path / "other", f"--data.labels={kept}", "--trainer.epochs=1"))
-    with pytest.raises(RunError, match="do not read the labels of"):
+    with pytest.raises(RunError, match="map the labels of"):
         compare.main([str(tree_run / "run"), str(tmp_path / "other"), str(tree_run / "test.txt")])
 
 
