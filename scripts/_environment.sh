@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes .venv once, with what pyproject.toml asks for, at tested versions.
-# Needs a Python 3.10 to 3.13 with the venv module (PYTHON=/path/to/python names one) and a package registry.
+# Sourced by the other scripts: creates .venv once, with the dependencies of pyproject.toml at tested versions.
+# Needs Python 3.10 to 3.13 with the venv module (PYTHON=/path/to/python selects one) and a package registry.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,11 +11,11 @@ pick_python() {
             return
         fi
     done
-    echo "error: no Python 3.10 to 3.13 found; name one: PYTHON=/path/to/python $0" >&2
+    echo "error: no Python 3.10 to 3.13 found; set PYTHON: PYTHON=/path/to/python $0" >&2
     exit 2
 }
 
-# A stamp of the files that decide what is installed and compiled: unchanged, nothing is done twice.
+# Checksum of the files that determine what is installed and compiled; .venv is rebuilt only if it changes.
 stamp="$(cat pyproject.toml scripts/constraints.txt lstm_sentiment/kernels/*.c | cksum)"
 if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
     python="$(pick_python)"

@@ -1,13 +1,13 @@
-"""Measure this package's speed on this machine's CPU, beside the loop that a textbook would write.
+"""Measure the speed of this package on the CPU, against a textbook training loop.
 
     python scripts/benchmark.py
     python scripts/benchmark.py --tweets tweets.parquet --reviews reviews.csv --json speed.json
 
-Both loops train on the same token ids, in one process and in turn (A B, B A, A B, ...), so that a busy
-machine slows both; what counts is the ratio within a block. They share no model, optimizer or order
-of rows. Without files the texts are made up: words drawn from a Zipf law, lengths as in tweets and
-in film reviews. Where other programs use the same cores, OpenMP's threads lose much time in waiting
-for one another; OMP_WAIT_POLICY=PASSIVE in the environment makes them wait politely.
+Both loops train on the same token ids, in one process and interleaved (A B, B A, A B, ...), so that a busy
+machine slows both; the ratio within a block is what counts. They share no model, optimizer or row order.
+Without files the texts are synthetic: words drawn from a Zipf law, lengths as in tweets and film reviews. If
+other programs use the same cores, OpenMP threads lose much time waiting for each other;
+OMP_WAIT_POLICY=PASSIVE in the environment reduces this.
 
 Legend: R rows, B texts of a batch, T padded length, E embedding size, H hidden size, F = 2·H, C classes.
 """
@@ -51,13 +51,13 @@ from lstm_sentiment.training.losses import cross_entropy
 from lstm_sentiment.training.trainer import Trainer
 
 SEED = 0
-# "ours" is the textbook's model: a vector per word. The package's default spells words as well.
+# "ours" has the embeddings of the textbook: one per word. The default adds subword embeddings.
 PLAIN, SPELT = (TextConfig(max_tokens=400, truncate="tail", subwords=n) for n in (0, TextConfig().subwords))
 MODEL, TRAINER = ModelConfig(), TrainerConfig()
 CPU = torch.device("cpu")
 GEMM_SIZE = 2048  # rows and columns of the square matrices whose product shows the machine's peak
-SAMPLE_BYTES = 30_000_000  # of text that is tokenised and predicted
-REPEATS = 5  # of tokenising and of bulk prediction; the first one only warms up
+SAMPLE_BYTES = 30_000_000  # of text that is tokenized and predicted
+REPEATS = 5  # of tokenization and of bulk prediction; the first one is a warm-up
 BULK_TEXTS = {"tweets": 20_000, "reviews": 2_000}
 LATENCY_TEXTS, LATENCY_WARM_UPS = 300, 100
 # Forward and two products of the same size backward; two directions; four gates of 2·H·(E + H).
@@ -67,7 +67,7 @@ Metrics = dict[str, Any]  # name with unit -> number, or median, p10 and p90
 
 
 class TextbookLSTM(nn.Module):
-    """The model of the textbook: embedding, packed bidirectional LSTM, its two last states, linear head."""
+    """Textbook model: embedding, packed bidirectional LSTM, its two final states, linear head."""
 
     def __init__(self, vocabulary_size: int, classes: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class TextbookLSTM(nn.Module):
 
 
 def textbook_steps(corpus: Corpus) -> Iterator[int]:
-    """Train as a textbook does, for ever; each item is one step done and tells its useful tokens."""
+    """Run a textbook training loop forever; yield the number of real tokens of each step."""
 
     def collate(pairs: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
         texts, labels = zip(*pairs, strict=True)
@@ -114,7 +114,7 @@ def textbook_steps(corpus: Corpus) -> Iterator[int]:
 
 
 def our_steps(corpus: Corpus, text: TextConfig, precision: str) -> Iterator[int]:
-    """Train as the package does, for ever; each item is one step done and tells its useful tokens."""
+    """Run the training loop of the package forever; yield the number of real tokens of each step."""
     torch.manual_seed(SEED)
     trainer = Trainer(
         new_network(corpus.vocabulary, len(corpus.labels), subwords=text.subwords, **asdict(MODEL)),
@@ -164,7 +164,7 @@ def tokens_per_s(steps: Iterator[int], *, seconds: float, least_steps: int) -> f
 
 
 def gemm_gflop_per_s(precision: str) -> float:
-    """Return the speed of a large matrix product, the best that a network of such products can reach."""
+    """Return the speed of a large matrix product: the peak for a network of such products."""
     a, b = (torch.randn(GEMM_SIZE, GEMM_SIZE).to(DTYPES[precision]) for _ in range(2))
     times_s = [timed(torch.mm, a, b) for _ in range(4)]
     return float(2 * GEMM_SIZE**3 / np.median(times_s[1:]) / 1e9)
@@ -173,7 +173,7 @@ def gemm_gflop_per_s(precision: str) -> float:
 def measure_training(
     corpus: Corpus, spelt: Corpus, *, precision: str, blocks: int, seconds: float
 ) -> Metrics:
-    """Run the loops in turn; every value has one sample per block."""
+    """Run the loops interleaved; every value has one sample per block."""
     arms = {
         "textbook": textbook_steps(corpus),
         "ours": our_steps(corpus, PLAIN, precision),
@@ -223,7 +223,7 @@ def padding_efficiencies(lengths: Any) -> Metrics:
 
 
 def measure_tokenising(texts: list[str]) -> Metrics:
-    """Return MB of UTF-8 text turned into numbers per second, by a lexicon that knows no word yet."""
+    """Return MB of UTF-8 text tokenized per second, with an empty lexicon."""
     batches = [texts[i : i + CHUNK_ROWS] for i in range(0, len(texts), CHUNK_ROWS)]
     megabytes = sum(len(text.encode("utf-8", "replace")) for text in texts) / 1e6
 
@@ -262,14 +262,14 @@ def measure_prediction(
 
 
 def timed(function: Callable[..., object], *args: object) -> float:
-    """Call a function and return the seconds that it took."""
+    """Call a function and return its duration in seconds."""
     started = time.perf_counter()
     function(*args)
     return time.perf_counter() - started
 
 
 def make_up(kind: str, folder: Path) -> str:
-    """Write made-up labelled texts and return the file's name.
+    """Write synthetic labelled texts and return the file's name.
 
     Tweets have about 20 tokens (normal); reviews 240 on average, half of them under 180 (lognormal).
     """
@@ -278,7 +278,7 @@ def make_up(kind: str, folder: Path) -> str:
         lengths_R = random.normal(20, 6.5, 20_000)
     else:
         lengths_R = random.lognormal(np.log(180), 0.76, 5_000)
-    lengths_R = np.clip(lengths_R / 1.15, 2, 2_000).astype(int)  # marks behind words are tokens too
+    lengths_R = np.clip(lengths_R / 1.15, 2, 2_000).astype(int)  # punctuation marks are tokens too
     letters = random.choice(list(string.ascii_lowercase), (ZIPF_WORDS, 8))
     words = np.array(["".join(row[: 2 + len(str(rank))]) for rank, row in enumerate(letters, start=1)])
     odds = 1 / np.arange(2.0, ZIPF_WORDS + 2)
@@ -333,7 +333,7 @@ def measure(kind: str, file: str | None, args: argparse.Namespace, precision: st
 
 
 def table(results: dict[str, Metrics]) -> str:
-    """Return the results as a Markdown table; p10–p90 over blocks or repeats stand in brackets."""
+    """Return the results as a Markdown table; p10–p90 over blocks or repeats are in brackets."""
 
     def shown(value: Any) -> str:
         if isinstance(value, dict):
@@ -350,12 +350,12 @@ def table(results: dict[str, Metrics]) -> str:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--tweets", metavar="FILE", help="labelled short texts; made up if left out")
-    parser.add_argument("--reviews", metavar="FILE", help="labelled long texts; made up if left out")
+    parser.add_argument("--tweets", metavar="FILE", help="labelled short texts; synthetic if omitted")
+    parser.add_argument("--reviews", metavar="FILE", help="labelled long texts; synthetic if omitted")
     parser.add_argument("--blocks", type=int, default=7, help="timed blocks per kind of text (%(default)s)")
     parser.add_argument("--seconds", type=float, default=4, help="per loop and block (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all cores")
-    parser.add_argument("--json", metavar="OUT", type=Path, help="write the results there too")
+    parser.add_argument("--json", metavar="OUT", type=Path, help="also write the results to this file")
     args = parser.parse_args()
     if args.blocks < 1:
         parser.error("--blocks must be at least 1")
@@ -365,7 +365,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and report."""
     args = parse_args()
-    threads = set_up_cpu(args.threads)  # before any other work: neither loop suffers from denormals
+    threads = set_up_cpu(args.threads)  # first, so that neither loop suffers from denormals
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     precision = pick_precision(TRAINER.precision, CPU)
@@ -376,7 +376,7 @@ def main() -> None:
         "median (p10–p90)"
     )
     if load > cores + 0.3:
-        print(f"WARNING: {cores} cores and a load average of {load:.2f}: other work disturbs these numbers")
+        print(f"WARNING: {cores} cores and a load average of {load:.2f}: other load distorts these numbers")
     results = {}
     for kind, file in (("tweets", args.tweets), ("reviews", args.reviews)):
         print(f"measuring {kind} ...", file=sys.stderr, flush=True)

@@ -1,11 +1,11 @@
-"""Fit a starter's bias and calibration on what models of the same recipe say of corpora they have not seen.
+"""Fit a starter's bias and calibration on held-out corpora, with models of the same recipe.
 
     scripts/make_starter --data FOLDER --out runs/no-films --leave-out films
     python scripts/calibrate_starter.py runs/starter --from runs/no-films --data FOLDER
 
 Held-out rows of corpora that a model was trained on look easier than the texts of a new domain. So the
 bias of the classes, the temperature and the thresholds of label sets are fitted on corpora that the models
-given by --from were trained without; each corpus counts the same.
+given by --from were trained without, with equal weights for the corpora.
 
 Legend: R rows, C classes.
 """

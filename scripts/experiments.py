@@ -1,4 +1,4 @@
-"""The table of experiments, experiments.yaml: which runs there are, and the rows that each is tested on."""
+"""The table of experiments (experiments.yaml): runs and their held-out rows."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError, DataError
 
 DATA = "DATA/"  # stands for the folder given by --data
-FIRST = "FIRST/"  # stands for the folder of the runs that are needed first
+FIRST = "FIRST/"  # stands for the folder of prerequisite runs
 STAGES = ("teacher", "pretrained")  # settings that may be a mapping: the settings of such a run
 TAUGHT = ("data.unlabelled", "data.exclude")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Rows to train and to test on, and how well others did there; experiments.yaml explains the fields."""
+    """Training and test rows, and published scores; experiments.yaml explains the fields."""
 
     name: str
     title: str
@@ -53,10 +53,10 @@ class Experiment:
     """One setting, trained with several seeds.
 
     Args:
-        name: of the benchmark alone for a row of the main table, else ``benchmark/what``.
-        benchmark: on which rows.
-        settings: options of the training command besides those of the benchmark's configuration.
-        scored_on: ``test``, or ``validation`` where scores serve to choose.
+        name: the benchmark's name for a row of the main table, else ``benchmark/what``.
+        benchmark: rows to train and score on.
+        settings: options of the training command in addition to the benchmark's configuration.
+        scored_on: ``test``, or ``validation`` if the scores are used to choose settings.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Experiment:
     def options(self, train: str) -> list[str]:
         """Return the training command's options.
 
-        DATA/ stands for the folder with the data, FIRST/ for that of the runs that are needed first.
+        DATA/ stands for the folder with the data, FIRST/ for that of prerequisite runs.
 
         Args:
             train: file to train on.
@@ -77,9 +77,9 @@ class Experiment:
         return ["--config", self.benchmark.config, *_as_options(settings)]
 
     def first(self, train: str) -> dict[str, tuple[str, list[str]]]:
-        """Return what has to be trained first: the setting that names it -> the command and its options.
+        """Return the prerequisite runs: the setting that names it -> the command and its options.
 
-        A teacher has the settings of its student, but for its own and for what it teaches.
+        A teacher has the settings of its student, overridden by its own and without the unlabelled data.
 
         Args:
             train: file to train on.
@@ -102,7 +102,7 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Lever:
-    """A line of the ablation table: a lever, and the two experiments that tell what it is worth.
+    """A line of the ablation table: a lever, and the two experiments that measure its effect.
 
     One of them is the benchmark itself, as configured.
     """
@@ -115,7 +115,7 @@ class Lever:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Scores of a benchmark's experiments, line by line, against their seconds or rows of training."""
+    """Scores of a benchmark's experiments against training seconds or rows."""
 
     title: str
     benchmark: str
@@ -125,7 +125,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """All of experiments.yaml: experiments by name, in the order of the file; files by what they hold."""
+    """The content of experiments.yaml: experiments by name, in file order, and descriptions of files."""
 
     benchmarks: dict[str, Benchmark]
     experiments: dict[str, Experiment]
@@ -139,7 +139,7 @@ def read_table(path: Path) -> Table:
     """Read a table of experiments.
 
     Raises:
-        ConfigError: names the file and what is wrong with it.
+        ConfigError: invalid table; the message names the file and the problem.
     """
     try:
         of = yaml.safe_load(path.read_text("utf-8"))
@@ -168,7 +168,7 @@ def read_table(path: Path) -> Table:
 def _levers(
     ablations: dict[str, Any], benchmarks: dict[str, Benchmark]
 ) -> tuple[list[Lever], list[Experiment]]:
-    """Return the lines of the ablation table, and the experiments that they compare."""
+    """Return the lines of the ablation table and the experiments that they compare."""
     levers: list[Lever] = []
     experiments: dict[str, Experiment] = {}
     named = {
@@ -196,7 +196,7 @@ def _levers(
 def _curves(
     curves: list[dict[str, Any]], benchmarks: dict[str, Benchmark]
 ) -> tuple[list[Curve], list[Experiment]]:
-    """Return the curves, and the experiments that are their points; one as configured is the benchmark."""
+    """Return the curves and the experiments of their points; a point without settings is the benchmark."""
     found, experiments = [], []
     for of in curves:
         lines = {
@@ -217,16 +217,16 @@ def _curves(
 
 
 def cut(benchmark: Benchmark, data: DataConfig, *, source: str, seed: int, folder: Path) -> dict[str, Path]:
-    """Put test rows of a benchmark aside, into files of their own, so that training cannot read them.
+    """Split the test rows of a benchmark off into separate files, so that training cannot read them.
 
-    Repeated texts are removed first, and rows that the configuration leaves out are left out.
+    Duplicate texts and rows excluded by the configuration are removed first.
 
     Args:
-        benchmark: its `split` says which rows.
+        benchmark: its `split` selects the rows.
         data: columns, filter and encoding of the benchmark's configuration.
-        source: file to cut.
-        seed: which rows `share` draws.
-        folder: is made, and gets a folder with train.parquet and test.parquet per part.
+        source: file to split.
+        seed: of the random split by `share`.
+        folder: is created, with a folder of train.parquet and test.parquet per part.
 
     Returns:
         name of a part -> its folder; one part, "all", for `share`, one for each value for `column`.
@@ -272,7 +272,7 @@ def _as_options(settings: dict[str, Any]) -> list[str]:
 
 
 def _as_option(value: Any) -> str:
-    """Return a value as it is typed on the command line.
+    """Return a value as typed on the command line.
 
     >>> _as_option(True), _as_option({"a": 1}), _as_option("last")
     ('true', '{"a": 1}', 'last')

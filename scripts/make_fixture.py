@@ -1,8 +1,8 @@
-"""Makes the run that later versions must still read: ``python scripts/make_fixture.py``, once per format.
+"""Create the fixture of a checkpoint format: ``python scripts/make_fixture.py``, once per format.
 
-A tiny run with a tensor of every kind, its export, and its answers go to ``tests/fixtures/format-N``, where N
-is the format of checkpoints. What is there already is never made anew: it was written by the version it
-stands for. `tests/test_old_checkpoints.py` reads all of them.
+A tiny run with a tensor of every kind, its export and its predictions are written to
+``tests/fixtures/format-N``, where N is the checkpoint format. An existing fixture is never overwritten: it
+was written by the version with that format. `tests/test_old_checkpoints.py` reads all of them.
 """
 
 from __future__ import annotations
@@ -35,18 +35,16 @@ SETTINGS = (
 
 
 def main() -> None:
-    """Make the fixture of this version's format."""
+    """Create the fixture of this version's format."""
     place = FIXTURES / f"format-{FORMAT}"
     if place.exists():
-        sys.exit(f"{place} is there already: only a new format needs a new one")
+        sys.exit(f"{place} exists: only a new format needs a new fixture")
     with tempfile.TemporaryDirectory() as temporary, new_folder(place) as building:
-        os.chdir(temporary)  # the run's configuration names its data, and shall name no machine's folders
+        os.chdir(temporary)  # the run's configuration has the path of its data, which must not be a local one
         finished = trained()
         classifier = load(finished)
         export(classifier, finished, building / EXPORTED)
-        (
-            building / EXPORTED / "runtime.py"
-        ).unlink()  # code of this version: that it runs proves nothing later
+        (building / EXPORTED / "runtime.py").unlink()  # code of this version, not part of the format
         answers = dict(zip(TEXTS, classifier.predict_proba(TEXTS).tolist(), strict=True))
         (building / "answers.json").write_text(json.dumps(answers, indent=1), "utf-8")
         shutil.copytree(finished, building / "run", ignore=shutil.ignore_patterns("last*"))
@@ -55,7 +53,7 @@ def main() -> None:
 
 
 def trained() -> Path:
-    """Train on made-up rows, in the working folder, and return the run."""
+    """Train on synthetic rows in the working folder and return the run."""
     rows = [f"the {place} was {word},{label}" for label in CLUES for word in CLUES[label] for place in PLACES]
     Path("rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n", "utf-8")
     argv = ["--data.train=rows.csv", "--out=run", *SETTINGS]

@@ -4,11 +4,11 @@
     scripts/make_starter --data FOLDER --out runs/no-films --leave-out films
     scripts/make_starter --data FOLDER --out runs/open --terms open
 
-scripts/starter.yaml says which corpora, below FOLDER or in installed packages. The same command resumes an
-interrupted run. Each corpus uses the classes in its own way (a "neutral" headline is not a "neutral" review):
-while training it has its own bias on the logits, which the finished model lacks, and a corpus of two classes
-says nothing about the third. The bias of the finished model is fitted on held-out rows, each corpus and class
-counting the same.
+scripts/starter.yaml lists the corpora, relative to FOLDER or in installed packages. The same command resumes
+an interrupted run. Each corpus uses the classes in its own way (a "neutral" headline is not a "neutral"
+review): in training it has its own bias on the logits, which the finished model lacks, and the third class
+is masked for a corpus of two classes. The bias of the finished model is fitted on held-out rows, with equal
+weights for corpora and classes.
 
 Legend: R rows, B texts of a batch, C classes, K branches, S corpora.
 """
@@ -65,9 +65,9 @@ log = logging.getLogger("make_starter")
 TABLE = Path(__file__).with_name("starter.yaml")
 TEMPLATES = Path(__file__).with_name("starter_templates.yaml")
 LABELS = ["negative", "neutral", "positive"]
-HELD_OUT = 25  # one text in so many picks the epoch and fits the bias and the calibration
-MOST_CHARACTERS = 4_000  # of a text: what is behind them is cut off anyway
-SLIPS, MOST_CHARACTERS_SHORT = 0.1, 150  # share of short texts that stand a second time with a misspelt word
+HELD_OUT = 25  # one text in so many selects the epoch and fits the bias and the calibration
+MOST_CHARACTERS = 4_000  # of a text: the rest is truncated anyway
+SLIPS, MOST_CHARACTERS_SHORT = 0.1, 150  # fraction of short texts that are duplicated with a misspelt word
 MASK = -1e4  # added to the logit of a class that a corpus does not have
 Array = npt.NDArray[Any]
 
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
     if folder.has(LAST):
         checkpoint = folder.load(LAST)
         trainer.resume(checkpoint.tensors, checkpoint.facts)
-        log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
+        log.info("resuming from step %d of %d", trainer.state.step, trainer.total_steps)
     trainer.fit()
     best = trainer.evaluated_model()
     assert isinstance(best, Corpora)
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make_starter", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the corpora of the table")
-    parser.add_argument("--out", type=Path, required=True, help="run folder to write, or to go on with")
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write or resume")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/starter-work"), help="folder for tokenized corpora"
     )
@@ -186,7 +186,7 @@ def new_model(vocabulary: Vocabulary, config: Config, corpora: list[dict[str, An
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenized:
-    """All rows of all corpora, tokenized, and what is known of each: label, corpus, weight, held_out."""
+    """All rows of all corpora, tokenized, with label, corpus, weight and held_out of each."""
 
     store: TokenStore
     rows: pd.DataFrame
@@ -195,7 +195,7 @@ class Tokenized:
 
 
 def tokenize(table: dict[str, Any], options: argparse.Namespace) -> Tokenized:
-    """Read and tokenize the corpora of a table, or load what an earlier call with the same table left."""
+    """Read and tokenize the corpora of a table, or load them from the cache of an earlier call."""
     read = {name: table[name] for name in ("never", "corpora")} | {"normalize": table["text"]["normalize"]}
     templates = TEMPLATES.read_text(encoding="utf-8")
     key = hashlib.sha256(json.dumps([read, templates]).encode()).hexdigest()[:16]
@@ -218,12 +218,12 @@ def tokenize(table: dict[str, Any], options: argparse.Namespace) -> Tokenized:
 
 
 def chosen(tokenized: Tokenized, options: argparse.Namespace) -> pd.DataFrame:
-    """Return the rows of the corpora that are wanted; `attrs` has these corpora, in the order of `corpus`."""
+    """Return the rows of the selected corpora; `attrs` has these corpora, in the order of `corpus`."""
     corpora = tokenized.corpora
     known = {of["name"] for of in corpora} | {of["group"] for of in corpora}
     for name in options.leave_out:
         if name not in known:
-            raise ConfigError(f"--leave-out: no corpus or group is called {name}")
+            raise ConfigError(f"--leave-out: no corpus or group named {name}")
     wanted = [
         place
         for place, of in enumerate(corpora)
@@ -237,7 +237,7 @@ def chosen(tokenized: Tokenized, options: argparse.Namespace) -> pd.DataFrame:
 
 
 def read_rows(table: dict[str, Any], data: Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Return all rows, no text twice and none that is never to be trained on, and the corpora."""
+    """Return all rows, without duplicates and held-out benchmark texts, and the corpora."""
     never = {letters(text) for file in table["never"] for text in pd.read_parquet(data / file).text}
     corpora: list[dict[str, Any]] = []
     parts, seen = [], set[str]()
@@ -271,7 +271,7 @@ def read_rows(table: dict[str, Any], data: Path) -> tuple[pd.DataFrame, list[dic
 
 
 def _with_slips(rows: pd.DataFrame, *, seed: int) -> pd.DataFrame:
-    """Return rows, and some of the short ones again with a misspelt word, to be read by its letters."""
+    """Return rows, with some of the short ones duplicated with a misspelt word, to train subwords."""
     randomness = random.Random(seed)
     short = rows[~rows.held_out & (rows.text.str.len() <= MOST_CHARACTERS_SHORT)]
     copies = short.sample(frac=SLIPS, random_state=seed)
@@ -280,7 +280,7 @@ def _with_slips(rows: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 
 
 def read_corpus(name: str, of: dict[str, Any], data: Path, *, seed: int = 0) -> pd.DataFrame:
-    """Return text and label, a place in LABELS, of one corpus; a movie's number where there is one."""
+    """Return text and label (an index into LABELS) of one corpus; the movie id if there is one."""
     if of.get("source") == "templates":
         rows = pd.DataFrame(sentences(of["rows"], seed=seed), columns=["text", "label"])
     elif of.get("source") == "lexicon":
@@ -314,7 +314,7 @@ def read_corpus(name: str, of: dict[str, Any], data: Path, *, seed: int = 0) -> 
 
 
 def _package_folder(package: str) -> Path:
-    """Return where a package is installed, without importing it."""
+    """Return the folder of an installed package, without importing it."""
     found = find_spec(package)
     if found is None or found.origin is None:
         raise ConfigError(f"the package {package} is not installed: pip install '.[dev]'")
@@ -322,7 +322,7 @@ def _package_folder(package: str) -> Path:
 
 
 def lexicon() -> list[tuple[str, str]]:
-    """Return words of VADER's and TextBlob's lists, as texts of one word, where these are sure of them."""
+    """Return strongly polar words of the lists of VADER and TextBlob, as texts of one word."""
     import textblob
     import vaderSentiment
 
@@ -349,7 +349,7 @@ def lexicon() -> list[tuple[str, str]]:
 
 
 def letters(text: str) -> str:
-    """Return a text's letters and digits, case folded: what texts are compared by.
+    """Return the case-folded letters and digits of a text, the key for finding duplicates.
 
     >>> letters("It's  GOOD!")
     'itsgood'
@@ -410,7 +410,7 @@ def _set_vectors(network: Network, vocabulary: Vocabulary, file: Path, config: C
 
 
 class Corpora(nn.Module):
-    """A network, and how far each corpus's use of the classes is from the network's.
+    """A network with a bias on the logits for each corpus.
 
     Args:
         network: learns what all corpora share.
@@ -435,13 +435,13 @@ class Corpora(nn.Module):
         return logits
 
     def of_corpus(self, logits_KBC: Tensor, corpus_B: Tensor) -> Tensor:
-        """Return logits (K, B, C) as each text's corpus uses the classes."""
+        """Return logits (K, B, C) with the bias and class mask of each text's corpus."""
         bias_KSC = self.bias_KSC * self.free_S1 + self.mask_SC
         return logits_KBC + bias_KSC[: len(logits_KBC)][:, corpus_B]
 
 
 class ManyCorpora:
-    """Rows of many corpora to three classes: a `protocols.Task`."""
+    """Three-class classification on many corpora: a `protocols.Task`."""
 
     choices = len(LABELS)
 
@@ -459,7 +459,7 @@ class ManyCorpora:
         self._allowed_SC = (model.mask_SC == 0).float()
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the sum of the rows' weighted losses; classes that a corpus lacks are left out of it."""
+        """Return the weighted sum of row losses; classes that a corpus lacks are masked."""
         assert isinstance(model, Corpora)
         logits = model(*batch.inputs)
         logits_KBC = logits if logits.dim() == 3 else logits[None]
@@ -476,7 +476,7 @@ class ManyCorpora:
         return (loss_KB.mean(dim=0) * batch.weights_B).sum()
 
     def score(self, model: nn.Module) -> dict[str, Any]:
-        """Return the scores of the held-out rows, each answered as its corpus uses the classes."""
+        """Return the scores of the held-out rows, each with the bias of its corpus."""
         assert isinstance(model, Corpora)
         logits_RC = predict_logits(model, self.held_out, device=self.device, batch_size=256)
         shares_K = model.network.shares if isinstance(model.network, WideAndDeep) else torch.ones(1)
@@ -490,7 +490,7 @@ class ManyCorpora:
         return score(self.held_out.labels, probabilities_RC, LABELS)
 
     def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
-        """Tell the terminal how an epoch went."""
+        """Log an epoch."""
         report_epoch(entry, scores, LABELS, epochs=epochs, is_best=is_best)
 
 
@@ -507,7 +507,7 @@ def finish(
     vocabulary: Vocabulary,
     machine: dict[str, Any],
 ) -> None:
-    """Fit the branches' shares, the bias and the calibration on held-out rows, and write the run folder."""
+    """Fit branch weights, bias and calibration on held-out rows, and write the run folder."""
     network, device = model.network.eval(), next(model.parameters()).device
     branches = list(network.children()) if isinstance(network, WideAndDeep) else [network]
     logits_KRC = np.stack(
@@ -570,7 +570,7 @@ def finish(
 def fit_bias(
     logits_KRC: Array, truth_R: Array, corpus_R: Array, corpora: list[dict[str, Any]]
 ) -> tuple[Array, Array]:
-    """Return shares (K,) and bias (C,) that fit all corpora; each counts the same, and so do its classes."""
+    """Fit branch weights (K,) and bias (C,) to all corpora, with equal weights for corpora and classes."""
     mask_RC = np.array([[0.0 if c in of["classes"] else MASK for c in range(len(LABELS))] for of in corpora])[
         corpus_R
     ]

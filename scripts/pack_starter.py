@@ -4,8 +4,9 @@
     python scripts/pack_starter.py runs/starter lstm_sentiment/starter/model --data FOLDER \\
         --scores docs/starter-zero.json --left-out docs/starter-left-out.json
 
-The model card says which corpora it was trained on and under which terms, how it scores on test sets, and how
-well models of the same recipe score on corpora that they were made without (`starter_scores.py --left-out`).
+The model card lists the corpora it was trained on with their terms, its scores on test sets, and the scores
+of models of the same recipe on corpora that were left out of their training (`starter_scores.py
+--left-out`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lstm_sentiment.starter.packing import pack
 MOST_BYTES = 12_000_000
 TERMS = """The weights are passed on under the licence of the package. They were made from public corpora,
 some of which state terms for research only or none (see the table below); no text of them is included."""
-TEXTS = 500  # of each file that is never trained on, to compare answers on
+TEXTS = 500  # of each file that is never trained on, to compare predictions
 
 
 def main(argv: list[str]) -> None:
@@ -36,8 +37,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path, help="a new or empty folder")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--scores", type=Path, help="of the test sets, as starter_scores.py writes them")
-    parser.add_argument("--left-out", type=Path, help="of corpora that a starter was made without")
+    parser.add_argument("--scores", type=Path, help="scores of the test sets, from starter_scores.py")
+    parser.add_argument(
+        "--left-out", type=Path, help="scores of held-out corpora, from starter_scores.py --left-out"
+    )
     options = parser.parse_args(argv)
     table = yaml.safe_load(TABLE.read_text("utf-8"))
     files = [pd.read_parquet(options.data / file).text.head(TEXTS).tolist() for file in table["never"]]
@@ -62,7 +65,7 @@ def statement(of_run: dict[str, Any], table: dict[str, Any]) -> list[dict[str, A
 
 
 def notes(scores: list[dict[str, Any]], left_out: list[dict[str, Any]]) -> str:
-    """Return what the model card says of its quality, in Markdown."""
+    """Return the section of the model card on quality, in Markdown."""
     parts = [TERMS]
     if scores:
         lists = [name for name in ("VADER", "TextBlob", "AFINN") if name in scores[0]]

@@ -1,4 +1,4 @@
-"""Reproduce the published numbers: train, score, write down.
+"""Reproduce the published numbers: train, score, log.
 
     scripts/reproduce --list
     scripts/reproduce sst2 --data FOLDER
@@ -7,13 +7,13 @@
     scripts/reproduce starter-zero --data FOLDER
     scripts/reproduce --render
 
-scripts/experiments.yaml says which experiments there are and which files below FOLDER each reads. Each
-is trained with the package's own command, once per seed and without any test rows; these are read
-once, afterwards, by `python -m lstm_sentiment.evaluate`. Finished seeds are kept in the work folder, so
-that an interrupted command goes on where it was. Finished experiments become lines of
-docs/results.jsonl, from which docs/results.md is written; one that is there already, with the same
-code, settings, data and seeds, is not repeated. starter-zero scores the starter beside word lists;
-starter-rows trains from starters that have not seen the corpus, on 30 rows and more.
+scripts/experiments.yaml lists the experiments and the files in FOLDER that each reads. Each is trained with
+the package's own command, once per seed and without any test rows; these are read once, afterwards, by
+`python -m lstm_sentiment.evaluate`. Finished seeds are kept in the work folder, so that an interrupted
+command can be resumed. Finished experiments are appended to docs/results.jsonl, from which docs/results.md is
+written; one that was logged with the same code, settings, data and seeds is not repeated. starter-zero
+compares the starter with word lists; starter-rows trains from starters that have not seen the corpus, on 30
+rows and more.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ ROOT = Path(__file__).parent.parent
 TABLE = Path(__file__).parent / "experiments.yaml"
 DATA_PATH = r"(?<![\w/.])DATA/"
 FIRST = "FIRST/"  # see `experiments`
-ZERO, ROWS = "starter-zero", "starter-rows"  # the starter as it is; what training from it makes of few rows
+ZERO, ROWS = "starter-zero", "starter-rows"  # the starter without training; training from it on few rows
 
 
 def main(argv: list[str]) -> None:
@@ -84,7 +84,7 @@ def _score_starter(name: str, options: argparse.Namespace) -> None:
     import starter_scores
 
     if options.data is None:
-        raise ConfigError(f"{name} reads files of a folder; name it: --data FOLDER")
+        raise ConfigError(f"{name} needs a folder with its files: --data FOLDER")
     given = [f"--data={options.data}", f"--threads={options.threads}"]
     if name == ZERO:
         starter_scores.main(["starter", *given, f"--out={options.docs / f'{ZERO}.json'}"])
@@ -94,14 +94,14 @@ def _score_starter(name: str, options: argparse.Namespace) -> None:
 
 
 class Reproduction:
-    """One experiment, its settings resolved and its files found.
+    """One experiment with resolved settings and existing files.
 
     Args:
-        experiment: which one.
+        experiment: the experiment.
         options: of the command line.
 
     Raises:
-        ConfigError: a setting that the training command does not take.
+        ConfigError: a setting that the training command does not have.
         DataError: a file that is not there.
     """
 
@@ -116,7 +116,7 @@ class Reproduction:
         files = sorted({Path(self._located(name)) for name in named})
         for file in files:
             if not file.is_file():
-                raise DataError(f"no such file, which {experiment.name} needs; see --data", file=str(file))
+                raise DataError(f"no such file, needed by {experiment.name}; see --data", file=str(file))
         self.code = code_of(self.benchmark.config)
         told = [self.code, digest(files), words, self.benchmark.split]
         told += [experiment.scored_on, self.benchmark.metric]
@@ -124,14 +124,14 @@ class Reproduction:
         self.work = options.work.absolute() / experiment.name / self.fingerprint
 
     def run(self, log: Path) -> None:
-        """Train and score each seed and add a line to the log; do nothing if the line is there already.
+        """Train and score each seed and append to the log; do nothing if already logged.
 
         Raises:
             RunError: another command is at this experiment in the same work folder.
         """
         done = [of["seeds"] for of in read_log(log) if of["fingerprint"] == self.fingerprint]
         if self.seeds in done and not self.options.again:
-            print(f"{self.experiment.name}: is in {log.name} already; --again repeats it")
+            print(f"{self.experiment.name}: already in {log.name}; --again repeats it")
             return
         with held(self.work, option="--work"):
             entry = self._entry([self._seed(seed) for seed in self.seeds])
@@ -149,7 +149,7 @@ class Reproduction:
         )
 
     def _seed(self, seed: int) -> dict[str, Any]:
-        """Return what one seed scored, from the work folder or by training; means over the parts."""
+        """Return the scores of one seed, from the work folder or by training; means over the parts."""
         folder = self.work / f"seed-{seed}"
         kept = folder.with_suffix(".json")
         if kept.exists():
@@ -163,13 +163,13 @@ class Reproduction:
             found["parts"] = parts
         found["machine"] = _read_json(next(iter(places.values()))[0] / "run" / "environment.json")
         if code_of(self.benchmark.config) != self.code:
-            raise RunError("the package or the configuration was changed meanwhile; start again")
+            raise RunError("the package or the configuration has changed during the run; start again")
         write_json(kept, found)
         shutil.rmtree(folder)
         return found
 
     def _parts(self, seed: int, folder: Path) -> dict[str, tuple[Path, str, str]]:
-        """Return name of a part -> a folder for it, the file to train on, the file to test on."""
+        """Return name of a part -> its folder, training file and test file."""
         train, data = self.config.data.train, self.config.data
         if self.test:
             (folder / "0").mkdir(parents=True, exist_ok=True)
@@ -180,12 +180,12 @@ class Reproduction:
         return {name: (of, str(of / "train.parquet"), str(of / "test.parquet")) for name, of in found.items()}
 
     def _part(self, seed: int, folder: Path, train: str, test: str) -> dict[str, float]:
-        """Train once without test rows, then score as the experiment asks."""
+        """Train once without test rows, then score."""
         run, metric = folder / "run", self.benchmark.metric
         words, first_s = self.experiment.options(train), 0.0
         for key, (command, of) in self.experiment.first(train).items():
             out, own_seed = folder / key, seed
-            if command == "pretrain":  # takes minutes, and does not ask for labels: one for all seeds
+            if command == "pretrain":  # takes minutes and needs no labels: one for all seeds
                 out, own_seed = self.options.work.absolute() / key / _short(of), 0
             done = self._train(command, [*of, f"--seed={own_seed}"], out=out, log=folder / "log")
             first_s += done["training_s"]
@@ -212,7 +212,7 @@ class Reproduction:
         return found
 
     def _train(self, command: str, words: list[str], *, out: Path, log: Path) -> dict[str, Any]:
-        """Run a training command, or what is left of it, and return its metrics."""
+        """Run or resume a training command and return its metrics."""
         arguments = [self._located(word) for word in words] + ["--resume=true", f"--out={out}"]
         if command == "train":
             arguments.append("--baseline=false")
@@ -222,7 +222,7 @@ class Reproduction:
         return _read_json(out / "metrics.json")
 
     def _entry(self, of_seeds: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the line of the log; the clock and the repository are read here."""
+        """Return the log entry, with the current time and commit."""
         scored_on, split = self.experiment.scored_on, self.benchmark.split
         train = "CUT/train.parquet" if split else self.benchmark.train
         commands = [
@@ -272,31 +272,31 @@ class Reproduction:
         return entry
 
     def _config(self, words: list[str]) -> Config:
-        """Return the configuration that a training command stands for."""
+        """Return the configuration of a training command."""
         words = [self._located(word) for word in words]
         words[1] = str(ROOT / words[1])
         return parse_config(words, program="reproduce", description="")
 
     def _located(self, word: str) -> str:
-        """Return an option or a file with DATA/ replaced by the folder that it stands for."""
+        """Return an option or a file with DATA/ replaced by the folder."""
         folder = self.options.data
         if folder is None and re.search(DATA_PATH, word):
-            raise ConfigError(f"{self.experiment.name} reads files of a folder; name it: --data FOLDER")
+            raise ConfigError(f"{self.experiment.name} needs a folder with its files: --data FOLDER")
         return re.sub(DATA_PATH, lambda _: f"{folder.absolute()}/", word)
 
 
 def call(module: str, arguments: list[str], *, log: Path, launch: str, threads: int) -> None:
-    """Run a command of the package in a process of its own; what it prints goes to the end of a file.
+    """Run a command of the package in a subprocess; its output is appended to a file.
 
     Args:
-        module: of the package.
-        arguments: the command's.
-        log: the file.
-        launch: goes before the command.
-        threads: that it computes with; 0: as many as there are cores.
+        module: module of the command.
+        arguments: its arguments.
+        log: file for the output.
+        launch: prefix of the command line.
+        threads: number of CPU threads; 0: all.
 
     Raises:
-        RunError: it failed; tells its last line.
+        RunError: it failed; the message has its last line of output.
     """
     words = [*shlex.split(launch), sys.executable, "-m", f"lstm_sentiment.{module}", *arguments]
     few = {"OMP_NUM_THREADS": str(threads)} if threads else {}
@@ -308,12 +308,12 @@ def call(module: str, arguments: list[str], *, log: Path, launch: str, threads: 
         except OSError as error:
             raise RunError(f"{words[0]}: {error.strerror}") from None
     if code := done.returncode:
-        last = (log.read_text("utf-8", "replace").splitlines() or ["it said nothing"])[-1]
-        raise RunError(f"lstm_sentiment.{module} left with exit code {code}: {last} (all it said: {log})")
+        last = (log.read_text("utf-8", "replace").splitlines() or ["no output"])[-1]
+        raise RunError(f"lstm_sentiment.{module} failed with exit code {code}: {last} (output: {log})")
 
 
 def linear_baseline(config: Config, *, seed: int, test: str, metric: str) -> dict[str, float]:
-    """Score TF-IDF with logistic regression, fitted on the training rows alone; with its seconds."""
+    """Score TF-IDF with logistic regression, fitted on the training rows only; with its seconds."""
     from lstm_sentiment.data.corpus import prepare
     from lstm_sentiment.data.token_store import cache_folder
     from lstm_sentiment.evaluation.baselines import baseline_scores
@@ -328,7 +328,7 @@ def linear_baseline(config: Config, *, seed: int, test: str, metric: str) -> dic
 
 
 def code_of(config: str) -> str:
-    """Return a hash of the package's sources and of a configuration: what a score depends on besides data."""
+    """Return a hash of the package's sources and of a configuration."""
     return digest([*sorted((ROOT / "lstm_sentiment").rglob("*.py")), ROOT / config])
 
 
@@ -337,9 +337,9 @@ def digest(files: list[Path]) -> str:
     return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:12]
 
 
-def _short(told: Any) -> str:
-    """Return a short hash of what JSON can hold."""
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
+def _short(value: Any) -> str:
+    """Return a short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -352,14 +352,14 @@ def _mean_and_sd(values: list[float]) -> dict[str, float]:
 
 
 def _chosen(options: argparse.Namespace, known: list[str]) -> list[str]:
-    """Return the experiments that names and patterns stand for, in the table's order."""
-    wanted = set(known if options.all else ())
+    """Return the experiments that match the given names and patterns, in the table's order."""
+    chosen = set(known if options.all else ())
     for pattern in options.names:
         found = fnmatch.filter(known, pattern)
         if not found:
-            raise ConfigError(f"no experiment '{pattern}'; --list names all.{did_you_mean(pattern, known)}")
-        wanted.update(found)
-    return [name for name in known if name in wanted]
+            raise ConfigError(f"no experiment '{pattern}'; --list shows all.{did_you_mean(pattern, known)}")
+        chosen.update(found)
+    return [name for name in known if name in chosen]
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -367,20 +367,24 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="scripts/reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, or patterns such as 'sst2/*'")
-    parser.add_argument("--all", action="store_true", help="every experiment")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="holds the files that the table names")
+    parser.add_argument("--all", action="store_true", help="run every experiment")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder with the files of the table")
     parser.add_argument("--seeds", type=int, default=3, help="train with seeds 0, 1, ... (default 3)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each command; 0: all")
-    parser.add_argument("--launch", default="", help="goes before each training, such as 'nice' or 'srun'")
+    parser.add_argument(
+        "--launch", default="", help="prefix of each training command, such as 'nice' or 'srun'"
+    )
     parser.add_argument(
         "--starters", type=Path, nargs="*", default=[], help="for starter-rows: runs of make_starter"
     )
-    parser.add_argument("--again", action="store_true", help="repeat what is in the log already")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "reproduce", help="what is unfinished")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="gets results.jsonl and results.md")
+    parser.add_argument("--again", action="store_true", help="repeat experiments that are already logged")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "reproduce", help="unfinished runs")
+    parser.add_argument(
+        "--docs", type=Path, default=ROOT / "docs", help="folder for results.jsonl and results.md"
+    )
     parser.add_argument("--table", type=Path, default=TABLE, help="the experiments")
-    parser.add_argument("--list", action="store_true", help="name the experiments and do nothing")
-    parser.add_argument("--render", action="store_true", help="write the page from the log, no more")
+    parser.add_argument("--list", action="store_true", help="list the experiments and exit")
+    parser.add_argument("--render", action="store_true", help="only write the page from the log")
     options = parser.parse_args(argv)
     if bool(options.names or options.all) == (options.list or options.render):
         parser.error("give names or --all to train, or one of --list and --render")

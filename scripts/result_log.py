@@ -1,4 +1,4 @@
-"""Logs and pages of scripts/reproduce, scripts/soak and scripts/mutate; a log is JSON, a result a line."""
+"""Result logs (JSON lines) and Markdown tables of scripts/reproduce, scripts/soak and scripts/mutate."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from lstm_sentiment.errors import DataError
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log, oldest first; none where there is no file.
+    """Return the entries of a log, oldest first; none if there is no file.
 
     Raises:
-        DataError: a line that is no JSON.
+        DataError: a line is not JSON.
     """
     entries = []
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else [], start=1):
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"not JSON: {error.msg}; mend or remove it", file=str(path), line=number
-            ) from None
+            raise DataError(f"not JSON: {error.msg}; fix or remove it", file=str(path), line=number) from None
     return entries
 
 
 def repository(root: Path, *paths: str) -> dict[str, Any]:
-    """Return the commit of a working tree, None without one, and whether some paths differ from it."""
+    """Return the commit of a working tree (None without one) and whether the given paths differ from it."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]
@@ -40,7 +38,7 @@ def repository(root: Path, *paths: str) -> dict[str, Any]:
 
 
 def commit_of(entry: dict[str, Any]) -> str:
-    """Return in words what an entry of a log says of the code that it was made with (see `repository`).
+    """Return the commit of a log entry as text (see `repository`).
 
     >>> commit_of({"commit": "1a2b3c4", "dirty": True})
     '1a2b3c4, changed'
@@ -49,7 +47,7 @@ def commit_of(entry: dict[str, Any]) -> str:
 
 
 def markdown(head: list[str], rows: Iterable[list[str]]) -> str:
-    """Return a table in Markdown, in whose cells no bar may stand.
+    """Return a Markdown table; bars in cells are replaced.
 
     >>> print(markdown(["name", "count"], [["a|b", "2"]]))
     | name | count |

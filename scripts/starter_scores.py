@@ -1,12 +1,12 @@
-"""Score a starter on labelled texts that it has not seen, beside three word lists.
+"""Score a starter and three word lists on labelled texts that it has not seen.
 
     scripts/reproduce starter-zero --data FOLDER
     python scripts/starter_scores.py runs/no-films --data FOLDER --left-out
 
-Without an option the official test sets are scored, which no starter is trained on; --left-out scores the
-corpora of scripts/starter.yaml that the run was trained without. In two classes an answer is the more
-probable of negative and positive, and the score accuracy; in three classes the score is macro-F1, on
-TweetEval macro recall.
+By default the official test sets are scored, which no starter is trained on; --left-out scores the corpora of
+scripts/starter.yaml that the run was trained without. In two classes the prediction is the more probable of
+negative and positive, and the metric accuracy; in three classes the metric is macro-F1, on TweetEval macro
+recall.
 
 VADER: a compound of at least 0.05 is positive, of at most -0.05 negative, as its authors say; TextBlob:
 polarity above 0.05 or below -0.05; AFINN: the sign of the sum. In two classes a sum of 0 or more is positive.
@@ -60,7 +60,7 @@ class Rows:
     Args:
         name: of the set.
         texts: R of them.
-        truth_R: places in `LABELS`.
+        truth_R: indices into `LABELS`.
         metric: macro recall, accuracy or macro-F1.
     """
 
@@ -76,9 +76,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("run", help="a run folder, or starter")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--left-out", action="store_true")
-    parser.add_argument(
-        "--development", action="store_true", help="validation files in the place of test files"
-    )
+    parser.add_argument("--development", action="store_true", help="validation files instead of test files")
     parser.add_argument(
         "--rows", type=int, default=0, help="at most so many of each set, drawn with seed 0; 0: all"
     )
@@ -150,7 +148,7 @@ def _some(rows: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def of_classifier(classifier: SentimentClassifier, rows: Rows) -> dict[str, float]:
-    """Return the score, the calibration error and how often a label set for 90 % holds the true label."""
+    """Return the score, the calibration error and the coverage and size of 90 % label sets."""
     probabilities_RC = classifier.predict_proba(rows.texts)[
         :, [classifier.labels.index(label) for label in LABELS]
     ]
@@ -167,14 +165,14 @@ def of_classifier(classifier: SentimentClassifier, rows: Rows) -> dict[str, floa
     }
 
 
-def scored(answers_R: Array, rows: Rows) -> float:
-    """Return the score of answers (R,), places in `LABELS`, by the set's metric."""
+def scored(predictions_R: Array, rows: Rows) -> float:
+    """Return the score of predictions (R,), indices into `LABELS`, by the metric of the rows."""
     if rows.metric == "accuracy":
-        return float((answers_R == rows.truth_R).mean())
+        return float((predictions_R == rows.truth_R).mean())
     classes = np.unique(rows.truth_R)
     if rows.metric == "macro recall":
-        return float(recall_score(rows.truth_R, answers_R, labels=classes, average="macro"))
-    return float(f1_score(rows.truth_R, answers_R, labels=classes, average="macro"))
+        return float(recall_score(rows.truth_R, predictions_R, labels=classes, average="macro"))
+    return float(f1_score(rows.truth_R, predictions_R, labels=classes, average="macro"))
 
 
 def _from_sums(sums_R: Array, rows: Rows, name: str) -> Array:

@@ -1,9 +1,9 @@
-"""Sentences written from templates, for what labelled corpora are short of.
+"""Template-generated training sentences for phenomena that are rare in labelled corpora.
 
 Negation near and far, expectations and how they turned out, "used to ..., now", questions with answers,
-somebody else's opinion against one's own, middling words, plain facts. `starter_templates.yaml` holds the
-words and the templates; they differ from those of `lstm_sentiment.evaluation.checklist_templates`, which
-examines the result.
+somebody else's opinion against one's own, middling words, plain facts. `starter_templates.yaml` has the words
+and the templates; they differ from those of `lstm_sentiment.evaluation.checklist_templates`, which test the
+result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEGATED = re.compile(
 
 
 def sentences(count: int, *, seed: int, file: Path = FILE) -> list[tuple[str, str]]:
-    """Return (text, label) pairs, none twice: the set phrases, and sentences up to `count` in all.
+    """Return distinct (text, label) pairs: the set phrases, and generated sentences up to `count` in all.
 
     >>> sentences(1000, seed=0)[0]
     ('could not be better', 'positive')
@@ -58,7 +58,7 @@ def sentences(count: int, *, seed: int, file: Path = FILE) -> list[tuple[str, st
 
 
 def misspelt(text: str, randomness: random.Random) -> str:
-    """Return a text with a slip of the keyboard in one of its longer words, if it has any.
+    """Return a text with a typo in one of its longer words, if it has any.
 
     >>> misspelt("the breakfast was lovely", random.Random(1))
     'the breakafst was lovely'
@@ -78,7 +78,7 @@ def misspelt(text: str, randomness: random.Random) -> str:
 
 
 def _ways(table: dict[str, Any]) -> list[tuple[str, str, int]]:
-    """Return template, label, and 1 where praise stays praise or -1 where it becomes blame."""
+    """Return templates with their label and 1 for praise or -1 for blame."""
     ways: list[tuple[str, str, int]] = []
     for label in (POSITIVE, NEGATIVE):
         ways += [(text, label, side) for text in table[f"sided_{label}"] for side in (1, -1)]

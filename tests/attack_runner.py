@@ -1,9 +1,8 @@
-"""``python attack_runner.py all|control SANDBOX``: lets the package read each attack, and measures.
+"""``python attack_runner.py all|control SANDBOX``: runs the package on each hostile file and measures.
 
-Writes results by name beside the sandbox, ``results.json``: what was said, the time of the processor, the
-memory, the canary, and what was changed outside of the run. One process for all of them, since it takes
-seconds to start one.
-With ``control`` the same payloads are read as one should not, and those that work are listed.
+Writes ``results.json`` next to the sandbox: name -> message, CPU time, memory, whether the canary exists, and
+changes outside of the run. One process for all attacks, since starting one takes seconds.
+With ``control`` the same payloads are read unsafely, and those that work are listed.
 """
 
 from __future__ import annotations
@@ -64,14 +63,14 @@ def act_report(run: Path) -> None:
 
 
 def act_train(run: Path) -> None:
-    """Make the network that a configuration asks for, of a vocabulary of its own."""
+    """Create the network of a configuration with its own vocabulary."""
     config = parse_config(["--config", str(run / "config.yaml")], program="", description="")
     sizes = {"subwords": config.text.subwords, **vars(config.model)}
     new_network(Vocabulary(["so", "good"]), 3, **sizes)
 
 
 def act_cache(run: Path) -> None:
-    """Read rows whose tokens are kept, after somebody replaced what is kept."""
+    """Read rows whose cached tokens were replaced."""
     rows, cache = run / "rows.csv", run / "cache"
     rows.write_text(
         "text,label\n" + "".join(f"so {word} {i},{word}\n" for word in ("good", "bad") for i in "abcdef")
@@ -102,7 +101,7 @@ def act_doctor(run: Path) -> None:
 
 
 def act_save(run: Path) -> None:
-    """Write all that training writes into a run folder that is there already."""
+    """Write everything that training writes into an existing run folder."""
     folder = RunFolder(run)
     with held(run):
         checkpoint = folder.load("best")
@@ -153,7 +152,7 @@ ACTS: dict[str, Callable[[Path], Any]] = {
 
 
 class TooSlow(BaseException):
-    """A case took longer than any may."""
+    """A case exceeded the time limit."""
 
 
 def too_slow(*_: Any) -> None:
@@ -161,13 +160,13 @@ def too_slow(*_: Any) -> None:
 
 
 def memory(field: str) -> int:
-    """Return a field of the process's memory in bytes."""
+    """Return a memory field of the process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 
 
 def tree_of(folder: Path, but: Path) -> dict[str, Any]:
-    """Return all that lies in a folder, with its content, but for one folder in it."""
+    """Return the files of a folder with their content, except for one subfolder."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_relative_to(but):
@@ -178,7 +177,7 @@ def tree_of(folder: Path, but: Path) -> dict[str, Any]:
 
 
 def run_attack(attack: Attack, sandbox: Path) -> dict[str, Any]:
-    """Let the package read what an attack makes, and return what happened."""
+    """Run the package on the files of an attack and return the outcome."""
     place = Place(sandbox / "run", sandbox / "beside", sandbox / "canary")
     for path in sandbox.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -216,7 +215,7 @@ def run_attack(attack: Attack, sandbox: Path) -> dict[str, Any]:
 
 
 def control(sandbox: Path) -> list[str]:
-    """Return the payloads and tags that do make the canary where a reader trusts them."""
+    """Return the payloads and tags that create the canary in an unsafe reader."""
     canary, beside, works = sandbox / "canary", sandbox / "beside", []
     beside.mkdir(exist_ok=True)
     sys.path.insert(0, str(beside))

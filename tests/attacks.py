@@ -1,6 +1,6 @@
-"""Files that want to harm whoever reads them: each changes a copy of a good run, and is signed as a good one.
+"""Hostile files: each attack changes a copy of a valid run and re-signs its manifest.
 
-A payload makes the canary when it runs. `attack_runner` lets the package read what an attack made.
+A payload creates the canary file when it runs. `attack_runner` runs the package on the files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STATE = "best/state.json"
 
 @dataclass(frozen=True)
 class Place:
-    """Where an attack happens: a copy of a good run, a folder beside it, and a file that only code makes."""
+    """Sandbox of an attack: a copy of a valid run, a folder next to it, and the canary file."""
 
     run: Path
     beside: Path
@@ -45,7 +45,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Attack:
-    """What is made of a good run, how the package is asked to read it, and what it must say.
+    """A modification of a valid run, how the package reads it, and the expected message.
 
     Args:
         name: of the case.
@@ -61,7 +61,7 @@ class Attack:
 
 
 def sign(run: Path) -> None:
-    """Make a manifest that vouches for all files as they are now."""
+    """Write a valid manifest for the current files."""
     if not (run / "best").is_dir() or not (run / "best").resolve().is_relative_to(run):
         return
     files = [file for file in (run / "best").iterdir() if file.name != "manifest.json"]
@@ -92,7 +92,7 @@ def put(name: str, content: bytes | str, *, signed: bool = True) -> Callable[[Pl
 
 
 def change(name: str, **values: Any) -> Callable[[Place], None]:
-    """Return an attack that sets keys of a JSON file; dots lead into sections of YAML's text."""
+    """Return an attack that sets keys of a JSON file; dots address sections of the YAML text."""
 
     def make(place: Place) -> None:
         file = place.run / name
@@ -115,7 +115,7 @@ def change(name: str, **values: Any) -> Callable[[Place], None]:
 
 
 class Runs:
-    """An object whose pickle calls something when it is read."""
+    """An object whose pickle calls a function when loaded."""
 
     def __init__(self, call: Callable[..., Any], *args: Any) -> None:
         self.call, self.args = call, args
@@ -125,7 +125,7 @@ class Runs:
 
 
 def payloads(canary: Path, folder: Path) -> dict[str, Runs]:
-    """Return pickles that make the canary, by the callable that they lead to.
+    """Return pickles that create the canary, by the callable they invoke.
 
     Args:
         canary: file to make.
@@ -162,7 +162,7 @@ def payloads(canary: Path, folder: Path) -> dict[str, Runs]:
 
 
 def containers(value: Any) -> dict[str, bytes]:
-    """Return a pickle in everything that pickles come in."""
+    """Return a pickle in every container format for pickles."""
     plain, zipped, legacy, packed, archive = pickle.dumps(value), *(io.BytesIO() for _ in range(4))
     torch.save(value, zipped)
     torch.save(value, legacy, _use_new_zipfile_serialization=False)
@@ -184,7 +184,7 @@ def containers(value: Any) -> dict[str, bytes]:
 
 
 def pickled(name: str, kind: str = "torch zip", payload: str = "os.system", *, signed: bool = True) -> Any:
-    """Return an attack that puts a pickle in the place of a file of the run."""
+    """Return an attack that replaces a file of the run by a pickle."""
 
     def make(place: Place) -> None:
         content = containers(payloads(place.canary, place.beside)[payload])[kind]
@@ -245,7 +245,7 @@ def pickle_attacks() -> Iterator[Attack]:
 
 
 def cached_pickle(place: Place) -> None:
-    """Replace what is kept of tokenised rows by arrays of objects, as `attack_runner` finds them."""
+    """Replace cached tokens by object arrays, for `attack_runner`."""
     np.savez(
         place.run / "rows.npz",
         allow_pickle=True,
@@ -270,7 +270,7 @@ def one(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[st
 
 
 def weights_with(edit: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Place], None]:
-    """Return an attack that edits good weights."""
+    """Return an attack that edits valid weights."""
 
     def make(place: Place) -> None:
         import safetensors.torch
@@ -375,7 +375,7 @@ def tensor_attacks() -> Iterator[Attack]:
 def packed_table(
     rows: int, scale: float = 1.0, columns: int = 100
 ) -> Callable[[dict[str, torch.Tensor]], None]:
-    """Return an edit that makes a packed table of the word vectors."""
+    """Return an edit that packs the table of word embeddings."""
     groups = -(-rows // max(1, 64 // columns))  # rows that share a scale
 
     def edit(tensors: dict[str, torch.Tensor]) -> None:
@@ -399,7 +399,7 @@ def in_turn(*makes: Callable[[Place], None]) -> Callable[[Place], None]:
 
 
 def sparse(name: str, size: int) -> Callable[[Place], None]:
-    """Return an attack that makes a file large without any content."""
+    """Return an attack that extends a file as a sparse file."""
 
     def make(place: Place) -> None:
         with (place.run / name).open("ab") as file:
@@ -491,7 +491,7 @@ UNASKED = "best: unexpected files for a checkpoint of this kind"
 
 
 def sparse_tensors(name: str, tensor: str | None = None) -> Callable[[Place], None]:
-    """Return an attack that puts 2 GiB of zeros, which take no place on the disk, into a file of tensors.
+    """Return an attack that puts 2 GiB of zeros into a tensor file, as a sparse file.
 
     Args:
         name: of the file.
@@ -583,7 +583,7 @@ def manifest_with(**files: Any) -> Callable[[Place], None]:
 
 
 def linked(name: str, *, hard: bool = False, secret: str | None = None) -> Callable[[Place], None]:
-    """Return an attack that puts a link to a file beside the run in the place of one of its files."""
+    """Return an attack that replaces a file of the run by a link to a file outside."""
 
     def make(place: Place) -> None:
         outside, file = place.beside / "outside", place.run / name
@@ -615,7 +615,7 @@ def linked_folder(place: Place) -> None:
 
 
 def guessed(*names: str) -> Callable[[Place], None]:
-    """Return an attack that guesses names of unfinished files and links them to a file beside the run."""
+    """Return an attack that links guessed temporary names to a file outside the run."""
 
     def make(place: Place) -> None:
         (place.beside / "outside").write_text("mine")
@@ -627,7 +627,7 @@ def guessed(*names: str) -> Callable[[Place], None]:
 
 
 def leads_to_a_folder(name: str) -> Callable[[Place], None]:
-    """Return an attack that puts a link to a folder beside the run in the place of one of its folders."""
+    """Return an attack that replaces a folder of the run by a link to a folder outside."""
 
     def make(place: Place) -> None:
         (place.beside / "elsewhere").mkdir()
@@ -643,7 +643,7 @@ SECRET_ROWS = "text,label\n" + "".join(
 
 
 def names_secret_rows(key: str) -> Callable[[Place], None]:
-    """Return an attack whose configuration names a file of the user's that has rows, and a secret in them."""
+    """Return an attack whose configuration names a local file of rows with a secret."""
 
     def make(place: Place) -> None:
         secret = place.beside / "secret.csv"

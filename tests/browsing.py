@@ -1,4 +1,4 @@
-"""What a browser says about a page that the package writes."""
+"""Checks of generated pages in a browser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def opened(browser: Any, file: Path, **settings: Any) -> tuple[Any, list[str], list[str]]:
-    """Open a page; return it, what the console was told, and what was asked for."""
+    """Open a page; return it, its console messages and its requests."""
     page = browser.new_page(**settings)
     told: list[str] = []
     asked: list[str] = []
@@ -20,7 +20,7 @@ def opened(browser: Any, file: Path, **settings: Any) -> tuple[Any, list[str], l
 
 
 def check_page(browser: Any, file: Path, scheme: str, *, pictures: int) -> None:
-    """Check that a page asks for nothing and can be read, and that its pictures can be seen and told."""
+    """Check that a page makes no requests, is readable, and has visible pictures with alternative text."""
     page, told, asked = opened(browser, file, color_scheme=scheme)
     assert told == []
     assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]

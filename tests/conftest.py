@@ -1,4 +1,4 @@
-"""What all tests share: a small labelled corpus, a cache of their own, a quick configuration."""
+"""Shared fixtures: a small labelled corpus, a separate cache, a fast configuration."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FILLERS += ["my", "of", "in", "it", "I", "we", "they", "food", "room", "day"]
 
 
 def make_rows(count: int, *, seed: int = 0, longest: int = 20) -> list[tuple[str, str]]:
-    """Return distinct (text, label) rows whose label is told by one clue word."""
+    """Return distinct (text, label) rows; one clue word determines the label."""
     randomness = random.Random(seed)
     rows = []
     for i in range(count):
@@ -61,7 +61,7 @@ def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep tokenised text of tests out of the user's cache, and torch to one thread."""
+    """Use a separate token cache and one torch thread in tests."""
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
@@ -71,12 +71,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside; no code may catch it."""
+    """Simulates a kill; no code may catch it."""
 
 
 @contextlib.contextmanager
 def killed_at_save(name: str, count: int) -> Iterator[None]:
-    """Kill what runs inside, when the n-th checkpoint of a name is written."""
+    """Simulate a kill within the block when the n-th checkpoint of a name is written."""
     saves: list[str] = []
     real = RunFolder.save
 
@@ -94,7 +94,7 @@ def killed_at_save(name: str, count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def given_up_after(seconds: int) -> Iterator[None]:
-    """Raise if a block takes longer; it may wait for ever."""
+    """Raise if a block exceeds a timeout."""
 
     def give_up(*_: object) -> None:
         raise TimeoutError("waited too long")
@@ -130,7 +130,7 @@ def reviews(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def configure(reviews: Path, tmp_path: Path) -> Callable[..., Config]:
-    """A function that makes a configuration for a tiny, quick run; arguments as on the command line."""
+    """A function that returns the configuration of a tiny, fast run; arguments as on the command line."""
 
     def make(*argv: str) -> Config:
         small = [

@@ -1,6 +1,6 @@
-"""Faults done to checkpoints on purpose, for tests and for scripts/soak: kills, flipped bits, a full disk.
+"""Fault injection into checkpoints, for tests and scripts/soak: kills, flipped bits, a full disk.
 
-Each function does a fault so many times and returns counts; `lost` is to be 0.
+Each function repeats a fault and returns counts; `lost` must be 0.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def save(run: RunFolder, name: str, step: int, size: int = 5000) -> None:
 
 
 def step_of(run: RunFolder, name: str) -> int:
-    """Load a checkpoint; return its step, after a look at whether all its numbers are of that step."""
+    """Load a checkpoint, check that all its values belong to one step, and return the step."""
     checkpoint = run.load(name)
     step = checkpoint.facts["step"]
     assert isinstance(step, int)
@@ -68,9 +68,9 @@ def step_of(run: RunFolder, name: str) -> int:
 
 
 def kills(count: int, folder: Path, *, seed: int = 0) -> Counts:
-    """Kill a process that saves without a pause, at random moments, and load what it left.
+    """Kill a process that saves continuously at random moments, and load what is left.
 
-    Each process goes on from what the one before left behind, as a resumed run does.
+    Each process continues from what the previous one left, as a resumed run does.
 
     Returns:
         `kills`; `inside` a save, by what was left lying; `lost`: nothing could be loaded, or something
@@ -96,7 +96,7 @@ def kills(count: int, folder: Path, *, seed: int = 0) -> Counts:
 
 
 def kills_of_a_plain_save(count: int, folder: Path, *, seed: int = 0) -> Counts:
-    """Do the same to a process that writes over its only file with `torch.save`."""
+    """The same for a process that overwrites its only file with `torch.save`."""
     file = folder / "checkpoint.pt"
     save_in_place(file, 0)
     counts = {"kills": 0, "lost": 0}
@@ -115,7 +115,7 @@ def save_in_place(file: Path, step: int) -> None:
 
 
 def keep_saving(path: Path, saved: Any, ready: Any) -> None:
-    """Save best and last without a pause until killed; tell each step that is safe."""
+    """Save best and last continuously until killed; print each completed step."""
     torch.set_num_threads(1)
     run = RunFolder(path)
     step = step_of(run, LAST)
@@ -139,7 +139,7 @@ def keep_saving_in_place(file: Path, saved: Any, ready: Any) -> None:
 
 
 def _killed_savers(save_on: Callable[..., None], path: Path, count: int, *, seed: int) -> Iterator[int]:
-    """Start and kill a process so many times; yield the step that it last said to be safe."""
+    """Start and kill a process `count` times; yield the last step that it reported as saved."""
     randomness = random.Random(seed)
     for _ in range(count):
         saved = FORKS.RawValue(ctypes.c_int64, 0)
@@ -170,7 +170,7 @@ WRITES: list[tuple[Any, str]] = [
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, place: int, *, after: bool) -> list[str]:
-    """Let the n-th change to the disk be the last; `after`: it is still done, else it is not even begun."""
+    """Simulate a kill at the n-th change to the disk: after it with `after`, else before it."""
     done: list[str] = []
 
     def stopping(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -197,7 +197,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, place: int, *, after: bool) -> list
 
 
 def command_kills(count: int, folder: Path, *, seed: int = 0) -> Counts:
-    """Kill `python -m lstm_sentiment.train --resume true` at random moments of its life and go on.
+    """Kill `python -m lstm_sentiment.train --resume true` at random moments and resume.
 
     Returns:
         `kills`; `runs` that were brought to their end; `lost`: a checkpoint older than the last one
@@ -232,7 +232,7 @@ def command_kills(count: int, folder: Path, *, seed: int = 0) -> Counts:
 
 
 def _step_of_run(out: Path) -> int:
-    """Return the step to resume from: 0 where none was saved yet, -1 where none can be read."""
+    """Return the step to resume from: 0 if none was saved, -1 if none can be read."""
     try:
         return int(RunFolder(out).load(LAST).facts["training"]["step"]) if RunFolder(out).has(LAST) else 0
     except CheckpointError:
@@ -240,7 +240,7 @@ def _step_of_run(out: Path) -> int:
 
 
 def _train(argv: list[str], kill_after_s: float | None) -> int | None:
-    """Run the command; return the last step that it kept before it was killed, None if it came to its end."""
+    """Run the command; return the last step saved before it was killed, None if it finished."""
     saved = FORKS.RawValue(ctypes.c_int64, 0)
     process = FORKS.Process(target=train_and_tell, args=(argv, saved))
     process.start()
@@ -254,7 +254,7 @@ def _train(argv: list[str], kill_after_s: float | None) -> int | None:
 
 
 def train_and_tell(argv: list[str], saved: Any) -> None:
-    """Run the command in this process; tell the steps that it has kept."""
+    """Run the command in this process; print the saved steps."""
     from lstm_sentiment.cli.exits import run_command
     from lstm_sentiment.train import main
 
@@ -286,7 +286,7 @@ def flips(count: int, folder: Path, *, seed: int = 0) -> Counts:
     """Flip single bits of a checkpoint and of the files that it depends on, one at a time, and load it.
 
     Returns:
-        `flips`; `lost`: those that went unnoticed, or whose message did not name the damaged file.
+        `flips`; `lost`: those not detected, or whose message did not name the damaged file.
     """
     run = begin(folder / "run")
     save(run, BEST, 1, size=50)
@@ -304,7 +304,7 @@ def flips(count: int, folder: Path, *, seed: int = 0) -> Counts:
 
 
 def truncations(count: int, folder: Path) -> Counts:
-    """Cut each file of a checkpoint, and those that it depends on, to every shorter length, and load it.
+    """Truncate each file of a checkpoint, and those that it depends on, to every length, and load it.
 
     Args:
         count: numbers in the larger of the tensors.
@@ -330,9 +330,9 @@ def _files(run: RunFolder) -> list[Path]:
 
 
 def noticed(run: RunFolder, damaged: Path) -> bool:
-    """Whether loading the best checkpoint is refused, in words that name the damaged file.
+    """Whether loading the best checkpoint is refused with a message that names the damaged file.
 
-    A manifest with a sum changed accuses the file that does not fit it: that can be no better told.
+    If a checksum of the manifest is changed, the message names the file that does not match it.
     """
     try:
         run.load(BEST)
@@ -346,7 +346,7 @@ def noticed(run: RunFolder, damaged: Path) -> bool:
 
 @functools.cache
 def no_disk_to_fill() -> str:
-    """Return why no small disk can be mounted here, or an empty string."""
+    """Return why no small file system can be mounted here, or an empty string."""
     command = "d=$(mktemp -d) && mount -t tmpfs -o size=64k tmpfs $d && umount $d; s=$?; rmdir $d; exit $s"
     found = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     return (found.stderr.strip() or "mount failed") if found.returncode else ""
@@ -354,7 +354,7 @@ def no_disk_to_fill() -> str:
 
 @contextlib.contextmanager
 def small_disk(place: Path, size: str) -> Iterator[Path]:
-    """Mount a disk of so many bytes for as long as a block runs."""
+    """Mount a file system of the given size for the block."""
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
     try:
@@ -364,12 +364,12 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
 
 
 def fill(place: Path, *, leave: int) -> None:
-    """Write a file that leaves so many bytes of a disk free."""
+    """Fill a disk up to the given number of free bytes."""
     (place / "ballast").write_bytes(b"x" * (shutil.disk_usage(place).free - leave))
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, number: int) -> None:
-    """Let the n-th call that writes fail with a system's error, once."""
+    """Let the n-th writing call fail once with an OS error."""
     calls: list[str] = []
 
     def failing(owner: Any, name: str) -> Callable[..., Any]:
@@ -392,7 +392,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, number: int) -> None:
 
 
 def full_disk(positions: int, folder: Path) -> Counts:
-    """Save onto a disk that is full at so many places of a save; then make room and save again.
+    """Save to a disk that becomes full at various points of a save; then free space and save again.
 
     Returns:
         `positions`; `lost`: the checkpoint of before did not survive, something was left lying, the
@@ -415,7 +415,7 @@ def full_disk(positions: int, folder: Path) -> Counts:
 
 
 def survives(run: RunFolder, *, step: int) -> bool:
-    """Whether a save that fails is told as it should be, and leaves what was there and nothing else."""
+    """Whether a failed save gives the expected error and leaves exactly the old files."""
     try:
         save(run, LAST, step + 1)
     except DiskError as error:

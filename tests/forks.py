@@ -1,4 +1,4 @@
-"""Processes of tests that cost a fork and no start of Python: a server has imported torch and the package."""
+"""Cheap test processes: forks of a server that has imported torch and the package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORKS.set_forkserver_preload(
 
 
 class Job:
-    """Two processes under torchrun: its real launcher and they are forks of the server.
+    """Two processes under torchrun; they and its real launcher are forks of the server.
 
     Args:
         process: the launcher's.
@@ -38,7 +38,7 @@ class Job:
         """Return torchrun's exit code.
 
         Raises:
-            TimeoutError: the job goes on.
+            TimeoutError: the job is still running.
         """
         self.process.join(timeout_s)
         if self.process.exitcode is None:
@@ -62,7 +62,7 @@ def start_job(
     launcher: tuple[str, ...] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Job:
-    """Let two processes of torchrun run a script.
+    """Run a script in two processes of torchrun.
 
     Args:
         script: absolute path.
@@ -85,7 +85,7 @@ def start_job(
 
 
 def _launch(server: str, argv: tuple[str, ...], folder: Path) -> None:
-    """Be torchrun, whose processes come from the server of this one; it has threads, so it cannot fork."""
+    """Act as torchrun, with processes from the fork server; torchrun has threads, so it cannot fork."""
     from torch.distributed.run import main
 
     forkserver._forkserver._forkserver_address = server  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def _launch(server: str, argv: tuple[str, ...], folder: Path) -> None:
 
 
 def _move_in(folder: Path) -> None:
-    """Write to files of a folder from now on, and take the variables that are there."""
+    """Redirect output to files of a folder and take the environment from there."""
     for stream, name in ((sys.stdout, "stdout"), (sys.stderr, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), stream.fileno())
     os.environ.update(json.loads((folder / "variables").read_text("utf-8")))

@@ -1,10 +1,10 @@
-"""Every parser of what comes from outside, each as a target: a function of bytes that any input must pass.
+"""Fuzz targets: every parser of external input, each as a function of bytes that must pass for any input.
 
 An input is read, or refused with an error of this package that names the file and can be shown on a terminal.
-Nothing else may come out, and what is read must be what a plain reader of the same bytes finds. Targets are
-used by the tests, by `scripts/fuzz` (guided by coverage, see `guided`) and by `scripts/soak`.
+Nothing else may happen, and the result must equal that of a plain reader of the same bytes. Targets are used
+by the tests, by `scripts/fuzz` (guided by coverage, see `guided`) and by `scripts/soak`.
 
-A target's first byte chooses among the ways to read the rest.
+The first byte of an input selects how the rest is read.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ Check = Callable[[bytes, Path], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A parser to be tried.
+    """A parser to fuzz.
 
     Args:
         check: passes if an input (bytes, and an empty folder to work in) is dealt with as it should be.
@@ -82,13 +82,13 @@ class Target:
 
     @property
     def says(self) -> str:
-        """What is promised, in a line."""
+        """Description in one line."""
         return (self.check.__doc__ or "").splitlines()[0]
 
 
 @contextlib.contextmanager
 def refused_only_by(*errors: type[SentimentError], naming: str = "") -> Iterator[None]:
-    """Let a block refuse its input with such errors, in words that name a file and harm no terminal."""
+    """Accept these errors from a block if the message names a file and is safe on a terminal."""
     try:
         yield
     except errors as error:
@@ -98,12 +98,12 @@ def refused_only_by(*errors: type[SentimentError], naming: str = "") -> Iterator
 
 
 def is_harmless(told: str) -> bool:
-    """Whether a terminal shows a message and obeys nothing in it; U+200D joins parts of an emoji."""
+    """Whether a message has no terminal control characters; U+200D joins parts of an emoji."""
     return told.replace("\n", "").replace("\u200d", "").isprintable()
 
 
 def chosen(data: bytes, among: Sequence[Any]) -> tuple[Any, bytes]:
-    """Return what the first byte chooses, and the bytes behind it."""
+    """Return the choice of the first byte and the remaining bytes."""
     return among[(data[0] if data else 0) % len(among)], data[1:]
 
 
@@ -164,7 +164,7 @@ QUOTES: tuple[dict[str, Any], ...] = (
 def plain_tables(
     content: bytes, encoding: str, errors: str, delimiter: str
 ) -> Iterator[list[tuple[int, list[str]]]]:
-    """Yield the records of a table, with the line that each begins at, by each meaning of quotes.
+    """Yield the records of a table with their first lines, for each quoting dialect.
 
     Header first, blank lines left out; what they mean may be guessed (see `data.formats.dialects`).
     """
@@ -178,7 +178,7 @@ def plain_tables(
 
 
 def records(reader: Any) -> list[tuple[int, list[str]]]:
-    """Return what a `csv.reader` reads, with the line that each record begins at."""
+    """Return the records of a `csv.reader` with their first lines."""
     rows, start = [], 1
     for row in reader:
         blank = not row or (rows and len(rows[0][1]) > len(row) == 1 and row[0].isspace())
@@ -264,7 +264,7 @@ def lines(data: bytes, folder: Path) -> None:
 
 
 def trees(content: bytes, folder: Path) -> None:
-    """A tree's phrases are words that stand in its sentence, and every line of words is one tree."""
+    """The phrases of a tree consist of words of its sentence, and every non-empty line is one tree."""
     file = folder / "rows.ptb"
     file.write_bytes(content)
     with refused_only_by(DataError, naming=str(file)), open_source(str(file)) as source:
@@ -282,7 +282,7 @@ def trees(content: bytes, folder: Path) -> None:
 
 
 def vectors(content: bytes, folder: Path, ending: str) -> None:
-    """Word vectors: each known word has the numbers of its own line, or a `ConfigError` tells of a line."""
+    """Word vectors: each known word has the values of its line, or a `ConfigError` names a line."""
     file = folder / f"vectors.txt{ending}"
     file.write_bytes(content)
     vocabulary = Vocabulary(["good", "bad", "so", "é"])
@@ -306,7 +306,7 @@ def vectors(content: bytes, folder: Path, ending: str) -> None:
 
 
 def config(data: bytes, folder: Path) -> None:
-    """A YAML file or a command line to settings that are the same when written and read again."""
+    """A YAML file or a command line gives settings that round-trip."""
     kind, content = chosen(data, ["file", "command line"])
     file = folder / "config.yaml"
     if kind == "file":
@@ -340,7 +340,7 @@ RUN_TENSORS = {"w": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, 2]), "h"
 
 
 def small_run(folder: Path) -> RunFolder:
-    """Return a run with a checkpoint, made anew where an input may have changed it."""
+    """Return a run with a checkpoint, recreated if an input may have changed it."""
     run = RunFolder(folder / "run")
     run.begin(config_yaml="seed: 0\n", vocabulary=["so", "é"], labels=["neg", "pos"], label_map={"0": "neg"})
     run.save(BEST, {"model": RUN_TENSORS}, {"step": 3, "training": {"best_epoch": 1}, "data": "x"})
@@ -348,7 +348,7 @@ def small_run(folder: Path) -> RunFolder:
 
 
 def checkpoint(data: bytes, folder: Path) -> None:
-    """A run with one file replaced, and a manifest that says so: read as it is, or a `CheckpointError`."""
+    """A run with one file replaced and a matching manifest: read, or a `CheckpointError`."""
     name, content = chosen(data, RUN_FILES)
     run = RunFolder(folder / "run")
     if not run.path.exists():
@@ -377,7 +377,7 @@ def checkpoint(data: bytes, folder: Path) -> None:
 
 @contextlib.contextmanager
 def replaced(run: RunFolder, whole: Path, name: str, content: bytes) -> Iterator[None]:
-    """Put other content into a file of a run for as long as a block runs, and a manifest that fits it."""
+    """Replace the content of a file of a run, with a matching manifest, for the block."""
     file, manifest = run.path / name, run.path / BEST / MANIFEST
     file.write_bytes(content)
     if file != manifest:
@@ -409,7 +409,7 @@ def _encoders() -> list[tuple[Tokenizer, Encoder, Encoder]]:
 
 
 def text(data: bytes, folder: Path) -> None:
-    """Any text becomes tokens that can be written, and numbers of the vocabulary, the same every time."""
+    """Any text becomes encodable tokens and token ids, deterministically."""
     (tokenizer, encode, spell), content = chosen(data, _encoders())
     words = content.decode("utf-8", "surrogateescape")  # other bytes become half characters
     tokens = tokenizer(words)
@@ -430,7 +430,7 @@ def text(data: bytes, folder: Path) -> None:
 
 
 def holder(data: bytes, folder: Path) -> None:
-    """What stands in a lock is for a message alone."""
+    """The content of a lock file is only used in a message."""
     file = folder / locking.LOCK
     file.write_bytes(data[1:])
     told = locking._in_use(file, os.open(file, os.O_RDONLY), "--out")
@@ -441,7 +441,7 @@ CACHE_FILES = [META, ROWS, IDS, SUMS]
 
 
 def cache(data: bytes, folder: Path) -> None:
-    """A damaged cache of tokens is whole, or none: then it is made anew."""
+    """A damaged token cache is intact or rejected, and then rebuilt."""
     name, content = chosen(data, CACHE_FILES)
     if not (folder / "kept").exists():
         rows = folder / "rows.csv"
@@ -462,7 +462,7 @@ def cache(data: bytes, folder: Path) -> None:
 
 
 def seeds_made_by(check: Check, *parts: str) -> list[bytes]:
-    """Return the files that a target makes for itself as its seeds."""
+    """Return generated seed files of a target."""
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.suppress(AssertionError):
             check(b"\0", Path(folder))
@@ -502,7 +502,7 @@ def _table_seeds() -> list[bytes]:
 
 
 def _packed_seeds() -> list[bytes]:
-    """Return archives whose members are not compressed, so that a change reaches what they hold."""
+    """Return archives with uncompressed members, so that mutations reach their content."""
     book, archive, stored, columns = (io.BytesIO() for _ in range(4))
     rows = openpyxl.Workbook()
     for row in (["text", "label"], ["so", "a"], ["no", 1]):
@@ -576,7 +576,7 @@ GUIDED = [name for name, target in TARGETS.items() if target.guided]
 
 
 def hidden(data: bytes, folder: Path) -> None:
-    """A mistake behind four comparisons: chance alone would need 2**32 inputs, guidance finds it at once."""
+    """A bug behind four comparisons: random inputs would need 2**32 tries, coverage guidance finds it."""
     if data[1:2] == b"f" and data[2:3] == b"u" and data[3:4] == b"z" and data[4:5] == b"z":
         raise LookupError("found")
 
@@ -585,7 +585,7 @@ CONTROLS = {"hidden": Target(check=hidden, seeds=lambda: [b"\0....."], words=[b"
 
 
 def inputs_of(target: Target) -> st.SearchStrategy[bytes]:
-    """Return inputs: good and bad files with some places changed, and now and then any bytes."""
+    """Return inputs: mutated good and bad files, and sometimes random bytes."""
     seeds = target.seeds()
     words = st.sampled_from(target.words) | st.binary(max_size=4)
     edits = st.lists(st.tuples(st.sampled_from(list(EDITS)), PLACES, PLACES, words), max_size=4)
@@ -611,7 +611,7 @@ EDITS: dict[str, Callable[[bytes, int, int, bytes], bytes]] = {
 
 
 def edited(data: bytes, edits: list[tuple[str, float, float, bytes]]) -> bytes:
-    """Return an input with places changed; the first byte, which chooses, stays."""
+    """Return a mutated input; the first byte is kept."""
     for name, one, other, word in edits:
         start, end = sorted((_at(data, one), _at(data, other)))
         data = EDITS[name](data, start, end, word)

@@ -1,4 +1,4 @@
-"""Targets of `fuzzing` that need a model, and all targets tried with inputs that chance alone makes."""
+"""Fuzz targets that need a model, and unguided fuzzing of all targets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RUN_FACTS = {"step": 3, "calibration": {"temperature": 1.5, "thresholds": []}}
 
 
 def answers(data: bytes, folder: Path) -> None:
-    """Lines on stdin: an answer for each, with the line and probabilities that add up to one."""
+    """Lines on stdin: a prediction for each, with the line and probabilities that sum to one."""
     (coverage, details), content = chosen(data, [(None, False), (None, True)])
     given, told = io.TextIOWrapper(io.BytesIO(content)), io.TextIOWrapper(io.BytesIO(), "utf-8")
     options = argparse.Namespace(coverage=coverage, abstain_below=0.0, details=details)
@@ -74,7 +74,7 @@ def untrained() -> SentimentClassifier:
 
 
 def classifier(data: bytes, folder: Path) -> None:
-    """A run of a classifier with one file replaced, its manifest too: it answers, or is refused."""
+    """A classifier with one file and its manifest replaced: it predicts, or is refused."""
     name, content = chosen(data, RUN_FILES)
     run = RunFolder(folder / "run")
     if not run.path.exists():
@@ -95,7 +95,7 @@ def classifier(data: bytes, folder: Path) -> None:
 
 
 def exported(data: bytes, folder: Path) -> None:
-    """An export with another model.json: it is taken, or refused with an error that is announced."""
+    """An export with another model.json: accepted, or refused with a documented error."""
     model = folder / runtime.MODEL
     if not model.exists():
         model.write_bytes(graph())
@@ -111,7 +111,7 @@ def graph() -> bytes:
 
 
 def model_facts() -> dict[str, Any]:
-    """Return what stands in the model.json of `exported`."""
+    """Return the model.json of `exported`."""
     names = ("lowercase", "normalize", "max_tokens", "truncate", "subwords")
     of_text = {name: getattr(untrained().config.text, name) for name in names}
     facts = {"format": runtime.FORMAT, "sha256": hashlib.sha256(graph()).hexdigest(), "text": of_text}
@@ -146,7 +146,7 @@ TARGETS = {
 
 
 def try_inputs(target: fuzzing.Target, count: int, folder: Path, *, same: bool) -> None:
-    """Give a target so many inputs, the same each time or not; the smallest that fails is in the notes."""
+    """Run a target on `count` inputs, seeded or not; the smallest failing one is in the notes."""
     every = list(HealthCheck)
 
     @settings(max_examples=count, deadline=None, database=None, derandomize=same, suppress_health_check=every)
@@ -158,10 +158,10 @@ def try_inputs(target: fuzzing.Target, count: int, folder: Path, *, same: bool) 
 
 
 def unguided(count: int, folder: Path) -> dict[str, int]:
-    """Give each target so many inputs, for `scripts/soak`.
+    """Run each target on `count` inputs, for `scripts/soak`.
 
     Returns:
-        `inputs`; and `lost`: targets that fell over one, which stderr tells.
+        `inputs`; and `lost`: targets that failed on one, reported on stderr.
     """
     counts = {"inputs": 0, "lost": 0}
     for name, target in TARGETS.items():

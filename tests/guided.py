@@ -1,8 +1,9 @@
-"""Targets of `fuzzing` tried with inputs that coverage guides: atheris, Google's fuzzer for Python.
+"""Coverage-guided fuzzing of the targets of `fuzzing` with atheris, Google's fuzzer for Python.
 
-    python tests/guided.py TARGET SECONDS FOLDER [FAILURES]     one target, in a process of its own: see `run`
+    python tests/guided.py TARGET SECONDS FOLDER [FAILURES]     one target in a separate process: see `run`
 
-It keeps what reaches new code and changes that on. `scripts/fuzz` runs it, and `scripts/soak` for longer.
+Inputs that reach new code are kept and mutated further. `scripts/fuzz` runs it, and `scripts/soak` for
+longer.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ INSTRUMENTED = ["lstm_sentiment", "yaml", "json", "csv", "fuzzing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What came of one target.
+    """Result of one target.
 
     Args:
         target: its name.
         inputs: how many were tried.
-        failure: the input that it fell over, as a file, if it did.
+        failure: file with the failing input, if any.
         told: what the process wrote.
     """
 
@@ -43,13 +44,13 @@ class Finding:
 
 
 def run(names: Iterable[str], *, seconds: int, at_once: int, failures: Path) -> Iterator[Finding]:
-    """Try targets in processes of their own, some at once, and yield what came of each, in their order.
+    """Fuzz targets in separate processes, some in parallel, and yield their results in order.
 
     Args:
         names: of targets.
         seconds: of wall clock for each, in which its process also has to start.
         at_once: processes.
-        failures: folder for inputs that a target falls over.
+        failures: folder for failing inputs.
     """
     failures.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(at_once) as pool:
@@ -75,10 +76,10 @@ def _run_one(name: str, seconds: int, failures: Path) -> Finding:
 
 
 def soak(count: int, folder: Path) -> dict[str, int]:
-    """Try each target for so many seconds, for `scripts/soak`.
+    """Fuzz each target for `count` seconds, for `scripts/soak`.
 
     Returns:
-        `targets`, and `inputs` in all; `lost`: targets that fell over one, which stderr names.
+        `targets`, and `inputs` in all; `lost`: targets that failed on one, reported on stderr.
     """
     from fuzzing import GUIDED
 
@@ -86,7 +87,7 @@ def soak(count: int, folder: Path) -> dict[str, int]:
 
 
 def soak_of_a_mistake(count: int, folder: Path) -> dict[str, int]:
-    """Do so with a parser that has a mistake, well hidden: the control arm."""
+    """The same for a parser with a well-hidden bug: the control."""
     from fuzzing import CONTROLS
 
     return _counted(list(CONTROLS), count)
@@ -103,7 +104,7 @@ def _counted(names: list[str], seconds: int) -> dict[str, int]:
 
 
 def main(name: str, deadline: str, folder: str, failures: str) -> None:
-    """Try one target until a time; leaves through libFuzzer, with another code than 0 if the target fell."""
+    """Fuzz one target until a deadline; exits through libFuzzer, with a non-zero code if it failed."""
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):

@@ -1,6 +1,6 @@
-"""Tables that want to harm whoever reads them: a few kilobytes that stand for gigabytes, and pickles.
+"""Hostile tables: a few kilobytes that unpack to gigabytes, and pickles.
 
-Attacks as those of `attacks`, on rows to train on.
+Attacks as in `attacks`, on training rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CELL = '<c t="inlineStr"><is><t>so</t></is></c>'
 
 @functools.cache
 def workbook_parts() -> dict[str, bytes]:
-    """Return the parts of a good workbook."""
+    """Return the parts of a valid workbook."""
     import openpyxl
 
     out = io.BytesIO()
@@ -37,7 +37,7 @@ def workbook_parts() -> dict[str, bytes]:
 
 
 def archive_of(members: dict[str, Callable[[Any], None] | bytes]) -> bytes:
-    """Return a zip archive; functions write their members piece by piece."""
+    """Return a zip archive; functions write their members in chunks."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -55,7 +55,7 @@ def repeated(piece: bytes, times: int) -> Callable[[Any], None]:
 
 
 def workbook(rows: str = "", times: int = 1, **parts: Any) -> Callable[[Place], None]:
-    """Return an attack that is a workbook with rows behind the header, many times, or with other parts."""
+    """Return an attack: a workbook with many repeated rows after the header, or with other parts."""
 
     def make(place: Place) -> None:
         def sheet(member: Any) -> None:
@@ -87,7 +87,7 @@ def feather(batch: Callable[[], pa.RecordBatch]) -> Callable[[Place], None]:
 
 
 def broken_offsets(place: Place) -> None:
-    """A batch whose texts end beyond its characters: reading one would leave the buffer."""
+    """A batch whose text offsets exceed its buffer: reading a text would be out of bounds."""
     batch, out = pa.record_batch({"text": ["so good", "so bad"], "label": ["a", "b"]}), io.BytesIO()
     with pa.ipc.new_file(out, batch.schema) as writer:
         writer.write_batch(batch)

@@ -1,7 +1,7 @@
-"""``python memory_runner.py FOLDER CASE ...``: reads files that unpack to very much, and measures the memory.
+"""``python memory_runner.py FOLDER CASE ...``: reads files that unpack to large sizes and measures memory.
 
-Writes ``FOLDER/results.json``: name of a case -> bytes that memory grew by at the most, rows that were read,
-and what was said where a file was refused. Cases named "control: ..." read such a file as one should not.
+Writes ``FOLDER/results.json``: name of a case -> peak memory growth in bytes, rows read, and the message if
+refused. Cases named "control: ..." read such a file without bounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROWS = 150
 
 
 def packed(name: str, *parts: str, times: int = ROWS, last: str = "") -> Callable[[Path], Path]:
-    """Return a function that writes a zstd file: one part once, others again and again, and a last one."""
+    """Return a function that writes a zstd file: a first part, a repeated part, and a last part."""
 
     def make(folder: Path) -> Path:
         first, *others = (part.encode() for part in parts)
@@ -96,9 +96,9 @@ BOOK_PARTS = {
 
 
 def workbook(name: str, row: str, rows: int, text: str = "", texts: int = 0) -> Callable[[Path], Path]:
-    """Return a function that writes a workbook: a header, a row again and again, and texts for its cells.
+    """Return a function that writes a workbook: a header, a repeated row, and texts for its cells.
 
-    In the row and the text, `{}` stands for their number.
+    In the row and the text, `{}` is their number.
     """
 
     def make(folder: Path) -> Path:
@@ -124,7 +124,7 @@ def distinct(count: int) -> list[str]:
 
 
 def other_keys(folder: Path) -> Path:
-    """JSON lines in which each row has keys of its own: 450 kB."""
+    """JSON lines in which each row has different keys: 450 kB."""
     lines = (json.dumps({"text": "so", **{f"k{i}_{j}": 1 for j in range(6)}}) for i in range(5000))
     (folder / "keys.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "keys.jsonl"
@@ -137,7 +137,7 @@ def other_keys_in_an_array(folder: Path) -> Path:
 
 
 def trees(folder: Path) -> Path:
-    """A tree of 30,000 words in one another: each node holds all those below it."""
+    """A tree of 30,000 nested words."""
     tree = "".join(f"(2 (2 w{i}) " for i in range(30_000)) + "(2 w)" + ")" * 30_000
     (folder / "deep.txt").write_text(f"{tree}\n")
     return folder / "deep.txt"
@@ -150,7 +150,7 @@ def many_trees(folder: Path) -> Path:
 
 
 def text_files(folder: Path) -> Path:
-    """A folder of class folders with texts of a megabyte, all of them one file on the disk."""
+    """Class folders with texts of a megabyte, all hard links to one file."""
     for name in ("bad", "good"):
         (folder / "texts" / name).mkdir(parents=True)
         (folder / "texts" / name / "0.txt").write_text(WORDS)
@@ -160,7 +160,7 @@ def text_files(folder: Path) -> Path:
 
 
 def endless_file(folder: Path) -> Path:
-    """A folder of class folders in which a file is of 2 GB, none of them on the disk."""
+    """Class folders with a sparse file of 2 GB."""
     (folder / "sparse" / "good").mkdir(parents=True)
     with (folder / "sparse" / "good" / "0.txt").open("wb") as file:
         file.truncate(2 << 30)
@@ -246,7 +246,7 @@ def read(file: Path) -> int:
 
 
 def read_by_rows(file: Path) -> int:
-    """Read 5,000 rows at a time, whatever they take."""
+    """Read 5,000 rows at a time, whatever their size."""
     if file.suffix == ".parquet":
         return sum(len(batch) for batch in pq.ParquetFile(file).iter_batches(batch_size=5_000))
     with pa.input_stream(str(file), compression="zstd") as stream:
@@ -254,7 +254,7 @@ def read_by_rows(file: Path) -> int:
 
 
 def memory(field: str) -> int:
-    """Return a field of the process's memory in bytes."""
+    """Return a memory field of the process in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
 

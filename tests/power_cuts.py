@@ -1,7 +1,7 @@
-"""What a power cut at each moment could leave of a folder: the changes to it are recorded and replayed.
+"""Simulated power cuts: changes to a folder are recorded, and all possible disk states are replayed.
 
-A system may write to disk what it likes, when it likes, of what nobody flushed. So a file's content
-is kept, lost or zeroed since its last flush, and a folder's names are kept or lost since its own.
+Without fsync a system may write in any order or not at all. So the content of a file is kept, lost or zeroed
+since its last fsync, and the entries of a folder are kept or lost since its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CALLS: list[tuple[Any, str]] = [  # that change a disk; what others change is se
 
 @dataclass
 class Disk:
-    """What files and folders hold now, and what of that was flushed; each has a number for good."""
+    """Current and synced content of files and folders; each has a permanent number."""
 
     root: Path
     names: dict[int, dict[str, int]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Disk:
     unused: Iterator[int] = field(default_factory=itertools.count)
 
     def look(self) -> None:
-        """Take in what the folder holds now."""
+        """Update from the current content of the folder."""
         seen: set[int] = set()
         self._look_into(self.root, seen)
         self.numbers = {inode: number for inode, number in self.numbers.items() if inode in seen}
@@ -70,7 +70,7 @@ class Disk:
         return self.numbers.setdefault(inode, next(self.unused))
 
     def flush(self, inode: int) -> None:
-        """Note that a file's content or a folder's names are on the disk now."""
+        """Record an fsync of a file or folder."""
         number = self.numbers.get(inode)
         if number in self.names:
             self.flushed_names[number] = self.names[number]
@@ -78,7 +78,7 @@ class Disk:
             self.flushed_content[number] = self.content[number]
 
     def states(self) -> list[State]:
-        """Return all that a power cut could leave now."""
+        """Return all states that a power cut could leave now."""
         root = self.numbers[self.root.stat().st_ino]
         self.flushed_names.setdefault(root, {})
         return [state for mode in MODES.values() for state in self._left(root, mode)]
@@ -102,7 +102,7 @@ class Disk:
 
 @dataclass
 class Record:
-    """The states that a power cut could have left, each with what was safe by then."""
+    """Possible disk states after a power cut, each with the step that was safe by then."""
 
     safe: int = 0  # set by who does the changes
     moments: int = 0
@@ -115,7 +115,7 @@ class Record:
 
 @contextlib.contextmanager
 def recorded(root: Path) -> Iterator[Record]:
-    """Record what a block does to a folder, before and after each of its calls that change a disk."""
+    """Record the changes of a block to a folder, before and after each call that changes the disk."""
     record, disk = Record(), Disk(root)
 
     def watching(real: Callable[..., Any], *, flushes: bool) -> Callable[..., Any]:
@@ -145,7 +145,7 @@ def replay(record: Record, scratch: Path, load: Callable[[Path], int]) -> dict[s
     Args:
         record: of what was done.
         scratch: folder to build in.
-        load: returns what is loaded, 0 for nothing, or raises if that is half of something.
+        load: returns the loaded step, 0 for none, or raises if the state is inconsistent.
 
     Returns:
         `states` at `moments`; how many of them are `old` and `new`; and `lost`: neither.
@@ -171,7 +171,7 @@ def replay(record: Record, scratch: Path, load: Callable[[Path], int]) -> dict[s
 
 
 def of_saves(count: int, folder: Path, name: str) -> dict[str, int]:
-    """Begin a run and save it so many times; load what a power cut at each moment could leave."""
+    """Start a run and save it `count` times; load all states that a power cut could leave."""
     (folder / "disk").mkdir(parents=True)
     with recorded(folder / "disk") as record:
         run = faults.begin(folder / "disk" / "runs" / "run")
@@ -187,13 +187,13 @@ def of_saves(count: int, folder: Path, name: str) -> dict[str, int]:
 
 
 def of_all_saves(count: int, folder: Path) -> dict[str, int]:
-    """Do so with both kinds of checkpoint; return the sums."""
+    """The same for both kinds of checkpoint; return the sums."""
     found = [of_saves(count, folder / name, name) for name in (BEST, LAST)]
     return {key: sum(counts[key] for counts in found) for key in found[0]}
 
 
 def of_all_saves_unflushed(count: int, folder: Path) -> dict[str, int]:
-    """Do so where nothing is ever flushed to disk: the control arm."""
+    """The same without fsync: the control."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         patch.setattr(Disk, "flush", lambda disk, inode: None)

@@ -1,7 +1,7 @@
-"""Faults of one process of several, for tests and for scripts/soak: each under the real `torchrun`.
+"""Faults of one rank of a job, for tests and scripts/soak: each under the real `torchrun`.
 
-Run as a script it is the worker: ``ranks.py FAULT FOLDER ARGUMENTS OF TRAIN`` does a fault to its process
-and leaves notes in the folder. As a module it starts such jobs and looks at what they leave.
+As a script it is the worker: ``ranks.py FAULT FOLDER ARGUMENTS OF TRAIN`` injects a fault into its process
+and writes notes to the folder. As a module it starts such jobs and checks their results.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Counts = dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is done to one process, and what is to come of it.
+    """A fault of one rank and its expected outcome.
 
     Args:
         rank: of the process.
@@ -186,7 +186,7 @@ FAULTS = {
 
 
 def inject(name: str, notes: Path) -> None:
-    """Let a fault of the table strike this process, if it is the one, in the job's first start."""
+    """Inject a fault of the table into this process, if it has the rank, in the first start of the job."""
     fault = FAULTS.get(name)
     if (
         fault is None
@@ -227,7 +227,7 @@ def work(fault: str, folder: str, *argv: str) -> None:
 
 
 def work_on_many(what: str, folder: str, kept: str) -> None:
-    """Train each variant and keep the run folder as it is at some steps, or go on from all that were kept."""
+    """Train each variant and copy the run folder at some steps, or resume from all copies."""
     import torch
 
     from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
@@ -259,7 +259,7 @@ def work_on_many(what: str, folder: str, kept: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """What is known of a job that is over.
+    """Result of a finished job.
 
     Args:
         code: torchrun's exit code.
@@ -291,7 +291,7 @@ def started(what: str, folder: Path, *argv: str, launcher: tuple[str, ...] = ())
 
 
 def to_its_end(fault: str, folder: Path, *more: str, launcher: tuple[str, ...] = ()) -> Ended:
-    """Run a job of two processes, with a fault in one of them, to its end, whatever that is."""
+    """Run a job of two processes with a fault in one of them until it ends."""
     job = started(fault, folder, *arguments(folder, *more), launcher=launcher)
     code = job.wait(GIVEN_UP_S)
     now, struck = time.time(), folder / "struck"
@@ -319,7 +319,7 @@ def is_running(pid: int) -> bool:
 
 
 def wrong_with(found: Ended, fault: Fault, run: Path) -> list[str]:
-    """Return in words what is not as promised after a fault."""
+    """Return a description of what is not as expected after a fault."""
     from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
 
     wrong = [] if found.code == 1 else [f"torchrun left with {found.code}"]
@@ -347,7 +347,7 @@ def wrong_with(found: Ended, fault: Fault, run: Path) -> list[str]:
 
 
 def faults(count: int, folder: Path) -> Counts:
-    """Do each fault so many times; `lost` are jobs that did not end as they should, which stderr tells."""
+    """Repeat each fault; `lost` are jobs that did not end as expected, reported on stderr."""
     counts = {"jobs": 0, "lost": 0}
     for i in range(count):
         for name, fault in FAULTS.items():
@@ -363,7 +363,7 @@ def faults(count: int, folder: Path) -> Counts:
 
 
 def hangs_unnoticed(count: int, folder: Path) -> Counts:
-    """Let a process hang and set a timeout as long as gloo's own; `lost` are jobs that last a minute."""
+    """Let a process hang with gloo's default timeout; `lost` are jobs that still run after a minute."""
     counts = {"jobs": 0, "lost": 0}
     for i in range(count):
         place = folder / str(i)
@@ -382,12 +382,12 @@ def hangs_unnoticed(count: int, folder: Path) -> Counts:
 
 
 def groups(count: int, folder: Path) -> Counts:
-    """Let so many processes make and delete a group again and again; `lost` are those that hang."""
+    """Repeatedly create and delete a group in `count` processes; `lost` are those that hang."""
     return _groups(count, 200, kept=True)
 
 
 def groups_of_the_reducer(count: int, folder: Path) -> Counts:
-    """Do so where the last reference to a group is not Python's (see `exchanging_gradients`)."""
+    """The same if the last reference to a group is not Python's (see `exchanging_gradients`)."""
     return _groups(count, 3000, kept=False)
 
 
@@ -408,7 +408,7 @@ def _groups(count: int, groups_of_each: int, *, kept: bool) -> Counts:
 
 
 def make_and_delete_groups(count: int, kept: bool, done: Any) -> None:
-    """Make and delete groups of one process, and tell how many it has done."""
+    """Create and delete groups of one process, and print the count."""
     import torch
     import torch.distributed as dist
 
@@ -426,16 +426,16 @@ def make_and_delete_groups(count: int, kept: bool, done: Any) -> None:
 
 
 def resumes(count: int, folder: Path) -> Counts:
-    """Go on in fresh processes from the first so many steps of each variant.
+    """Resume in fresh processes from the first `count` steps of each variant.
 
     Returns:
-        `resumes`; `lost` are those that end with other bytes than the run that was never stopped.
+        `resumes`; `lost` are those that end with other bytes than the uninterrupted run.
     """
     return going_on(range(1, count + 1), folder)
 
 
 def going_on(steps: Sequence[int], folder: Path) -> Counts:
-    """Go on in fresh processes from some steps; see `resumes`."""
+    """Resume in fresh processes from some steps; see `resumes`."""
     for what in ("keep", "go on"):
         job = started(what, folder, json.dumps(list(steps)))
         assert job.wait(GIVEN_UP_S) == 0, job.stderr
@@ -448,7 +448,7 @@ def going_on(steps: Sequence[int], folder: Path) -> Counts:
 
 
 def end_of(run: Path) -> dict[str, Any]:
-    """Return all that a run ends with but for times: bytes of tensors by file, and where training stands."""
+    """Return the final state of a run without times: bytes of tensors by file, and the training state."""
     found: dict[str, Any] = {
         f"{file.parent.name}/{file.name}": file.read_bytes()
         for name in ("best", "last")

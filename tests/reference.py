@@ -1,4 +1,4 @@
-"""Obvious twins of what the package does cleverly: one row, one process, one loop at a time.
+"""Plain reference implementations: one row, one process, one loop at a time.
 
 Legend: B texts, T padded length, L length of one text, H hidden size, F features, C classes.
 """
@@ -21,7 +21,7 @@ Weights = dict[str, Tensor]
 
 
 class PackedSentimentLSTM(nn.Module):
-    """`SentimentLSTM` as a textbook has it: one `nn.LSTM` over a PackedSequence, rows pooled one by one.
+    """Textbook version of `SentimentLSTM`: one `nn.LSTM` over a PackedSequence, rows pooled one by one.
 
     Args:
         model: whose weights are copied; its dropouts are not.
@@ -100,10 +100,10 @@ def _name_in_model(name: str) -> str:
 
 
 class PlainAdamW:
-    """AdamW with gradient clipping and a moving average of the weights, one number after the other in time.
+    """Reference AdamW with gradient clipping and a moving average of the weights.
 
-    Rows of an embedding without a gradient, and their moments, stand still. The average is brought up
-    to date every 8 steps and when asked to.
+    Rows of an embedding without a gradient, and their moments, do not change. The average is updated
+    every 8 steps and on request.
 
     Args:
         weights: parameters by name; changed in place by `step`.
@@ -151,7 +151,7 @@ class PlainAdamW:
 
 
 def plain_learning_rate(step: int, total_steps: int, peak: float, warmup: float) -> float:
-    """Return a 0-based step's rate: a straight line up, then half a cosine, at the middle of each step."""
+    """Return the learning rate of a 0-based step: linear warm-up, then half a cosine, at mid-step."""
     rising = math.ceil(warmup * total_steps)
     if step < rising:
         return float(np.interp(step + 1, [0, rising], [0, peak]))

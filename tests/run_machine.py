@@ -1,4 +1,4 @@
-"""A run folder through saves, kills, damage, losses and repairs in any order, and what may come of them.
+"""State machine of a run folder: saves, kills, damage, losses and repairs in any order.
 
 The reference knows nothing of how checkpoints are written. It keeps the bytes of every checkpoint ever saved
 and looks at the disk: a folder is whole if it holds the bytes of one of them, and the files of the run that
@@ -48,7 +48,7 @@ def content_of(folder: Path) -> Content:
 
 
 class Runs(RuleBasedStateMachine):
-    """A run folder, and what should be in it."""
+    """A run folder and its expected content."""
 
     steps = 0  # of all machines
 
@@ -68,7 +68,7 @@ class Runs(RuleBasedStateMachine):
     # -- what should be --
 
     def places(self, name: str) -> list[Path]:
-        """Return where checkpoints of a name are, the newer first."""
+        """Return the paths of checkpoints of a name, the newer first."""
         return [place for end in ("", ".previous") if (place := self.run.path / f"{name}{end}").is_dir()]
 
     def whole(self, place: Path) -> int | None:
@@ -99,7 +99,7 @@ class Runs(RuleBasedStateMachine):
             self.check(name, self.loadable(name)[:1], [self.wrong_with(place) for place in self.places(name)])
 
     def check(self, name: str, expected: list[int], wrong: list[list[str]]) -> None:
-        """Load as a new process would; the newest that is expected, or an error that names what is wrong."""
+        """Load as a new process would: the newest expected checkpoint, or an error that names the problem."""
         run, told = RunFolder(self.run.path), ""
         try:
             found = [faults.step_of(run, name)]
@@ -121,7 +121,7 @@ class Runs(RuleBasedStateMachine):
 
     @rule(name=names)
     def save_twice_and_once_more_over_damage(self, name: str) -> None:
-        """What chance seldom brings together: one that is damaged must not push out the one before."""
+        """A rare combination: a damaged checkpoint must not replace the previous one."""
         self.save(name)
         self.save(name)
         faults.flip(self.run.path / name / "model.safetensors", 0)
@@ -180,7 +180,7 @@ class Runs(RuleBasedStateMachine):
 
     @rule()
     def go_on(self) -> None:
-        """A new process takes the folder over and clears away what killed ones left."""
+        """A new process takes over the folder and removes leftovers of killed ones."""
         before = [self.loadable(name) for name in (BEST, LAST)]
         self.run = RunFolder(self.run.path)
         self.run.sweep()
@@ -195,7 +195,7 @@ class Runs(RuleBasedStateMachine):
 
 
 def damage(file: Path, kind: str, where: float, places: list[Path]) -> None:
-    """Change a file somewhere, lose it, put a folder there or another's content, or add a file beside it."""
+    """Change, remove or replace a file, or add another one."""
     content = file.read_bytes()
     if kind == "flip" and content:
         faults.flip(file, int(8 * len(content) * where))
@@ -214,7 +214,7 @@ def damage(file: Path, kind: str, where: float, places: list[Path]) -> None:
 
 
 def sequences(count: int, folder: Path) -> dict[str, int]:
-    """Let so many runs go through up to 50 events each.
+    """Run `count` sequences of up to 50 events each.
 
     Returns:
         `sequences`, and how many `events` they had; `lost`: 1 if anything was, which stderr tells.

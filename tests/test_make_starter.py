@@ -100,7 +100,7 @@ def test_corpora_are_left_out_by_name_and_group(data: Path) -> None:
     assert names("--leave-out", "films") == ["written", "three"]
     assert names("--leave-out", "three", "two") == ["written"]
     assert names("--terms", "open") == ["written", "three"]
-    with pytest.raises(ConfigError, match="no corpus or group is called film"):
+    with pytest.raises(ConfigError, match="no corpus or group named film"):
         names("--leave-out", "film")
 
 

@@ -211,7 +211,7 @@ def test_logged_runs_are_not_repeated_unless_something_changed(
 ) -> None:
     reproduced("given", "--seeds=1")
     calls.clear()
-    assert "is in results.jsonl already" in reproduced("given", "--seeds=1")
+    assert "already in results.jsonl" in reproduced("given", "--seeds=1")
     assert calls == []
     reproduced("given", "--seeds=1", "--again")
     assert len(calls) == 2
@@ -275,7 +275,7 @@ def test_a_run_is_discarded_if_the_code_changed(
             config.write("# changed\n")
 
     monkeypatch.setattr(reproduce, "call", edits)
-    with pytest.raises(RunError, match="was changed meanwhile"):
+    with pytest.raises(RunError, match="has changed during the run"):
         reproduced("given/one-direction", "--seeds=1")
     assert log_of(folder) == {}
     assert not list((folder / "work").rglob("seed-0.json"))
@@ -452,7 +452,7 @@ def test_a_curve_only_has_comparable_runs(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["givn"], "no experiment 'givn'; --list names all. Did you mean 'given'?"),
+        (["givn"], "no experiment 'givn'; --list shows all. Did you mean 'given'?"),
         ([], "give names or --all to train, or one of --list and --render"),
         (["given", "--render"], "give names or --all"),
         (["given", "--seeds=0"], "--seeds must be at least 1"),
@@ -479,10 +479,10 @@ def test_missing_files_are_named_before_anything_is_trained(
     folder: Path, reproduced: Callable[..., str], calls: list[Call]
 ) -> None:
     (folder / "data" / "a" / "test.parquet").unlink()
-    with pytest.raises(SentimentError, match=r"a/test.parquet: no such file, which given needs"):
+    with pytest.raises(SentimentError, match=r"a/test.parquet: no such file, needed by given"):
         reproduced("drawn", "given")
     assert calls == []
-    with pytest.raises(ConfigError, match="drawn reads files of a folder; name it: --data"):
+    with pytest.raises(ConfigError, match="drawn needs a folder with its files: --data"):
         reproduce.main(["drawn", f"--docs={folder}", f"--table={folder / 'table.yaml'}"])
 
 
@@ -530,7 +530,7 @@ def test_a_command_gets_its_number_of_threads(
 
 def test_a_failed_command_is_reported_with_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with pytest.raises(RunError, match=r"evaluate left with exit code 2: error: .*no_such_run"):
+    with pytest.raises(RunError, match=r"evaluate failed with exit code 2: error: .*no_such_run"):
         reproduce.call("evaluate", ["no_such_run", "file.csv"], log=log, launch="", threads=0)
     with pytest.raises(RunError, match=r"no-such-program: No such file"):
         reproduce.call("evaluate", [], log=log, launch="no-such-program -n", threads=0)
