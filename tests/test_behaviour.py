@@ -1,4 +1,4 @@
-"""Behaviour: the made-up texts, what counts as a failure, and the command."""
+"""Behavioural tests: generated texts, failures, and the command."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_seed_decides_every_text() -> None:
 
 
 def pattern_of(template: str) -> str:
-    """Return a pattern of what a template may become."""
+    """Return a pattern that matches the texts of a template."""
 
     def any_word(slot: re.Match[str]) -> str:
         kind = slot[1].removeprefix("other_")
@@ -132,7 +132,7 @@ SIDE_OF_SKELETON = {skeleton(word): side for word, side in SIDE_OF_WORD.items()}
 
 
 def read(text: str) -> int:
-    """Return the side of a text by rules that know the words: what a perfect classifier answers."""
+    """Return the polarity of a text by rules on its words: a perfect classifier."""
     words = re.findall(r"[\w']+|[^\w\s]\ufe0f?", re.sub(r"\S+example\S+", "", text))
     if "but" in words:
         words = words[words.index("but") :]
@@ -147,7 +147,7 @@ def read(text: str) -> int:
 
 
 def knowing(labels: list[str], read: Callable[[str], int]) -> Callable[[list[str]], np.ndarray]:
-    """Return a classifier that gives 0.9 to the class of the side that `read` returns."""
+    """Return a classifier that gives 0.9 to the class of the polarity that `read` returns."""
 
     def predict_proba(texts: list[str]) -> np.ndarray:
         sides = {-1: labels.index("negative"), 1: labels.index("positive")}
@@ -210,7 +210,7 @@ def test_a_classifier_fails_the_capability_it_lacks(blind_to: str, fails: set[st
 
 
 def proba_by(rule: Callable[[str], float]) -> Callable[[list[str]], np.ndarray]:
-    """Return a classifier of two classes whose probability of positive a rule tells."""
+    """Return a classifier of two classes whose probability of positive is given by a rule."""
 
     def predict_proba(texts: list[str]) -> np.ndarray:
         positive_R = np.array([rule(text) for text in texts])
@@ -245,7 +245,7 @@ def test_intensifying_must_not_lower_the_probability(lost: float, fails: bool) -
 
 
 def test_classes_of_one_side_count_together() -> None:
-    """Praise may be called positive or very positive, and an intensifier may move it between the two."""
+    """Praise may be predicted as positive or very positive, and an intensifier may switch between them."""
     labels = ["very negative", "negative", "neutral", "positive", "very positive"]
 
     def predict_proba(texts: list[str]) -> np.ndarray:

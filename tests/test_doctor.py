@@ -1,4 +1,4 @@
-"""The doctor: what it finds in data made sick on purpose, and that it finds nothing in healthy ones."""
+"""The doctor: findings for injected problems, and none for healthy data."""
 
 import json
 import random
@@ -57,7 +57,7 @@ def bad(findings: list[Finding]) -> list[Finding]:
 
 
 def nearest_by_looking_at_all(texts: list[str], others: list[str]) -> dict[int, tuple[int, float]]:
-    """Return row -> its nearest other row, the first one of several, and the Jaccard index."""
+    """Return row -> its nearest other row (the first of several) and the Jaccard index."""
     found = {}
     sets = [[set(text.lower().split()) for text in some] for some in (texts, others)]
     for i, mine in enumerate(sets[0]):
@@ -71,7 +71,7 @@ def nearest_by_looking_at_all(texts: list[str], others: list[str]) -> dict[int, 
 
 
 def alike_texts(count: int, seed: int) -> list[str]:
-    """Return texts of 1 to 16 words; about half are another one with a few words changed."""
+    """Return texts of 1 to 16 words; about half are near-duplicates of another."""
     randomness = random.Random(seed)
     words = [*FILLERS, *(f"w{i}" for i in range(60))]
     texts: list[list[str]] = []
@@ -187,7 +187,7 @@ def test_class_shift_is_measured(configure: Configure, tmp_path: Path) -> None:
 
 @pytest.fixture
 def columns(tmp_path: Path) -> list[str]:
-    """Three files with a column `source` that is the same everywhere."""
+    """Three files with a constant column `source`."""
     argv = []
     for seed, split in enumerate(("train", "validation", "test")):
         rows = make_rows(90, seed=seed)
@@ -199,7 +199,7 @@ def columns(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def frozen(tmp_path: Path) -> list[str]:
-    """Frozen vectors and no n-grams: no embedding learns."""
+    """Frozen vectors and no n-grams: no embedding is trained."""
     numbers = np.random.default_rng(0).normal(size=(len(FILLERS), 16)) / 10
     lines = [
         f"{word.lower()} {' '.join(f'{n:.4f}' for n in row)}"
@@ -359,7 +359,7 @@ def test_a_dominant_class_is_found(configure: Configure, tmp_path: Path) -> None
 
 
 def test_label_leakage_is_found(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on the validation rows beforehand: shuffled labels do not make it forget at once."""
+    """A model already trained on the validation rows does not forget them with shuffled labels at once."""
     config = configure("--trainer.learning_rate=1e-6", "--trainer.ema=0")
     corpus = corpus_of(config)
     model = initial_model(config, corpus).train()

@@ -43,7 +43,7 @@ KINDS = {
 def untrained(
     *, subwords: int = 500, max_tokens: int = 400, classes: int = 3, **model: object
 ) -> SentimentClassifier:
-    """Return a classifier with large random weights, so that its answers are far apart."""
+    """Return a classifier with large random weights, so that its predictions differ clearly."""
     torch.manual_seed(3)
     config = Config(
         model=ModelConfig(embedding_size=6, hidden_size=5, **model),  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ def trained(trained_run: Path) -> SentimentClassifier:
 
 
 def scores_of(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
-    """Return calibrated logits less their mean, by the classifier's public door."""
+    """Return calibrated logits minus their mean, by the public API of the classifier."""
     logits = classifier.predict_logits(texts) / classifier.calibration.temperature
     return logits - logits.mean(axis=1, keepdims=True)
 
@@ -99,7 +99,7 @@ def test_the_baseline_is_unknown_tokens_of_equal_length() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_integrated_gradients_are_the_integral_along_the_path(kind: str) -> None:
-    """Midpoint sums of finite differences, one token's share at a time, without any gradient."""
+    """Midpoint sums of finite differences, token by token, without gradients."""
     classifier = untrained(subwords=0, **KINDS[kind])
     text = "room great awful"
     found = explain(classifier, text, method="integrated_gradients")

@@ -1,4 +1,4 @@
-"""What a run folder names is read only if the run was trained here, or the user says so."""
+"""Data files of a run are read only if it was trained here or the user allows it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Configure = Callable[..., Config]
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Path:
-    """A run from somebody else, which names a file of ours."""
+    """An untrusted run that names a local file."""
     place = Place(Path(shutil.copytree(GOOD_RUN, tmp_path / "theirs")), tmp_path, tmp_path / "canary")
     names_secret_rows("train")(place)
     return place.run
 
 
 def test_an_untrusted_run_cannot_read_local_rows(stranger: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With the control: who allows it reads them, as all reports once did."""
+    """With the control: with permission they are read."""
     page = write_report(stranger, device="cpu").read_text("utf-8")
     assert "secret.csv: is named by a run that was not trained here" in page
     assert "hunter2" not in page + caplog.text

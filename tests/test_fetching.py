@@ -1,4 +1,4 @@
-"""Files at a URL: fetched whole, and no server is waited for without end."""
+"""Files at a URL: downloads and timeouts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Speak = Callable[[socket.socket], None]
 
 
 def silent(_: socket.socket) -> None:
-    """Take the request, and say nothing."""
+    """Accept the request and send nothing."""
 
 
 def only_the_headers(connection: socket.socket) -> None:
@@ -57,7 +57,7 @@ def headers_without_end(connection: socket.socket) -> None:
 
 @contextlib.contextmanager
 def server(speak: Speak) -> Iterator[str]:
-    """Yield the address of a server that treats everybody alike, and never ends a connection."""
+    """Yield the address of a server that handles every connection alike and never closes it."""
     kept = []
 
     def serve() -> None:
@@ -125,7 +125,7 @@ def test_an_endless_dns_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_without_a_timeout_a_silent_server_blocks() -> None:
-    """The control: the library's own opener waits for as long as nobody ends it."""
+    """The control: the library's own opener blocks until it is stopped."""
     with (
         server(silent) as url,
         pytest.raises(TimeoutError, match="waited too long"),

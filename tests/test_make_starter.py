@@ -1,4 +1,4 @@
-"""scripts/make_starter: which rows it learns from, what corpora of two classes teach, and resuming."""
+"""scripts/make_starter: training rows, corpora of two classes, and resuming."""
 
 from __future__ import annotations
 

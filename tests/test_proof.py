@@ -1,4 +1,4 @@
-"""A checkpoint that proves itself: what is noticed when it is loaded, and what is not asked again."""
+"""The self-test of a checkpoint: what is detected on loading, and when it is skipped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lstm_sentiment.prediction.make_self_test import proof_of
 
 @pytest.fixture
 def trained(configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that nobody has loaded yet."""
+    """A run that has not been loaded yet."""
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path / "cache"))
     run(configure("--trainer.epochs=1"))
     return tmp_path / "run"
