@@ -80,7 +80,7 @@ def topic_rows(count: int, *, words: dict[str, list[str]] = TOPICS, seed: int = 
     return rows
 
 
-# -- what is taken over ----------------------------------------------------------------------------
+# -- initialization --------------------------------------------------------------------------------
 
 
 def test_a_larger_vocabulary_reads_as_the_classifier_does(trained_run: Path) -> None:
@@ -419,7 +419,7 @@ def test_long_texts_are_not_truncated_unless_a_limit_is_set(train: Train, tmp_pa
     assert found["given"] == 400
 
 
-# -- what each part is worth -----------------------------------------------------------------------
+# -- scores of the parts ---------------------------------------------------------------------------
 
 SKEWED = {"negative": 0.15, "neutral": 0.15, "positive": 0.7}
 
@@ -525,7 +525,7 @@ def test_the_bias_costs_the_linear_baseline_nothing(train: Train, tmp_path: Path
     assert found["macro_f1"]["test"]["ece"] < found["accuracy"]["test"]["ece"] + 0.04
 
 
-# -- what is set by hand ---------------------------------------------------------------------------
+# -- explicit settings -----------------------------------------------------------------------------
 
 
 def test_another_tokenizer_or_size_is_refused(train: Train) -> None:
@@ -586,7 +586,7 @@ def test_setting_learning_options_trains_all_layers(tmp_path: Path, trained_run:
     assert chosen.trainer.epochs == 3, "the default, and set by hand all the same"
 
 
-# -- what a run is used for ------------------------------------------------------------------------
+# -- uses of a run ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -644,7 +644,7 @@ def test_branches_can_be_scored_alone(adapted: Path) -> None:
     np.testing.assert_allclose(shares[0] * parts[0] + shares[1] * parts[1], whole, atol=1e-4)
 
 
-# -- all layers learn ------------------------------------------------------------------------------
+# -- training all layers ---------------------------------------------------------------------------
 
 
 FINETUNE = ("--adapt=finetune", "--data.test=0.2", "--trainer.batch_size=16", "--trainer.precision=fp32")
@@ -744,7 +744,7 @@ def test_the_first_head_is_fitted_to_rows_drawn_at_random() -> None:
     assert len(_sample(rows, 100, seed=0)) == 100
 
 
-# -- what teaches by gradient steps ----------------------------------------------------------------
+# -- settings that need gradient steps -------------------------------------------------------------
 
 TREES = [
     "(4 (2 the) (4 (4 great) (2 room)))",

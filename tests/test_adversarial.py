@@ -71,7 +71,7 @@ def alone(batch: Batch, row: int, length: int) -> Batch:
     return dataclasses.replace(batch, **part)
 
 
-def pushes_of(model: SentimentLSTM, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+def perturbations_of(model: SentimentLSTM, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Return a list of the perturbations of each pass over a model; the first pass has none."""
     found, plain, real = list[Tensor](), list[Tensor](), model.logits_of
 
@@ -100,7 +100,7 @@ def test_no_random_perturbation_is_worse(monkeypatch: pytest.MonkeyPatch) -> Non
         batch = alone(batch_of(1), 0, 7)
         real = int(batch.lengths_B)
         with monkeypatch.context() as patch, torch.no_grad():
-            pushes = pushes_of(model, patch)
+            pushes = perturbations_of(model, patch)
             _, worst = answers_pushed(model, batch, size)
         vectors_TE = model.embedding(batch.tokens_BT[0, :real])
         assert [push.norm().item() for push in pushes] == pytest.approx(
@@ -117,7 +117,7 @@ def test_perturbations_do_not_depend_on_the_batch_or_on_padding(monkeypatch: pyt
     """The mean over a padded batch equals that over single texts without padding."""
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
-        pushes = pushes_of(model, patch)
+        pushes = perturbations_of(model, patch)
         _, together = answers_pushed(model, batch, 0.1)
     padding_TB = torch.arange(len(pushes[-1]))[:, None] >= batch.lengths_B
     assert padding_TB.any()
@@ -144,7 +144,7 @@ def test_the_unperturbed_prediction_has_no_gradient(monkeypatch: pytest.MonkeyPa
     """Only the perturbed prediction has a gradient; the unperturbed one is a constant target."""
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
-        pushes = pushes_of(model, patch)
+        pushes = perturbations_of(model, patch)
         logits_BC, change = answers_pushed(model, batch, 0.1)
     torch.testing.assert_close(logits_BC, model(*batch.inputs))
     expected = divergence(model, batch, pushes[-1]).mean()
@@ -169,7 +169,7 @@ def test_the_ngram_branch_is_not_perturbed(configure: Configure) -> None:
     assert sum(gradient is not None and bool(gradient.any()) for gradient in moved) > 5
 
 
-# -- texts without labels --------------------------------------------------------------------------
+# -- unlabelled texts ------------------------------------------------------------------------------
 
 
 def test_unlabelled_texts_only_have_the_consistency_loss(configure: Configure, more: Path) -> None:
@@ -277,7 +277,7 @@ def test_an_unlabelled_text_changes_the_weights(configure: Configure, tmp_path: 
     assert not torch.equal(found[0], found[1])
 
 
-# -- what is refused -------------------------------------------------------------------------------
+# -- refused settings ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", ["-1", ".inf", ".nan"])

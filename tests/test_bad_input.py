@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TINY, given_up_after
+from conftest import TINY, time_limit
 from pyarrow import feather
 
 from lstm_sentiment import __version__, evaluate, predict, train
@@ -157,7 +157,7 @@ def no_permission(folder: Path) -> Path:
     return file
 
 
-def texts_without_end(folder: Path) -> Path:
+def endless_texts(folder: Path) -> Path:
     """Class folders with a sparse file of a gigabyte."""
     for name in ("negative", "positive"):
         (folder / "endless" / name).mkdir(parents=True)
@@ -318,7 +318,7 @@ MADE: dict[str, Make] = {
     "paths/pipe": pipe,
     "paths/device": link("device.csv", "/dev/zero"),
     "paths/no_permission": no_permission,
-    "paths/texts_without_end": texts_without_end,
+    "paths/endless_texts": endless_texts,
     "paths/same_file_twice": content("validation.csv", HEADER + GOOD + BAD),
     "paths/both_files_wrong": content("both_files_wrong.csv", HEADER + b"a\n" + BAD),
     "paths/run_in_the_way": content("run_in_the_way.csv", HEADER + GOOD + BAD),
@@ -449,7 +449,7 @@ FIX = re.compile(  # what to do, or what is allowed
     r"is not (one of|a |text|true)|not both",
     re.IGNORECASE,
 )
-# What is said of runs and checkpoints is looked at in their own tests.
+# Messages on runs and checkpoints have their own tests.
 OF_CHECKPOINTS = re.compile(
     r"predictions/(empty_folder|missing_\w+|n\w+_(run|checkpoint|weights|format)|other_[lsv]\w+|weights_\w+)"
 )
@@ -470,7 +470,7 @@ def _own_logging() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _never_waits() -> Iterator[None]:
     """A command that blocks on a pipe is killed, and its test fails."""
-    with given_up_after(60):
+    with time_limit(60):
         yield
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import Killed, given_up_after
+from conftest import Killed, time_limit
 from faults import kill_at
 
 from lstm_sentiment.checkpoints.manifest import FORMAT
@@ -201,7 +201,7 @@ def test_a_named_pipe_does_not_block(folder: RunFolder, name: str) -> None:
     file = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(CheckpointError, match=f"{name}: is no plain file"), given_up_after(10):
+    with pytest.raises(CheckpointError, match=f"{name}: is no plain file"), time_limit(10):
         folder.load(BEST)
 
 
@@ -299,7 +299,7 @@ def test_a_folder_without_a_run_is_distinguished_from_a_damaged_run(
         folder.load(BEST)
 
 
-# -- the one before --------------------------------------------------------------------------------
+# -- the previous checkpoint -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json"])
@@ -374,7 +374,7 @@ def test_a_checkpoint_can_be_read_while_it_is_replaced(
         reads: list[Path] = []
         stat = Path.stat
 
-        def replaced_meanwhile(
+        def replaced_during_read(
             path: Path, moment: int = moment, reads: list[Path] = reads, **how: bool
         ) -> os.stat_result:
             reads.append(path)
@@ -383,7 +383,7 @@ def test_a_checkpoint_can_be_read_while_it_is_replaced(
             return stat(path, **how)  # noqa: B023 - it is always the same
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "stat", replaced_meanwhile)
+            patch.setattr(Path, "stat", replaced_during_read)
             assert loaded_step(folder, BEST) in (2 * moment, 2 * moment + 1)
         if len(reads) < moment:
             break

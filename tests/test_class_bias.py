@@ -157,9 +157,7 @@ def test_a_linear_model_kept_alone_has_the_bias_too() -> None:
         score(labels, softmax(of, axis=1), NAMES)["macro_f1"] for of in (kept.out_of_fold_RC, logits_RC)
     )
     assert found >= alone
-    for seed in range(
-        20
-    ):  # whatever the rows, what is kept is not behind the linear model where that is ahead
+    for seed in range(20):  # for any rows the result is not worse than a better linear model
         logits_RC, labels = rows(80, seed=seed)
         kept = blended(noise_RC, logits_RC, labels, "macro_f1")
         if kept.kind == "linear":

@@ -113,7 +113,7 @@ def texts_of(config: Config) -> list[str]:
         return [row["text"] for row in csv.DictReader(file)]
 
 
-# -- the answers -----------------------------------------------------------------------------------
+# -- predictions -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fixture", ["trained", "with_basic_english", "with_tail_and_case"])
@@ -329,7 +329,9 @@ def test_a_run_can_be_moved_and_needs_no_data(
         target = moved / name
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     assert np.array_equal(load("copy").predict_proba(texts), expected_RC)
-    assert [entry.name for entry in (tmp_path / "no cache").iterdir()] == ["proofs"]  # see proof.py
+    assert [entry.name for entry in (tmp_path / "no cache").iterdir()] == [
+        "proofs"
+    ]  # see checkpoints/self_test.py
 
 
 def test_loading_changes_nothing(trained: Trained) -> None:
@@ -373,7 +375,7 @@ def test_all_errors_share_one_base(trained: Trained, tmp_path: Path) -> None:
         trained.classifier.predict([None])  # type: ignore[list-item]
 
 
-# -- honest probabilities --------------------------------------------------------------------------
+# -- calibrated probabilities ----------------------------------------------------------------------
 
 
 def test_probabilities_use_the_saved_temperature(trained: Trained) -> None:

@@ -688,7 +688,7 @@ def test_the_tweets_configuration_is_the_default() -> None:
     assert by_hand(config, given_keys(argv)) == {"data.train"}
 
 
-# -- honest probabilities --------------------------------------------------------------------------
+# -- calibrated probabilities ----------------------------------------------------------------------
 
 
 def test_training_reports_calibration_and_label_sets(trained: Path) -> None:

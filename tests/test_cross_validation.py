@@ -239,7 +239,7 @@ def test_a_rare_class_of_an_estimator_is_named_with_its_row_and_fixes() -> None:
 
 def test_validation_rows_are_never_trained_on() -> None:
     """The control: predictions of the final network on its training rows are better than held-out ones."""
-    labels = np.random.default_rng(0).permutation(LABELS[:60]).tolist()  # nothing can be told
+    labels = np.random.default_rng(0).permutation(LABELS[:60]).tolist()  # random labels
     found = tiny(epochs=30, validation_fraction=None).fit(TEXTS[:60], labels)
     assert found.score(TEXTS[:60], labels) > 0.8
     assert found.metrics_["validation"]["accuracy"] < 0.6

@@ -442,5 +442,5 @@ def test_unknown_tokens_are_numbered_within_a_batch_and_spelt() -> None:
     assert batch.tokens_BT[3, :2].tolist() == [3, ids["w1"]]
     spelt = spell([token for token, i in sorted(ids.items(), key=lambda item: item[1]) if i >= 4], 100)
     assert batch.spelling_XK.tolist() == spelt.tolist()
-    assert dataset.batch(np.array([1])).tokens_BT[0, 0] == 4  # numbered anew in each batch
+    assert dataset.batch(np.array([1])).tokens_BT[0, 0] == 4  # numbered per batch
     assert dataset.unknown_share() == pytest.approx(4 / 6)

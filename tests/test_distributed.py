@@ -174,7 +174,7 @@ def test_a_job_of_two_processes_trains_several_seeds(configure: Configure, tmp_p
     assert [of["seed"] for of in summary["runs"]] == [0, 1]
 
 
-def start_without_end(
+def start_endless_job(
     configure: Configure, start: Callable[..., Job], tmp_path: Path
 ) -> tuple[Config, Job, dict[str, int]]:
     """Start a job that would take hours, and return once it has a checkpoint."""
@@ -195,7 +195,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
     configure: Configure, start: Callable[..., Job], tmp_path: Path
 ) -> None:
     """Rank 0, which writes, got no signal: it is informed by the other."""
-    config, job, workers = start_without_end(configure, start, tmp_path)
+    config, job, workers = start_endless_job(configure, start, tmp_path)
     os.kill(workers["1-0"], signal.SIGTERM)
     asked = time.monotonic()
     assert job.wait(60) != 0

@@ -56,7 +56,7 @@ def bad(findings: list[Finding]) -> list[Finding]:
 # -- near-duplicates -------------------------------------------------------------------------------
 
 
-def nearest_by_looking_at_all(texts: list[str], others: list[str]) -> dict[int, tuple[int, float]]:
+def nearest_by_brute_force(texts: list[str], others: list[str]) -> dict[int, tuple[int, float]]:
     """Return row -> its nearest other row (the first of several) and the Jaccard index."""
     found = {}
     sets = [[set(text.lower().split()) for text in some] for some in (texts, others)]
@@ -70,7 +70,7 @@ def nearest_by_looking_at_all(texts: list[str], others: list[str]) -> dict[int, 
     return found
 
 
-def alike_texts(count: int, seed: int) -> list[str]:
+def similar_texts(count: int, seed: int) -> list[str]:
     """Return texts of 1 to 16 words; about half are near-duplicates of another."""
     randomness = random.Random(seed)
     words = [*FILLERS, *(f"w{i}" for i in range(60))]
@@ -89,9 +89,9 @@ def alike_texts(count: int, seed: int) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_near_duplicates_equal_an_all_pairs_search(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = alike_texts(300, seed)
+    texts = similar_texts(300, seed)
     mine, others = texts[:120], texts[120:]
-    expected = nearest_by_looking_at_all(mine, others)
+    expected = nearest_by_brute_force(mine, others)
     assert len(expected) > 10
     for rows_at_once, pairs_at_once in ((50_000, 1_000_000), (37, 50)):  # parts make no difference
         monkeypatch.setattr("lstm_sentiment.diagnostics.near_duplicates.ROWS_AT_ONCE", rows_at_once)
@@ -145,7 +145,7 @@ def test_repeated_and_similar_texts_across_splits_are_named(configure: Configure
     lines = (tmp_path / "validation.csv").read_text("utf-8").splitlines()
     assert example["validation"]["text"] in lines[example["validation"]["line"] - 1].lower()
     assert example["validation"]["text"].removesuffix(" today") == example["train"]["text"]
-    assert facts["similar"]["test, train"]["rows"] == 0  # the same text is no near-duplicate
+    assert facts["similar"]["test, train"]["rows"] == 0  # equal texts are not near-duplicates
     assert facts["shared_texts"]["test"] == 3
     assert [f.key for f in bad(findings)] == ["data.deduplicate", "data.group_column"]
     assert sum("train.csv:" in line for line in data_lines(facts)) == 3
@@ -225,7 +225,7 @@ def same_result(first: Config, second: Config) -> bool:
 
 
 NO_GAIN = ("--trainer.learning_rate=1e-12", "--trainer.ema=0", "--trainer.epochs=3")
-# key, settings beside it, a value without effect, another one, one with an effect, a warning or a note
+# key, other settings, a value without effect, another one, one with an effect, a warning or a note
 INERT = [
     ("trainer.batch_size", (), "300", "900", "150", WARNING),
     ("trainer.accumulate", (), "50", "12", "11", WARNING),
@@ -464,7 +464,7 @@ def test_a_backward_lstm_that_starts_on_padding_is_found(
         place_TB = torch.arange(steps - 1, -1, -1)[:, None] * len(lengths_B) + torch.arange(len(lengths_B))
         return place_TB.flatten()
 
-    monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # it asks for no such index
+    monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # has no such index
     monkeypatch.setattr("lstm_sentiment.models.lstm._mirror", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
         "in small mixed batches", "padded, beside a long text",
@@ -486,7 +486,7 @@ def test_a_prediction_that_depends_on_row_order_is_found(
     assert not any(check.holds for check in check_invariance(classifier) if "order" in check.name)
 
 
-# -- the whole -------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 
 
 def test_a_healthy_run_has_no_warnings(trained_run: Path) -> None:

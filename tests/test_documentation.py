@@ -30,7 +30,7 @@ from lstm_sentiment.config.yaml_files import keys_of
 from lstm_sentiment.pretraining.config import PretrainConfig
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))  # scripts are no package
+sys.path.insert(0, str(ROOT / "scripts"))  # scripts are not a package
 
 import site_pages  # noqa: E402
 
@@ -183,7 +183,7 @@ def test_the_readme_is_short_and_names_the_test_command() -> None:
     assert "./scripts/test" in text
 
 
-# -- pages made from the code ----------------------------------------------------------------------
+# -- generated pages -------------------------------------------------------------------------------
 
 
 def test_the_reference_has_every_setting_with_its_default() -> None:

@@ -374,7 +374,7 @@ def test_options_in_conflict_are_refused(tmp_path: Path, argv: list[str], key: s
     assert part in message
     content = "".join(in_yaml(*word[2:].split("="))[0] for word in argv)
     sections = re.findall(r"^\w+:$", content, re.MULTILINE)
-    for section in set(sections[1:]):  # a section stands once in a file
+    for section in set(sections[1:]):  # a section occurs once in a file
         head, _, tail = content.rpartition(f"# a comment\n{section}\n")
         content = head + tail
     assert re.match(rf"FILE:\d+: {key}: ", yaml_refusal(tmp_path, content))

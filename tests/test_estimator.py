@@ -52,7 +52,7 @@ NOT_OFFERED = {
     "checkpoint_every",
     "tensorboard",
     "timeout",
-}  # there is no run folder to go on from or to look into
+}  # there is no run folder to resume or inspect
 OWN = {"pretrained", "adapt", "validation_fraction", "deduplicate", "left_out", "random_state", "verbose"}
 TINY: dict[str, Any] = {
     "embedding_size": 16,
@@ -85,7 +85,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> SentimentEstimator:
     return estimator
 
 
-# -- an estimator as scikit-learn knows them -------------------------------------------------------
+# -- scikit-learn's conventions --------------------------------------------------------------------
 
 
 class NumberEstimator(SentimentEstimator):
@@ -116,7 +116,7 @@ def worded(X: np.ndarray) -> list[str]:
     ]
 
 
-# Every check of scikit-learn 1.9 for such a classifier, and why it fails where it does.
+# Every check of scikit-learn 1.9 for such a classifier, and the reason for failing ones.
 CHECKS = {
     "check_array_api_input": "",
     "check_classifier_data_not_an_array": "",
@@ -420,7 +420,7 @@ def test_texts_may_contain_any_string(caplog: pytest.LogCaptureFixture) -> None:
     assert "bytes" not in caplog.text
 
 
-# -- where estimators are used ---------------------------------------------------------------------
+# -- use in scikit-learn ---------------------------------------------------------------------------
 
 
 def shout(texts: list[str]) -> list[str]:
@@ -488,7 +488,7 @@ def test_a_saved_estimator_is_an_ordinary_run_folder(fitted: SentimentEstimator,
     assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "run"]
 
 
-# -- what it leaves alone --------------------------------------------------------------------------
+# -- side effects ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_left_behind(
@@ -540,7 +540,7 @@ def test_repeated_texts_are_kept_by_default() -> None:
     assert twice.metrics_["validation"]["rows"] == 12
 
 
-# -- mistakes --------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_a_full_tmpfs_is_code_5(
         told = capsys.readouterr().err
         assert f"{NO_ROOM} (" in told, told
         assert " bytes free" in told
-        if command != "train":  # which leaves what it says can be resumed
+        if command != "train":  # which leaves a resumable run
             assert sorted(disk.rglob("*")) == before
 
 
@@ -344,7 +344,7 @@ def test_devices_and_pipes_are_not_replaced_by_files(
     assert Path("pipe.csv").is_fifo()
 
 
-# -- what is stopped -------------------------------------------------------------------------------
+# -- stopped commands ------------------------------------------------------------------------------
 
 LABELS_SLOWLY = """
 import sys, time
@@ -402,7 +402,7 @@ def test_leftovers_of_a_kill_are_removed_by_the_next_command(
     with labelling(place) as process:
         process.kill()
         process.wait()
-    [left] = left_in(place)  # the control: nobody could remove it
+    [left] = left_in(place)  # the control: it could not be removed
     argv = [str(place / "run"), f"--file={place / 'rows.csv'}", f"--out={place / 'out.csv'}"]
     assert code_of(predict.main, argv, monkeypatch) == 0
     assert left_in(place) == [left], "what is so young may be somebody's"

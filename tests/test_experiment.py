@@ -73,7 +73,7 @@ def run_until_save(config: Config, name: str, count: int) -> None:
         run(config)
 
 
-# -- what a run leaves -----------------------------------------------------------------------------
+# -- files of a run --------------------------------------------------------------------------------
 
 
 def test_a_run_writes_its_documented_files(configure: Configure) -> None:
@@ -484,7 +484,7 @@ def test_a_killed_process_is_resumed_by_another(configure: Configure, tmp_path: 
     assert history_of(config.out) == history_of(straight.out)
 
 
-# -- folders that are in the way -------------------------------------------------------------------
+# -- existing folders ------------------------------------------------------------------------------
 
 
 def test_an_existing_run_is_not_overwritten_by_default(configure: Configure) -> None:

@@ -73,7 +73,7 @@ def scores_of(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
     return logits - logits.mean(axis=1, keepdims=True)
 
 
-# -- pushes ----------------------------------------------------------------------------------------
+# -- attributions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +87,7 @@ def test_integrated_gradients_are_complete(kind: str, subwords: int) -> None:
         text - baseline, abs=0.005 * np.abs(text - baseline).max() + 1e-5
     )
     assert found.gap == pytest.approx(found.pushes.sum(axis=0) - (text - baseline), abs=1e-5)
-    assert np.abs(found.pushes.sum(axis=1)).max() < 1e-5  # a push towards one class is one away from others
+    assert np.abs(found.pushes.sum(axis=1)).max() < 1e-5  # attributions sum to zero over classes
     assert np.abs(found.pushes).max() > 0.05
 
 
@@ -148,7 +148,7 @@ def test_clue_words_have_positive_attribution(trained: SentimentClassifier, meth
         assert (found.removal.faithfulness or 0) > 0.05
 
 
-# -- is it true, and how was it read ---------------------------------------------------------------
+# -- faithfulness and prefixes ---------------------------------------------------------------------
 
 
 def test_deleting_by_attribution_lowers_the_probability(
@@ -294,7 +294,7 @@ def test_pooling_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares["attention"] == pytest.approx((weights / weights.sum()).detach().numpy(), abs=1e-6)
 
 
-# -- methods and mistakes --------------------------------------------------------------------------
+# -- methods and errors ----------------------------------------------------------------------------
 
 
 def test_without_captum_occlusion_is_the_only_method(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,7 +136,7 @@ def test_weights_too_large_for_onnx_are_refused(monkeypatch: pytest.MonkeyPatch)
         build_graph(make_model(), temperature=1.0)
 
 
-# -- the one file ----------------------------------------------------------------------------------
+# -- the runtime -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +333,7 @@ def test_a_closed_pipe_is_not_an_error(exported: Path) -> None:
         assert process.wait(timeout=60) == 141
 
 
-# -- what is exported ------------------------------------------------------------------------------
+# -- exported settings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

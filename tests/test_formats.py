@@ -183,7 +183,7 @@ def test_a_file_that_is_not_a_workbook_is_refused(tmp_path: Path, content: bytes
     assert refusal(tmp_path / "a.xlsx", content) == f"a.xlsx: {message}"
 
 
-HOSTILE: dict[str, tuple[str, str]] = {  # what stands behind the header -> what is said
+HOSTILE: dict[str, tuple[str, str]] = {  # content after the header -> message
     "row number": ('<row r="1048577"/>', "holds more than 1,048,576 rows or texts"),
     "row of no number": ('<row r="-1"/>', "holds more than 1,048,576 rows or texts"),
     "wide row": ("<row>" + "<c/>" * 100_001 + "</row>", "holds more than 100,000 elements in one row"),

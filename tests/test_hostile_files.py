@@ -123,7 +123,7 @@ def test_temporary_names_are_unpredictable_and_new(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "victim").read_text() == "mine"
 
 
-# -- what the package and its scripts do -----------------------------------------------------------
+# -- unsafe code in the package and its scripts ----------------------------------------------------
 
 UNSAFE_MODULES = {
     "pickle",
@@ -144,7 +144,7 @@ UNSAFE_CALLS = {
 }
 UNSAFE_METHODS = {"extractall", "extract", "read_pickle", "exec_module"}
 UNSAFE_ARGUMENTS = {("allow_pickle", True), ("shell", True), ("weights_only", False), ("trust_repo", True)}
-# Where something is imported or run whose name no literal tells, and why that is no file's to decide.
+# Places that import or run something without a literal name, and why no file can choose it.
 KNOWN = {
     "extras.py: importlib.import_module(module)": "names stand in the calls of `need`",
     "soak.py: importlib.import_module(module)": "names stand in its table of soaks",

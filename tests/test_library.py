@@ -17,7 +17,7 @@ needs_kernel = pytest.mark.skipif(library() is None, reason="no compiled kernels
 
 
 @pytest.fixture(autouse=True)
-def _looked_for_anew() -> Iterator[None]:
+def _fresh_search() -> Iterator[None]:
     library.cache_clear()
     yield
     library.cache_clear()

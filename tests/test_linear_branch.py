@@ -152,7 +152,7 @@ def test_padding_and_other_texts_do_not_matter() -> None:
         torch.testing.assert_close(branch(beyond_BT, alone.lengths_B)[0], together_RC[row])
 
 
-# -- a network with such a branch ------------------------------------------------------------------
+# -- a network with a fitted branch ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_an_export_gives_the_same_predictions(linear_run: Path, tmp_path: Path) 
     from lstm_sentiment.deployment.exporter import export
 
     classifier = lstm_sentiment.load(linear_run, device="cpu")
-    classifier.model.shares.copy_(torch.tensor([0.2, 1.8]))  # most of the answer is the branch's
+    classifier.model.shares.copy_(torch.tensor([0.2, 1.8]))  # the branch has most of the weight
     facts = export(classifier, linear_run, tmp_path / "onnx", int8=True)
     assert facts["check"]["largest_difference"] < 1e-5
 

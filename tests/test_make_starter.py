@@ -20,7 +20,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.errors import ConfigError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))  # scripts are no package
+sys.path.insert(0, str(SCRIPTS))  # scripts are not a package
 
 import make_starter  # noqa: E402
 import starter_rows  # noqa: E402

@@ -24,7 +24,7 @@ UNPACKED = memory_runner.ROWS * MEGABYTE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
-REFUSED = {  # case -> what is said
+REFUSED = {  # case -> message
     "csv of a million columns": (
         ":1: a row of more than 1,000,000 commas begins here; end each row with a line break"
     ),

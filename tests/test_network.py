@@ -218,7 +218,7 @@ def test_ngrams_are_scaled_by_class_difference(configure: Configure) -> None:
     torch.testing.assert_close(moved_R[seen_R], 0.3 * rates_R[seen_R], rtol=1e-3, atol=1e-6)
 
 
-# -- shares ----------------------------------------------------------------------------------------
+# -- branch weights --------------------------------------------------------------------------------
 
 
 def likelihood_loss(logits_RC: np.ndarray, truth_R: np.ndarray) -> float:

@@ -242,7 +242,7 @@ def test_a_sparse_and_a_dense_gradient_are_clipped_alike() -> None:
     assert norms[0] > 0.5
     torch.testing.assert_close(*clipped)
     assert float(clipped[0].norm()) == pytest.approx(0.5, rel=1e-4)
-    assert clip(table, 0.6) == pytest.approx(0.5, rel=1e-4)  # short enough: left as it is
+    assert clip(table, 0.6) == pytest.approx(0.5, rel=1e-4)  # short enough: unchanged
     assert torch.equal(table.weight.grad, clipped[1])
 
 

@@ -35,7 +35,7 @@ def umask(mask: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_somebody_else() -> Iterator[None]:
+def as_another_user() -> Iterator[None]:
     """Run the block as another user if the tests run as root, who can read everything."""
     root = os.geteuid() == 0
     if root:
@@ -92,7 +92,7 @@ def test_the_writer_of_safetensors_makes_files_private(tmp_path: Path) -> None:
         write_tensors(ours, {"a": torch.ones(2)})
         assert [stat.S_IMODE(file.stat().st_mode) for file in (own, ours)] == [0o600, 0o644]
         content = ours.read_bytes()
-        with as_somebody_else():
+        with as_another_user():
             assert ours.read_bytes() == content
             if os.geteuid() == NOBODY:
                 with pytest.raises(PermissionError):
@@ -107,10 +107,10 @@ def test_an_unreadable_run_is_not_reported_as_damaged(
     tmp_path: Path, public: Path, reviews: Path, hidden: str
 ) -> None:
     load(public)  # the control
-    with as_somebody_else():
+    with as_another_user():
         load(public)
     (public / hidden).chmod(0)
-    with as_somebody_else(), pytest.raises(NoPermissionError) as caught:
+    with as_another_user(), pytest.raises(NoPermissionError) as caught:
         load(public)
     where = public / hidden if hidden != "best" else public / "best" / "manifest.json"
     assert str(caught.value) == (
@@ -134,13 +134,13 @@ def test_every_command_reports_missing_permissions(
         (doctor.main, []),
     ]
     for command, argv in commands:
-        with as_somebody_else(), pytest.raises(NoPermissionError):
+        with as_another_user(), pytest.raises(NoPermissionError):
             command([str(public), *argv])
-    with as_somebody_else(), pytest.raises(NoPermissionError):
+    with as_another_user(), pytest.raises(NoPermissionError):
         compare.main([str(public), str(public), str(reviews)])
     if hidden == ".":
-        with as_somebody_else(), pytest.raises(SentimentError, match="no permission"):
+        with as_another_user(), pytest.raises(SentimentError, match="no permission"):
             train.main(["--out", str(public), "--resume", "true"])
-        with as_somebody_else(), pytest.raises(SentimentError, match="Permission denied"):
+        with as_another_user(), pytest.raises(SentimentError, match="Permission denied"):
             train.main(["--config", str(public / "config.yaml"), "--out", str(public)])
     (public / hidden).chmod(0o755)

@@ -112,7 +112,7 @@ def random_model(size: int = 12, *, samples: int = 0, **given: Any) -> LanguageM
     return model
 
 
-def costs_one_by_one(model: LanguageModel, tokens_L: Tensor) -> tuple[float, float]:
+def losses_one_by_one(model: LanguageModel, tokens_L: Tensor) -> tuple[float, float]:
     """Reference: the loss of each direction on one text, token by token, nats."""
     size = model.forward_lstms[0].hidden_size
     totals = []
@@ -129,7 +129,7 @@ def costs_one_by_one(model: LanguageModel, tokens_L: Tensor) -> tuple[float, flo
     return totals[0], totals[1]
 
 
-# -- what a guess costs ----------------------------------------------------------------------------
+# -- loss of a token -------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -138,7 +138,7 @@ def test_losses_equal_a_loop_over_tokens() -> None:
     texts = [torch.tensor([5, 6, 7, 1, 11, 5]), torch.tensor([3, 9]), torch.tensor([4])]
     tokens_BT = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
     costs_BD = model(tokens_BT, torch.tensor([len(text) for text in texts]))
-    expected = torch.tensor([costs_one_by_one(model, text) for text in texts])
+    expected = torch.tensor([losses_one_by_one(model, text) for text in texts])
     torch.testing.assert_close(costs_BD, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -525,7 +525,7 @@ def test_samples_change_what_is_learned(pretraining: PretrainConfigure, tmp_path
     assert not torch.equal(found[0]["model.head.weight"], found[1]["model.head.weight"])
 
 
-# -- what a classifier takes over ------------------------------------------------------------------
+# -- starting a classifier -------------------------------------------------------------------------
 
 
 def start_of(config: Config) -> tuple[SentimentLSTM, list[str]]:

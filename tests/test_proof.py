@@ -80,7 +80,9 @@ def test_a_passed_self_test_is_silent_and_cached(
     load(trained, device="cpu")
     load(trained, device="cpu")
     assert asked == [20]
-    monkeypatch.setattr("lstm_sentiment.system.devices._cpu_name", lambda: "another CPU")  # it is asked again
+    monkeypatch.setattr(
+        "lstm_sentiment.system.devices._cpu_name", lambda: "another CPU"
+    )  # it is checked again
     load(trained, device="cpu")
     assert asked == [20, 20]
     monkeypatch.setattr(

@@ -46,7 +46,7 @@ def own_run(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
-# -- what it says ------------------------------------------------------------------------------------
+# -- content -----------------------------------------------------------------------------------------
 
 
 def test_intervals_are_those_of_drawing_rows() -> None:
@@ -196,7 +196,7 @@ def test_the_command(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         report.main([str(own_run / "nowhere")])
 
 
-# -- how it looks ------------------------------------------------------------------------------------
+# -- display -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

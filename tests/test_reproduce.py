@@ -20,7 +20,7 @@ from lstm_sentiment.config.sections import DataConfig
 from lstm_sentiment.errors import ConfigError, DataError, RunError, SentimentError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))  # scripts are no package
+sys.path.insert(0, str(SCRIPTS))  # scripts are not a package
 
 import experiments  # noqa: E402
 import reproduce  # noqa: E402

@@ -30,7 +30,7 @@ def save(folder: RunFolder, name: str, step: int) -> None:
     folder.save(name, {"model": {"w": torch.full(SHAPE, float(step))}}, {"step": step})
 
 
-def save_for_ever(path: Path, name: str) -> None:
+def save_forever(path: Path, name: str) -> None:
     """Save step after step until the process is ended."""
     torch.set_num_threads(1)
     step = 0
@@ -46,7 +46,7 @@ def busy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[RunFo
     folder.begin(config_yaml="seed: 0", vocabulary=[], labels=["a", "b"], label_map={})
     save(folder, request.param, 0)
     process = multiprocessing.get_context("fork").Process(
-        target=save_for_ever, args=(folder.path, request.param), daemon=True
+        target=save_forever, args=(folder.path, request.param), daemon=True
     )
     process.start()
     yield folder, request.param
@@ -54,7 +54,7 @@ def busy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[RunFo
     process.join()
 
 
-def read_without_care(folder: RunFolder, name: str) -> checkpoint.Checkpoint:
+def read_naively(folder: RunFolder, name: str) -> checkpoint.Checkpoint:
     """Verify, then read by name: a checkpoint replaced in between is read."""
     place = folder.path / name
     verify(place, depends_on=[folder.path / "labels.json"])
@@ -85,7 +85,7 @@ def test_every_load_is_consistent_during_saves(
 ) -> None:
     """With a control: naive reads fail or mix steps."""
     folder, name = busy
-    control = outcomes(lambda: read_without_care(folder, name), 2)
+    control = outcomes(lambda: read_naively(folder, name), 2)
     assert control["failed"] + control["mixed"] > 0, control
     found = outcomes(lambda: folder.load(name), 2)
     assert (found["mixed"], found["failed"]) == (0, 0)

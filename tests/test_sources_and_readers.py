@@ -386,7 +386,7 @@ def test_a_damaged_compressed_file_is_refused_by_name(tmp_path: Path, compressio
     middle = len(whole) // 2
     flipped = bytes(255 - byte for byte in whole[middle : middle + 40])
     damages = {"cut": whole[:middle], "not compressed": delimited(LONG)}
-    if compression != ".zst":  # which has a checksum only if its writer asked for one
+    if compression != ".zst":  # which has a checksum only if its writer enabled it
         damages["flipped"] = whole[:middle] + flipped + whole[middle + 40 :]
     for content in damages.values():
         assert refusal(tmp_path / f"rows.csv{compression}", content).startswith("FILE:")
@@ -479,7 +479,7 @@ def test_only_a_newline_ends_a_json_line(tmp_path: Path) -> None:
     file.write_bytes(
         '{"text": "a\u2028b\x85c\u2029d\x0b", "label": "x"}\n \n{"text": "e", "label": "y"}'.encode()
     )
-    with pytest.raises(DataError, match=":1: not JSON at column"):  # a bare \x0b is no JSON
+    with pytest.raises(DataError, match=":1: not JSON at column"):  # a bare \x0b is not JSON
         read(file)
     file.write_bytes(
         '{"text": "a\u2028b\x85c\u2029d", "label": "x"}\r\n \n{"text": "e", "label": "y"}'.encode()

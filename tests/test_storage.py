@@ -202,7 +202,7 @@ def test_unreadable_settings_are_damage(
         train_run(configure("--resume=true"))
 
 
-# -- disks that are full, or not ours ----------------------------------------------------------------
+# -- full and unwritable disks -----------------------------------------------------------------------
 
 
 @needs_mount

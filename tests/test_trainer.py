@@ -288,7 +288,7 @@ def test_the_learning_rate_follows_the_schedule(
     assert rates[-1] < 0.001
 
 
-# -- the same again --------------------------------------------------------------------------------
+# -- determinism -----------------------------------------------------------------------------------
 
 
 def test_a_seed_decides_every_bit(configure: Configure) -> None:
@@ -358,7 +358,7 @@ def test_the_test_split_cannot_reach_the_loop() -> None:
     assert not [name for name in names if "test" in name.lower()]
 
 
-# -- harm ------------------------------------------------------------------------------------------
+# -- non-finite values and memory ------------------------------------------------------------------
 
 
 def losing_at(
@@ -607,7 +607,7 @@ def test_checkpoints_are_saved_every_few_steps_and_epochs(configure: Configure) 
     ]
 
 
-# -- going on from anywhere ------------------------------------------------------------------------
+# -- resuming from any step ------------------------------------------------------------------------
 
 STEPS = 60
 
