@@ -1,15 +1,15 @@
-"""Train, use and audit LSTM sentiment classifiers.
+"""LSTM sentiment classifiers: training, prediction, explanation and diagnostics.
 
-The model that comes with the package answers English texts at once::
+The package includes a model for English texts::
 
     import lstm_sentiment
     classifier = lstm_sentiment.load("starter")
     classifier.predict(["Unbelievable service"])
 
 Train your own on the command line (``lstm-sentiment train --data.train reviews.csv``) and load it
-by its folder, or use `SentimentEstimator` in scikit-learn's pipelines and searches. Models on the Hugging
-Face Hub are loaded by `SentimentClassifier.from_pretrained`.
-Importing this package imports neither torch nor anything else that is heavy; `load` does.
+by its folder, or use `SentimentEstimator` in scikit-learn pipelines and searches. Load models from the
+Hugging Face Hub with `SentimentClassifier.from_pretrained`.
+Importing this package does not import torch or other heavy packages; `load` does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command line: ``lstm-sentiment COMMAND ...``, or ``python -m lstm_sentiment COMMAND ...``.
 
-Each command is a module with a function ``main``, and can be run as ``python -m lstm_sentiment.COMMAND`` too.
-Only the module of the command that is asked for is imported.
+Each command is a module with a function ``main``, also available as ``python -m lstm_sentiment.COMMAND``.
+Only the module of the given command is imported.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ COMMANDS = {
 
 
 def main(argv: list[str]) -> None:
-    """Run the command named first; without one, list the commands.
+    """Run a command; without one, list the commands.
 
     Args:
         argv: arguments after the program's name.
 
     Raises:
-        ConfigError: no such command.
+        ConfigError: unknown command.
     """
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
@@ -64,7 +64,7 @@ def overview() -> str:
 
 
 def entry() -> NoReturn:
-    """Run the process's command line and leave with its exit code."""
+    """Run the command line of the process and exit with its exit code."""
     run_command(main)
 
 

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         truths.append(index_C[truth_R])
         predictions.append(index_C[probabilities_RC.argmax(axis=1)])
     if not np.array_equal(truths[0], truths[1]):
-        raise RunError(f"the runs do not read the labels of {options.file} alike; see data.labels of both")
+        raise RunError(f"the runs map the labels of {options.file} differently; see data.labels of both")
     found = compare(truths[0], predictions[0], predictions[1], labels)
     say("\n".join(comparison_lines(found, options.run_a, options.run_b)))
     if options.out:
@@ -53,9 +53,9 @@ def main(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog=program("compare"), description=__doc__)
     parser.add_argument("run_a", help=RUN)
-    parser.add_argument("run_b", help="another one, with the same classes")
+    parser.add_argument("run_b", help="another run, with the same classes")
     parser.add_argument("file", help="labelled rows that neither run was trained on")
-    parser.add_argument("--out", help="write the comparison here too, as JSON")
+    parser.add_argument("--out", help="also write the comparison to this JSON file")
     add_file_options(parser)
     return parser.parse_args(argv)
 

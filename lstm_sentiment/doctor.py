@@ -1,13 +1,13 @@
 """Examine data, settings and model for common faults.
 
-Examines a configuration before training, or a run after it: the data (near-duplicates across splits,
-labels, unknown words, lengths, shift of classes), settings without effect, short trainings on copies (first
-loss, gradients, overfitting one batch, shuffled labels), and whether a prediction depends on the batch, the
-place in it, padding, the device or the number format. Test rows are counted, never predicted. Takes about
-half a minute with the default configuration.
+Examines a configuration before training, or a run after it: the data (near-duplicates across splits, labels,
+unknown words, lengths, class shift), settings without effect, short trainings on copies (first loss,
+gradients, overfitting one batch, shuffled labels), and whether a prediction depends on the batch, the
+position in it, padding, the device or the precision. Test rows are counted, never predicted. Takes about half
+a minute with the default configuration.
 
-Exits with 1 if predictions or scores cannot be trusted (an ``error`` below), with 0 if there is nothing, or
-only warnings and notes; 2 and above as every command.
+Exits with 1 if predictions or scores cannot be trusted (a finding of severity ``error``), with 0 if there are
+no findings or only warnings and notes; 2 and above as for every command.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     log_to(sys.stderr, logging.INFO)
     with _quiet(
         "lstm_sentiment.training.trainer"
-    ):  # it trains in short and on shuffled labels: its warnings mislead
+    ):  # warnings of short trainings and shuffled labels would mislead
         if run:
             from lstm_sentiment.diagnostics.diagnose import diagnose_run
 
@@ -70,20 +70,20 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _parse(argv: list[str]) -> tuple[str | None, argparse.Namespace, list[str]]:
-    """Return the run, the options of this command, and what is left: settings of a configuration."""
+    """Return the run, the options of this command, and the remaining arguments: configuration settings."""
     parser = CommandParser(
         prog=program("doctor"),
         usage=f"{program('doctor')} {USAGE}",
         description=__doc__,
-        epilog="RUN is a folder that training wrote, and comes first. Without it, give settings as for the\n"
-        "command train (see its --help); without any, the default ones are used.",
+        epilog="RUN is a run folder and must come first. Without it, give settings as for the command train\n"
+        "(see its --help); the defaults are used for the rest.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", metavar="FILE", help="write all that was found here too")
+    parser.add_argument("--json", metavar="FILE", help="also write the diagnosis to this JSON file")
     parser.add_argument(
-        "--rows", action="store_true", help="read the rows that RUN names, though it was not trained here"
+        "--rows", action="store_true", help="read the data of RUN, even if it was not trained on this machine"
     )
-    # The run comes first: anywhere else the value of a setting would be taken for it.
+    # The run must come first: elsewhere the value of a setting could be taken for it.
     run = argv[0] if argv and not argv[0].startswith("-") else None
     options, settings = parser.parse_known_args(argv[1:] if run else argv)
     return run, options, settings

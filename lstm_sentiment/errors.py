@@ -1,23 +1,22 @@
-"""Every error that this package raises on purpose.
+"""The exceptions of this package, and their exit codes.
 
     SentimentError                 exit code
-    ├── ConfigError                2   a key, a value, or two options that contradict each other
+    ├── ConfigError                2   an invalid key or value, or options that contradict each other
     ├── DataError                  2   a file, a row, a label, a text
-    ├── RunError                   2   the run folder: missing, in the way, in use, of another configuration
+    ├── RunError                   2   the run folder: missing, occupied, in use, of another configuration
     ├── MissingExtraError          2   an optional package that is not installed
     ├── CheckpointError            3   no usable checkpoint: damaged, incomplete or foreign
-    │   └── OtherVersionError      3   one of a format that this version does not read
-    ├── TrainingError              4   training cannot go on: a non-finite loss or gradient
-    ├── LostProcessError           4   another process of the job ended or hangs; or what that one left with
+    │   └── OtherVersionError      3   a format that this version cannot read
+    ├── TrainingError              4   training cannot continue: a non-finite loss or gradient
+    ├── LostProcessError           4   another rank ended or hangs; or that rank's own exit code
     ├── DiskError                  5   a file cannot be written: disk full, not permitted, failing
     ├── OutOfMemoryError           5   a batch does not fit into memory
     └── StoppedError          130 or 143   a signal, SIGINT or SIGTERM, asked a run to stop
 
-The other exit codes: 0 done, 1 a mistake of ours (with a traceback), 130 interrupted, 141 nobody reads
-the output any more.
+Other exit codes: 0 success, 1 a bug in this package (with a traceback), 130 interrupted, 141 broken pipe.
 
-A message says what was found, where, what was expected and how to go on. Commands print it
-without a traceback and leave with the exit code above; code catches the class it can handle:
+A message says what was found, where, what was expected and how to proceed. Commands print it
+without a traceback and exit with the code above; code catches the class it can handle:
 
 >>> try:
 ...     raise DataError("label 'postive' is not one of negative, positive", file="a.csv", line=17)
@@ -41,13 +40,13 @@ MOST_SHOWN = 60  # characters of a value in a message
 
 
 class SentimentError(Exception):
-    """Base of all errors of this package; `exit_code` is what a command leaves with."""
+    """Base class of this package's errors; `exit_code` is the exit code of a command that fails with it."""
 
     exit_code = 1
 
 
 class ConfigError(SentimentError):
-    """A configuration that cannot be used; names the key and, if it came from one, the file.
+    """An invalid configuration; names the key and, if it came from one, the file.
 
     Args:
         message: what is wrong and how to fix it.
@@ -91,43 +90,43 @@ class DataError(SentimentError):
 
 
 class RunError(SentimentError):
-    """A run folder that is missing, in the way, in use, or made by another configuration."""
+    """A run folder that is missing, occupied, in use, or made by another configuration."""
 
     exit_code = 2
 
 
 class MissingExtraError(SentimentError):
-    """An optional package is needed and not installed; the message names the one to install."""
+    """A required optional package is not installed; the message names it."""
 
     exit_code = 2
 
 
 class CheckpointError(SentimentError):
-    """A checkpoint is damaged, incomplete, or not one of ours; the message names the file."""
+    """A checkpoint is damaged, incomplete or foreign; the message names the file."""
 
     exit_code = 3
 
 
 class OtherVersionError(CheckpointError):
-    """A checkpoint in a format that this version does not read; it may be whole."""
+    """A checkpoint in a format that this version cannot read; it may be intact."""
 
 
 class NoPermissionError(CheckpointError):
-    """A file of a run that this user may not read; it may be whole."""
+    """A file of a run that this user has no permission to read; it may be intact."""
 
 
 class TrainingError(SentimentError):
-    """Training cannot go on; the message names step, epoch and rows."""
+    """Training cannot continue; the message names step, epoch and rows."""
 
     exit_code = 4
 
 
 class LostProcessError(SentimentError):
-    """Another process of the job ended or hangs.
+    """Another rank of the job ended or hangs.
 
     Args:
-        reason: which, and in its own words why, if it left any.
-        exit_code: that it left with, if it said so.
+        reason: which rank, and the error that it reported, if any.
+        exit_code: of that rank, if it reported one.
     """
 
     def __init__(self, reason: str, exit_code: int = TrainingError.exit_code) -> None:
@@ -142,7 +141,7 @@ class DiskError(SentimentError):
 
 
 class OutOfMemoryError(SentimentError):
-    """A batch does not fit into memory; the message tells its size and which setting to lower."""
+    """A batch does not fit into memory; the message names its size and the setting to lower."""
 
     exit_code = 5
 
@@ -151,8 +150,8 @@ class StoppedError(SentimentError):
     """A signal asked a run to stop, and it did.
 
     Args:
-        signal_number: 2 for SIGINT, 15 for SIGTERM; the exit code is the shell's, 128 more.
-        message: how far it came, and how to go on.
+        signal_number: 2 for SIGINT, 15 for SIGTERM; the exit code is 128 more, as in the shell.
+        message: how far it got, and how to resume.
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
@@ -165,7 +164,7 @@ Error = TypeVar("Error", bound=SentimentError)
 
 
 class Problems(Generic[Error]):
-    """Collects what is wrong, so that one error can tell of the first ten and how many more there are.
+    """Collects problems, so that one error lists the first ten and counts the rest.
 
     >>> problems = Problems[DataError]()
     >>> for line in range(2, 14):
@@ -191,14 +190,14 @@ class Problems(Generic[Error]):
         return problems
 
     def add(self, problem: Error) -> None:
-        """Note a problem."""
+        """Add a problem."""
         if len(self.first) < self.MOST:
             self.first.append(problem)
         else:
             self._more += 1
 
     def raise_any(self) -> None:
-        """Raise the first problem, its message that of all; without a problem do nothing."""
+        """Raise the first problem with the messages of all; do nothing if there is none."""
         if self.first:
             more = [f"and {self._more:,} more"] if self._more else []
             message = "\n".join([*map(str, self.first), *more])
@@ -207,7 +206,7 @@ class Problems(Generic[Error]):
 
 
 def did_you_mean(found: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Return a hint that names the nearest known word, or an empty string when none is near.
+    """Return a hint with the closest known word, or an empty string if none is close.
 
     >>> did_you_mean("postive", ["negative", "positive"])
     " Did you mean 'positive'?"
@@ -219,14 +218,14 @@ def did_you_mean(found: str, known: Iterable[str], *, cutoff: float = 0.6) -> st
 
 
 def escaped(text: str, limit: int | None = None, *, keep: str = "") -> str:
-    """Return text of strangers with control characters escaped, so that a terminal shows it and obeys none.
+    """Escape control characters in untrusted text, so that a terminal does not interpret them.
 
-    Emoji are often several characters, joined by U+200D, which stays.
+    U+200D, which joins the characters of an emoji, is kept.
 
     Args:
-        text: of a file or a command line.
-        limit: characters after which it is cut; None for all of it.
-        keep: control characters that stay.
+        text: from a file or a command line.
+        limit: truncate after this many characters; None for all of it.
+        keep: control characters to leave unescaped.
 
     >>> print(escaped("a" + chr(27) + "[31mred"))
     a\\x1b[31mred
@@ -237,7 +236,7 @@ def escaped(text: str, limit: int | None = None, *, keep: str = "") -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return text whose URLs are without user, password, query and fragment, any of which may be a key.
+    """Remove user, password, query and fragment from the URLs in a text: any of them may be a secret.
 
     >>> without_secrets("read https://me:key@host/a.csv?key=1#x and b.csv")
     'read https://host/a.csv and b.csv'
@@ -255,7 +254,7 @@ def shown(text: str, limit: int = MOST_SHOWN) -> str:
 
 
 def listed(names: Iterable[str], most: int = 12, *, quoted: bool = False) -> str:
-    """Return names from a file, divided by commas; of many the first ones.
+    """Return names from a file as a comma-separated list, truncated after `most`.
 
     >>> listed(["negative", "positive"]), listed(map(str, range(100)), most=3, quoted=True)
     ('negative, positive', "'0', '1', '2' and 97 more")
@@ -266,7 +265,7 @@ def listed(names: Iterable[str], most: int = 12, *, quoted: bool = False) -> str
 
 
 def nearest_file(path: Path) -> str:
-    """Return a hint that names the nearest file beside one that is not there.
+    """Return a hint with the most similar file name in the folder of a missing file.
 
     >>> nearest_file(Path("no/such/folder/a.csv"))
     ''

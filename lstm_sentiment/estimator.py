@@ -1,8 +1,8 @@
-"""The classifier as scikit-learn knows classifiers: fit, predict, score; in pipelines and searches.
+"""scikit-learn estimator, for pipelines and searches.
 
-`fit` writes its rows to a temporary folder and trains there through the code of the command: the
-same rows, settings and seed give the same weights. The run folder is kept in memory (`run_`), and
-copies, pickles and `save` are made of it: they hold its bytes, which are checked when read again.
+`fit` writes its rows to a temporary folder and trains like the command: the same rows, settings and seed give
+the same weights. The run folder is kept in memory (`run_`); copies, pickles and `save` use its bytes, which
+are verified when read.
 
 Legend: R texts, C classes.
 """
@@ -29,7 +29,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from lstm_sentiment.cli.terminal import SafeHandler
-from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.command_line import config_of
 from lstm_sentiment.config.schema import Config, TrainerConfig, flatten
 from lstm_sentiment.config.sections import ModelConfig, TextConfig
 from lstm_sentiment.data.arrays import (
@@ -47,42 +47,43 @@ from lstm_sentiment.prediction.classifier import load, read_run
 from lstm_sentiment.system.devices import device_here, one_training_at_a_time
 from lstm_sentiment.system.files import new_folder, write_atomically
 
-NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # of a run folder: all about its training
+NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # training state of a run folder
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 
 class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sklearn has no types
-    """A scikit-learn classifier of texts, for `cross_val_score`, `GridSearchCV`, `Pipeline` and the like.
+    """A scikit-learn text classifier, for `cross_val_score`, `GridSearchCV`, `Pipeline` and the like.
 
-    The parameters are the settings of the sections `text`, `model` and `trainer`, by their own names and
-    with their own defaults (see `TextConfig`, `ModelConfig`, `TrainerConfig`), and those below. They are
-    written out one by one because scikit-learn reads them from the signature.
+    The parameters are the settings of the sections `text`, `model` and `trainer`, with the same names and
+    defaults (see `TextConfig`, `ModelConfig`, `TrainerConfig`), and those below. They are listed one by one
+    because scikit-learn reads them from the signature.
 
-    Training sets the process's threads and flushes denormal numbers to zero, as the command does. With
-    ``n_jobs`` above 1, set ``threads`` to the cores that each job may use; jobs that are threads of one
-    process train one after the other.
+    Training sets the process's threads and flushes denormal numbers to zero, like the command. With
+    ``n_jobs`` above 1, set ``threads`` to the cores of each job; jobs in threads of one process train one
+    after the other.
 
     Args:
         pretrained: what training starts from: starter, auto, or a run folder (see `Config`).
-        adapt: how it goes on from a classifier (see `Config`). With few rows none is set aside, and two per
-            class are enough.
-        validation_fraction: share of the rows that `fit` sets aside, with the same class balance, to pick
-            the best epoch and to calibrate the probabilities; None, or, where training starts from a
-            classifier with few rows, also the default: the rows are cross-validated instead. So are fewer
-            than 100 where no split could hold every class.
-        deduplicate: train on each text once, with the label that it has first, as the command does. False
-            trains on the rows as they are: a text that is repeated, as in a bootstrap sample or a class with
-            more rows than it had, counts as often, and all its rows stay on the same side of a cut.
-        left_out: labels whose rows are left out, such as those of a class that is too rare: they are no
+        adapt: how to adapt a classifier (see `Config`). With few rows none is held out, and two per class are
+            enough.
+        validation_fraction: share of the rows that `fit` holds out, stratified by class, to select the best
+            epoch and to calibrate the probabilities. Rows are cross-validated instead with None, with the
+            default if training starts from a classifier with few rows, and with fewer than 100 rows if some
+            split would lack a class.
+        deduplicate: train on each text once, with its first label, like the command. False keeps repeated
+            texts, as in a bootstrap or oversampled set: they count as often, and all rows of a text are in
+            the same split.
+        left_out: labels whose rows are left out, such as those of a class that is too rare: they are not
             classes, and never predicted.
-        random_state: a number, as the command's `seed`; a RandomState to draw it from; None for a new one.
-        verbose: report as the command does: to the handlers of `logging`, or else to standard output.
+        random_state: an integer, like the command's `seed`; a RandomState to draw it from; None for a random
+            one.
+        verbose: log like the command: to the handlers of `logging`, or else to standard output.
 
     Attributes:
-        classes_: the labels in the type they were given in, sorted, (C,).
-        classifier_: the `SentimentClassifier`, for label sets, details and the like; its labels are text.
-        metrics_: what the command writes to metrics.json: scores on the rows set aside, times.
+        classes_: the labels in their original type, sorted, (C,).
+        classifier_: the `SentimentClassifier`, for label sets, details and the like; its labels are strings.
+        metrics_: content of metrics.json: scores on held-out rows, times.
         run_: name -> content of the files of the run folder.
 
     >>> from sklearn.model_selection import cross_val_score
@@ -159,16 +160,16 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
         Args:
             X: R texts: a list, an array or a pandas Series of strings.
-            y: R labels, all text or all numbers or truth values; at most 100 different ones.
-            sample_weight: as so many rows each counts (R,): 2 as two of it, 0 as none; None for 1. What is
-                fitted over a frozen LSTM is the same as with rows repeated so often; gradient steps see a row
-                once an epoch, at its weight.
+            y: R labels, all strings or all numbers or booleans; at most 100 different ones.
+            sample_weight: multiplicity of each row (R,): 2 counts as two rows, 0 as none; None for 1. Fits
+                over a frozen LSTM are the same as with repeated rows; gradient steps use a row once per
+                epoch, with its weight.
 
         Raises:
-            ValueError: texts, labels or settings that cannot be used, too few rows for a class. The
-                `ConfigError` or `DataError` of the package is its cause.
-            TrainingError: the loss is no longer finite.
-            KeyboardInterrupt: Ctrl-C, after the step; this estimator is as it was before.
+            ValueError: texts, labels or settings that cannot be used, or too few rows of a class; its cause
+                is a `ConfigError` or `DataError`.
+            TrainingError: the loss is non-finite.
+            KeyboardInterrupt: Ctrl-C, after the step; this estimator is unchanged.
         """
         texts = texts_of(X)
         y = list(y) if isinstance(y, Iterable) else np.asarray(y).tolist()
@@ -180,14 +181,14 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         names = class_names(classes_C)
         repeated = len(texts) - len({text.strip() for text in texts})
         if self.deduplicate and repeated:
-            told = "%s of %s rows repeat a text and are left out; deduplicate=False trains on them"
-            log.warning(told, f"{repeated:,}", f"{len(texts):,}")
+            message = "%s of %s rows repeat a text and are left out; deduplicate=False trains on them"
+            log.warning(message, f"{repeated:,}", f"{len(texts):,}")
         with contextlib.ExitStack() as stack:
             stack.enter_context(_stopped_as_any_program())
             stack.enter_context(one_training_at_a_time)
             stack.enter_context(as_value_errors(kept))
             stack.enter_context(_reporting(self.verbose))
-            stack.enter_context(torch.random.fork_rng(devices=[]))  # leaves the caller's random numbers alone
+            stack.enter_context(torch.random.fork_rng(devices=[]))  # keeps the caller's random state
             folder = Path(stack.enter_context(_temporary_folder()))
             rows = (
                 {"text": text, "label": names[label], "weight": weight}
@@ -198,13 +199,13 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             config = self._config(folder / "rows.jsonl", names)
             metrics = run(config, cache=folder / "cache")
             classifier, contents = read_run(config.out, device=self.device), _contents(Path(config.out))
-        classifier.run = None  # it is gone
+        classifier.run = None  # the folder is temporary
         self.classes_, self.metrics_ = classes_C, metrics
         self.classifier_, self.run_ = classifier, contents
         return self
 
     def predict(self, X: Sequence[str]) -> Array:
-        """Return the most probable label of each text, (R,); raises as `predict_proba`."""
+        """Return the most probable label of each text, (R,); raises like `predict_proba`."""
         classes_R: Array = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_)[classes_R]
 
@@ -213,16 +214,16 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
         Raises:
             NotFittedError: before `fit`.
-            ValueError: something that is no text.
+            ValueError: not strings.
         """
         check_is_fitted(self)
         return self.classifier_.predict_proba(texts_of(X))
 
     def save(self, folder: str | Path) -> None:
-        """Write an ordinary run folder, for `load`, the commands and the Hub; labels become text.
+        """Write a run folder, for `load`, the commands and the Hub; labels become strings.
 
         Args:
-            folder: a new or empty one.
+            folder: a new or empty folder.
 
         Raises:
             NotFittedError: before `fit`.
@@ -239,7 +240,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
-        state.pop("classifier_", None)  # made of `run_` again
+        state.pop("classifier_", None)  # restored from `run_`
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -248,7 +249,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             with _temporary_folder() as folder:
                 _write_contents(Path(folder), self.run_)
                 self.classifier_ = load(folder, device=device_here(self.device))
-            self.classifier_.run = None  # it is gone
+            self.classifier_.run = None  # the folder is temporary
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -258,11 +259,12 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return tags
 
     def _config(self, rows: Path, names: list[str]) -> Config:
-        """Return the configuration of a command with these settings."""
+        """Return the configuration of the command with these settings."""
         given = self.get_params(deep=False)
         names_of_keys = {key: key.rpartition(".")[2] for key in flatten(Config())}
-        argv = [f"--{key}={_spelled(given[name])}" for key, name in names_of_keys.items() if name in given]
-        config = parse_config(argv, program="SentimentEstimator", description="")
+        config = config_of(
+            {key: _spelled(given[name]) for key, name in names_of_keys.items() if name in given}
+        )
         if not isinstance(self.validation_fraction, Real | None):
             raise ConfigError(
                 f"must be a number, not {self.validation_fraction!r}", key="validation_fraction"
@@ -276,7 +278,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             label_column="label",
             weight_column="weight",
             labels=names,
-            encoding_errors="strict",  # what the texts hold was never bytes
+            encoding_errors="strict",  # written as ASCII
         )
         seed = self.random_state
         if not isinstance(seed, Integral):
@@ -286,7 +288,7 @@ class SentimentEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
 
 def _spelled(value: Any) -> str:
-    """Return a setting as it is typed on the command line, which checks types and ranges.
+    """Format a setting for the command line, whose parser checks types and ranges.
 
     >>> [_spelled(v) for v in (None, True, np.float64(0.1), "mean+max")]
     ['null', 'true', '0.1', 'mean+max']
@@ -295,7 +297,7 @@ def _spelled(value: Any) -> str:
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """Return name -> content of the files of a run that is only to be used."""
+    """Return name -> content of the files of a run that prediction needs."""
     files = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if file.is_file()}
     kept = {name: file for name, file in files.items() if name.parts[0] not in NOT_KEPT}
     return {name.as_posix(): file.read_bytes() for name, file in kept.items()}
@@ -308,17 +310,17 @@ def _write_contents(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    # Windows cannot remove files that are still mapped; the system clears its own temporary folder.
+    # Windows cannot remove mapped files; the system cleans its temporary folder.
     return tempfile.TemporaryDirectory(prefix="lstm_sentiment-", ignore_cleanup_errors=True)
 
 
 @contextlib.contextmanager
 def _stopped_as_any_program() -> Iterator[None]:
-    """Answer a signal that stopped the training as if nobody had caught it: searches go on after errors."""
+    """Raise the signal that stopped training again, since searches continue after ordinary errors."""
     try:
         yield
     except StoppedError as error:
-        signal.raise_signal(error.signal_number)  # to whoever listens: Python, the caller, or the system
+        signal.raise_signal(error.signal_number)  # for the handler of Python, the caller or the system
         if error.signal_number == signal.SIGINT:
             raise KeyboardInterrupt from error
         raise SystemExit(error.exit_code) from error
@@ -326,12 +328,12 @@ def _stopped_as_any_program() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _reporting(verbose: bool) -> Iterator[None]:
-    """Let the package's reports through, or only its warnings."""
+    """Enable the package's log messages, or only its warnings."""
     package = logging.getLogger("lstm_sentiment")
     level, handler = package.level, SafeHandler(sys.stdout)
-    unheard = verbose and not package.hasHandlers()
+    add_handler = verbose and not package.hasHandlers()
     package.setLevel(logging.INFO if verbose else logging.WARNING)
-    if unheard:
+    if add_handler:
         package.addHandler(handler)
     try:
         yield

@@ -1,7 +1,7 @@
 """Score a run on labelled rows or on behavioural tests.
 
-With --behaviour also, or instead, on texts generated from templates: are negation, "but" and emoji
-understood, and do names, places, typos and links leave the prediction unchanged?
+With --behaviour also, or only, on texts generated from templates: are negation, "but" and emoji understood,
+and is the prediction invariant to names, places, typos and links?
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def main(argv: list[str]) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog=program("evaluate"), description=__doc__)
     parser.add_argument("run", help=RUN)
-    parser.add_argument("file", nargs="?", help="labelled rows: any file or folder that training reads too")
+    parser.add_argument("file", nargs="?", help="labelled rows, in any format of training data")
     parser.add_argument(
         "--behaviour", action="store_true", help="count failures on some 4,000 generated texts, by capability"
     )
     parser.add_argument(
-        "--branch", choices=["lstm", "ngrams"], help="score this part of a model with model.ngrams alone"
+        "--branch", choices=["lstm", "ngrams"], help="score only this branch of a model with model.ngrams"
     )
     parser.add_argument(
         "--out", help="write the scores here; default RUN/evaluation.json, or ./starter-evaluation.json"
@@ -67,7 +67,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if not options.file:
         for name, value in how_to_read(options).items():
             if value != parser.get_default(name):
-                raise ConfigError(f"--{name.replace('_', '-')} goes with a file")
+                raise ConfigError(f"--{name.replace('_', '-')} needs a file")
     return options
 
 

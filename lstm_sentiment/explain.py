@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 HALF_BAR = 10  # characters
 LONGEST_TOKEN = 20
-FAINT, STRONG = 0.1, 0.5  # shares of the strongest push: below, no colour; from there on, a filled one
+FAINT, STRONG = 0.1, 0.5  # relative to the strongest attribution: minimum for a colour, for a filled one
 Line = list[tuple[str, float]]  # parts of a line, see `explanation_lines`
-WIDE = 100  # characters of a line of prose
+WIDE = 100  # columns of wrapped text
 PUSH = (
-    "A push is in nats: a token that pushes one class 0.69 more than another doubles the odds of the one "
-    "against the other."
+    "Attributions are in nats: a token whose attribution to one class is 0.69 higher than to another "
+    "doubles the odds of the first against the second."
 )
 READING = (
-    "The probabilities of the text up to each token, as if it stopped there; and what the gates did. Let in: "
-    "how much the token wrote into memory, 0 to 1. Forgot: the share of what stood there that went. "
-    "Pooled: the token's share in what the LSTM passes on."
+    "Probabilities of the text up to each token, and gate activity. Let in: how much the token wrote into "
+    "memory, 0 to 1. Forgot: the share of the previous memory that was lost. Pooled: the token's share in "
+    "pooling."
 )
 
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     options = _parse(argv)
     check_out(options.html, options.json)
     if options.html:
-        need("jinja2", extra="report")  # better told before the work than after it
+        need("jinja2", extra="report")  # fail before the work
     from lstm_sentiment.explanation.attribution import explain
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
     from lstm_sentiment.system.files import write_json
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(
             f"'{options.class_}' is not one of {', '.join(classifier.labels)}.{hint}", key="--class"
         )
-    # Bytes that the terminal's encoding does not allow arrive as half characters.
+    # Bytes that are invalid in the terminal's encoding arrive as unpaired surrogates.
     texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in options.text]
     found = [explain(classifier, text, method=options.method) for text in texts]
     if options.json:
@@ -76,15 +76,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--method",
         default="auto",
-        help="integrated_gradients (needs the extra 'explain'), occlusion, or auto: the first where it can",
+        help="integrated_gradients (needs the extra 'explain'), occlusion, or auto: the first if installed",
     )
     parser.add_argument(
-        "--class", dest="class_", metavar="LABEL", help="colour for this class; default: the answer"
+        "--class", dest="class_", metavar="LABEL", help="colour for this class; default: the predicted one"
     )
     parser.add_argument(
-        "--html", metavar="FILE", help="write a page with pictures too (needs the extra 'report')"
+        "--html", metavar="FILE", help="also write an HTML page with charts (needs the extra 'report')"
     )
-    parser.add_argument("--json", metavar="FILE", help="write every number too")
+    parser.add_argument("--json", metavar="FILE", help="also write all numbers as JSON")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_intermixed_args(argv)
 
@@ -94,11 +94,11 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
 
     Args:
         explanation: of `explain`.
-        label: the class whose pushes are coloured.
+        label: the class whose attributions are coloured.
 
     Returns:
-        lines, each of parts: a text, and its colour as the share of the strongest push, from -1 (away
-        from the class) to 1 (towards it); 0 for none.
+        lines, each of parts: a text, and its colour as the attribution relative to the strongest one, from -1
+        (against the class) to 1 (for it); 0 for none.
 
     Example::
 
@@ -109,15 +109,15 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
 
     shown = shown_classes(explanation, label)
     names = [visible(explanation.labels[c], 12) for c in shown]
-    answers = "  ".join(
+    probabilities = "  ".join(
         f"{name} {explanation.probabilities[c]:.3f}" for name, c in zip(names, shown, strict=True)
     )
-    answer = f"{visible(explanation.label)}  ({answers})"
+    predicted = f"{visible(explanation.label)}  ({probabilities})"
     if not explanation.tokens:
-        nothing = "no tokens: the model reads one unknown token instead, and nothing can push"
-        return _uncoloured([visible(explanation.text), answer, nothing])
-    pushes_N = explanation.pushes[:, explanation.labels.index(label)]
-    shares = (pushes_N / max(float(abs(pushes_N).max()), 1e-9)).tolist()
+        nothing = "no tokens: the model reads one unknown token instead, and there are no attributions"
+        return _uncoloured([visible(explanation.text), predicted, nothing])
+    attributions_N = explanation.pushes[:, explanation.labels.index(label)]
+    shares = (attributions_N / max(float(abs(attributions_N).max()), 1e-9)).tolist()
     text = [(visible(token), share) for token, share in zip(explanation.tokens, shares, strict=True)]
     tokens = [
         visible(token, LONGEST_TOKEN) + ("" if known else " ?")
@@ -129,7 +129,7 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
     lines = [
         [part for token in text for part in (token, (" ", 0.0))],
         *_uncoloured(
-            [answer, "", f"What pushed, by {explanation.method.replace('_', ' ')}", *wrap(PUSH, WIDE)]
+            [predicted, "", f"Attributions by {explanation.method.replace('_', ' ')}", *wrap(PUSH, WIDE)]
         ),
         *_uncoloured([f"  {'':<{width}}{head}  away from | towards {visible(label)}"]),
     ]
@@ -139,7 +139,7 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
     read = _reading_lines(explanation, tokens, head, shown)
     trust = [line for sentence in trust_in(explanation) for line in wrap(sentence, WIDE)]
     if not all(explanation.known):
-        trust.append("? marks tokens that the vocabulary does not hold")
+        trust.append("? marks tokens that are not in the vocabulary")
     return lines + _uncoloured(["", *read, "", *trust])
 
 
@@ -168,7 +168,7 @@ def _reading_lines(explanation: Explanation, tokens: list[str], head: str, shown
 
 
 def trust_in(explanation: Explanation) -> list[str]:
-    """Return how far an explanation can be trusted, in sentences.
+    """Describe the faithfulness and completeness of an explanation, in sentences.
 
     Example::
 
@@ -179,25 +179,26 @@ def trust_in(explanation: Explanation) -> list[str]:
         sentences = ["Faithfulness cannot be measured with fewer than two tokens."]
     else:
         sentences = [
-            f"Faithfulness {removal.faithfulness:+.3f}: by so much p({visible(explanation.label)}) is lower "
-            "on average when tokens are taken out in the order of their push than at random. 0 is chance; of "
-            f"{len(removal.random)} random orders {removal.worse} did worse, {removal.better} better."
+            f"Faithfulness {removal.faithfulness:+.3f}: deleting tokens by attribution lowers "
+            f"p({visible(explanation.label)}) by this much more on average than deleting them at random. 0 "
+            f"is chance level; of {len(removal.random)} random orders {removal.worse} were worse, "
+            f"{removal.better} better."
         ]
     gap, most = float(abs(explanation.gap).max()), float(abs(explained_C).max())
     of = f" ({100 * gap / most:.1f} %)" if most > 0 else ""
     numeric = explanation.method == "integrated_gradients"
-    why = f"the error of {explanation.steps} steps" if numeric else "what tokens do together, not one by one"
+    why = f"the error of {explanation.steps} steps" if numeric else "interactions between tokens"
     sentences.append(
-        f"Completeness gap {gap:.3f} of {most:.3f} nats{of}: the pushes added up, against what sets the text "
-        f"apart from as many unknown tokens; {why}."
+        f"Completeness gap {gap:.3f} of {most:.3f} nats{of}: the sum of the attributions minus the score "
+        f"difference to as many unknown tokens; {why}."
     )
     if explanation.cut_tokens:
-        sentences.append(f"The text was too long: {explanation.cut_tokens:,} tokens were cut and not read.")
+        sentences.append(f"The text was truncated: {explanation.cut_tokens:,} tokens were not read.")
     return sentences
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:
-    """Return an explanation as plain values, with every class and every gate.
+    """Return an explanation as JSON values, with all classes and gates.
 
     Example::
 
@@ -257,7 +258,7 @@ def _plain(value: Any) -> Any:
 
 
 def _bar(share: float) -> str:
-    """Return a bar from the middle: to the right towards the class, to the left away from it.
+    """Return a bar: to the right for the class, to the left against it.
 
     >>> _bar(0.5), _bar(-1.0)
     ('          |+++++     ', '----------|          ')
@@ -268,7 +269,7 @@ def _bar(share: float) -> str:
 
 
 def _printer(label: str) -> Callable[[Line], None]:
-    """Return what prints a line: in colours by rich, if that is installed and somebody looks at it."""
+    """Return a function that prints a line, in colours if stdout is a terminal and rich is installed."""
     if sys.stdout.isatty():
         try:
             console = need("rich.console", extra="explain").Console(highlight=False)
@@ -286,7 +287,7 @@ def _printer(label: str) -> Callable[[Line], None]:
 
 
 def _style(share: float, colour: str) -> str:
-    """Return rich's style of a push: the class's colour towards it, yellow away from it, filled where strong.
+    """Return the rich style of an attribution: the class's colour if positive, else yellow; filled if strong.
 
     >>> _style(0.9, "red"), _style(-0.3, "red"), _style(0.01, "red")
     ('bold white on red', 'yellow', '')

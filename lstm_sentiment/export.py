@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
     if options.file and not (options.int8 or options.benchmark):
-        raise ConfigError("--file goes with --int8 or --benchmark")
+        raise ConfigError("--file needs --int8 or --benchmark")
     if options.threads < 1:
         raise ConfigError(f"--threads must be at least 1, not {options.threads}")
     from lstm_sentiment.checkpoints.run_folder import (
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.prediction.classifier import load
 
     classifier = load(options.run, device="cpu")
-    assert classifier.run is not None, "it was loaded from a folder"
+    assert classifier.run is not None, "loaded from a folder"
     out = Path(options.out) if options.out else output_path(options.run, EXPORTED)
     facts = export(
         classifier,
@@ -53,17 +53,17 @@ def main(argv: list[str]) -> None:
 
 
 def _lines(facts: dict[str, Any], file: str | None) -> list[str]:
-    """Describe an export for people."""
+    """Format the facts of an export."""
     megabytes, check = {kind: size / 1e6 for kind, size in facts["bytes"].items()}, facts["check"]
     lines = [
-        f"onnx: {megabytes['float32']:.1f} MB; {check['texts']} texts are answered as by PyTorch, alone and "
-        f"in batches: probabilities differ by {check['largest_difference']:.1e} at the most"
+        f"onnx: {megabytes['float32']:.1f} MB; {check['texts']} texts compared with PyTorch, alone and in "
+        f"batches: probabilities differ by at most {check['largest_difference']:.1e}"
     ]
     if facts["int8"]:
         lost = facts["int8"]
         lines.append(
             f"int8: {megabytes['float32']:.1f} -> {megabytes['int8']:.1f} MB; probabilities differ by "
-            f"{lost['largest_difference']:.4f} at the most and {lost['mean_difference']:.4f} on average, "
+            f"at most {lost['largest_difference']:.4f}, on average by {lost['mean_difference']:.4f}; "
             f"{100 * lost['changed_labels']:.1f} % of the texts get another label"
         )
         if "scores" in lost:
@@ -76,10 +76,10 @@ def _lines(facts: dict[str, Any], file: str | None) -> list[str]:
 
 
 def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Namespace) -> list[str]:
-    """Compare the speed of an export with that of its run; return lines for people."""
+    """Benchmark an export against its run; return lines of text."""
     import torch
 
-    from lstm_sentiment.deployment.benchmark import compare_speed, made_up_texts, speed_lines, texts_of_file
+    from lstm_sentiment.deployment.benchmark import compare_speed, speed_lines, synthetic_texts, texts_of_file
     from lstm_sentiment.deployment.exporter import load_runtime
     from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
@@ -91,8 +91,8 @@ def _benchmark(classifier: SentimentClassifier, out: Path, options: argparse.Nam
         how = {"trained": trained} | {name: getattr(options, name) for name in names}
         texts, what = texts_of_file(options.file, **how), f"texts of {options.file}"
     else:
-        texts = made_up_texts(classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :])
-        what = "made-up texts of 20 words"
+        texts = synthetic_texts(classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :])
+        what = "synthetic texts of 20 words"
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     title = f"speed: {what}; threads: {options.threads}{load}; median (p10 to p90)"
     return [title, *speed_lines(compare_speed(classifier.predict_proba, runtime.predict_proba, texts))]
@@ -103,14 +103,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("run", help=RUN)
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the network")
     parser.add_argument("--out", help="folder to write; default RUN/onnx, or ./starter-onnx")
-    parser.add_argument("--overwrite", action="store_true", help="replace the export that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="round weights to 8 bits, a quarter of the size; tells what it costs",
+        help="quantize weights to 8 bits, a quarter of the size; reports the loss",
     )
     parser.add_argument(
-        "--benchmark", action="store_true", help="measure speed beside PyTorch, one text and 64 at a time"
+        "--benchmark", action="store_true", help="compare speed with PyTorch, one text and 64 at a time"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of --benchmark; default 1")
     parser.add_argument("--file", help="labelled rows: scores for --int8, texts for --benchmark")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lstm_sentiment.prediction.types import Prediction
 
 LINES_AT_ONCE = 256
-BYTES_AT_ONCE = 4 << 20  # of lines from which on no more are held
+BYTES_AT_ONCE = 4 << 20  # of lines held in memory at a time
 
 
 def main(argv: list[str]) -> None:
@@ -33,19 +33,19 @@ def main(argv: list[str]) -> None:
     if options.text and options.file:
         raise ConfigError("give texts or --file, not both")
     if options.out and not options.file:
-        raise ConfigError("--out goes with --file")
+        raise ConfigError("--out needs --file")
     if options.spreadsheet_safe and not re.search(r"\.[ct]sv(\.\w+)?$", options.out or "", re.IGNORECASE):
-        raise ConfigError("--spreadsheet-safe goes with --out and a name that ends in .csv or .tsv")
+        raise ConfigError("--spreadsheet-safe needs --out with a name that ends in .csv or .tsv")
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
 
     classifier = load(options.run, device=options.device)
     if options.file:
         _predict_file(classifier, options)
     elif options.text:
-        # Bytes that the terminal's encoding does not allow arrive as half characters.
+        # Bytes that are invalid in the terminal's encoding arrive as unpaired surrogates.
         texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in options.text]
         for text, prediction in zip(texts, classifier.predict(texts, **_asked(options)), strict=True):
-            say(_for_people(text, prediction))
+            say(_readable(text, prediction))
     else:
         _predict_lines(classifier, options)
 
@@ -64,7 +64,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--spreadsheet-safe",
         action="store_true",
-        help="in --out, put ' before text that a spreadsheet would take for a formula",
+        help="in --out, put ' before text that a spreadsheet would interpret as a formula",
     )
     parser.add_argument("--text-column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of --file")
@@ -73,13 +73,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--coverage",
         type=float,
-        help="also give a set of labels that holds the true one this often: 0.9",
+        help="also give the conformal prediction set at this coverage, such as 0.9",
     )
     parser.add_argument(
-        "--abstain-below", type=float, default=0.0, help="give no label where its probability is below this"
+        "--abstain-below", type=float, default=0.0, help="give no label if its probability is below this"
     )
     parser.add_argument(
-        "--details", action="store_true", help="also give the share of unknown tokens and how many were cut"
+        "--details",
+        action="store_true",
+        help="also give the share of unknown and the number of truncated tokens",
     )
     return parser.parse_intermixed_args(argv)
 
@@ -88,8 +90,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("coverage", "abstain_below", "details")}
 
 
-def _for_people(text: str, prediction: Prediction) -> str:
-    """Return a text and its prediction as a line for people."""
+def _readable(text: str, prediction: Prediction) -> str:
+    """Format a text and its prediction as a readable line."""
     shares = "  ".join(f"{visible(label)} {p:.3f}" for label, p in prediction.probabilities.items())
     notes = []
     if prediction.label_set is not None:
@@ -101,13 +103,13 @@ def _for_people(text: str, prediction: Prediction) -> str:
 
 
 def _more(prediction: Prediction) -> dict[str, Any]:
-    """Return what was asked for besides label and probabilities."""
+    """Return the optional fields that were requested."""
     more = {name: getattr(prediction, name) for name in ("label_set", "unknown_share", "cut_tokens")}
     return {name: value for name, value in more.items() if value is not None}
 
 
 def _predict_lines(classifier: SentimentClassifier, options: argparse.Namespace) -> None:
-    """Answer each line of stdin with a line of JSON; at once when somebody types."""
+    """Predict each line of stdin as a line of JSON; without buffering on a terminal."""
     from lstm_sentiment.data.formats.writers import to_json_line
     from lstm_sentiment.text.portions import bytes_of, portions
 
@@ -115,13 +117,13 @@ def _predict_lines(classifier: SentimentClassifier, options: argparse.Namespace)
     most = 1 if sys.stdin.isatty() else LINES_AT_ONCE
     for texts in portions(_lines_of_stdin(), most=most, size=BYTES_AT_ONCE, of=bytes_of):
         for text, prediction in zip(texts, classifier.predict(texts, **_asked(options)), strict=True):
-            answer = {"text": text, "label": prediction.label, "score": prediction.score}
-            print(to_json_line({**answer, "probabilities": prediction.probabilities, **_more(prediction)}))
+            record = {"text": text, "label": prediction.label, "score": prediction.score}
+            print(to_json_line({**record, "probabilities": prediction.probabilities, **_more(prediction)}))
         sys.stdout.flush()
 
 
 def _lines_of_stdin() -> Iterator[str]:
-    """Yield lines, none of which may be without end."""
+    """Yield lines, limited in length."""
     from lstm_sentiment.data.sources.sources import MAX_LINE
     from lstm_sentiment.errors import DataError
 
@@ -164,7 +166,7 @@ def _labelled(
     options: argparse.Namespace,
     columns: list[str] | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Yield a file's rows with predictions; with `columns`, each chunk has all of these."""
+    """Yield a file's rows with predictions; each chunk has all `columns`, if given."""
     from tqdm import tqdm
 
     from lstm_sentiment.data.formats.readers import TEXT_COLUMNS, column_texts, pick_column, read_chunks
@@ -187,9 +189,9 @@ def _labelled(
 
 
 def _with_predictions(frame: pd.DataFrame, predictions: list[Prediction], file: str) -> pd.DataFrame:
-    """Return the rows with columns predicted_label, predicted_score and one probability per class.
+    """Add columns predicted_label, predicted_score and one probability per class.
 
-    And label_set (names with a bar between), unknown_share and cut_tokens, if they were asked for.
+    If requested, also label_set (names joined by a bar), unknown_share and cut_tokens.
     """
     import pandas as pd
 
@@ -206,7 +208,7 @@ def _with_predictions(frame: pd.DataFrame, predictions: list[Prediction], file: 
         added[name] = ["|".join(of_row) for of_row in values] if isinstance(value, list) else values
     taken = [name for name in added if name in frame.columns]
     if taken:
-        raise DataError(f"has a column '{taken[0]}' already, which this command adds; rename it", file=file)
+        raise DataError(f"already has a column '{taken[0]}', which this command adds; rename it", file=file)
     return pd.concat([frame, pd.DataFrame(added, index=frame.index)], axis=1)
 
 

@@ -22,7 +22,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog=program("report"), description=__doc__)
     parser.add_argument("run", help="folder of a finished run; report.html is written into it")
     parser.add_argument(
-        "--rows", action="store_true", help="read the rows that the run names, though it was not trained here"
+        "--rows", action="store_true", help="read the run's data, even if it was not trained on this machine"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)

@@ -47,7 +47,7 @@ from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.tokenization import PAD
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.optimizer import cross_entropy
+from lstm_sentiment.training.losses import cross_entropy
 from lstm_sentiment.training.trainer import Trainer
 
 SEED = 0

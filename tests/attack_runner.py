@@ -40,8 +40,9 @@ from lstm_sentiment.deployment.exporter import export
 from lstm_sentiment.diagnostics.diagnose import diagnose_run
 from lstm_sentiment.errors import SentimentError
 from lstm_sentiment.evaluate import main as evaluate
+from lstm_sentiment.experiment.resume import check_folder
 from lstm_sentiment.experiment.seeds import run_seeds
-from lstm_sentiment.experiment.session import check_folder, new_curves
+from lstm_sentiment.experiment.session import new_curves
 from lstm_sentiment.models.network import new_network
 from lstm_sentiment.predict import main as predict
 from lstm_sentiment.system.distributed import Processes

@@ -211,30 +211,34 @@ PAYLOADS = (
     "functools.partial", "Path.touch", "shutil.copyfile", "pickle.loads", "torch.load",
     "torch.storage._load_from_bytes", "torch.hub.load", "numpy.load",
 )  # fmt: skip
-FOREIGN = "reads no pickles"
+FOREIGN = "pickles are refused"
 
 
 def pickle_attacks() -> Iterator[Attack]:
     for payload in PAYLOADS:
         yield Attack(f"weights that call {payload}", pickled(WEIGHTS, payload=payload), FOREIGN)
     for kind in ("pickle", "torch legacy", "gzip", "tar", "zip"):
-        yield Attack(f"weights as {kind}", pickled(WEIGHTS, kind), f"{WEIGHTS}: .*(reads no pickles|header)")
+        yield Attack(
+            f"weights as {kind}", pickled(WEIGHTS, kind), f"{WEIGHTS}: .*(pickles are refused|header)"
+        )
     yield Attack("weights as pickle protocol 0", pickled(WEIGHTS, "pickle protocol 0"), "has a header of")
     yield Attack("weights unsigned", pickled(WEIGHTS, signed=False), "damaged or was replaced")
     for name in (STATE, "vocabulary.json", "labels.json", "config.yaml"):
-        yield Attack(f"{name} as pickle", pickled(name, "pickle"), f"{name}:.*(reads no pickles|not)")
+        yield Attack(f"{name} as pickle", pickled(name, "pickle"), f"{name}:.*(pickles are refused|not)")
     yield Attack("manifest as pickle", pickled("best/manifest.json", "pickle", signed=False), FOREIGN)
     yield Attack(
-        "more weights as pickle", pickled("best/more.safetensors"), f"{FOREIGN}|no checkpoint of its kind"
+        "more weights as pickle", pickled("best/more.safetensors"), f"{FOREIGN}|a checkpoint of this kind"
     )
     yield Attack("a pickle that nobody asked for", pickled("best/pytorch_model.bin"), None)
     yield Attack("pickled optimizer", pickled("best/optimizer.safetensors", "pickle"), FOREIGN)
     for name in ("metrics.json", "log.jsonl"):
         yield Attack(f"{name} as pickle", pickled(name, "pickle"), FOREIGN, "report")
-    yield Attack("a run that is a .pt file", run_is_a_pickle("pt"), "no run folder but a file.*no pickles")
+    yield Attack(
+        "a run that is a .pt file", run_is_a_pickle("pt"), "is a file, not a run folder.*pickles are refused"
+    )
     yield Attack("weights to start from", pickled(WEIGHTS), FOREIGN, "pretrained")
     yield Attack("a run to publish", pickled("metrics.json", "torch zip"), FOREIGN, "publish")
-    yield Attack("word vectors", pickled("vectors.pt"), "holds no|no vector|values|cannot", "vectors")
+    yield Attack("word vectors", pickled("vectors.pt"), "has no|not a|values|cannot", "vectors")
     yield Attack("rows as parquet", pickled("rows.parquet", "pickle"), "rows.parquet", "rows")
     yield Attack("rows as csv", pickled("rows.csv", "pickle"), "rows.csv", "rows")
     yield Attack("tokens of a cache", cached_pickle, None, "cache")
@@ -289,15 +293,21 @@ def tensor_attacks() -> Iterator[Attack]:
         "length of nothing": (tensors_file(b"", eight), "not JSON"),
         "an empty file": (b"", "not JSON"),
         "four bytes": (b"\1\0\0\0", "has a header of"),
-        "overlapping tensors": (tensors_file({"a": one(), "b": one()}, eight), "not what the file holds"),
-        "a hole": (tensors_file({"a": one(), "b": one(offsets=(16, 24))}, eight * 3), "not what the file"),
-        "negative offsets": (tensors_file({"a": one(offsets=(-8, 0))}, eight), "describes no such tensors"),
-        "a negative shape": (tensors_file({"a": one(shape=(-1, -2))}, eight), "describes no such tensors"),
-        "a shape that overflows": (tensors_file({"a": one(shape=(2**62, 4))}, eight), "no such tensors"),
-        "a shape of 1e308": (tensors_file({"a": one(shape=(1e308,))}, eight), "no such tensors"),
-        "a shape of other bytes": (tensors_file({"a": one(shape=(3,))}, eight), "no such tensors"),
-        "bytes at the end": (tensors_file({"a": one()}, eight * 2), "not what the file holds"),
-        "a name twice": (tensors_file(b'{"a": 1, "a": 2}', eight), "twice"),
+        "overlapping tensors": (tensors_file({"a": one(), "b": one()}, eight), "does not match its content"),
+        "a hole": (
+            tensors_file({"a": one(), "b": one(offsets=(16, 24))}, eight * 3),
+            "does not match its content",
+        ),
+        "negative offsets": (tensors_file({"a": one(offsets=(-8, 0))}, eight), "invalid tensor header"),
+        "a negative shape": (tensors_file({"a": one(shape=(-1, -2))}, eight), "invalid tensor header"),
+        "a shape that overflows": (
+            tensors_file({"a": one(shape=(2**62, 4))}, eight),
+            "invalid tensor header",
+        ),
+        "a shape of 1e308": (tensors_file({"a": one(shape=(1e308,))}, eight), "invalid tensor header"),
+        "a shape of other bytes": (tensors_file({"a": one(shape=(3,))}, eight), "invalid tensor header"),
+        "bytes at the end": (tensors_file({"a": one()}, eight * 2), "does not match its content"),
+        "a name twice": (tensors_file(b'{"a": 1, "a": 2}', eight), "duplicate"),
         "a header that is no text": (tensors_file(b"\xff\xfe\xfd", eight), "not JSON"),
         "a header of 300,000 brackets": (tensors_file(b"[" * 300_000), "lists and maps"),
         "a header of 90,000 brackets": (tensors_file(b"[" * 90_000), "not JSON"),
@@ -315,16 +325,22 @@ def tensor_attacks() -> Iterator[Attack]:
             tensors_file({"__metadata__": {"a": {"b": [1]}}, "a": one()}, eight),
             "model.safetensors|missing or added",
         ),
-        "a type that is none": (tensors_file({"a": one("OBJ")}, eight), "describes no such tensors"),
+        "a type that is none": (tensors_file({"a": one("OBJ")}, eight), "invalid tensor header"),
         "a name that leads out": (tensors_file({"../../etc/x": one()}, eight), "missing|do not fit"),
-        "a zip at the end": (tensors_file({"a": one()}, eight + b"PK\x05\x06" + b"\0" * 18), "not what the"),
+        "a zip at the end": (
+            tensors_file({"a": one()}, eight + b"PK\x05\x06" + b"\0" * 18),
+            "does not match its",
+        ),
     }
     for name, (content, says) in files.items():
         yield Attack(name, put(WEIGHTS, content), says)
     edits: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
-        "weights that are no numbers": (lambda t: t["lstm.head.bias"].fill_(torch.nan), "not finite"),
-        "weights without end": (lambda t: t["lstm.embedding.weight"].fill_(torch.inf), "not finite"),
-        "weights of 3e38": (lambda t: t["lstm.head.bias"].fill_(3e38), "not finite for 1 of 1 texts"),
+        "weights that are no numbers": (lambda t: t["lstm.head.bias"].fill_(torch.nan), "non-finite"),
+        "weights without end": (lambda t: t["lstm.embedding.weight"].fill_(torch.inf), "non-finite"),
+        "weights of 3e38": (
+            lambda t: t["lstm.head.bias"].fill_(3e38),
+            "non-finite predictions for 1 of 1 texts",
+        ),
         "a weight less": (lambda t: t.pop("lstm.head.bias"), "missing or added"),
         "a weight more": (lambda t: t.update(evil=torch.zeros(2)), "missing or added"),
         "weights of another type": (
@@ -399,10 +415,10 @@ def text_attacks() -> Iterator[Attack]:
     yield Attack("log of 1 GB", sparse("log.jsonl", 10**9), "larger than", "report")
     yield Attack("state of lists in lists", put(STATE, "[" + "[]," * 1_390_000 + "[]]"), "lists and maps")
     yield Attack("state of maps", put(STATE, "[" + "{}," * 1_390_000 + "{}]"), "lists and maps")
-    yield Attack("state of numbers", put(STATE, "[" + "9e9," * 1_000_000 + "1]"), "facts by name")
+    yield Attack("state of numbers", put(STATE, "[" + "9e9," * 1_000_000 + "1]"), "not a JSON object")
     yield Attack("state of brackets", put(STATE, "[" * 90_000), "not JSON")
     yield Attack("state of a huge number", put(STATE, '{"epoch": ' + "9" * 1_000_000 + "}"), "not JSON")
-    yield Attack("state with a key twice", put(STATE, '{"a": 1, "a": 2}'), "twice")
+    yield Attack("state with a key twice", put(STATE, '{"a": 1, "a": 2}'), "duplicate")
     for value in ("x", {"a": 1}, -1, float("nan")):
         made = change(STATE, calibration={"temperature": value, "thresholds": []})
         yield Attack(f"temperature {value!r}", made, "do not fit")
@@ -410,24 +426,24 @@ def text_attacks() -> Iterator[Attack]:
     call = {"__reduce__": ["os.system", "touch x"], "cls": "os.system", "_target_": "os.system"}
     yield Attack("keys that call", change(STATE, **call, calibration=call), "do not fit")
     yield Attack(
-        "half a million proofs", change(STATE, proof={"texts": ["a"] * 500_000, "logits": []}), "proof"
+        "half a million proofs", change(STATE, proof={"texts": ["a"] * 500_000, "logits": []}), "self-test"
     )
     long = {"texts": ["a " * 1_000_000], "logits": [[0, 0, 0]]}
-    yield Attack("a proof without end", change(STATE, proof=long), "proof")
-    yield Attack("a proof that is none", change(STATE, proof=[1]), "proof")
+    yield Attack("a proof without end", change(STATE, proof=long), "self-test")
+    yield Attack("a proof that is none", change(STATE, proof=[1]), "self-test")
     lists = "[\n" + "[],\n" * 3_000_000 + "[]\n]"
     some = "[\n" + "[],\n" * 20 + "[]\n]"
     yield Attack("vocabulary of lists", put("vocabulary.json", lists), "lists and maps")
-    yield Attack("vocabulary of some lists", put("vocabulary.json", some), "no token")
-    yield Attack("vocabulary of numbers", put("vocabulary.json", '[\n"so",\n1\n]'), "no token")
+    yield Attack("vocabulary of some lists", put("vocabulary.json", some), "not a string")
+    yield Attack("vocabulary of numbers", put("vocabulary.json", '[\n"so",\n1\n]'), "not a string")
     yield Attack("vocabulary on one line", put("vocabulary.json", lists.replace("\n", "")), "a line of")
     tokens = "[\n" + ",\n".join(f'"{i}"' for i in range(2_000_000)) + "\n]\n"
     yield Attack("vocabulary of too many", put("vocabulary.json", tokens), "holds more than the")
     token = '[\n"' + "a" * 9_000_000 + '"\n]'
     yield Attack("vocabulary of one token", put("vocabulary.json", token), "a line of")
-    yield Attack("vocabulary of too few", put("vocabulary.json", '[\n"a"\n]\n'), "tokens that the weights")
-    yield Attack("vocabulary with a token twice", put("vocabulary.json", json.dumps(["a"] * 18)), "twice")
-    yield Attack("vocabulary that is a map", put("vocabulary.json", '{"a": 1}'), "no list of tokens")
+    yield Attack("vocabulary of too few", put("vocabulary.json", '[\n"a"\n]\n'), "tokens of the weights")
+    yield Attack("vocabulary with a token twice", put("vocabulary.json", json.dumps(["a"] * 18)), "duplicate")
+    yield Attack("vocabulary that is a map", put("vocabulary.json", '{"a": 1}'), "not a list of tokens")
     yield Attack("labels that are a list", put("labels.json", "[]"), "names of up to")
     yield Attack(
         "labels that are numbers", put("labels.json", '{"labels": [1, 2, 3], "map": {}}'), "names of"
@@ -471,7 +487,7 @@ def yaml_with(content: str) -> Callable[[Place], None]:
 # -- sizes -----------------------------------------------------------------------------------------
 
 
-UNASKED = "best: holds files that no checkpoint of its kind has"
+UNASKED = "best: unexpected files for a checkpoint of this kind"
 
 
 def sparse_tensors(name: str, tensor: str | None = None) -> Callable[[Place], None]:
@@ -550,7 +566,7 @@ def size_attacks() -> Iterator[Attack]:
         yield Attack(f"{name} of 2 GiB", sparse_tensors(WEIGHTS, name), large)
         yield Attack(f"{name} of 2 GiB to start from", sparse_tensors(WEIGHTS, name), large, "pretrained")
     big = tensors_file({"a": one(shape=(2**31,), offsets=(0, 2**33))})
-    yield Attack("weights of 8 GB that are not there", put(WEIGHTS, big), "not what the file holds")
+    yield Attack("weights of 8 GB that are not there", put(WEIGHTS, big), "does not match its content")
 
 
 # -- paths -----------------------------------------------------------------------------------------
@@ -657,24 +673,26 @@ def path_attacks() -> Iterator[Attack]:
     for name in ("../../outside", "BESIDE/outside", "a/../../../x", "", "."):
         yield Attack(f"a manifest that names {name!r}", manifest_with(**{name: vouched}), "missing or added")
     for name in (WEIGHTS, STATE, "best/manifest.json", "config.yaml", "vocabulary.json", "labels.json"):
-        yield Attack(f"a link for {name}", linked(name), "leads out of the run folder")
+        yield Attack(f"a link for {name}", linked(name), "points outside the run folder")
     for name in ("metrics.json", "log.jsonl"):
         made = linked(name, secret='{"password": "hunter2"}')
-        yield Attack(f"a link for {name}", made, "leads out of the run folder", "report")
-    yield Attack("a link to publish", linked("data.json", secret="{}"), "leads out of the run", "publish")
-    yield Attack("a folder that is a link", linked_folder, "leads out of the run folder")
+        yield Attack(f"a link for {name}", made, "points outside the run folder", "report")
+    yield Attack("a link to publish", linked("data.json", secret="{}"), "points outside the run", "publish")
+    yield Attack("a folder that is a link", linked_folder, "points outside the run folder")
     yield Attack("a hard link", linked(STATE, hard=True), None)
     yield Attack("a report over a link", linked("report.html", secret="mine"), None, "report")
     yield Attack("a report over a hard link", linked("report.html", secret="mine", hard=True), None, "report")
     yield Attack("scores over a link", linked("evaluation.json", secret="mine"), None, "evaluate")
     for name in ("best/manifest.json", "config.yaml", "vocabulary.json", WEIGHTS):
         for kind in ("pipe", "device"):
-            yield Attack(f"a {kind} for {name}", special(name, kind), "no run folder|plain|leads out|damaged")
+            yield Attack(
+                f"a {kind} for {name}", special(name, kind), "not a run folder|regular|points outside|damaged"
+            )
     for name in ("metrics.json", "log.jsonl"):
-        yield Attack(f"a pipe for {name}", special(name, "pipe"), "plain file|has no metrics", "report")
+        yield Attack(f"a pipe for {name}", special(name, "pipe"), "regular file|has no metrics", "report")
     for how, names in GUESSED.items():
         yield Attack(f"guessed names of unfinished files: {how}", guessed(*names), None, how)
-    out = "leads out of the run folder"
+    out = "points outside the run folder"
     yield Attack("curves in a linked folder", leads_to_a_folder("tensorboard"), out, "curves")
     yield Attack("a linked folder of a seed", leads_to_a_folder("seeds/seed-0"), out, "seeds")
     yield Attack("a linked folder for an export", leads_to_a_folder("onnx"), "is in the way", "export")

@@ -116,7 +116,7 @@ def row_attacks() -> Iterator[Attack]:
         "with a row far down": (workbook(f'<row r="4000000000">{CELL}</row>'), "rows or texts"),
         "with entities": (workbook(**{SHEET.replace("/", "__").replace(".xml", "_xml"): bomb}), "entities"),
         "with many styles": (workbook(xl__styles_xml=repeated(b"<a/>" * 1000, 20_000)), "unpacks to"),
-        "that is no XML": (workbook(xl__workbook_xml=b"\0" * 1000), "no readable Excel workbook"),
+        "that is no XML": (workbook(xl__workbook_xml=b"\0" * 1000), "not a readable Excel workbook"),
     }
     for name, (make, says) in sheets.items():
         yield Attack(f"a workbook {name}", make, says, "rows")
@@ -125,15 +125,15 @@ def row_attacks() -> Iterator[Attack]:
     up = {"../../outside.csv": b"text,label\nso,a\n", "/outside.csv": b"text,label\nso,a\n"}
     yield Attack("an archive that leads out", zipped(up), "holds 2 files", "rows")
     many = {f"{number}.csv": b"" for number in range(120_000)}
-    yield Attack("an archive of many files", zipped(many), "very many files", "rows")
+    yield Attack("an archive of many files", zipped(many), "too many files", "rows")
     batches: dict[str, Callable[[], pa.RecordBatch]] = {
         "of 400 MB": lambda: pa.record_batch({"text": pa.array(["\0" * (1 << 20)] * 400, pa.large_string())}),
         "of a repeated text": run_ends,
         "of nothing": lambda: pa.record_batch({"text": pa.nulls(10**9), "label": pa.nulls(10**9)}),
     }
     for name, batch in batches.items():
-        yield Attack(f"a batch {name}", feather(batch), "a batch (has|unpacks to)", "rows")
-    yield Attack("a batch with broken offsets", broken_offsets, "no readable Feather file", "rows")
+        yield Attack(f"a batch {name}", feather(batch), "a batch (has|decompresses to)", "rows")
+    yield Attack("a batch with broken offsets", broken_offsets, "not a readable Feather file", "rows")
     jsons = {
         "an array in arrays": "[" * 1_000_000,
         "an object in objects": '[{"text": ' * 100_000,

@@ -102,7 +102,10 @@ LOSS = (
     "Classification.loss",
     AT_STEP + 1,
 )  # the longest batch is tried first
-LOST, SILENT = "another process of the job is gone", f"has not answered for {TIMEOUT_S} s (trainer.timeout)"
+LOST, SILENT = (
+    "another process of the job ended without an error message",
+    f"has not responded for {TIMEOUT_S} s (trainer.timeout)",
+)
 FAULTS = {
     "killed as it starts": Fault(
         rank=1,
@@ -148,7 +151,7 @@ FAULTS = {
         does=not_a_number,
         at=LOSS,
         status=("failed", 4),
-        says=(f"the loss is nan at step {AT_STEP - 1} of epoch 1 (", "data.csv: line", "nothing was updated"),
+        says=(f"the loss is nan at step {AT_STEP - 1} of epoch 1 (", "data.csv: line", "were not updated"),
     ),
     "out of memory": Fault(
         rank=1,

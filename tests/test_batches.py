@@ -103,7 +103,7 @@ ROWS_TOO_LONG: dict[str, Any] = {
 @pytest.mark.parametrize("name", ROWS_TOO_LONG)
 def test_an_oversized_row_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pa.record_batch({"text": ["so"] * 3, "x": ROWS_TOO_LONG[name]})
-    says = r"a\.feather:\d: the row takes [\d,]+ bytes of memory, more than 67,108,864; leave columns of long"
+    says = r"a\.feather:\d: the row takes [\d,]+ bytes of memory, more than 67,108,864; remove columns of"
     with pytest.raises(DataError, match=says):
         list(parts_of(iter([batch]), SOURCE, 5_000, 1 << 22))
     monkeypatch.setattr(module, "MOST_ROW_BYTES", 1 << 40)  # the control: nothing else is in the way
@@ -120,7 +120,8 @@ def test_an_oversized_text_is_refused(kind: Any) -> None:
     with pytest.raises(DataError) as caught:
         list(parts_of(iter([batch]), SOURCE, 5_000, 1 << 22))
     assert str(caught.value) == (
-        "a.feather:2: column 'text': a text of more than 4,194,304 bytes; write one text per row, or cut it"
+        "a.feather:2: column 'text': a text of more than 4,194,304 bytes; write one text per row, "
+        "or shorten it"
     )
     whole = pa.record_batch({"text": ["x" * MAX_LINE]})
     [(columns, _)] = parts_of(iter([whole]), SOURCE, 5_000, 1 << 22)
@@ -135,8 +136,8 @@ def test_values_of_unknown_size_are_refused() -> None:
         with pytest.raises(DataError) as caught:
             list(parts_of(iter([batch]), SOURCE, 5_000, 1 << 22))
         assert str(caught.value) == (
-            f"a.feather: column 'x': holds values of the type '{kind}', which is not read; leave the column "
-            "out, or write it as text"
+            f"a.feather: column 'x': holds values of the type '{kind}', which is not read; remove the "
+            "column, or write it as text"
         )
 
 

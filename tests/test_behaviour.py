@@ -301,7 +301,7 @@ def test_the_command_reports_real_failures(
     shown, found = capsys.readouterr().out, json.loads(out.read_text("utf-8"))["behaviour"]
     classifier = load(trained_run)
     assert found == check_behaviour(classifier.labels, classifier.predict_proba)
-    assert f"{found['texts']:,} made-up texts" in shown
+    assert f"{found['texts']:,} synthetic texts" in shown
     seen = 0
     for of in found["capabilities"]:
         assert re.search(rf"{of['name']} +{of['kind']} +{of['tests']} +{of['failures']} ", shown)
@@ -339,8 +339,8 @@ def test_a_file_and_behaviour_are_reported_together(
     ("argv", "expected"),
     [
         ([], "give a file with labelled rows, --behaviour, or both"),
-        (["--behaviour", "--text_column", "body"], "--text-column goes with a file"),
-        (["--behaviour", "--encoding=latin-1"], "--encoding goes with a file"),
+        (["--behaviour", "--text_column", "body"], "--text-column needs a file"),
+        (["--behaviour", "--encoding=latin-1"], "--encoding needs a file"),
         (["--behaviour", "--out", "no/such/folder.json"], "no such folder"),
         (["nothing.csv", "--behaviour"], "nothing.csv"),
         (["--behavior"], "--behavior"),

@@ -348,7 +348,7 @@ def test_a_loaded_model_is_in_evaluation_mode(trained: Trained) -> None:
 
 def test_a_folder_without_a_run_is_an_error(trained: Trained, tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path, trained.path / "best", trained.path / "config.yaml"):
-        with pytest.raises(RunError, match="is no run folder") as raised:
+        with pytest.raises(RunError, match="is not a run folder") as raised:
             load(path)
         assert str(path) in str(raised.value)
 
@@ -452,12 +452,12 @@ def test_overflowing_logits_are_an_error(
     signs = torch.tensor([1.0, -1.0, 0.0]).unsqueeze(1)  # whatever the signs of what they are multiplied by
     classifier.model.head.weight.copy_(3e38 * signs.expand_as(classifier.model.head.weight))
     classifier.model.head.bias.fill_(3e38)
-    told = f"{trained_run}: the model gives numbers that are not finite for 2 of 2 texts: "
+    told = f"{trained_run}: non-finite predictions for 2 of 2 texts: "
     for answer in (classifier.predict, classifier.predict_proba):
         with pytest.raises(CheckpointError) as caught:
             answer(["great", "awful"])
         assert str(caught.value).startswith(told)
-    with pytest.raises(CheckpointError, match="not finite for 2 of 2 texts"):
+    with pytest.raises(CheckpointError, match="non-finite predictions for 2 of 2 texts"):
         explain(classifier, "great", method="occlusion")
     with monkeypatch.context() as patch:  # the control
         patch.setattr("lstm_sentiment.evaluation.calibration.check_finite", lambda _: None)

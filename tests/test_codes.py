@@ -48,7 +48,7 @@ def test_a_map_of_nulls_that_leaves_no_class_is_refused(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", TWO)
     with pytest.raises(DataError, match="every row has the label 'negative'; a classifier needs"):
         read(tmp_path, data, labels={"positive": None})
-    with pytest.raises(DataError, match=r"data\.labels leaves out every row; a classifier needs"):
+    with pytest.raises(DataError, match=r"data\.labels excludes every row; a classifier needs"):
         read(tmp_path, data, labels={"positive": None, "negative": None})
 
 
@@ -170,7 +170,7 @@ def test_class_folders_may_be_codes(tmp_path: Path) -> None:
 
 def test_an_inverted_label_map_is_detected(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", coded({"negative": "0", "positive": "1"}))
-    told = r"data\.csv:2: data\.labels maps names to what the file says; write \{0: neg, 1: pos\}"
+    told = r"data\.csv:2: data\.labels maps names to labels, not labels to names; write \{0: neg, 1: pos\}"
     with pytest.raises(DataError, match=told):
         read(tmp_path, data, labels={"neg": "0", "pos": "1"})
     names = write_csv(tmp_path / "names.csv", coded({"negative": "neg", "positive": "pos"}))
@@ -191,7 +191,7 @@ def test_a_run_that_could_not_be_loaded_is_refused_before_training(
         run(config)
     assert not (tmp_path / "run" / "config.yaml").exists()
     monkeypatch.setattr("lstm_sentiment.experiment.session.config_yaml", lambda config: "seed: 3\n")
-    with pytest.raises(RunError, match=r"would read back as another one \(config\.yaml\)"):
+    with pytest.raises(RunError, match=r"would read back differently \(config\.yaml\)"):
         run(config)
 
 
@@ -218,7 +218,7 @@ def test_rows_without_a_label_are_left_out_on_request(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, data)
     told = str(caught.value).removeprefix(str(data))
-    assert told.startswith(":9: has no label; give it one, or leave such rows out: in data.labels, map")
+    assert told.startswith(":9: has no label; add one, or exclude such rows: in data.labels, map")
     assert told.endswith("(2 rows)")
     labels = {"": None, "negative": "negative", "positive": "positive"}
     corpus = read(tmp_path, data, labels=labels)
@@ -231,10 +231,10 @@ def test_rows_without_a_label_are_left_out_on_request(tmp_path: Path) -> None:
 
 def test_a_class_of_one_row_is_reported_with_its_line_and_a_fix(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", [*TWO[:50], ("so so", "mixed"), *TWO[50:]])
-    with pytest.raises(DataError, match=r"of the label 'mixed' there is 1, at line 52; add some, or"):
+    with pytest.raises(DataError, match=r"the label 'mixed' has 1 row, at line 52; add some, or"):
         read(tmp_path, data)
     labels = {"mixed": None, "negative": "negative", "positive": "positive"}
     assert read(tmp_path, data, labels=labels).labels == ["negative", "positive"]
     few = write_csv(tmp_path / "few.csv", TWO[:10])
-    with pytest.raises(DataError, match=r"1 of 10 rows, for 2 classes; give more rows, or another share"):
+    with pytest.raises(DataError, match=r"1 of 10 rows, for 2 classes; add rows, or change the share"):
         read(tmp_path, few, validation=0.1)

@@ -109,7 +109,7 @@ def test_train_prints_a_summary(reviews: Path, tmp_path: Path, capsys: pytest.Ca
         "192 rows: negative 64, neutral 64, positive 64",
         "24 rows: negative 8, neutral 8, positive 8",
         "first loss 1.",
-        "ln(3) = 1.099: as it should be",
+        "ln(3) = 1.099: as expected",
         "epoch 5/5",
         "baseline majority",
         "baseline tfidf_logistic_regression",
@@ -141,7 +141,7 @@ def test_resume_only_needs_the_folder(
     before = (out / "best" / "model.safetensors").read_bytes()
     capsys.readouterr()
     train.main(["--out", str(out), "--resume", "true"])
-    assert "going on from step 12 of 12" in capsys.readouterr().out
+    assert "resuming at step 12 of 12" in capsys.readouterr().out
     assert (out / "best" / "model.safetensors").read_bytes() == before
 
 
@@ -389,7 +389,7 @@ def test_a_table_of_too_many_keys_is_refused(trained: Path, tmp_path: Path) -> N
     with pytest.raises(DataError) as caught:
         predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "o.csv")])
     assert str(caught.value) == (
-        f"{source}: its rows have more than 10,000 keys together; that is no table: leave some out, or name "
+        f"{source}: its rows have more than 10,000 distinct keys, too many for a table: remove some, or name "
         "a .jsonl file with --out"
     )
     predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "o.jsonl")])
@@ -576,16 +576,16 @@ def test_evaluate_names_the_line_of_an_unknown_label(
 @pytest.mark.parametrize(
     ("main", "argv", "expected"),
     [
-        (predict.main, ["MISSING", "great"], "MISSING: is no run folder"),
-        (evaluate.main, ["MISSING", "FILE"], "MISSING: is no run folder"),
+        (predict.main, ["MISSING", "great"], "MISSING: is not a run folder"),
+        (evaluate.main, ["MISSING", "FILE"], "MISSING: is not a run folder"),
         (predict.main, ["RUN", "--file", "missing.csv"], "missing.csv: no such file"),
         (evaluate.main, ["RUN", "missing.csv"], "missing.csv: no such file"),
         (predict.main, ["RUN", "--file", "FILE", "--text_column", "txt"], "--text-column"),
         (evaluate.main, ["RUN", "FILE", "--label_column", "lable"], "Did you mean 'label'?"),
         (evaluate.main, ["RUN", "FILE", "--text_column", "body"], "'text', 'label'"),
         (predict.main, ["RUN", "great", "--file", "FILE"], "not both"),
-        (predict.main, ["RUN", "great", "--out", "o.csv"], "--out goes with --file"),
-        (predict.main, ["RUN", "--out", "o.csv"], "--out goes with --file"),
+        (predict.main, ["RUN", "great", "--out", "o.csv"], "--out needs --file"),
+        (predict.main, ["RUN", "--out", "o.csv"], "--out needs --file"),
         (predict.main, ["RUN", "--file", "FILE", "--out", "o.pdf"], "o.pdf"),
         (predict.main, ["RUN", "--file", "FILE", "--out", "missing/o.csv"], "missing/o.csv"),
         (evaluate.main, ["RUN", "FILE", "--out", "missing/o.json"], "missing/o.json"),

@@ -141,7 +141,7 @@ def test_two_runs_are_compared_on_a_file(
     ("argv", "expected"),
     [
         (["good", "other", "data.csv"], "the runs have different classes"),
-        (["good", "nothing", "data.csv"], "is no run folder"),
+        (["good", "nothing", "data.csv"], "is not a run folder"),
         (["good", "poor", "nothing.csv"], "nothing.csv"),
         (["good", "poor", "data.csv", "--out", "no/such/folder.json"], "no such folder"),
     ],

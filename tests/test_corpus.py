@@ -132,7 +132,7 @@ def test_too_few_rows_are_refused(load: Callable[..., Corpus], count: int) -> No
 
 
 def test_a_class_of_one_row_cannot_be_split(load: Callable[..., Corpus]) -> None:
-    with pytest.raises(DataError, match=r"of the label .c. there is 1"):
+    with pytest.raises(DataError, match=r"the label .c. has 1 row"):
         load(skewed_rows({"a": 100, "b": 100, "c": 1}))
 
 
@@ -467,5 +467,5 @@ def test_a_url_in_a_run_folder_is_refused_for_every_data_setting(key: str) -> No
     refuse_addresses(DataConfig(**here, exclude="e.csv"))
     for address in ("https://example.org/x.csv", "s3://bucket/x.csv"):
         named: Any = here | {key: ["e.csv", address] if key in ("unlabelled", "exclude") else address}
-        with pytest.raises(DataError, match=f"{address}: is an address in a run folder"):
+        with pytest.raises(DataError, match=f"{address}: is a URL in a run folder"):
             refuse_addresses(DataConfig(**named))

@@ -139,7 +139,7 @@ def test_resuming_gives_the_same_weights(
 
 def test_explicit_fractions_are_refused_with_their_rows(configure: Configure, few: Path) -> None:
     """The control: explicitly requested test rows are not dropped silently."""
-    with pytest.raises(DataError, match="too few rows for a split that holds every class: 2 of 12 rows"):
+    with pytest.raises(DataError, match="too few rows for a split with every class: 2 of 12 rows"):
         run(configure(f"--data.train={few}", "--data.validation=0.2", "--data.test=0.2"))
 
 
@@ -151,7 +151,8 @@ def test_null_requests_cross_validation_for_any_number_of_rows(configure: Config
 
 def test_incompatible_settings_are_refused(configure: Configure, few: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"data\.validation: null means cross-validation, which is not for texts"
+        ConfigError,
+        match=r"data\.validation: null means cross-validation, not possible with unlabelled texts",
     ):
         run(configure("--data.validation=null", f"--data.unlabelled={few}", "--trainer.vat=0.1"))
 
@@ -159,7 +160,7 @@ def test_incompatible_settings_are_refused(configure: Configure, few: Path) -> N
 def test_a_rare_class_of_many_rows_is_named_and_not_hidden(configure: Configure, tmp_path: Path) -> None:
     rows = [*make_rows(120)[:90], ("mixed feelings", "mixed"), *make_rows(120)[90:]]
     file = write_csv(tmp_path / "rows.csv", rows)
-    with pytest.raises(DataError, match=r"of the label 'mixed' there is 1, at line 92; .* map mixed to null"):
+    with pytest.raises(DataError, match=r"the label 'mixed' has 1 row, at line 92; .* map mixed to null"):
         run(configure(f"--data.train={file}"))
     labels = "{negative: negative, neutral: neutral, positive: positive, mixed: null}"
     run(configure(f"--data.train={file}", f"--data.labels={labels}", "--trainer.epochs=1"))
@@ -222,9 +223,7 @@ def test_a_rare_class_of_an_estimator_is_named_with_its_row_and_fixes() -> None:
         [*TEXTS[:100], "mixed feelings", *TEXTS[100:200]],
         [*LABELS[:100], "mixed", *LABELS[100:200]],
     )
-    expected = (
-        r"of the label 'mixed' there is 1, X\[100\]; give more of it, or leave it out with left_out=\[...\]"
-    )
+    expected = r"the label 'mixed' has 1 row, X\[100\]; add more, or exclude it with left_out=\[...\]"
     with pytest.raises(ValueError, match=expected + "; validation_fraction=None cross-validates instead"):
         tiny(epochs=1).fit(texts, labels)
     weights = np.r_[0.0, np.ones(200)]

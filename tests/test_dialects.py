@@ -75,7 +75,7 @@ def test_a_file_that_fits_neither_dialect_names_the_character(tmp_path: Path) ->
         records(file)
     told = str(caught.value).replace(str(file), "FILE").split("\n")
     assert told[0] == "FILE:3: 3 fields where the header has 2; quote fields that hold a comma"
-    assert "a carriage return (\\r) stands in others" in told[1]
+    assert "other lines contain a carriage return (\\r)" in told[1]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def swallowing(separator: str) -> str:
 def test_an_open_quote_never_swallows_rows(tmp_path: Path, name: str, separator: str) -> None:
     file = tmp_path / name
     file.write_text(swallowing(separator))
-    with pytest.raises(DataError, match=r":51: the row holds others in a quoted field: .*none if"):
+    with pytest.raises(DataError, match=r":51: a quoted field contains other rows: .*none if"):
         records(file)
     plain = list(csv.reader(io.StringIO(swallowing(separator)), delimiter=separator))
     assert len(plain) == 401 - 40  # the fault: the usual reading loses forty rows
@@ -139,7 +139,7 @@ def test_an_open_quote_never_swallows_rows(tmp_path: Path, name: str, separator:
 def test_one_swallowed_row_is_found_too(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text('text,label\n"x, y",pos\nok,neg\n"oh,pos\nno",neg\n')
-    with pytest.raises(DataError, match=":4: the row holds others"):
+    with pytest.raises(DataError, match=":4: a quoted field contains other rows"):
         records(file)
 
 
@@ -199,7 +199,9 @@ def test_following_the_hint_loses_no_first_row(tmp_path: Path) -> None:
     """Regression: naming the columns after the first row."""
     file = tmp_path / "rows.csv"
     file.write_text("".join(f"{text},{label}\n" for text, label in ROWS))
-    with pytest.raises(DataError, match=r":1: the first line looks like a row: 'neg' is a label of others"):
+    with pytest.raises(
+        DataError, match=r":1: the first line looks like a row: 'neg' is a label in other rows"
+    ):
         train_on(file, tmp_path / "run", "--data.text_column=bad 0", "--data.label_column=neg")
     assert not (tmp_path / "run").exists()
 

@@ -324,7 +324,10 @@ def test_other_ranks_wait_while_rank_0_sends_heartbeats(
 
 
 BROKEN = {
-    "gone": ("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer", "left no word"),
+    "gone": (
+        "[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer",
+        "without an error message",
+    ),
     "hangs": ("[third_party/gloo/gloo/transport/tcp/buffer.cc:78] Timed out waiting 9ms for recv", "hangs"),
 }
 

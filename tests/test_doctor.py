@@ -28,6 +28,7 @@ from lstm_sentiment.diagnostics.unused_settings import inert_settings
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.pooling import Pooling, States
 from lstm_sentiment.prediction.classifier import load
 from lstm_sentiment.system.devices import lstm_takes_bf16
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
@@ -423,18 +424,25 @@ def test_mixed_precision_is_measured_where_the_machine_has_it(
     assert checks["in fp16 on cpu"].difference is None
 
 
-def broken_mean(self: SentimentLSTM, kind: str, read: list[torch.Tensor], _: torch.Tensor) -> torch.Tensor:
-    """Pool over padding too."""
-    pooled = [states.amax(0) if kind == "max" else states.float().mean(0) for states in read]
-    return torch.cat(pooled, dim=1)
+class OverPadding(Pooling):
+    """Pools over padding too."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def pool(self, states: States) -> torch.Tensor:
+        pooled = [of.amax(0) if self.kind == "max" else of.float().mean(0) for of in states.read]
+        return torch.cat(pooled, dim=1)
+
+    token_shares = onnx = None  # type: ignore[assignment]
 
 
 def test_a_model_that_reads_padding_is_found(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = load(trained_run)
     monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
-    monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
+    monkeypatch.setattr("lstm_sentiment.models.lstm.pooling_of", OverPadding)
     failed = {check.name for check in check_invariance(classifier) if not check.holds}
-    assert {"in one large batch", "padded, beside a long text", "with the padding written over"} <= failed
+    assert {"in one large batch", "padded, next to a long text", "with the padding overwritten"} <= failed
     assert {f.severity for f in invariance_findings(check_invariance(classifier))} == {ERROR}
 
 
@@ -447,7 +455,7 @@ def test_a_model_that_reads_padding_is_not_blamed_on_the_number_format(
     )
     classifier = load(trained_run, device="cpu")
     monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)
-    monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
+    monkeypatch.setattr("lstm_sentiment.models.lstm.pooling_of", OverPadding)
     checks = {check.name: check for check in check_invariance(classifier)}
     assert not checks["in one large batch"].holds
     assert checks["in bf16 on cpu"].difference is not None
@@ -465,9 +473,9 @@ def test_a_backward_lstm_that_starts_on_padding_is_found(
         return place_TB.flatten()
 
     monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # has no such index
-    monkeypatch.setattr("lstm_sentiment.models.lstm._mirror", whole)
+    monkeypatch.setattr("lstm_sentiment.models.lstm.reversal", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
-        "in small mixed batches", "padded, beside a long text",
+        "in small mixed batches", "padded, next to a long text",
     }  # fmt: skip
 
 
@@ -555,7 +563,7 @@ def test_the_command_exits_with_1_on_errors(
     monkeypatch.setattr("lstm_sentiment.diagnostics.diagnose.load", lambda run: classifier)
     classifier = load(trained_run)
     monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
-    monkeypatch.setattr(SentimentLSTM, "_pool", broken_mean)
+    monkeypatch.setattr("lstm_sentiment.models.lstm.pooling_of", OverPadding)
     with pytest.raises(SystemExit) as left:
         doctor.main([str(trained_run)])
     assert left.value.code == 1

@@ -291,9 +291,9 @@ MISREAD_MAPS = [
     ("{a: x, b: y, ~: c}", "'~' reads as no value in YAML"),
     ("[a, b, null]", "'null' reads as no value in YAML"),
     ("{positive: [good, fine], negative: bad}", "such as {good: positive, fine: positive, bad: negative}"),
-    ("{a: A, b: B, c: {d: e}}", "a map stands where text belongs"),
-    ("[a, [b]]", "a list stands where text belongs"),
-    ("{4: good, 4.0: bad}", "'4' and '4.0' are one code and have two names; leave one out"),
+    ("{a: A, b: B, c: {d: e}}", "a map is not text"),
+    ("[a, [b]]", "a list is not text"),
+    ("{4: good, 4.0: bad}", "'4' and '4.0' are the same code with two names; remove one"),
     ("[4, 4.0]", "names a class in two spellings"),
 ]
 
@@ -365,7 +365,7 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
         (["--trainer.patience=7", "--trainer.epochs=6"], "trainer.patience", "trainer.epochs"),
         (["--resume=true", "--overwrite=true"], "overwrite", "contradicts resume"),
         (["--data.validation=0.5", "--data.test=0.5"], "data.validation", "data.test"),
-        (["--data.validation=0.9", "--data.test=0.9"], "data.validation", "no row to train on"),
+        (["--data.validation=0.9", "--data.test=0.9"], "data.validation", "leaves no training rows"),
     ],
 )
 def test_options_in_conflict_are_refused(tmp_path: Path, argv: list[str], key: str, part: str) -> None:
@@ -501,9 +501,9 @@ def test_a_simple_parser_raises_instead_of_exiting() -> None:
 
 def test_a_duplicate_key_is_refused_with_both_lines(tmp_path: Path) -> None:
     message = yaml_refusal(tmp_path, "trainer:\n  epochs: 3\n  ema: 0.5\n  epochs: 4\n")
-    assert message == "FILE:4: trainer.epochs: stands twice, first at FILE:2; remove one"
+    assert message == "FILE:4: trainer.epochs: duplicate key, first set at FILE:2; remove one"
     message = yaml_refusal(tmp_path, "seed: 1\ntrainer:\n  epochs: 3\ntrainer:\n  ema: 0.5\n")
-    assert message == "FILE:4: trainer: stands twice, first at FILE:2; remove one"
+    assert message == "FILE:4: trainer: duplicate key, first set at FILE:2; remove one"
 
 
 @pytest.mark.parametrize(
@@ -540,8 +540,8 @@ def test_an_empty_file_means_the_defaults(tmp_path: Path, content: str) -> None:
 
 def test_an_unreadable_file_is_refused_by_name(tmp_path: Path) -> None:
     missing = tmp_path / "missing.yaml"
-    assert refusal("--config", str(missing)) == f"{missing}: no such file; give one that is there."
-    assert refusal(f"--config={missing}") == f"{missing}: no such file; give one that is there."
+    assert refusal("--config", str(missing)) == f"{missing}: no such file; give an existing one."
+    assert refusal(f"--config={missing}") == f"{missing}: no such file; give an existing one."
     assert refusal("--config", str(tmp_path)).startswith(f"{tmp_path}: ")
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"out: caf\xe9\n")

@@ -213,7 +213,7 @@ def test_a_cache_that_cannot_be_written_is_code_5(
         assert code_of(MAINS[command], arguments(command, place, place / "out"), monkeypatch) == 5
     told = capsys.readouterr().err
     assert told.startswith(f"error: {place / 'cache'}: {TOO_LARGE} (")
-    assert "LSTM_SENTIMENT_CACHE names it" in told
+    assert "set by LSTM_SENTIMENT_CACHE" in told
     assert list((place / "cache").iterdir()) == []
 
 

@@ -277,7 +277,7 @@ def test_a_checkpoint_that_no_training_wrote_is_refused(
     facts = copy.deepcopy(dict(checkpoint.facts))
     change(facts)
     folder.save(LAST, checkpoint.tensors, facts)
-    with pytest.raises(CheckpointError, match=r"state.json: does not say where a training stands"):
+    with pytest.raises(CheckpointError, match=r"state.json: does not hold the state of a training run"):
         run(dataclasses.replace(config, resume=True))
 
 
@@ -421,7 +421,7 @@ def test_a_damaged_last_checkpoint_costs_only_the_steps_since_the_previous_one(
     with caplog.at_level(logging.INFO):
         run(dataclasses.replace(config, resume=True))
     assert "last/model.safetensors" in caplog.text
-    assert "going on from step 8 of 18" in caplog.text
+    assert "resuming at step 8 of 18" in caplog.text
     assert not differing(weights_of(config.out), weights_of(straight.out))
 
 
@@ -479,7 +479,7 @@ def test_a_killed_process_is_resumed_by_another(configure: Configure, tmp_path: 
         [*TRAIN, "--out", config.out, "--resume", "true"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert f"going on from step {step} of 48" in result.stdout
+    assert f"resuming at step {step} of 48" in result.stdout
     assert not differing(weights_of(config.out), weights_of(straight.out))
     assert history_of(config.out) == history_of(straight.out)
 
@@ -648,7 +648,7 @@ def test_several_seeds_resume_after_a_kill(configure: Configure, tmp_path: Path)
 
 def test_several_seeds_do_not_overwrite_a_run(configure: Configure) -> None:
     run(configure())
-    with pytest.raises(RunError, match="holds a single run"):
+    with pytest.raises(RunError, match="contains a single run"):
         run_seeds(configure("--seeds=2"))
     assert load(configure().out)
 

@@ -194,7 +194,7 @@ def test_a_long_text_is_explained_as_truncated() -> None:
     assert (len(found.tokens), found.cut_tokens) == (30, 12)
     assert found.tokens == classifier.tokens(text)
     assert found.probabilities == pytest.approx(classifier.predict_proba(text)[0], abs=1e-5)
-    assert "The text was too long: 12 tokens were cut and not read." in command.trust_in(found)
+    assert "The text was truncated: 12 tokens were not read." in command.trust_in(found)
     assert len(found.removal.removed) == 21
     assert (found.removal.removed[0], found.removal.removed[-1]) == (0, 30)
 
@@ -374,7 +374,7 @@ def test_the_command_prints_its_result(
     assert row.endswith("|++++++++++")
     assert f"Faithfulness {found.removal.faithfulness:+.3f}" in shown
     assert "Completeness gap" in shown
-    assert "What pushed, by integrated gradients" in shown
+    assert "Attributions by integrated gradients" in shown
     reading_row = [line for line in shown.splitlines() if line.startswith("  awful")][1]
     assert reading_row.split()[1:4] == [f"{p:.3f}" for p in found.prefixes[3]]
 
@@ -444,7 +444,7 @@ def test_terminal_colours(
     ("argv", "expected"),
     [
         (["RUN"], "required: text"),
-        (["nothing", "so-so"], "is no run folder"),
+        (["nothing", "so-so"], "is not a run folder"),
         (["RUN", "so-so", "--class=postive"], "Did you mean 'positive'?"),
         (["RUN", "so-so", "--method=magic"], "'magic' is not one of"),
         (["RUN", "so-so", "--html=no/such/page.html"], "no such folder"),

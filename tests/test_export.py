@@ -132,7 +132,7 @@ def test_int8_is_a_quarter_of_the_size() -> None:
 
 def test_weights_too_large_for_onnx_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "MOST_BYTES", 100)
-    with pytest.raises(ConfigError, match=r"an ONNX file holds 100 at the most.*--int8"):
+    with pytest.raises(ConfigError, match=r"an ONNX file holds at most 100.*--int8"):
         build_graph(make_model(), temperature=1.0)
 
 
@@ -410,7 +410,9 @@ def test_a_graph_with_other_predictions_is_not_kept(
     out = tmp_path / "onnx"
     with monkeypatch.context() as patch:
         patch.setattr(onnx_graph, "_onnx_weights", swapped_gates)
-        with pytest.raises(CheckpointError, match=r"not kept.*they differ by 0\.\d+ for '"):
+        with pytest.raises(
+            CheckpointError, match=r"not exported.*differ from those of PyTorch by 0\.\d+ for '"
+        ):
             export(classifier, trained_run, out)
         assert list(tmp_path.iterdir()) == []
     export(classifier, trained_run, out)
@@ -425,7 +427,7 @@ def test_a_graph_with_other_predictions_is_not_kept(
 def test_a_graph_with_nan_predictions_is_not_kept(trained_run: Path, tmp_path: Path) -> None:
     classifier = load(trained_run, device="cpu")
     classifier.model.head.bias[0] = float("nan")
-    with pytest.raises(CheckpointError, match="numbers that are not finite for 200 of 200 texts"):
+    with pytest.raises(CheckpointError, match="non-finite predictions for 200 of 200 texts"):
         export(classifier, trained_run, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -452,13 +454,13 @@ def test_a_full_disk_leaves_the_old_export(
 
 def test_existing_files_are_not_overwritten(exported: Path, trained_run: Path, tmp_path: Path) -> None:
     classifier = load(trained_run, device="cpu")
-    with pytest.raises(RunError, match="holds an export already; replace it with --overwrite"):
+    with pytest.raises(RunError, match="contains an export; replace it with --overwrite"):
         export(classifier, trained_run, exported)
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
     for target in (mine, mine / "thesis.txt", trained_run):
-        with pytest.raises(RunError, match="is in the way and no export"):
+        with pytest.raises(RunError, match="exists and is not an export"):
             export(classifier, trained_run, target, overwrite=True)
     assert (mine / "thesis.txt").read_text() == "years of work"
     with pytest.raises(RunError, match="no such folder"):
@@ -497,7 +499,7 @@ def test_the_command_exports_into_the_run_and_measures_int8(
     command.main([str(run), "--int8", "--file", str(file)])
     printed = capsys.readouterr().out
     assert {path.name for path in (run / "onnx").iterdir()} == FILES
-    assert "200 texts are answered as by PyTorch" in printed
+    assert "200 texts compared with PyTorch" in printed
     assert f"written to {run / 'onnx'}" in printed
     facts = json.loads((run / "onnx" / "model.json").read_text("utf-8"))
     texts, labels = zip(*make_rows(60, seed=4), strict=True)
@@ -529,7 +531,7 @@ def test_speed_is_measured_interleaved(
     monkeypatch.setattr(export_benchmark, "CALLS", {1: 10, 64: 10})
     command.main([str(trained_run), "--out", str(tmp_path / "a"), "--benchmark"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3].startswith("speed: made-up texts")
+    assert lines[-3].startswith("speed: synthetic texts")
     assert [line.split(":")[0].strip() for line in lines[-2:]] == ["1 at a time", "64 at a time"]
     file = write_csv(tmp_path / "few.csv", make_rows(20))
     command.main([str(trained_run), "--out", str(tmp_path / "b"), "--benchmark", "--file", str(file)])
@@ -554,9 +556,9 @@ def test_both_are_measured_alternately_on_the_same_texts(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("argv", "expected", "code"),
     [
-        (["nothing"], "is no run folder", 2),
+        (["nothing"], "is not a run folder", 2),
         (["RUN", "--format", "tflite"], "invalid choice", 2),
-        (["RUN", "--file", "x.csv"], "--file goes with --int8 or --benchmark", 2),
+        (["RUN", "--file", "x.csv"], "--file needs --int8 or --benchmark", 2),
         (["RUN", "--threads", "0", "--benchmark"], "--threads must be at least 1", 2),
         (["RUN", "--out", "no/such/place"], "no such folder", 2),
         (["RUN", "--out", "OUT", "--int8", "--file", "no.csv"], "no.csv", 2),

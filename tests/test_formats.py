@@ -137,7 +137,7 @@ def test_the_first_visible_sheet_is_read_and_reported(
     book["reviews"].sheet_state = "hidden"
     book.save(file)
     assert read(file)[0] == [{"text": "so", "label": "a"}]
-    told = "a.xlsx: the sheet 'More' is read, of 'More', 'Rest'; set data.sheet (--sheet) for another"
+    told = "a.xlsx: sheet 'More' of 'More', 'Rest' is read; set data.sheet (--sheet) for another"
     assert told in caplog.text
     caplog.clear()
     assert read(file, sheet="reviews")[0] == [{"x": 1}]
@@ -151,7 +151,7 @@ def test_a_sheet_may_lack_a_header(tmp_path: Path) -> None:
     expected = [{"1": "so good", "2": 1}, {"1": "so bad", "2": 0}]
     assert read(file, header=False) == (expected, [1, 2])
     rows = [["so good", "pos"], *([f"text {n}", ("pos", "neg")[n % 2]] for n in range(40))]
-    with pytest.raises(DataError, match="the first line looks like a row: 'pos' is a label of others"):
+    with pytest.raises(DataError, match="the first line looks like a row: 'pos' is a label in other rows"):
         trained(workbook(tmp_path / "b.xlsx", *rows), tmp_path, text_column="so good", label_column="pos")
 
 
@@ -159,10 +159,10 @@ def test_a_sheet_may_lack_a_header(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([["text", "text"], ["a", "b"]], "a.xlsx:1: the header names column 'text' twice; rename one"),
-        ([["text"], ["a", None, "over"]], "a.xlsx:2: 'over' stands in column C, beyond the header; name that "
+        ([["text"], ["a", None, "over"]], "a.xlsx:2: 'over' in column C is beyond the header; name that "
          "column, or remove it"),
-        ([["text", "label"]], "a.xlsx: holds no rows; add one for each text"),
-        ([], "a.xlsx: holds no rows; add one for each text"),
+        ([["text", "label"]], "a.xlsx: has no rows; add one for each text"),
+        ([], "a.xlsx: has no rows; add one for each text"),
     ],
 )  # fmt: skip
 def test_a_sheet_that_is_not_a_table_is_refused(tmp_path: Path, rows: list[list[Any]], message: str) -> None:
@@ -172,11 +172,12 @@ def test_a_sheet_that_is_not_a_table_is_refused(tmp_path: Path, rows: list[list[
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"text,label\n", "is no readable Excel workbook: BadZipFile File is not a zip file; save it anew"),
+        (b"text,label\n", "is not a readable Excel workbook: BadZipFile File is not a zip file; save it "
+         "again"),
         (b"\xd0\xcf\x11\xe0" + bytes(40), "is an old Excel workbook, or one with a password; save "
          "it as .xlsx "
          "without one"),
-        (b"", "is no readable Excel workbook: BadZipFile File is not a zip file; save it anew"),
+        (b"", "is not a readable Excel workbook: BadZipFile File is not a zip file; save it again"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_a_workbook_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -188,8 +189,8 @@ HOSTILE: dict[str, tuple[str, str]] = {  # content after the header -> message
     "row of no number": ('<row r="-1"/>', "holds more than 1,048,576 rows or texts"),
     "wide row": ("<row>" + "<c/>" * 100_001 + "</row>", "holds more than 100,000 elements in one row"),
     "long row": (f"<row><c><v>{'1' * (5 << 20)}</v></c></row>", "holds more than 4,194,304 bytes in one row"),
-    "no rows": (f"<a>{'1' * (9 << 20)}</a>", "holds more than 8,388,608 bytes beside its rows"),
-    "many elements": ("<a/>" * 100_001, "holds more than 100,000 elements beside its rows"),
+    "no rows": (f"<a>{'1' * (9 << 20)}</a>", "holds more than 8,388,608 bytes outside of its rows"),
+    "many elements": ("<a/>" * 100_001, "holds more than 100,000 elements outside of its rows"),
     "large": (f"<row><c><v>{'1' * (70 << 20)}</v></c></row>", r"unpacks to 73,[\d,]+ bytes"),
 }
 
@@ -211,7 +212,7 @@ def test_xml_that_defines_entities_is_refused(tmp_path: Path) -> None:
         return '<!DOCTYPE a [<!ENTITY x "yyy">]>' + xml[xml.index("<worksheet") :]
 
     said = refusal(edited(book, tmp_path / "a.xlsx", define))
-    assert "its part 'xl/worksheets/sheet1.xml' defines entities, which no workbook needs" in said
+    assert "its part 'xl/worksheets/sheet1.xml' defines XML entities, which workbooks do not use" in said
 
 
 def test_parts_read_as_a_whole_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +224,7 @@ def test_parts_read_as_a_whole_are_bounded(tmp_path: Path, monkeypatch: pytest.M
     file = edited(book, tmp_path / "a.xlsx", grow, part="xl/styles.xml")
     assert re.search(r"its part 'xl/styles\.xml' unpacks to 12,[\d,]+ bytes", refusal(file))
     monkeypatch.setattr(workbooks, "MOST_TREE_BYTES", 1 << 30)
-    assert "holds more than 100,000 elements beside its rows" in refusal(file)
+    assert "holds more than 100,000 elements outside of its rows" in refusal(file)
     monkeypatch.setattr(workbooks, "MOST_ELEMENTS", 1 << 30)  # the control arm: nothing else is in the way
     assert read(file)[0] == [{"text": "a", "label": "b"}]
 
@@ -268,13 +269,13 @@ def test_an_archive_of_one_table_is_read_for_any_name(tmp_path: Path) -> None:
          "unpack it and "
          "name one of them"),
         ({}, "is empty; put one table into it, or unpack it and name one of them"),
-        ({"a__parquet": ""}, "its file 'a.parquet' is Parquet, which is compressed inside; unpack it"),
-        ({"a__xlsx": ""}, "its file 'a.xlsx' is an Excel workbook, which is compressed inside; unpack it"),
-        ({"a__csv__gz": ""}, "its file 'a.csv.gz' is compressed once more; unpack it"),
+        ({"a__parquet": ""}, "its file 'a.parquet' is Parquet, which is already compressed; unpack it"),
+        ({"a__xlsx": ""}, "its file 'a.xlsx' is an Excel workbook, which is already compressed; unpack it"),
+        ({"a__csv__gz": ""}, "its file 'a.csv.gz' is itself compressed; unpack it"),
         ({"a__doc": ""}, "its file 'a.doc' has a name that ends in none of .csv .tsv .jsonl .json "
          ".parquet .feather "
          ".xlsx .txt .ptb .tree; rename it and pack it again"),
-        ({"xl/workbook__xml": "", "a": ""}, "is an Excel workbook; let its name end in .xlsx"),
+        ({"xl/workbook__xml": "", "a": ""}, "is an Excel workbook; rename it to end in .xlsx"),
     ],
 )  # fmt: skip
 def test_an_archive_of_something_else_is_refused_by_name(
@@ -287,7 +288,7 @@ def test_a_damaged_or_locked_archive_is_refused(tmp_path: Path) -> None:
     rows = "".join(f"a text {number},{number % 2}\n" for number in range(2000))
     whole = zipped(tmp_path / "a.zip", a__csv="text,label\n" + rows).read_bytes()
     message = refusal(tmp_path / "cut.zip", whole[:-30])
-    assert message == "cut.zip: is no readable zip archive: File is not a zip file; copy or write it anew"
+    assert message == "cut.zip: is not a readable zip archive: File is not a zip file; copy or write it again"
     for place in range(60, 3000, 300):
         flipped = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
         assert re.match(r"flipped\.zip(:\d+)?: ", refusal(tmp_path / "flipped.zip", flipped)), place
@@ -322,8 +323,8 @@ def test_reading_an_archive_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_archive_of_too_many_members_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "MOST_DIRECTORY_BYTES", 1 << 16)
     file = zipped(tmp_path / "a.zip", **{f"member{number}": "" for number in range(3000)})
-    assert refusal(file) == "a.zip: holds a list of very many files; unpack it"
-    assert refusal(file.rename(tmp_path / "a.xlsx")) == "a.xlsx: holds a list of very many files; unpack it"
+    assert refusal(file) == "a.zip: contains too many files; unpack it"
+    assert refusal(file.rename(tmp_path / "a.xlsx")) == "a.xlsx: contains too many files; unpack it"
 
 
 # --- JSON arrays ---
@@ -366,29 +367,28 @@ def test_an_array_is_read_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('[{"text": "a"} {"text": "b"}]', "1: at column 16: '{\"text\": \"b\"}]' stands where , or "
+        ('[{"text": "a"} {"text": "b"}]', "1: at column 16: '{\"text\": \"b\"}]' found where , or "
          "] should be"),
         ('[{"text": "a"},\n]', "2: at column 1: an object should follow the comma; remove the comma"),
         ('[{"text": "a"},\n {"text": b}]', "2: at column 11: not JSON: Expecting value"),
         ('[{"text": "a"},\n {"text": "b}]', "2: at column 11: not JSON: Unterminated string starting at"),
         ('[{"text": "a"}', "1: at column 15: the file ends within the array; copy it again"),
         ('[{"text": "a"}] x', "1: at column 17: 'x' follows the array; remove it"),
-        ('[{"text": "a", "text": "b"}]', "1: at column 2: an object names 'text' twice; remove one"),
-        ("[1, 2]", "1: at column 2: '1, 2]' stands where an object {...} should begin; give an "
+        ('[{"text": "a", "text": "b"}]', "1: at column 2: duplicate key 'text'; remove one"),
+        ("[1, 2]", "1: at column 2: '1, 2]' found where an object {...} should begin; use an "
          "array of objects"),
-        ('"text"', "1: at column 1: '\"text\"' stands where an object {...} should begin"),
-        ("]", "1: at column 1: ']' stands where an object {...} should begin"),
-        ("[" * 100_000, "1: at column 2: '[[[[[[[[[[[[[[[[[[[[' stands where an object {...} should begin"),
+        ('"text"', "1: at column 1: '\"text\"' found where an object {...} should begin"),
+        ("]", "1: at column 1: ']' found where an object {...} should begin"),
+        ("[" * 100_000, "1: at column 2: '[[[[[[[[[[[[[[[[[[[[' found where an object {...} should begin"),
         ('[{"a": ' + "[" * 100_000, "1: at column 2: nested too deeply; flatten it"),
-        ('[{"a": ' + "9" * 5000 + "}]", "1: at column 2: a number of too many digits; write it in quotes"),
-        (json.dumps(TREE), "1: holds one object with the columns or rows 'text', 'label'; give an "
+        ('[{"a": ' + "9" * 5000 + "}]", "1: at column 2: a number with too many digits; write it in quotes"),
+        (json.dumps(TREE), "1: is one object with the columns or rows 'text', 'label'; use an "
          "array of objects "
          "[{...}, ...]: pandas writes it with orient='records'"),
-        (json.dumps({"version": 1, "data": ROWS}), "1: holds one object, whose 'data' is the array; "
-         "give that array "
-         "alone: jq '.data' OLD > NEW.json"),
-        ("[]", " holds no rows; add one for each text"),
-        ("", " holds no rows; add one for each text"),
+        (json.dumps({"version": 1, "data": ROWS}), "1: is one object, whose 'data' is the array of rows; "
+         "save that alone: jq '.data' OLD > NEW.json"),
+        ("[]", " has no rows; add one for each text"),
+        ("", " has no rows; add one for each text"),
     ],
 )  # fmt: skip
 def test_json_of_another_shape_is_refused_with_its_place(tmp_path: Path, content: str, message: str) -> None:
@@ -408,7 +408,7 @@ def test_an_object_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(json_arrays, "MAX_LINE", 1 << 18)
     content = json.dumps({"rows": [{"text": "so good"}] * 100_000})
     said = refusal(tmp_path / "a.json", content)
-    assert said.endswith("if its 'rows' is the array of rows, give that alone: jq '.rows' OLD > NEW.json")
+    assert said.endswith("if its 'rows' is the array of rows, save that alone: jq '.rows' OLD > NEW.json")
     assert "an object of more than 262,144 characters begins here" in said
 
 
@@ -462,8 +462,8 @@ def test_tasks_are_trained_on_and_disagreement_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         trained(tmp_path / "b.json", tmp_path)
     assert [line.rpartition("b.json:")[2] for line in str(caught.value).splitlines()] == [
-        f"{row}: column 'sentiment': holds several labels: 'Positive', 'Negative'; leave one, the "
-        "classifier gives one "
+        f"{row}: column 'sentiment': has several labels: 'Positive', 'Negative'; remove all but one, the "
+        "classifier predicts one "
         "per text" for row in (7, 9)
     ]  # fmt: skip
 
@@ -526,17 +526,17 @@ def test_damaged_or_foreign_feather_is_refused(tmp_path: Path) -> None:
     stream = out.getvalue()
     feather.write_feather(pa.table({"text": ["so good"] * 100}), tmp_path / "a.feather")
     whole = (tmp_path / "a.feather").read_bytes()
-    begins = "c.feather: is no readable Feather file: "
+    begins = "c.feather: is not a readable Feather file: "
     cut, other = (
-        "it is cut off; copy it again",
-        "it does not begin with ARROW1; let its name end in what it is",
+        "it is truncated; copy it again",
+        "it does not begin with ARROW1; rename it to its real format",
     )
     assert refusal(tmp_path / "c.feather", whole[:-9]) == begins + cut
     assert refusal(tmp_path / "c.feather", stream[:-8]) == begins + cut
     assert refusal(tmp_path / "c.feather", b"text,label\n") == begins + other
     assert refusal(tmp_path / "c.feather", b"") == begins + other
     assert (
-        refusal(tmp_path / "c.feather", b"FEA1" + bytes(40)) == begins + "it is of version 1; write it anew"
+        refusal(tmp_path / "c.feather", b"FEA1" + bytes(40)) == begins + "it is of version 1; write it again"
     )
     for place in range(8, len(whole) - 8, 7):
         flipped = whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :]
@@ -568,7 +568,9 @@ def test_feather_that_unpacks_to_too_much_is_refused(
     assert (tmp_path / "a.feather").stat().st_size < 200_000
     monkeypatch.setattr(pa.ipc, "open_stream", lambda *_, **__: pytest.fail("it was unpacked"))
     problem = (
-        r"a batch unpacks to 31\d,\d{3},\d{3} bytes" if kind in ("large", "dictionary") else r"a batch has "
+        r"a batch decompresses to 31\d,\d{3},\d{3} bytes"
+        if kind in ("large", "dictionary")
+        else r"a batch has "
     )
     assert re.match(rf"a\.feather: {problem}", refusal(tmp_path / "a.feather"))
 
@@ -597,7 +599,9 @@ def test_fasttext_is_trained_on_and_several_labels_are_refused_with_their_lines(
     (tmp_path / "train.txt").write_text("\n".join(lines))
     with pytest.raises(DataError) as caught:
         trained(tmp_path / "train.txt", tmp_path)
-    assert "train.txt:5: column 'label': holds several labels: '1', '2'; leave one" in str(caught.value)
+    assert "train.txt:5: column 'label': has several labels: '1', '2'; remove all but one" in str(
+        caught.value
+    )
     assert "train.txt:8: column 'label'" in str(caught.value)
     with pytest.raises(ConfigError, match=r"data\.phrases: .*train\.txt has none: only trees do"):
         trained(tmp_path / "train.txt", tmp_path, phrases=0.5)
@@ -608,11 +612,11 @@ def test_fasttext_is_trained_on_and_several_labels_are_refused_with_their_lines(
     [
         (["so good, really\t1", "a bore\t0", "dull\t0"], "its lines look like fields with tabs "
          "between, such as 'so "
-         "good, really\\t1'; let its name end in .tsv and, if the first line is a row, set data.header false "
+         "good, really\\t1'; rename it to end in .tsv and, if the first line is a row, set data.header false "
          "(--no-header), text_column 1 and label_column 2"),
         (["0,7,so good and long", "1,8,\"a bore, really\""], "its lines look like fields with "
          "commas between, such as "
-         "'0,7,so good and long'; let its name end in .csv and, if the first line is a row, set "
+         "'0,7,so good and long'; rename it to end in .csv and, if the first line is a row, set "
          "data.header false "
          "(--no-header), text_column 3 and label_column 1"),
         (["Profit rose @ 3 % .@positive", "It fell .@negative"], "its lines end in @ and a label, "
@@ -621,10 +625,10 @@ def test_fasttext_is_trained_on_and_several_labels_are_refused_with_their_lines(
          "> NEW.tsv) and set "
          "data.header false (--no-header), data.quoting none (--quoting none), text_column 1 and "
          "label_column 2"),
-        (['{"text": "so"}', '{"text": "no"}'], "its lines are JSON objects; let its name end in .jsonl"),
+        (['{"text": "so"}', '{"text": "no"}'], "its lines are JSON objects; rename it to end in .jsonl"),
         (["so good, and long", "dull"], "'so good, and long' is a text without a label; begin each "
          "line with one, such "
-         "as __label__positive, write trees such as (4 (2 so) (4 good)), or give a table, such as a "
+         "as __label__positive, write trees such as (4 (2 so) (4 good)), or use a table, such as a "
          ".csv file"),
     ],
 )  # fmt: skip

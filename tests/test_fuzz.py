@@ -224,7 +224,7 @@ def test_too_deeply_nested_json_is_refused(tmp_path: Path, depth: int) -> None:
 )
 def test_a_time_out_of_python_range_is_refused(tmp_path: Path, column: pa.Array) -> None:
     pq.write_table(pa.table({"text": ["so"], "at": column}), tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match="is no readable Parquet file"):
+    with pytest.raises(DataError, match="is not a readable Parquet file"):
         rows_of(tmp_path / "rows.parquet")
 
 
@@ -243,7 +243,9 @@ def test_vector_lines_of_wrong_length_do_not_compensate(tmp_path: Path) -> None:
     """Regression: a tab was counted as part of a number but separated two, shifting all later vectors."""
     file = tmp_path / "vectors.txt"
     file.write_bytes(b"so 1\t2 3\ngood  4\n")
-    with pytest.raises(ConfigError, match=r"vectors\.txt:1: the line of 'so': '1\\t2' is no finite number"):
+    with pytest.raises(
+        ConfigError, match=r"vectors\.txt:1: the line of 'so': '1\\t2' is not a finite number"
+    ):
         load_vectors(str(file), Vocabulary(["so"]), size=2, seed=0, cache=tmp_path)
 
 
@@ -332,7 +334,7 @@ def test_invalid_metadata_of_an_export_is_a_value_error(tmp_path: Path) -> None:
     for name in ("labels", "text", "vocabulary", "thresholds"):
         facts = {key: value for key, value in whole.items() if key != name}
         (tmp_path / runtime.FACTS).write_text(json.dumps(facts))
-        with pytest.raises(ValueError, match=r"model\.json: is not as export writes it"):
+        with pytest.raises(ValueError, match=r"model\.json: is malformed"):
             runtime.Classifier(tmp_path)
     for content in ("{", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")):
         (tmp_path / runtime.FACTS).write_bytes(content if isinstance(content, bytes) else content.encode())

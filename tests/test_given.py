@@ -103,16 +103,16 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "memoryview": (memoryview(b"good"), "is memoryview; pass text"),
     "array of no dimension": (
         np.array("good"),
-        r"without a dimension; pass a list, such as \[texts\.item",
+        r"is a 0-dimensional \w+; pass a list, such as \[texts\.item",
     ),
     "array of two columns": (
         np.array([TEXTS, TEXTS]).T,
         r"of shape \(3, 2\); pass one column of it",
     ),
-    "tensor": (torch.tensor(3), "is a Tensor without a dimension"),
-    "number": (3, "must be a string or many strings, not int"),
-    "none": (None, "must be a string or many strings, not NoneType"),
-    "path": (Path("a.txt"), "must be a string or many strings, not "),
+    "tensor": (torch.tensor(3), "is a 0-dimensional Tensor"),
+    "number": (3, "must be a string or an iterable of strings, not int"),
+    "none": (None, "must be a string or an iterable of strings, not NoneType"),
+    "path": (Path("a.txt"), "must be a string or an iterable of strings, not "),
 }
 
 

@@ -360,7 +360,7 @@ def test_by_default_texts_are_written_unchanged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("argv", [["--out=a.jsonl"], ["--out=a.parquet"], []])
 def test_a_spreadsheet_safe_table_needs_a_spreadsheet_format(argv: list[str]) -> None:
-    with pytest.raises(Exception, match="--spreadsheet-safe goes with --out and a name that ends in"):
+    with pytest.raises(Exception, match="--spreadsheet-safe needs --out with a name that ends in"):
         predict.main(["run", "--file=rows.csv", *argv, "--spreadsheet-safe"])
 
 

@@ -152,7 +152,7 @@ def test_an_estimator_is_published_through_a_folder(tmp_path: Path) -> None:
     texts, labels = (list(column) for column in zip(*make_rows(60), strict=True))
     estimator = SentimentEstimator(epochs=1, embedding_size=8, hidden_size=8, subwords=0, threads=1)
     estimator.fit(texts, labels)
-    with pytest.raises(RunError, match="save writes one"):
+    with pytest.raises(RunError, match="write one with"):
         estimator.classifier_.save_pretrained(tmp_path / "new")
     estimator.save(tmp_path / "run")
     load(tmp_path / "run").save_pretrained(tmp_path / "new")
@@ -206,7 +206,7 @@ def test_tables_have_the_numbers_of_the_report(reported_run: Path, published: Pa
     sets = metrics["calibration"]["test"]["label_sets"]["0.9"]
     assert rows_of(card, "Calibration")["90%"] == [f"{sets['coverage']:.1%}", f"{sets['labels']:.2f}"]
     ahead = metrics["baselines"]["tfidf_logistic_regression"]["macro_f1"] > metrics["test"]["macro_f1"]
-    assert ("is ahead of this model" in card) == ahead
+    assert ("has a higher macro-F1 than this model" in card) == ahead
 
 
 def test_user_provided_names_are_escaped(published: Path) -> None:
@@ -261,7 +261,7 @@ def test_only_files_of_the_format_are_fetched(
 
 def test_a_model_of_another_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    with pytest.raises(RunError, match=r"'user/bert': .* was not made by lstm_sentiment"):
+    with pytest.raises(RunError, match=r"'user/bert': .* is not an lstm_sentiment model"):
         SentimentClassifier.from_pretrained("user/bert")
 
 
@@ -377,17 +377,20 @@ def answered(kind: type[Exception], status: int) -> Exception:
     [
         (
             lambda: answered(errors.RepositoryNotFoundError, 404),
-            "not on the Hugging Face Hub, or not for you: log in",
+            "not on the Hugging Face Hub, or not accessible: log in",
         ),
-        (lambda: answered(errors.GatedRepoError, 403), "not on the Hugging Face Hub, or not for you: log in"),
+        (
+            lambda: answered(errors.GatedRepoError, 403),
+            "not on the Hugging Face Hub, or not accessible: log in",
+        ),
         (lambda: answered(errors.RevisionNotFoundError, 404), "no such revision"),
         (
             lambda: answered(errors.HfHubHTTPError, 401),
-            "does not let you: log in with 'hf auth login', or set HF_TOKEN",
+            "access to the Hugging Face Hub denied: log in with 'hf auth login', or set HF_TOKEN",
         ),
-        (lambda: answered(errors.HfHubHTTPError, 403), "does not let you"),
+        (lambda: answered(errors.HfHubHTTPError, 403), "access to the Hugging Face Hub denied"),
         (lambda: answered(errors.HfHubHTTPError, 500), r"the Hugging Face Hub: 'no\\x1b\[31m"),
-        (lambda: errors.HFValidationError("x"), "is no name on the Hugging Face Hub, which is USER/NAME"),
+        (lambda: errors.HFValidationError("x"), "is not a name on the Hugging Face Hub; give USER/NAME"),
         (lambda: errors.OfflineModeIsEnabled("x"), "cannot be reached"),
         (lambda: errors.LocalTokenNotFoundError("log in"), "the Hugging Face Hub: 'log in'"),
         (lambda: ValueError("Invalid metadata in README.md"), "Invalid metadata"),
@@ -416,6 +419,6 @@ def test_pushing_needs_a_full_repository_name(
 ) -> None:
     hub = FakeHub(tmp_path / "kept")
     monkeypatch.setattr(huggingface_hub, "HfApi", hub)
-    with pytest.raises(RunError, match="which is USER/NAME"):
+    with pytest.raises(RunError, match="give USER/NAME"):
         load(reported_run).push_to_hub(name)
     assert hub.calls == []

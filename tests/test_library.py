@@ -31,7 +31,7 @@ def test_a_library_of_another_version_is_not_used(
     monkeypatch.setattr(module, "INTERFACE", module.INTERFACE + 1)
     with caplog.at_level(logging.WARNING):
         assert library() is None
-    assert "is of another version and not used: install the package again" in caplog.text
+    assert "is of another version and not used: reinstall the package" in caplog.text
     assert not applies_to(torch.zeros(2))
 
 

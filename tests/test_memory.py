@@ -29,27 +29,27 @@ REFUSED = {  # case -> message
         ":1: a row of more than 1,000,000 commas begins here; end each row with a line break"
     ),
     "csv of a row without end": (
-        ":2: a row of more than 4,194,304 characters begins here; close its quote, or cut its text"
+        ":2: a row of more than 4,194,304 characters begins here; close its quote, or shorten it"
     ),
     "json lines of lists": ":1: holds more than 262,144 values; write one text and its facts per row",
-    "json lines of a million keys": ":1: names 200,001 keys; at most 10,000 are read: leave some out",
+    "json lines of a million keys": ":1: has 200,001 keys; at most 10,000 are read: remove some",
     "an array of lists": (
         ":1: at column 2: holds more than 262,144 values; write one text and its facts per row"
     ),
     "an array of an object without end": (
-        ":1: at column 2: an object of more than 4,194,304 characters begins here; give an array of objects"
+        ":1: at column 2: an object of more than 4,194,304 characters begins here; use an array of objects"
     ),
     "feather in one batch": (
         " bytes, more than 201,326,592; write it in smaller ones (pandas: chunksize=5000)"
     ),
     "feather of a long list": (
-        ":1: the row takes 96,000,072 bytes of memory, more than 67,108,864; leave columns of long lists out"
+        ":1: the row takes 96,000,072 bytes of memory, more than 67,108,864; remove columns of long lists"
     ),
     "a deep tree": (
         ":1: the nodes of the tree span more than 4,194,304 characters; write one sentence per line"
     ),
     "a folder of a file without end": (
-        ": holds more than 4,194,304 characters; write one text per file, or cut it"
+        ": holds more than 4,194,304 characters; write one text per file, or shorten it"
     ),
     "parquet in one page": (
         " bytes of memory at a time, more than 167,772,160; write it with a smaller row_group_size"

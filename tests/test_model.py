@@ -16,7 +16,9 @@ from torch import Tensor
 
 from lstm_sentiment.config.sections import POOLINGS
 from lstm_sentiment.kernels.library import library
-from lstm_sentiment.models.lstm import SentimentLSTM, _chance, _MaxOverTime, _mirror, _mirrored
+from lstm_sentiment.models.lstm import SentimentLSTM, _chance
+from lstm_sentiment.models.pooling import MaxOverTime
+from lstm_sentiment.models.reversal import reversal, reversed_texts
 from lstm_sentiment.system.devices import lstm_takes_bf16
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
@@ -275,23 +277,23 @@ def test_forget_gate_biases_start_at_1(layers: int) -> None:
 def test_mirror_reverses_each_text_within_its_length(lengths: list[int]) -> None:
     steps = max(lengths) + 2
     values_TBX = torch.randn(steps, len(lengths), 3)
-    mirror = _mirror(steps, torch.tensor(lengths))
-    mirrored_TBX = _mirrored(values_TBX, mirror)
+    mirror = reversal(steps, torch.tensor(lengths))
+    mirrored_TBX = reversed_texts(values_TBX, mirror)
     for row, length in enumerate(lengths):
         assert torch.equal(mirrored_TBX[:length, row], values_TBX[:length, row].flip(0))
         assert torch.equal(mirrored_TBX[length:, row], values_TBX[length:, row])
-    assert torch.equal(_mirrored(mirrored_TBX, mirror), values_TBX), "it is its own inverse"
+    assert torch.equal(reversed_texts(mirrored_TBX, mirror), values_TBX), "it is its own inverse"
 
 
 def test_mirror_has_the_right_first_and_second_derivative() -> None:
     values_TBX = torch.randn(5, 3, 2, dtype=torch.float64, requires_grad=True)
-    mirror = _mirror(5, torch.tensor([5, 1, 3]))
+    mirror = reversal(5, torch.tensor([5, 1, 3]))
 
     def curved(values: Tensor) -> Tensor:
         weights = torch.linspace(0.5, 2, values.numel(), dtype=torch.float64).view_as(values)
-        return _mirrored(torch.tanh(values), mirror) ** 2 * weights
+        return reversed_texts(torch.tanh(values), mirror) ** 2 * weights
 
-    assert torch.autograd.gradcheck(lambda values: _mirrored(values, mirror), (values_TBX,))
+    assert torch.autograd.gradcheck(lambda values: reversed_texts(values, mirror), (values_TBX,))
     assert torch.autograd.gradcheck(curved, (values_TBX,))
     assert torch.autograd.gradgradcheck(curved, (values_TBX,))
 
@@ -323,7 +325,7 @@ def test_largest_over_time_shares_its_gradient_among_equals_as_amax_does() -> No
     masked_TBF = values_TBF.masked_fill(~real_TB[:, :, None], -torch.inf)
     weights_BF = torch.randn(4, 5, dtype=torch.float64)
     (expected,) = torch.autograd.grad((masked_TBF.amax(dim=0) * weights_BF).sum(), values_TBF)
-    found_BF = _MaxOverTime.apply(values_TBF, real_TB)  # type: ignore[no-untyped-call]
+    found_BF = MaxOverTime.apply(values_TBF, real_TB)  # type: ignore[no-untyped-call]
     (found,) = torch.autograd.grad((found_BF * weights_BF).sum(), values_TBF)
     assert torch.equal(found_BF, masked_TBF.amax(dim=0))
     torch.testing.assert_close(found, expected)

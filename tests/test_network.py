@@ -32,7 +32,8 @@ from lstm_sentiment.models.network import HASH, NgramBranch, WideAndDeep, new_ne
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.text.tokenization import UNKNOWN
 from lstm_sentiment.text.tokenizers import Vocabulary
-from lstm_sentiment.training.optimizer import adamw, cross_entropy
+from lstm_sentiment.training.losses import cross_entropy
+from lstm_sentiment.training.optimizer import adamw
 
 Configure = Callable[..., Config]
 KNOWN, BUCKETS, CLASSES = 12, 50, 3

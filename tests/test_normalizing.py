@@ -203,5 +203,5 @@ def test_a_run_without_the_setting_is_not_normalized(tmp_path: Path) -> None:
 
 
 def test_another_tokenizer_is_not_normalized() -> None:
-    with pytest.raises(ConfigError, match=r"^text\.normalize: 'basic_english' does not know it"):
+    with pytest.raises(ConfigError, match=r"^text\.normalize: not supported by 'basic_english'"):
         TextConfig(tokenizer="basic_english", normalize="negation")

@@ -16,15 +16,8 @@ from torch import Tensor, nn
 from lstm_sentiment.config.schema import TrainerConfig
 from lstm_sentiment.data.dataset import Batch
 from lstm_sentiment.models.lstm import SentimentLSTM
-from lstm_sentiment.training.optimizer import (
-    LazyAdamW,
-    adamw,
-    balanced_weights,
-    clip,
-    cross_entropy,
-    load_optimizer,
-    optimizer_tensors,
-)
+from lstm_sentiment.training.losses import balanced_weights, cross_entropy
+from lstm_sentiment.training.optimizer import LazyAdamW, adamw, clip, load_optimizer, optimizer_tensors
 from lstm_sentiment.training.schedule import ema_decay_at, learning_rate_at, step_seed
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)

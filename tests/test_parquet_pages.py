@@ -142,7 +142,7 @@ def test_large_lists_are_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
     assert parts[0][0]["x"][7] == pytest.approx(vectors[7])
     one = written(tmp_path, pa.table({"x": [[0.5] * 3_000_000, [1.5]]}), use_dictionary=False)
     with (
-        pytest.raises(DataError, match="row_group_size, or leave large columns out"),
+        pytest.raises(DataError, match="row_group_size, or remove large columns"),
         open_source(str(one)) as source,
     ):
         list(read_parquet(source, 5_000, 1 << 22))
@@ -232,13 +232,13 @@ def test_all_pages_of_a_column_chunk_are_checked(tmp_path: Path) -> None:
     ("content", "says"),
     [
         (b"", None),
-        (b"\x00" * 40, "a page has no header"),
-        (b"\xff" * 400, "no header|too large|nested"),
+        (b"\x00" * 40, "a page has an invalid header"),
+        (b"\xff" * 400, "invalid header|too large|nested"),
         (header(100)[:5], "it ends within a page"),
         (header(100, packed=-1 & 0x7FFFFFFF) + b"x", None),
         (b"\x1c" * 400, "nested too deeply"),
-        (b"\x15\x00\x19\xf5\xff\xff\xff\xff\x0f", "holds too much"),
-        (b"\x15\x00" * 5_000, "holds too much|no header"),
+        (b"\x15\x00\x19\xf5\xff\xff\xff\xff\x0f", "header is too large"),
+        (b"\x15\x00" * 5_000, "header is too large|invalid header"),
         (b"\x15" + b"\xff" * 20, "a number that is too large"),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path, content: bytes, says: str |
         crafted(tmp_path, content)
         return
     with pytest.raises(
-        PageError, match=rf"is no readable Parquet file: .*({says}).*; (write it anew|copy it again)"
+        PageError, match=rf"is not a readable Parquet file: .*({says}).*; (write it again|copy it again)"
     ):
         crafted(tmp_path, content)
 
@@ -271,7 +271,7 @@ def test_an_oversized_text_is_refused_with_its_row(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught, open_source(str(file)) as source:
         list(read_parquet(source, 5_000, 1 << 22))
     assert str(caught.value) == (
-        f"{file}:2: column 'text': a text of more than 4,194,304 bytes; write one text per row, or cut it"
+        f"{file}:2: column 'text': a text of more than 4,194,304 bytes; write one text per row, or shorten it"
     )
 
 
@@ -279,7 +279,7 @@ def test_a_table_of_very_many_columns_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(batches, "MOST_COLUMNS", 3)
     file = written(tmp_path, pa.table({name: ["so"] for name in "abcd"}))
     with (
-        pytest.raises(DataError, match="has 4 columns; at most 3 are read: leave some out"),
+        pytest.raises(DataError, match="has 4 columns; at most 3 are read: remove some"),
         open_source(str(file)) as source,
     ):
         list(read_parquet(source, 5_000, 1 << 22))

@@ -62,6 +62,7 @@ WAYS = {
     "frozen": Way(rows=skewed_rows(400, seed=5)),
     "frozen, few rows": Way(rows=make_rows(40, seed=5), kinds=("head",)),
     "all layers": Way(rows=make_rows(120, seed=5), flags=STEPS, adapt="finetune"),
+    "all layers, a rare class": Way(rows=skewed_rows(400, seed=5), flags=STEPS, adapt="finetune"),
     "random weights": Way(rows=make_rows(240, seed=5), flags=RANDOM, starts=False, adapt="auto"),
     "the linear model, few rows": Way(rows=topic_rows(80), kinds=("linear",), of_lstm=(0.0, 0.0)),
     "the linear model after steps": Way(
@@ -141,6 +142,19 @@ def test_the_expected_training_path_is_taken(taken: Taken) -> None:
     assert least <= taken.metrics["branches"]["lstm"]["share"] <= most
 
 
+def test_rare_classes_get_a_bias_on_every_path(taken: Taken) -> None:
+    """The default metric is macro-F1; with accuracy there is none (see test_class_bias)."""
+    if taken.way.rows == WAYS["frozen"].rows:
+        assert taken.metrics["kept"]["class_bias"] > 0
+
+
+def test_what_is_kept_scores_as_the_choice_of_it_says(taken: Taken) -> None:
+    """The temperature of the calibration changes no decision."""
+    if taken.metrics["steps"]:
+        validation, kept = taken.metrics["validation"], taken.metrics["kept"]
+        assert validation[taken.metrics["metric"]] == pytest.approx(kept["scores"]["kept"])
+
+
 def test_a_stopped_run_ends_with_the_same_bytes(taken: Taken, tmp_path: Path) -> None:
     """Whether it resumes from a checkpoint or, without gradient steps, starts again."""
     often, steps = "--trainer.checkpoint_every=2", taken.way.adapt != "frozen"
@@ -189,7 +203,7 @@ def test_doctor_report_and_evaluation_take_it(taken: Taken, tmp_path: Path) -> N
     doctor.main([str(taken.folder), f"--json={tmp_path / 'found.json'}"])
     assert json.loads((tmp_path / "found.json").read_text())
     page = write_report(taken.folder, device="cpu").read_text(encoding="utf-8")
-    assert "What the start contributed" in page or not taken.way.starts
+    assert "What the start classifier contributed" in page or not taken.way.starts
     evaluate.main([str(taken.folder), str(taken.data), f"--out={tmp_path / 'scores.json'}"])
     assert json.loads((tmp_path / "scores.json").read_text())["rows"] == len(taken.way.rows)
 

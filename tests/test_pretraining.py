@@ -605,7 +605,7 @@ def test_resuming_from_another_language_model_is_refused(
         ("--text.lowercase=false", "text.lowercase: is False, but {} was pretrained with True"),
         ("--text.normalize=negation", "text.normalize: is negation, but {} was pretrained with none"),
         ("--text.tokenizer=basic_english", "text.tokenizer: is basic_english, but {} was"),
-        ("--pretrained=nowhere", "pretrained: nowhere: is no run folder"),
+        ("--pretrained=nowhere", "pretrained: nowhere: is not a run folder"),
         ("--text.vectors=vectors.txt", "text.vectors: contradicts pretrained"),
     ],
 )
@@ -742,16 +742,19 @@ def leave(main: Any, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: A
     [
         (
             ["--data.train=nowhere.csv"],
-            "error: nowhere.csv: no such file or folder; give one that is there.\n",
+            "error: nowhere.csv: no such file or folder; name an existing one.\n",
         ),
-        (["--data.train=[]"], "error: data.train: names no file\n"),
+        (["--data.train=[]"], "error: data.train: must not be empty\n"),
         (["--data.validation=1.5"], "error: data.validation: a share must lie between 0 and 1, not 1.5\n"),
         (["--data.max_rows=0"], "error: data.max_rows: must be at least 1 or null\n"),
         (["--data.label_column=label"], "error: data.label_column: no such option."),
         (["--model.layers=2"], "error: model.layers: no such option."),
         (["--model.samples=-1"], "error: model.samples: must lie between 0 and 1,000,000, not -1\n"),
         (["--model.dropout=1"], "error: model.dropout: must be at least 0 and below 1, not 1.0\n"),
-        (["--text.max_tokens=1"], "error: text.max_tokens: must be at least 2: one to read, one to guess\n"),
+        (
+            ["--text.max_tokens=1"],
+            "error: text.max_tokens: must be at least 2: one to read, one to predict\n",
+        ),
         (["--text.truncate=head"], "error: text.truncate: has no effect on a language model; leave it out\n"),
         (["--trainer.metric=accuracy"], "error: trainer.metric: has no effect on a language model"),
         (["--trainer.r_drop=1"], "error: trainer.r_drop: has no effect on a language model"),
@@ -806,7 +809,7 @@ def test_pretraining_and_training_work_from_the_command_line(
     for expected in ("142 texts in 142 windows", "unigram", "tokens/s *", f"train --pretrained {out}"):
         assert expected in printed
     pretrain.main([f"--out={out}", "--resume=true"])
-    assert "going on from step" in capsys.readouterr().out
+    assert "resuming at step" in capsys.readouterr().out
     data = write_csv(tmp_path / "reviews.csv", make_rows(120))
     argv = [*SMALL, f"--data.train={data}", f"--out={tmp_path / 'run'}", f"--pretrained={out}"]
     train.main([*argv, "--trainer.epochs=1", "--baseline=false"])

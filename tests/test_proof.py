@@ -101,7 +101,7 @@ def test_another_tokenizer_or_other_weights_are_detected_each_time(
         for _ in range(2):
             caplog.clear()
             load(trained, device="cpu")
-            assert "are not answered as where it was trained" in warnings_of(caplog)[0]
+            assert "self-test failed: logits differ" in warnings_of(caplog)[0]
     caplog.clear()
     load(trained, device="cpu")
     assert warnings_of(caplog) == []
@@ -122,7 +122,7 @@ def test_another_tokenizer_or_other_weights_are_detected_each_time(
 )  # fmt: skip
 def test_an_invalid_self_test_is_an_error_that_names_the_run(trained: Path, proof: Any) -> None:
     save_again(trained, proof=proof)
-    with pytest.raises(CheckpointError, match="the proof is not that of this model") as caught:
+    with pytest.raises(CheckpointError, match="the self-test is not that of this model") as caught:
         load(trained, device="cpu")
     assert str(caught.value).startswith(f"{trained}: ")
 

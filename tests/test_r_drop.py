@@ -20,8 +20,8 @@ from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.optimizer import cross_entropy
-from lstm_sentiment.training.r_drop import disagreement, twice
+from lstm_sentiment.training.losses import cross_entropy
+from lstm_sentiment.training.regularizers import repeated, symmetric_kl
 
 Configure = Callable[..., Config]
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")
@@ -60,7 +60,7 @@ def test_the_loss_is_the_mean_of_both_kl_divergences() -> None:
         first, second = logits_2BC[row].softmax(0), logits_2BC[row + 5].softmax(0)
         there, back = (first * (first / second).log()).sum(), (second * (second / first).log()).sum()
         expected += 2 * float(weights_2B[row]) * float(there + back) / 2
-    assert float(disagreement(logits_2BC, weights_2B)) == pytest.approx(expected, rel=1e-5)
+    assert float(symmetric_kl(logits_2BC, weights_2B)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_dropout_both_passes_are_equal(configure: Configure) -> None:
@@ -79,10 +79,10 @@ def test_without_dropout_both_passes_are_equal(configure: Configure) -> None:
 def test_each_pass_has_its_own_dropout_masks(configure: Configure, kind: str) -> None:
     only = [flag for flag in NO_DROPOUT if not flag.startswith(f"--model.{kind}=")]
     model, _, batch = prepared(configure(*only, f"--model.{kind}=0.5"))
-    first_BC, second_BC = model(*twice(batch).inputs).chunk(2)
+    first_BC, second_BC = model(*repeated(batch).inputs).chunk(2)
     assert (first_BC != second_BC).any(dim=1).sum() > ROWS / 2
     model.eval()
-    first_BC, second_BC = model(*twice(batch).inputs).chunk(2)
+    first_BC, second_BC = model(*repeated(batch).inputs).chunk(2)
     torch.testing.assert_close(first_BC, second_BC)
 
 
@@ -94,7 +94,7 @@ def test_the_loss_is_half_of_that_in_the_paper(configure: Configure) -> None:
     loss = task_of(corpus, 3.0).loss(model, batch)
     [logits_2BC] = answers
     passes = [cross_entropy(None, 0.1)(logits_BC, batch) for logits_BC in logits_2BC.chunk(2)]
-    differ = disagreement(logits_2BC, batch.weights_B.repeat(2) / 2)
+    differ = symmetric_kl(logits_2BC, batch.weights_B.repeat(2) / 2)
     assert differ > 0
     assert loss.item() == pytest.approx((sum(passes) + 3.0 * differ).item() / 2, rel=1e-5)
 
@@ -108,7 +108,7 @@ def test_training_with_it_makes_passes_agree(configure: Configure, tmp_path: Pat
         model.load_state_dict(RunFolder(config.out).load(LAST).tensors["model"])
         even = dataclasses.replace(batch, weights_B=torch.full((ROWS,), 1 / ROWS))
         torch.manual_seed(0)
-        differ[r_drop] = disagreement(model(*twice(even).inputs), twice(even).weights_B).item()
+        differ[r_drop] = symmetric_kl(model(*repeated(even).inputs), repeated(even).weights_B).item()
     assert 0 < differ[20] < differ[0] / 2
 
 
@@ -127,6 +127,6 @@ def test_an_invalid_weight_is_refused(configure: Configure, weight: str) -> None
 def test_each_branch_has_its_own_consistency_loss() -> None:
     """The consistency loss of two branches is the mean of both."""
     logits_K2BC, weights_2B = torch.randn(2, 6, 3), torch.full((6,), 1 / 6)
-    of_each = [disagreement(logits_2BC, weights_2B) for logits_2BC in logits_K2BC]
+    of_each = [symmetric_kl(logits_2BC, weights_2B) for logits_2BC in logits_K2BC]
     assert min(of_each) > 0.01
-    torch.testing.assert_close(disagreement(logits_K2BC, weights_2B), torch.stack(of_each).mean())
+    torch.testing.assert_close(symmetric_kl(logits_K2BC, weights_2B), torch.stack(of_each).mean())

@@ -25,6 +25,6 @@ def test_two_resumed_processes_end_with_the_same_bytes(tmp_path: Path) -> None:
         "killed in a step", tmp_path, *ACCUMULATED, *VARIANTS["fp32"], launcher=("--max-restarts=1",)
     )
     assert (found.code, found.orphans, found.status["state"]) == (0, [], "finished"), found.told
-    assert "start 2 of this job: going on with" in found.told
-    assert "going on from step 6 of 18" in found.told
+    assert "start 2 of this job: resuming" in found.told
+    assert "resuming at step 6 of 18" in found.told
     assert ranks.end_of(tmp_path / "run") == ends[0]

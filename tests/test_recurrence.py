@@ -299,7 +299,7 @@ def test_mismatched_shapes_are_refused(case: str) -> None:
     if case == "hidden":
         lstms[1] = nn.LSTM(8, 32)
     lengths = {"longer text": [6, 3], "texts": [5, 3, 2]}.get(case, [5, 3])
-    with pytest.raises(ValueError, match="do not fit one another"):
+    with pytest.raises(ValueError, match="do not match"):
         recurrence.read(torch.randn(5, 2, 8), torch.tensor(lengths), lstms)
 
 

@@ -154,7 +154,7 @@ def test_the_report_has_the_scores_of_the_run(own_run: Path) -> None:
     assert f"{metrics['parameters']:,} parameters" in text
     for count in np.ravel(metrics["test"]["confusion"]):
         assert f" {count} " in text
-    assert "Without single rows" not in text
+    assert "Without individual rows" not in text
 
 
 @pytest.mark.parametrize("fault", ["gone", "changed"])
@@ -167,14 +167,14 @@ def test_without_its_rows_the_report_says_so(
     if fault == "gone":
         reviews.unlink()
     page = write_report(config.out, device="cpu").read_text("utf-8")
-    assert "Without single rows" in page
+    assert "Without individual rows" in page
     assert "The most confident mistakes" not in page
-    assert "Which classes are taken for which" in page
+    assert "Confusion matrix" in page
 
 
 def test_an_unfinished_run_has_no_report(own_run: Path) -> None:
     (own_run / "metrics.json").unlink()
-    with pytest.raises(RunError, match="come to its end"):
+    with pytest.raises(RunError, match="needs a finished run"):
         write_report(own_run, device="cpu")
     assert not (own_run / "report.html").exists()
 

@@ -16,13 +16,8 @@ from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.errors import RunError
-from lstm_sentiment.experiment.session import (
-    ROUNDED_BY,
-    check_folder,
-    checkpoint_to_resume,
-    machine_facts,
-    started_again,
-)
+from lstm_sentiment.experiment.resume import ROUNDED_BY, check_folder, checkpoint_to_resume, machine_facts
+from lstm_sentiment.experiment.session import restarted
 from lstm_sentiment.experiment.signals import STATUS
 from lstm_sentiment.pretraining.config import PretrainConfig
 from lstm_sentiment.system.distributed import Processes
@@ -199,10 +194,10 @@ def test_a_restarted_job_resumes_only_its_own_run(folder: RunFolder, settings: d
     config = Config(**settings)
     again = Processes(world_size=2, restarts=1, job="mine")
     begin(folder, config)
-    assert started_again(config, folder, again) == config, "no job has written here"
+    assert restarted(config, folder, again) == config, "no job has written here"
     write_json(folder.path / STATUS, {"job": "another"})
-    assert started_again(config, folder, again) == config
+    assert restarted(config, folder, again) == config
     write_json(folder.path / STATUS, {"job": "mine"})
-    assert started_again(config, folder, again) == Config(resume=True)
+    assert restarted(config, folder, again) == Config(resume=True)
     first = dataclasses.replace(again, restarts=0)
-    assert started_again(config, folder, first) == config
+    assert restarted(config, folder, first) == config

@@ -24,7 +24,7 @@ from lstm_sentiment.errors import DataError
 from lstm_sentiment.evaluation.calibration import fit_calibration, fit_shares, likelihood_loss
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.models.network import TfidfBranch
-from lstm_sentiment.training.optimizer import row_weights
+from lstm_sentiment.training.losses import row_weights
 
 CLASSES = ["negative", "neutral", "positive"]
 COUNTS = np.array([1, 2, 3] * 20)
@@ -226,7 +226,7 @@ def test_a_row_of_weight_0_is_left_out_and_counted(tmp_path: Path) -> None:
 def test_an_invalid_weight_is_refused_with_its_line(tmp_path: Path, weight: str) -> None:
     lines = [f"text {n},{'ab'[n % 2]},{weight if n == 5 else 1}" for n in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["text,label,count", *lines]) + "\n")
-    message = rf"a\.csv:7: column 'count': '{weight}' is no weight; write a number from 0 to 1,000,000"
+    message = rf"a\.csv:7: column 'count': '{weight}' is not a weight; write a number from 0 to 1,000,000"
     with pytest.raises(DataError, match=message):
         load(tmp_path / "a.csv", weight_column="count")
     with pytest.raises(DataError, match=r"no column 'cuont' \(data\.weight_column\).*Did you mean 'count'"):
@@ -292,8 +292,8 @@ def test_a_weight_of_0_removes_the_row() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1.0] * 59, "sample_weight must hold 60 numbers, not be of shape"),
-        (np.ones((60, 1)), r"not be of shape \(60, 1\)"),
+        ([1.0] * 59, "sample_weight must have 60 numbers, not shape"),
+        (np.ones((60, 1)), r"not shape \(60, 1\)"),
         (np.r_[-1.0, np.ones(59)], r"sample_weight\[0\] must lie between 0 and 1,000,000, not -1"),
         (np.r_[np.ones(59), np.nan], r"sample_weight\[59\] must lie between"),
         (["many"] * 60, "sample_weight must be numbers"),

@@ -268,9 +268,9 @@ def test_a_file_of_one_column_keeps_its_empty_texts(tmp_path: Path) -> None:
     [
         (b"", "FILE: is empty"),
         (b"\n\n", "FILE: is empty"),
-        (b"text,label\n", "FILE: holds no rows"),
-        (b"text,label", "FILE: holds no rows"),
-        (b"text,label\n\n \n", "FILE: holds no rows"),
+        (b"text,label\n", "FILE: has no rows"),
+        (b"text,label", "FILE: has no rows"),
+        (b"text,label\n\n \n", "FILE: has no rows"),
         (b"text,label\na\n", "FILE:2: 1 field where the header has 2"),
         (
             b"text,label\na,x\nb, c,y\n",
@@ -346,7 +346,7 @@ def test_utf_16_read_as_another_encoding_is_named(tmp_path: Path) -> None:
     for name in ("utf-16", "utf-16-be"):
         content = ("\ufeff" * (name != "utf-16") + "text,label\na,x\n").encode(name)
         message = refusal(tmp_path / "rows.csv", content)
-        assert message == "FILE: is UTF-16 by its first two bytes; set data.encoding utf-16"
+        assert message == "FILE: is UTF-16 by its byte order mark; set data.encoding utf-16"
 
 
 @pytest.mark.parametrize("compression", ["", ".gz"])
@@ -400,7 +400,7 @@ def test_an_xz_file_may_have_several_streams_and_padding(tmp_path: Path) -> None
         file.write_bytes(content)
         assert pairs(file) == rows
     assert lzma.decompress(first + second) == delimited(rows)  # the reference
-    assert refusal(file, (first + second)[:-9]).startswith("FILE: cannot be read: the file is cut off")
+    assert refusal(file, (first + second)[:-9]).startswith("FILE: cannot be read: the file is truncated")
 
 
 def test_the_memory_of_xz_decompression_is_bounded(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_the_memory_of_xz_decompression_is_bounded(tmp_path: Path) -> None:
     message = refusal(tmp_path / "rows.csv.xz", packed.getvalue())
     assert message == (
         "FILE: cannot be read: its dictionary takes more than 104,857,600 bytes of memory; use xz -9 or "
-        "less; copy or write it anew"
+        "less; copy or write it again"
     )
     assert len(lzma.decompress(packed.getvalue())) == len(
         delimited(LONG)
@@ -440,7 +440,9 @@ def test_an_undecodable_byte_in_a_very_long_line_is_located(
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     whole = parquet({"text": ["a"] * 100, "label": ["x"] * 100})
     for content in (b"", b"PAR1 nothing", delimited(LONG), whole[: len(whole) // 2], whole[:-10]):
-        assert refusal(tmp_path / "rows.parquet", content).startswith("FILE: is no readable Parquet file: ")
+        assert refusal(tmp_path / "rows.parquet", content).startswith(
+            "FILE: is not a readable Parquet file: "
+        )
 
 
 def test_a_parquet_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
@@ -456,8 +458,8 @@ def test_a_parquet_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'{"text": "a"}\n\n{"text": }\n', "FILE:3: not JSON at column 10: Expecting value"),
-        (b'{"text": "a"},\n{"text": "b"}\n', "FILE:1: more behind the object, at column 14"),
-        (b'{"text": "a"} {"text": "b"}\n', "FILE:1: more behind the object, at column 15"),
+        (b'{"text": "a"},\n{"text": "b"}\n', "FILE:1: text after the object, at column 14"),
+        (b'{"text": "a"} {"text": "b"}\n', "FILE:1: text after the object, at column 15"),
         (b'{"text": "a"}\n{"text": "b"', "FILE:2: not JSON at column 13: "),
         (b'{\n  "text": "a"\n}\n', "FILE:1: an object over several lines begins here"),
         (b'{"text": "a"}\n["b"]\n', "FILE:2: each line must be one JSON object"),
@@ -466,8 +468,8 @@ def test_a_parquet_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         (b"[" * 100_000 + b"\n", "FILE:1: a JSON array begins here"),
         (b'{"text": ' + b"[" * 100_000 + b"\n", "FILE:1: not JSON: nested too deeply"),
         (b'{"text": "a"}\n{"text": ' + b"9" * 5000 + b"}\n", "FILE:2: not JSON: "),
-        (b"", "FILE: holds no rows"),
-        (b"\n \n", "FILE: holds no rows"),
+        (b"", "FILE: has no rows"),
+        (b"\n \n", "FILE: has no rows"),
     ],
 )
 def test_a_line_that_is_not_a_json_object_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -530,7 +532,7 @@ def test_parquet_values_become_text(tmp_path: Path) -> None:
 
 def test_parquet_without_rows_is_refused(tmp_path: Path) -> None:
     empty = parquet({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())})
-    assert refusal(tmp_path / "rows.parquet", empty) == "FILE: holds no rows; add one for each text"
+    assert refusal(tmp_path / "rows.parquet", empty) == "FILE: has no rows; add one for each text"
 
 
 @pytest.mark.parametrize(
@@ -581,12 +583,12 @@ def test_only_the_requested_class_folders_are_read(tmp_path: Path, monkeypatch: 
     frame, lines = read(root, classes=["pos", "neg", "neutral"])
     assert sorted(frame["label"]) == ["neg", "neg", "pos"]
     assert lines == [1, 2, 3]
-    with pytest.raises(DataError, match="neutral; there are neg, pos, unsup"):
+    with pytest.raises(DataError, match="neutral; it has neg, pos, unsup"):
         read(root, classes=["neutral"])
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
-    expected = f"{tmp_path}: a folder must hold one folder of .txt files per class"
+    expected = f"{tmp_path}: a folder must hold one subfolder of .txt files per class"
     for make in (lambda: None, lambda: (tmp_path / "neg").mkdir(), lambda: (tmp_path / "a.txt").touch()):
         make()
         with pytest.raises(DataError) as caught:
@@ -629,13 +631,13 @@ def test_a_file_inside_a_package_is_read_without_importing_it(package: Path) -> 
 
 @pytest.mark.parametrize("inside", ["../secret.csv", "data/../../secret.csv", "/etc/secret.csv"])
 def test_a_path_outside_the_package_is_refused(package: Path, inside: str) -> None:
-    with pytest.raises(DataError, match="leads out of the package"):
+    with pytest.raises(DataError, match="is outside of the package"):
         read(f"package:corpora_for_tests/{inside}")
 
 
 def test_a_link_to_outside_the_package_is_refused(package: Path) -> None:
     (package / "data" / "link.csv").symlink_to(package.parent / "secret.csv")
-    with pytest.raises(DataError, match="leads out of the package"):
+    with pytest.raises(DataError, match="is outside of the package"):
         read("package:corpora_for_tests/data/link.csv")
 
 
@@ -702,8 +704,8 @@ def test_a_url_that_cannot_be_fetched_is_refused(url: str) -> None:
 def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").touch()
     message = refusal(tmp_path / "review.csv")
-    assert message == "FILE: no such file or folder; give one that is there. Did you mean 'reviews.csv'?"
-    assert refusal(tmp_path / "zzz.parquet") == "FILE: no such file or folder; give one that is there."
+    assert message == "FILE: no such file or folder; name an existing one. Did you mean 'reviews.csv'?"
+    assert refusal(tmp_path / "zzz.parquet") == "FILE: no such file or folder; name an existing one."
     assert refusal(tmp_path / "no" / "folder" / "rows.csv").startswith("FILE: no such file or folder;")
 
 

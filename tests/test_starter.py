@@ -171,9 +171,9 @@ def test_a_failed_packing_leaves_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("lstm_sentiment.starter.packing.MOST_PACKED", 1000)
-        with pytest.raises(RunError, match=r"has [\d,]+ parameters, and at most 1,000 can be packed"):
+        with pytest.raises(RunError, match=r"has [\d,]+ parameters; at most 1,000 can be packed"):
             pack(trained_run, tmp_path / "out")
-    with pytest.raises(RunError, match="no run folder"):
+    with pytest.raises(RunError, match="not a run folder"):
         pack(tmp_path, tmp_path / "out")
     torn = Path(shutil.copytree(trained_run, tmp_path / "torn"))
     (torn / "environment.json").write_text("[]")
@@ -200,7 +200,7 @@ def test_the_name_is_the_packages_model_and_a_path_is_a_folder(
         assert load(other).predict_logits(TEXTS).tolist() == there, other
     assert caplog.messages == []
     assert load("starter").predict_logits(TEXTS).tolist() == load(starter).predict_logits(TEXTS).tolist()
-    assert caplog.messages == ["starter is the model of the package; the run here is reached by ./starter"]
+    assert caplog.messages == ["starter is the model of the package; use ./starter for the local run"]
 
 
 def test_without_a_starter_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_without_a_starter_the_error_says_so(tmp_path: Path, monkeypatch: pytest
         ):
             read("starter")
     (tmp_path / "starter").mkdir()
-    with pytest.raises(RunError, match=r"the folder of that name here is reached by \./starter"):
+    with pytest.raises(RunError, match=r"use \./starter for the local folder"):
         load("starter")
 
 
@@ -237,7 +237,7 @@ def test_a_published_copy_is_the_packed_run(starter: Path) -> None:
     }
     copy = SentimentClassifier.from_pretrained("copy")
     assert (copy.predict_proba(TEXTS) == classifier.predict_proba(TEXTS)).all()
-    with pytest.raises(RunError, match="has a card of its own; leave out license and language"):
+    with pytest.raises(RunError, match="has its own card; leave out license and language"):
         classifier.save_pretrained("other", license="mit", language="en")
     Path("copy", "statement.json").unlink()
     with pytest.raises(CheckpointError, match=r"statement\.json: is missing"):
@@ -303,7 +303,7 @@ def test_export_writes_into_the_current_folder(
         "model.json",
         "runtime.py",
     }
-    with pytest.raises(RunError, match="starter-onnx: holds an export already"):
+    with pytest.raises(RunError, match="starter-onnx: contains an export"):
         export.main(["starter"])
 
 
@@ -320,7 +320,7 @@ def test_explain_and_compare_take_it(
 
 def test_report_is_refused_with_a_fix(starter: Path) -> None:
     with pytest.raises(
-        RunError, match=r"keeps no rows .* model card is .*README.md.*evaluate starter FILE"
+        RunError, match=r"has no rows .* model card is .*README.md.*evaluate starter FILE"
     ) as caught:
         report.main(["starter"])
     assert caught.value.exit_code == 2
@@ -331,7 +331,7 @@ def test_doctor_examines_its_predictions(starter: Path, capsys: pytest.CaptureFi
     found = capsys.readouterr().out
     assert "largest logit difference of the same texts" in found
     assert "note" in found
-    assert "the run is packed, and its rows are not part of it" in found
+    assert "the run is packed, without its rows" in found
     assert "warning" not in found
 
 

@@ -228,7 +228,7 @@ def test_an_error_at_any_point_of_a_save_loses_no_checkpoint(tmp_path: Path, num
             break
         assert f"{run.path / LAST}: cannot be written: {os.strerror(number)} (" in str(refused)
         assert re.search(r"\([\d,]+ bytes needed, [\d,]+ bytes free\)", str(refused))
-        assert str(refused).endswith("what was saved before is whole: go on with --resume true")
+        assert str(refused).endswith("the previous checkpoint is intact: continue with --resume true")
         assert refused.exit_code == 5
         assert faults.step_of(run, LAST) in (2, 3)
         assert not list(run.path.glob(".*.tmp"))
@@ -395,7 +395,7 @@ def test_a_filesystem_without_locks_gives_a_warning(
     monkeypatch.setattr(locking.fcntl, "flock", flock)
     with held(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
-    assert "knows no locks" in caplog.text
+    assert "has no locks" in caplog.text
 
 
 def test_an_unwritable_path_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

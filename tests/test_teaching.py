@@ -24,7 +24,7 @@ from lstm_sentiment.experiment.teachers import Teachers, load_teachers
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.prediction.classifier import read_run
 from lstm_sentiment.train import main
-from lstm_sentiment.training.optimizer import cross_entropy
+from lstm_sentiment.training.losses import cross_entropy
 
 Configure = Callable[..., Config]
 
@@ -219,7 +219,7 @@ def test_one_without_the_other_is_refused(configure: Configure, argv: list[str],
 
 @pytest.mark.parametrize("name", ["--text.lowercase=false", "--text.normalize=negation"])
 def test_a_teacher_with_another_tokenizer_is_refused(learn: Configure, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"but the teacher .* reads with") as caught:
+    with pytest.raises(ConfigError, match=r"but the teacher .* has") as caught:
         load_teachers(learn(name))
     assert caught.value.key == name[2:].split("=")[0]
 
@@ -227,7 +227,9 @@ def test_a_teacher_with_another_tokenizer_is_refused(learn: Configure, name: str
 def test_a_teacher_of_other_classes_is_refused(learn: Configure, tmp_path: Path) -> None:
     two = [row for row in make_rows(240) if row[1] != "neutral"]
     config = learn(f"--data.train={write_csv(tmp_path / 'two.csv', two)}")
-    with pytest.raises(ConfigError, match="answers negative, neutral, positive, and the classes here are"):
+    with pytest.raises(
+        ConfigError, match="has the classes negative, neutral, positive, but the classes here are"
+    ):
         run(config)
     assert not Path(config.out).exists()
 
@@ -241,7 +243,7 @@ def test_a_teacher_trained_on_held_out_rows_is_refused(
     taught = (f"--teacher={teacher.out}", f"--data.unlabelled={more}")
     load_teachers(configure(*taught))
     for other in ("--seed=1", "--data.validation=0.2", "--data.max_rows=100", "--data.test=null"):
-        with pytest.raises(ConfigError, match="learned from the same file with") as caught:
+        with pytest.raises(ConfigError, match="was trained on the same file with") as caught:
             load_teachers(configure(*taught, other))
         assert caught.value.key == "teacher"
     files = write_csv(tmp_path / "held_out.csv", make_rows(30, seed=3))
@@ -255,4 +257,4 @@ def test_the_command_reports_the_teachers_predictions(
     argv = [f"--teacher={trained_run}", f"--data.train={reviews}", f"--out={tmp_path / 'student'}"]
     argv += ["--baseline=false", "--trainer.epochs=1", "--model.hidden_size=8", "--trainer.threads=1"]
     main([*argv, f"--data.unlabelled={more}"])
-    assert "unlabelled       150 texts, answered: negative " in capsys.readouterr().out
+    assert "unlabelled       150 texts, predicted: negative " in capsys.readouterr().out

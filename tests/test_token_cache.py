@@ -88,7 +88,7 @@ def test_every_flipped_bit_is_detected_and_repaired(
             continue
         assert len(told) == 1
         assert told[0].startswith(f"{entry}: is damaged (")
-        assert told[0].endswith("); the text is tokenised anew")
+        assert told[0].endswith("); the text is tokenised again")
         assert entry_of(cache) == entry
 
 
@@ -118,12 +118,12 @@ def test_damage_is_detected_and_repaired(
         )
     assert content_of(load(file, cache)) == expected
     assert "is damaged (" in caplog.text
-    assert "is tokenised anew" in caplog.text
+    assert "is tokenised again" in caplog.text
     assert content_of(load(file, cache)) == expected
     assert caplog.text.count("is damaged") == 1
 
 
-NO_TEXT = "something that is no text"
+NO_TEXT = "values that are not strings"
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a number that stands for no token": (
         lambda entry: np.full(10_000, 10**6, np.int32).tofile(entry / IDS),
@@ -131,11 +131,11 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "as many numbers beyond the tokens": (
         lambda entry: np.full((entry / IDS).stat().st_size // 4, 10**6, np.int32).tofile(entry / IDS),
-        "numbers that stand for no token",
+        "token numbers out of range",
     ),
     "negative numbers": (
         lambda entry: np.full((entry / IDS).stat().st_size // 4, -1, np.int32).tofile(entry / IDS),
-        "numbers that stand for no token",
+        "token numbers out of range",
     ),
     "half a number": (
         lambda entry: (entry / IDS).write_bytes((entry / IDS).read_bytes() + b"\0"),
@@ -145,22 +145,22 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda entry: rewrite_rows(entry, offsets=np.array([0, 9, 3, *[400] * 58], np.int64)),
         "does not fit ids.bin",
     ),
-    "offsets of another kind": (lambda entry: rewrite_rows(entry, offsets=np.zeros(61)), "arrays of rows"),
+    "offsets of another kind": (lambda entry: rewrite_rows(entry, offsets=np.zeros(61)), "valid row arrays"),
     "fewer labels than rows": (
         lambda entry: rewrite_rows(entry, labels=np.zeros(59, np.int32)),
-        "arrays of rows",
+        "valid row arrays",
     ),
     "labels that are none": (
         lambda entry: rewrite_rows(entry, labels=np.full(60, 3, np.int32)),
-        "numbers out of range",
+        "values out of range",
     ),
     "negative lines": (
         lambda entry: rewrite_rows(entry, lines=np.full(60, -1, np.int64)),
-        "numbers out of range",
+        "values out of range",
     ),
     "lines in two dimensions": (
         lambda entry: rewrite_rows(entry, lines=np.zeros((60, 2), np.int64)),
-        "arrays of rows",
+        "valid row arrays",
     ),
     "objects": (
         lambda entry: rewrite_rows(entry, labels=np.array([{}] * 60, object)),
@@ -177,7 +177,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no counts": (lambda entry: rewrite_meta(entry, counts={}), "filtered"),
     "counts of text": (
         lambda entry: rewrite_meta(entry, counts=dict.fromkeys(cache_entry.COUNTS, "a")),
-        "holds no counts",
+        "lacks the counts",
     ),
     "brackets": (lambda entry: (entry / META).write_text("[" * 100_000), "recursion"),
 }

@@ -32,7 +32,7 @@ from lstm_sentiment.models.network import new_network
 from lstm_sentiment.system.devices import lstm_takes_bf16
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.optimizer import Loss, cross_entropy
+from lstm_sentiment.training.losses import Loss, cross_entropy
 from lstm_sentiment.training.protocols import Watch
 from lstm_sentiment.training.trainer import Trainer, TrainingState
 

@@ -31,7 +31,7 @@ from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.evaluation.baselines import baseline_scores
 from lstm_sentiment.experiment.train import run
-from lstm_sentiment.training.optimizer import balanced_weights
+from lstm_sentiment.training.losses import balanced_weights
 from lstm_sentiment.training.trainer import Trainer
 
 Tree = tuple[int, Any]  # label, and a word or a list of trees
@@ -149,22 +149,22 @@ def test_unbalanced_brackets_are_refused(tree: Tree, data: st.DataObject) -> Non
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("so good", "'so good' stands where a tree should begin"),
+        ("so good", "'so good' found where a tree should begin"),
         ("(2 so", "the bracket at character 1 is never closed"),
         ("(3 (2 so) (4 good)", "the bracket at character 1 is never closed"),
         ("(3 (2 so) (4 good)))", "')' follows the tree's last bracket"),
         ("(3 so) (4 good)", "'(4 good)' follows the tree's last bracket"),
         ("(3 so) good", "'good' follows the tree's last bracket"),
-        ("(4 (2 so) (JJ good))", "the node at character 11 has the label 'JJ', which is no whole number"),
-        ("((2 so) (4 good))", "the node at character 1 has the label '(', which is no whole number"),
-        ("(3.5 so)", "the node at character 1 has the label '3.5', which is no whole number"),
+        ("(4 (2 so) (JJ good))", "the node at character 11 has the label 'JJ', which is not an integer"),
+        ("((2 so) (4 good))", "the node at character 1 has the label '(', which is not an integer"),
+        ("(3.5 so)", "the node at character 1 has the label '3.5', which is not an integer"),
         ("(", "the node at character 1 has no label"),
-        ("(4 (2 so) (4 ))", "the node at character 11 holds no word"),
-        ("(4 so good)", "'good' at character 7: a node holds one word or nodes"),
-        ("(4 so (4 good))", "'(' at character 7: a node holds one word or nodes"),
-        ("(4 (2 so) good)", "'good' at character 11: a node holds one word or nodes"),
-        ("(4 \x1b[31m good)", "'good' at character 10: a node holds one word or nodes"),
-        ("\x1b[31mred", r"'\x1b[31mred' stands where a tree should begin"),
+        ("(4 (2 so) (4 ))", "the node at character 11 has no word"),
+        ("(4 so good)", "'good' at character 7: a node has one word or child nodes"),
+        ("(4 so (4 good))", "'(' at character 7: a node has one word or child nodes"),
+        ("(4 (2 so) good)", "'good' at character 11: a node has one word or child nodes"),
+        ("(4 \x1b[31m good)", "'good' at character 10: a node has one word or child nodes"),
+        ("\x1b[31mred", r"'\x1b[31mred' found where a tree should begin"),
     ],
 )
 def test_a_line_that_is_not_a_tree_is_named(tmp_path: Path, line: str, expected: str) -> None:
@@ -175,7 +175,7 @@ def test_a_line_that_is_not_a_tree_is_named(tmp_path: Path, line: str, expected:
 
 def test_a_file_of_plain_texts_gets_a_hint(tmp_path: Path) -> None:
     assert ".csv" in refusal(tmp_path / "notes.txt", "just notes\n")
-    assert refusal(tmp_path / "empty.tree", "\n") == "empty.tree: holds no rows; add one for each text"
+    assert refusal(tmp_path / "empty.tree", "\n") == "empty.tree: has no rows; add one for each text"
     with pytest.raises(DataError, match=r"none of \.csv \.tsv"), open_table(str(tmp_path / "out.txt")):
         pass
 
@@ -379,7 +379,7 @@ def test_a_file_without_remaining_rows_is_refused(tmp_path: Path, load: Callable
     rows = make_rows(120)
     labels = {"negative": "bad", "neutral": None, "positive": "good"}
     neutral = write_csv(tmp_path / "neutral.csv", [row for row in rows if row[1] == "neutral"])
-    with pytest.raises(DataError, match=r"neutral\.csv: data\.labels leaves every row out"):
+    with pytest.raises(DataError, match=r"neutral\.csv: data\.labels excludes every row"):
         load(write_csv(tmp_path / "train.csv", rows), labels=labels, validation=str(neutral))
 
 
@@ -451,7 +451,7 @@ def test_a_file_without_scorable_rows_is_refused(tree_run: Path, tmp_path: Path)
 def test_runs_that_leave_out_other_rows_are_not_compared(tree_run: Path, tmp_path: Path) -> None:
     kept = json.dumps({"0": "negative", "1": "negative", "2": "negative", "3": "positive", "4": "positive"})
     run(tree_config(tree_run, tmp_path / "other", f"--data.labels={kept}", "--trainer.epochs=1"))
-    with pytest.raises(RunError, match="do not read the labels of"):
+    with pytest.raises(RunError, match="map the labels of"):
         compare.main([str(tree_run / "run"), str(tmp_path / "other"), str(tree_run / "test.txt")])
 
 

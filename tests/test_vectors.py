@@ -258,10 +258,10 @@ def test_a_file_without_vectors_is_refused(tmp_path: Path, name: str, content: b
         ("w1 1 2 3", "the line of 'w1': has 3 values, those before have 6"),
         ("w1  1 2 3 4 5 6", "the line of 'w1': has 7 values, those before have 6"),
         ("", "the line of '\\n': has 0 values, those before have 6"),
-        ("w\x1b1 1 2 x 4 5 6", "the line of 'w\\x1b1': 'x' is no finite number"),
-        ("w1 1 2 nan 4 5 6", "the line of 'w1': 'nan' is no finite number"),
-        ("w1 1 2 1e39 4 5 6", "the line of 'w1': '1e39' is no finite number"),
-        ("w1 1 2 3 4 5 six", "the line of 'w1': 'six' is no finite number"),
+        ("w\x1b1 1 2 x 4 5 6", "the line of 'w\\x1b1': 'x' is not a finite number"),
+        ("w1 1 2 nan 4 5 6", "the line of 'w1': 'nan' is not a finite number"),
+        ("w1 1 2 1e39 4 5 6", "the line of 'w1': '1e39' is not a finite number"),
+        ("w1 1 2 3 4 5 six", "the line of 'w1': 'six' is not a finite number"),
     ],
 )
 @pytest.mark.parametrize("before", [1, 9000])

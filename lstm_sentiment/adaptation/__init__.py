@@ -1,1 +1,1 @@
-"""Training that starts from a finished classifier, next to a linear model that it must not fall behind."""
+"""Transfer learning: training that starts from a trained classifier, compared with a linear model."""

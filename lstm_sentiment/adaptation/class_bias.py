@@ -1,10 +1,10 @@
-"""A bias for the classes, for scores in which a rare class counts as much as a frequent one.
+"""Class bias (prior correction) for metrics that weight rare and frequent classes equally.
 
-Logits that are fitted by likelihood favour frequent classes, which is right for accuracy. For macro-F1 or
+Logits fitted by maximum likelihood favour frequent classes, which is right for accuracy. For macro-F1 or
 macro recall it is not: the best decision lies between the most probable class and the class with the largest
-ratio of its probability to its frequency. How far to go that way is one number. It is chosen by the score
-that the calibrated out-of-fold probabilities promise, in which no label is counted: with a hundred rows the
-score itself is too noisy to choose by.
+ratio of probability to frequency. One number, the strength, says how far to go. It is chosen by the expected
+score under the calibrated out-of-fold probabilities, which uses no labels: with a hundred rows the measured
+score is too noisy to choose by.
 
 Legend: R rows, C classes.
 """
@@ -27,10 +27,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ClassBias:
-    """What is added to the logits of each class.
+    """Bias added to the logits of each class.
 
     Args:
-        strength: 0 for nothing, 1 for a bias that makes up for the classes' frequencies in full.
+        strength: 0 for no bias, 1 to compensate for the class frequencies in full.
         bias_C: (C,), of mean 0.
     """
 
@@ -47,16 +47,15 @@ def choose_class_bias(
     metric: str,
     row_counts: Array | None = None,
 ) -> ClassBias:
-    """Return the bias with the best expected score; none for a score such as accuracy.
+    """Return the bias with the best expected score; zero for metrics such as accuracy.
 
     Args:
         logits_RC: of rows that the model was not fitted on, (R, C).
         labels: class indices (R,), for the frequencies of the classes and for the calibration.
         names: class names.
-        row_weights: what each row counted when the model was fitted (R,): classes that were given the same
-            weight need no bias.
-        metric: score that is to be raised (see `metrics.score`).
-        row_counts: as so many rows each counts (R,), besides its loss; None for 1.
+        row_weights: weight of each row when the model was fitted (R,); balanced classes need no bias.
+        metric: score to maximise (see `metrics.score`).
+        row_counts: multiplicity of each row (R,), independent of its loss weight; None for 1.
 
     >>> labels = np.repeat([0, 1], [90, 10])
     >>> logits_RC = np.eye(2)[labels] + np.random.default_rng(0).normal(size=(100, 2)) + [2.0, 0.0]
@@ -73,12 +72,12 @@ def choose_class_bias(
     row_counts = np.ones(len(labels)) if row_counts is None else row_counts
     calibration = fit_calibration(logits_RC, labels, row_counts)
     probabilities_RC = calibration.probabilities(logits_RC)
-    counts_C = np.bincount(labels, row_weights, minlength=classes) + 1.0  # a class without rows has some, too
+    counts_C = np.bincount(labels, row_weights, minlength=classes) + 1.0  # add-one smoothing
     towards_C = -calibration.temperature * (np.log(counts_C) - np.log(counts_C).mean())
     decided = [(logits_RC + strength * towards_C).argmax(axis=1) for strength in STRENGTHS]
     how: dict[str, Any] = {"names": names, "metric": metric, "row_counts": row_counts}
     expected = [expected_score(probabilities_RC, of, **how) for of in decided]
-    strength = float(STRENGTHS[int(np.argmax(expected))])  # the smallest one, of several alike
+    strength = float(STRENGTHS[int(np.argmax(expected))])  # the smallest of several equal ones
     return ClassBias(strength=strength, bias_C=strength * towards_C)
 
 
@@ -90,16 +89,16 @@ def expected_score(
     metric: str,
     row_counts: Array | None = None,
 ) -> float:
-    """Return a score of decisions if the true class of each row is drawn from its probabilities.
+    """Return the expected score of decisions when true classes are drawn from the probabilities.
 
-    It is the score of the expected counts: of the rows of each class, of those that are found.
+    It is the score of the expected confusion counts.
 
     Args:
         probabilities_RC: of the classes, (R, C); rows sum to 1.
         decided_R: class indices (R,).
         names: class names.
         metric: one of `BALANCED_METRICS`.
-        row_counts: as so many rows each counts (R,); None for 1.
+        row_counts: multiplicity of each row (R,); None for 1.
 
     >>> probabilities_RC = np.array([[0.9, 0.1], [0.6, 0.4]])
     >>> settings = {"names": ["good", "bad"], "metric": "macro_recall"}

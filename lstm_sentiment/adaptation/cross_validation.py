@@ -1,7 +1,7 @@
-"""Networks that train from random weights on rows so few that none are set aside: chosen by cross-validation.
+"""Cross-validation of networks trained from random weights on few rows, without a validation split.
 
-For each fold a network learns from the other rows. Their answers for the rows they did not see are put
-together, epoch by epoch: they pick the epoch, and calibrate the network that learns from all rows.
+A network is trained for each fold, on the rows of the other folds. Their out-of-fold logits, epoch by epoch,
+select the best epoch and calibrate the network that is trained on all rows.
 
 Legend: R rows, C classes.
 """
@@ -29,19 +29,19 @@ from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.optimizer import balanced_weights, cross_entropy
+from lstm_sentiment.training.losses import training_loss
 from lstm_sentiment.training.protocols import Watch
 from lstm_sentiment.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 FOLDS = 5
-Logits = dict[str, Array]  # of a network, by the name of nothing, and of its branches, by theirs
+Logits = dict[str, Array]  # branch -> logits; the whole network under the empty name
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutOfFold:
-    """How networks answer the training rows that they did not learn from.
+    """Out-of-fold logits and scores of the training rows.
 
     Args:
         logits: of each epoch, (R, C).
@@ -53,14 +53,14 @@ class OutOfFold:
 
 
 class _Held(Classification):
-    """Keeps the logits of the rows held out, epoch by epoch, and tells nobody."""
+    """Keeps the logits of the held-out rows, epoch by epoch, and logs nothing."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.logits: list[Logits] = []
 
     def score(self, model: nn.Module) -> dict[str, Any]:
-        """Return the scores of the rows held out."""
+        """Return the scores of the held-out rows."""
         networks = {"": model}
         if isinstance(model, WideAndDeep):
             networks |= dict(model.named_children())
@@ -75,28 +75,28 @@ class _Held(Classification):
         return found
 
     def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Scored(Classification):
-    """Rows of text to classes, where each epoch has its scores already: those of `cross_validate`."""
+    """Classification task whose epochs are scored in advance by `cross_validate`."""
 
     of_epochs: list[dict[str, Any]]
     trainer: Trainer
 
-    def score(self, model: nn.Module) -> dict[str, Any]:  # noqa: ARG002 - of all rows nothing is measured
-        """Return the scores of the epoch that the trainer is in."""
+    def score(self, model: nn.Module) -> dict[str, Any]:  # noqa: ARG002 - no rows are held out
+        """Return the scores of the trainer's current epoch."""
         return self.of_epochs[self.trainer.state.epoch]
 
 
 class _Nowhere:
-    """A `protocols.CheckpointStore` that keeps nothing."""
+    """A `protocols.CheckpointStore` that discards everything."""
 
     def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-        """Keep nothing."""
+        """Discard."""
 
     def write_log(self, entries: list[dict[str, Any]]) -> None:
-        """Keep nothing."""
+        """Discard."""
 
 
 def new_trainer(
@@ -110,25 +110,23 @@ def new_trainer(
     crossed: OutOfFold | None = None,
     **settings: Any,
 ) -> Trainer:
-    """Return what trains a network, on the device where it is.
+    """Return a trainer for a network, on the network's device.
 
     Args:
         config: of the run.
-        corpus: its rows; those of validation pick the epoch.
-        learned: rows to learn from.
+        corpus: its rows; the validation rows select the best epoch.
+        learned: training rows.
         model: the network.
         processes: of the job.
-        kind: of the task.
-        crossed: what scores the epochs where no rows are set aside; None for validation rows.
-        settings: of `Trainer`.
+        kind: class of the task.
+        crossed: cross-validated scores of the epochs; None to score the validation rows.
+        settings: further arguments of `Trainer`.
     """
-    balanced = config.trainer.class_weights == "balanced"
-    weights = balanced_weights(learned.labels, len(corpus.labels), learned.weights) if balanced else None
     device = next(model.parameters()).device
     task = (Scored if crossed else kind)(
         corpus.validation,
         corpus.labels,
-        loss=cross_entropy(weights, config.trainer.label_smoothing),
+        loss=training_loss(config.trainer, learned, len(corpus.labels)),
         device=device,
         batch_size=4 * config.trainer.batch_size,
         processes=processes,
@@ -160,24 +158,23 @@ def cross_validate(
     processes: Processes,
     watch: Watch | None = None,
 ) -> OutOfFold | None:
-    """Train a network for each fold of the training rows, to the last epoch, and return their answers.
+    """Train a network for each fold, to the last epoch, and return the out-of-fold predictions.
 
-    Where rows are set aside for validation, nothing is done, and None returned. The folds hold every class as
-    evenly as they can, and no text is in two of them. The result is the same whenever it is computed again: a
-    run that goes on needs no trace of it.
+    Returns None if the corpus has validation rows. Folds are stratified by class, and equal texts are in the
+    same fold. The result is deterministic, so that a resumed run can compute it again.
 
     Args:
         config: of the run.
         corpus: its rows.
-        network_for: the rows of a fold -> the network that learns from them, on the CPU.
-        device: where networks learn.
+        network_for: training rows of a fold -> a new network, on the CPU.
+        device: to train on.
         precision: fp32, bf16 or fp16.
         processes: of the job.
-        watch: tells when to stop, between two folds.
+        watch: stop requests, polled between folds.
 
     Raises:
         TrainingError: a loss is not finite.
-        StoppedError: a signal asked for it; nothing is kept.
+        StoppedError: stopped by a signal; nothing is saved.
     """
     if not corpus.cross_validated:
         return None
@@ -207,7 +204,7 @@ def cross_validate(
 def _together(
     folds: list[Array], found: list[list[Logits]], train: TextDataset, labels: list[str]
 ) -> OutOfFold:
-    """Put what was found for the rows of each fold into one array per epoch."""
+    """Merge the logits of the folds into one array per epoch."""
     logits: list[Logits] = []
     for of_folds in zip(*found, strict=True):
         of_epoch = {name: np.zeros((len(train), len(labels)), np.float32) for name in of_folds[0]}
@@ -224,7 +221,7 @@ def _together(
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Let only warnings through."""
+    """Suppress log messages below warnings."""
     package = logging.getLogger("lstm_sentiment")
     level = package.level
     package.setLevel(max(logging.WARNING, package.getEffectiveLevel()))

@@ -1,4 +1,4 @@
-"""What a network that learns in all its layers begins with: a classifier's LSTM, head, linear branch.
+"""Initial weights for fine-tuning: a classifier's LSTM, a new head and a linear branch.
 
 Legend: R rows, P pooled features.
 """
@@ -16,10 +16,10 @@ from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.models.network import Network, TfidfBranch, WideAndDeep
 from lstm_sentiment.system.distributed import Processes
-from lstm_sentiment.training.optimizer import row_weights
+from lstm_sentiment.training.losses import row_weights
 
-CV_ROWS = 6_000  # rows that the penalty of the linear branch is chosen by: shares are fitted later
-HEAD_ROWS = 4_000  # rows that the first head is fitted to
+CV_ROWS = 6_000  # rows used to choose the penalty of the linear branch; its share is fitted later
+HEAD_ROWS = 4_000  # rows used to fit the initial head
 FOLDS = 3
 
 
@@ -32,18 +32,17 @@ def begin_from(
     device: torch.device,
     processes: Processes,
 ) -> None:
-    """Fit a network's head to the training rows, over an LSTM that does not move yet, and its linear branch.
+    """Fit the head over the frozen LSTM, and the linear branch, before fine-tuning.
 
-    The LSTM then learns from a head that is right already, so that its first steps undo nothing. The linear
-    branch keeps these weights; of very many rows both are fitted to a part. Every process fits, and finds the
-    same.
+    A fitted head keeps the first steps from destroying the LSTM's weights. The linear branch keeps these
+    weights. Large training sets are subsampled for both. All processes compute the same result.
 
     Args:
         network: with the LSTM of `start`; left on the CPU.
         start: the classifier.
         corpus: the rows.
-        config: of the run, its choices made.
-        device: where the LSTM reads.
+        config: of the run, resolved.
+        device: to compute the features on.
         processes: of the job.
 
     Example::
@@ -79,7 +78,7 @@ def begin_from(
 
 
 def _sample(rows: TextDataset, most: int, *, seed: int) -> TextDataset:
-    """Return rows drawn at random: every n-th of a file whose classes take turns would be of one class."""
+    """Return a random sample of rows; every n-th row could miss a class in files sorted in a pattern."""
     if len(rows) <= most:
         return rows
     return rows.part(np.sort(np.random.default_rng(seed).permutation(len(rows))[:most]))

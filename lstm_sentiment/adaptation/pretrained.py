@@ -1,6 +1,6 @@
-"""What a classifier takes over from a language model: vocabulary, vectors, first LSTMs.
+"""Initialises a classifier from a pretrained language model: vocabulary, embeddings, first LSTM layer.
 
-The classifier keeps copies: its run folder needs the pretrained one no more.
+The weights are copied: the classifier's run folder does not depend on the pretrained one.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from lstm_sentiment.text.tokenizers import Vocabulary
 log = logging.getLogger(__name__)
 
 TAKEN = ("embedding.", "subwords.", "forward_lstms.0.", "backward_lstms.0.")
-# Or tokens would mean something else, or shapes would not fit.
+# Settings that must be equal, so that tokens mean the same and shapes fit.
 ALIKE = ["text.tokenizer", "text.lowercase", "text.normalize", "text.subwords"]
 ALIKE += ["model.embedding_size", "model.hidden_size", "model.bidirectional"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """The best epoch of a `pretrain` run.
+    """The best checkpoint of a `pretrain` run.
 
     Args:
         vocabulary: of its training texts.
@@ -48,10 +48,10 @@ class Pretrained:
     sha256: str
 
     def start(self, model: nn.Module) -> None:
-        """Copy the weights that a classifier shares with the language model; its others stay as they are.
+        """Copy the weights that the classifier shares with the language model.
 
         Raises:
-            CheckpointError: a shape that does not fit.
+            CheckpointError: a shape does not match.
         """
         own = {name: weight for name, weight in model.named_parameters() if name.startswith(TAKEN)}
         taken = {name: tensor for name, tensor in self.weights.items() if name.startswith(TAKEN)}
@@ -62,14 +62,14 @@ class Pretrained:
 
 
 def load_pretrained(config: Config) -> Pretrained | None:
-    """Return the language model that a configuration names, or None where it names none.
+    """Return the language model named by `pretrained`, or None if there is none.
 
-    A classifier is none (see `adaptation.start`).
+    None for a classifier, too (see `adaptation.start`).
 
     Raises:
-        ConfigError: its tokens or sizes are others; the message names the key.
-        RunError: the folder is no run.
-        CheckpointError: a damaged one.
+        ConfigError: its tokenization or sizes differ; the message names the key.
+        RunError: the folder is not a run folder.
+        CheckpointError: the run is damaged.
 
     >>> load_pretrained(Config()) is None
     True
@@ -96,7 +96,7 @@ def load_pretrained(config: Config) -> Pretrained | None:
             folder.path, checkpoint.facts["epoch"] + 1, checkpoint.facts["scores"]["perplexity"],
         )  # fmt: skip
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder.path}: is not as pretraining writes it: {error}") from None
+        raise CheckpointError(f"{folder.path}: is malformed: {error}") from None
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode() + weights[name].numpy().tobytes())
@@ -105,13 +105,13 @@ def load_pretrained(config: Config) -> Pretrained | None:
 
 def _check_alike(theirs: Any, config: Config, folder: Path) -> None:
     if not isinstance(theirs, dict) or not all(isinstance(theirs.get(of), dict) for of in ("text", "model")):
-        raise CheckpointError(f"{folder / 'config.yaml'}: has no sections text and model")
+        raise CheckpointError(f"{folder / 'config.yaml'}: lacks the section text or model")
     for key in ALIKE:
         section, _, name = key.partition(".")
-        before_it_was_one = getattr(getattr(Config(), section), name)  # runs of earlier versions name fewer
+        default = getattr(getattr(Config(), section), name)  # runs of earlier versions have fewer settings
         found, expected = (
             getattr(getattr(config, section), name),
-            theirs[section].get(name, before_it_was_one),
+            theirs[section].get(name, default),
         )
         if found != expected:
             raise ConfigError(

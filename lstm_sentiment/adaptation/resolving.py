@@ -1,6 +1,6 @@
-"""What a configuration leaves open, decided by its rows: what training starts from, and what is learned how.
+"""Resolves automatic settings: what training starts from, and how it adapts to the rows.
 
-All choices are functions of the configuration and the rows, and stand in the run's config.yaml.
+All choices are functions of the configuration and the rows, and are written to the run's config.yaml.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-FROZEN_ROWS = 3_000  # from so many training rows on all layers learn
-FEW_ROWS = 100  # with fewer, none are set aside where every split could not hold every class
-SCARCE_ROWS = 2_000  # with fewer, words that stand in a single row are known too
-BUCKETS, MANY_BUCKETS = 1 << 18, 1 << 20  # of word pairs, below and from this many rows
+FROZEN_ROWS = 3_000  # from this many training rows on, all layers are fine-tuned
+FEW_ROWS = 100  # with fewer, no rows are set aside if some split would lack a class
+SCARCE_ROWS = 2_000  # with fewer, text.min_frequency is 1
+BUCKETS, MANY_BUCKETS = 1 << 18, 1 << 20  # hash buckets of word pairs, below and from MANY_ROWS
 MANY_ROWS = 10_000
-MOST_TOKENS = 1_000  # of a text, where nobody says how many
-# What is learned from, or how, beyond the labels of whole texts: by gradient steps alone.
+MOST_TOKENS = 1_000  # of a text, unless text.max_tokens is set
+# Training signals other than the labels of whole texts; they need gradient steps.
 TAUGHT = ("teacher", "data.unlabelled", "data.phrases", "trainer.vat", "trainer.r_drop")
-# How weights learn by gradient steps: who sets one of these means them to.
+# Settings of gradient descent; setting one of them implies fine-tuning.
 STEPS = ["epochs", "batch_size", "learning_rate", "embedding_rate", "layer_decay", "unfreeze", "weight_decay"]
 STEPS += ["warmup", "clip_norm", "label_smoothing", "ema", "accumulate", "patience"]
 BY_STEPS = {f"trainer.{name}" for name in STEPS}
@@ -43,13 +43,13 @@ BY_STEPS |= {"model.dropout", "model.embedding_dropout", "model.word_dropout"}
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A configuration whose choices are made, and what was read to make them.
+    """A resolved configuration, and what was loaded to resolve it.
 
     Args:
-        config: as it stands in the run folder.
-        start: the classifier that training goes on from, or None.
-        corpus: the rows; None where nothing had to be decided by them.
-        why: what was chosen and why, in one line; empty where nothing was.
+        config: as written to the run folder.
+        start: the classifier that training starts from, or None.
+        corpus: the rows; None if they were not needed.
+        why: what was chosen and why, in one line; empty if nothing was.
     """
 
     config: Config
@@ -59,7 +59,7 @@ class Plan:
 
 
 def by_hand(config: Config, given: Collection[str]) -> frozenset[str]:
-    """Return the keys that somebody set: those that are given, and those that differ from the defaults.
+    """Return the keys set by the user: those given, and those that differ from the defaults.
 
     >>> sorted(by_hand(Config(seed=3), ["trainer.epochs"]))
     ['seed', 'trainer.epochs']
@@ -69,11 +69,11 @@ def by_hand(config: Config, given: Collection[str]) -> frozenset[str]:
 
 
 def adopted(config: Config, given: frozenset[str], folder: RunFolder) -> tuple[Config, frozenset[str]]:
-    """Return a configuration that is to go on with a run, with what that run's own left open and decided.
+    """Return a configuration for resuming a run, with automatic settings taken from that run.
 
     Args:
         config: of the command.
-        given: keys set by hand.
+        given: keys set by the user.
         folder: of the run.
 
     Example::
@@ -84,7 +84,7 @@ def adopted(config: Config, given: frozenset[str], folder: RunFolder) -> tuple[C
         return config, given
     try:
         saved = yaml_of(folder.own("config.yaml"))
-        if config.pretrained is None:  # what may have been chosen is that few rows are cross-validated
+        if config.pretrained is None:  # few rows may have been cross-validated
             shares = {"data.validation", "data.test"} - given
             chosen = {key: None for key in shares if _saved(saved, key) is None}
             return replaced(config, dict(chosen)), given | chosen.keys()
@@ -92,20 +92,20 @@ def adopted(config: Config, given: frozenset[str], folder: RunFolder) -> tuple[C
         taken = (flatten(config).keys() - given - {"out", "resume", "overwrite"}) | undecided
         return replaced(config, {key: _saved(saved, key) for key in taken}), frozenset(flatten(config))
     except (CheckpointError, AttributeError, KeyError, TypeError, ConfigError):
-        return config, given  # what is wrong with the folder is told by who goes on with it
+        return config, given  # problems of the folder are reported on resuming
 
 
 def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
-    """Decide what a configuration leaves open.
+    """Resolve the automatic settings of a configuration.
 
     Args:
         config: of a run.
-        given: keys that were set by hand (see `by_hand`): they stay.
+        given: keys set by the user (see `by_hand`), which are not changed.
         cache: folder for tokenised text.
 
     Raises:
-        SentimentError: what training starts from, or the rows, cannot be used; or options set by hand
-            contradict what it starts from.
+        SentimentError: the start classifier or the rows cannot be used, or options set by the user contradict
+            the start classifier.
 
     >>> resolve(Config(pretrained=None), frozenset(), cache=Path("cache")).start is None
     True
@@ -139,10 +139,10 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
 
 
 def _adapt_of(config: Config, given: frozenset[str], rows: int, *, cross_validated: bool) -> tuple[str, str]:
-    """Return how training goes on from a classifier, and what that means and why, in words.
+    """Return the value of `adapt`, and a description with the reason.
 
     Raises:
-        ConfigError: what is set by hand needs gradient steps, and they are ruled out by hand, too.
+        ConfigError: one option set by the user needs gradient steps, and another rules them out.
     """
     flat = flatten(config)
     taught = [key for key in TAUGHT if key in given and flat[key]]
@@ -151,30 +151,28 @@ def _adapt_of(config: Config, given: frozenset[str], rows: int, *, cross_validat
         ruled_out = "adapt frozen takes none: set adapt finetune"
         if config.adapt == AUTO:
             ruled_out = "data.validation null means cross-validation, without any: give a share or a file"
-        raise ConfigError(f"teaches by gradient steps, and {ruled_out}, or leave it out", key=taught[0])
+        raise ConfigError(f"needs gradient steps, but {ruled_out}, or leave it out", key=taught[0])
     if config.adapt == "frozen" or (config.adapt == AUTO and cross_validated):
-        return "frozen", "its LSTM stays as it is"
+        return "frozen", "its LSTM is frozen"
     if config.adapt == AUTO and rows < FROZEN_ROWS and not steps:
-        return "frozen", "its LSTM stays as it is"
-    why = f", since {', '.join(steps)} is set by hand" if steps and config.adapt == AUTO else ""
-    return "finetune", f"all layers learn{why}"
+        return "frozen", "its LSTM is frozen"
+    why = f", since {', '.join(steps)} is set" if steps and config.adapt == AUTO else ""
+    return "finetune", f"all layers are fine-tuned{why}"
 
 
 def _learned_before(start: Start, config: Config) -> str:
-    """Return a warning where rows are of a package whose texts a classifier was trained on."""
+    """Return a warning if rows come from a package whose texts the classifier was trained on."""
     named = [config.data.train, config.data.validation, config.data.test]
     files = [name for name in named if isinstance(name, str) and name.startswith("package:")]
     packages = {name.removeprefix("package:").partition("/")[0] for name in files}
     known = sorted(packages & learned_packages(start.name))
     if not known:
         return ""
-    return (
-        f"; {start.name} has learned from texts of {', '.join(known)}: scores of rows held out are too high"
-    )
+    return f"; {start.name} was trained on texts of {', '.join(known)}: scores of held-out rows are too high"
 
 
 def _refuse_null(config: Config, given: frozenset[str], start: Start | None) -> None:
-    """Refuse cross-validation, or a way to go on, where there is none."""
+    """Reject settings of cross-validation and adaptation that do not apply."""
     if start is None and "adapt" in given and config.adapt != AUTO:
         raise ConfigError("training does not start from a classifier; set pretrained to one", key="adapt")
     if config.data.validation is not None:
@@ -182,7 +180,7 @@ def _refuse_null(config: Config, given: frozenset[str], start: Start | None) -> 
     way_out = "give a share or a file"
     if start is None and (config.teacher is not None or config.data.unlabelled is not None):
         raise ConfigError(
-            "null means cross-validation, which is not for texts without labels or a teacher; " + way_out,
+            f"null means cross-validation, not possible with unlabelled texts or a teacher; {way_out}",
             key="data.validation",
         )
     if config.adapt == "finetune" and "data.validation" in given:
@@ -193,16 +191,15 @@ def _refuse_null(config: Config, given: frozenset[str], start: Start | None) -> 
 
 
 def nothing_set_aside(config: Config, given: frozenset[str], error: TooFewRowsError) -> dict[str, Any]:
-    """Return settings that set no rows aside, for rows that are too few for it: they are cross-validated.
+    """Return settings for cross-validation instead of held-out splits, for very few rows.
 
     Args:
         config: of a run.
-        given: keys that were set by hand: they stay.
-        error: with which the rows were refused.
+        given: keys set by the user, which are not changed.
+        error: why the rows cannot be split.
 
     Raises:
-        TooFewRowsError: there are many rows, and the class that is too rare is to be looked at; or shares
-            were set by hand.
+        TooFewRowsError: there are many rows but one class is too rare, or the shares were set by the user.
 
     Example::
 
@@ -225,7 +222,7 @@ def nothing_set_aside(config: Config, given: frozenset[str], error: TooFewRowsEr
 def _prepared_if_few(
     config: Config, chosen: dict[str, Any], words: list[str], given: frozenset[str], cache: Path
 ) -> Corpus:
-    """Return the rows as they are read with settings that were chosen, to which those for few are added."""
+    """Read the rows with the chosen settings; add those for very few rows if needed."""
     try:
         return _prepared(replaced(config, chosen), words, cache)
     except TooFewRowsError as error:
@@ -234,9 +231,9 @@ def _prepared_if_few(
 
 
 def _by_rows(config: Config, corpus: Corpus, adapt: str) -> dict[str, Any]:
-    """Return what is chosen by the training rows, unless it is set by hand."""
+    """Return the settings that depend on the training rows."""
     rows = len(corpus.train)
-    longest = int(np.quantile(corpus.train.full_lengths, 0.99))  # in 99 of 100 texts nothing is cut
+    longest = int(np.quantile(corpus.train.full_lengths, 0.99))  # 99 % of the texts are not truncated
     chosen: dict[str, Any] = {
         "model.ngrams": BUCKETS if rows < MANY_ROWS else MANY_BUCKETS,
         "text.min_frequency": 1 if rows < SCARCE_ROWS else config.text.min_frequency,
@@ -253,7 +250,7 @@ def _held_out(adapt: str) -> str:
 
 
 def _start_of(config: Config, given: frozenset[str]) -> tuple[Start | None, str]:
-    """Return the classifier that a configuration names, or None, and why where that was a choice."""
+    """Return the start classifier or None, and the reason if it was chosen automatically."""
     if config.pretrained is None:
         return None, ""
     flat = flatten(config)
@@ -265,7 +262,7 @@ def _start_of(config: Config, given: frozenset[str]) -> tuple[Start | None, str]
         start = load_start(config.pretrained)
         if start is not None and contradicting:
             raise ConfigError(
-                f"is not for training from a classifier ({start.name}); leave it out, or set pretrained null",
+                f"cannot be combined with pretrained {start.name}; leave it out, or set pretrained null",
                 key=contradicting[0],
             )
         return start, ""
@@ -279,15 +276,15 @@ def _start_of(config: Config, given: frozenset[str]) -> tuple[Start | None, str]
         if config.adapt == AUTO:
             contradicting += [key for key in TAUGHT if key in given and flat[key]] + sorted(BY_STEPS & given)
     if start is None or contradicting:
-        return None, f"random weights, and not the starter, since {', '.join(contradicting)} is set by hand"
+        return None, f"random weights, and not the starter, since {', '.join(contradicting)} is set"
     return start, ""
 
 
 def finetuning_for(rows: int) -> dict[str, Any]:
-    """Return settings by which all layers learn from so many training rows.
+    """Return fine-tuning settings for a number of training rows.
 
-    Rates are those of training from random weights: with half of them, and embeddings that learn as slowly as
-    the rest, the LSTM alone stays behind a linear model of 10,000 tweets; with these it is ahead.
+    Learning rates are those of training from random weights: with half of them, and no higher rate for the
+    embeddings, the LSTM alone is worse than a linear model on 10,000 tweets; with these it is better.
 
     >>> finetuning_for(10_000)["trainer.epochs"]
     2
@@ -305,7 +302,7 @@ def finetuning_for(rows: int) -> dict[str, Any]:
     }
 
 
-PASSES, MOST_EPOCHS = 9_000, 8  # readings of a row in all, while there are few
+PASSES, MOST_EPOCHS = 9_000, 8  # epochs x rows for small training sets; most epochs
 
 
 def _prepared(config: Config, words: list[str], cache: Path) -> Corpus:

@@ -1,4 +1,4 @@
-"""How much a head over the classifier's features and the linear model count together, and whether at all.
+"""Stacking: weights of the head over the classifier's features and of the linear model in their sum.
 
 Legend: R rows, C classes, K models.
 """
@@ -17,7 +17,7 @@ from scipy.special import log_softmax, softmax
 from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.evaluation.metrics import better, score
 
-STACK_TEXTS = 100  # with fewer the weights of a stack are noise
+STACK_TEXTS = 100  # with fewer, fitted weights are noise
 BIAS_PENALTY = 0.02
 MOST_WEIGHT = 20.0
 AHEAD = "the linear model is ahead by more than chance"
@@ -27,18 +27,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Blend:
-    """What is kept of two models.
+    """A weighted sum of two models.
 
     Args:
         kind: ``both``, ``head`` or ``linear``.
-        weights: what the logits of the head and of the linear model are multiplied by.
-        bias_C: what is added, (C,).
-        out_of_fold_RC: logits of the training rows, of models and weights fitted on others.
-        strength: of the bias for the classes that is part of `bias_C` (see `class_bias`), 0 for none.
-        scores: of the rows held out, by name: of ``start``, the classifier that training starts from, as it
-            is; of the ``head`` and the ``linear`` model alone; of ``both``; and of what is ``kept``. None for
-            what there is not.
-        why: in words.
+        weights: factors of the logits of the head and of the linear model.
+        bias_C: bias added to the logits, (C,).
+        out_of_fold_RC: logits of the training rows, models and weights fitted on other folds.
+        strength: of the class bias in `bias_C` (see `class_bias`), 0 for none.
+        scores: held-out scores by name: ``start``, the start classifier unchanged; the ``head`` and the
+            ``linear`` model alone; ``both``; and the ``kept`` blend. None if not available.
+        why: the reason, in words.
     """
 
     kind: str
@@ -51,7 +50,7 @@ class Blend:
 
     @property
     def bias_of_branch(self) -> Array:
-        """What each model's own logits get, so that their sum by shares of mean 1 has the bias (C,)."""
+        """Bias to add to each model's logits, so that their weighted sum has the bias (C,)."""
         shared_C: Array = self.bias_C / sum(self.weights)
         return shared_C
 
@@ -69,24 +68,24 @@ def choose_blend(
     row_counts: Array | None = None,
     texts: Array | None = None,
 ) -> Blend:
-    """Return the blend of a head and a linear model that does best on rows that neither was fitted on.
+    """Return the blend of a head and a linear model with the best out-of-fold score.
 
-    With at least 100 texts it is the weighted sum of both, the weights fitted by likelihood, unless the head
-    alone is ahead; with fewer it is the head alone. It gets a bias for the classes where the score asks
-    for one (see `class_bias`). The linear model is kept alone where it is ahead. Ahead is who scores better
-    by more than chance: more than one standard error of the difference.
+    With at least 100 texts it is the weighted sum of both, the weights fitted by maximum likelihood, unless
+    the head alone is ahead; with fewer it is the head alone. The linear model is kept alone if it is ahead.
+    A class bias is added if the metric needs one (see `class_bias`). A model is ahead if its score is better
+    by more than one standard error of the difference.
 
     Args:
         head_RC: out-of-fold logits (R, C).
         linear_RC: out-of-fold logits (R, C).
         labels: class indices (R,).
         names: class names.
-        row_weights: what each row counts (R,).
-        folds: rows that each fold holds out.
+        row_weights: loss weight of each row (R,).
+        folds: held-out rows of each fold.
         metric: score that decides (see `metrics.score`).
-        start_RC: logits of the classifier that training starts from (R, C), for its score.
-        row_counts: as so many rows each counts (R,), besides its loss; None for 1.
-        texts: equal for rows with the same text (R,); None where none is repeated.
+        start_RC: logits of the start classifier (R, C), for its score.
+        row_counts: multiplicity of each row (R,), independent of its loss weight; None for 1.
+        texts: equal for rows with the same text (R,); None if none is repeated.
 
     >>> labels, random = np.array([0, 1] * 60), np.random.default_rng(0)
     >>> good_RC, noise_RC = 4 * np.eye(2)[labels] + random.normal(size=(120, 2)), random.normal(size=(120, 2))
@@ -119,7 +118,7 @@ def choose_blend(
 
 
 def _biased(blend: Blend, judge: _Judge, row_weights: Array) -> Blend:
-    """Return a blend with the bias for the classes that the score asks for."""
+    """Return a blend with the class bias that the metric needs."""
     logits_RC = blend.out_of_fold_RC
     of = choose_class_bias(
         logits_RC,
@@ -135,7 +134,7 @@ def _biased(blend: Blend, judge: _Judge, row_weights: Array) -> Blend:
 
 @dataclass(frozen=True, kw_only=True)
 class _Judge:
-    """Scores logits of the rows held out, and says which of two blends is ahead."""
+    """Scores logits of held-out rows, and compares blends."""
 
     labels: Array
     names: list[str]
@@ -147,7 +146,7 @@ class _Judge:
         return float(scores[self.metric])
 
     def ahead(self, one: Blend, other: Blend) -> bool:
-        """Whether a blend scores better than another, by more than chance."""
+        """Whether a blend scores better than another by more than a standard error."""
         one_RC, other_RC = one.out_of_fold_RC, other.out_of_fold_RC
         found, than = self.score(one_RC), self.score(other_RC)
         by_chance = chance_of(one_RC, other_RC, self.labels, self.row_counts)
@@ -155,7 +154,7 @@ class _Judge:
 
 
 def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:
-    """Return the weighted sum of both models; weights that were fitted on other folds score it."""
+    """Return the weighted sum of both models, with out-of-fold logits by weights of the other folds."""
     stacked_RC = np.zeros_like(models_KRC[0])
     for fold in folds:
         others = np.setdiff1d(np.arange(len(labels)), fold)
@@ -173,7 +172,7 @@ def chance_of(one_RC: Array, other_RC: Array, labels: Array, row_counts: Array |
         one_RC: logits (R, C).
         other_RC: logits (R, C).
         labels: class indices (R,).
-        row_counts: as so many rows each counts (R,); None for 1.
+        row_counts: multiplicity of each row (R,); None for 1.
 
     >>> one_RC, other_RC = np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 0, 1, 0]]
     >>> round(chance_of(one_RC, other_RC, np.array([0, 0, 1, 1])), 3)
@@ -190,7 +189,7 @@ def chance_of(one_RC: Array, other_RC: Array, labels: Array, row_counts: Array |
 
 
 def _stack(models_KRC: Array, labels: Array, row_weights: Array) -> tuple[Array, Array]:
-    """Return weights (K,) and bias (C,) with the best likelihood of the sum; no weight is negative."""
+    """Return non-negative weights (K,) and bias (C,) that maximise the likelihood of the sum."""
     models, _, classes = models_KRC.shape
     share_R1 = (row_weights / row_weights.sum())[:, None]
     target_RC = np.eye(classes)[labels]

@@ -1,4 +1,4 @@
-"""A finished classifier that training goes on from: what of it fits other rows and classes.
+"""The classifier that training starts from, and its mapping to new vocabularies and classes.
 
 Legend: V tokens, C classes of the new rows, S classes of the classifier.
 """
@@ -21,7 +21,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import is_starter, run_path
 from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
-from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.data.dataset import TextDataset
@@ -33,7 +33,7 @@ from lstm_sentiment.models.network import KINDS, NgramBranch
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS, UNKNOWN
 from lstm_sentiment.text.tokenizers import Vocabulary
 
-# What tokens are, and the shapes of the layers: these are the classifier's.
+# Settings of tokenization and layer shapes, which are taken from the classifier.
 TAKEN = ["text.tokenizer", "text.lowercase", "text.normalize", "text.subwords"]
 TAKEN += ["model.embedding_size", "model.hidden_size", "model.layers", "model.bidirectional", "model.pooling"]
 BATCH_SIZE = 256
@@ -42,18 +42,18 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The best epoch of a finished classifier.
+    """The best checkpoint of a trained classifier.
 
     Args:
-        name: as the user named it.
+        name: as given by the user.
         labels: its class names.
-        vocabulary: tokens that it knows.
+        vocabulary: its tokens.
         config: of its run.
         weights: of its LSTM: parameter -> tensor, on the CPU.
         temperature: of its calibration.
         sha256: of all its weights, by name.
-        ngrams: the linear model that it has beside its LSTM, on the CPU; None where it has none.
-        shares: what the logits of LSTM and linear model are multiplied by in their sum.
+        ngrams: its linear branch, on the CPU; None if it has none.
+        shares: factors of the logits of LSTM and linear branch in their sum.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Start:
 
         Args:
             config: of a new run.
-            given: keys that were set by hand.
+            given: keys set by the user.
 
         Raises:
             ConfigError: one of these has another value than the classifier's.
@@ -104,13 +104,13 @@ class Start:
 
     @torch.no_grad()
     def copy_to(self, lstm: SentimentLSTM, vocabulary: Vocabulary) -> None:
-        """Give an LSTM for another vocabulary this one's weights, all but the head's.
+        """Copy the weights, except the head's, to an LSTM with another vocabulary.
 
-        A token that is new has the vector of the unknown token, and letters as before: it is read as the
-        classifier would read it.
+        New tokens get the vector of the unknown token and keep their subword vectors: they are embedded as
+        the classifier would embed them.
 
         Raises:
-            CheckpointError: a shape that does not fit.
+            CheckpointError: a shape does not match.
         """
         own = lstm.state_dict()
         taken = {name: tensor for name, tensor in self.weights.items() if not name.startswith("head.")}
@@ -122,10 +122,10 @@ class Start:
         lstm.embedding.weight.copy_(vectors_VE[torch.tensor(ids)])
 
     def matching(self, labels: list[str]) -> Array | None:
-        """Return which of this classifier's classes speak for each class of other rows, (C, S), or None.
+        """Return how this classifier's classes map to other classes, (C, S), or None.
 
-        A class of the same name does; without one for each, those of the same side, negative or positive,
-        with any other taken for neutral. Rows sum to 1; None where the names tell nothing.
+        Classes map by name. If a name has no match, they map by side: negative, positive, and any other name
+        as neutral. Rows sum to 1; None if the names cannot be mapped.
 
         Example::
 
@@ -145,11 +145,11 @@ class Start:
         return matched_CS
 
     def answers(self, features_RP: Array, rows: TextDataset, labels: list[str]) -> Array | None:
-        """Return what this classifier says of rows as it is, or None where its classes tell nothing.
+        """Return this classifier's own logits of rows, or None if its classes cannot be mapped.
 
         Args:
             features_RP: pooled features of its LSTM (see `fitting.pooled_features`).
-            rows: whose features these are, for its n-grams.
+            rows: the rows of these features, for its n-grams.
             labels: class names of the rows.
 
         Returns:
@@ -181,14 +181,14 @@ class Start:
 
 
 def load_start(name: str) -> Start | None:
-    """Return the classifier that a name stands for, or None where it is a language model's run.
+    """Load a classifier to start from; None if the run is a language model.
 
     Args:
         name: ``starter``, or a run folder.
 
     Raises:
-        RunError: no run, or no starter in this installation.
-        CheckpointError: a damaged one.
+        RunError: not a run folder, or the installation has no starter.
+        CheckpointError: the run is damaged.
 
     Example::
 
@@ -200,7 +200,7 @@ def load_start(name: str) -> Start | None:
     labels = classes_of_run(folder.path / "labels.json")[0]
     if not labels:
         return None
-    config = parse_config(["--config", str(path / "config.yaml")], program="load", description="")
+    config = read_config(path / "config.yaml")
     try:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(path / "vocabulary.json", known_tokens(weights)))
@@ -208,7 +208,7 @@ def load_start(name: str) -> Start | None:
         check_weights(weights, network_shapes(len(vocabulary), len(labels), **sizes))
         temperature = float(checkpoint.facts.get("calibration", {}).get("temperature", 1.0))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: is not as training writes it: {error}") from None
+        raise CheckpointError(f"{path}: is malformed: {error}") from None
     digest = hashlib.sha256()
     for key in sorted(weights):
         digest.update(key.encode() + weights[key].numpy().tobytes())
@@ -222,14 +222,14 @@ def load_start(name: str) -> Start | None:
         weights=of_lstm if wide else weights,
         temperature=temperature,
         sha256=digest.hexdigest(),
-        **(_beside(weights, config, vocabulary, len(labels)) if wide else {}),
+        **(_linear_branch(weights, config, vocabulary, len(labels)) if wide else {}),
     )
 
 
-def _beside(
+def _linear_branch(
     weights: Mapping[str, Tensor], config: Config, vocabulary: Vocabulary, classes: int
 ) -> dict[str, Any]:
-    """Return the linear model that a classifier has beside its LSTM, and the shares of both."""
+    """Return the linear branch of a classifier, and the shares of both branches."""
     branch = KINDS[config.model.ngram_kind](len(vocabulary), classes, buckets=config.model.ngrams)
     prefix = "ngrams."
     branch.load_state_dict(

@@ -1,1 +1,1 @@
-"""The run folder on disk: checkpoints, their manifest, and reading what anybody may have written."""
+"""Run folders on disk: checkpoints, manifests, and safe reading of untrusted files."""

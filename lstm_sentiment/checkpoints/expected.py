@@ -1,4 +1,4 @@
-"""What a checkpoint must hold, checked on the headers of its files before any of its tensors is read."""
+"""Expected contents of a checkpoint, checked on file headers before tensors are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from lstm_sentiment.checkpoints.quantization import SCALES, rows_per_scale
 from lstm_sentiment.checkpoints.run_folder import PACKED, Expectation
 from lstm_sentiment.checkpoints.untrusted_files import Table, classes_of_run, vocabulary_of, yaml_of
-from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.errors import CheckpointError, shown
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
@@ -19,18 +19,18 @@ from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 NAMES = {"F32": "torch.float32", "F16": "torch.float16", "I8": "torch.int8", "F64": "torch.float64"}
 NAMES |= {"I64": "torch.int64", "I32": "torch.int32", "BF16": "torch.bfloat16", "U8": "torch.uint8"}
 STORED = {"int8": "I8", "float16": "F16"}  # kind of `quantization` -> type in a file
-MOST_STATE = 4  # times the bytes of the weights: moments of an optimizer and random numbers
+MOST_STATE = 4  # times the size of the weights: optimizer moments and random states
 
 
 def check_table(found: Table, expected: Table) -> None:
-    """Compare the header of a file with the tensors that it must hold.
+    """Compare the header of a file with the expected tensors.
 
     Args:
         found: name -> (type as safetensors calls it, shape).
         expected: the same.
 
     Raises:
-        CheckpointError: a name, a shape or a type is another.
+        CheckpointError: a name, shape or type differs.
 
     >>> check_table({"bias": ("F32", (2,))}, {"bias": ("F32", (3,))})
     Traceback (most recent call last):
@@ -53,10 +53,10 @@ def stored_table(shapes: Mapping[str, Sequence[int]], packed: Any = None) -> Tab
 
     Args:
         shapes: parameter -> shape.
-        packed: parameter -> ``int8`` or ``float16``, of those that are packed (see `quantization`).
+        packed: parameter -> ``int8`` or ``float16``, for packed ones (see `quantization`).
 
     Raises:
-        CheckpointError: `packed` is no such map.
+        CheckpointError: `packed` is not such a map.
 
     >>> stored_table({"weight": (100, 128)}, {"weight": "int8"})
     {'weight': ('I8', (100, 128)), 'weight.scales': ('F32', (100,))}
@@ -74,25 +74,25 @@ def stored_table(shapes: Mapping[str, Sequence[int]], packed: Any = None) -> Tab
 
 
 def only_groups(tables: Mapping[str, Table], *groups: str) -> None:
-    """Refuse files of tensors that no reader asks for, which may be of any size.
+    """Refuse unexpected tensor files, which could have any size.
 
     Raises:
-        CheckpointError: names them.
+        CheckpointError: there are any; it names them.
 
     >>> only_groups({"model": {}, "extra": {}}, "model")
     Traceback (most recent call last):
         ...
-    lstm_sentiment.errors.CheckpointError: holds files that no checkpoint of its kind has: extra.safetensors
+    lstm_sentiment.errors.CheckpointError: unexpected files for a checkpoint of this kind: extra.safetensors
     """
     odd = sorted(f"{group}.safetensors" for group in tables.keys() - {*groups})
     if odd:
         raise CheckpointError(
-            f"holds files that no checkpoint of its kind has: {shown(', '.join(odd), 200)[1:-1]}"
+            f"unexpected files for a checkpoint of this kind: {shown(', '.join(odd), 200)[1:-1]}"
         )
 
 
 def of_classifier(run: Path) -> Expectation:
-    """Return what holds the best epoch of a classifier against its configuration, labels and vocabulary.
+    """Return a check of a classifier's best epoch against its configuration, labels and vocabulary.
 
     Example::
 
@@ -104,16 +104,16 @@ def of_classifier(run: Path) -> Expectation:
         labels, _ = classes_of_run(run / "labels.json")
         if not labels:
             return only_as_large(tables, run)
-        config = parse_config(["--config", str(run / "config.yaml")], program="load", description="")
+        config = read_config(run / "config.yaml")
         try:
             found = tables["model"]
-            tokens = len(vocabulary_of(run / "vocabulary.json", known_in(found))) + len(SPECIAL_TOKENS)
+            tokens = len(vocabulary_of(run / "vocabulary.json", vocabulary_size(found))) + len(SPECIAL_TOKENS)
             sizes = {"subwords": config.text.subwords, **asdict(config.model)}
             check_table(found, stored_table(network_shapes(tokens, len(labels), **sizes), facts.get(PACKED)))
         except (CheckpointError, KeyError, TypeError) as error:
-            told = " ".join(str(error).split())
+            details = " ".join(str(error).split())
             raise CheckpointError(
-                f"{run}: weights, vocabulary and configuration do not fit: {told}"
+                f"{run}: weights, vocabulary and configuration do not fit: {details}"
             ) from None
         return None
 
@@ -121,7 +121,7 @@ def of_classifier(run: Path) -> Expectation:
 
 
 def of_language_model(run: Path) -> Expectation:
-    """Return what bounds the best epoch of a language model by its vocabulary.
+    """Return a check of a language model's best epoch against its vocabulary.
 
     Example::
 
@@ -136,11 +136,11 @@ def of_language_model(run: Path) -> Expectation:
 
 
 def of_training(shapes: Mapping[str, Sequence[int]], *, data: str | None = None) -> Expectation:
-    """Return what holds a checkpoint to resume from against the model that is to go on.
+    """Return a check of a checkpoint to resume from against the model in training.
 
     Args:
         shapes: of the model's parameters.
-        data: fingerprint of the rows; a checkpoint of others may have other shapes, and is refused for that.
+        data: fingerprint of the rows; a checkpoint of other rows skips this check and is refused later.
 
     >>> check = of_training({"w": (2,)})
     >>> check({"model": {"w": ("F32", (2,))}, "optimizer": {"m": ("F32", (99,))}}, {})
@@ -164,10 +164,10 @@ def of_training(shapes: Mapping[str, Sequence[int]], *, data: str | None = None)
 
 
 def only_as_large(tables: Mapping[str, Table], run: Path) -> None:
-    """Refuse tensors of more rows than a language model of the run's vocabulary and configuration has.
+    """Refuse tensors larger than those of a language model with the run's vocabulary and configuration.
 
     Raises:
-        CheckpointError: names the tensor.
+        CheckpointError: one is larger; it names the tensor.
 
     Example::
 
@@ -175,7 +175,7 @@ def only_as_large(tables: Mapping[str, Table], run: Path) -> None:
     """
     config = _sections(run)
     model = tables.get("model", {})
-    tokens = len(vocabulary_of(run / "vocabulary.json", known_in(model))) + len(SPECIAL_TOKENS)
+    tokens = len(vocabulary_of(run / "vocabulary.json", vocabulary_size(model))) + len(SPECIAL_TOKENS)
     text, sizes = config.get("text", {}), config.get("model", {})
     size, hidden = (_size(sizes, name, 128) for name in ("embedding_size", "hidden_size"))
     rows = max(tokens, _size(text, "subwords", 1 << 14))
@@ -185,10 +185,10 @@ def only_as_large(tables: Mapping[str, Table], run: Path) -> None:
             raise CheckpointError(f"{shown(name)} has the shape {shape}: config.yaml asks for less")
 
 
-def known_in(table: Table) -> int:
-    """Return how many tokens of a vocabulary the weights behind a header know.
+def vocabulary_size(table: Table) -> int:
+    """Return the vocabulary size that a header's embedding implies.
 
-    >>> known_in({"embedding.weight": ("F32", (5, 2))})
+    >>> vocabulary_size({"embedding.weight": ("F32", (5, 2))})
     3
     """
     name = "lstm.embedding.weight" if "lstm.embedding.weight" in table else "embedding.weight"

@@ -1,6 +1,6 @@
-"""What is in the folder of a checkpoint, and how damage to it shows.
+"""Manifest of a checkpoint folder: checksums that detect damage; tensor files.
 
-A manifest names each file with its sha256 and size, and those of the files elsewhere that it depends on:
+A manifest lists each file with its sha256 and size, and those of files elsewhere that it depends on:
 
     {"format": 1, "files": {"model.safetensors": {"sha256": ..., "bytes": ...}}, "run": {"labels.json": ...}}
 """
@@ -29,11 +29,11 @@ MANIFEST = "manifest.json"
 
 
 def write_manifest(folder: Path, *, depends_on: Iterable[Path]) -> None:
-    """Write down what is in a folder.
+    """Write the manifest of a folder.
 
     Args:
-        folder: whose files are all there.
-        depends_on: files elsewhere without which they are worth nothing.
+        folder: complete, except for the manifest.
+        depends_on: files elsewhere that the checkpoint requires.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -57,9 +57,9 @@ def verify(folder: Path, *, depends_on: Iterable[Path]) -> None:
     """Compare the files of a checkpoint, and those that it depends on, with its manifest.
 
     Raises:
-        OtherVersionError: it has a format that this version does not read.
-        CheckpointError: names the file that is damaged, missing, too many or too large, no plain file, or a
-            link that leads out of the run.
+        OtherVersionError: it has a format that this version cannot read.
+        CheckpointError: names the file that is damaged, missing, unexpected, too large, not a regular file,
+            or a link out of the run.
 
     Example::
 
@@ -67,14 +67,14 @@ def verify(folder: Path, *, depends_on: Iterable[Path]) -> None:
     """
     run = folder.parent
     check_place(folder / MANIFEST, run)
-    manifest = json_of(folder / MANIFEST, ending="}\n")  # all of it: what is cut off may be one bracket
+    manifest = json_of(folder / MANIFEST, ending="}\n")  # a truncated file may lack only the bracket
     if not isinstance(manifest, dict):
-        raise CheckpointError(f"{folder / MANIFEST}: is no manifest")
+        raise CheckpointError(f"{folder / MANIFEST}: is not a manifest")
     if manifest.get("format") != FORMAT:
         raise OtherVersionError(f"{folder}: {_other_format(manifest.get('format'), run)}")
     files, others = manifest.get("files"), manifest.get("run")
     if not isinstance(files, dict) or not isinstance(others, dict):
-        raise CheckpointError(f"{folder / MANIFEST}: is no manifest")
+        raise CheckpointError(f"{folder / MANIFEST}: is not a manifest")
     with reading(folder):
         present = {file.name for file in folder.iterdir()} - {MANIFEST}
     if present != set(files):
@@ -92,7 +92,7 @@ def verify(folder: Path, *, depends_on: Iterable[Path]) -> None:
 
 
 def _other_format(found: object, run: Path) -> str:
-    """Say what to do about a checkpoint of a format that this version does not read."""
+    """Return the message for a checkpoint format that this version cannot read."""
     try:
         check_place(run / "environment.json", run)
         writer = json_of(run / "environment.json")["lstm_sentiment"]
@@ -108,7 +108,7 @@ def _other_format(found: object, run: Path) -> str:
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors of any device.
+    """Write named tensors to a safetensors file, from any device.
 
     Raises:
         OSError: the file cannot be written.
@@ -119,11 +119,11 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     file.touch()
-    mode = stat.S_IMODE(file.stat().st_mode)  # what the umask leaves; safetensors lets only the owner read
+    mode = stat.S_IMODE(file.stat().st_mode)  # as the umask gives; safetensors restricts it to the owner
     try:
         safetensors.torch.save_file(plain, file)
         file.chmod(mode)
-    except safetensors.SafetensorError as error:  # the system's error is in its text alone
+    except safetensors.SafetensorError as error:  # the errno is only in its text
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
@@ -131,10 +131,10 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read named tensors onto the CPU.
+    """Read named tensors from a safetensors file onto the CPU.
 
     Raises:
-        CheckpointError: the file is damaged, or a number in it is not finite.
+        CheckpointError: the file is damaged, or contains non-finite values.
 
     Example::
 
@@ -147,7 +147,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: {error}") from None
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CheckpointError(f"{file}: {shown(name)} holds numbers that are not finite")
+            raise CheckpointError(f"{file}: {shown(name)} contains non-finite values")
     return tensors
 
 

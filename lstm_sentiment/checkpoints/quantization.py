@@ -1,12 +1,12 @@
-"""Weights in a third of their bytes: tables of vectors as int8 with scales, matrices of an LSTM as float16.
+"""Weight quantization, to a third of the size: embeddings as int8 with scales, LSTM matrices as float16.
 
-In a packed checkpoint the tensor of a table holds int8, and ``NAME.scales`` beside it one fp32 number per
-row, or per group of rows where a row has few columns: a weight is its int8 times the scale. Matrices of an
-LSTM hold float16. Which tensors are packed, and how, stands in the checkpoint's facts under ``packed``:
+In a packed checkpoint an embedding is stored as int8, and ``NAME.scales`` has one fp32 scale per
+row, or per group of rows where rows have few columns: a weight is its int8 times the scale. LSTM matrices
+are stored as float16. The checkpoint's facts list the packed tensors under ``packed``:
 
     {"embedding.weight": "int8", "forward_lstms.0.weight_ih_l0": "float16"}
 
-All other tensors are plain fp32.
+All other tensors are fp32.
 
 Legend: R rows, X columns, G groups of rows with one scale each.
 """
@@ -26,12 +26,12 @@ MATRICES = "_lstms."
 SCALES = ".scales"
 DTYPES = {"int8": torch.int8, "float16": torch.float16}
 LARGEST = 127  # of an int8, so that the range is symmetric
-MOST_PACKED = 100_000_000  # numbers: they are unpacked, to four times the bytes, before shapes are compared
+MOST_PACKED = 100_000_000  # values: they are unpacked to four times the size before shapes are checked
 NUMBERS_PER_SCALE = 64  # at least: a scale takes 4 bytes
 
 
 def quantized(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a network's weights as a packed checkpoint stores them, and which of them are packed, and how.
+    """Quantize a network's weights; also return the kind of each packed tensor.
 
     Args:
         weights: parameter -> fp32 tensor.
@@ -56,15 +56,15 @@ def quantized(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
 
 
 def dequantized(tensors: Mapping[str, Tensor], kinds: Any) -> dict[str, Tensor]:
-    """Return the weights of a packed checkpoint as plain fp32 tensors.
+    """Dequantize the weights of a packed checkpoint to fp32.
 
     Args:
-        tensors: as they are stored.
-        kinds: what the checkpoint says of them: name -> ``int8`` or ``float16``.
+        tensors: as stored.
+        kinds: of the packed tensors: name -> ``int8`` or ``float16``.
 
     Raises:
-        CheckpointError: a tensor is not there or not as `kinds` says, scales are missing or do not fit, or
-            there are too many numbers.
+        CheckpointError: a tensor is missing or does not match `kinds`, scales are missing or do not match, or
+            there are too many values.
 
     >>> dequantized({"embedding.weight": torch.zeros(2, 3)}, {"embedding.weight": "float16"})
     Traceback (most recent call last):
@@ -75,7 +75,7 @@ def dequantized(tensors: Mapping[str, Tensor], kinds: Any) -> dict[str, Tensor]:
         raise CheckpointError(f"'packed' must map names of tensors to {' or '.join(DTYPES)}")
     count = sum(tensor.numel() for tensor in tensors.values())
     if count > MOST_PACKED:
-        raise CheckpointError(f"packs {count:,} numbers; at most {MOST_PACKED:,} are allowed")
+        raise CheckpointError(f"packs {count:,} values; at most {MOST_PACKED:,} are allowed")
     scales = {f"{name}{SCALES}" for name, kind in kinds.items() if kind == "int8"}
     missing = sorted((kinds.keys() | scales) - tensors.keys())
     if missing:
@@ -101,7 +101,7 @@ def rows_per_scale(columns: int) -> int:
 
 
 def _rounded(weight_RX: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a table as int8 (R, X), and its scales (G,)."""
+    """Quantize a matrix to int8 (R, X) with scales (G,)."""
     rows, columns = weight_RX.shape
     largest_R = weight_RX.abs().amax(dim=1)
     group_R = torch.arange(rows) // rows_per_scale(columns)
@@ -114,7 +114,7 @@ def _rounded(weight_RX: Tensor) -> tuple[Tensor, Tensor]:
 
 def _scaled(name: str, table_RX: Tensor, scales_G: Tensor) -> Tensor:
     if table_RX.dim() != 2:
-        raise CheckpointError(f"{shown(name)} is packed as int8, but is no table")
+        raise CheckpointError(f"{shown(name)} is packed as int8, but is not a matrix")
     shared = rows_per_scale(table_RX.shape[1])
     expected = (-(-len(table_RX) // shared),)
     if scales_G.dtype != torch.float32 or tuple(scales_G.shape) != expected:

@@ -1,4 +1,4 @@
-"""A run folder is read back before training begins: hours of work must end in something that opens."""
+"""Read a new run folder back before training, so that the finished run is certain to load."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from lstm_sentiment.checkpoints.run_folder import RunFolder
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
-from lstm_sentiment.config.command_line import config_yaml, parse_settings
+from lstm_sentiment.config.command_line import config_yaml, read_settings
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, listed
 
 
 def check_reopens(written: Mapping[str, Any], kind: type[Any]) -> None:
-    """Refuse to train a run that nobody could open: read what will be written as loading does.
+    """Check that the files that a run will write can be loaded again.
 
     Args:
         written: arguments of `RunFolder.begin`.
         kind: of the configuration.
 
     Raises:
-        RunError: it cannot be read, or reads as something else.
+        RunError: they cannot be read, or read as something else.
 
     >>> from lstm_sentiment.config.schema import Config
     >>> settings = {"config_yaml": config_yaml(Config()), "vocabulary": ["good"], "labels": ["a", "b"]}
@@ -35,8 +35,7 @@ names of up to 100 classes
         trial = RunFolder(place)
         trial.begin(**written)
         try:
-            argv = ["--config", f"{place}/config.yaml"]
-            config: Any = parse_settings(kind, argv, program="", description="")
+            config = read_settings(trial.path / "config.yaml", kind)
             vocabulary = vocabulary_of(trial.path / "vocabulary.json", len(written["vocabulary"]))
             labels = classes_of_run(trial.path / "labels.json")
         except (CheckpointError, ConfigError) as error:
@@ -48,4 +47,4 @@ names of up to 100 classes
         }
     if any(wrong.values()):
         files = listed(name for name, differs in wrong.items() if differs)
-        raise RunError(f"the run would read back as another one ({files}); write its settings as plain text")
+        raise RunError(f"the run would read back differently ({files}); write its settings as plain text")

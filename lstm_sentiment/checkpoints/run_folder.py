@@ -1,18 +1,18 @@
-"""A run folder: everything that prediction, resuming and auditing need, and nothing that is executed.
+"""Run folders: everything needed for prediction, resuming and auditing; no executable content.
 
     RUN/
       config.yaml  vocabulary.json  labels.json      written once, before training
-      best/model.safetensors                         what prediction reads
-      last/{model,average,optimizer}.safetensors     what resuming reads
-      last.previous/                                 the one before, in case `last` is damaged
-      */state.json  */manifest.json                  plain facts; sha256 and size of every file
+      best/model.safetensors                         for prediction
+      last/{model,average,optimizer}.safetensors     for resuming
+      last.previous/                                 the previous one, in case `last` is damaged
+      */state.json  */manifest.json                  facts; sha256 and size of every file
       metrics.json  log.jsonl  environment.json
-      tensorboard/                                   curves, if asked for
-      .lock                                          while it is trained: by which process (see `lock`)
+      tensorboard/                                   curves, optional
+      .lock                                          while training: the process (see `lock`)
 
-A checkpoint is written into a folder beside its place, flushed to disk, and renamed. It stores
-named tensors and plain facts and knows no model class. No pickle is written or read. A packed checkpoint
-holds int8 and float16 on disk, and fp32 once it is read.
+A checkpoint is written to a temporary folder, fsynced, and renamed. It stores named tensors and facts and
+is independent of model classes. No pickle is written or read. A packed checkpoint has int8 and float16
+tensors on disk, which are read as fp32.
 """
 
 from __future__ import annotations
@@ -63,23 +63,23 @@ log = logging.getLogger(__name__)
 
 BEST, LAST, CURVES = "best", "last", "tensorboard"
 PACKED = "packed"  # fact that says how the tensors of a checkpoint are packed (see `quantization`)
-EXPORTED = "onnx"  # what `export` makes of a run, where it is told no other place
+EXPORTED = "onnx"  # default output of `export`
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
 OWN_FILES |= {"evaluation.json", "report.html", "status.json"}
-SOON_READ = 256 << 20  # bytes whose sha256 takes a fraction of a second
-_UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # what a kill leaves of a file or folder
+SOON_READ = 256 << 20  # bytes that can be hashed in a fraction of a second
+_UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # temporary files and folders of killed processes
 Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint that was read and found whole.
+    """A checkpoint that was read and verified.
 
     Args:
         tensors: group -> name -> tensor, on the CPU.
-        facts: what was saved beside them.
+        facts: saved with the tensors.
     """
 
     tensors: dict[str, dict[str, Tensor]]
@@ -105,17 +105,17 @@ class RunFolder:
         self.path = Path(path)
 
     def occupied(self) -> bool:
-        """Whether the folder holds anything."""
+        """Whether the folder exists and is not empty."""
         refuse_unreadable(self.path)
         return self.path.exists() and (not self.path.is_dir() or any(self._entries()))
 
     def is_run(self) -> bool:
-        """Whether the folder was made by this package, damaged or not."""
+        """Whether the folder is a run of this package, damaged or not."""
         refuse_unreadable(self.path)
         return self._is_ours() or any((self.path / name / MANIFEST).is_file() for name in (BEST, LAST))
 
     def is_foreign(self) -> bool:
-        """Whether the folder holds other things and no run; one that is just being made is a run."""
+        """Whether the folder has other contents than a run; a run that is being created counts as one."""
         refuse_unreadable(self.path)
         if self.path.exists() and not self.path.is_dir():
             return True
@@ -129,7 +129,7 @@ class RunFolder:
         labels: list[str],
         label_map: Mapping[str, str | None],
     ) -> None:
-        """Make the folder and write what does not change while training.
+        """Create the folder and write the files that do not change during training.
 
         Raises:
             DiskError: it cannot be written.
@@ -140,40 +140,42 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", config_yaml.encode())
 
     def clear(self) -> None:
-        """Remove the run that is in the folder, and nothing else.
+        """Remove the run from the folder, and nothing else.
 
         Raises:
-            RunError: the folder holds something that is no run of this package.
+            RunError: the folder holds files that do not belong to a run of this package.
         """
         if not self.occupied():
             return
         if self.is_foreign():
-            raise RunError(f"{self.path}: holds files that are no run of this package; choose another out")
-        # What makes the folder a run goes last: a kill in between leaves one that can be cleared again.
+            raise RunError(
+                f"{self.path}: holds files that do not belong to a run of this package; choose another out"
+            )
+        # The files that identify a run go last: after a kill in between the folder can be cleared again.
         entries = sorted(filter(_is_ours, self._entries()), key=lambda entry: entry.name in SHARED_FILES)
         for entry in entries:
             _remove(entry)
 
     def sweep(self) -> None:
-        """Remove what killed processes left unfinished; only for who holds the folder (see `lock`)."""
+        """Remove temporary files of killed processes; requires the lock (see `lock`)."""
         for entry in list(self._entries()):
             if _UNFINISHED.fullmatch(entry.name) and _is_ours(entry):
                 _remove(entry)
 
     def save(self, name: str, groups: TensorGroups, facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint; a kill or a power cut at any moment leaves this one or the one before.
+        """Write a checkpoint atomically: a kill or power cut leaves either this one or the previous one.
 
         Args:
             name: ``best`` or ``last``.
             groups: group -> name -> tensor; one file per group.
-            facts: plain values, stored as JSON.
+            facts: JSON values.
 
         Raises:
-            DiskError: it cannot be written; the one before is whole.
+            DiskError: it cannot be written; the previous one is intact.
         """
         building = unfinished(self.path / name)
         needed = sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())
-        kept = "what was saved before is whole: go on with --resume true" if self.has(LAST) else ""
+        kept = "the previous checkpoint is intact: continue with --resume true" if self.has(LAST) else ""
         with writing(self.path / name, needed=needed, kept=kept):
             for left_by_a_kill in self.path.glob(f".{name}.*.tmp"):
                 shutil.rmtree(left_by_a_kill, ignore_errors=True)
@@ -184,7 +186,7 @@ class RunFolder:
                 shutil.rmtree(building, ignore_errors=True)
 
     def _build(self, building: Path, groups: TensorGroups, facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint into a new folder and flush all of it to disk."""
+        """Write a checkpoint into a new folder and fsync it."""
         building.mkdir()
         for group, tensors in groups.items():
             write_tensors(building / f"{group}.safetensors", tensors)
@@ -195,12 +197,12 @@ class RunFolder:
         sync_folder(building)
 
     def _publish(self, building: Path, name: str) -> None:
-        """Put a checkpoint in its place; at each moment a whole one is there, here or as the one before."""
+        """Move a checkpoint into place; at each moment a complete one exists, here or as the previous one."""
         final, previous = self.path / name, self.path / f"{name}.previous"
         if final.exists() and self._is_whole(final):
             shutil.rmtree(previous, ignore_errors=True)
             final.rename(previous)
-        elif final.exists():  # damaged since: the one before is worth more
+        elif final.exists():  # damaged: keep the previous one instead
             shutil.rmtree(final)
         building.rename(final)
         sync_folder(self.path)
@@ -208,36 +210,36 @@ class RunFolder:
             shutil.rmtree(previous, ignore_errors=True)
 
     def has(self, name: str) -> bool:
-        """Whether there is a checkpoint of that name, whole or not."""
+        """Whether there is a checkpoint of that name, intact or not."""
         return (self.path / name).is_dir() or (self.path / f"{name}.previous").is_dir()
 
     def load(self, name: str, expected: Expectation | None = None) -> Checkpoint:
-        """Read a checkpoint; fall back to the one before, with a warning, when it is damaged.
+        """Read a checkpoint; if it is damaged, warn and fall back to the previous one.
 
-        Packed weights come as plain fp32 tensors, and nothing in the facts tells that they were packed.
-        Where a training replaces the checkpoint meanwhile, it is read again until all is of one step.
+        Packed weights are returned as fp32 tensors, without the fact that they were packed. If a training run
+        replaces the checkpoint meanwhile, it is read again until it is consistent.
 
         Args:
             name: ``best`` or ``last``.
-            expected: is given headers by group, and facts, before any tensor is read (see `expected`).
+            expected: called with the headers by group and the facts before tensors are read (see `expected`).
 
         Raises:
-            RunError: the folder is no run.
-            OtherVersionError: the checkpoint has a format that this version does not read.
-            CheckpointError: no checkpoint is whole; the message names what is damaged.
+            RunError: the folder is not a run.
+            OtherVersionError: the checkpoint has a format that this version cannot read.
+            CheckpointError: no checkpoint is intact; the message names what is damaged.
         """
         places = (self.path, self.path / name, self.path / f"{name}.previous")
         try:
             return settled(lambda: self._load(name, expected), *places)
         except MisfitError as error:
-            raise error.told() from None
+            raise error.located() from None
 
     def _load(self, name: str, expected: Expectation | None) -> Checkpoint:
         refuse_unreadable(self.path)
         if self.path.is_file():
-            raise RunError(f"{self.path}: is no run folder but a file; {NO_PICKLES}")
+            raise RunError(f"{self.path}: is a file, not a run folder; {NO_PICKLES}")
         if not self.is_run():
-            raise RunError(f"{self.path}: is no run folder (there is no config.yaml and labels.json in it)")
+            raise RunError(f"{self.path}: is not a run folder (it has no config.yaml and labels.json)")
         problems: list[CheckpointError] = []
         for candidate in (self.path / name, self.path / f"{name}.previous"):
             if not candidate.is_dir():
@@ -251,24 +253,24 @@ class RunFolder:
                 problems.append(error)
                 continue
             if problems:
-                log.warning("%s; going on with %s", "; ".join(map(str, problems)), candidate)
+                log.warning("%s; using %s instead", "; ".join(map(str, problems)), candidate)
             return checkpoint
         if not problems:
             raise CheckpointError(
-                f"{self.path}: has no checkpoint '{name}'; train it first, or go on with --resume true"
+                f"{self.path}: has no checkpoint '{name}'; train it first, or continue with --resume true"
             )
-        told = "; ".join(map(str, problems))
+        message = "; ".join(map(str, problems))
         if any(isinstance(problem, OtherVersionError) for problem in problems):
-            raise OtherVersionError(told)  # it may be whole
+            raise OtherVersionError(message)  # it may be intact
         if any(isinstance(problem, NoPermissionError) for problem in problems):
-            raise NoPermissionError(told)
-        raise CheckpointError(f"{told}. Restore it from a copy, or train again")
+            raise NoPermissionError(message)
+        raise CheckpointError(f"{message}. Restore it from a copy, or train again")
 
     def read_json(self, name: str) -> Any:
         """Read one of the run's JSON files.
 
         Raises:
-            CheckpointError: it is missing or damaged, or leads out of the run.
+            CheckpointError: it is missing or damaged, or a link out of the run.
         """
         return json_of(self.own(name))
 
@@ -276,7 +278,7 @@ class RunFolder:
         """Return the path of one of the run's files.
 
         Raises:
-            CheckpointError: it is a link that leads out of the run.
+            CheckpointError: it is a link out of the run.
         """
         check_place(self.path / name, self.path)
         return self.path / name
@@ -287,7 +289,7 @@ class RunFolder:
         write_atomically(self.path / "log.jsonl", lines.encode())
 
     def _is_ours(self) -> bool:
-        """Whether what is in the folder may be replaced: that there is a manifest is not enough."""
+        """Whether the folder's contents may be replaced; a manifest alone is not enough."""
         return (self.path / "config.yaml").is_file() and (self.path / "labels.json").is_file()
 
     def _entries(self) -> Iterator[Path]:
@@ -309,11 +311,13 @@ class RunFolder:
             try:
                 for file in (*files, folder / "state.json"):
                     check_place(file, self.path)
-                    check_bytes(file)  # and no pipe, which would be waited for
+                    check_bytes(file)  # also refuses pipes, which would block
                 expected({file.stem: check_tensors(file) for file in files}, _facts_of(folder))
             except SentimentError as error:
                 if sum(file.stat().st_size for file in files if file.is_file()) <= SOON_READ:
-                    verify(folder, depends_on=self._shared_files())  # what is damaged does not fit either
+                    verify(
+                        folder, depends_on=self._shared_files()
+                    )  # damaged files mismatch too: report the damage
                 raise MisfitError(error, folder) from None
         verify(folder, depends_on=self._shared_files())
         tensors = {file.stem: read_tensors(file) for file in files}
@@ -327,13 +331,13 @@ class RunFolder:
 
 
 def _is_begun(entry: Path) -> bool:
-    """Whether an entry is one that a run has before its first checkpoint."""
+    """Whether a run has this entry before its first checkpoint."""
     unfinished = _UNFINISHED.fullmatch(entry.name)
     return entry.is_file() and (unfinished[1] if unfinished else entry.name) in SHARED_FILES
 
 
 def _is_ours(entry: Path) -> bool:
-    """Whether an entry of a run folder is one that this package makes, or what a kill left of one."""
+    """Whether this package creates this entry of a run folder, or a kill leaves it as a temporary file."""
     name = entry.name
     unfinished = _UNFINISHED.fullmatch(name)
     if unfinished:
@@ -353,5 +357,5 @@ def _remove(entry: Path) -> None:
 def _facts_of(folder: Path) -> dict[str, Any]:
     facts = json_of(folder / "state.json")
     if not isinstance(facts, dict):
-        raise CheckpointError(f"{folder / 'state.json'}: holds no facts by name")
+        raise CheckpointError(f"{folder / 'state.json'}: is not a JSON object")
     return facts

@@ -1,7 +1,7 @@
-"""The name ``starter``, wherever a run folder is taken: the model that comes with the package.
+"""Paths of run folders; the name ``starter`` is the model that comes with the package.
 
-A folder of that name is reached by ``./starter``, or as a `Path`. The files of the package are only read:
-what a command writes into a run folder by default, it writes into the current folder for the starter.
+A local folder of that name is given as ``./starter`` or as a `Path`. The package's files are read-only:
+output that goes into the run folder by default goes into the current folder for the starter.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 STARTER = "starter"
 FOLDER = Path(__file__).parents[1] / "starter" / "model"  # of the package, with the files of a run folder
-CARD, STATEMENT = "README.md", "statement.json"  # of a packed model: its card, what it was trained on
-NO_ROWS = "package:lstm_sentiment/starter/rows-are-not-included"  # what its config.yaml names as its data
+CARD, STATEMENT = "README.md", "statement.json"  # model card and data statement of a packed model
+NO_ROWS = "package:lstm_sentiment/starter/rows-are-not-included"  # data.train in its config.yaml
 
 
 def is_starter(run: str | Path) -> bool:
-    """Whether a run is given by the starter's name; a `Path` is always a folder.
+    """Whether a run name is the starter's; a `Path` is always a folder.
 
     >>> is_starter("starter"), is_starter("./starter"), is_starter(Path("starter"))
     (True, False, False)
@@ -32,11 +32,11 @@ def is_starter(run: str | Path) -> bool:
 
 
 def run_path(run: str | Path) -> Path:
-    """Return the folder that a run's name stands for: the package's own for ``starter``.
+    """Return the folder of a run name: the packaged one for ``starter``.
 
     Raises:
         RunError: this installation has no starter.
-        DataError: no folder can have that name.
+        DataError: it is not a valid folder name.
 
     >>> [run_path(run).as_posix() for run in ("./starter", Path("starter"), "runs/tweets")]
     ['starter', 'starter', 'runs/tweets']
@@ -45,22 +45,22 @@ def run_path(run: str | Path) -> Path:
         return local_path(run)
     here = Path(STARTER)
     if not (FOLDER / "config.yaml").is_file():
-        beside = "; the folder of that name here is reached by ./starter" if here.is_dir() else ""
+        hint = "; use ./starter for the local folder" if here.is_dir() else ""
         raise RunError(
-            f"{STARTER}: this installation of lstm_sentiment comes without a starter model{beside}. Install "
-            "a release that has one, or name the folder of a run of your own"
+            f"{STARTER}: this installation of lstm_sentiment comes without a starter model{hint}. Install "
+            "a release that has one, or name the folder of another run"
         )
     if (here / "config.yaml").is_file():
-        log.warning("%s is the model of the package; the run here is reached by ./%s", STARTER, STARTER)
+        log.warning("%s is the model of the package; use ./%s for the local run", STARTER, STARTER)
     return FOLDER
 
 
 def output_path(run: str | Path, name: str) -> Path:
-    """Return where a command writes what belongs to a run, if it is told no other place.
+    """Return the default output path for a file that belongs to a run.
 
     Args:
         run: as the user named it.
-        name: of the file or folder to be written.
+        name: of the file or folder to write.
 
     >>> [output_path(run, "evaluation.json").as_posix() for run in ("runs/tweets", "starter")]
     ['runs/tweets/evaluation.json', 'starter-evaluation.json']
@@ -69,9 +69,9 @@ def output_path(run: str | Path, name: str) -> Path:
 
 
 def learned_packages(run: str | Path) -> frozenset[str]:
-    """Return the installed packages whose texts the starter was trained on, as its data statement says.
+    """Return the installed packages whose texts the starter was trained on, from its data statement.
 
-    Of other runs nothing is known, and nothing is read.
+    Empty for other runs.
 
     >>> learned_packages("runs/tweets")
     frozenset()

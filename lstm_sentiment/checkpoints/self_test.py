@@ -1,8 +1,8 @@
-"""A checkpoint that proves itself: texts with the logits that the model gave them when it was trained.
+"""Self-test of a checkpoint: texts with the logits that the model gave them after training.
 
-Loading answers the texts again, once per machine and version of the libraries. A difference beyond
-rounding means that something between text and logit is no longer what it was: tokenizer, weights,
-a kernel. No text of the training data is kept: the texts are made of the vocabulary's words.
+Loading repeats the predictions, once per machine and library versions. A difference beyond
+rounding means that something between text and logits has changed: tokenizer, weights,
+a kernel. No training text is kept: the texts are fixed or random words of the vocabulary.
 
 Legend: R texts, C classes.
 """
@@ -38,14 +38,14 @@ FIXED = (
     "Xyzzyqwerty blorptastic",
 )
 TEXTS = 20
-MOST_CHARACTERS = 200_000  # 1,600 words of 64 are half of it
-TOLERANCES = {"cpu": 1e-3}  # of logits; CPUs round alike but for the last digits
-OTHER_TOLERANCE = 2e-2  # of devices that compute fp32 with shorter numbers, as TF32
+MOST_CHARACTERS = 200_000  # twice 1,600 words of 64 characters
+TOLERANCES = {"cpu": 1e-3}  # of logits; CPUs differ only in the last digits
+OTHER_TOLERANCE = 2e-2  # of devices that compute fp32 at lower precision, such as TF32
 Array = npt.NDArray[Any]
 
 
 def proof_texts(words: Sequence[str]) -> list[str]:
-    """Return 20 texts: some fixed, some of random words of a vocabulary, from one word to many.
+    """Return 20 self-test texts: some fixed, some random words of a vocabulary, of various lengths.
 
     >>> texts = proof_texts(["good", "bad"])
     >>> len(texts), texts[1], len(texts[-1].split())
@@ -57,17 +57,19 @@ def proof_texts(words: Sequence[str]) -> list[str]:
     return [*FIXED, *(" ".join(known[i] for i in places) for places in drawn)]
 
 
-def check_proof(proof: Any, answer: Callable[[list[str]], Array], *, device: torch.device, name: str) -> None:
-    """Warn when the texts that came with the weights are no longer answered as they were.
+def check_proof(
+    proof: Any, predict: Callable[[list[str]], Array], *, device: torch.device, name: str
+) -> None:
+    """Run the self-test: warn if the logits differ from those stored with the weights.
 
     Args:
-        proof: what the checkpoint holds; None for a run that did not end, which proves nothing.
-        answer: texts -> logits (R, C).
-        device: that answers.
+        proof: the stored self-test; None for an unfinished run, which has none.
+        predict: texts -> logits (R, C).
+        device: that computes them.
         name: of the run, for the warning.
 
     Raises:
-        CheckpointError: it is no proof of such a model.
+        CheckpointError: it is not a self-test of such a model.
     """
     if proof is None:
         return
@@ -77,22 +79,22 @@ def check_proof(proof: Any, answer: Callable[[list[str]], Array], *, device: tor
     verified = Verified(notes_folder() / "proofs", proof, here)
     if verified.known():
         return
-    difference = largest_difference(proof, answer(texts_of(proof)))
+    difference = largest_difference(proof, predict(texts_of(proof)))
     if difference <= tolerance_on(device.type):
         verified.remember()
         return
     log.warning(
-        "%s: the texts that came with the model are not answered as where it was trained: logits differ by "
-        "up to %.2g, rounding explains %.2g. Score it on rows that you know before you trust it here",
+        "%s: self-test failed: logits differ by up to %.2g from those where it was trained, rounding "
+        "explains %.2g. Evaluate it on known rows before you use it here",
         name, difference, tolerance_on(device.type),
     )  # fmt: skip
 
 
 def largest_difference(proof: Any, logits_RC: Array) -> float:
-    """Return by how much logits differ at the most from those of a proof, relative to their size above 1.
+    """Return the largest difference from a self-test's logits, relative to their size above 1.
 
     Raises:
-        CheckpointError: it is no proof of such a model.
+        CheckpointError: it is not a self-test of such a model.
 
     >>> round(largest_difference({"texts": ["so"], "logits": [[2.0, 0.0]]}, np.array([[2.2, 0.0]])), 3)
     0.1
@@ -101,33 +103,33 @@ def largest_difference(proof: Any, logits_RC: Array) -> float:
         kept_RC = np.array(proof["logits"], np.float64)
         difference_RC = np.abs(kept_RC - logits_RC) / np.maximum(np.abs(kept_RC), 1.0)
     except (TypeError, ValueError, KeyError):
-        raise CheckpointError("the proof is not that of this model") from None
+        raise CheckpointError("the self-test is not that of this model") from None
     if kept_RC.shape != logits_RC.shape or not np.isfinite(difference_RC).all():
-        raise CheckpointError("the proof is not that of this model")
+        raise CheckpointError("the self-test is not that of this model")
     return float(difference_RC.max(initial=0.0))
 
 
 def texts_of(proof: Any) -> list[str]:
-    """Return a proof's texts.
+    """Return a self-test's texts.
 
     Raises:
         CheckpointError: there are none.
     """
     texts = proof.get("texts") if isinstance(proof, dict) else None
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise CheckpointError("the proof is not that of this model")
-    if len(texts) > TEXTS or sum(map(len, texts)) > MOST_CHARACTERS:  # they are answered at once
-        raise CheckpointError(f"the proof has more than {TEXTS} texts or {MOST_CHARACTERS:,} characters")
+        raise CheckpointError("the self-test is not that of this model")
+    if len(texts) > TEXTS or sum(map(len, texts)) > MOST_CHARACTERS:  # predicted in one batch
+        raise CheckpointError(f"the self-test has more than {TEXTS} texts or {MOST_CHARACTERS:,} characters")
     return texts
 
 
 def tolerance_on(device: str) -> float:
-    """Return the largest difference that rounding explains on a kind of device."""
+    """Return the tolerance for rounding on a device type."""
     return TOLERANCES.get(device, OTHER_TOLERANCE)
 
 
 class Verified:
-    """Remembers which proofs held on this machine with these libraries, in a folder of empty files.
+    """Remembers passed self-tests per machine and library versions, as empty files in a folder.
 
     >>> import tempfile
     >>> verified = Verified(Path(tempfile.mkdtemp()), {"logits": [[1.0]]}, {"torch": "2.13"})
@@ -140,13 +142,13 @@ class Verified:
         self._file = folder / hashlib.sha256(facts.encode()).hexdigest()
 
     def known(self) -> bool:
-        """Whether this proof held here before."""
+        """Whether this self-test has passed here before."""
         with contextlib.suppress(OSError):
             return self._file.is_file()
         return False
 
     def remember(self) -> None:
-        """Note that it holds; where nothing can be written it is looked at again the next time."""
+        """Record that it passed; where nothing can be written it runs again the next time."""
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.touch()

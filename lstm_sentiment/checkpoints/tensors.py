@@ -1,4 +1,4 @@
-"""Named tensors from a file, held against those that a model has, before any memory is taken for it."""
+"""Check tensors from a file against a model's shapes, before memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def check_size(shapes: Shapes) -> None:
-    """Refuse a model that hardly any machine holds.
+    """Refuse a model that is too large.
 
     Raises:
-        ConfigError: it has more than a thousand million parameters; the message tells the largest.
+        ConfigError: it has more than 10⁹ parameters; the message names the largest tensor.
 
     >>> check_size({"embedding.weight": (10**6, 2000)})
     Traceback (most recent call last):
@@ -41,14 +41,14 @@ embedding.weight; at most 1,000,000,000 are allowed: lower the sizes in sections
 
 
 def check_weights(weights: Mapping[str, Tensor], shapes: Shapes) -> None:
-    """Refuse weights that are not those of a model.
+    """Refuse weights that do not match a model.
 
     Args:
         weights: parameter -> tensor.
         shapes: of the model (see `network_shapes.network_shapes`).
 
     Raises:
-        CheckpointError: a name, a shape or a type is another.
+        CheckpointError: a name, shape or type differs.
 
     >>> check_weights({"bias": torch.zeros(2)}, {"bias": (3,)})
     Traceback (most recent call last):
@@ -66,31 +66,31 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Shapes) -> None:
             raise CheckpointError(f"{name} holds {tensor.dtype}, not torch.float32")
 
 
-def check_finite(answers_RC: npt.NDArray[Any]) -> None:
-    """Refuse answers that are not numbers: each weight may be finite, and a sum of them not.
+def check_finite(predictions_RC: npt.NDArray[Any]) -> None:
+    """Refuse non-finite predictions, which finite weights can produce by overflow.
 
     Raises:
-        CheckpointError: tells how many.
+        CheckpointError: there are any; it says how many.
 
     >>> check_finite(np.array([[0.5, 0.5], [np.nan, np.nan]]))
     Traceback (most recent call last):
         ...
-    lstm_sentiment.errors.CheckpointError: the model gives numbers that are not finite for 1 of 2 texts: its \
-weights or its temperature are beyond all bounds; restore the run from a copy, or train it again
+    lstm_sentiment.errors.CheckpointError: non-finite predictions for 1 of 2 texts: the model's weights or \
+temperature are too large; restore the run from a copy, or train it again
     """
-    bad = int((~np.isfinite(answers_RC).all(axis=1)).sum())
+    bad = int((~np.isfinite(predictions_RC).all(axis=1)).sum())
     if bad:
         raise CheckpointError(
-            f"the model gives numbers that are not finite for {bad:,} of {len(answers_RC):,} texts: its "
-            "weights or its temperature are beyond all bounds; restore the run from a copy, or train it again"
+            f"non-finite predictions for {bad:,} of {len(predictions_RC):,} texts: the model's weights or "
+            "temperature are too large; restore the run from a copy, or train it again"
         )
 
 
 def known_tokens(weights: Mapping[str, Tensor]) -> int:
-    """Return how many tokens of a vocabulary the weights of a network or language model know.
+    """Return the vocabulary size of a network's or language model's weights.
 
     Raises:
-        KeyError: they are those of something else.
+        KeyError: they are not those of either.
 
     >>> known_tokens({"lstm.embedding.weight": torch.zeros(5, 2)})
     3

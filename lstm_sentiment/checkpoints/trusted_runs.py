@@ -1,8 +1,8 @@
-"""Runs that were trained here: only their configuration may lead to other files without being asked.
+"""Trusted runs: only configurations written on this machine may name files to read.
 
-A run folder from a stranger names files too, such as ``data.train``: what reads them could show, in a report
-or a message, what the stranger wants to see. So training notes the sha256 of each configuration that it
-writes, as an empty file in the user's cache, and what reads rows of a run looks there first.
+An untrusted run folder could name any local file, for example as ``data.train``, and have its contents shown
+in a report or message. So training records the sha256 of each configuration that it writes, as an empty file
+in the user's cache, and commands that read rows of a run check it first.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ FOLDER = "trained"
 
 
 def remember(run: Path, *, own_cache: Path | None = None) -> None:
-    """Note that a run's configuration is of this user; where nothing can be written, it is not.
+    """Record a run's configuration as trusted; do nothing where the cache cannot be written.
 
     Args:
         run: its folder.
-        own_cache: of the run; one that has its own is temporary and is not noted.
+        own_cache: of the run; a run with its own cache is temporary and is not recorded.
 
     Example::
 
@@ -39,7 +39,7 @@ def remember(run: Path, *, own_cache: Path | None = None) -> None:
 
 
 def is_familiar(run: Path) -> bool:
-    """Whether a run with this very configuration was trained here.
+    """Whether a run with exactly this configuration was trained here.
 
     >>> is_familiar(Path("no/such/run"))
     False
@@ -50,26 +50,25 @@ def is_familiar(run: Path) -> bool:
 
 
 def refuse_unfamiliar(run: Path, named: str, option: str) -> None:
-    """Refuse to read what the configuration of a run names, unless it was trained here.
+    """Refuse to read a file named by an untrusted run.
 
     Args:
         run: its folder.
-        named: by its configuration.
-        option: that asks for it nevertheless.
+        named: the file, by its configuration.
+        option: that overrides the refusal.
 
     Raises:
-        DataError: it was not; the message tells the option.
+        DataError: it was not trained here; the message names the option.
 
     >>> refuse_unfamiliar(Path("runs/theirs"), "secret.csv", "--rows")
     Traceback (most recent call last):
         ...
-    lstm_sentiment.errors.DataError: secret.csv: is named by a run that was not trained here, which may come \
-from anybody, and is not read; add --rows to read it
+    lstm_sentiment.errors.DataError: secret.csv: is named by a run that was not trained here and is \
+untrusted; add --rows to read it
     """
     if not is_familiar(run):
         raise DataError(
-            "is named by a run that was not trained here, which may come from anybody, and is not read; "
-            f"add {option} to read it",
+            f"is named by a run that was not trained here and is untrusted; add {option} to read it",
             file=named,
         )
 

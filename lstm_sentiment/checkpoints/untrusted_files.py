@@ -1,8 +1,8 @@
-"""Files that somebody else may have made: how much of them is read, and what is looked at before.
+"""Size and structure limits for untrusted files.
 
-A few kilobytes can stand for gigabytes: lists in lists in YAML and JSON, a header that promises tensors, a
-device that never ends. So size, kind and depth are checked first, and nothing larger is ever begun.
-Pickles are refused by their first bytes, whatever their name: reading one runs what it says.
+A few kilobytes can expand to gigabytes: nested lists in YAML and JSON, a header that declares huge tensors,
+an endless device. So size, type and nesting are checked before reading. Pickles are refused by their first
+bytes, whatever their name, because unpickling runs code.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from lstm_sentiment.system.open_errors import reading
 
 MOST_JSON_BYTES = 4 << 20
 MOST_VOCABULARY_BYTES = 256 << 20
-MOST_TENSOR_BYTES = 9 << 30  # weights of `network.MOST_PARAMETERS`, and two moments of each
+MOST_TENSOR_BYTES = 9 << 30  # two optimizer moments of `tensors.MOST_PARAMETERS` weights
 MOST_HEADER_BYTES = 1 << 20
 MOST_TENSORS = 1000
 MOST_DIMENSIONS = 8
 MANY_BYTES = 1 << 20
-MOST_PARTS = 100_000  # lists and maps of one file: each costs twenty times what it takes in the file
-FOREIGN = {  # first bytes -> what begins with them
+MOST_PARTS = 100_000  # lists and maps of one file: each takes twenty times its size in the file
+FOREIGN = {  # magic bytes -> file type
     b"PK": "a zip archive or a pickle of torch.save",
     b"\x80": "a pickle",
     b"\x1f\x8b": "compressed with gzip",
     b"BZh": "compressed with bzip2",
     b"\xfd7zXZ": "compressed with xz",
 }
-NO_PICKLES = "this package reads no pickles, because reading one can run code; ask for a run folder instead"
+NO_PICKLES = "pickles are refused because reading one can run code; ask for a run folder instead"
 Table = dict[str, tuple[str, tuple[int, ...]]]  # of a file of tensors: name -> type, shape
-# What safetensors calls a type -> bytes of a number.
+# safetensors type -> bytes of a value.
 TYPES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 
 
 def content_of(file: Path, most: int = MOST_JSON_BYTES) -> bytes:
-    """Return the bytes of a plain file that is no larger than it may be.
+    """Read a regular file within a size limit.
 
     Raises:
-        CheckpointError: it is not there, no plain file (a pipe would wait for ever), too large, a pickle.
+        CheckpointError: it is missing, not a regular file (a pipe would block), too large, or a pickle.
     """
     with reading(file):
-        # Without waiting: opening a pipe would.
+        # Non-blocking: opening a pipe would block.
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(handle, "rb") as opened:
             _check(file, os.fstat(handle), most)
@@ -59,10 +59,10 @@ def content_of(file: Path, most: int = MOST_JSON_BYTES) -> bytes:
 
 
 def check_bytes(file: Path) -> None:
-    """Refuse a file of a run folder that is larger than one of its kind may be, before it is read at all.
+    """Refuse a file of a run folder that exceeds the size limit of its kind, without reading it.
 
     Raises:
-        CheckpointError: it is, or it is not there, or no plain file.
+        CheckpointError: it is too large, missing, or not a regular file.
     """
     most = {".safetensors": MOST_TENSOR_BYTES, ".yaml": MOST_YAML_BYTES}.get(file.suffix, MOST_JSON_BYTES)
     most = MOST_VOCABULARY_BYTES if file.name == "vocabulary.json" else most
@@ -72,19 +72,19 @@ def check_bytes(file: Path) -> None:
 
 def _check(file: Path, facts: os.stat_result, most: int) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        raise CheckpointError(f"{file}: is no plain file")
+        raise CheckpointError(f"{file}: is not a regular file")
     if facts.st_size > most:
-        raise CheckpointError(f"{file}: is larger than {most:,} bytes, as none of its kind should be")
+        raise CheckpointError(f"{file}: is larger than the {most:,}-byte limit for this file")
 
 
 def refuse_foreign(file: Path, beginning: bytes) -> None:
-    """Raise a `CheckpointError` for a file that begins as an archive or a pickle does.
+    """Raise a `CheckpointError` for a file with the magic bytes of an archive or a pickle.
 
     >>> refuse_foreign(Path("model.safetensors"), b"PK\\x03\\x04...")
     Traceback (most recent call last):
         ...
     lstm_sentiment.errors.CheckpointError: model.safetensors: is a zip archive or a pickle of torch.save; \
-this package reads no pickles, because reading one can run code; ask for a run folder instead
+pickles are refused because reading one can run code; ask for a run folder instead
     """
     kinds = [kind for first, kind in FOREIGN.items() if beginning.startswith(first)]
     if beginning[257:262] == b"ustar":
@@ -94,30 +94,30 @@ this package reads no pickles, because reading one can run code; ask for a run f
 
 
 def json_of(file: Path, *, ending: str = "") -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Args:
         file: to read.
-        ending: of its text.
+        ending: that its text must have.
 
     Raises:
-        CheckpointError: as `content_of`; it is no JSON, names a key twice, or ends too soon.
+        CheckpointError: as `content_of`; it is not JSON, has duplicate keys, or is truncated.
     """
     content = content_of(file)
     if not content.endswith(ending.encode()):
-        raise CheckpointError(f"{file}: is cut short")
+        raise CheckpointError(f"{file}: is truncated")
     return _parsed(file, content)
 
 
 def vocabulary_of(file: Path, count: int) -> list[str]:
-    """Return a list of tokens, one to a line of JSON, and stop where they are too many.
+    """Return the tokens of a vocabulary file, one per line of JSON; stop if there are too many.
 
     Args:
         file: ``vocabulary.json`` of a run.
-        count: of tokens that the run's weights know.
+        count: vocabulary size of the run's weights.
 
     Raises:
-        CheckpointError: as `json_of`; something that is no text, a token that stands twice, too many or few.
+        CheckpointError: as `json_of`; an item that is not a string, duplicates, too many or too few tokens.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "vocabulary.json"
@@ -127,37 +127,35 @@ def vocabulary_of(file: Path, count: int) -> list[str]:
     """
     content = content_of(file, MOST_VOCABULARY_BYTES).strip()
     if not (content.startswith(b"[") and content.endswith(b"]")):
-        raise CheckpointError(f"{file}: is no list of tokens")
+        raise CheckpointError(f"{file}: is not a list of tokens")
     tokens: list[str] = []
     start, end = 1, len(content) - 1
-    while start < end:  # a part at a time: other things than text take twenty times their bytes in memory
+    while start < end:  # in parts: items other than text take twenty times their size in memory
         stop = end if end - start <= MANY_BYTES else content.rfind(b"\n", start, start + MANY_BYTES)
         if stop < 0:
             raise CheckpointError(f"{file}: has a line of more than {MANY_BYTES:,} bytes")
         part = _parsed(file, b"[" + content[start:stop].strip().removesuffix(b",") + b"]")
         if not all(isinstance(token, str) for token in part):
-            raise CheckpointError(f"{file}: holds something that is no token")
+            raise CheckpointError(f"{file}: holds an item that is not a string")
         tokens += part
         if len(tokens) > count:
-            raise CheckpointError(f"{file}: holds more than the {count:,} tokens that the weights are of")
+            raise CheckpointError(f"{file}: holds more than the {count:,} tokens of the weights")
         start = stop + 1
     if len(tokens) != count:
-        raise CheckpointError(
-            f"{file}: holds {len(tokens):,} of the {count:,} tokens that the weights are of"
-        )
+        raise CheckpointError(f"{file}: holds {len(tokens):,} of the {count:,} tokens of the weights")
     if len(set(tokens)) != len(tokens):
-        raise CheckpointError(f"{file}: holds a token twice")
+        raise CheckpointError(f"{file}: holds a duplicate token")
     return tokens
 
 
 def classes_of_run(file: Path) -> tuple[list[str], dict[str, str | None]]:
-    """Return the class names of a run, none for a language model, and what its data called them.
+    """Return the class names of a run (none for a language model) and its label map.
 
     Args:
         file: ``labels.json`` of a run.
 
     Raises:
-        CheckpointError: as `json_of`; it does not hold names.
+        CheckpointError: as `json_of`; it does not hold class names.
     """
     found = json_of(file)
     labels, names = (found.get("labels"), found.get("map")) if isinstance(found, dict) else (None, None)
@@ -174,10 +172,10 @@ def classes_of_run(file: Path) -> tuple[list[str], dict[str, str | None]]:
 
 
 def yaml_of(file: Path) -> Any:
-    """Return what a YAML file holds: lists, maps, text and numbers.
+    """Return the content of a YAML file: lists, maps, text and numbers.
 
     Raises:
-        CheckpointError: as `content_of`; it is no YAML, or holds a tag or an alias.
+        CheckpointError: as `content_of`; it is not YAML, or holds a tag or an alias.
     """
     try:
         text = content_of(file, MOST_YAML_BYTES).decode("utf-8")
@@ -190,10 +188,10 @@ def yaml_of(file: Path) -> Any:
 
 
 def check_tensors(file: Path) -> Table:
-    """Look through the header of a safetensors file before it is opened; return name -> (type, shape).
+    """Validate the header of a safetensors file before loading it; return name -> (type, shape).
 
     Raises:
-        CheckpointError: no such file, or one whose header is too large, or does not describe it.
+        CheckpointError: the file is missing, or its header is too large or does not match its content.
 
     >>> import tempfile, numpy as np, safetensors.numpy
     >>> file = Path(tempfile.mkdtemp()) / "model.safetensors"
@@ -216,52 +214,52 @@ def check_tensors(file: Path) -> Table:
         tensors = {name: described for name, described in header.items() if name != "__metadata__"}
         spans = sorted(map(_span, tensors.values()))
     except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{file}: describes no such tensors as this package writes") from None
+        raise CheckpointError(f"{file}: has an invalid tensor header") from None
     ends = [0, *(end for _, end in spans)]
     if [start for start, _ in spans] != ends[:-1] or ends[-1] != size - 8 - length:
-        raise CheckpointError(f"{file}: its tensors are not what the file holds")
+        raise CheckpointError(f"{file}: its header does not match its content")
     return {name: (described["dtype"], tuple(described["shape"])) for name, described in tensors.items()}
 
 
 def _span(described: dict[str, Any]) -> tuple[int, int]:
-    """Return where a tensor's bytes begin and end, if they are as many as its shape needs."""
+    """Return the byte range of a tensor; raise ValueError if it does not match its shape."""
     shape, (start, end) = described["shape"], described["data_offsets"]
     if len(shape) > MOST_DIMENSIONS or any(type(n) is not int or n < 0 for n in (*shape, start, end)):
-        raise ValueError("no size")
+        raise ValueError("invalid size")
     if math.prod(shape) * TYPES[described["dtype"]] != end - start:
-        raise ValueError("another size")
+        raise ValueError("size mismatch")
     return start, end
 
 
 def check_place(file: Path, folder: Path) -> None:
-    """Refuse a file of a run folder that is a link to somewhere else on the machine.
+    """Refuse a file of a run folder that is a link out of it.
 
-    Files that the Hugging Face Hub fetched are links to ``blobs`` beside its ``snapshots``.
+    Links of the Hugging Face Hub cache into ``blobs``, next to ``snapshots``, are allowed.
 
     Raises:
-        CheckpointError: it leads out of the folder.
+        CheckpointError: it points outside the folder.
     """
     root = folder.resolve()
     roots = [root, *([root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [])]
     place = file.resolve()
     if not any(place.is_relative_to(allowed) for allowed in roots):
-        raise CheckpointError(f"{file}: leads out of the run folder, to {place}; put the file itself here")
+        raise CheckpointError(f"{file}: points outside the run folder, to {place}; put the file itself here")
 
 
 def _parsed(file: Path, content: bytes) -> Any:
     if content.count(b"[") + content.count(b"{") > MOST_PARTS:
         raise CheckpointError(f"{file}: holds more than {MOST_PARTS:,} lists and maps")
     try:
-        found = json.loads(content.decode("utf-8"), object_pairs_hook=_no_key_twice)
-        if b"\\ud" in content.lower():  # half a character, which no output can hold
+        found = json.loads(content.decode("utf-8"), object_pairs_hook=_unique_keys)
+        if b"\\ud" in content.lower():  # may be an unpaired surrogate
             json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: is not JSON: {shown(str(error), 200)}") from None
     return found
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return found

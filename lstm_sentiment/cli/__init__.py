@@ -1,1 +1,1 @@
-"""What all commands share: exit codes, terminal output, spelling of options."""
+"""Shared by all commands: exit codes, terminal output, help formatting."""

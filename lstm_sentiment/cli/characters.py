@@ -1,4 +1,4 @@
-"""Text of strangers on a terminal or a picture: nothing hidden, and as wide as it looks."""
+"""Escaping and display width of untrusted text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lstm_sentiment.errors import escaped
 
 
 def visible(token: str, longest: int | None = None) -> str:
-    """Return a token with what cannot be seen escaped, cut to a length.
+    """Return a token with invisible characters escaped, truncated to a length.
 
     >>> visible("a\\x1b[31m"), visible("incomprehensible", 8)
     ('a\\\\x1b[31m', 'incompr…')
@@ -18,7 +18,7 @@ def visible(token: str, longest: int | None = None) -> str:
 
 
 def cells_of(text: str) -> int:
-    """Return how many columns of a terminal a text takes.
+    """Return the display width of a text in terminal columns.
 
     >>> cells_of("so"), cells_of("好"), cells_of("e\u0301")
     (2, 2, 1)

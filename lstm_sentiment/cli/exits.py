@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, what is said, and that nothing half-written is left behind."""
+"""Command entry point: exit codes, error output, clean-up on signals."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OUTPUT = "standard output"
 
 
 def run_command(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command's `main` with the process's arguments and leave with its exit code.
+    """Run a command's `main` with the process's arguments and exit with its exit code.
 
-    A `SentimentError` becomes one message on stderr, and so does a disk that is full; an interrupt leaves
-    with 130, SIGTERM with 143 and SIGHUP with 129, after all that is unfinished was removed.
+    A `SentimentError` or a full disk becomes one message on stderr. An interrupt exits with 130, SIGTERM with
+    143 and SIGHUP with 129, after unfinished files are removed.
     """
     speak_utf8()
     plain_warnings()
@@ -34,14 +34,14 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
     try:
         code = _run(main)
     finally:
-        _let_go_of_output()
+        _discard_output()
     sys.exit(code)
 
 
 def _run(main: Callable[[list[str]], None]) -> Any:
-    """Run a command, and return its exit code."""
+    """Run a command and return its exit code."""
     try:
-        with _unwound_by_signals():
+        with _signals_as_exits():
             try:
                 main(sys.argv[1:])
                 code: Any = 0
@@ -52,23 +52,24 @@ def _run(main: Callable[[list[str]], None]) -> Any:
                 raise SafeHandler.lost
             return code
     except SentimentError as error:
-        _tell(str(error), "" if isinstance(error, StoppedError) else "error: ")
+        _print_error(str(error), "" if isinstance(error, StoppedError) else "error: ")
         return error.exit_code
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _print_error("interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
+    except BrokenPipeError:  # the reader of stdout went away
         return 141
     except OSError as error:
         if error.errno not in FULL:
             raise
-        place = error.filename or OUTPUT  # all else that writes tells its path itself (see `files.writing`)
-        _tell(f"{place}: cannot be written: {error.strerror}; make room, or choose another place", "error: ")
+        place = error.filename or OUTPUT  # other writers report their path (see `files.writing`)
+        problem = f"{place}: cannot be written: {error.strerror}; make room, or choose another place"
+        _print_error(problem, "error: ")
         return DiskError.exit_code
 
 
-def _tell(message: str, kind: str = "") -> None:
-    """Print lines on stderr; where that cannot be written either, the exit code is all there is."""
+def _print_error(message: str, kind: str = "") -> None:
+    """Print lines on stderr; ignore errors if that cannot be written either."""
     with contextlib.suppress(OSError):
         for line in message.split("\n"):
             say(without_secrets(f"{kind}{line}"), file=sys.stderr)
@@ -76,15 +77,15 @@ def _tell(message: str, kind: str = "") -> None:
 
 
 @contextlib.contextmanager
-def _unwound_by_signals() -> Iterator[None]:
-    """Let signals that end a process end a block in order, but for those that somebody else listens to."""
+def _signals_as_exits() -> Iterator[None]:
+    """Turn terminating signals that have no other handler into `SystemExit`, so that a block cleans up."""
     numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
     mine = threading.current_thread() is threading.main_thread()
     numbers = [number for number in numbers if mine and signal.getsignal(number) == signal.SIG_DFL]
 
     def end(number: int, _frame: FrameType | None) -> None:
         for each in numbers:
-            signal.signal(each, signal.SIG_IGN)  # the way out is not interrupted again
+            signal.signal(each, signal.SIG_IGN)  # clean-up is not interrupted again
         sys.exit(128 + number)
 
     for number in numbers:
@@ -104,7 +105,7 @@ def _is_stuck() -> bool:
     return False
 
 
-def _let_go_of_output() -> None:
-    """Throw away what cannot be written, or Python would try again at its end and leave with 120."""
+def _discard_output() -> None:
+    """Discard unwritable output, or Python would flush again at exit and exit with 120."""
     if _is_stuck() and not sys.stdout.closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What goes to a terminal or a log: text of strangers is shown there, never obeyed or taken for a line."""
+"""Terminal and log output. Control characters in untrusted text are escaped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lstm_sentiment.errors import escaped, without_secrets
 
 
 class PlainFormatter(logging.Formatter):
-    """Formats a log record with control characters of its values escaped, and without keys in its URLs.
+    """Formats a log record, with control characters escaped and secrets removed from URLs.
 
     >>> record = logging.LogRecord("a", 20, "a.py", 1, "%s", ("good\\x1b[0m\\nerror: lost",), None)
     >>> print(PlainFormatter().format(record))
@@ -18,7 +18,7 @@ class PlainFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, or lines, of a record."""
+        """Return the formatted record."""
         plain = logging.makeLogRecord(record.__dict__)
         if isinstance(record.args, tuple):
             plain.args = tuple(
@@ -28,16 +28,16 @@ class PlainFormatter(logging.Formatter):
 
 
 class SafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # which Python 3.10 cannot be given
-    """Writes records to a stream, with what its encoding lacks escaped: no record is lost for a character."""
+    """Writes records to a stream, with characters that its encoding lacks escaped."""
 
     lost: ClassVar[OSError | None] = None  # why a record of this process could not be written
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, or lines, of a record, as the stream can write them."""
+        """Return the formatted record, in the stream's encoding."""
         return writable(super().format(record), self.stream)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Go on without a line that cannot be written, as on a full disk; the command's end tells of it."""
+        """Skip a record that cannot be written, as on a full disk; the command reports it at its end."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
             SafeHandler.lost = SafeHandler.lost or error
@@ -46,7 +46,7 @@ class SafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # which Pyt
 
 
 def writable(text: str, stream: TextIO) -> str:
-    """Return text with characters escaped that a stream's encoding lacks.
+    """Escape characters that a stream's encoding lacks.
 
     >>> import io
     >>> writable("good 😀", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
@@ -57,7 +57,7 @@ def writable(text: str, stream: TextIO) -> str:
 
 
 def speak_utf8() -> None:
-    """Write UTF-8 to files and pipes whatever the locale, and to a terminal what it can show.
+    """Write UTF-8 to files and pipes whatever the locale; on terminals escape what they cannot encode.
 
     >>> speak_utf8()
     """
@@ -69,7 +69,7 @@ def speak_utf8() -> None:
 
 
 def log_to(stream: TextIO, level: int) -> None:
-    """Send the log of the process to a stream; of other packages' records, warnings and worse alone.
+    """Log to a stream; of other packages' records, warnings and above only.
 
     Example::
 
@@ -84,7 +84,7 @@ def log_to(stream: TextIO, level: int) -> None:
 
 
 def plain_warnings() -> None:
-    """Format warnings of a process that sends its log nowhere.
+    """Format warnings of a process without a log handler.
 
     >>> plain_warnings()
     """
@@ -93,7 +93,7 @@ def plain_warnings() -> None:
 
 
 def say(text: str, *, file: TextIO | None = None) -> None:
-    """Print text, with control characters but line breaks escaped.
+    """Print text, with control characters other than line breaks escaped.
 
     >>> say("label " + chr(27) + "[31mred")
     label \\x1b[31mred

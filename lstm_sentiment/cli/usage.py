@@ -1,4 +1,4 @@
-"""What the help of commands looks like: their names, and one spelling of options."""
+"""Help of the commands: program names and option spelling."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jsonargparse import DefaultHelpFormatter
 
 
 class Help(DefaultHelpFormatter):
-    """Shows the options of settings with - where the keys of YAML files have _; both are understood."""
+    """Help formatter that spells options with - where YAML keys have _; both are accepted."""
 
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
-        """Add a usage line that does not list a hundred settings."""
+        """Add a short usage line that does not list every setting."""
         usage = usage or f"{self._prog} [--config FILE] [--key VALUE ...]"
         super().add_usage(usage, actions, groups, prefix)
 
@@ -24,7 +24,7 @@ class Help(DefaultHelpFormatter):
 
 
 def program(command: str) -> str:
-    """Return how a command of this process was called, for its help and messages.
+    """Return the program name of a command as it was invoked, for help and messages.
 
     >>> program("train")
     'python -m lstm_sentiment.train'

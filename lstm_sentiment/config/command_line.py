@@ -1,7 +1,7 @@
-"""Command line and YAML files to a configuration, and the frame that every command runs in.
+"""Parsing of command lines and YAML files to configurations, and the options that commands share.
 
-jsonargparse builds the options from the dataclasses and reads them strictly. Keys are looked up
-here first, so that an unknown one is reported with its file, its line and the nearest key.
+jsonargparse builds the options from the dataclasses and parses them strictly. Keys are looked up here first,
+so that an unknown one is reported with its file, line and the nearest key.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from lstm_sentiment.errors import (
 from lstm_sentiment.system.files import refuse_device
 
 Settings = TypeVar("Settings")
-RUN = "run folder that training wrote, or starter: the model that comes with the package"
+RUN = "run folder written by training, or starter: the model included in the package"
 
 
 def parse_config(argv: Sequence[str], *, program: str, description: str) -> Config:
-    """Return the `Config` that a command line asks for; see `parse_settings`.
+    """Return the `Config` of a command line; see `parse_settings`.
 
     >>> parse_config(["--trainer.epochs", "3"], program="x", description="").trainer.epochs
     3
@@ -54,7 +54,7 @@ def parse_config(argv: Sequence[str], *, program: str, description: str) -> Conf
 
 
 def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, description: str) -> Settings:
-    """Return the configuration that a command line asks for.
+    """Return the configuration of a command line.
 
     Args:
         kind: a frozen dataclass of sections, every field with a default.
@@ -80,18 +80,67 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
         from_files += [f"--{key}={value}" for key, (value, _) in read.items()]
         places |= {key: place for key, (_, place) in read.items()}
         problems += wrong
-    parser = ArgumentParser(prog=program, description=description, formatter_class=Help, exit_on_error=False)
+    parser = _parser(kind, prog=program, description=description)
     parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
-    parser.add_class_arguments(kind, as_group=True)
-    _parse_all(kind, parser, from_files, places, problems)  # what is wrong here is the files' fault
+    _parse_all(kind, parser, from_files, places, problems)  # mistakes in files are reported with their place
     unknown = _unknown_options(kind, argv)
     argv = _without(argv, "--config", *(f"--{problem.key}" for problem in unknown))
     on_command_line = dict.fromkeys(_option_names(argv), "")
     return _parse_all(kind, parser, from_files + argv, places | on_command_line, unknown)
 
 
+def read_config(file: str | Path) -> Config:
+    """Return the `Config` that a YAML file holds; see `read_settings`."""
+    return read_settings(file, Config)
+
+
+def read_settings(file: str | Path, kind: type[Settings]) -> Settings:
+    """Return the configuration that a YAML file holds, such as the `config.yaml` of a run.
+
+    Args:
+        file: YAML; keys that it leaves out have their defaults.
+        kind: a frozen dataclass of sections, every field with a default.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range, or a file that cannot be read; with
+            file and line.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "config.yaml"
+    >>> _ = file.write_text("trainer: {epochs: 3}")
+    >>> read_settings(file, Config).trainer.epochs
+    3
+    """
+    read, problems = read_file(kind, str(file))
+    options = [f"--{key}={value}" for key, (value, _) in read.items()]
+    places = {key: place for key, (_, place) in read.items()}
+    return _parse_all(kind, _parser(kind), options, places, problems)
+
+
+def config_of(values: Mapping[str, str]) -> Config:
+    """Return a configuration with some settings, each given as it is written on the command line.
+
+    Args:
+        values: key -> text, such as ``{"trainer.epochs": "3"}``.
+
+    Raises:
+        ConfigError: a wrong type, a value out of range, options in conflict.
+
+    >>> config_of({"trainer.epochs": "3"}).trainer.epochs
+    3
+    """
+    options = [f"--{key}={value}" for key, value in values.items()]
+    return _parse_all(Config, _parser(Config), options, dict.fromkeys(values, ""), [])
+
+
+def _parser(kind: type, **texts: Any) -> ArgumentParser:
+    parser = ArgumentParser(formatter_class=Help, exit_on_error=False, **texts)
+    parser.add_class_arguments(kind, as_group=True)
+    return parser
+
+
 def given_keys(argv: Sequence[str]) -> frozenset[str]:
-    """Return the keys that a command line, or a file it names, sets by hand, whatever their values.
+    """Return the keys that a command line or its `--config` file sets, even to their defaults.
 
     Raises:
         ConfigError: a file that cannot be read.
@@ -104,7 +153,7 @@ def given_keys(argv: Sequence[str]) -> frozenset[str]:
 
 
 def config_yaml(config: Any) -> str:
-    """Return a configuration as YAML with every field; resume and overwrite are no part of a run.
+    """Return a configuration as YAML with every field; resume and overwrite are always false.
 
     >>> config_yaml(Config()).splitlines()[:2]
     ['out: runs/sentiment', 'seed: 0']
@@ -114,7 +163,7 @@ def config_yaml(config: Any) -> str:
 
 
 def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
-    """Add the options of a command that reads labelled rows (see `how_to_read`), and that of the device."""
+    """Add the options of a command that reads labelled rows (see `how_to_read`), and `--device`."""
     parser.add_argument("--text-column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--label-column", default="auto", help="column with the label; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of the file")
@@ -124,7 +173,7 @@ def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) ->
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a CSV, TSV or Excel file is written."""
+    """Add the options for the dialect of a CSV, TSV or Excel file."""
     quotings = ("auto", "double", "backslash", "none")
     parser.add_argument("--quoting", choices=quotings, default="auto", help="what quotes mean in CSV and TSV")
     parser.add_argument(
@@ -137,16 +186,16 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 
 def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
-    """Return which columns and encoding a command line asks for, as `score_file.answer_file` takes them."""
+    """Return the columns, encoding and dialect of a command line, as arguments of `answer_file`."""
     names = ("text_column", "label_column", "encoding", "quoting", "header", "sheet")
     return {name: getattr(options, name) for name in names}
 
 
 def check_out(*files: str | None) -> None:
-    """Refuse files that cannot be written, before any work is done; None is no file.
+    """Refuse output files that cannot be written, before any work is done; None is ignored.
 
     Raises:
-        DataError: the folder is not there; there is a device or pipe, which a file would take the place of.
+        DataError: the folder does not exist, or the file is a device or pipe.
 
     >>> check_out(None, "here.json")
     """
@@ -158,7 +207,7 @@ def check_out(*files: str | None) -> None:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argparse parser whose mistakes are `ConfigError`s, for commands with a few flags."""
+    """An argparse parser that raises `ConfigError`, for commands with a few options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)  # an abbreviation is a guess
@@ -169,7 +218,7 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(_as_spelt(words, self._option_string_actions), namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing usage and leaving."""
+        """Raise `ConfigError` instead of printing the usage and exiting."""
         raise ConfigError(f"{message} (see: {self.prog} --help)")
 
 
@@ -182,7 +231,7 @@ def _as_spelt(words: Sequence[str], options: Collection[str]) -> list[str]:
     spelt = {option.replace("_", "-"): option for option in options}
     found = list(words)
     for place, word in enumerate(words):
-        if word == "--":  # what follows is no option
+        if word == "--":  # no options follow
             break
         name, equals, value = word.partition("=")
         if name.startswith("--") and name not in options:
@@ -202,7 +251,7 @@ def _values_of(argv: Sequence[str], option: str) -> list[str]:
         elif word == option and after:
             values.append(after)
         elif word == option:
-            raise ConfigError("needs a value; write it behind the option", key=option[2:])
+            raise ConfigError("needs a value after the option", key=option[2:])
     return values
 
 
@@ -218,10 +267,10 @@ def _parse_all(
     places: Mapping[str, str],
     problems: list[ConfigError],
 ) -> Settings:
-    """Parse options; where some are wrong, take them away one after the other to find the rest.
+    """Parse options; remove wrong ones one by one to find all mistakes.
 
     Raises:
-        ConfigError: tells of all that is wrong, and of `problems`, which were found before.
+        ConfigError: lists all mistakes, with `problems`, which were found before.
     """
     wrong = [problem.key for problem in problems if problem.key]
     while True:
@@ -229,7 +278,7 @@ def _parse_all(
             settings = _parse(kind, parser, argv, places)
             break
         except ConfigError as error:
-            # A conflict names the other key: with one that is wrong itself, it is no news.
+            # A conflict with a key that is wrong itself is not reported.
             if not any(re.search(rf"\b{re.escape(key)}\b", error.message) for key in wrong):
                 problems.append(error)
             if error.key not in _option_names(argv):
@@ -251,7 +300,7 @@ def _line(problem: ConfigError) -> int:
 def _parse(
     kind: type[Settings], parser: ArgumentParser, argv: list[str], places: Mapping[str, str]
 ) -> Settings:
-    """Parse options; blame the place that a key came from for what is wrong with its value."""
+    """Parse options; a wrong value is reported at the place where its key was set."""
     try:
         _refuse_misread_values(kind, argv)
         parsed = parser.parse_args(_collections_quoted(kind, argv))
@@ -268,7 +317,7 @@ def _parse(
 
 
 def _collections_quoted(kind: type, argv: Sequence[str]) -> list[str]:
-    """Return options with the text in each list and map quoted, so that YAML reads it as it was typed."""
+    """Return options with the text in lists and maps quoted, so that YAML reads it as typed."""
     keys = [key for key in keys_of(kind) if takes_collection(kind, key)]
     found: list[str] = []
     for word in argv:
@@ -283,7 +332,7 @@ def _collections_quoted(kind: type, argv: Sequence[str]) -> list[str]:
 
 
 def _refuse_misread_values(kind: type, argv: Sequence[str]) -> None:
-    """Refuse what YAML 1.1 takes for another number (012 is ten there, 1:30 is ninety), and its tricks."""
+    """Refuse numbers that YAML 1.1 misreads (012 is 10, 1:30 is 90), aliases and tags."""
     known = keys_of(kind)
     for key in dict.fromkeys(name for name in _option_names(argv) if name in known):
         for value in _values_of(argv, f"--{key}"):

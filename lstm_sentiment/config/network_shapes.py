@@ -1,7 +1,7 @@
-"""The shapes of a network's parameters, computed from its settings and without making one.
+"""Parameter shapes of a network, computed from its settings without instantiating it.
 
-They are what a checkpoint is held against before any memory is taken for it. PyTorch's device ``meta`` would
-tell them too, but there an initial value costs the import of PyTorch's compiler, more than a second.
+A checkpoint is compared with them before any memory is allocated for it. PyTorch's ``meta`` device would give
+them too, but initialisation on it imports PyTorch's compiler, which takes more than a second.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 def network_shapes(
     tokens: int, classes: int, *, subwords: int, ngrams: int, ngram_kind: str = "learned", **settings: Any
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a network's parameters by name.
+    """Return a network's parameter shapes by name.
 
     Args:
-        tokens: V, of the vocabulary.
+        tokens: V, vocabulary size.
         classes: C.
         subwords: as in `network.new_lstm`.
         ngrams: as in `network.new_network`.
@@ -46,9 +46,9 @@ def lstm_shapes(
     pooling: str = "mean+max",
     **_: Any,
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a `lstm.SentimentLSTM`'s parameters by name.
+    """Return the parameter shapes of a `lstm.SentimentLSTM` by name.
 
-    Args are those of that class, but for `subwords`: the rows of their table, 0 for none.
+    Args are those of that class, except `subwords`: number of hash buckets, 0 for none.
 
     >>> lstm_shapes(100, 3, embedding_size=8, hidden_size=4)["head.weight"]
     (3, 16)

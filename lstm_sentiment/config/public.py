@@ -1,7 +1,7 @@
-"""A configuration to show and to publish: it tells what was read, and not where on whose machine it lay.
+"""A configuration for publication: without local paths and URL secrets.
 
-Every setting that may hold text is treated as a path or URL, unless it is known to be something else: a
-setting that is added later is left out of what is published until somebody decides otherwise.
+Every setting that may hold text is treated as a path or URL unless it is known to be something else, so that
+new settings are redacted by default.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lstm_sentiment.config.yaml_files import type_of
 from lstm_sentiment.errors import without_secrets
 
 Settings = TypeVar("Settings")
-NO_PLACES = {  # text that is no path: names of columns, classes, methods
+NO_PLACES = {  # text that is not a path: names of columns, classes, methods
     "data.text_column",
     "data.label_column",
     "data.group_column",
@@ -31,9 +31,9 @@ NO_PLACES = {  # text that is no path: names of columns, classes, methods
 
 
 def public_config(config: Settings) -> Settings:
-    """Return a configuration that does not tell where things lay on the machine, nor any key in a URL.
+    """Return a configuration without local paths and URL secrets.
 
-    Of each path or URL the last part stays, and of ``package:...`` all.
+    Of each path or URL the last part is kept, of ``package:...`` all.
 
     >>> from lstm_sentiment.config.schema import Config
     >>> public_config(Config(pretrained="/home/me/runs/lm")).pretrained
@@ -54,7 +54,7 @@ def public_config(config: Settings) -> Settings:
 
 
 def named_places(config: Any) -> dict[str, Any]:
-    """Return the settings that name a file, folder or URL, and not that of the defaults.
+    """Return the settings that name a file, folder or URL other than the default.
 
     >>> from lstm_sentiment.config.schema import Config
     >>> named_places(Config(out="runs/a", seed=3, pretrained="runs/lm"))
@@ -67,7 +67,7 @@ def named_places(config: Any) -> dict[str, Any]:
 
 
 def last_part(place: str) -> str:
-    r"""Return the last part of a path or URL, without anything secret.
+    r"""Return the last part of a path or URL, without secrets.
 
     >>> [last_part(p) for p in ("/home/me/a.csv", r"C:\me\b.csv", "https://me:key@host/c.csv?key=1")]
     ['a.csv', 'b.csv', 'c.csv']

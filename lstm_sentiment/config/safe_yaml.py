@@ -1,4 +1,4 @@
-"""YAML that anybody may have written: refused where it would grow when it is read, or nest without end."""
+"""Limits for untrusted YAML: no aliases (which expand), no tags, bounded nesting."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import yaml
 from lstm_sentiment.errors import ConfigError, shown
 
 MOST_YAML_BYTES = 1 << 18
-DEEPEST = 20  # lists and maps in one another
+DEEPEST = 20  # nesting depth of lists and maps
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def check_yaml(events: Iterable[yaml.Event], file: str, *, tags: bool = True) -> None:
-    """Refuse what YAML from strangers may do with little: grow when it is read, and nest without end.
+    """Refuse untrusted YAML that expands when loaded or is nested too deeply.
 
     Args:
-        events: of ``yaml.parse``, which reads no further than they are taken.
+        events: of ``yaml.parse``, which reads lazily.
         file: for messages.
-        tags: whether a value may say its type, as in ``!!int 3``; PyYAML falls over many that do not fit.
+        tags: whether type tags such as ``!!int 3`` are allowed; PyYAML crashes on many that do not fit.
 
     Raises:
-        ConfigError: an alias, lists and maps too deep in one another, a character or number that nothing
-            can hold; the message names the line.
+        ConfigError: an alias, nesting that is too deep, an unpaired surrogate, a number out of range; the
+            message names the line.
 
     >>> check_yaml(yaml.parse("a: &x [1]\\nb: *x"), "a.yaml")
     Traceback (most recent call last):
@@ -35,24 +35,24 @@ def check_yaml(events: Iterable[yaml.Event], file: str, *, tags: bool = True) ->
     try:
         for event in events:
             where = f"{file}:{event.start_mark.line + 1}" if event.start_mark else file
-            if isinstance(event, yaml.AliasEvent):  # nine of nine, nine deep, are a gigabyte
+            if isinstance(event, yaml.AliasEvent):  # "billion laughs": expands to gigabytes
                 raise ConfigError("an alias (*name); write the value out", where=where)
             tag = getattr(event, "tag", None)
             if tag is not None and not tags:
                 raise ConfigError(f"the tag {shown(tag)}; write a plain value", where=where)
             if _UNWRITABLE.search(getattr(event, "value", "")):
-                raise ConfigError("a NUL or half a character (\\0, \\ud800); remove it", where=where)
+                raise ConfigError("a NUL or an unpaired surrogate (\\0, \\ud800); remove it", where=where)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise ConfigError(f"nested deeper than {DEEPEST}; write 'key: value' lines", where=where)
-    except (ValueError, OverflowError) as error:  # let out by PyYAML, of "\UFFFFFFFF" or %YAML 999...9.1
+    except (ValueError, OverflowError) as error:  # PyYAML's, of "\UFFFFFFFF" or %YAML 999...9.1
         raise ConfigError(f"not YAML: {shown(str(error), 200)}; correct it", where=where) from None
 
 
 def has_tricks(value: str) -> bool:
-    """Whether a value that reads as YAML refers to itself or says its type: it may grow, or break PyYAML.
+    """Whether a value contains YAML aliases or tags, which may expand or break PyYAML.
 
-    What is no YAML is text, and without tricks.
+    Text that is not valid YAML has none.
 
     >>> has_tricks("[&a [1, 1], *a]"), has_tricks("!!int ''"), has_tricks("*.csv"), has_tricks("{1: a}")
     (True, True, False, False)

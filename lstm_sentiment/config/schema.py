@@ -1,8 +1,8 @@
-"""The whole configuration: frozen dataclasses that own every default.
+"""Configuration schema: frozen dataclasses that own every default.
 
 One section is one dataclass. A YAML file in `configs/` holds only what differs from these
-defaults; `command_line.py` turns file and command line into a `Config`. Below the commands nobody
-sees the whole configuration: leaves take values.
+defaults; `command_line.py` turns file and command line into a `Config`. Modules below the commands take
+single values, not the whole configuration.
 
 A value out of range, or two options that contradict each other, is a `ConfigError` that names
 the key:
@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig, at_least, check
 
@@ -29,7 +29,8 @@ MOST = {
     "threads": 1024,
     "timeout": 86_400,
 }
-METRICS = ("macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error")
+Metric = Literal["macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error"]
+METRICS: tuple[str, ...] = get_args(Metric)  # computed in `evaluation.metrics`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,36 +39,37 @@ class TrainerConfig:
 
     Args:
         epochs: passes over the training rows, at most.
-        batch_size: rows per batch, over all processes together.
+        batch_size: rows per batch, over all ranks together.
         learning_rate: peak of the schedule: linear warm-up, then cosine decay to zero.
-        embedding_rate: learning rate of the embeddings relative to `learning_rate`; only rows that a
-            step's texts hold are updated, so that a word's vector sees few steps.
+        embedding_rate: learning rate of the embeddings relative to `learning_rate`; updates are sparse (only
+            the rows of a step's tokens), so that each row sees few steps.
         layer_decay: learning rate of each layer relative to the one above, from head down to embeddings.
-        unfreeze: epochs until one more layer learns, from head down to embeddings; 0: all from the start.
+        unfreeze: gradual unfreezing: epochs until the next layer is unfrozen, from head down to embeddings;
+            0 trains all layers from the start.
         weight_decay: AdamW's decoupled weight decay, on matrices but not on biases.
-        warmup: share of all steps over which the rate rises.
-        clip_norm: largest gradient norm; a larger gradient is scaled down to it.
+        warmup: share of all steps over which the learning rate rises.
+        clip_norm: maximum gradient norm; larger gradients are scaled down to it.
         label_smoothing: share of the target spread over all classes.
-        r_drop: weight of the disagreement between two passes over each text with different dropout (see
-            `r_drop`); 0 for a single pass. On a CPU a step takes 1.6 times as long.
-        vat: length of the perturbation of a text's vectors that shall not change the prediction (see
-            `virtual_adversarial`), relative to theirs, such as 0.1; 0 for none. Texts of `data.unlabelled`
-            are perturbed too. On a CPU a step takes 3 times as long.
+        r_drop: weight of the R-Drop consistency loss (symmetric KL divergence between two dropout passes, see
+            `regularizers`); 0 for a single pass. On a CPU a step takes 1.6 times as long.
+        vat: size of the virtual adversarial perturbation of a text's embeddings relative to their norm, such
+            as 0.1 (see `regularizers`); 0 for none. Also applied to `data.unlabelled`. On a CPU a step
+            takes 3 times as long.
         class_weights: balanced weighs each class by the inverse of its frequency.
         ema: decay of the moving average of the weights that is validated and saved; 0 for none.
-        accumulate: batches whose gradients are added up before a step.
-        precision: auto takes bf16 on CPUs that compute it, fp16 with loss scaling on CUDA, fp32
+        accumulate: batches whose gradients are accumulated before a step.
+        precision: auto takes bf16 on CPUs that support it, fp16 with loss scaling on CUDA, fp32
             elsewhere.
         device: auto, cpu, cuda, cuda:N or mps; auto takes CUDA where there is one.
-        threads: CPU threads; 0 takes the cores this process may use.
-        metric: validation score that picks the best epoch and stops early. The last three need class
-            names such as negative and positive: mean F1 of these without neutral ones, share of rows
-            taken for the opposite, distance on the scale.
-        patience: stop after this many epochs without a better score; 0 never stops early.
-        checkpoint_every: steps between checkpoints to resume from, besides the end of each epoch.
-        timeout: seconds that a process of several waits for the others before it takes one for lost and
-            ends; what the main one does alone, such as tokenising, may take longer.
-        tensorboard: write curves of losses, scores, rate and gradient norm to `out`/tensorboard.
+        threads: CPU threads; 0 takes all cores available to this process.
+        metric: validation score that selects the best epoch and decides early stopping. The last three need
+            class names such as negative and positive: mean F1 of these without neutral ones, share of rows
+            predicted as the opposite polarity, distance on the ordinal scale.
+        patience: stop after this many epochs without a better score; 0 disables early stopping.
+        checkpoint_every: steps between checkpoints to resume from, in addition to the end of each epoch.
+        timeout: seconds that a rank waits for the others before it considers one lost and exits; work of
+            rank 0 alone, such as tokenising, may take longer.
+        tensorboard: write curves of losses, scores, learning rate and gradient norm to `out`/tensorboard.
     """
 
     epochs: int = 3
@@ -88,9 +90,7 @@ class TrainerConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0
-    metric: Literal[
-        "macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error"
-    ] = "macro_f1"
+    metric: Metric = "macro_f1"
     patience: int = 0
     checkpoint_every: int = 1000
     timeout: int = 600
@@ -137,24 +137,24 @@ class Config:
     Args:
         out: run folder to write.
         seed: seed of the split, the initial weights, the order of batches and dropout.
-        seeds: train this many times, with `seed`, `seed` + 1, ..., each into a folder of its own below
+        seeds: train this many times, with `seed`, `seed` + 1, ..., each into its own folder below
             `out`, and report mean and spread.
-        resume: go on from the last checkpoint in `out`; without one the run starts from the beginning.
-        overwrite: replace the run that is already in `out`.
-        baseline: measure two baselines on the same split: majority class, and TF-IDF of 1-2-grams
+        resume: resume from the last checkpoint in `out`; without one the run starts from the beginning.
+        overwrite: replace the existing run in `out`.
+        baseline: evaluate two baselines on the same split: majority class, and TF-IDF of 1-2-grams
             with logistic regression.
         report: write the run folder's report.html at the end; needs the extra ``report``.
-        pretrained: what training starts from. starter: the classifier that comes with the package; a run
-            folder: that of another classifier, whose classes may differ, or of `pretrain`, which gives its
-            vocabulary, the vectors, and the LSTMs of the first layer; null: random weights; auto: the
-            starter, and random weights where options set by hand contradict the starter or say how weights
-            learn. A classifier is never kept without a linear model beside it, which gets all the weight
-            where it is better.
-        adapt: how training goes on from a classifier. frozen: its LSTM stays as it is, and what reads it is
-            fitted by cross-validation; finetune: all layers move; auto: frozen below 3,000 training rows.
-        teacher: folder of a finished run, ``starter`` for the model of the package, or a list of several,
-            whose answers to `data.unlabelled` are learned beside the labels; of several, their mean. Null:
-            labels alone.
+        pretrained: initial weights. starter: the classifier that comes with the package; a run
+            folder: that of another classifier, whose classes may differ, or of `pretrain`, for its
+            vocabulary, embeddings, and first-layer LSTMs; null: random weights; auto: the
+            starter, or random weights where explicit options contradict the starter or set how weights are
+            trained. A classifier is always combined with a linear model, which gets all the weight where it
+            is better.
+        adapt: how a pretrained classifier is adapted. frozen: its LSTM is frozen and the head is fitted by
+            cross-validation; finetune: all layers are trained; auto: frozen below 3,000 training rows.
+        teacher: teacher for distillation: folder of a finished run, ``starter`` for the model of the package,
+            or a list of several. The student learns its predictions (the mean of several) on
+            `data.unlabelled` in addition to the labels. Null: labels only.
         data: which rows are read, and how they are split.
         text: how a text becomes tokens.
         model: the network.
@@ -177,9 +177,9 @@ class Config:
     trainer: TrainerConfig = TrainerConfig()
 
     def __post_init__(self) -> None:
-        if self.pretrained == "none":  # a word that people write for null
+        if self.pretrained == "none":  # often written for null
             object.__setattr__(self, "pretrained", None)
-        check(bool(self.out.strip()), "out", "names no folder")
+        check(bool(self.out.strip()), "out", "must not be empty")
         at_least(1, self.seeds, "seeds")
         check(self.seeds <= 1000, "seeds", f"at most 1000, not {self.seeds}")
         check(0 <= self.seed < 2**31, "seed", f"must lie between 0 and 2147483647, not {self.seed}")
@@ -187,22 +187,22 @@ class Config:
         check(
             not self.trainer.r_drop or any(dropouts),
             "trainer.r_drop",
-            "without dropout two passes are the same; set this to 0, or model.dropout above 0",
+            "without dropout both passes are the same; set this to 0, or model.dropout above 0",
         )
         check(
             not (self.resume and self.overwrite),
             "overwrite",
-            "contradicts resume: one goes on from the folder's run, the other replaces it; leave one out",
+            "contradicts resume: one resumes the folder's run, the other replaces it; remove one",
         )
         unlabelled = self.data.unlabelled is not None
-        check(unlabelled or self.teacher is None, "teacher", "has nothing to answer; set data.unlabelled")
+        check(unlabelled or self.teacher is None, "teacher", "has no texts to label; set data.unlabelled")
         check(
             self.teacher not in (None, []) or not unlabelled or self.trainer.vat > 0,
             "data.unlabelled",
-            "nothing answers these texts; set teacher to the folder of a finished run, or trainer.vat",
+            "nothing uses these texts; set teacher to the folder of a finished run, or trainer.vat",
         )
         both = self.pretrained not in (None, "auto") and self.text.vectors is not None
-        check(not both, "text.vectors", "contradicts pretrained, which brings vectors of its own")
+        check(not both, "text.vectors", "contradicts pretrained, which has its own vectors")
         frozen = self.trainer.unfreeze * (self.model.layers + 1)
         check(
             frozen < self.trainer.epochs,

@@ -1,4 +1,4 @@
-"""What is read, how it becomes tokens, and by which network: sections of a configuration (see `schema`)."""
+"""Configuration sections `data`, `text` and `model` (see `schema`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"([-+]?)([0-9]+)(?:\.([0-9]*))?", re.ASCII)
 
 
 def check(holds: bool, key: str, message: str) -> None:
-    """Raise a `ConfigError` for a key unless something holds.
+    """Raise a `ConfigError` for a key unless a condition holds.
 
     >>> check(True, "trainer.epochs", "too few")
     """
@@ -32,10 +32,10 @@ def at_least(least: int, value: int, key: str) -> None:
 
 
 def code_of(value: str) -> str:
-    """Return the one spelling of a code that may be spelt in several ways.
+    """Return the canonical spelling of a label code.
 
-    4, +4, 4.0 and 4.00 are one code, because programs write whole numbers as floats; so are true, True and
-    TRUE. Other text stays as it is.
+    4, +4, 4.0 and 4.00 are one code, because programs write integers as floats; so are true, True and
+    TRUE. Other text is unchanged.
 
     >>> [code_of(value) for value in ("4.00", "+1", "-0.50", "-0", "007", "True", "Good", "1e3")]
     ['4', '1', '-0.5', '0', '007', 'true', 'Good', '1e3']
@@ -50,29 +50,29 @@ def code_of(value: str) -> str:
     return f"-{code}" if sign == "-" and code.strip("0.") else code
 
 
-def only_leaves_out(labels: Sequence[Any] | Mapping[Any, Any] | None) -> bool:
-    """Whether labels are a map that names rows to leave out, and no class.
+def only_excludes(labels: Sequence[Any] | Mapping[Any, Any] | None) -> bool:
+    """Whether labels are a map that only excludes rows and names no class.
 
-    >>> only_leaves_out({"mixed": None}), only_leaves_out({"0": "bad", "1": "good", "2": None})
+    >>> only_excludes({"mixed": None}), only_excludes({"0": "bad", "1": "good", "2": None})
     (True, False)
     """
     return isinstance(labels, Mapping) and bool(labels) and all(name is None for name in labels.values())
 
 
 def _codes_as_text(labels: Mapping[Any, Any]) -> dict[str, str | None]:
-    """Return a map of labels whose keys are text, whatever they were in Python or in YAML."""
+    """Return a label map with its keys as text, whatever their type in Python or YAML."""
     found: dict[str, str | None] = {}
     spelt: dict[str, str] = {}
     for key, name in labels.items():
         if not isinstance(key, str | int | float):
-            raise ConfigError(f"{key!r} is no code; write it in quotes", key="data.labels")
+            raise ConfigError(f"{key!r} is not a label code; write it in quotes", key="data.labels")
         if not isinstance(name, str | None):
-            raise ConfigError(f"{name!r} is no class name; write it in quotes", key="data.labels")
+            raise ConfigError(f"{name!r} is not a class name; write it in quotes", key="data.labels")
         text = key if isinstance(key, str) else code_of(str(key))
         first = spelt.setdefault(code_of(text), text)
         if first in found and found[first] != name:
             raise ConfigError(
-                f"{shown(first)} and {shown(text)} are one code and have two names; leave one out",
+                f"{shown(first)} and {shown(text)} are the same code with two names; remove one",
                 key="data.labels",
             )
         found.setdefault(first, name)
@@ -80,7 +80,7 @@ def _codes_as_text(labels: Mapping[Any, Any]) -> dict[str, str | None]:
 
 
 def sources(named: str | list[str] | None) -> list[str] | None:
-    """Return sources as a list, of one or of several.
+    """Return one or several sources as a list.
 
     >>> sources("a.csv"), sources(["a.csv", "b.csv"]), sources(None)
     (['a.csv'], ['a.csv', 'b.csv'], None)
@@ -97,40 +97,39 @@ class DataConfig:
             __label__NAME before each text, or .txt .ptb .tree with a sentiment tree per line; text files also
             .gz .bz2 .xz .zst .zip), a folder with one folder of .txt files per class, a URL, or
             package:NAME/PATH for a file inside an installed package.
-        validation: another such source, or the share of `train` to set aside (0 < share < 1). Null: none is
-            set aside, and the training rows are cross-validated, where training starts from a classifier.
-        test: another such source, the share of `train` to set aside, or null for none.
+        validation: another such source, or the share of `train` to hold out (0 < share < 1). Null: none is
+            held out; the training rows are cross-validated if training starts from a classifier.
+        test: another such source, the share of `train` to hold out, or null for none.
         text_column: column with the text; auto takes the only one of text, review, sentence,
             tweet, comment that the file has.
         label_column: column with the label; auto takes the only one of label, sentiment, class,
             polarity that the file has.
-        labels: class names in the order wanted, or a map from what the file says to class names,
+        labels: class names in the order wanted, or a map from labels in the file to class names,
             such as {0: negative, 1: positive}; several codes may share a name, and rows of a code
-            whose name is null are left out. A map of such codes alone, {mixed: null}, leaves the others
-            as they are. Codes are text, as the file spells them, where 4 and 4.0 are the same. Null: the
+            whose name is null are excluded. A map of only such codes, {mixed: null}, leaves the others
+            unchanged. Codes are text, as spelt in the file, except that 4 and 4.0 are the same. Null: the
             sorted values of the training file.
-        phrases: what a phrase of a sentence counts in training, where a sentence counts 1; 0 leaves
-            phrases out. Only trees have any; validation and test rows are always sentences.
-        unlabelled: more texts, without labels: `teacher` answers them and the model learns those answers,
-            or they learn from `trainer.vat` alone; another such source (or .txt with a text per line), or a
-            list of several. They are held
-            in memory, 4 bytes per token. A text that stands in any split is left out.
-        exclude: other such sources, whose texts are left out of `unlabelled` too, such as test rows that
-            training shall not read.
+        phrases: training weight of a phrase, where a sentence has weight 1; 0 excludes phrases. Only
+            sentiment trees have phrases; validation and test rows are always sentences.
+        unlabelled: unlabelled data, for distillation from `teacher` or for `trainer.vat` alone: another such
+            source (or .txt with a text per line), or a list of several. Held in memory, 4 bytes per token.
+            Texts that occur in any split are excluded.
+        exclude: other such sources whose texts are excluded from `unlabelled` too, such as held-out test
+            rows.
         filter: keep only rows whose columns have these values, such as {source: imdb}.
         group_column: rows with the same value here stay on the same side of a split.
-        weight_column: column of `train` with what each row counts, as so many rows: 2 as two, 0 as none; null
-            for 1.
-        deduplicate: remove repeated texts from `train` before it is cut. False keeps the rows as they are; a
+        weight_column: column of `train` with the sample weight of each row: 2 counts as two rows, 0 as none;
+            null for 1.
+        deduplicate: remove repeated texts from `train` before it is split. False keeps all rows; a
             text and its repetitions then stay on the same side of a split.
         encoding: character encoding of text files.
-        encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
+        encoding_errors: strict stops at bytes that are invalid in the encoding and names the line;
             replace reads them as U+FFFD and counts the rows.
-        quoting: what quotes mean in CSV and TSV: double (one inside a quoted field is written twice),
-            backslash (it stands behind a backslash) or none (they are text); auto is double, or another
-            way that all rows of a file are written in, which is told.
+        quoting: how quotes in CSV and TSV are escaped: double (a quote inside a quoted field is doubled),
+            backslash (it follows a backslash) or none (quotes are ordinary text); auto is double, or another
+            dialect if all rows of a file match it, which is logged.
         header: whether the first line of CSV, TSV and Excel names the columns; else they are named 1, 2, ...
-        sheet: of Excel workbooks, which one is read; null for the first.
+        sheet: sheet of an Excel workbook to read; null for the first.
         max_rows: use at most this many rows of `train`, a seeded sample with the same class
             balance; null for all.
     """
@@ -156,23 +155,25 @@ class DataConfig:
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
-        check(bool(self.train.strip()), "data.train", "names no file")
+        check(bool(self.train.strip()), "data.train", "must not be empty")
         for name in ("validation", "test"):
             value = getattr(self, name)
             if isinstance(value, int | float):
                 check(0 < value < 1, f"data.{name}", f"a share must lie between 0 and 1, not {value}")
             elif isinstance(value, str):
-                check(bool(value.strip()), f"data.{name}", "names no file")
+                check(bool(value.strip()), f"data.{name}", "must not be empty")
         shares = [v for v in (self.validation, self.test) if isinstance(v, float)]
-        check(sum(shares) < 1, "data.validation", "with data.test this leaves no row to train on")
+        check(sum(shares) < 1, "data.validation", "leaves no training rows together with data.test")
         check(0 <= self.phrases <= 1, "data.phrases", f"must lie between 0 and 1, not {self.phrases}")
         for name in ("unlabelled", "exclude"):
             named = sources(getattr(self, name))
             check(
-                named != [] and all(source.strip() for source in named or ()), f"data.{name}", "names no file"
+                named != [] and all(source.strip() for source in named or ()),
+                f"data.{name}",
+                "must not be empty",
             )
         either = self.exclude is None or self.unlabelled is not None
-        check(either, "data.exclude", "there is nothing to leave texts out of; set data.unlabelled")
+        check(either, "data.exclude", "there are no texts to exclude from; set data.unlabelled")
         check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
         if isinstance(self.labels, dict):
             object.__setattr__(self, "labels", _codes_as_text(self.labels))
@@ -181,7 +182,7 @@ class DataConfig:
             names = [name for name in found if name is not None]
             distinct = list(dict.fromkeys(names))
             check(
-                len(distinct) >= 2 or only_leaves_out(self.labels),
+                len(distinct) >= 2 or only_excludes(self.labels),
                 "data.labels",
                 f"needs at least 2 class names, not {len(distinct)}; add others",
             )
@@ -194,7 +195,7 @@ class DataConfig:
             "".encode(self.encoding)
         except LookupError:
             raise ConfigError(
-                f"'{self.encoding}' is no encoding that Python knows; try utf-8, latin-1 or cp1252",
+                f"'{self.encoding}' is not an encoding that Python knows; try utf-8, latin-1 or cp1252",
                 key="data.encoding",
             ) from None
 
@@ -204,25 +205,25 @@ class TextConfig:
     """How a text becomes tokens.
 
     Args:
-        tokenizer: words (our own: Unicode-aware, keeps emoji, emoticons, contractions, hashtags,
+        tokenizer: words (built in: Unicode-aware, keeps emoji, emoticons, contractions, hashtags,
             ! and ?), or a name that torchtext's get_tokenizer takes, such as basic_english.
         lowercase: fold case before tokenising.
-        normalize: what the tokenizer words does besides: none, escapes (decodes \\u2019 and the like, which
-            some files hold in the place of characters), negation (splits don't into do and n't, as word
-            vectors want it), or both: escapes+negation.
-        max_tokens: longest text in tokens; what is over is cut.
-        truncate: which part of a longer text is kept: head, tail, or middle (which cuts the middle
-            out and keeps both ends).
-        min_frequency: a token seen less often than this in the training rows is unknown.
-        max_vocabulary: number of tokens kept, the most frequent ones.
-        subwords: size of the table of character n-gram vectors that are added to each word's own, so
-            that rare, misspelt and unknown words are read by their letters; 0 for none.
-        vectors: pretrained vectors: a text file in GloVe, word2vec or fastText format, plain or compressed
-            (.gz .bz2 .xz .zst), or a torchtext name such as glove.6B.100d. Null: learned from the training
-            rows alone.
-        vector_words: so many words from the beginning of `vectors`, as a rule its most frequent ones,
-            are known even if no training row holds them.
-        freeze_vectors: keep the pretrained vectors as they are.
+        normalize: extra normalization by the `words` tokenizer: none, escapes (decodes literal \\u2019 and
+            the like), negation (splits don't into do and n't, as in the corpora of pretrained word
+            vectors), or both: escapes+negation.
+        max_tokens: maximum length in tokens; longer texts are truncated.
+        truncate: which part of a longer text is kept: head, tail, or middle (which removes the middle
+            and keeps both ends).
+        min_frequency: tokens that are rarer than this in the training rows are unknown.
+        max_vocabulary: maximum vocabulary size; the most frequent tokens are kept.
+        subwords: number of hash buckets for character n-gram embeddings (as in fastText), which are added to
+            word embeddings and represent rare, misspelt and unknown words; 0 for none.
+        vectors: pretrained word vectors: a text file in GloVe, word2vec or fastText format, plain or
+            compressed (.gz .bz2 .xz .zst), or a torchtext name such as glove.6B.100d. Null: learned from the
+            training rows only.
+        vector_words: add this many words from the beginning of `vectors`, usually its most frequent ones, to
+            the vocabulary even if no training row contains them.
+        freeze_vectors: do not train the pretrained vectors.
     """
 
     tokenizer: str = "words"
@@ -238,11 +239,11 @@ class TextConfig:
     freeze_vectors: bool = False
 
     def __post_init__(self) -> None:
-        check(bool(self.tokenizer.strip()), "text.tokenizer", "names no tokenizer")
+        check(bool(self.tokenizer.strip()), "text.tokenizer", "must not be empty")
         check(
             self.tokenizer == "words" or self.normalize == "none",
             "text.normalize",
-            f"'{self.tokenizer}' does not know it; use text.tokenizer words, or none here",
+            f"not supported by '{self.tokenizer}'; use text.tokenizer words, or none here",
         )
         at_least(1, self.max_tokens, "text.max_tokens")
         at_least(0, self.vector_words, "text.vector_words")
@@ -268,19 +269,19 @@ class ModelConfig:
     """The network.
 
     Args:
-        embedding_size: length of a token's vector.
-        hidden_size: size of the LSTM's state, per direction.
-        layers: LSTM layers on top of each other.
-        bidirectional: read the text backwards too.
-        pooling: how a text's states become one vector: last, mean, max, attention, or several
+        embedding_size: size of a token embedding.
+        hidden_size: size of the LSTM's hidden state, per direction.
+        layers: number of stacked LSTM layers.
+        bidirectional: add a backward LSTM.
+        pooling: how a text's hidden states are pooled into one vector: last, mean, max, attention, or several
             joined by +, such as mean+max.
-        dropout: share of values dropped before the head and, with several layers, between them.
-        embedding_dropout: share of embedding values dropped, the same ones at every token of a text.
+        dropout: dropout rate before the head and, with several layers, between them.
+        embedding_dropout: dropout rate of embedding values, with the same mask at every token of a text.
         word_dropout: share of training tokens replaced by the unknown token.
-        ngrams: size of the table of word pairs of a linear model that is trained beside the LSTM, and
-            whose logits are added to the LSTM's; 0 for no such branch.
-        ngram_kind: how that linear model learns: learned, by gradient steps as the LSTM does, or tfidf: a
-            logistic regression of TF-IDF features, which is fitted before the LSTM learns.
+        ngrams: number of hash buckets for bigrams of a linear (wide) branch, whose logits are added to the
+            LSTM's; 0 for no such branch.
+        ngram_kind: how the linear branch is trained: learned, by gradient steps together with the LSTM, or
+            tfidf: logistic regression of TF-IDF features, fitted before the LSTM is trained.
     """
 
     embedding_size: int = 128

@@ -1,6 +1,6 @@
-"""YAML files of a configuration, read into options with the line that each came from.
+"""Reading YAML configuration files into options, each with its file and line.
 
-Every mistake in a file is found before one is told of, and names file, line and key.
+All mistakes of a file are reported at once, each with file, line and key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def keys_of(kind: type) -> tuple[str, ...]:
 
 
 def nearest(kind: type, key: str) -> str:
-    """Return a hint for a key that is none: the key that was meant, or what a section holds.
+    """Return a hint for an unknown key: the nearest key, or the keys of a section.
 
     >>> from lstm_sentiment.config.schema import Config
     >>> nearest(Config, "trainer.epohcs")
@@ -52,10 +52,10 @@ def nearest(kind: type, key: str) -> str:
 def read_file(kind: type, file: str) -> tuple[dict[str, tuple[str, str]], list[ConfigError]]:
     """Return the keys of a YAML file -> value as on the command line, place as ``file:line``; and problems.
 
-    A key that is wrong is among the problems only; types and ranges are not looked at here.
+    A wrong key is only in the problems; types and ranges are not checked here.
 
     Raises:
-        ConfigError: the file cannot be read, or is no YAML.
+        ConfigError: the file cannot be read, or is not YAML.
     """
     root = _compose(file)
     read: dict[str, tuple[str, str]] = {}
@@ -71,13 +71,13 @@ def _compose(file: str) -> yaml.Node | None:
     path = Path(file)
     try:
         there = path.exists()
-    except PermissionError as error:  # of a folder on the way
+    except PermissionError as error:  # of a parent folder
         raise ConfigError(f"{error.strerror}; give a file that can be read", where=file) from None
     if not there:
         hint = nearest_file(path)
-        raise ConfigError(f"no such file; give one that is there.{hint}", where=file)
-    if not path.is_file():  # a pipe would be waited for, /dev/zero has no end
-        raise ConfigError("is no regular file; give a YAML file", where=file)
+        raise ConfigError(f"no such file; give an existing one.{hint}", where=file)
+    if not path.is_file():  # reading a pipe or /dev/zero would not end
+        raise ConfigError("is not a regular file; give a YAML file", where=file)
     if path.stat().st_size > MOST_YAML_BYTES:
         raise ConfigError(
             f"is larger than {MOST_YAML_BYTES:,} bytes; give a YAML file with 'key: value' lines", where=file
@@ -99,10 +99,10 @@ def _compose(file: str) -> yaml.Node | None:
 
 
 def _no_yaml(error: yaml.YAMLError, text: str, file: str) -> ConfigError:
-    """Say where a file is no YAML, and what to look for."""
+    """Return the error for a file that is not YAML, with the place and a likely cause."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be read"
-    if mark is None:  # a character that YAML does not allow
+    if mark is None:  # an invalid character
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1
         return ConfigError(f"not YAML: {problem}; remove the control character", where=f"{file}:{line}")
     where = f"{file}:{mark.line + 1}:{mark.column + 1}"
@@ -132,10 +132,12 @@ def _walk(
         where = _place(file, key_node)
         try:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ConfigError("a list or map is no key; write 'key: value' lines", where=where)
+                raise ConfigError("a list or map is not a key; write 'key: value' lines", where=where)
             key = prefix + escaped(key_node.value, MOST_SHOWN)
             if key in read:
-                raise ConfigError(f"stands twice, first at {read[key][1]}; remove one", key=key, where=where)
+                raise ConfigError(
+                    f"duplicate key, first set at {read[key][1]}; remove one", key=key, where=where
+                )
             read[key] = ("", where)
             if key in SECTIONS:
                 _walk(kind, value_node, f"{key}.", file, read, problems)
@@ -148,7 +150,7 @@ def _walk(
 
 
 def _as_option(kind: type, key: str, node: yaml.Node, where: str) -> str:
-    """Return a YAML value as it would be typed on the command line; refuse what YAML misreads."""
+    """Return a YAML value as it would be typed on the command line; refuse values that YAML misreads."""
     tag = _tag(node)
     if tag not in (*PLAIN_KINDS, "seq", "map"):
         raise ConfigError(f"the tag {shown(tag)} is not allowed; write a plain value", key=key, where=where)
@@ -165,13 +167,13 @@ def _as_option(kind: type, key: str, node: yaml.Node, where: str) -> str:
 
 
 def typed_collection(kind: type, key: str, value: str) -> str:
-    """Return what is typed for a key that takes a list or a map with each text in it quoted.
+    """Quote all text in a typed list or map.
 
-    Names and codes are text: YAML 1.1 reads yes, 012, 1e3 and 2020-01-01 as something else. What is no list
-    or map is returned as it is.
+    Names and codes are text, but YAML 1.1 reads yes, 012, 1e3 and 2020-01-01 as other types. A value that is
+    neither a list nor a map is returned unchanged.
 
     Raises:
-        ConfigError: something in the list or map that is no text.
+        ConfigError: an element of the list or map is not text.
 
     >>> from lstm_sentiment.config.schema import Config
     >>> typed_collection(Config, "data.labels", "{0: no, 1: yes, 2: null}")
@@ -187,7 +189,7 @@ def typed_collection(kind: type, key: str, value: str) -> str:
 
 
 def takes_collection(kind: type, key: str) -> bool:
-    """Whether a key takes a list or a map, maybe among other things.
+    """Whether a key takes a list or a map, possibly among other types.
 
     >>> from lstm_sentiment.config.schema import Config
     >>> takes_collection(Config, "data.filter"), takes_collection(Config, "data.validation")
@@ -197,10 +199,10 @@ def takes_collection(kind: type, key: str) -> bool:
 
 
 def collection_as_typed(kind: type, key: str, node: yaml.Node, where: str | None = None) -> str:
-    """Return a list or map of YAML on one line, each text quoted as it was written.
+    """Return a YAML list or map on one line, with each text quoted.
 
     Raises:
-        ConfigError: a null or another list or map where text belongs.
+        ConfigError: a null, list or map in the place of text.
     """
     here: type = list if isinstance(node, yaml.SequenceNode) else dict
     if here not in [typing.get_origin(alternative) for alternative in _alternatives(kind, key)]:
@@ -231,7 +233,7 @@ def _text_in(key: str, node: yaml.Node, where: str | None) -> str:
         problem = f'{found} reads as no value in YAML; write "{escaped(node.value)}" if text is meant'
     else:
         found = {"seq": "a list", "map": "a map"}.get(tag, shown(tag))
-        problem = f"{found} stands where text belongs; write text, quoted if it holds , : [ or {{"
+        problem = f"{found} is not text; write text, quoted if it contains , : [ or {{"
     raise ConfigError(problem, key=key, where=where)
 
 
@@ -280,12 +282,12 @@ def type_of(kind: type, key: str) -> Any:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Return the types of a class's fields; Python evaluates all of them anew each time that it is asked."""
+    """Return the types of a class's fields, cached: evaluating them is slow."""
     return typing.get_type_hints(kind)
 
 
 def expected(kind: type, key: str) -> str:
-    """Describe in words what a key takes.
+    """Describe the type of a key.
 
     >>> from lstm_sentiment.config.schema import Config
     >>> expected(Config, "trainer.epochs"), expected(Config, "text.truncate")
@@ -309,7 +311,7 @@ def expected(kind: type, key: str) -> str:
 
 
 def flatten_plain(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a YAML file of a configuration as a flat dict of dotted keys.
+    """Return a parsed configuration file as a flat dict of dotted keys.
 
     >>> flatten_plain({"seed": 1, "data": {"train": "a.csv"}})
     {'seed': 1, 'data.train': 'a.csv'}

@@ -1,1 +1,1 @@
-"""From rows to batches: labels, splits, token store, corpus, dataset, pretrained word vectors."""
+"""Data pipeline: labels, splits, token store, corpus, batches, pretrained word vectors."""

@@ -1,4 +1,4 @@
-"""Texts and labels as scikit-learn is given them, checked.
+"""Validation of scikit-learn style inputs: X, y, sample_weight.
 
 Legend: R rows, C classes.
 """
@@ -21,7 +21,7 @@ from lstm_sentiment.data.splits import TooFewRowsError
 from lstm_sentiment.errors import ConfigError, DataError, shown
 from lstm_sentiment.text.given import texts_in
 
-OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}  # of the estimator
+OWN_NAMES = {"data.validation": "validation_fraction", "seed": "random_state"}  # estimator parameters
 Array = npt.NDArray[Any]
 
 
@@ -29,7 +29,7 @@ def texts_of(X: Any) -> list[str]:
     """Return texts as a list.
 
     Raises:
-        ValueError: something else than one string per row.
+        ValueError: not one string per row.
 
     >>> texts_of(np.array(["so", 3], object))
     Traceback (most recent call last):
@@ -39,7 +39,7 @@ def texts_of(X: Any) -> list[str]:
     shape = getattr(X, "shape", (0,))
     if isinstance(X, str) or not isinstance(X, Iterable) or len(shape) != 1:
         found = f"of shape {shape}" if len(shape) != 1 else f"one {type(X).__name__}"
-        raise ValueError(f"X must hold a text per row, not be {found}; a table's column is X['text']")
+        raise ValueError(f"X must have one text per row, not be {found}; pass a table's column as X['text']")
     try:
         texts = list(texts_in(X, name="X"))
     except TypeError as error:
@@ -51,34 +51,34 @@ def texts_of(X: Any) -> list[str]:
 
 
 def classes_of(y: Any, texts: list[str]) -> tuple[Array, Array]:
-    """Return the different labels, sorted (C,), and each row's place among them (R,).
+    """Return the sorted distinct labels (C,) and each row's class index (R,).
 
     Raises:
-        ValueError: one class, missing labels, text beside numbers, or another number of labels than texts.
+        ValueError: a single class, missing labels, mixed types, or a number of labels other than of texts.
 
     >>> classes_of(["no", "yes", "no"], ["a", "b", "c"])[1].tolist()
     [0, 1, 0]
     """
     labels_R = column_or_1d(y, warn=True)
     check_consistent_length(texts, labels_R)
-    as_given = np.asarray(y, object).ravel().tolist()  # without object, 1 would become "1" beside text
+    as_given = np.asarray(y, object).ravel().tolist()  # without object, mixed 1 and text would become "1"
     if pd.isna(np.array(as_given, object)).any():
-        raise ValueError("y holds missing labels")
+        raise ValueError("y contains missing labels")
     if len({isinstance(label, str) for label in as_given}) > 1:
-        raise ValueError("y mixes text and other labels; give all as text, or all as numbers")
+        raise ValueError("y mixes text and other labels; pass all as text or all as numbers")
     check_classification_targets(labels_R)
     classes_C, index_R = np.unique(labels_R, return_inverse=True)
     if len(classes_C) < 2:
         count = f"{len(classes_C)} class{'' if len(classes_C) == 1 else 'es'}"
-        raise ValueError(f"y must hold at least 2 classes, not {count}")
+        raise ValueError(f"y must have at least 2 classes, not {count}")
     return classes_C, index_R
 
 
 def class_names(classes_C: Array) -> list[str]:
-    """Return labels as a run folder spells them.
+    """Return labels in the spelling of a run folder.
 
     Raises:
-        ValueError: two that differ in white space alone, or an empty one.
+        ValueError: two differ only in white space, or one is empty.
 
     >>> class_names(np.array([False, True])), class_names(np.array([-1, 1]))
     (['false', 'true'], ['-1', '1'])
@@ -86,15 +86,15 @@ def class_names(classes_C: Array) -> list[str]:
     names = [as_text(label).strip() for label in classes_C.tolist()]
     for name in names:
         if not name or names.count(name) > 1:
-            raise ValueError(f"y holds labels that are {shown(name)} but for white space; rename them")
+            raise ValueError(f"y has labels that equal {shown(name)} up to white space; rename them")
     return names
 
 
 def row_weights_of(sample_weight: Any, texts: list[str]) -> Array:
-    """Return as so many rows each text counts (R,); None for one.
+    """Validate sample weights (R,); None means 1 for each row.
 
     Raises:
-        ValueError: something else than a finite number per row that is not negative.
+        ValueError: not one finite, non-negative number per row.
 
     >>> row_weights_of([2, 0.5], ["a", "b"]).tolist(), row_weights_of(None, ["a"]).tolist()
     ([2.0, 0.5], [1.0])
@@ -108,7 +108,7 @@ def row_weights_of(sample_weight: Any, texts: list[str]) -> Array:
     if weight_R.ndim == 0:
         weight_R = np.full(len(texts), float(weight_R))
     if weight_R.shape != (len(texts),):
-        raise ValueError(f"sample_weight must hold {len(texts)} numbers, not be of shape {weight_R.shape}")
+        raise ValueError(f"sample_weight must have {len(texts)} numbers, not shape {weight_R.shape}")
     wrong = np.flatnonzero(~(np.isfinite(weight_R) & (weight_R >= 0) & (weight_R <= MOST_WEIGHT)))
     if len(wrong):
         found = weight_R[wrong[0]]
@@ -117,16 +117,16 @@ def row_weights_of(sample_weight: Any, texts: list[str]) -> Array:
 
 
 def rows_to_learn(left_out: Any, texts: list[str], labels: Any, weight_R: Array) -> list[int]:
-    """Return which rows are learned from: not those of a label that is left out, nor those of weight 0.
+    """Return the rows to train on: without excluded labels and rows of weight 0.
 
     Args:
-        left_out: labels, in the type they are given in.
+        left_out: labels to exclude, in their original type.
         texts: R texts.
         labels: R labels.
-        weight_R: as so many rows each counts.
+        weight_R: sample weights.
 
     Raises:
-        ValueError: no row is left, or `left_out` is no list.
+        ValueError: no row is left, or `left_out` is not a list.
 
     >>> rows_to_learn(["mixed"], ["a", "b", "c"], ["good", "mixed", "bad"], np.ones(3))
     [0, 2]
@@ -143,13 +143,13 @@ def rows_to_learn(left_out: Any, texts: list[str], labels: Any, weight_R: Array)
 
 @contextlib.contextmanager
 def as_value_errors(kept: Sequence[int]) -> Iterator[None]:
-    """Raise what scikit-learn expects of an estimator, with places in what its `fit` was given.
+    """Convert errors to the `ValueError` that scikit-learn expects, with indices into the X of `fit`.
 
     Args:
-        kept: which rows of these were written to the file that training reads.
+        kept: indices of the rows that were written to the training file.
 
     Raises:
-        ValueError: the block raised a `ConfigError` or a `DataError`, which is its cause.
+        ValueError: the block raised a `ConfigError` or a `DataError`, its cause.
 
     >>> with as_value_errors([0, 4]):
     ...     raise DataError("has no label", file="rows.jsonl", line=2)
@@ -166,11 +166,9 @@ def as_value_errors(kept: Sequence[int]) -> Iterator[None]:
         problem = error.message
         if error.rare is not None:
             label, line = error.rare
-            problem = (
-                f"too few rows for a split that holds every class: of the label {shown(label)} there is 1"
-            )
-            problem += f", X[{kept[line - 1]}]; give more of it, or leave it out with left_out=[...]"
+            problem = f"too few rows for a split with every class: the label {shown(label)} has 1 row"
+            problem += f", X[{kept[line - 1]}]; add more, or exclude it with left_out=[...]"
         raise ValueError(f"{problem}; validation_fraction=None cross-validates instead") from error
-    except DataError as error:  # without the name of that file
+    except DataError as error:  # without the file name
         place = f"X[{kept[error.line - 1]}]: " if error.line else ""
         raise ValueError(f"{place}{error.message}") from error

@@ -1,11 +1,11 @@
-"""A folder of the cache of tokens: how its files are written, and how damage to them shows.
+"""Files of a token cache entry: writing, and verified reading.
 
     ids.bin      all tokens of all rows, one flat int32 array (N,)
     rows.npz     offsets (R + 1,), labels, groups, weights, hashes, lines, phrases (R,)
-    meta.json    the tokens that the numbers stand for, label values, counts
+    meta.json    the tokens of the numbers, label values, counts
     sums.json    the CRC-32 of each file above: 34 ms for 100 MB, where sha256 takes 81 and blake2b 184
 
-A folder that is whole may still have been written by somebody else: no number in it leads out of an array.
+An intact entry may still be untrusted: all indices are range-checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from lstm_sentiment.system.files import sync_file, sync_folder
 
 IDS, ROWS, META, SUMS = "ids.bin", "rows.npz", "meta.json", "sums.json"
-ROW_ARRAYS: dict[str, Any] = {  # name -> kind of its numbers
+ROW_ARRAYS: dict[str, Any] = {  # name -> dtype
     "offsets": np.int64,
     "labels": np.int32,
     "groups": np.int32,
@@ -40,11 +40,11 @@ Array = npt.NDArray[Any]
 
 
 class DamagedError(Exception):
-    """A folder that is not as it was written; the message says which file of it."""
+    """A damaged cache entry; the message names the file."""
 
 
 def write_entry(folder: Path, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Write everything but ``ids.bin``, which is there, and flush all of it to disk.
+    """Write everything except ``ids.bin``, which exists already, and fsync all files.
 
     Raises:
         OSError: the disk is full or failing.
@@ -63,10 +63,10 @@ def write_entry(folder: Path, arrays: Mapping[str, Any], meta: Mapping[str, Any]
 
 
 def read_entry(folder: Path) -> tuple[Array, dict[str, Any], dict[str, Any]]:
-    """Return the tokens, memory-mapped, the arrays of rows, and the rest.
+    """Return the memory-mapped token ids, the row arrays, and the metadata.
 
     Raises:
-        DamagedError: a file is missing, has another checksum, or holds numbers out of range.
+        DamagedError: a file is missing, its checksum differs, or values are out of range.
 
     Example::
 
@@ -77,14 +77,14 @@ def read_entry(folder: Path) -> tuple[Array, dict[str, Any], dict[str, Any]]:
         found, smallest, largest = _look_through(folder / IDS)
         for name, of_file in ((META, _sum(folder / META)), (ROWS, _sum(folder / ROWS)), (IDS, found)):
             if of_file != sums[name]:
-                raise DamagedError(f"{name} has another checksum")
+                raise DamagedError(f"the checksum of {name} differs")
         meta = json.loads((folder / META).read_bytes())
         with (folder / ROWS).open("rb") as file, np.load(file, allow_pickle=False) as rows:
             arrays = {name: rows[name] for name in ROW_ARRAYS}
         count = (folder / IDS).stat().st_size / np.dtype(np.int32).itemsize
         _check_ranges(arrays, meta, count, smallest, largest)
         ids_N: Array = np.zeros(0, np.int32)
-        if count:  # private and writable, which torch asks for; nothing writes to it
+        if count:  # private and writable, as torch requires; never written to
             ids_N = np.memmap(folder / IDS, np.int32, mode="c")
     except UNREADABLE as error:
         raise DamagedError(str(error)[:200] or type(error).__name__) from None
@@ -96,7 +96,7 @@ def _sum(file: Path) -> int:
 
 
 def _look_through(file: Path) -> tuple[int, int, int]:
-    """Return the CRC-32 of a file of int32, the smallest number in it and the largest, in one pass."""
+    """Return CRC-32, minimum and maximum of an int32 file, in one pass."""
     found, smallest, largest = 0, 0, -1
     with file.open("rb") as opened:
         while block := opened.read(BLOCK_BYTES):
@@ -110,35 +110,35 @@ def _look_through(file: Path) -> tuple[int, int, int]:
 def _check_ranges(
     arrays: Mapping[str, Array], meta: Mapping[str, Any], count: float, smallest: int, largest: int
 ) -> None:
-    """Refuse numbers that lead out of an array, and other things than are written.
+    """Check types, shapes and index ranges.
 
     Args:
         arrays: of rows.
-        meta: the rest.
-        count: of numbers in ``ids.bin``.
-        smallest: of them.
-        largest: of them.
+        meta: the metadata.
+        count: of values in ``ids.bin``.
+        smallest: of these values.
+        largest: of these values.
 
     Raises:
-        DamagedError: names the file.
+        DamagedError: a check failed; it names the file.
     """
     offsets, labels = arrays["offsets"], arrays["labels"]
     kinds = all(arrays[name].dtype == kind and arrays[name].ndim == 1 for name, kind in ROW_ARRAYS.items())
     lengths = {len(array) + (name != "offsets") for name, array in arrays.items()}
     if not kinds or lengths != {len(offsets)} or len(offsets) < 2:
-        raise DamagedError(f"{ROWS} does not hold the arrays of rows")
+        raise DamagedError(f"{ROWS} lacks valid row arrays")
     if offsets[0] != 0 or offsets[-1] != count or (offsets[1:] < offsets[:-1]).any():
         raise DamagedError(f"{ROWS} does not fit {IDS}")
     texts = [meta["tokens"], meta["label_values"]]
     if not all(isinstance(of, list) and all(isinstance(text, str) for text in of) for of in texts):
-        raise DamagedError(f"{META} holds something that is no text")
+        raise DamagedError(f"{META} holds values that are not strings")
     if not all(type(meta["counts"][name]) is int for name in COUNTS):
-        raise DamagedError(f"{META} holds no counts")
+        raise DamagedError(f"{META} lacks the counts")
     if smallest < 0 or largest >= len(meta["tokens"]):
-        raise DamagedError(f"{IDS} holds numbers that stand for no token")
+        raise DamagedError(f"{IDS} holds token numbers out of range")
     values = max(1, len(meta["label_values"]))  # without labels all numbers are 0
     if labels.min() < 0 or labels.max() >= values or arrays["lines"].min() < 0 or arrays["groups"].min() < 0:
-        raise DamagedError(f"{ROWS} holds numbers out of range")
+        raise DamagedError(f"{ROWS} holds values out of range")
     weights = arrays["weights"]
     if not (np.isfinite(weights).all() and weights.min() >= 0):
-        raise DamagedError(f"{ROWS} holds weights that are none")
+        raise DamagedError(f"{ROWS} holds invalid weights")

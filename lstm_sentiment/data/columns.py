@@ -1,4 +1,4 @@
-"""Rows of a source to texts, labels, groups and weights: which columns are read, and which values refused."""
+"""Extract text, label, group and weight columns from a source's rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lstm_sentiment.data.formats.readers import (
     TEXT_COLUMNS,
     Chunk,
     as_text,
-    check_header_is_no_row,
+    check_header_is_not_row,
     column_labels,
     column_texts,
     pick_column,
@@ -33,7 +33,7 @@ MOST_WEIGHT = 1_000_000  # of a row
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns and rows of a source are read (see `DataConfig`); with `label` None, no labels."""
+    """Columns and row filter of a source (see `DataConfig`); `label` None reads no labels."""
 
     text: str = "auto"
     label: str | None = "auto"
@@ -45,7 +45,7 @@ class Columns:
 
 
 class Rows:
-    """Reads a source's columns and keeps everything but the texts, which it hands on in batches.
+    """Reads a source's columns; yields the texts in batches and collects everything else.
 
     Args:
         source: from `open_source`.
@@ -68,10 +68,10 @@ class Rows:
         self._problems, self._label_column = Problems[DataError](), ""
 
     def texts(self) -> Iterator[list[str]]:
-        """Yield the texts of some rows at a time.
+        """Yield the texts in batches.
 
         Raises:
-            DataError: rows or columns that cannot be used, with file and line.
+            DataError: invalid rows or columns, with file and line.
         """
         classes = list(self._columns.classes) if self._columns.classes else None
         labelled = self._columns.label is not None
@@ -79,7 +79,7 @@ class Rows:
             self._source, classes=classes, phrases=self._columns.phrases, labelled=labelled
         ):
             yield self._take(chunk)
-        check_header_is_no_row(self._source, self._label_column, self.label_numbers, self._problems)
+        check_header_is_not_row(self._source, self._label_column, self.label_numbers, self._problems)
         self._problems.raise_any()
 
     def _take(self, chunk: Chunk) -> list[str]:
@@ -114,7 +114,7 @@ class Rows:
         return texts
 
     def _holds_rows(self, text: str) -> bool:
-        """Whether a line of a text looks like a row, with a label in it: a quote may be left open."""
+        """Whether a line of a text looks like a row with a label, as after an unclosed quote."""
         separator = {".csv": ",", ".tsv": "\t"}.get(self._source.format)
         fields = (part.split(separator)[1:] for part in text.split("\n")[:-1] if separator)
         return any(field.strip() in self.label_numbers for of_line in fields for field in of_line)
@@ -130,7 +130,7 @@ class Rows:
                 if 0 <= float(value) <= MOST_WEIGHT:
                     self.weights.append(float(value))
                     continue
-            problem = f"{shown(value)} is no weight; write a number from 0 to {MOST_WEIGHT:,}"
+            problem = f"{shown(value)} is not a weight; write a number from 0 to {MOST_WEIGHT:,}"
             self._problems.add(DataError(problem, file=name, line=line, column=column))
             self.weights.append(1.0)
 

@@ -1,7 +1,7 @@
-"""From the `data` and `text` sections to three datasets, a vocabulary and the facts about them.
+"""Build the corpus: datasets, vocabulary and statistics from the `data` and `text` sections.
 
-Labels are checked over all files before any model exists. The vocabulary is counted on training
-rows, and on words of pretrained vectors; validation and test rows are only looked up in it.
+Labels of all files are checked before a model is built. The vocabulary is built from training
+rows and words of pretrained vectors, never from validation and test rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.config.sections import DataConfig, TextConfig, code_of, only_leaves_out, sources
+from lstm_sentiment.config.sections import DataConfig, TextConfig, code_of, only_excludes, sources
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
 from lstm_sentiment.data.formats.lines import form_of
 from lstm_sentiment.data.labels import class_indices, class_map
@@ -35,18 +35,18 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """All that training needs to know of the data.
+    """The data of a training run.
 
     Args:
-        train: rows to learn from.
-        validation: rows that pick the best epoch; the training rows where these are cross-validated.
-        test: rows for the last report, or None.
-        unlabelled: texts without labels, or None; their store holds the training rows too, at the same
-            places, and `labels` are all 0.
-        labels: class names; a class index is a place here.
-        label_map: what files say -> class name, or None for rows to leave out.
-        vocabulary: tokens of the training rows and of texts without labels, and words of `text.vectors` if
-            asked for.
+        train: training rows.
+        validation: rows that select the best epoch; the training rows if these are cross-validated.
+        test: rows for the final evaluation, or None.
+        unlabelled: unlabelled data, or None; its store holds the training rows too, at the same
+            indices, and `labels` are all 0.
+        labels: class names, by class index.
+        label_map: label in files -> class name, or None for rows to exclude.
+        vocabulary: tokens of the training rows and of unlabelled data, and words of `text.vectors` if
+            requested.
         facts: counts for the report.
         fingerprint: changes with any row, label, split or token.
     """
@@ -63,12 +63,12 @@ class Corpus:
 
     @property
     def cross_validated(self) -> bool:
-        """Whether no validation rows are set aside (see `DataConfig`)."""
+        """Whether no validation rows are held out (see `DataConfig`)."""
         return self.validation is self.train
 
     @property
     def splits(self) -> dict[str, TextDataset]:
-        """The datasets by name: train and, where there are such rows, validation and test."""
+        """The datasets by name: train and, if present, validation and test."""
         validation = None if self.cross_validated else self.validation
         found = {"train": self.train, "validation": validation, "test": self.test}
         return {name: rows for name, rows in found.items() if rows is not None}
@@ -83,19 +83,19 @@ def prepare(
     vocabulary: Vocabulary | None = None,
     words: Sequence[str] = (),
 ) -> Corpus:
-    """Read, check, split and encode the rows that a configuration names.
+    """Read, check, split and encode the rows of a configuration.
 
     Args:
         data: which rows, and how they are split.
         text: how a text becomes tokens.
         seed: of the split.
         cache: folder for tokenised text.
-        vocabulary: of a pretrained model; None counts one on the training rows.
-        words: that a counted vocabulary holds in any case.
+        vocabulary: of a pretrained model; None builds one from the training rows.
+        words: that a new vocabulary contains in any case.
 
     Raises:
-        DataError: anything wrong with a file, a row, or a label, with its place.
-        ConfigError: no such tokenizer; phrases of a file that has none.
+        DataError: an invalid file, row or label, with its location.
+        ConfigError: unknown tokenizer; phrases of a file that has none.
     """
     tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
     stores = _stores(data, tokenizer, cache)
@@ -137,25 +137,23 @@ def prepare(
 
 
 def refuse_addresses(data: DataConfig) -> None:
-    """Refuse to fetch what a run folder names, which somebody else may have written: addresses are not data.
+    """Refuse to fetch URLs named by a run folder, which is untrusted.
 
     Raises:
-        DataError: a source lies elsewhere than on this machine.
+        DataError: a source is not on this machine.
 
     >>> refuse_addresses(DataConfig(train="reviews.csv"))
     """
     alone = [source for source in (data.train, data.validation, data.test) if isinstance(source, str)]
     for source in (*alone, *(sources(data.unlabelled) or ()), *(sources(data.exclude) or ())):
         if "://" in source:
-            raise DataError(
-                "is an address in a run folder, which may come from anybody, and is not fetched", file=source
-            )
+            raise DataError("is a URL in a run folder, which is untrusted, and is not fetched", file=source)
 
 
 def build_vocabulary(
     store: TokenStore, rows: Array, *, min_frequency: int, most: int, more: Sequence[str] = ()
 ) -> Vocabulary:
-    """Return the most frequent tokens of some rows, and `more`; ties go to the token seen first."""
+    """Return a vocabulary of the most frequent tokens of some rows and `more`; ties keep the first."""
     counts = count_tokens(store, rows, weighted=True)
     order = np.argsort(-counts, kind="stable")
     known = order[counts[order] >= min_frequency][:most]
@@ -164,7 +162,7 @@ def build_vocabulary(
 
 
 def _stores(data: DataConfig, tokenizer: Tokenizer, cache: Path) -> dict[str, TokenStore]:
-    """Read every source that is named, and tell what is wrong with any of them."""
+    """Read all sources, and report the problems of all."""
     stores, problems = {}, Problems[DataError]()
     for split in SPLITS:
         source = getattr(data, split)
@@ -182,9 +180,9 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
     with open_source(name, **reading_of(data)) as source:
         if phrases and (source.format not in TREES or form_of(source, labelled=True) != "trees"):
             raise ConfigError(
-                f"{name} has none: only trees do ({' '.join(TREES)}); leave this 0", key="data.phrases"
+                f"{name} has none: only trees do ({' '.join(TREES)}); set this to 0", key="data.phrases"
             )
-        named = data.labels and not only_leaves_out(data.labels)
+        named = data.labels and not only_excludes(data.labels)
         folders = tuple(str(code) for code in data.labels or ()) if named else None
         columns = Columns(
             text=data.text_column,
@@ -199,7 +197,7 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
 
 
 def reading_of(data: TextSources) -> dict[str, Any]:
-    """Return how files are read, as `open_source` takes it.
+    """Return the reading options as keyword arguments of `open_source`.
 
     >>> reading_of(DataConfig(header=False))["header"]
     False
@@ -209,7 +207,7 @@ def reading_of(data: TextSources) -> dict[str, Any]:
 
 
 class TextSources(Protocol):
-    """How files with texts are read: `DataConfig` without labels, or `PretrainDataConfig`."""
+    """Reading options of text files: `DataConfig` without labels, or `PretrainDataConfig`."""
 
     @property
     def text_column(self) -> str:
@@ -221,11 +219,11 @@ class TextSources(Protocol):
 
     @property
     def encoding_errors(self) -> Literal["strict", "replace"]:
-        """What is done at bytes that the encoding does not allow."""
+        """How bytes that are invalid in the encoding are handled."""
 
     @property
     def quoting(self) -> str:
-        """What quotes mean in CSV and TSV."""
+        """Quoting dialect of CSV and TSV."""
 
     @property
     def header(self) -> bool:
@@ -233,14 +231,14 @@ class TextSources(Protocol):
 
     @property
     def sheet(self) -> str | None:
-        """Which sheet of a workbook is read."""
+        """Sheet of a workbook to read."""
 
 
 def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) -> TokenStore:
-    """Return the texts of a source as token numbers, whatever labels it has.
+    """Return the texts of a source as token numbers, ignoring labels.
 
     Raises:
-        DataError: a row or column that cannot be used, with file and line.
+        DataError: an invalid row or column, with file and line.
     """
     with open_source(name, **reading_of(data)) as source:
         return tokenize_source(source, Columns(text=data.text_column, label=None), tokenizer, cache)
@@ -249,9 +247,9 @@ def load_texts(name: str, data: TextSources, tokenizer: Tokenizer, cache: Path) 
 def _unlabelled(
     stores: dict[str, TokenStore], cut: dict[str, Array], data: DataConfig, tokenizer: Tokenizer, cache: Path
 ) -> tuple[TokenStore, Array] | None:
-    """Return the training file's rows and the texts without labels as one store, and which are the latter.
+    """Return one store of the training rows and unlabelled texts, and the indices of the latter.
 
-    A text that stands in any split already is left out, and of repeated ones all but the first.
+    Texts that occur in any split are excluded, and repeated ones after the first.
     """
     if data.unlabelled is None:
         return None
@@ -273,7 +271,7 @@ def _check_every_class(classes: Array, labels: list[str], file: str) -> None:
     for label, count in zip(labels, np.bincount(classes, minlength=len(labels)), strict=True):
         if count == 0:
             raise DataError(
-                f"no training row has the label {shown(label)}; add some, or take it out of data.labels",
+                f"no training row has the label {shown(label)}; add some, or remove it from data.labels",
                 file=file,
             )
 
@@ -286,13 +284,13 @@ def _datasets(
     data: DataConfig,
     text: TextConfig,
 ) -> dict[str, TextDataset]:
-    """Return the datasets by name; those that are not cut from the training file have one of their own."""
+    """Return the datasets by name, from the training file or from their own files."""
     splits = {}
     for split in [name for name in SPLITS if name in cut or name in stores]:
         origin = "train" if split in cut else split
         rows = cut.get(split, np.flatnonzero(classes[origin] >= 0))
         if not len(rows):
-            raise DataError("data.labels leaves every row out", file=stores[origin].name)
+            raise DataError("data.labels excludes every row", file=stores[origin].name)
         splits[split] = TextDataset(
             stores[origin],
             rows,
@@ -318,7 +316,7 @@ def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocab
 
 
 def _counts(store: TokenStore, classes: Array) -> dict[str, Any]:
-    """Return what was counted while reading, and the rows that `data.labels` leaves out."""
+    """Return the counts of the reader, and of the rows that `data.labels` excludes."""
     empty = np.flatnonzero(store.offsets[1:] == store.offsets[:-1])
     return {
         **store.counts,
@@ -341,7 +339,7 @@ def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:
 
 
 def _shared_texts(splits: dict[str, TextDataset]) -> dict[str, int]:
-    """Count rows of validation and test whose text stands in the training rows too."""
+    """Count validation and test rows whose text also occurs in the training rows."""
     train = splits["train"]
     seen = train.store.hashes[train.rows]
     return {

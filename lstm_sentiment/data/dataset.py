@@ -1,11 +1,12 @@
-"""Token stores to padded batches.
+"""Datasets over token stores, and padded batches.
 
 Legend: R rows of a dataset, B rows of a batch, T padded length of a batch, N tokens of a store, X unknown
-tokens of a batch, K places per spelt token.
+tokens of a batch, K hash buckets per token.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,27 +21,29 @@ from lstm_sentiment.text.subwords import word_ids
 from lstm_sentiment.text.tokenization import MOST_PLACES, PAD, UNKNOWN, spell
 from lstm_sentiment.text.tokenizers import Vocabulary
 
-PAD_MULTIPLE = 8  # kernels are built per shape: rounding up keeps shapes few
+PAD_MULTIPLE = 8  # kernels are built per shape: rounding up limits the number of shapes
 POOL_BATCHES = 50  # batches whose rows are sorted by length together
-RELEASE_EVERY = 256  # rows between two releases of a large store's pages: Linux maps up to 2 MB for each
+RELEASE_EVERY = 256  # rows between releases of a large store's pages: Linux maps up to 2 MB per row
+log = logging.getLogger(__name__)
+
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some texts, padded on the right to one length.
+    """A batch of texts, padded on the right.
 
     Args:
-        tokens_BT: token ids, int64; `PAD` behind a text's end; V + x for the x-th row of `spelling_XK`.
+        tokens_BT: token ids, int64; `PAD` after a text's end; V + x for the x-th row of `spelling_XK`.
         lengths_B: number of tokens of each text, at least 1, int64.
         labels_B: class indices, int64.
-        weights_B: what each row's loss counts, so that the sum over all batches and processes of one
-            step is a mean over its rows, each times its own weight; 0 for a row that only fills a place.
-        shares_B: the same if no row had a weight of its own.
-        rows_B: place of each row in the dataset, int64.
-        targets_BC: what is to be answered in the place of `labels_B`, each row's probabilities of the
-            classes, fp32; (B, 0) where the labels are all there is.
-        spelling_XK: subwords of the unknown tokens (see `tokenization.spell`), int32; none without subwords.
+        weights_B: loss weight of each row, such that the sum over all batches and ranks of a
+            step is the weighted mean over its rows; 0 for a filler row.
+        shares_B: the same without sample weights.
+        rows_B: index of each row in the dataset, int64.
+        targets_BC: soft targets instead of `labels_B`: class probabilities of each row, fp32; (B, 0) for hard
+            labels only.
+        spelling_XK: buckets of the unknown tokens (see `tokenization.spell`), int32; empty without subwords.
     """
 
     tokens_BT: Tensor
@@ -54,7 +57,7 @@ class Batch:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What a model is called with."""
+        """The arguments of a model's forward pass."""
         return self.tokens_BT, self.lengths_B, self.spelling_XK
 
     def to(self, device: torch.device) -> Batch:
@@ -66,22 +69,21 @@ class Batch:
 
 
 class TextDataset:
-    """Rows of a token store as a model sees them: cut to length, in its vocabulary.
+    """Rows of a token store, truncated and encoded with a model's vocabulary.
 
     Args:
         store: the tokens.
         rows: which rows of the store, (R,).
         labels: their class indices, (R,).
         vocabulary: tokens that the model knows.
-        max_tokens: longest text; what is over is cut.
+        max_tokens: maximum length; longer texts are truncated.
         truncate: keep the ``head``, the ``tail``, or both ends (``middle``).
-        subwords: buckets of the model's n-gram vectors; 0 for none.
-        weights: what each row's loss counts relative to others, (R,); None for the same.
-        counts: as so many rows each counts (R,); None for 1. A batch's weights come from the product of both,
-            divided by its mean: over an epoch, and not within a batch, since one of short texts may hold
-            nothing but rows that count little.
-        targets: probabilities of the classes that a model is to learn for each row, (R, C), where a label
-            does not say all (see `teachers`); None for the labels.
+        subwords: hash buckets of the model's n-gram embeddings; 0 for none.
+        weights: relative loss weight of each row, (R,); None for equal weights.
+        counts: sample weights: each row counts as this many (R,); None for 1. A batch's weights are the
+            product of both, divided by its mean over an epoch, not over the batch, since a batch of short
+            texts may consist of rows with low weights.
+        targets: soft targets, (R, C), for distillation (see `teachers`); None for the labels.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class TextDataset:
         self._ids_N = np.asarray(store.ids_N)
         self.full_lengths = full_R = store.offsets[rows + 1] - store.offsets[rows]
         over_R = np.maximum(full_R - max_tokens, 0)
-        # Token t of a text stands at start + t, and from place `bend` on `skip` places further.
+        # Token t of a text is at start + t, and from `bend` on `skip` positions further.
         self._bend = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
         self._start_R = store.offsets[rows]
         self._skip_R = over_R if truncate != "head" else np.zeros_like(over_R)
@@ -132,12 +134,12 @@ class TextDataset:
         return len(self.rows)
 
     def where(self, rows: Array) -> str:
-        """Return where some rows stand, for messages: file and lines, or rows where it has no lines."""
+        """Return the location of some rows for messages: file and lines (or row numbers)."""
         lines = np.unique(self.store.lines[self.rows[rows]])
         return f"{escaped(self.store.name)}: line{'s' if len(lines) > 1 else ''} {listed(map(str, lines))}"
 
     def part(self, places: Array) -> TextDataset:
-        """Return some rows as a dataset of their own, in the order of `places` (R,)."""
+        """Return a subset of the rows as a dataset, in the order of `places` (R,)."""
         rows, labels, counts = self.rows[places], self.labels[places], self.counts[places]
         weights = self.weights[places] / counts
         return self.joined(self.store, rows, labels, self.targets[places], weights=weights, counts=counts)
@@ -152,26 +154,26 @@ class TextDataset:
         weights: Array | None = None,
         counts: Array | None = None,
     ) -> TextDataset:
-        """Return rows of another store, cut and encoded as these are."""
+        """Return a dataset of another store's rows, truncated and encoded like this one."""
         return TextDataset(
             store, rows, labels, weights=weights, counts=counts, targets=targets, **self._settings
         )
 
     @property
     def texts(self) -> Array:
-        """A number for each row (R,), the same for rows with the same text."""
+        """Return a number for each row (R,), equal for equal texts."""
         return self.store.hashes[self.rows]
 
     def sentences(self) -> TextDataset:
-        """Return the rows that are no phrases (see `data.formats.trees`)."""
+        """Return the rows that are sentences, not phrases (see `data.formats.trees`)."""
         return self.part(np.flatnonzero(~self.store.phrases[self.rows]))
 
     def batch(self, rows: Array, weights: Array | None = None) -> Batch:
         """Gather some rows into a padded batch.
 
         Args:
-            rows: places in this dataset, (B,).
-            weights: what each counts in the step if all rows are alike; 1 / B when left out.
+            rows: indices in this dataset, (B,).
+            weights: of each row in the step, before sample weights; default 1 / B.
         """
         alike_B = np.full(len(rows), 1 / len(rows)) if weights is None else weights
         rows_B = np.asarray(rows, np.int64)
@@ -186,7 +188,7 @@ class TextDataset:
         else:
             tokens_BT = np.zeros_like(source_BT)
         tokens_BT[count_B == 0, 0] = UNKNOWN  # a text without tokens is one unknown token
-        arrays = {  # in NumPy up to here: for arrays so small PyTorch's calls take thrice the time
+        arrays = {  # NumPy up to here: PyTorch's calls take three times as long for arrays this small
             "spelling_XK": self._spell_unknown(tokens_BT),
             "tokens_BT": tokens_BT,
             "lengths_B": np.maximum(count_B, 1),
@@ -199,7 +201,7 @@ class TextDataset:
         return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
     def _read(self, source_BT: Array) -> Array:
-        """Gather the store's numbers at some places, and give its pages back now and then."""
+        """Gather the store's token numbers at some positions, and release its pages periodically."""
         parts = []
         for start in range(0, len(source_BT), RELEASE_EVERY):
             part = source_BT[start : start + RELEASE_EVERY]
@@ -211,7 +213,7 @@ class TextDataset:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _spell_unknown(self, tokens_BT: Array) -> Array:
-        """Number a batch's unknown tokens from V on, in place, and return how each is spelt (X, K)."""
+        """Number a batch's unknown tokens from V on, in place, and return their buckets (X, K)."""
         if not self._subwords:
             return np.zeros((0, MOST_PLACES), np.int32)
         unknown_BT = tokens_BT >= self._known
@@ -220,12 +222,12 @@ class TextDataset:
         return spell([self.store.tokens[i - self._known] for i in ids_X.tolist()], self._subwords)
 
     def token_ids(self, row: int) -> Array:
-        """Return one row's uncut tokens as numbers of the store."""
+        """Return one row's token numbers in the store, without truncation."""
         r = self.rows[row]
         return np.asarray(self.store.ids_N[self.store.offsets[r] : self.store.offsets[r + 1]])
 
     def unknown_share(self) -> float:
-        """Return the share of this dataset's tokens that the vocabulary does not hold."""
+        """Return the share of out-of-vocabulary tokens."""
         known = word_ids(torch.from_numpy(self._lookup), self._known).numpy() != UNKNOWN
         counts = count_tokens(self.store, self.rows)
         return 1 - float(counts[known[: len(counts)]].sum()) / max(1, int(counts.sum()))
@@ -241,17 +243,17 @@ def padded_length(longest: int) -> int:
 
 
 def count_tokens(store: TokenStore, rows: Array, *, weighted: bool = False) -> Array:
-    """Count how often each token of a store stands in some rows: (tokens of the store,), int64.
+    """Count the tokens of some rows: (tokens of the store,), int64.
 
     Args:
         store: the tokens.
         rows: of the store.
-        weighted: whether a row counts as so many as its weight says, rounded, and once at least.
+        weighted: whether to count each row by its sample weight, rounded and at least 1.
     """
     counts = np.zeros(len(store.tokens), np.int64)
     times_R = np.zeros(len(store.offsets) - 1, np.int64)
     times_R[rows] = np.maximum(1, np.rint(store.weights[rows])) if weighted else 1
-    step = 20_000  # rows at a time: memory does not grow with the corpus
+    step = 20_000  # rows at a time, so that memory does not grow with the corpus
     for start in range(0, len(times_R), step):
         end = min(start + step, len(times_R))
         lengths = np.diff(store.offsets[start : end + 1])
@@ -267,9 +269,9 @@ def count_tokens(store: TokenStore, rows: Array, *, weighted: bool = False) -> A
 def plan_epoch(
     lengths: Array, *, batch_size: int, accumulate: int, seed: int, epoch: int
 ) -> list[list[Array]]:
-    """Cut one epoch's rows into steps of `accumulate` batches of texts of similar length.
+    """Divide an epoch's rows into steps of `accumulate` batches of texts of similar length.
 
-    Shuffled rows are sorted by length within pools of 50 batches, cut into batches, and the batches
+    Shuffled rows are sorted by length within pools of 50 batches, divided into batches, and the batches
     shuffled: little padding, and an order that is a pure function of the arguments.
 
     Args:
@@ -299,12 +301,12 @@ def plan_epoch(
 
 
 def rank_share(step: list[Array], *, rank: int, world_size: int) -> list[tuple[Array, Array]]:
-    """Return one process's part of a step: per batch its rows and their weights.
+    """Return one rank's part of a step: per batch its rows and their weights.
 
-    Every process gets the same number of batches and at least one row in each; where there are
-    fewer rows than processes, a row of weight 0 fills the place. Weights are such that the mean
-    over processes of the summed weighted losses is the mean loss over the step's rows, if these have
-    no weights of their own (see `TextDataset.batch`).
+    Every rank gets the same number of batches and at least one row in each; if there are
+    fewer rows than ranks, a row of weight 0 is the filler. Weights are such that the mean
+    over ranks of the summed weighted losses is the mean loss over the step's rows, before
+    sample weights (see `TextDataset.batch`).
 
     >>> rank_share([np.array([3, 4, 5])], rank=1, world_size=2)
     [(array([4]), array([0.66666667]))]
@@ -319,10 +321,38 @@ def rank_share(step: list[Array], *, rank: int, world_size: int) -> list[tuple[A
 
 
 def length_batches(lengths: Array, *, batch_size: int) -> list[Array]:
-    """Cut rows into batches of similar length, for evaluation: longest first, each row once.
+    """Divide rows into batches of similar length, for evaluation: longest first, each row once.
 
     >>> length_batches(np.array([1, 9, 5]), batch_size=2)
     [array([1, 2]), array([0])]
     """
     order_R = np.argsort(-lengths, kind="stable")
     return [order_R[i : i + batch_size] for i in range(0, len(order_R), batch_size)]
+
+
+def with_unlabelled(train: TextDataset, unlabelled: TextDataset) -> TextDataset:
+    """Join labelled rows and unlabelled texts; the latter have weight 0 and only enter the consistency loss.
+
+    Labelled rows are repeated if there are many more texts, so that they are about a third of all. The mean
+    weight stays 1.
+
+    Args:
+        train: labelled rows, R.
+        unlabelled: texts, U; their store also holds the labelled rows, at the same places.
+
+    Example::
+
+        learned = beside(corpus.train, corpus.unlabelled)
+    """
+    times = max(1, len(unlabelled) // (2 * len(train)))
+    labelled, all_rows = times * len(train), times * len(train) + len(unlabelled)
+    often = "once" if times == 1 else f"{times} times"
+    log.info("  unlabelled %9s texts; training rows are read %s per epoch", f"{len(unlabelled):,}", often)
+    return unlabelled.joined(
+        unlabelled.store,
+        np.concatenate([np.tile(train.rows, times), unlabelled.rows]),
+        np.concatenate([np.tile(train.labels, times), np.zeros(len(unlabelled), np.int64)]),
+        weights=np.concatenate(
+            [np.tile(train.weights, times) * (all_rows / labelled), np.zeros(len(unlabelled))]
+        ),
+    )

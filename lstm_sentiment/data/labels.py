@@ -1,4 +1,4 @@
-"""From labels as files spell them to classes, and what is said of labels that cannot be meant.
+"""Mapping of labels in files to classes, and error messages for invalid labels.
 
 Legend: R rows of a source.
 """
@@ -13,32 +13,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.config.sections import MAX_CLASSES, code_of, only_leaves_out
+from lstm_sentiment.config.sections import MAX_CLASSES, code_of, only_excludes
 from lstm_sentiment.data.token_store import TokenStore
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
 
 NO_LABEL = (
-    'has no label; give it one, or leave such rows out: in data.labels, map "" to null and each other label '
+    'has no label; add one, or exclude such rows: in data.labels, map "" to null and each other label '
     "to its name"
 )
-MISSING = {"nan", "null", "<na>"}  # what programs write for a label that is not there
+MISSING = {"nan", "null", "<na>"}  # spellings of missing labels
 Array = npt.NDArray[Any]
 
 
 def class_map(
     labels: list[str] | dict[int | str, str | None] | None, store: TokenStore
 ) -> dict[str, str | None]:
-    """Return what a file says -> class name, in class order; None for rows to leave out.
+    """Return label in the file -> class name, in class order; None for rows to exclude.
 
     Raises:
-        DataError: one class only, or more than 100, or two labels that look like one.
+        DataError: a single class, more than 100, or two labels that look the same.
 
     >>> store = TokenStore.in_memory(np.zeros(0, np.int32), np.zeros(3, np.int64), [])
     >>> class_map({0: "negative", 1: "positive", 2: None}, store)
     {'0': 'negative', '1': 'positive', '2': None}
     """
     mapped = {str(code): name for code, name in labels.items()} if isinstance(labels, dict) else {}
-    if mapped and not only_leaves_out(mapped):
+    if mapped and not only_excludes(mapped):
         return mapped
     if isinstance(labels, list):
         return {name: name for name in labels}
@@ -52,15 +52,13 @@ def class_map(
         lines = store.lines[store.labels == store.label_values.index("")].tolist()
         unknown_labels({"": lines}, {}, file=store.name).raise_any()
     if len(values) < 2:
-        every = (
-            f"every row has the label {shown(values[0])}" if values else "data.labels leaves out every row"
-        )
+        every = f"every row has the label {shown(values[0])}" if values else "data.labels excludes every row"
         raise DataError(f"{every}; a classifier needs at least two: add others", file=store.name)
     own = len(values) == len(store.labels) > 2
     if len(values) <= MAX_CLASSES:
         _refuse_doubtful(values, store)
     if own or len(values) > MAX_CLASSES:
-        problem = "every row has a label of its own" if own else f"{len(values):,} different labels"
+        problem = "every row has a different label" if own else f"{len(values):,} different labels"
         raise DataError(
             f"{problem} ({listed(values, most=5, quoted=True)}); at most {MAX_CLASSES} are allowed, and each "
             "needs several rows; set data.label_column to the right one, or data.labels to the classes",
@@ -76,7 +74,7 @@ def class_indices(
     """Return each row's class index (R,) per split, -1 to leave it out.
 
     Raises:
-        DataError: labels that no class has, of all splits.
+        DataError: labels without a class, of all splits.
 
     Example::
 
@@ -103,9 +101,9 @@ def class_indices(
 
 
 def entries_of(values: Iterable[str], label_map: Mapping[str, str | None]) -> dict[str, str]:
-    """Return which entry of a map each label of a file means, of those that it knows.
+    """Match labels of a file to entries of a label map; unknown labels are omitted.
 
-    A label is looked up as it is spelt, and then as a code: 4.0 finds the entry 4.
+    A label is looked up literally, then as a code: 4.0 matches the entry 4.
 
     >>> entries_of(["4.0", "good", "5"], {"4": "good", "good": "good"})
     {'4.0': '4', 'good': 'good'}
@@ -118,11 +116,11 @@ def entries_of(values: Iterable[str], label_map: Mapping[str, str | None]) -> di
 def unknown_labels(
     found: Mapping[str, Sequence[int]], label_map: Mapping[str, str | None], *, file: str
 ) -> Problems[DataError]:
-    """Say what is wrong with labels that no class has.
+    """Return the errors for labels without a class.
 
     Args:
-        found: label -> lines of its rows.
-        label_map: labels that are known.
+        found: unknown label -> lines of its rows.
+        label_map: known labels.
         file: for messages.
 
     >>> unknown_labels({"postive": [17, 30]}, {"negative": None, "positive": None}, file="a.csv").raise_any()
@@ -131,12 +129,12 @@ def unknown_labels(
     lstm_sentiment.errors.DataError: a.csv:17: label 'postive' is not one of negative, positive. Did you ...
     """
     problems = Problems[DataError]()
-    if found and (turned := _turned_round(found, label_map)):
+    if found and (turned := _inverted(found, label_map)):
         first = min(lines[0] for lines in found.values())
-        problem = f"data.labels maps names to what the file says; write {turned}"
+        problem = f"data.labels maps names to labels, not labels to names; write {turned}"
         return Problems.of(DataError(problem, file=file, line=first))
     for value, lines in sorted(found.items(), key=lambda item: item[1][0]):
-        if len(problems.first) == problems.MOST:  # a nearest name takes its time
+        if len(problems.first) == problems.MOST:  # finding the closest name is slow
             problems.add(DataError(""))
             continue
         problem = f"label {shown(value)} is not one of {listed(label_map)}."
@@ -147,14 +145,14 @@ def unknown_labels(
                 " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"
             )
         else:
-            problem += did_you_mean(value, label_map) or " Correct it, or leave such rows out"
+            problem += did_you_mean(value, label_map) or " Correct it, or exclude such rows"
         problem += f" ({len(lines):,} rows)" if len(lines) > 1 else ""
         problems.add(DataError(problem, file=file, line=lines[0]))
     return problems
 
 
-def _turned_round(found: Iterable[str], label_map: Mapping[str, str | None]) -> str:
-    """Return a map the other way round if it maps names to numbers, and those are a file's labels."""
+def _inverted(found: Iterable[str], label_map: Mapping[str, str | None]) -> str:
+    """Return the inverted map if it maps names to numbers that are the file's labels."""
     names = {name: entry for entry, name in label_map.items() if name is not None}
     numbers = all(_is_number(name) and not _is_number(entry) for name, entry in names.items())
     if not numbers or not all(entries_of([value], names) for value in found):
@@ -163,7 +161,7 @@ def _turned_round(found: Iterable[str], label_map: Mapping[str, str | None]) -> 
 
 
 def _refuse_doubtful(values: list[str], store: TokenStore) -> None:
-    """Refuse labels that are one class in two spellings, or no label; `data.labels` can say what they are."""
+    """Refuse labels that look like one class in two spellings or like missing values, unless mapped."""
     problems = Problems[DataError]()
     spelt: dict[float | str, str] = {}
     for value in sorted(values, key=lambda value: _first_line(store, value)):
@@ -173,11 +171,11 @@ def _refuse_doubtful(values: list[str], store: TokenStore) -> None:
         if same != value:
             problem = f"looks like {shown(same)} at line {_first_line(store, same)}; spell them alike"
         elif folded in MISSING:
-            problem = "looks like a missing one; write what it is"
+            problem = "looks like a missing value; write the label"
         elif not value.isprintable():
-            problem = "holds a character that cannot be seen; remove it"
+            problem = "contains an invisible character; remove it"
         if problem:
-            problem = f"label {shown(value)} {problem}, or say with data.labels what each means"
+            problem = f"label {shown(value)} {problem}, or map each label in data.labels"
             problems.add(DataError(problem, file=store.name, line=_first_line(store, value)))
     problems.raise_any()
 
@@ -191,5 +189,5 @@ def _is_number(value: str) -> bool:
 
 
 def _natural(value: str) -> tuple[float, str]:
-    """Order numbers by value, before names."""
+    """Sort key: numbers by value, before names."""
     return (float(value) if _is_number(value) else math.inf), value

@@ -1,4 +1,4 @@
-"""Labels and groups as numbers in order of appearance; what takes a text for one of them is soon noticed."""
+"""Number labels and groups in order of appearance; limits detect a text column used by mistake."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import hashlib
 from lstm_sentiment.errors import DataError, listed, shown
 
 LONGEST = 1_000  # characters of a label
-MOST_LABELS = 10_000  # different ones; at most a hundred become classes
-LONG_GROUP = 64  # characters; of a longer one a hash stands for it
+MOST_LABELS = 10_000  # distinct ones; at most a hundred become classes
+LONG_GROUP = 64  # characters; longer ones are replaced by a hash
 
 
 def label_number(numbers: dict[str, int], label: str, *, file: str, line: int) -> int:
@@ -21,7 +21,7 @@ def label_number(numbers: dict[str, int], label: str, *, file: str, line: int) -
         line: of the row.
 
     Raises:
-        DataError: it is as long as a text, or one of very many.
+        DataError: it is as long as a text, or there are too many labels.
 
     >>> numbers = {}
     >>> [label_number(numbers, label, file="a.csv", line=2) for label in ("good", "bad", "good")]

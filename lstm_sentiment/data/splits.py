@@ -1,4 +1,4 @@
-"""Which rows train, which validate, which test: stratified, seeded, without repeated texts, by group."""
+"""Train, validation and test splits: stratified, seeded, deduplicated, grouped."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Array = npt.NDArray[Any]
 
 
 class TooFewRowsError(DataError):
-    """Rows that cannot be split so that every part holds every class.
+    """Too few rows for a split in which every part has every class.
 
     Args:
-        message: what is wrong and how to go on.
+        message: what is wrong and how to fix it.
         file: the file as the user named it.
-        rows: that there are, each text counted once.
-        rare: the label of a class with a single row, and its line; None if there is none.
+        rows: number of rows with distinct texts.
+        rare: label and line of a class with a single row, or None.
     """
 
     def __init__(self, message: str, *, file: str, rows: int, rare: tuple[str, int] | None = None) -> None:
@@ -35,15 +35,15 @@ class TooFewRowsError(DataError):
 
 @dataclass(frozen=True, kw_only=True)
 class RowSplit:
-    """How the rows of the training file are dealt out.
+    """Split of the training file's rows.
 
     Args:
-        rows: ``train``, and of ``validation`` and ``test`` those that are cut from the training file,
+        rows: ``train``, and ``validation`` and ``test`` if they are split from the training file,
             -> rows of the store, ascending.
-        counted: rows that hold each token of the training texts once: where phrases train too, their
-            sentences, which also may have no class.
-        duplicates: rows whose text stands before them already; phrases are not asked.
-        conflicting: texts that stand with more than one label.
+        counted: rows for vocabulary counts, with each token of the training texts once: with phrases, their
+            sentences, which may have no class.
+        duplicates: rows that repeat an earlier text, not counting phrases.
+        conflicting: texts with more than one label.
     """
 
     rows: dict[str, Array]
@@ -53,11 +53,11 @@ class RowSplit:
 
 
 def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int) -> RowSplit:
-    """Deal out the rows of the training file as the `data` section says.
+    """Split the rows of the training file as configured in the `data` section.
 
     Args:
         store: the training file.
-        classes: class index of each row, -1 for one to leave out, (R,).
+        classes: class index of each row, -1 to exclude it, (R,).
         data: shares, grouping, sampling.
         seed: of the split and the sample.
 
@@ -72,7 +72,7 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
     if data.max_rows is not None and data.max_rows < len(left):
         left = _sample(left, classes, data.max_rows, seed)
     repeated = _first_of_each(store.hashes[left])
-    texts = left if repeated is None else left[repeated]  # the rows of a text go where its first one goes
+    texts = left if repeated is None else left[repeated]  # repeated texts go into the split of the first
     groups = None
     if data.group_column:
         groups = store.groups if repeated is None else _groups(store, left)
@@ -83,8 +83,8 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
             if not 0 < count < len(texts):
                 removed = f" ({duplicates:,} more repeat a text)" if duplicates else ""
                 raise TooFewRowsError(
-                    f"{in_all} rows are too few to set {share:g} of them aside for {split}{removed}; "
-                    "give more rows, or other shares",
+                    f"{in_all} rows are too few to hold out {share:g} of them for {split}{removed}; "
+                    "add rows, or change the shares",
                     file=store.name,
                     rows=in_all,
                 )
@@ -97,20 +97,20 @@ def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int
 
 
 def find_duplicates(hashes: Array, classes: Array) -> tuple[int, int, Array]:
-    """Count repeated texts and those with several labels; return the rows where a text stands first."""
+    """Count repeated texts and those with several labels; also return the first row of each text."""
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     conflicting = np.unique(inverse[classes != classes[first][inverse]])
     return len(hashes) - len(first), len(conflicting), np.sort(first)
 
 
 def _first_of_each(texts: Array) -> Array | None:
-    """Return where each text stands first, ascending, or None where none is repeated."""
+    """Return the first row of each text, ascending, or None if none is repeated."""
     first = np.unique(texts, return_index=True)[1]
     return np.sort(first) if len(first) < len(texts) else None
 
 
 def _groups(store: TokenStore, rows: Array) -> Array:
-    """Return a number for each row of the store, the same for rows of one group, or of groups with a text."""
+    """Return a group number for each row of the store; groups that share a text are merged."""
     _, text_R = np.unique(store.hashes[rows], return_inverse=True)
     group_R = store.groups[rows]
     texts, in_all = int(text_R.max()) + 1, int(text_R.max() + group_R.max()) + 2
@@ -124,10 +124,10 @@ def _groups(store: TokenStore, rows: Array) -> Array:
 def _phrases(
     store: TokenStore, classes: Array, data: DataConfig, *, train: Array, held_out: list[Array]
 ) -> tuple[Array, Array]:
-    """Return the phrases that train, and the sentences that they and the training rows come from.
+    """Return the phrases to train on, and the sentences of these and of the training rows.
 
-    They are those of the training sentences and, unless rows are sampled, of sentences without a class:
-    a neutral sentence may hold a good phrase. A text that is held out is no phrase, and has none.
+    These are phrases of the training sentences and, unless rows are sampled, of sentences without a class:
+    a neutral sentence may contain a positive phrase. Held-out texts are excluded, and so are their phrases.
     """
     if not store.phrases.any():
         return np.zeros(0, np.int64), train
@@ -144,7 +144,7 @@ def _phrases(
 
 
 def _sample(rows: Array, classes: Array, count: int, seed: int) -> Array:
-    """Return `count` of some rows, with the same class balance to within a row."""
+    """Return a stratified sample of `count` rows."""
     random = np.random.default_rng([seed, count])
     shuffled = random.permutation(rows)
     shuffled = shuffled[np.argsort(classes[shuffled], kind="stable")]
@@ -155,13 +155,13 @@ def _sample(rows: Array, classes: Array, count: int, seed: int) -> Array:
 def _cut(
     rows: Array, classes: Array, groups: Array | None, count: int, seed: int, store: TokenStore
 ) -> tuple[Array, Array]:
-    """Set `count` of some rows aside, with the same class balance, and whole groups if given."""
+    """Hold out `count` of some rows, stratified, and by whole groups if given."""
     if groups is not None:
         folds = max(2, round(len(rows) / count))
         if len(np.unique(groups[rows])) < folds:
             raise DataError(
-                f"data.group_column has {len(np.unique(groups[rows]))} groups, too few to set "
-                f"1 in {folds} aside",
+                f"data.group_column has {len(np.unique(groups[rows]))} groups, too few to hold "
+                f"out 1 in {folds}",
                 file=store.name,
             )
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -179,19 +179,19 @@ def _cut(
 
 
 def _too_few(rows: Array, classes: Array, count: int, store: TokenStore) -> TooFewRowsError:
-    """Say which class is in the way of a split that holds all of them, and how to go on without it."""
+    """Return the error for a class that has too few rows for the split."""
     per_class = np.bincount(classes[rows])
     present = np.flatnonzero(per_class)
     rare = present[per_class[present].argmin()]
-    few = "too few rows for a split that holds every class"
+    few = "too few rows for a split with every class"
     if per_class[rare] >= 2:
         counts = f"{count} of {len(rows)} rows, for {len(present)} classes"
-        problem = f"{few}: {counts}; give more rows, or another share to set aside"
+        problem = f"{few}: {counts}; add rows, or change the share to hold out"
         return TooFewRowsError(problem, file=store.name, rows=len(rows))
     first = rows[classes[rows] == rare][0]
     label, line = store.label_values[store.labels[first]], int(store.lines[first])
     problem = (
-        f"{few}: of the label {shown(label)} there is 1, at line {line}; add some, or leave "
-        f"such rows out: in data.labels, map {escaped(label)} to null and each other label to its name"
+        f"{few}: the label {shown(label)} has 1 row, at line {line}; add some, or exclude "
+        f"such rows: in data.labels, map {escaped(label)} to null and each other label to its name"
     )
     return TooFewRowsError(problem, file=store.name, rows=len(rows), rare=(label, line))

@@ -1,11 +1,11 @@
-"""A source's rows as token numbers on disk: tokenised once, memory-mapped ever after.
+"""Token store: a source's rows as token numbers, tokenised once and memory-mapped from a cache.
 
     CACHE/<key>/ids.bin      all tokens of all rows, one flat int32 array (N,)
                 rows.npz     offsets (R + 1,), labels, groups, weights, hashes, lines, phrases (R,)
-                meta.json    the tokens that the numbers stand for, label values, counts
+                meta.json    the tokens of the numbers, label values, counts
                 sums.json    a checksum of each of the files above (see `cache_entry`)
 
-The key is a hash of the file's contents and of every setting that the numbers depend on, and not
+The key is a hash of the file's contents and of every setting that the numbers depend on, but not
 of the split or the vocabulary: a second run with another seed, vocabulary or length reuses it.
 """
 
@@ -36,7 +36,7 @@ from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
 FORMAT = 8
 log = logging.getLogger(__name__)
-LARGE_BYTES = 256 * 2**20  # from here on, mapped pages are given back while training
+LARGE_BYTES = 256 * 2**20  # mapped pages of larger stores are released during training
 Array = npt.NDArray[Any]
 
 
@@ -50,14 +50,14 @@ class TokenStore:
         offsets: (R + 1,) int64; row r is ``ids_N[offsets[r]:offsets[r + 1]]``.
         labels: (R,) int32, index into `label_values`.
         groups: (R,) int32; equal for rows of one group; all zero without a group column.
-        weights: (R,) float64; as so many rows each counts; all one without a weight column.
+        weights: (R,) float64 sample weights; all one without a weight column.
         hashes: (R,) uint64, a hash of the text.
-        lines: (R,) int64, where the row stands in its file.
-        phrases: (R,) bool, whether the row is a part of the sentence in the same line (see `trees`).
-        tokens: what the numbers stand for.
+        lines: (R,) int64, line of the row in its file.
+        phrases: (R,) bool, whether the row is a phrase of the sentence in the same line (see `trees`).
+        tokens: by number.
         label_values: distinct labels as the file spells them.
-        counts: rows that were filtered out, that hold no token, that hold replaced bytes, that may hold
-            others behind a quote left open, and the line of the first of these.
+        counts: rows that were filtered out, without tokens, with replaced bytes, that may contain other rows
+            after an unclosed quote, and the line of the first of these.
         fingerprint: the cache key.
     """
 
@@ -77,7 +77,7 @@ class TokenStore:
 
     @classmethod
     def in_memory(cls, ids_N: Array, lengths_R: Array, tokens: list[str]) -> TokenStore:
-        """Return texts without labels, as `Lexicon.encode` gives them.
+        """Return a store of unlabelled texts from the output of `Lexicon.encode`.
 
         >>> TokenStore.in_memory(np.array([0, 1, 0]), np.array([2, 1]), ["so", "good"]).offsets
         array([0, 2, 3])
@@ -91,14 +91,14 @@ class TokenStore:
         )  # fmt: skip
 
     def release(self) -> None:
-        """Give the mapped pages of a large store back to the system; they are read again when needed."""
+        """Release the mapped pages of a large store; they are read again when needed."""
         mapped = getattr(self.ids_N, "_mmap", None)
         if mapped is not None and self.ids_N.nbytes > LARGE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def join_stores(stores: list[TokenStore]) -> TokenStore:
-    """Return the texts of several stores as one, without labels; none at all is an empty one.
+    """Concatenate the texts of stores, without labels; an empty list gives an empty store.
 
     >>> one = TokenStore.in_memory(np.array([0, 1]), np.array([2]), ["so", "good"])
     >>> other = TokenStore.in_memory(np.array([0, 1]), np.array([1, 1]), ["good", "food"])
@@ -106,7 +106,7 @@ def join_stores(stores: list[TokenStore]) -> TokenStore:
     >>> both.tokens, both.ids_N.tolist(), both.offsets.tolist()
     (['so', 'good', 'food'], [0, 1, 1, 2], [0, 2, 3, 4])
     """
-    if len(stores) == 1:  # may be mapped from disk
+    if len(stores) == 1:  # keeps a memory map
         return stores[0]
     numbers: dict[str, int] = {}
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
@@ -126,10 +126,10 @@ def join_stores(stores: list[TokenStore]) -> TokenStore:
 
 
 def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cache: Path) -> TokenStore:
-    """Return a source's rows as token numbers, from the cache if they are there.
+    """Tokenise a source, or read it from the cache.
 
     Raises:
-        DataError: a row or column that cannot be used, with file and line.
+        DataError: an invalid row or column, with file and line.
     """
     folder = cache / _key(source, columns, tokenizer)
     store = _opened(folder, source.name)
@@ -140,21 +140,21 @@ def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cach
             building = unfinished(folder)
             building.mkdir(mode=0o700)
         try:
-            with held_unfinished(building), writing(cache, kept="LSTM_SENTIMENT_CACHE names it"):
+            with held_unfinished(building), writing(cache, kept="set by LSTM_SENTIMENT_CACHE"):
                 _build(source, columns, tokenizer, building)
-                if not _is_whole(folder):  # else another process was faster
+                if not _is_intact(folder):  # else another process was faster
                     shutil.rmtree(folder, ignore_errors=True)
                     _put(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
         store = _opened(folder, source.name)
     if store is None:
-        raise DataError(f"its tokens cannot be kept in {cache}; set LSTM_SENTIMENT_CACHE", file=source.name)
+        raise DataError(f"its tokens cannot be cached in {cache}; set LSTM_SENTIMENT_CACHE", file=source.name)
     return store
 
 
 def _put(building: Path, folder: Path) -> None:
-    """Put an entry in its place, unless another process has just done so."""
+    """Move an entry into place, unless another process has just done so."""
     try:
         building.rename(folder)
     except OSError:
@@ -202,18 +202,18 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
 
 
 def _opened(folder: Path, name: str) -> TokenStore | None:
-    """Return what is in a cache folder, None where it is not there or damaged, which is told."""
+    """Return a cache entry, None if it is missing or damaged; damage is logged."""
     if not folder.exists():
         return None
     try:
         ids_N, arrays, meta = read_entry(folder)
     except DamagedError as error:
-        log.warning("%s: is damaged (%s); the text is tokenised anew", folder, error)
+        log.warning("%s: is damaged (%s); the text is tokenised again", folder, error)
         return None
     return TokenStore(name=name, ids_N=ids_N, fingerprint=folder.name, **arrays, **meta)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_intact(folder: Path) -> bool:
     try:
         read_entry(folder)
     except DamagedError:
@@ -222,7 +222,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path) -> None:
-    """Tokenise a source into a cache folder, in memory that does not grow with the texts."""
+    """Tokenise a source into a cache folder, in bounded memory."""
     lexicon = Lexicon(tokenizer)
     rows = Rows(source, columns)
     lengths = array("q")

@@ -1,7 +1,7 @@
-"""Pretrained word vectors, read from text: GloVe, word2vec and fastText files.
+"""Pretrained word vectors from text files: GloVe, word2vec and fastText.
 
-torchtext knows the names and addresses of published vectors. It is not asked to read them: it keeps what
-it has read as a pickle, and whoever can write that file could run code here.
+Names and URLs of published vectors come from torchtext. Its reader is not used: it caches vectors as
+a pickle, which could run code.
 
 Legend: V tokens of the vocabulary, N vectors of the file, E values of a vector.
 """
@@ -36,7 +36,7 @@ from lstm_sentiment.text.tokenizers import Vocabulary, certificates_checked
 
 KEY = "text.vectors"
 LINES_AT_ONCE = 8192
-LONGEST_LINE = 1 << 20  # bytes: no word and 4096 numbers take as many
+LONGEST_LINE = 1 << 20  # bytes: more than a word and 4096 numbers
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
@@ -45,9 +45,9 @@ class PretrainedVectors:
     """An embedding matrix for a vocabulary.
 
     Args:
-        weight_VE: (V, E) fp32; known tokens as in the file, unknown ones drawn with the file's own
-            mean and spread per dimension, padding zero.
-        known: tokens of the vocabulary that the file holds.
+        weight_VE: (V, E) fp32; known tokens as in the file, unknown ones drawn with the file's
+            mean and standard deviation per dimension, padding zero.
+        known: tokens of the vocabulary that are in the file.
     """
 
     weight_VE: Tensor
@@ -57,19 +57,19 @@ class PretrainedVectors:
 def load_vectors(
     name: str, vocabulary: Vocabulary, *, size: int, seed: int, cache: Path
 ) -> PretrainedVectors:
-    """Read the vectors of a vocabulary's tokens.
+    """Load the pretrained vectors of a vocabulary's tokens.
 
     Args:
         name: a text file in GloVe, word2vec or fastText format (also .gz), or a name that torchtext knows,
             such as ``glove.6B.100d``, which is downloaded once.
         vocabulary: tokens wanted.
-        size: length that the model's embedding has.
-        seed: for the vectors of tokens that the file lacks.
+        size: embedding size of the model.
+        seed: for the vectors of tokens that are not in the file.
         cache: folder for downloads.
 
     Raises:
-        ConfigError: no such file or name, vectors of another size, or a line that is no vector.
-        DiskError: they cannot be kept, or not be read from a temporary file.
+        ConfigError: no such file or name, vectors of another size, or an invalid line.
+        DiskError: they cannot be cached, or a temporary file cannot be used.
 
     >>> file = Path(tempfile.mkdtemp()) / "vectors.txt"
     >>> _ = file.write_text("good 0.5 0.1\\nbad -0.4 0.2\\n")
@@ -80,7 +80,7 @@ def load_vectors(
     if not local_path(name).is_file():
         _address(name)
         _check_size(name, int(name.rpartition(".")[2][:-1]), size)  # before anything is downloaded
-    # All vectors go to a file that has no name: their mean and spread are wanted, and memory may be short.
+    # All vectors go to an anonymous temporary file: their mean and spread are needed, and memory is bounded.
     with _opened(name, cache) as file, tempfile.TemporaryFile() as kept:
         places: dict[str, int] = {}
         wanted = set(vocabulary.tokens[len(SPECIAL_TOKENS) :])
@@ -94,17 +94,17 @@ def load_vectors(
         with writing(Path(tempfile.gettempdir())):
             kept.flush()
         if not count:
-            raise ConfigError(f"{name} holds no 'word number number ...' lines", key=KEY)
+            raise ConfigError(f"{name} has no 'word number number ...' lines", key=KEY)
         vectors_NE = torch.from_numpy(np.memmap(kept, np.float32, mode="c", shape=(count, size)))
         return _match(places, vectors_NE, vocabulary, seed)
 
 
 def vector_words(name: str, most: int, *, cache: Path) -> list[str]:
-    """Return the first words of a file with vectors, or of a name that torchtext knows (see `load_vectors`).
+    """Return the first words of a vector file or of a torchtext name (see `load_vectors`).
 
     Args:
         name: of the vectors.
-        most: how many words at most.
+        most: maximum number of words.
         cache: folder for downloads.
 
     Raises:
@@ -117,7 +117,7 @@ def vector_words(name: str, most: int, *, cache: Path) -> list[str]:
     """
     if not most:
         return []
-    with _opened(name, cache) as file:  # the words alone: a tenth of the time that vectors take
+    with _opened(name, cache) as file:  # only the words: a tenth of the time of parsing vectors
         lines = itertools.islice(_lines(file, name), most + 1)  # the first may be a header of two numbers
         fields = (line.split(maxsplit=2) for line in lines)
         words = [found[0].decode("utf-8", "replace") for found in fields if len(found) > 2]
@@ -125,7 +125,7 @@ def vector_words(name: str, most: int, *, cache: Path) -> list[str]:
 
 
 def _read(file: IO[bytes], name: str, size: int) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
-    """Yield words and their vectors (N, E), some at a time; a word that is not UTF-8 is left out."""
+    """Yield batches of words and their vectors (N, E); words that are not UTF-8 are skipped."""
     lines = enumerate(_lines(file, name), start=1)
     first = True
     while numbered := list(itertools.islice(lines, LINES_AT_ONCE)):
@@ -134,13 +134,13 @@ def _read(file: IO[bytes], name: str, size: int) -> Iterator[tuple[list[str], np
         for line, content in numbered:
             word, _, numbers = content.rstrip().partition(b" ")
             fields = numbers.count(b" ") + 1 if numbers else 0
-            if first and fields != 1:  # of several: one number alone is a header, as word2vec writes it
+            if first and fields != 1:  # a single number is a word2vec header
                 _check_size(name, fields, size)
                 first = False
             if fields == 1:
                 continue
             if fields != size:
-                raise _no_vector(name, line, content, f"has {fields} values, those before have {size}")
+                raise _invalid_line(name, line, content, f"has {fields} values, those before have {size}")
             with contextlib.suppress(UnicodeDecodeError):
                 words.append(word.decode())
                 values.append(numbers)
@@ -150,20 +150,20 @@ def _read(file: IO[bytes], name: str, size: int) -> Iterator[tuple[list[str], np
 def _as_rows(
     values: list[bytes], numbered: Sequence[tuple[int, bytes]], name: str, size: int
 ) -> npt.NDArray[np.float32]:
-    """Return lines of numbers as rows (N, E); where one is no number, name its line."""
+    """Parse lines of numbers into rows (N, E); an error names the line."""
     try:
-        # At spaces alone: a tab within one line would make up for a number that another one lacks.
+        # Split only at spaces: a tab in one line could compensate for a missing number in another.
         parsed = np.array(b" ".join(values).split(b" "), np.float64)
         with np.errstate(over="ignore"):
             rows_NE = parsed.reshape(len(values), size).astype(np.float32)
         if np.isfinite(rows_NE).all():
             return rows_NE
-    except ValueError:  # some line is to blame
+    except ValueError:  # find the invalid line
         pass
     for line, content in numbered:
         for value in content.rstrip().split(b" ")[1:]:
             if not _is_finite(value):
-                raise _no_vector(name, line, content, f"{_shown(value)} is no finite number")
+                raise _invalid_line(name, line, content, f"{_shown(value)} is not a finite number")
     raise ConfigError(f"{name} cannot be read as numbers", key=KEY)
 
 
@@ -176,14 +176,14 @@ def _is_finite(value: bytes) -> bool:
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[bytes]:
-    """Yield a file's lines; one that goes on and on is an error, and not a full memory."""
+    """Yield a file's lines; their length is limited, so that memory is bounded."""
     for line in iter(lambda: file.readline(LONGEST_LINE), b""):
         if len(line) == LONGEST_LINE:
             raise ConfigError(f"{name} has a line of more than {LONGEST_LINE:,} bytes", key=KEY)
         yield line
 
 
-def _no_vector(name: str, line: int, content: bytes, problem: str) -> ConfigError:
+def _invalid_line(name: str, line: int, content: bytes, problem: str) -> ConfigError:
     word = _shown(content.partition(b" ")[0])
     return ConfigError(f"{name}:{line}: the line of {word}: {problem}", key=KEY)
 
@@ -194,14 +194,14 @@ def _shown(found: bytes) -> str:
 
 @contextlib.contextmanager
 def _opened(name: str, cache: Path) -> Iterator[IO[bytes]]:
-    """Open vectors for reading, a named set after it was downloaded; errors while it is read are told too."""
+    """Open vectors for reading, downloading named ones; also converts errors while reading."""
     path = local_path(name)
     local = path.is_file()
     member = ""
     if not local:
         path, member = _downloaded(name, cache / "vectors")
     elif compression_of(path.name) == ".zip":
-        raise ConfigError(f"{name} is a zip archive; unpack it, and name one file of it", key=KEY)
+        raise ConfigError(f"{name} is a zip archive; unpack it, and name a file from it", key=KEY)
     try:
         with contextlib.ExitStack() as stack:
             if member:
@@ -211,13 +211,13 @@ def _opened(name: str, cache: Path) -> Iterator[IO[bytes]]:
                 yield stack.enter_context(open_binary(path, compression_of(path.name)))
     except UNREADABLE as error:
         if not local:
-            path.unlink()  # to begin anew
+            path.unlink()  # to download again
         raise ConfigError(f"{name} cannot be read: {escaped(str(error), 200)}", key=KEY) from None
 
 
 def _check_size(name: str, found: int, size: int) -> None:
     if not found:
-        raise ConfigError(f"{name} holds no 'word number number ...' lines", key=KEY)
+        raise ConfigError(f"{name} has no 'word number number ...' lines", key=KEY)
     if found != size:
         raise ConfigError(
             f"'{name}' has vectors of {found} values but model.embedding_size is {size}; "
@@ -227,7 +227,7 @@ def _check_size(name: str, found: int, size: int) -> None:
 
 
 def _address(name: str) -> tuple[str, str]:
-    """Return where vectors of a name are published, and which part of the archive they are, if it is one."""
+    """Return the URL of named vectors, and their member if it is an archive."""
     with certificates_checked():
         from torchtext.vocab import FastText, GloVe, pretrained_aliases
 
@@ -241,21 +241,21 @@ def _address(name: str) -> tuple[str, str]:
 
 
 def _downloaded(name: str, folder: Path) -> tuple[Path, str]:
-    """Return the file with vectors of a name, and which part of it they are if it is an archive."""
+    """Download named vectors; return the file, and their member if it is an archive."""
     url, member = _address(name)
     if member and (folder / member).is_file():
         return folder / member, ""
     path: Path = folder / url.rpartition("/")[2]
     if not path.is_file():
-        beside = unfinished(path)
+        temporary = unfinished(path)
         try:
             with fetched(url.replace("http://", "https://")) as fresh, writing(path):
                 folder.mkdir(parents=True, exist_ok=True)
                 try:
-                    shutil.move(fresh, beside)  # from another disk, where nothing can be renamed to here
-                    beside.replace(path)
+                    shutil.move(fresh, temporary)  # across file systems, where rename fails
+                    temporary.replace(path)
                 finally:
-                    beside.unlink(missing_ok=True)
+                    temporary.unlink(missing_ok=True)
         except DataError as error:
             raise ConfigError(f"{name} cannot be downloaded: {error}", key=KEY) from None
     return path, member
@@ -271,6 +271,6 @@ def _match(
     weight_VE = torch.randn(len(place_V), vectors_NE.shape[1], generator=generator) * spread_E + mean_E
     weight_VE[found_V] = vectors_NE[place_V[found_V]]
     weight_VE[PAD] = 0.0
-    if not weight_VE.isfinite().all():  # their spread is beyond what fp32 holds
-        raise ConfigError("the vectors hold numbers that are too large; take others", key=KEY)
+    if not weight_VE.isfinite().all():  # their spread overflows fp32
+        raise ConfigError("the vectors contain values that are too large; use others", key=KEY)
     return PretrainedVectors(weight_VE=weight_VE, known=frozenset(places))

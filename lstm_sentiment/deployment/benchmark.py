@@ -1,7 +1,7 @@
-"""How fast an exported run answers beside PyTorch: on this machine, in one process, in turn.
+"""Latency benchmark of an exported run against PyTorch, alternating in one process.
 
-Both meet every text for the first time, and each goes first every other time, so that a busy machine
-and what is remembered of texts serve both alike.
+Both see each text for the first time, and take turns at going first, so that system load and caches affect
+both equally.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from lstm_sentiment.data.formats.readers import TEXT_COLUMNS, column_texts, pick
 from lstm_sentiment.data.sources.sources import open_source
 
 BATCHES = (1, 64)  # texts at a time
-CALLS = {1: 200, 64: 40}  # timed, after a tenth as many to warm up
-PAUSE_S = 0.01  # threads of the one called last wait busily for a while, on the cores of the other
-WORDS, SPREAD = 20.0, 6.5  # of a made-up text, as of a tweet
+CALLS = {1: 200, 64: 40}  # timed, after a tenth as many warm-up calls
+PAUSE_S = 0.01  # lets the spinning threads of the previous call go to sleep
+WORDS, SPREAD = 20.0, 6.5  # mean and standard deviation of the length of synthetic texts, as of tweets
 Answer = Callable[[list[str]], Any]
 
 
 def compare_speed(pytorch: Answer, exported: Answer, texts: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """Return, for each batch size, milliseconds per call of both, and how many times faster the second is.
+    """Return the milliseconds per call of both, and the speedup of the second, by batch size.
 
     Args:
-        pytorch: takes texts.
-        exported: takes texts.
-        texts: at least one; where they do not suffice they are used again.
+        pytorch: function of texts.
+        exported: function of texts.
+        texts: at least one; repeated if there are too few.
 
     >>> found = compare_speed(lambda texts: sorted(texts * 9), len, ["so", "good"])
     >>> sorted(found), sorted(found[1])
@@ -58,7 +58,7 @@ def compare_speed(pytorch: Answer, exported: Answer, texts: Sequence[str]) -> di
 
 
 def speed_lines(found: dict[int, dict[str, Any]]) -> list[str]:
-    """Return the comparison as lines for people: medians, and p10 to p90 in brackets."""
+    """Format the comparison: medians, and p10 to p90 in brackets."""
 
     def shown(values: dict[str, float], unit: str) -> str:
         return f"{values['median']:.2f}{unit} ({values['p10']:.2f} to {values['p90']:.2f})"
@@ -71,13 +71,13 @@ def speed_lines(found: dict[int, dict[str, Any]]) -> list[str]:
 
 
 def texts_of_file(file: str, *, text_column: str, trained: str, **how: Any) -> list[str]:
-    """Return as many of a file's texts as a comparison takes.
+    """Return as many of a file's texts as the benchmark needs.
 
     Args:
-        file: anything that training reads too.
-        text_column: where the text is; auto finds it.
-        trained: the column that the run was trained on.
-        how: the file is read: encoding, quoting, header and sheet of `open_source`.
+        file: in any format of training data.
+        text_column: column of the text; auto detects it.
+        trained: the text column of training.
+        how: further arguments of `open_source`: encoding, quoting, header and sheet.
 
     Raises:
         DataError: the file or column cannot be used.
@@ -95,10 +95,10 @@ def texts_of_file(file: str, *, text_column: str, trained: str, **how: Any) -> l
     return texts[: _needed()]
 
 
-def made_up_texts(words: Sequence[str]) -> list[str]:
-    """Return texts as long as tweets of random words of a vocabulary.
+def synthetic_texts(words: Sequence[str]) -> list[str]:
+    """Return texts of random words of a vocabulary, as long as tweets.
 
-    >>> len(made_up_texts(["good", "bad"])[0].split()) > 0
+    >>> len(synthetic_texts(["good", "bad"])[0].split()) > 0
     True
     """
     random, known = np.random.default_rng(1), list(words) or ["word"]

@@ -1,8 +1,8 @@
-"""A trained run as a folder that answers texts without PyTorch, checked against PyTorch before it is kept.
+"""Exports a run to ONNX, with a runtime that needs no PyTorch, verified against PyTorch.
 
     OUT/model.onnx    the network (see `onnx_graph`)
-        model.json    labels, vocabulary, settings of the text, temperature, label sets, what was checked
-        runtime.py    one file for numpy and onnxruntime: six modules of this package
+        model.json    labels, vocabulary, text settings, temperature, conformal thresholds, check results
+        runtime.py    one file that needs numpy and onnxruntime: six modules of this package
 
 Legend: R texts, C classes.
 """
@@ -49,9 +49,9 @@ from lstm_sentiment.text import encoder, given, portions, tokenization
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.version import __version__
 
-TOLERANCE = 1e-5  # of probabilities: float32 sums in another order explain a hundredth of it
+TOLERANCE = 1e-5  # of probabilities; float32 rounding is about a hundredth of it
 TEXTS = 200
-LONGEST = 1000  # words of a text of the check
+LONGEST = 1000  # words of a test text
 ODD = (" \t\n", "😀", "!!!???", "<br />&lt;3", "\x00\ud800", "x" * 500, "www.a.b @me #so 1,000.50", "très İ")
 RUNTIME = "runtime.py"
 Array = npt.NDArray[Any]
@@ -67,29 +67,29 @@ def export(
     file: str | None = None,
     **columns: str,
 ) -> dict[str, Any]:
-    """Write a run's best epoch for onnxruntime, and keep it if it answers as PyTorch does.
+    """Export a run's best checkpoint for onnxruntime, if its probabilities equal those of PyTorch.
 
-    The float32 graph must give the probabilities of PyTorch, for 200 texts alone and in batches, to 1e-5.
-    With `int8` the weights are rounded after that, and what it costs is measured and kept.
+    The float32 graph must reproduce PyTorch's probabilities for 200 texts, alone and in batches, to 1e-5.
+    With `int8` the weights are quantized after that, and the loss is measured and saved.
 
     Args:
         classifier: of the run, on the CPU.
         run: its folder.
-        out: folder to write; it appears once it is whole.
-        int8: a quarter of the size.
-        overwrite: replace the export that is there.
-        file: labelled rows to score too, before and after rounding.
+        out: folder to write, atomically.
+        int8: quantize the weights, a quarter of the size.
+        overwrite: replace an existing export.
+        file: labelled rows to score before and after quantization.
         columns: of the file; see `score_file.answer_file`.
 
     Returns:
-        what model.json holds, without the long lists.
+        the content of model.json, without vocabulary and thresholds.
 
     Raises:
         DataError: the file cannot be used.
-        ConfigError: the run's tokenizer cannot leave this package.
-        RunError: `out` is in the way.
+        ConfigError: the run's tokenizer cannot be exported.
+        RunError: `out` exists.
         DiskError: it cannot be written.
-        CheckpointError: the exported model gives other probabilities; nothing is kept.
+        CheckpointError: the exported model gives other probabilities; nothing is written.
         MissingExtraError: onnx or onnxruntime is not installed.
     """
     need("onnxruntime", extra="export")
@@ -114,27 +114,27 @@ def export(
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Look whether a folder may be written.
+    """Check that a folder may be written.
 
     Raises:
-        RunError: it is there and `overwrite` is not asked for, or it is no export.
+        RunError: it exists without `overwrite`, or is not an export.
     """
     if not out.parent.is_dir():
         raise RunError(f"{out.parent}: no such folder")
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or not (out / FACTS).is_file() or not (out / MODEL).is_file():
-        raise RunError(f"{out}: is in the way and no export; choose another folder with --out")
+        raise RunError(f"{out}: exists and is not an export; choose another folder with --out")
     if not overwrite:
-        raise RunError(f"{out}: holds an export already; replace it with --overwrite, or name another --out")
+        raise RunError(f"{out}: contains an export; replace it with --overwrite, or name another --out")
 
 
 def check_texts(words: Sequence[str], max_tokens: int) -> list[str]:
-    """Return 200 texts of mixed length: odd ones, and known and unknown words, from one to too many.
+    """Return 200 test texts of mixed length: edge cases, and known and unknown words.
 
     Args:
-        words: known ones.
-        max_tokens: that the model reads; texts have up to twice as many words, but not above 1000.
+        words: of the vocabulary.
+        max_tokens: of the model; texts have up to twice as many words, at most 1000.
 
     >>> texts = check_texts(["good", "bad"], 50)
     >>> len(texts), texts[0], max(len(text.split()) for text in texts)
@@ -145,14 +145,14 @@ def check_texts(words: Sequence[str], max_tokens: int) -> list[str]:
     longest = min(2 * max_tokens, LONGEST)
     for length in np.rint(np.geomspace(1, longest, TEXTS - len(texts))).astype(int):
         chosen = [known[i] for i in random.integers(0, len(known), length)]
-        for place in np.flatnonzero(random.random(length) < 0.1):  # a word that nobody has seen
+        for place in np.flatnonzero(random.random(length) < 0.1):  # unknown words
             chosen[place] = "".join(random.permutation(list(f"{chosen[place]}qzx")))
         texts.append(" ".join(chosen))
     return texts
 
 
 def runtime_source() -> str:
-    """Return the one file that answers texts: six modules of this package as one.
+    """Return the source of runtime.py: six modules of this package in one file.
 
     >>> source = runtime_source()
     >>> "import lstm_sentiment" in source or "from lstm_sentiment" in source
@@ -183,18 +183,18 @@ def runtime_source() -> str:
 
 
 class _WithoutCache(importlib.machinery.SourceFileLoader):
-    """Leaves no __pycache__ beside what it loads."""
+    """Source loader that writes no __pycache__."""
 
     def set_data(self, *_: Any, **__: Any) -> None:
         pass
 
 
 def load_runtime(folder: Path, *, threads: int = 0) -> Any:
-    """Return the `Classifier` of an export, by its own file, whose code is run.
+    """Execute an export's runtime.py and return its `Classifier`.
 
     Args:
         folder: of the export.
-        threads: CPU threads; 0 leaves it to onnxruntime.
+        threads: CPU threads; 0 for the default of onnxruntime.
 
     Example::
 
@@ -212,7 +212,7 @@ def _facts(classifier: SentimentClassifier, run: Path) -> dict[str, Any]:
     text = classifier.config.text
     if text.tokenizer != "words":
         raise ConfigError(
-            f"'{text.tokenizer}' is torchtext's and cannot be exported: the exported file does without it; "
+            f"'{text.tokenizer}' is torchtext's and cannot be exported: the runtime does not include it; "
             "train with text.tokenizer words",
             key="text.tokenizer",
         )
@@ -254,11 +254,11 @@ def _checked(loaded: Any, texts: list[str], expected_RC: Array, out: Path) -> fl
     alone_RC = np.concatenate([loaded.predict_proba(text) for text in texts])
     differences = [np.abs(found_RC - expected_RC) for found_RC in (loaded.predict_proba(texts), alone_RC)]
     largest_R = np.max(differences, axis=(0, 2))
-    worst = int(np.argmax(largest_R))  # the first that is not a number, if there is one
+    worst = int(np.argmax(largest_R))  # the first NaN, if any
     if not largest_R[worst] <= TOLERANCE:
         raise CheckpointError(
-            f"{out}: not kept, since its probabilities are not those of PyTorch: they differ by "
-            f"{largest_R[worst]:.2g} for {shown(texts[worst])}, and rounding explains {TOLERANCE:g}"
+            f"{out}: not exported, since its probabilities differ from those of PyTorch by "
+            f"{largest_R[worst]:.2g} for {shown(texts[worst])}; the tolerance is {TOLERANCE:g}"
         )
     return float(largest_R[worst])
 
@@ -284,15 +284,15 @@ def _scores(
         predict_proba=loaded.predict_proba,
     )
     found = {}
-    for name, answering in (("before", classifier), ("after", exported)):
-        scores = score(*answer_file(answering, file, **columns), classifier.labels)
+    for name, scored in (("before", classifier), ("after", exported)):
+        scores = score(*answer_file(scored, file, **columns), classifier.labels)
         found[name] = {metric: scores[metric] for metric in ("accuracy", "macro_f1")}
     return found
 
 
 @contextlib.contextmanager
 def _folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside `out` that takes its place at the end, and is removed when anything fails."""
+    """Context with a temporary folder next to `out`, renamed to it at the end, or removed on errors."""
     building, old = unfinished(out), unfinished(out).with_suffix(".old")
     try:
         sweep(out.parent, out.name)

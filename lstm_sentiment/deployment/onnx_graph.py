@@ -1,14 +1,13 @@
-"""A trained network as an ONNX graph, written node by node: some thirty nodes that one can read.
+"""Builds the ONNX graph of a network, node by node.
 
-ONNX's LSTM takes the length of every text, so padding is not read in either direction, and no row is
-turned round here. Its gates stand in the order input, output, forget, cell; PyTorch's in the order
-input, forget, cell, output.
+ONNX's LSTM takes sequence lengths, so that padding is not read in either direction and rows need not be
+reversed. Its gate order is input, output, forget, cell; that of PyTorch input, forget, cell, output.
 
-    inputs   tokens (B, T) int64       ids; V + x is the x-th unknown token; any id behind a text's end
+    inputs   tokens (B, T) int64       ids; V + x is the x-th unknown token; padding may be any id
              lengths (B,) int64        tokens of each text, at least 1
-             spelling (X, K) int32     only of a model with sub-words: see `tokenization.spell`; X may be 0
+             spelling (X, K) int32     only with subwords: see `tokenization.spell`; X may be 0
     outputs  logits (B, C)             float32
-             probabilities (B, C)      float32, the calibration's temperature in them
+             probabilities (B, C)      float32, calibrated
 
 Legend: B texts, T padded length, E embedding size, H hidden size, D directions, F = D·H features,
 X unknown tokens of a batch, K places per spelt token, V known tokens, C classes.
@@ -33,23 +32,24 @@ from lstm_sentiment.models.network import (
     WideAndDeep,
     lstm_of,
 )
+from lstm_sentiment.models.pooling import FLOAT, Nodes, pooling_of
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, PAD, UNKNOWN
 
-OPSET, IR_VERSION = 17, 8  # read by onnxruntime from 1.12 on
-FLOAT, INT32, INT64 = 1, 6, 7  # of onnx.TensorProto
-MOST_BYTES = 2**31 - 2**20  # of a file in the protobuf format
+OPSET, IR_VERSION = 17, 8  # onnxruntime 1.12 or later
+INT32, INT64 = 6, 7  # of onnx.TensorProto
+MOST_BYTES = 2**31 - 2**20  # limit of protobuf files
 Array = npt.NDArray[Any]
 
 
 def build_graph(network: Network, *, temperature: float, int8: bool = False) -> Any:
-    """Return an `onnx.ModelProto` that answers as the model does.
+    """Return an `onnx.ModelProto` equivalent to the model.
 
     Args:
         network: on the CPU.
-        temperature: what logits are divided by before they become probabilities.
-        int8: keep embeddings and LSTM matrices as int8 with a scale per row, a quarter of the size;
-            they are used as float32.
+        temperature: divisor of the logits before the softmax.
+        int8: store embeddings and LSTM matrices as int8 with a scale per row, a quarter of the size; they
+            are used as float32.
 
     Raises:
         MissingExtraError: onnx is not installed.
@@ -64,7 +64,7 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
     size = sum(p.numel() for p in network.parameters()) * (1 if int8 else 4)
     if size > MOST_BYTES:
         raise ConfigError(
-            f"weights of {size:,} bytes; an ONNX file holds {MOST_BYTES:,} at the most: "
+            f"the weights have {size:,} bytes; an ONNX file holds at most {MOST_BYTES:,}: "
             "train with a smaller text.max_vocabulary or model.embedding_size"
             + ("" if int8 else ", or export with --int8")
         )
@@ -75,7 +75,8 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
     for layer in range(len(model.forward_lstms)):
         states_TBF, last_BF = _read(graph, model, layer, states_TBF, lengths_B)
     real_TB1 = _real(graph) if set(model.pooling) != {"last"} else ""
-    pooled = [_pooled(graph, model, kind, states_TBF, last_BF, real_TB1) for kind in model.pooling]
+    nodes = Nodes(states_TBF=states_TBF, last_BF=last_BF, real_TB1=real_TB1)
+    pooled = [pooling_of(kind).onnx(graph, nodes, model.attention) for kind in model.pooling]
     features_BP = graph.add("Concat", *pooled, axis=1)
     head = [graph.constant(f"head.{name}", _array(p)) for name, p in model.head.named_parameters()]
     if isinstance(network, WideAndDeep):
@@ -91,7 +92,7 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
 
 
 class _Graph:
-    """Collects nodes and constants; every node's result has a name."""
+    """Collects nodes and constants; every node's output has a name."""
 
     def __init__(self, onnx: Any, *, int8: bool) -> None:
         self._onnx, self._int8 = onnx, int8
@@ -99,31 +100,31 @@ class _Graph:
         self._constants: dict[str, Any] = {}
 
     def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Add a node and return the name of its (first) result."""
+        """Add a node and return the name of its (first) output."""
         name = output or f"{kind}_{len(self._nodes)}"
         outputs = [name, f"{name}_last"] if kind == "LSTM" else [name]
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, name=name, **attributes))
         return name
 
     def constant(self, name: str, value: Any) -> str:
-        """Keep a value and return its name."""
+        """Add a constant and return its name."""
         if name not in self._constants:
             self._constants[name] = self._onnx.numpy_helper.from_array(np.asarray(value), name)
         return name
 
     def numbers(self, *values: int) -> str:
-        """Keep whole numbers as a vector, such as axes."""
+        """Add a constant vector of integers, such as axes."""
         return self.constant("numbers_" + "_".join(map(str, values)), np.array(values, np.int64))
 
     def weight(self, name: str, values: Array) -> str:
-        """Keep a weight that is used as a whole; int8 becomes float32 once, when a session starts."""
+        """Add a weight; int8 is dequantized once, when a session starts."""
         if not self._int8:
             return self.constant(name, values)
         rounded, scale = _to_int8(values)
         return self._to_float(self.constant(name, rounded), self.constant(f"{name}.scale", scale))
 
     def rows(self, name: str, table: Array, ids: str) -> str:
-        """Keep a table and return some of its rows; int8 rows become float32 after they are picked."""
+        """Add a table and look up rows; int8 rows are dequantized after the lookup."""
         if not self._int8:
             return self.add("Gather", self.constant(name, table), ids)
         rounded, scale = _to_int8(table)
@@ -157,14 +158,14 @@ class _Graph:
 
 
 def _embedded(graph: _Graph, model: SentimentLSTM, tokens_TB: str) -> str:
-    """Return vectors (T, B, E): of the word, and for unknown tokens of their letters as well."""
+    """Return embeddings (T, B, E): of the word, plus subword vectors for unknown tokens."""
     table_VE = _array(model.token_vectors())
     if model.subwords is None:
         return graph.rows("embedding", table_VE, tokens_TB)
     known = graph.constant("known", np.int64(len(table_VE)))
     unknown_TB = graph.add("GreaterOrEqual", tokens_TB, known)
     words_TB = graph.add("Where", unknown_TB, graph.constant("unknown", np.int64(UNKNOWN)), tokens_TB)
-    # Row 0 of what is added is zero and for known tokens; the x-th unknown token has row x + 1.
+    # Row 0 of the added vectors is zero, for known tokens; the x-th unknown token has row x + 1.
     beyond_TB = graph.add("Sub", tokens_TB, graph.constant("last_known", np.int64(len(table_VE) - 1)))
     places_TB = graph.add("Max", beyond_TB, graph.constant("zero", np.int64(0)))
     nothing_1E = graph.constant("nothing", np.zeros((1, table_VE.shape[1]), np.float32))
@@ -174,11 +175,11 @@ def _embedded(graph: _Graph, model: SentimentLSTM, tokens_TB: str) -> str:
 
 
 def _of_letters(graph: _Graph, table_GE: Array) -> str:
-    """Return the vectors (X, E) of unknown tokens: those of their n-grams over the root of their number."""
+    """Return the subword vectors (X, E) of unknown tokens: the sum over n-grams / root of their count."""
     table_GE = table_GE.copy()
     table_GE[NOTHING] = 0.0
     sum_XE = graph.add("ReduceSum", graph.rows("ngrams", table_GE, "spelling"), graph.numbers(1), keepdims=0)
-    clipped_XK = graph.add("Min", "spelling", graph.constant("one", np.int32(1)))  # places are not negative
+    clipped_XK = graph.add("Min", "spelling", graph.constant("one", np.int32(1)))  # ids are not negative
     count_X1 = graph.add("ReduceSum", clipped_XK, graph.numbers(1), keepdims=1)
     counted_X1 = graph.add("Max", count_X1, "one")
     float_X1 = graph.add("Cast", counted_X1, to=FLOAT)
@@ -205,7 +206,7 @@ def _wide(graph: _Graph, branch: NgramBranch) -> str:
 
 
 def _places(graph: _Graph, branch: NgramBranch) -> str:
-    """Return the rows of the table of each token, then of each pair, (B, N), as `NgramBranch.places` does."""
+    """Return the table rows of tokens, then of pairs, (B, N), like `NgramBranch.places`."""
     known, none = (
         graph.constant("known", np.int64(branch.vocabulary_size)),
         graph.constant("zero", np.int64(0)),
@@ -229,7 +230,7 @@ def _places(graph: _Graph, branch: NgramBranch) -> str:
 
 
 def _tfidf(graph: _Graph, branch: TfidfBranch, places_BN: str) -> str:
-    """Return what each token and pair counts, (B, N), as `TfidfBranch.features` does."""
+    """Return the feature values of tokens and pairs, (B, N), like `TfidfBranch.features`."""
     here_BN1, there_B1N = (graph.add("Unsqueeze", places_BN, graph.numbers(axis)) for axis in (2, 1))
     same_BNN = graph.add("Cast", graph.add("Equal", here_BN1, there_B1N), to=FLOAT)
     counts_BN = graph.add("ReduceSum", same_BNN, graph.numbers(2), keepdims=0)
@@ -243,7 +244,7 @@ def _tfidf(graph: _Graph, branch: TfidfBranch, places_BN: str) -> str:
 
 
 def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_B: str) -> tuple[str, str]:
-    """Add a layer; return its states (T, B, F), both directions place by place, and its last ones (B, F)."""
+    """Add a layer; return its states (T, B, F), directions concatenated, and its last states (B, F)."""
     lstms: list[Any] = [model.forward_lstms[layer]]
     if len(model.backward_lstms):
         lstms.append(model.backward_lstms[layer])
@@ -269,33 +270,11 @@ def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_
 
 
 def _real(graph: _Graph) -> str:
-    """Return which places are tokens and no padding, bool (T, B, 1)."""
+    """Return the padding mask, True for tokens, bool (T, B, 1)."""
     steps = graph.add("Squeeze", graph.add("Shape", "tokens", start=1, end=2))
     zero, one = graph.constant("zero", np.int64(0)), graph.constant("step", np.int64(1))
     place_T1 = graph.add("Unsqueeze", graph.add("Range", zero, steps, one), graph.numbers(1))
     return graph.add("Unsqueeze", graph.add("Less", place_T1, "lengths"), graph.numbers(2))
-
-
-def _pooled(
-    graph: _Graph, model: SentimentLSTM, kind: str, states_TBF: str, last_BF: str, real_TB1: str
-) -> str:
-    """Return one vector per text (B, F)."""
-    if kind == "last":
-        return last_BF
-    if kind == "mean":
-        real_TBF = graph.add("Where", real_TB1, states_TBF, graph.constant("nought", np.float32(0)))
-        sum_BF = graph.add("ReduceSum", real_TBF, graph.numbers(0), keepdims=0)
-        lengths_B1 = graph.add("Unsqueeze", graph.add("Cast", "lengths", to=FLOAT), graph.numbers(1))
-        return graph.add("Div", sum_BF, lengths_B1)
-    lowest = graph.constant("lowest", np.float32(-np.inf))
-    if kind == "max":
-        return graph.add("ReduceMax", graph.add("Where", real_TB1, states_TBF, lowest), axes=[0], keepdims=0)
-    assert model.attention is not None
-    weights_F1 = graph.constant("attention", _array(model.attention.weight).T.copy())
-    scores_TB1 = graph.add("Where", real_TB1, graph.add("MatMul", states_TBF, weights_F1), lowest)
-    shares_TB1 = graph.add("Softmax", scores_TB1, axis=0)
-    weighted_TBF = graph.add("Mul", states_TBF, shares_TB1)
-    return graph.add("ReduceSum", weighted_TBF, graph.numbers(0), keepdims=0)
 
 
 def _onnx_weights(lstm: Any) -> tuple[Array, Array, Array]:
@@ -310,7 +289,7 @@ def _onnx_weights(lstm: Any) -> tuple[Array, Array, Array]:
 
 
 def _to_int8(values: Array) -> tuple[Array, Array]:
-    """Round rows (..., E) to int8; return them and the number (..., 1) that each is a multiple of.
+    """Quantize rows (..., E) to int8; return them and their scales (..., 1).
 
     >>> rounded, scale = _to_int8(np.array([[127.0, -63.6], [0.0, 0.0]], np.float32))
     >>> rounded.tolist(), scale.tolist()

@@ -1,11 +1,11 @@
-"""Answers texts with an exported model; needs this file, numpy and onnxruntime, and nothing else.
+"""Predicts with an exported model; needs only this file, numpy and onnxruntime.
 
-    python runtime.py "I rate it so-so"      # or lines on stdin; every answer is a line of JSON
+    python runtime.py "I rate it so-so"      # or lines on stdin; prints JSON lines
 
     from runtime import Classifier
     Classifier("runs/reviews/onnx").predict(["I rate it so-so"])[0].label
 
-The folder that holds model.onnx and model.json is the one of this file, or is given.
+model.onnx and model.json are read from the folder of this file, or from a given one.
 
 Legend: R texts, B texts of a batch, T padded length, X unknown tokens of a batch, K places per spelt token,
 C classes.
@@ -36,13 +36,13 @@ from lstm_sentiment.text.tokenization import PAD, number_unknown
 FORMAT = 1  # of model.json
 MODEL, FACTS = "model.onnx", "model.json"
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
-BYTES_AT_ONCE = 4 << 20  # of texts from which on no more are held
+BYTES_AT_ONCE = 4 << 20  # of texts held in memory at a time
 MOST_CHARACTERS = 1 << 22  # of a line of stdin
 TOKENS_AT_ONCE = 4096  # padded tokens of one batch
 
 
 class Prediction(NamedTuple):
-    """The answer for one text: label, its probability, those of all classes, a set if asked for."""
+    """The prediction for one text: label, its probability, all probabilities, label set if requested."""
 
     label: str
     score: float
@@ -51,16 +51,16 @@ class Prediction(NamedTuple):
 
 
 class Classifier:
-    """An exported model. A text's answer does not depend on the other texts or how many are given at once.
+    """An exported model. A text's prediction does not depend on the other texts or the batch size.
 
     Args:
-        folder: where model.onnx and model.json are; without it, the folder of this file.
-        threads: CPU threads; 0 leaves it to onnxruntime.
+        folder: of model.onnx and model.json; None for the folder of this file.
+        threads: CPU threads; 0 for the default of onnxruntime.
 
     Raises:
         OSError: a file is missing.
         ImportError: onnxruntime is not installed.
-        ValueError: model.onnx is not the file that model.json was written for.
+        ValueError: model.onnx does not match model.json.
 
     Example::
 
@@ -76,28 +76,28 @@ class Classifier:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path / FACTS}: is not JSON: {error}") from None
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-            raise ValueError(f"{path / FACTS}: is not of format {FORMAT}, which this file reads")
+            raise ValueError(f"{path / FACTS}: is not of format {FORMAT}, the only one this file reads")
         self._model, self._threads = (path / MODEL).read_bytes(), threads
         self._session: tuple[int, Any] | None = None
         if hashlib.sha256(self._model).hexdigest() != facts.get("sha256"):
             raise ValueError(
-                f"{path / MODEL}: is damaged or was replaced (its sha256 is not that in {FACTS})"
+                f"{path / MODEL}: is damaged or was replaced (its sha256 differs from that in {FACTS})"
             )
         if importlib.util.find_spec("onnxruntime") is None:
             raise ImportError("the package onnxruntime is not installed")
         try:
             self._read_as(**facts)
         except (KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path / FACTS}: is not as export writes it") from None
+            raise ValueError(f"{path / FACTS}: is malformed") from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_session": None}
 
     def _session_here(self) -> Any:
-        """Return this process's session, made when first asked for.
+        """Return this process's session, created on first use.
 
-        Threads do not come along into a forked process: with the session of the one before it would wait for
-        them for ever, and so it would if that session were ever taken down.
+        Threads do not survive a fork: using or destroying the parent's session in a forked process would
+        deadlock.
         """
         if self._session is None or self._session[0] != os.getpid():
             import onnxruntime
@@ -106,7 +106,7 @@ class Classifier:
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session[1]))
             settings = onnxruntime.SessionOptions()
             settings.intra_op_num_threads = self._threads
-            settings.log_severity_level = 3  # errors alone
+            settings.log_severity_level = 3  # errors only
             providers = ["CPUExecutionProvider"]
             self._session = os.getpid(), onnxruntime.InferenceSession(self._model, settings, providers)
         return self._session[1]
@@ -114,7 +114,7 @@ class Classifier:
     def _read_as(
         self, labels: list[str], thresholds: list[float], vocabulary: list[str], text: Any, **_: Any
     ) -> None:
-        """Take over what texts are read as, and what answers are called."""
+        """Set up labels, thresholds and the encoder."""
         self.labels, self._thresholds = labels, thresholds
         self._known, self._subwords = len(vocabulary), text["subwords"]
         self._encode = Encoder(
@@ -123,19 +123,19 @@ class Classifier:
             max_tokens=text["max_tokens"],
             truncate=text["truncate"],
             subwords=text["subwords"],
-            normalize=text.get("normalize", "none"),  # earlier exports do not say
+            normalize=text.get("normalize", "none"),  # missing in earlier exports
         )
 
     def predict(self, texts: str | Iterable[str], *, coverage: float | None = None) -> list[Prediction]:
         """Return one `Prediction` per text, in the order given; one string counts as one text.
 
         Args:
-            texts: what to answer: a list, an array, a column of a table, a generator.
-            coverage: also give a set of labels that holds the true one this often, such as 0.9.
+            texts: a list, an array, a column of a table, a generator.
+            coverage: also return the conformal prediction set at this coverage, such as 0.9.
 
         Raises:
-            TypeError: something that is no string, such as a table of several columns.
-            ValueError: a coverage that does not lie between 0 and 1, or a run without label sets.
+            TypeError: not strings, such as a table of several columns.
+            ValueError: coverage is not between 0 and 1, or the run has no thresholds.
         """
         if coverage is not None and not 0 < coverage < 1:
             raise ValueError(f"coverage must lie between 0 and 1, not {coverage}")
@@ -154,29 +154,29 @@ class Classifier:
         return predictions
 
     def predict_proba(self, texts: str | Iterable[str]) -> npt.NDArray[np.float64]:
-        """Return probabilities (R, C): a row per text as given, columns as in `labels`.
+        """Return probabilities (R, C): a row per text in the given order, columns as in `labels`.
 
         Raises:
-            TypeError: something that is no string, such as a table of several columns.
+            TypeError: not strings, such as a table of several columns.
         """
         some = portions(texts_in(texts), most=TEXTS_AT_ONCE, size=BYTES_AT_ONCE, of=bytes_of)
-        return np.concatenate([np.zeros((0, len(self.labels))), *map(self._answer, some)])
+        return np.concatenate([np.zeros((0, len(self.labels))), *map(self._predict, some)])
 
-    def _answer(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Answer in batches of similar length, the longest first."""
+    def _predict(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Predict in batches of similar length, longest first."""
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"a text must be a string, not {type(text).__name__}: {text!r:.60}")
         rows = [self._encode(text) for text in texts]
         order_R = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        answers_RC = np.empty((len(rows), len(self.labels)))
+        probabilities_RC = np.empty((len(rows), len(self.labels)))
         start = 0
         while start < len(order_R):
             longest = len(rows[order_R[start]])
             batch = order_R[start : start + max(1, TOKENS_AT_ONCE // longest)]
             start += len(batch)
-            answers_RC[batch] = self._run([rows[i] for i in batch], longest)
-        return answers_RC
+            probabilities_RC[batch] = self._run([rows[i] for i in batch], longest)
+        return probabilities_RC
 
     def _run(self, rows: Sequence[Sequence[int | str]], longest: int) -> Any:
         """Return the probabilities (B, C) of a batch of encoded texts."""
@@ -188,12 +188,12 @@ class Classifier:
             inputs["spelling"] = spelling_XK
         found = self._session_here().run(["probabilities"], inputs)[0]
         if not np.isfinite(found).all():
-            raise ValueError(f"{MODEL} gives numbers that are not finite: its weights are beyond all bounds")
+            raise ValueError(f"{MODEL} gives non-finite probabilities: its weights are invalid")
         return found
 
 
 def _lines() -> Iterator[str]:
-    """Yield the lines of stdin, none of which may be without end."""
+    """Yield the lines of stdin, limited in length."""
     for number in itertools.count(1):
         line = sys.stdin.readline(MOST_CHARACTERS + 1)
         if len(line) > MOST_CHARACTERS:
@@ -204,9 +204,9 @@ def _lines() -> Iterator[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Answer the texts of a command line, or the lines of stdin; return the exit code."""
+    """Predict the texts of a command line, or the lines of stdin; return the exit code."""
     if argv and argv[0] in ("-h", "--help"):
-        print("usage: python runtime.py [TEXT ...]\n\nAnswers texts, or the lines of stdin, as JSON lines.")
+        print("usage: python runtime.py [TEXT ...]\n\nPredicts texts or lines of stdin; prints JSON lines.")
         return 0
     try:
         classifier = Classifier()
@@ -217,15 +217,15 @@ def main(argv: Sequence[str]) -> int:
     try:
         for text in argv or _lines():
             found = classifier.predict(text)[0]
-            answer = {"text": text, "label": found.label, "score": found.score}
-            # ASCII fits any terminal, whatever the text holds.
-            print(json.dumps({**answer, "probabilities": found.probabilities}), flush=True)
+            record = {"text": text, "label": found.label, "score": found.score}
+            # ASCII is safe on any terminal.
+            print(json.dumps({**record, "probabilities": found.probabilities}), flush=True)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output went away: nobody is left to tell
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:

@@ -1,1 +1,1 @@
-"""What is wrong with data, settings or model (command `doctor`)."""
+"""Diagnostics of data, settings and model (command `doctor`)."""

@@ -1,7 +1,7 @@
-"""From what the probes saw to what is wrong, and of that the most likely cause.
+"""Findings from the probes, and their most likely cause.
 
-Causes are ranked: one that explains the others stands before them. A word that is unknown everywhere
-explains a batch that cannot be learned; a bad rate explains a model that calls everything one class.
+Causes are ranked: a cause comes before those that it explains. Unknown words explain a batch that cannot be
+overfit; a bad learning rate explains a model that predicts only one class.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lstm_sentiment.diagnostics.findings import ERROR, WARNING, Finding
 from lstm_sentiment.diagnostics.sanity_checks import ERRORS, collapsed, leak_line
 from lstm_sentiment.errors import shown
 
-LOSS_OFF = 0.35  # nats between first loss and ln C, as the trainer's report has it
+LOSS_OFF = 0.35  # nats between first loss and ln C, as in the trainer's report
 VANISHED = 1e-5  # of the largest block's gradient norm
 EXPLODED = 100.0  # gradient norm at the first step, before clipping
 MOSTLY_UNKNOWN = 0.9  # of the training rows' tokens
@@ -23,11 +23,11 @@ Facts = dict[str, Any]
 
 
 def probe_findings(probes: Facts) -> list[Finding]:
-    """Return what is wrong with what the probes saw, one finding per probe at most.
+    """Return the findings of the probes, at most one each.
 
     Args:
-        probes: name of a method of `Probes` -> what it returned; ``predicted`` and ``validation`` of a
-            trained run, class -> rows, if there is one.
+        probes: name of a method of `Probes` -> its result; ``predicted`` and ``validation`` of a trained run,
+            class -> rows, if there is one.
 
     >>> [finding.key for finding in probe_findings({"first_loss": {"loss": 9.0, "guess": 0.69}})]
     ['text.vectors']
@@ -45,11 +45,11 @@ def probe_findings(probes: Facts) -> list[Finding]:
 
 
 def most_likely_cause(data: Facts, probes: Facts, *, trainer: TrainerConfig, subwords: int) -> Finding | None:
-    """Return the first cause that explains why little or nothing is learned; None if all is well.
+    """Return the most likely cause of the probes' findings; None if there are none.
 
     Args:
-        data: what `data_checks.examine_data` returned.
-        probes: as `probe_findings` takes them, of a whole set of probes.
+        data: result of `data_checks.examine_data`.
+        probes: as for `probe_findings`, of all probes.
         trainer: the section that was probed.
         subwords: ``text.subwords``.
 
@@ -73,13 +73,13 @@ def most_likely_cause(data: Facts, probes: Facts, *, trainer: TrainerConfig, sub
 
 
 def probe_lines(probes: Facts) -> list[str]:
-    """Return what the probes saw as a few lines of text."""
+    """Format the results of the probes."""
     first, overfit, control = (probes[name] for name in ("first_loss", "overfit", "control"))
     norms = ", ".join(f"{block} {norm:.2g}" for block, norm in probes["gradient_norms"].items())
     lines = [
-        f"first loss      {first['loss']:.3f}; a guess costs {first['guess']:.3f}",
+        f"first loss      {first['loss']:.3f}; uniform: {first['guess']:.3f}",
         f"gradient norms  {norms}",
-        f"one batch       {overfit['rows']} rows by heart: loss {overfit['first']:.3f} to "
+        f"one batch       {overfit['rows']} rows overfit: loss {overfit['first']:.3f} to "
         f"{overfit['last']:.3f} in {overfit['steps']} steps; goal {overfit['goal']:.3f}",
     ]
     if control["failure"]:
@@ -105,8 +105,8 @@ def _first_loss(first: Facts) -> Finding | None:
         return None
     return Finding(
         severity=WARNING,
-        what=f"the first loss is {first['loss']:.3g}; that of a guess is {first['guess']:.3g}",
-        why="the untrained model is sure of something: its vectors are too large; scale them",
+        what=f"the first loss is {first['loss']:.3g}; that of a uniform prediction is {first['guess']:.3g}",
+        why="the untrained model is overconfident: its vectors are too large; scale them",
         key="text.vectors",
     )
 
@@ -116,8 +116,8 @@ def _gradients(norms: dict[str, float]) -> Finding | None:
     if bad:
         return Finding(
             severity=WARNING,
-            what=f"the first gradient of {bad[0]} is {norms[bad[0]]:.3g} long: it explodes",
-            why="steps are clipped to noise; are the vectors very large, or the layers very many?",
+            what=f"the first gradient of {bad[0]} has norm {norms[bad[0]]:.3g}: it explodes",
+            why="clipping leaves only noise; are the vectors very large, or are there many layers?",
             key="text.vectors" if "embedding" in bad[0] else "model.layers",
         )
     largest = max(norms.values())
@@ -126,9 +126,9 @@ def _gradients(norms: dict[str, float]) -> Finding | None:
         return None
     return Finding(
         severity=WARNING,
-        what=f"the first gradient of {', '.join(gone)} is {norms[gone[0]]:.2g} long, the largest "
+        what=f"the first gradient of {', '.join(gone)} has norm {norms[gone[0]]:.2g}, the largest "
         f"{largest:.2g}: it vanishes",
-        why="what is below does not learn; use fewer layers, or smaller vectors",
+        why="the lower layers do not learn; use fewer layers, or smaller vectors",
         key="model.layers",
     )
 
@@ -138,9 +138,9 @@ def _overfit(overfit: Facts) -> Finding | None:
         return None
     return Finding(
         severity=WARNING,
-        what=f"{overfit['rows']} rows are not learned by heart in {overfit['steps']} steps: the loss goes "
-        f"from {overfit['first']:.3g} to {overfit['last']:.3g}, and not below {overfit['goal']:.2g}",
-        why="who cannot learn one batch cannot learn many",
+        what=f"cannot overfit {overfit['rows']} rows in {overfit['steps']} steps: the loss goes from "
+        f"{overfit['first']:.3g} to {overfit['last']:.3g}, not below {overfit['goal']:.2g}",
+        why="a model that cannot overfit one batch cannot fit the data",
         key="trainer.learning_rate",
     )
 
@@ -150,7 +150,7 @@ def _control(control: Facts) -> Finding | None:
         return Finding(
             severity=WARNING,
             what=f"a short training stopped: {control['failure']}",
-            why="the whole one will too",
+            why="the full training will stop, too",
             key="trainer.learning_rate",
         )
     leak = _leak(control)
@@ -162,9 +162,9 @@ def _control(control: Facts) -> Finding | None:
         return None
     return Finding(
         severity=WARNING,
-        what=f"after a short training the macro recall is {control['true']:.3f}, and by chance "
+        what=f"after a short training the macro recall is {control['true']:.3f}; chance level is "
         f"{control['chance']:.3f} ± {control['standard_error']:.3f}",
-        why="nothing is learned that holds for other rows",
+        why="what is learned does not generalise",
         key=None,
     )
 
@@ -174,10 +174,10 @@ def _leak(control: Facts) -> Finding | None:
         return None
     return Finding(
         severity=ERROR,
-        what=f"trained on shuffled labels the macro recall is {control['shuffled']:.3f} on validation rows, "
-        f"by chance {control['chance']:.3f} ± {control['standard_error']:.3f}",
-        why="their labels are known to the model otherwise: validation scores mean nothing. Were the vectors "
-        "made with these labels?",
+        what=f"trained on shuffled labels the macro recall is {control['shuffled']:.3f} on validation rows; "
+        f"chance level is {control['chance']:.3f} ± {control['standard_error']:.3f}",
+        why="validation labels leak into the model: validation scores are meaningless. Were the vectors "
+        "trained with these labels?",
         key="text.vectors",
     )
 
@@ -189,9 +189,9 @@ def _collapse(predicted: dict[str, int], truth: dict[str, int], who: str) -> Fin
     rows = sum(predicted.values())
     return Finding(
         severity=WARNING,
-        what=f"{who} calls {predicted[label]:,} of {rows:,} validation rows {shown(label)}; "
-        f"{truth[label]:,} are",
-        why="it tells classes apart hardly or not at all",
+        what=f"{who} predicts {shown(label)} for {predicted[label]:,} of {rows:,} validation rows; "
+        f"{truth[label]:,} have this label",
+        why="it hardly distinguishes the classes",
         key="trainer.class_weights",
     )
 
@@ -203,28 +203,28 @@ def _unknown_words(data: Facts, subwords: int) -> Finding | None:
     return Finding(
         severity=WARNING,
         what=f"{unknown:.0%} of the training rows' tokens are unknown to the model",
-        why="texts look alike to it" + (" but for their letters" if subwords else "")
+        why="it cannot distinguish texts" + (" except by subwords" if subwords else "")
         + "; lower text.min_frequency, or raise text.max_vocabulary",
         key="text.min_frequency",
     )  # fmt: skip
 
 
 def _rates(probes: Facts, trainer: TrainerConfig) -> Finding | None:
-    """Blame the setting that differs most from one with which the batch is learned."""
+    """Blame the setting that differs most from settings with which the batch is overfit."""
     better = probes["overfit"]["learned_with"]
     if better is None:
         return None
     apart = {
         key: round(math.log10(getattr(trainer, key) / value), 1)
         for key, value in better.items()
-        if getattr(trainer, key) > 0  # no weight decay does no harm
+        if getattr(trainer, key) > 0  # weight decay 0 is harmless
     }
     key = max(apart, key=lambda name: abs(apart[name]))
     word = "high" if apart[key] > 0 else "low"
     return Finding(
         severity=WARNING,
-        what=f"trainer.{key} {getattr(trainer, key):g} is too {word}: one batch is not learned by heart with "
-        f"it, and is with {better[key]:g}",
+        what=f"trainer.{key} {getattr(trainer, key):g} is too {word}: one batch cannot be overfit with it, "
+        f"but with {better[key]:g}",
         why=f"set it to about {better[key]:g}",
         key=f"trainer.{key}",
     )
@@ -236,8 +236,8 @@ def _cannot_learn(probes: Facts) -> Finding | None:
         return None
     return Finding(
         severity=WARNING,
-        what=f"one batch of {overfit['rows']} rows is not learned by heart with any learning rate tried",
-        why="the model is too small for it, or reads too little of a text (text.max_tokens)",
+        what=f"one batch of {overfit['rows']} rows cannot be overfit with any of the learning rates tried",
+        why="the model is too small, or texts are truncated too much (text.max_tokens)",
         key="model.hidden_size",
     )
 
@@ -250,7 +250,7 @@ def _one_class(data: Facts) -> Finding | None:
         return None
     return Finding(
         severity=WARNING,
-        what=f"{share:.0%} of the training rows are {shown(label)}, and the model calls almost all rows so",
+        what=f"{share:.0%} of the training rows are {shown(label)}, predicted for almost all rows",
         why="set it to balanced, or give more rows of the other classes",
         key="trainer.class_weights",
     )
@@ -269,9 +269,8 @@ def _labels_at_random(probes: Facts) -> Finding | None:
         return None
     return Finding(
         severity=WARNING,
-        what="one batch is learned by heart, and yet nothing that holds for other rows: the labels do not "
-        "follow from the texts",
-        why="is it the right column, do labels and texts belong to the same rows, does data.labels map them "
-        "rightly? Or are the rows too few",
+        what="one batch can be overfit, but nothing generalises to other rows: labels are unrelated to texts",
+        why="is it the right column, are labels and texts aligned, is data.labels correct? Or there are too "
+        "few rows",
         key="data.label_column",
     )

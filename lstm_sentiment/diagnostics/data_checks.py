@@ -1,6 +1,6 @@
-"""What the data will do, told before training.
+"""Checks of the data before training: overlap, lengths, unknown words, class shift.
 
-Validation and test rows are counted and compared with one another; no model answers them.
+Validation and test rows are counted and compared, but never predicted.
 
 Legend: R rows of a split, C classes, S splits.
 """
@@ -22,22 +22,22 @@ from lstm_sentiment.errors import shown
 
 PERCENTILES = (50, 90, 99, 100)
 EXAMPLES = 3  # of each pair of splits
-SIMILAR_SHARE = 0.01  # of a split's rows: from here on near-duplicates move its score
+SIMILAR_SHARE = 0.01  # of a split's rows; more near-duplicates affect its score
 UNKNOWN_SHARE = 0.3  # of a split's tokens
 CUT_SHARE = 0.1  # of a split's texts
 MAJORITY_SHARE = 0.9  # of the training rows
 SHIFT = 0.05  # total variation distance between the classes of two splits
-CHANCE = 0.001  # p-value from which on a shift is none
+CHANCE = 0.001  # largest p-value of a class shift
 CONFLICT_SHARE = 0.01  # of all rows
 Array = npt.NDArray[Any]
 
 
 def examine_data(corpus: Corpus) -> tuple[dict[str, Any], list[Finding]]:
-    """Return facts about the splits, and what is wrong with them.
+    """Return facts about the splits, and findings.
 
     Returns:
-        `splits`: name -> rows, classes, share of tokens unknown and cut, `length` (percentile -> tokens,
-        before anything is cut), `cut_texts` (share); `shift`: name -> `distance` (total variation, 0 to
+        `splits`: name -> rows, classes, shares of unknown and truncated tokens, `length` (percentile ->
+        tokens, before truncation), `cut_texts` (share); `shift`: name -> `distance` (total variation, 0 to
         1) and `p` (chi-square) of its classes against those of the training rows; `similar`: two names
         -> `rows`, `examined`, `other_label` and `examples` of near-duplicates (see `near_duplicates`);
         `duplicates`, `conflicting_labels` and `shared_texts` as `corpus.prepare` counts them.
@@ -47,7 +47,7 @@ def examine_data(corpus: Corpus) -> tuple[dict[str, Any], list[Finding]]:
         facts, findings = examine_data(prepare(config.data, config.text, seed=0, cache=cache_folder()))
     """
     splits = corpus.splits
-    sentences = {**splits, "train": corpus.train.sentences()}  # others have no phrases to be compared with
+    sentences = {**splits, "train": corpus.train.sentences()}  # other splits have no phrases
     facts: dict[str, Any] = {
         "splits": {
             name: corpus.facts["splits"][name] | _lengths(split, corpus) for name, split in splits.items()
@@ -70,7 +70,7 @@ def examine_data(corpus: Corpus) -> tuple[dict[str, Any], list[Finding]]:
 
 
 def class_shift(labels_R: Array, other_labels_R: Array, classes: int) -> dict[str, float]:
-    """Return how far apart the classes of two sets of rows are, and how often chance alone does that.
+    """Return the total variation distance between two class distributions, and its chi-square p-value.
 
     >>> class_shift(np.array([0, 1] * 50), np.array([0] * 75 + [1] * 25), 2)["distance"]
     0.25
@@ -85,10 +85,10 @@ def class_shift(labels_R: Array, other_labels_R: Array, classes: int) -> dict[st
 
 
 def data_lines(facts: dict[str, Any]) -> list[str]:
-    """Return the facts as a small table."""
+    """Format the facts as a table."""
     lines = [
         f"{'split':<11}{'rows':>9} {'unknown':>8}  {'length: ' + ' '.join(f'{p} %' for p in PERCENTILES):<30}"
-        f"{'texts cut':>9}  classes"
+        f"{'truncated':>9}  classes"
     ]
     for name, of in facts["splits"].items():
         length = " ".join(f"{n:,}" for n in of["length"].values())
@@ -102,8 +102,8 @@ def data_lines(facts: dict[str, Any]) -> list[str]:
     for pair, similar in facts["similar"].items():
         if similar["rows"]:
             lines.append(
-                f"near-duplicates between {pair} ({LEAST:.0%} of the distinct tokens of either in both, at "
-                f"least {SHORTEST}):"
+                f"near-duplicates between {pair} (Jaccard index of tokens {LEAST} or more, at least "
+                f"{SHORTEST} tokens):"
             )
         for example in similar["examples"]:
             for name in pair.split(", "):
@@ -122,7 +122,7 @@ def _lengths(split: TextDataset, corpus: Corpus) -> dict[str, Any]:
 
 
 def _all_similar(splits: dict[str, TextDataset]) -> dict[str, Any]:
-    """Compare each split with those before it; texts that stand in both are counted as such elsewhere."""
+    """Compare each split with those before it, except for exact duplicates, which are counted elsewhere."""
     found = {}
     names = list(splits)
     for i, name in enumerate(names):
@@ -161,8 +161,8 @@ def _repeated(facts: dict[str, Any], splits: dict[str, TextDataset]) -> list[Fin
             findings.append(
                 Finding(
                     severity=WARNING,
-                    what=f"{shared:,} of {len(splits[name]):,} {name} texts stand in the training rows too",
-                    why="their score is memory; let data.deduplicate cut the split, or remove them",
+                    what=f"{shared:,} of {len(splits[name]):,} {name} texts are also in the training rows",
+                    why="their score measures memorisation; set data.deduplicate, or remove them",
                     key="data.deduplicate",
                 )
             )
@@ -172,8 +172,8 @@ def _repeated(facts: dict[str, Any], splits: dict[str, TextDataset]) -> list[Fin
         findings.append(
             Finding(
                 severity=WARNING if conflicting > CONFLICT_SHARE * rows else NOTE,
-                what=f"{conflicting:,} texts stand with more than one label",
-                why="no model can be right about all of them; look at how they were labelled",
+                what=f"{conflicting:,} texts have more than one label",
+                why="no model can predict all of them; check how they were labelled",
                 key="data.label_column",
             )
         )
@@ -192,8 +192,8 @@ def _similar_findings(facts: dict[str, Any]) -> list[Finding]:
                 severity=WARNING if other == "train" and share > SIMILAR_SHARE else NOTE,
                 what=f"{of['rows']:,} of {of['examined']:,} {name} texts ({share:.1%}) have a near-duplicate "
                 f"among the {other} rows, {of['other_label']:,} of them with another label",
-                why="scores read too high where almost the same text was seen; give rows of one origin the "
-                "same value in a column, and split by it",
+                why="near-duplicates inflate scores; give rows of one origin the same value in a column, and "
+                "split by it",
                 key="data.group_column",
             )
         )
@@ -207,7 +207,7 @@ def _unknown_and_cut(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
             Finding(
                 severity=WARNING,
                 what="no word of the training rows is frequent enough for the vocabulary",
-                why="no word has a vector of its own",
+                why="all words share the vector of the unknown token",
                 key="text.min_frequency",
             )
         )
@@ -217,8 +217,8 @@ def _unknown_and_cut(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
             Finding(
                 severity=WARNING,
                 what=f"{covered:.0%} of the training rows' tokens have a pretrained vector",
-                why="the others begin at random; are the vectors of another language, or do they cut words "
-                "otherwise (text.tokenizer, text.lowercase)?",
+                why="the others start at random; are the vectors of another language, or another tokenizer "
+                "(text.tokenizer, text.lowercase)?",
                 key="text.vectors",
             )
         )
@@ -228,7 +228,7 @@ def _unknown_and_cut(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
                 Finding(
                     severity=WARNING,
                     what=f"{of['unknown_tokens']:.0%} of the tokens of {name} are unknown",
-                    why="they are read by their letters at best; lower text.min_frequency, raise "
+                    why="they are read as subwords at best; lower text.min_frequency, raise "
                     "text.max_vocabulary, or is this another language or domain?",
                     key="text.min_frequency",
                 )
@@ -237,9 +237,9 @@ def _unknown_and_cut(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
             findings.append(
                 Finding(
                     severity=WARNING,
-                    what=f"{of['cut_texts']:.0%} of the texts of {name} are longer than what is read of "
-                    f"them; {of['cut_tokens']:.0%} of the tokens are cut",
-                    why="what is cut cannot help; raise text.max_tokens, or choose text.truncate well",
+                    what=f"{of['cut_texts']:.0%} of the texts of {name} are truncated; "
+                    f"{of['cut_tokens']:.0%} of the tokens are lost",
+                    why="raise text.max_tokens, or choose text.truncate well",
                     key="text.max_tokens",
                 )
             )
@@ -255,8 +255,7 @@ def _class_findings(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
             Finding(
                 severity=WARNING,
                 what=f"{share:.0%} of the training rows are {shown(corpus.labels[int(counts_C.argmax())])}",
-                why="a model that always says so looks good by accuracy; weigh the classes, and look at "
-                "macro-F1",
+                why="always predicting it gives a high accuracy; balance the classes, and use macro-F1",
                 key="trainer.class_weights",
             )
         )
@@ -265,10 +264,10 @@ def _class_findings(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
             findings.append(
                 Finding(
                     severity=WARNING,
-                    what=f"the classes of {name} are shared out otherwise than those of the training rows: "
+                    what=f"the class frequencies of {name} differ from those of the training rows: "
                     f"distance {of['distance']:.2f}, p = {of['p']:.1g}",
-                    why="probabilities are those of the training rows; cut the split from the same file, or "
-                    "train on rows like those to answer",
+                    why="predicted probabilities follow the training rows; split one file, or train on rows "
+                    "like those to predict",
                     key=f"data.{name}",
                 )
             )

@@ -1,4 +1,4 @@
-"""All examinations of one configuration, or of one run, and the most likely cause of what they find."""
+"""Runs all diagnostics of a configuration or a run, and names the most likely cause of the findings."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What was found.
+    """Result of the diagnostics.
 
     Args:
         findings: worst first.
-        cause: the most likely cause of what the probes found; None if they found nothing.
+        cause: most likely cause of the probes' findings; None if there are none.
         facts: `data`, `probes` and `invariance`, the numbers behind the findings.
         lines: the facts as text.
     """
@@ -61,11 +61,11 @@ class Diagnosis:
 
     @property
     def sound(self) -> bool:
-        """Whether no finding says that answers or scores are wrong."""
+        """Whether there is no finding of severity ``error``."""
         return all(finding.severity != ERROR for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as strict JSON can hold it."""
+        """Return the diagnosis as values for strict JSON."""
         return {
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "cause": dataclasses.asdict(self.cause) if self.cause else None,
@@ -73,7 +73,7 @@ class Diagnosis:
         }
 
     def report(self) -> list[str]:
-        """Return all of it as lines of text."""
+        """Format the diagnosis as lines of text."""
         lines = [*self.lines, "", *(finding_lines(self.findings) or ["nothing found"])]
         if self.cause is not None:
             lines += ["", f"most likely cause: {self.cause.what}", f"  {self.cause.why} [{self.cause.key}]"]
@@ -81,14 +81,14 @@ class Diagnosis:
 
 
 def diagnose(config: Config, *, given: Collection[str] = ()) -> Diagnosis:
-    """Examine a configuration before training: its data, its settings, short trainings, an untrained model.
+    """Diagnose a configuration before training: data, settings, short trainings, an untrained model.
 
     Args:
         config: as for `train.run`.
-        given: likewise.
+        given: as for `train.run`.
 
     Raises:
-        SentimentError: data or settings with which no training could begin.
+        SentimentError: data or settings with which training could not start.
 
     Example::
 
@@ -105,16 +105,16 @@ def diagnose(config: Config, *, given: Collection[str] = ()) -> Diagnosis:
 
 
 def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
-    """Examine a trained run: as `diagnose`, with the trained model's answers on the machine at hand.
+    """Diagnose a trained run: like `diagnose`, plus the trained model's predictions on this machine.
 
-    Where its data cannot be read any more, only the model is examined, and a finding says so.
+    If its data cannot be read, only the model is examined, and a finding says so.
 
     Args:
         run: its folder.
-        rows: read the data that it names even if it was not trained here.
+        rows: read the run's data even if it was not trained on this machine.
 
     Raises:
-        SentimentError: no run, or a damaged one.
+        SentimentError: not a run, or a damaged one.
 
     Example::
 
@@ -127,8 +127,8 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
     if config.data.train == NO_ROWS:
         packed = Finding(
             severity=NOTE,
-            what="the run is packed, and its rows are not part of it",
-            why="data and training were not examined, only the model's answers on this machine",
+            what="the run is packed, without its rows",
+            why="data and training were not examined, only the model's predictions on this machine",
             key=None,
         )
         return _diagnose(config, None, classifier, [packed])
@@ -141,7 +141,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
         unread = Finding(
             severity=WARNING,
             what=f"the run's data cannot be read: {error}",
-            why="data and training were not examined, only the model's answers on this machine",
+            why="data and training were not examined, only the model's predictions on this machine",
             key="data.train",
         )
         return _diagnose(config, None, classifier, [unread])
@@ -151,8 +151,8 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
             Finding(
                 severity=WARNING,
                 what="the rows, labels or vocabulary are not those the run was trained on",
-                why="the data were changed since, or are read otherwise by this version; what follows is "
-                "about the data as they are now",
+                why="the data have changed, or this version reads them differently; the following is about "
+                "the current data",
                 key="data.train",
             )
         )
@@ -185,7 +185,7 @@ def _diagnose(
         )
         probes = facts["probes"] = _probe(Probes(model.to(device), _with_validation(corpus), config))
         if classifier is not None and classifier.labels == corpus.labels:
-            probes["predicted"] = _answers(classifier, corpus)
+            probes["predicted"] = _predictions(classifier, corpus)
             validation = "train" if corpus.cross_validated else "validation"
             probes["validation"] = facts["data"]["splits"][validation]["classes"]
         findings += probe_findings(probes)
@@ -195,11 +195,14 @@ def _diagnose(
         lines += [*data_lines(facts["data"]), "", *probe_lines(probes), ""]
         classifier = fresh
     assert classifier is not None
-    log.info("answering the same texts in other ways ...")
+    log.info("comparing predictions of the same texts in other batches ...")
     checks = check_invariance(classifier)
     findings += invariance_findings(checks)
     facts["invariance"] = [dataclasses.asdict(check) for check in checks]
-    lines += ["largest logit difference of the same texts, against each alone:", *invariance_lines(checks)]
+    lines += [
+        "largest logit difference of the same texts, compared with each alone:",
+        *invariance_lines(checks),
+    ]
     return Diagnosis(findings=worst_first(findings), cause=cause, facts=facts, lines=lines)
 
 
@@ -208,7 +211,7 @@ def _prepare(config: Config, vocabulary: Vocabulary | None) -> Corpus:
 
 
 def _with_validation(corpus: Corpus) -> Corpus:
-    """Return a corpus with validation rows: where none are set aside, every fourth training row."""
+    """Return a corpus with validation rows: every fourth training row if there are none."""
     if not corpus.cross_validated:
         return corpus
     apart_R = np.arange(len(corpus.train)) % 4 == 3
@@ -218,14 +221,14 @@ def _with_validation(corpus: Corpus) -> Corpus:
 
 def _probe(probes: Probes) -> dict[str, Any]:
     found: dict[str, Any] = {"first_loss": probes.first_loss(), "gradient_norms": probes.gradient_norms()}
-    log.info("learning one batch by heart ...")
+    log.info("overfitting one batch ...")
     found["overfit"] = probes.overfit()
     log.info("training briefly, with true and with shuffled labels ...")
     found["control"] = probes.control()
     return found
 
 
-def _answers(classifier: SentimentClassifier, corpus: Corpus) -> dict[str, int]:
-    """Return how many validation rows a run's model gives to each class, in the run's own vocabulary."""
+def _predictions(classifier: SentimentClassifier, corpus: Corpus) -> dict[str, int]:
+    """Return the number of validation rows that a run's model predicts as each class."""
     read = classifier.as_it_reads(corpus.validation)
     return predicted_classes(classifier.model, read, classifier.labels)

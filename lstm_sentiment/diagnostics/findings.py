@@ -1,4 +1,4 @@
-"""What an examination found: how bad, what, why it matters, and which key to change."""
+"""Findings of the diagnostics: severity, problem, consequence, setting to change."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SEVERITIES = (ERROR, WARNING, NOTE)  # worst first
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing found.
+    """A finding.
 
     Args:
-        severity: ``error``, answers or scores are wrong; ``warning``, they are worse than need be, or
-            not what they seem; ``note``, harmless.
-        what: what was found, with its numbers.
-        why: what follows from it, and what to do.
-        key: the setting to change, such as ``trainer.learning_rate``; None where no setting helps.
+        severity: ``error``, predictions or scores are wrong; ``warning``, they are worse than necessary or
+            misleading; ``note``, harmless.
+        what: the problem, with numbers.
+        why: the consequence, and what to do.
+        key: the setting to change, such as ``trainer.learning_rate``; None if no setting helps.
 
     >>> Finding(severity="bad", what="", why="", key=None)
     Traceback (most recent call last):
@@ -39,7 +39,7 @@ class Finding:
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings by severity; those of one severity stay in order.
+    """Sort findings by severity (stable).
 
     >>> mild, bad = (Finding(severity=s, what=s, why="", key=None) for s in ("note", "error"))
     >>> [finding.what for finding in worst_first([mild, bad])]
@@ -49,7 +49,7 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def finding_lines(findings: Iterable[Finding]) -> list[str]:
-    """Return findings as lines of text, worst first.
+    """Format findings as lines of text, worst first.
 
     >>> print("\\n".join(finding_lines([Finding(severity="note", what="so", why="thus", key="seed")])))
     note     so
@@ -63,7 +63,7 @@ def finding_lines(findings: Iterable[Finding]) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as strict JSON can hold it: a number that is not finite becomes None.
+    """Convert a value for strict JSON: non-finite numbers become None.
 
     >>> plain({"losses": [1.0, float("nan")]})
     {'losses': [1.0, None]}

@@ -1,4 +1,4 @@
-"""Does a text's answer depend on what it is answered with, or on where? The largest logit difference.
+"""Invariance checks: do logits depend on the batch, padding, device or precision?
 
 Legend: R texts, B texts of a batch, T padded length, C classes.
 """
@@ -20,22 +20,22 @@ from lstm_sentiment.prediction.classifier import MANY, SentimentClassifier
 from lstm_sentiment.system.devices import DTYPES, describe_machine
 from lstm_sentiment.text.tokenization import PAD, SPECIAL_TOKENS
 
-ROUNDING = 1e-4  # of logits: what the order of additions explains on one device in fp32
-MIXED = 0.1  # what 8 bits of mantissa explain
+ROUNDING = 1e-4  # of logits: rounding on one device in fp32
+MIXED = 0.1  # rounding with 8 bits of mantissa
 NOT_HERE = "not available here"
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One way to answer the same texts again.
+    """Result of an invariance check.
 
     Args:
         name: what was changed.
-        difference: the largest one of any logit, relative to its size above 1; None where this machine
-            cannot do it.
-        tolerance: what rounding explains.
-        other_labels: texts whose most probable class is another one.
+        difference: largest difference of a logit, relative for logits above 1; None if not possible on this
+            machine.
+        tolerance: bound of rounding errors.
+        other_labels: number of texts with another predicted class.
     """
 
     name: str
@@ -45,18 +45,18 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the answers are the same but for rounding, as far as this machine can tell."""
+        """Whether the logits are equal up to rounding, or could not be compared on this machine."""
         return self.difference is None or self.difference <= self.tolerance
 
 
 def check_invariance(classifier: SentimentClassifier) -> list[Check]:
-    """Answer texts alone, and then in every other way; see `Check`.
+    """Compare the logits of texts predicted alone with those in other batches; see `Check`.
 
-    The texts are the empty one, some with emoji, links and unknown words, and some of 1 to 600 words of
-    the vocabulary. Each is answered alone first, in fp32 on the classifier's device, and then: all in one
-    call, in batches of similar length; in small batches of mixed length; in another order; beside a much
-    longer text; with other tokens written over the padding; on the other device, CPU or GPU. Mixed precision
-    is compared with fp32 on texts alone and without padding.
+    The texts are the empty one, some with emoji, links and unknown words, and some of 1 to 600 words of the
+    vocabulary. Each is predicted alone first, in fp32 on the classifier's device, and then: all in one call,
+    in batches of similar length; in small batches of mixed length; in another order; together with a much
+    longer text; with padding overwritten by other tokens; on the other device, CPU or GPU. Mixed precision is
+    compared with fp32 on single texts without padding.
 
     Example::
 
@@ -72,26 +72,26 @@ def check_invariance(classifier: SentimentClassifier) -> list[Check]:
         parts = [some[i : i + MANY // 2] for i in range(0, len(some), MANY // 2)]
         return np.concatenate([classifier.predict_logits(part) for part in parts])
 
-    def compared(name: str, answers_RC: Array, tolerance: float = tolerance) -> Check:
-        return _compared(name, alone_RC, answers_RC, tolerance)
+    def compared(name: str, other_RC: Array, tolerance: float = tolerance) -> Check:
+        return _compared(name, alone_RC, other_RC, tolerance)
 
     longest = max(texts, key=len)
-    beside = [classifier.predict_logits([text, longest])[:1] for text in texts]
+    padded = [classifier.predict_logits([text, longest])[:1] for text in texts]
     reordered_RC = classifier.predict_logits([texts[i] for i in order])[np.argsort(order)]
     return [
         compared("in one large batch", classifier.predict_logits(texts)),
         compared("in small mixed batches", few(texts)),
         compared("in another order", reordered_RC),
         compared("in another order, small batches", few([texts[i] for i in order])[np.argsort(order)]),
-        compared("padded, beside a long text", np.concatenate(beside)),
-        compared("with the padding written over", _answer(classifier, texts, overwrite=True)),
+        compared("padded, next to a long text", np.concatenate(padded)),
+        compared("with the padding overwritten", _logits(classifier, texts, overwrite=True)),
         _on_other_device(classifier, texts, alone_RC),
         *(_in_precision(classifier, texts, precision) for precision in ("bf16", "fp16")),
     ]
 
 
 def invariance_findings(checks: list[Check]) -> list[Finding]:
-    """Return what is wrong: an error, for an answer that depends on its neighbours is none.
+    """Return one error for each check whose predictions depend on the batch.
 
     >>> [finding.severity for finding in invariance_findings(
     ...     [Check(name="in another order", difference=0.5, tolerance=1e-4, other_labels=3)])]
@@ -105,13 +105,13 @@ def invariance_findings(checks: list[Check]) -> list[Finding]:
         findings.append(
             Finding(
                 severity=WARNING if mixed else ERROR,
-                what=f"{check.name}, the same texts get other answers than alone: logits differ by up to "
-                f"{check.difference:.2g}, rounding explains {check.tolerance:.0e}; other labels: "
+                what=f"{check.name}, the same texts get other predictions than alone: logits differ by up to "
+                f"{check.difference:.2g}, the tolerance is {check.tolerance:.0e}; other labels: "
                 f"{check.other_labels}",
-                why="training in this number format is imprecise; set fp32"
+                why="training in this precision is inaccurate; set fp32"
                 if mixed
-                else "answers and scores depend on chance: do not use the model here, and report this with "
-                "the versions in environment.json",
+                else "predictions and scores depend on the batch: do not use the model here, and report this "
+                "with the versions in environment.json",
                 key="trainer.precision" if mixed else None,
             )
         )
@@ -119,7 +119,7 @@ def invariance_findings(checks: list[Check]) -> list[Finding]:
 
 
 def invariance_lines(checks: list[Check]) -> list[str]:
-    """Return the checks as a small table.
+    """Format the checks as a table.
 
     >>> invariance_lines([Check(name="on cuda", difference=None, tolerance=0.02)])
     ['  on cuda                           not available here']
@@ -137,15 +137,15 @@ def invariance_lines(checks: list[Check]) -> list[str]:
     ]
 
 
-def _compared(name: str, alone_RC: Array, answers_RC: Array, tolerance: float) -> Check:
-    difference_RC = np.abs(alone_RC - answers_RC) / np.maximum(np.abs(alone_RC), 1.0)
+def _compared(name: str, alone_RC: Array, other_RC: Array, tolerance: float) -> Check:
+    difference_RC = np.abs(alone_RC - other_RC) / np.maximum(np.abs(alone_RC), 1.0)
     difference = float(difference_RC.max()) if np.isfinite(difference_RC).all() else float("inf")
-    other = int((alone_RC.argmax(axis=1) != answers_RC.argmax(axis=1)).sum())
+    other = int((alone_RC.argmax(axis=1) != other_RC.argmax(axis=1)).sum())
     return Check(name=name, difference=difference, tolerance=tolerance, other_labels=other)
 
 
 @torch.inference_mode()
-def _answer(
+def _logits(
     classifier: SentimentClassifier,
     texts: list[str],
     *,
@@ -153,7 +153,7 @@ def _answer(
     precision: str = "fp32",
     pad: bool = True,
 ) -> Array:
-    """Answer all texts as one batch; `overwrite` puts real tokens where padding stands."""
+    """Return the logits of all texts in one batch; `overwrite` replaces padding by tokens."""
     rows, spelling_XK = classifier.encode(texts)
     lengths_B = torch.tensor([len(row) for row in rows])
     longest = max(1, int(lengths_B.max()))
@@ -172,7 +172,7 @@ def _answer(
 
 
 def _on_other_device(classifier: SentimentClassifier, texts: list[str], alone_RC: Array) -> Check:
-    """Answer on the GPU what was answered on the CPU, or the other way round."""
+    """Compare CPU and GPU."""
     other = "cpu" if classifier.device.type != "cpu" else "cuda"
     tolerance = tolerance_on(classifier.device.type if other == "cpu" else other)
     name = f"on {other}"
@@ -193,9 +193,9 @@ def _in_precision(classifier: SentimentClassifier, texts: list[str], precision: 
     name = f"in {precision} on {device.type}"
     if not supported:
         return Check(name=name, difference=None, tolerance=MIXED)
-    # Without padding: a model that reads it is found by other checks, and is not the number format's fault.
+    # Without padding: whether a model reads it is tested by other checks.
     fp32_RC, mixed_RC = (
-        np.concatenate([_answer(classifier, [text], precision=of, pad=False) for text in texts])
+        np.concatenate([_logits(classifier, [text], precision=of, pad=False) for text in texts])
         for of in ("fp32", precision)
     )
     return _compared(name, fp32_RC, mixed_RC, MIXED)

@@ -1,11 +1,10 @@
-"""Near-duplicates between two sets of rows: every pair whose sets of tokens overlap enough, and no other.
+"""Near-duplicates between two sets of rows: an exact similarity join by Jaccard index.
 
-Two texts are near-duplicates if the Jaccard index of their sets of tokens, case aside, is at least
-0.8: of the tokens that either has, both have four fifths. No pair is missed, and not all pairs are
-looked at: with each text's tokens in one order, rare ones first, two such texts must share one of
-their first n - ceil(0.8 n) + 1 tokens (the prefix filter of Chaudhuri et al. 2006, "A primitive
-operator for similarity joins in data cleaning"). Rare tokens stand in few texts, so that time grows
-about as the number of rows.
+Two texts are near-duplicates if the Jaccard index of their sets of lowercase tokens is at least 0.8. All
+pairs are found without comparing all: with tokens ordered by frequency, rarest first, two such texts share
+one of their first n - ceil(0.8 n) + 1 tokens (the prefix filter of Chaudhuri et al. 2006, "A primitive
+operator for similarity joins in data cleaning"). Rare tokens occur in few texts, so that time is about linear
+in the rows.
 
 Legend: R rows of a set, V distinct tokens, P candidate pairs.
 """
@@ -23,10 +22,10 @@ from scipy import sparse
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
 
 LEAST = 0.8  # Jaccard index of near-duplicates
-SHORTEST = 5  # distinct tokens: of shorter texts one word makes another text
+SHORTEST = 5  # distinct tokens; shorter texts are ignored
 ROWS_AT_ONCE = 50_000
 PAIRS_AT_ONCE = 1_000_000  # before any filter
-MOST_PAIRS = 1_000_000_000  # looked at in all; with more to look at, rows are sampled
+MOST_PAIRS = 1_000_000_000  # candidates in all; with more, rows are sampled
 Array = npt.NDArray[Any]
 
 
@@ -35,10 +34,10 @@ class Similar:
     """Rows that have a near-duplicate among other rows.
 
     Args:
-        rows: places in the dataset looked from, (S,), ascending.
-        others: of each its nearest, a place in the dataset looked at, (S,); the first one of several.
+        rows: indices in the dataset, (S,), ascending.
+        others: index of the most similar row in the other dataset, (S,); the first of several.
         jaccard: of the two, (S,), 0.8 to 1.
-        examined: rows looked at; fewer than there are only where that would take too long.
+        examined: number of rows examined; a sample of very large sets.
     """
 
     rows: Array
@@ -51,9 +50,9 @@ def near_duplicates(dataset: TextDataset, others: TextDataset, *, rows: Array | 
     """Find the rows of a dataset that have a near-duplicate among the rows of another one.
 
     Args:
-        dataset: looked from.
-        others: looked at.
-        rows: places in `dataset` to look from; None for all.
+        dataset: whose rows are searched for.
+        others: to search in.
+        rows: indices in `dataset`; None for all.
 
     >>> from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
     >>> from lstm_sentiment.data.token_store import TokenStore
@@ -86,14 +85,14 @@ def near_duplicates(dataset: TextDataset, others: TextDataset, *, rows: Array | 
 
 @dataclass(frozen=True, kw_only=True)
 class _TokenSets:
-    """A dataset's rows as sets of tokens; token n of its store has the place `rank_of[n]` among V."""
+    """A dataset's rows as sets of tokens; token n of its store has the rank `rank_of[n]` among V."""
 
     dataset: TextDataset
     rank_of: Array
     width: int  # V
 
     def in_parts(self, rows: Array) -> Iterator[tuple[Array, sparse.csr_array]]:
-        """Yield some rows and their sets (R, V) of ones, rare tokens first; short texts have empty ones."""
+        """Yield rows and their indicator matrices (R, V), rare tokens first; empty for short texts."""
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
             yield part, self._sets(part)
@@ -114,7 +113,7 @@ class _TokenSets:
 
 
 def _number_alike(dataset: TextDataset, others: TextDataset) -> tuple[_TokenSets, _TokenSets]:
-    """Number the tokens of two datasets alike, those that stand rarely first."""
+    """Number the tokens of two datasets consistently, rarest first."""
     numbers: dict[str, int] = {}
     both = (dataset, others)
     number_of = [
@@ -140,7 +139,7 @@ def _matrix(rows: Array, columns: Array, shape: tuple[int, int]) -> sparse.csr_a
 
 
 def _prefixes(sets: sparse.csr_array) -> sparse.csr_array:
-    """Return of each set its rarest tokens, of which every near-duplicate has one."""
+    """Return the prefix of each set, of which every near-duplicate shares a token."""
     sizes_R = np.diff(sets.indptr)
     kept_R = sizes_R - _least_overlap(sizes_R) + (sizes_R > 0)
     rank = np.arange(sets.nnz) - np.repeat(sets.indptr[:-1], sizes_R)
@@ -150,16 +149,16 @@ def _prefixes(sets: sparse.csr_array) -> sparse.csr_array:
 
 
 def _least_overlap(sizes: Array) -> Array:
-    """Return how many tokens a set must share at least with a near-duplicate."""
+    """Return the least number of tokens that a set shares with a near-duplicate."""
     return np.ceil(LEAST * sizes - 1e-9).astype(np.int64)
 
 
 def _affordable(rows: Array, mine: _TokenSets, theirs: _TokenSets) -> Array:
-    """Return the rows, or a seeded sample of them where they are too many to look at."""
-    standing_V = np.zeros(mine.width, np.int64)
+    """Return the rows, or a seeded sample if there are too many candidate pairs."""
+    counts_V = np.zeros(mine.width, np.int64)
     for _, sets in theirs.in_parts(np.arange(len(theirs.dataset))):
-        standing_V += np.bincount(_prefixes(sets).indices, minlength=mine.width)
-    cost_R = np.concatenate([_prefixes(sets) @ standing_V for _, sets in mine.in_parts(rows)] or [rows])
+        counts_V += np.bincount(_prefixes(sets).indices, minlength=mine.width)
+    cost_R = np.concatenate([_prefixes(sets) @ counts_V for _, sets in mine.in_parts(rows)] or [rows])
     if cost_R.sum() <= MOST_PAIRS:
         return rows
     order = np.random.default_rng(0).permutation(len(rows))

@@ -1,6 +1,6 @@
-"""Short trainings that tell whether a longer one can work, in seconds.
+"""Sanity checks by short trainings: first loss, gradients, overfitting one batch, shuffled labels.
 
-They train copies; the model that is handed in stays as it is. Only training and validation rows are read.
+Copies of the model are trained. Only training and validation rows are read.
 
 Legend: B rows of a batch, R rows, C classes.
 """
@@ -28,19 +28,20 @@ from lstm_sentiment.models.network import Network, lstm_of
 from lstm_sentiment.system.devices import pick_precision, seed_random_numbers
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.optimizer import adamw, balanced_weights, clip, cross_entropy
+from lstm_sentiment.training.losses import cross_entropy, training_loss
+from lstm_sentiment.training.optimizer import adamw, clip
 from lstm_sentiment.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 OVERFIT_STEPS, OVERFIT_ROWS = 100, 64
-OVERFIT_SHARE = 0.25  # of ln C: a batch that is learned by heart costs less
-REFERENCE_RATES = (2e-3, 2e-2)  # at which most models learn
+OVERFIT_SHARE = 0.25  # of ln C: the loss of an overfit batch is lower
+REFERENCE_RATES = (2e-3, 2e-2)  # that work for most models
 CONTROL_STEPS, CONTROL_ROWS = 150, 10_000
 CONTROL_BATCH, CONTROL_VALIDATION = 64, 1000
-CONTROL_TOKENS = 64  # longest text of a short training, so that books take no longer than tweets
-SHUFFLES = 3  # at most: one can be lucky
-ERRORS = 3.0  # standard errors from which on a score is not by chance
+CONTROL_TOKENS = 64  # texts are truncated in short trainings
+SHUFFLES = 3  # most shuffles of the labels
+ERRORS = 3.0  # standard errors above chance of a significant score
 Array = npt.NDArray[Any]
 
 
@@ -48,9 +49,9 @@ class Probes:
     """The probes of one configuration on one corpus.
 
     Args:
-        model: random weights, or pretrained vectors; on its device.
+        model: untrained, on its device.
         corpus: the rows.
-        config: whose `trainer` section is probed.
+        config: its `trainer` section is probed.
 
     Example::
 
@@ -67,12 +68,10 @@ class Probes:
             corpus.train.lengths, batch_size=trainer.batch_size, accumulate=1, seed=config.seed, epoch=0
         )
         self._first_rows = plan[0][0]
-        balanced = trainer.class_weights == "balanced"
-        train = corpus.train
-        self._weights = balanced_weights(train.labels, self.classes, train.weights) if balanced else None
+        self._loss = training_loss(trainer, corpus.train, self.classes)
 
     def first_loss(self) -> dict[str, float]:
-        """Return the untrained model's loss on its first batch, and what a guess costs, in nats.
+        """Return the untrained model's loss on its first batch, and that of a uniform prediction, in nats.
 
         Returns:
             `loss`: mean cross-entropy without dropout or smoothing; `guess`: ln C.
@@ -84,16 +83,15 @@ class Probes:
         return {"loss": loss, "guess": math.log(self.classes)}
 
     def gradient_norms(self) -> dict[str, float]:
-        """Return the gradient's norm at the first step per block of the model: block -> norm.
+        """Return the gradient norm at the first step, by block of the model.
 
-        Blocks are the embedding, the n-gram vectors, each direction of each LSTM layer, the attention and
-        the head; those that do not train are left out.
+        Blocks are the embedding, the n-gram vectors, each direction of each LSTM layer, the attention and the
+        head, unless frozen.
         """
         model = copy.deepcopy(self.model).train()
         batch = self.corpus.train.batch(self._first_rows).to(self.device)
         seed_random_numbers(self.config.seed, self.device)
-        loss = cross_entropy(self._weights, self.config.trainer.label_smoothing)
-        loss(model(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+        self._loss(model(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
         squares: dict[str, float] = {}
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
@@ -103,21 +101,20 @@ class Probes:
         return {block: math.sqrt(square) for block, square in squares.items()}
 
     def overfit(self) -> dict[str, Any]:
-        """Train on one batch without dropout: can it be learned by heart?
+        """Overfit one batch without dropout.
 
-        Where it cannot with the configured rates, the defaults are tried, and a tenfold rate, so as to
-        tell a bad rate from a model that cannot learn.
+        If this fails with the configured learning rates, the defaults and a tenfold rate are tried, to
+        distinguish a bad rate from a model that cannot learn.
 
         Returns:
-            `rows`, `steps` (until it is learned, 100 at most), `first`, `last` (loss, nats), `goal` (a
-            quarter of ln C), `learned`, and
-            `learned_with`: settings with which it is learned -> value; None where none were found or needed.
+            `rows`, `steps` (at most 100), `first`, `last` (loss, nats), `goal` (a quarter of ln C),
+            `learned`, and `learned_with`: settings that work -> value; None if none were found or needed.
         """
         trainer = self.config.trainer
         goal = OVERFIT_SHARE * math.log(self.classes)
-        losses = self._learn_by_heart(trainer)
+        losses = self._overfit_losses(trainer)
         facts: dict[str, Any] = {
-            "rows": len(self._batch_by_heart().labels_B), "steps": len(losses) - 1, "first": losses[0],
+            "rows": len(self._overfit_batch().labels_B), "steps": len(losses) - 1, "first": losses[0],
             "last": losses[-1], "goal": goal, "learned": losses[-1] < goal, "learned_with": None,
         }  # fmt: skip
         if facts["learned"]:
@@ -130,17 +127,16 @@ class Probes:
                 "clip_norm": usual.clip_norm,
                 "weight_decay": usual.weight_decay,
             }
-            if self._learn_by_heart(dataclasses.replace(trainer, **tried))[-1] < goal:
+            if self._overfit_losses(dataclasses.replace(trainer, **tried))[-1] < goal:
                 facts["learned_with"] = tried
                 break
         return facts
 
     def control(self) -> dict[str, Any]:
-        """Train briefly with true labels and with shuffled ones: only the first may beat chance.
+        """Train briefly with true labels and with shuffled ones: only the first should beat chance.
 
-        With labels shuffled among the training rows nothing can be learned that holds for other rows:
-        who beats chance then has seen the answers. One shuffle can be lucky, so that a suspicious score
-        is taken again with others, and the median kept.
+        With labels shuffled among the training rows nothing can generalise: a score above chance shows a
+        leak. Since one shuffle can be lucky, a suspicious score is repeated, and the median returned.
 
         Returns:
             `true`, `shuffled` (macro recall on validation rows), `chance` (1/C), `standard_error` (of
@@ -183,18 +179,18 @@ class Probes:
             facts["failure"] = str(stopped)
         return facts
 
-    def _batch_by_heart(self) -> Batch:
-        """Return the first batch as short texts, each text once: no two labels contradict each other."""
+    def _overfit_batch(self) -> Batch:
+        """Return the first batch, truncated, without repeated texts, whose labels could conflict."""
         train = self.corpus.train
         rows = self._first_rows[:OVERFIT_ROWS]
         rows = rows[np.sort(np.unique(train.store.hashes[train.rows[rows]], return_index=True)[1])]
         short = _labelled(train, train.labels[rows], self.corpus, self.config, rows)
         return short.batch(np.arange(len(rows))).to(self.device)
 
-    def _learn_by_heart(self, trainer: TrainerConfig) -> list[float]:
-        """Return the losses of one batch, step by step at a constant rate, until it is learned by heart."""
+    def _overfit_losses(self, trainer: TrainerConfig) -> list[float]:
+        """Return the losses of one batch by step, at a constant learning rate, until it is overfit."""
         model = _without_dropout(self.model).train()
-        batch = self._batch_by_heart()
+        batch = self._overfit_batch()
         optimizer = adamw(
             model,
             learning_rate=trainer.learning_rate,
@@ -217,7 +213,7 @@ class Probes:
         return min(CONTROL_ROWS, max(CONTROL_STEPS * batch, 2000))
 
     def _control_config(self, train: TextDataset) -> TrainerConfig:
-        """Return the trainer section for a short training: small batches, as many epochs as it takes."""
+        """Return the trainer section for a short training: small batches, about 150 steps."""
         batch = min(self.config.trainer.batch_size, CONTROL_BATCH)
         epochs = max(1, round(CONTROL_STEPS / math.ceil(len(train) / batch)))
         return dataclasses.replace(
@@ -226,11 +222,11 @@ class Probes:
         )  # fmt: skip
 
     def _train_briefly(self, train: TextDataset, validation: TextDataset) -> Array:
-        """Return the class (R,) that the trained model gives each validation row."""
+        """Train, and return the predicted class (R,) of each validation row."""
         task = Classification(
             validation,
             self.corpus.labels,
-            loss=cross_entropy(self._weights, self.config.trainer.label_smoothing),
+            loss=self._loss,
             device=self.device,
             batch_size=4 * CONTROL_BATCH,
             processes=Processes(),
@@ -250,23 +246,23 @@ class Probes:
         model = trainer.fit()
         logits_RC = predict_logits(model, validation, device=self.device, batch_size=4 * CONTROL_BATCH)
         if not bool(logits_RC.isfinite().all()):
-            raise TrainingError("the trained model's answers are not finite")
+            raise TrainingError("the trained model's logits are non-finite")
         predicted_R: Array = logits_RC.argmax(dim=1).numpy()
         return predicted_R
 
 
 class _Nowhere:
-    """A place for checkpoints of trainings that nobody goes on with."""
+    """A `protocols.CheckpointStore` that discards everything."""
 
     def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-        """Keep nothing."""
+        """Discard."""
 
     def write_log(self, entries: list[dict[str, Any]]) -> None:
-        """Keep nothing."""
+        """Discard."""
 
 
 def macro_recall(truth_R: Array, predicted_R: Array) -> float:
-    """Return the mean over the classes that are there of the share of their rows that is found.
+    """Return the mean recall of the classes that have rows.
 
     >>> macro_recall(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])).__round__(3)
     0.833
@@ -275,7 +271,7 @@ def macro_recall(truth_R: Array, predicted_R: Array) -> float:
 
 
 def leak_line(control: Mapping[str, Any]) -> float:
-    """Return the score above which shuffled labels are no luck: beyond noise, and half as good as true ones.
+    """Return the score of shuffled labels that shows a leak: beyond noise, and half as good as true ones.
 
     >>> leak_line({"true": 0.8, "chance": 0.5, "standard_error": 0.01})
     0.65
@@ -285,7 +281,7 @@ def leak_line(control: Mapping[str, Any]) -> float:
 
 
 def collapsed(predicted: Mapping[str, int], truth: Mapping[str, int]) -> bool:
-    """Tell whether nearly all rows, 98 %, are given to one class although others are there.
+    """Whether nearly all rows, 98 %, are predicted as one class although there are others.
 
     >>> collapsed({"bad": 99, "good": 1}, {"bad": 60, "good": 40})
     True
@@ -297,7 +293,7 @@ def collapsed(predicted: Mapping[str, int], truth: Mapping[str, int]) -> bool:
 
 
 def predicted_classes(model: nn.Module, dataset: TextDataset, labels: list[str]) -> dict[str, int]:
-    """Return how many rows of a dataset a model gives to each class; the model's device is used."""
+    """Return the number of rows that a model predicts as each class, on the model's device."""
     device = next(model.parameters()).device
     logits_RC = predict_logits(model, dataset, device=device, batch_size=4 * CONTROL_BATCH)
     return _per_class(logits_RC.argmax(dim=1).numpy(), labels)
@@ -309,7 +305,7 @@ def _per_class(classes_R: Array, labels: list[str]) -> dict[str, int]:
 
 
 def _some(dataset: TextDataset, most: int, corpus: Corpus, config: Config, seed: int) -> TextDataset:
-    """Return a seeded sample of a dataset's rows, as short texts."""
+    """Return a seeded sample of a dataset's rows, truncated."""
     rows = np.arange(len(dataset))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
@@ -319,7 +315,7 @@ def _some(dataset: TextDataset, most: int, corpus: Corpus, config: Config, seed:
 def _labelled(
     dataset: TextDataset, labels: Array, corpus: Corpus, config: Config, rows: Array | None = None
 ) -> TextDataset:
-    """Return some rows of a dataset with labels of our own."""
+    """Return rows of a dataset with other labels, truncated."""
     text = config.text
     return TextDataset(
         dataset.store,

@@ -1,7 +1,7 @@
-"""Settings that can have no effect: with these data, or beside these other settings.
+"""Finds settings that have no effect, given the data and the other settings.
 
-Settings that contradict each other whatever the data are refused by `config` already. What is told here
-holds exactly: with any other value that a finding names, the run learns the same weights.
+Contradictory settings are already rejected by `config`. The findings are exact: with any of the values that a
+finding names, training gives the same weights.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lstm_sentiment.diagnostics.findings import NOTE, WARNING, Finding
 from lstm_sentiment.training.schedule import ema_decay_at
 
 DEFAULTS = flatten(Config())
-LIMITS = ("text.max_vocabulary", "text.max_tokens", "data.max_rows")  # not reaching one is no mistake
+LIMITS = ("text.max_vocabulary", "text.max_tokens", "data.max_rows")  # may be higher than needed
 LEAST_DECAY = 2.0**-25  # a smaller relative change is lost in float32
 
 
 def inert_settings(config: Config, corpus: Corpus) -> list[Finding]:
-    """Return a finding per setting that has no effect: a warning for one that was set on purpose.
+    """Return a finding per setting without effect: a warning if it is not the default.
 
-    A default that has no effect, or a limit that is not reached, is a note.
+    Defaults without effect and limits that are not reached are notes.
 
     Example::
 
@@ -56,23 +56,23 @@ def _of_data(config: Config, corpus: Corpus) -> Found:
     data = config.data
     cut = any(isinstance(share, float) for share in (data.validation, data.test))
     if data.group_column is not None and not cut:
-        yield "data.group_column", "validation and test rows have files of their own", "nothing is cut here"
+        yield "data.group_column", "validation and test rows have their own files", "nothing is split here"
     filtered = sum(counts["filtered"] for counts in corpus.facts["counts"].values())
     if data.filter and not filtered:
-        yield "data.filter", "every row has these values", "is it the column you mean?"
+        yield "data.filter", "every row has these values", "is it the right column?"
     left_out = corpus.facts["counts"]["train"]["left_out"]
     sentences = int((~corpus.train.store.phrases).sum()) - left_out
     rows = sentences - data.deduplicate * corpus.facts["duplicates"]
     if data.max_rows is not None and data.max_rows >= rows:
-        yield "data.max_rows", f"there are {rows:,} rows", "null says the same"
+        yield "data.max_rows", f"there are {rows:,} rows", "null is the same"
     if not data.deduplicate and not corpus.facts["duplicates"]:
-        yield "data.deduplicate", "no text is repeated", "true says the same"
+        yield "data.deduplicate", "no text is repeated", "true is the same"
 
 
 def _of_text(config: Config, corpus: Corpus) -> Found:
     text = config.text
     if config.pretrained is not None and config.adapt != "auto":
-        pass  # from a classifier: its words are known in any case, and what others are is not told here
+        pass  # from a classifier: its vocabulary is kept
     elif config.pretrained is not None:
         why = "the vocabulary is that of the pretrained run"
         yield "text.min_frequency", why, "any value reads the same"
@@ -85,9 +85,9 @@ def _of_text(config: Config, corpus: Corpus) -> Found:
         why = f"the longest text has {longest:,} tokens"
         yield "text.max_tokens", why, f"any value from {longest:,} on reads the same"
         if text.truncate != DEFAULTS["text.truncate"]:
-            yield "text.truncate", f"{why}, none is cut", "lower text.max_tokens, or leave it as it is"
+            yield "text.truncate", f"{why}, none is truncated", "lower text.max_tokens, or keep the default"
     if text.tokenizer == "basic_english" and not text.lowercase:
-        yield "text.lowercase", "basic_english folds case itself", "text.tokenizer words keeps it"
+        yield "text.lowercase", "basic_english always lowercases", "text.tokenizer words does not"
 
 
 def _of_vocabulary(text: TextConfig, corpus: Corpus) -> Found:
@@ -96,14 +96,14 @@ def _of_vocabulary(text: TextConfig, corpus: Corpus) -> Found:
     if frequent <= text.max_vocabulary:
         yield (
             "text.max_vocabulary",
-            f"{frequent:,} tokens are frequent enough, and {text.max_vocabulary:,} may be known",
+            f"{frequent:,} tokens are frequent enough, and the limit is {text.max_vocabulary:,}",
             f"any value from {frequent:,} on gives the same vocabulary",
         )
     rarest = int(counts[text.max_vocabulary - 1]) if len(counts) >= text.max_vocabulary else 0
     if rarest > text.min_frequency:
         yield (
             "text.min_frequency",
-            f"text.max_vocabulary already leaves out every token that stands less than {rarest} times",
+            f"text.max_vocabulary already excludes all tokens that occur less than {rarest} times",
             f"any value up to {rarest} gives the same vocabulary",
         )
 
@@ -130,11 +130,11 @@ def _of_training(config: Config, corpus: Corpus) -> Found:
     if trainer.patience and trainer.patience >= trainer.epochs - 1:
         yield (
             "trainer.patience",
-            f"{trainer.epochs} epochs are over before {trainer.patience} without a better score are",
+            f"{trainer.patience} epochs without a better score cannot pass in {trainer.epochs} epochs",
             f"lower it below {max(1, trainer.epochs - 1)}, raise trainer.epochs, or set 0",
         )
     if trainer.epochs == 1 and trainer.metric != DEFAULTS["trainer.metric"]:
-        yield "trainer.metric", "the only epoch is the best by any score", "raise trainer.epochs"
+        yield "trainer.metric", "the only epoch is the best by any metric", "raise trainer.epochs"
     saves = range(trainer.checkpoint_every, total + 1, trainer.checkpoint_every)
     if all(step % steps == 0 for step in saves):
         yield (
@@ -147,23 +147,23 @@ def _of_training(config: Config, corpus: Corpus) -> Found:
         reached = math.ceil(1000 * reached) / 1000
         yield (
             "trainer.ema",
-            f"in {total:,} steps the average's decay rises to {reached:.3f} and not to {trainer.ema}",
+            f"in {total:,} steps the decay of the average reaches only {reached:.3f}, not {trainer.ema}",
             f"any value from {reached:.3f} on gives the same weights",
         )
     counts = np.bincount(corpus.train.labels, minlength=len(corpus.labels))
     if trainer.class_weights == "balanced" and counts.min() == counts.max():
-        yield "trainer.class_weights", "each class has as many rows as any other", "none says the same"
+        yield "trainer.class_weights", "all classes have the same number of rows", "none is the same"
     if config.text.freeze_vectors and not config.text.subwords:
         yield (
             "trainer.embedding_rate",
-            "text.freeze_vectors keeps all embeddings as they are",
-            "leave it as it is",
+            "text.freeze_vectors freezes all embeddings",
+            "keep the default",
         )
     fastest = trainer.learning_rate * max(1.0, trainer.embedding_rate)
     if trainer.weight_decay and fastest * trainer.weight_decay < LEAST_DECAY:
         yield (
             "trainer.weight_decay",
-            f"times the learning rate it is {fastest * trainer.weight_decay:.1g}, and is lost in float32",
+            f"times the learning rate it is {fastest * trainer.weight_decay:.1g}, too small for float32",
             "raise it, or trainer.learning_rate",
         )
 

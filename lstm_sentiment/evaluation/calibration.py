@@ -1,8 +1,7 @@
-"""Honest probabilities: fitted on validation rows, kept with the checkpoint, used in every prediction.
+"""Temperature scaling and conformal prediction sets, fitted on validation rows and saved in the checkpoint.
 
-A network is right less often than its probabilities say, or, with label smoothing, more often. One
-number, the temperature, mends most of it. And where one answer is too bold, a set of labels can be
-given that holds the true one as often as asked.
+A network is right less often than its probabilities say or, with label smoothing, more often. One number,
+the temperature, corrects most of it. Conformal sets hold the true label at a requested coverage.
 
 Legend: R rows, C classes, K branches.
 """
@@ -27,12 +26,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What turns logits into honest probabilities and label sets.
+    """Temperature and conformal thresholds, which turn logits into calibrated probabilities and label sets.
 
     Args:
-        temperature: what logits are divided by; above 1 makes probabilities less certain.
-        thresholds: the least probability of a label in a set, for coverages of 0, 0.001, ... 1;
-            empty where none were fitted.
+        temperature: divisor of the logits; above 1 makes probabilities less confident.
+        thresholds: lowest probability of a label in a set, for coverages of 0, 0.001, ... 1; empty if none
+            were fitted.
     """
 
     temperature: float = 1.0
@@ -41,21 +40,21 @@ class Calibration:
     def __post_init__(self) -> None:
         numbers = [self.temperature, *self.thresholds]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
-            raise TypeError("calibration holds something that is no finite number")
+            raise TypeError("calibration holds a value that is not a finite number")
         if not COLDEST <= self.temperature <= HOTTEST or len(self.thresholds) not in (0, LEVELS + 1):
-            raise TypeError("calibration is not such as is fitted")
+            raise TypeError("calibration is out of range")
 
     def probabilities(self, logits_RC: Array) -> Array:
         """Return probabilities (R, C), float64.
 
         Raises:
-            CheckpointError: logits that are not finite, or too large for the temperature.
+            CheckpointError: logits are non-finite, or too large for the temperature.
 
         >>> Calibration(temperature=2.0).probabilities(np.array([[2.0, 0.0]])).round(3)
         array([[0.731, 0.269]])
         """
         scaled_RC = np.asarray(logits_RC, np.float64) / self.temperature
-        with np.errstate(invalid="ignore"):  # is told below
+        with np.errstate(invalid="ignore"):  # checked below
             odds_RC = np.exp(scaled_RC - scaled_RC.max(axis=1, keepdims=True))
             probabilities_RC: Array = odds_RC / odds_RC.sum(axis=1, keepdims=True)
         check_finite(probabilities_RC)
@@ -64,15 +63,15 @@ class Calibration:
     def label_sets(self, probabilities_RC: Array, coverage: float) -> Array:
         """Return which labels are in each row's set, bool (R, C).
 
-        On rows such as those of the validation split a set holds the true label with a probability of
-        `coverage` at least. The most probable label is always in, so that no set is empty.
+        On rows from the distribution of the validation rows, a set holds the true label with a probability of
+        at least `coverage`. The most probable label is always included.
 
         Args:
             probabilities_RC: of `probabilities`.
             coverage: 0 < coverage < 1.
 
         Raises:
-            ConfigError: another coverage, or a run without thresholds.
+            ConfigError: coverage out of range, or a run without thresholds.
 
         >>> calibration = fit_calibration(np.array([[2.0, 0.0], [0.0, 1.0]] * 50), np.array([0, 1] * 50))
         >>> calibration.label_sets(np.array([[0.99, 0.01], [0.5, 0.5]]), 0.9).tolist()
@@ -89,24 +88,24 @@ class Calibration:
 
 
 def fit_calibration(logits_RC: Array, truth_R: Array, row_counts: Array | None = None) -> Calibration:
-    """Fit temperature and thresholds on rows that no weight was fitted on.
+    """Fit temperature and conformal thresholds on held-out rows.
 
-    The temperature minimises the negative log-likelihood (Guo et al. 2017) with one more row of each class
-    (Platt 1999), so that a few rows, all of them right, do not promise certainty. The thresholds are those
-    of split-conformal prediction with the score 1 - p(true label) (Sadinle et al. 2019, "Least
-    ambiguous set-valued classifiers"): valid for new rows that are drawn as these were.
+    The temperature minimises the negative log-likelihood (Guo et al. 2017) with one extra row of each class
+    (Platt 1999), so that a few rows, all predicted correctly, do not give certainty. The thresholds are those
+    of split-conformal prediction with the score 1 - p(true label) (Sadinle et al. 2019, "Least ambiguous
+    set-valued classifiers"): valid for exchangeable new rows.
 
     Args:
         logits_RC: (R, C).
         truth_R: class indices (R,).
-        row_counts: as so many rows each counts (R,); None for 1.
+        row_counts: multiplicity of each row (R,); None for 1.
 
     >>> logits_RC, truth_R = np.array([[4.0, 0.0]] * 10), np.array([0] * 7 + [1] * 3)  # right 7 times of 10
     >>> fitted = fit_calibration(logits_RC, truth_R)
     >>> fitted.probabilities(logits_RC)[0].round(2)
     array([0.67, 0.33])
     """
-    from scipy.optimize import minimize_scalar  # takes a second: not to answer a text
+    from scipy.optimize import minimize_scalar  # slow import, not needed for prediction
     from scipy.special import log_softmax
 
     logits_RC = np.asarray(logits_RC, np.float64)
@@ -130,7 +129,7 @@ def likelihood_loss(logits_RC: Array, truth_R: Array, row_counts: Array | None =
     Args:
         logits_RC: (R, C).
         truth_R: class indices (R,).
-        row_counts: as so many rows each counts (R,); None for 1.
+        row_counts: multiplicity of each row (R,); None for 1.
 
     >>> round(likelihood_loss(np.array([[1.0, 0.0], [0.0, 1.0]] * 50), np.array([0, 1] * 50)), 2)
     0.01
@@ -141,11 +140,11 @@ def likelihood_loss(logits_RC: Array, truth_R: Array, row_counts: Array | None =
 
 
 def conformal_thresholds(true_R: Array, row_counts: Array | None = None) -> list[float]:
-    """Return the least probability of a label in a set, for coverages of 0, 0.001, ... 1.
+    """Return conformal thresholds: lowest probability of a label in a set, for coverages 0, 0.001, ... 1.
 
     Args:
         true_R: the calibrated probability of each row's true label, in any order, (R,).
-        row_counts: as so many rows each counts (R,); None for 1.
+        row_counts: multiplicity of each row (R,); None for 1.
 
     >>> conformal_thresholds(np.array([0.9, 0.5, 0.7]))[500]
     0.7
@@ -153,22 +152,21 @@ def conformal_thresholds(true_R: Array, row_counts: Array | None = None) -> list
     order_R = np.argsort(-true_R, kind="stable")
     upto_R = np.cumsum(np.ones(len(true_R)) if row_counts is None else row_counts[order_R])
     rows = upto_R[-1] if len(upto_R) else 0.0
-    kept_L = (rows + 1) * np.arange(LEVELS + 1) / LEVELS - 1e-9  # as so many rows' true label must be in
+    kept_L = (rows + 1) * np.arange(LEVELS + 1) / LEVELS - 1e-9  # rows whose set must hold the true label
     place_L = np.searchsorted(upto_R, kept_L)
-    descending_R = np.append(true_R[order_R], 0.0)  # behind the last: all labels
+    descending_R = np.append(true_R[order_R], 0.0)  # last: all labels
     return [float(value) for value in descending_R[place_L]]
 
 
 def fit_shares(logits_KRC: Array, truth_R: Array, row_counts: Array | None = None) -> Array:
-    """Return how much each of several branches' logits count in their sum: (K,), with mean 1.
+    """Return the weights (K,), with mean 1, of several branches' logits in their sum.
 
-    They minimise the negative log-likelihood of the sum, on rows that no weight was fitted on, as the
-    temperature does; branches that say less than nothing count 0.
+    They are non-negative and minimise the negative log-likelihood of the sum on held-out rows.
 
     Args:
         logits_KRC: (K, R, C).
         truth_R: class indices (R,).
-        row_counts: as so many rows each counts (R,); None for 1.
+        row_counts: multiplicity of each row (R,); None for 1.
 
     >>> knows_RC, guesses_RC = np.array([[1.0, 0.0], [0.0, 1.0]] * 50), np.array([[1.0, 0.0]] * 100)
     >>> fit_shares(np.stack([knows_RC, guesses_RC]), np.array([0, 1] * 50)).round(2)
@@ -195,7 +193,7 @@ def fit_shares(logits_KRC: Array, truth_R: Array, row_counts: Array | None = Non
 
 
 def _target(logits_RC: Array, truth_R: Array, row_counts: Array) -> Array:
-    """Return what rows are fitted to (R, C): the truth, and one more row of each class (Platt 1999)."""
+    """Return smoothed targets (R, C): the truth with one extra row of each class (Platt 1999)."""
     target_RC = np.ones_like(logits_RC)
     target_RC[np.arange(len(truth_R)), truth_R] += row_counts.sum()
     target_RC /= target_RC.sum(axis=1, keepdims=True)
@@ -203,7 +201,7 @@ def _target(logits_RC: Array, truth_R: Array, row_counts: Array) -> Array:
 
 
 def coverage_of(sets_RC: Array, truth_R: Array) -> dict[str, float]:
-    """Return how often label sets hold the true label, and how many labels they have on average.
+    """Return the coverage of label sets, and their mean size.
 
     >>> coverage_of(np.array([[True, True], [True, False]]), np.array([1, 1]))
     {'coverage': 0.5, 'labels': 1.5}

@@ -1,4 +1,4 @@
-"""What a classifier can do, one capability at a time, on texts made for it (see `checklist_templates`).
+"""Behavioural tests of a classifier, by capability (CheckList; see `checklist_templates`).
 
 Legend: R texts, C classes.
 """
@@ -14,10 +14,10 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 from lstm_sentiment.evaluation.checklist_templates import CAPABILITIES, Capability, Probe, make_probes
-from lstm_sentiment.evaluation.metrics import polarity_metrics, sides
+from lstm_sentiment.evaluation.metrics import has_poles, sides
 
-MOST_MOVED = 0.2  # probability that a change that means nothing may move
-MOST_LOST = 0.1  # probability that an opinion made stronger may lose
+MOST_MOVED = 0.2  # largest change of a probability in invariance tests
+MOST_LOST = 0.1  # largest loss of probability in directional tests
 EXAMPLES = 3
 _NEUTRAL = {"neutral", "neither", "objective", "factual", "average", "ok", "okay"}
 Array = npt.NDArray[Any]
@@ -26,12 +26,12 @@ Array = npt.NDArray[Any]
 def check_behaviour(
     labels: list[str], predict_proba: Callable[[list[str]], Array], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Ask a classifier some 4,000 made-up texts and count the failures of each capability.
+    """Predict some 4,000 synthetic texts and count the failures of each capability.
 
-    What a failure is depends on the kind of test:
+    A failure depends on the kind of test:
 
-    - MFT (minimum functionality test): the predicted class is on no side that is expected. Sides are
-      those of the class names (see `metrics.sides`): negative, positive, or neither.
+    - MFT (minimum functionality test): the predicted class is not on an expected side. Sides are those of
+      the class names (see `metrics.sides`): negative, positive, or neither.
     - INV (invariance): the two texts get different labels, or the probability of some class moves by
       more than 0.2.
     - DIR (direction): the classes on the opinion's side lose more than 0.1 of probability together.
@@ -44,10 +44,10 @@ def check_behaviour(
         seed: of the texts; the same seed gives the same texts.
 
     Returns:
-        `seed`; `texts`: how many were asked; `capabilities`: for each its `name`, `kind`, `rule`,
+        `seed`; `texts`: number of texts; `capabilities`: for each its `name`, `kind`, `rule`,
         `tests`, `failures`, `failure_rate`, `low` and `high` (Wilson's 95 % interval of the rate) and
         up to three `examples` of failures (`texts`, `expected`, `got`); `left_out`: `name` and `why`
-        of what these classes do not allow.
+        of capabilities that these classes do not allow.
 
     >>> found = check_behaviour(["sport", "politics"], lambda texts: np.full((len(texts), 2), 0.5))
     >>> [(of["name"], of["failures"]) for of in found["capabilities"]]
@@ -75,7 +75,7 @@ def check_behaviour(
 def behaviour_lines(found: dict[str, Any]) -> list[str]:
     """Return what `check_behaviour` found as lines of text: a table, then examples of failures."""
     lines = [
-        f"behaviour: {found['texts']:,} made-up texts",
+        f"behaviour: {found['texts']:,} synthetic texts",
         f"  {'capability':<20} kind   tests  failed    rate   95 % interval",
     ]
     for of in found["capabilities"]:
@@ -94,10 +94,10 @@ def behaviour_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _why_left_out(capability: Capability, labels: list[str]) -> str:
-    """Return why a capability cannot be asked of these classes, or an empty string."""
+    """Return why a capability cannot be tested with these classes, or an empty string."""
     if capability.kind == "INV":
         return ""
-    if not polarity_metrics(labels):
+    if not has_poles(labels):
         return "needs classes named negative and positive"
     neutral = [
         label
@@ -108,11 +108,11 @@ def _why_left_out(capability: Capability, labels: list[str]) -> str:
 
 
 def _judge(
-    capability: Capability, probes: list[Probe], answers: list[Array], labels: list[str]
+    capability: Capability, probes: list[Probe], predicted: list[Array], labels: list[str]
 ) -> dict[str, Any]:
     failures, examples = 0, list[dict[str, Any]]()
-    for probe, answers_RC in zip(probes, answers, strict=True):
-        failure = _FAILURES[capability.kind](probe, answers_RC, labels)
+    for probe, probabilities_RC in zip(probes, predicted, strict=True):
+        failure = _FAILURES[capability.kind](probe, probabilities_RC, labels)
         if failure is None:
             continue
         failures += 1
@@ -132,24 +132,24 @@ def _judge(
     }
 
 
-def _unexpected_side(probe: Probe, answers_1C: Array, labels: list[str]) -> dict[str, str] | None:
-    side_C, predicted = sides(labels), int(answers_1C[0].argmax())
+def _unexpected_side(probe: Probe, probabilities_1C: Array, labels: list[str]) -> dict[str, str] | None:
+    side_C, predicted = sides(labels), int(probabilities_1C[0].argmax())
     if side_C[predicted] in probe.expected:
         return None
     allowed = [label for label, side in zip(labels, side_C, strict=True) if side in probe.expected]
-    return {"expected": " or ".join(allowed), "got": _answer(answers_1C[0], labels)}
+    return {"expected": " or ".join(allowed), "got": _described(probabilities_1C[0], labels)}
 
 
-def _moved(_: Probe, answers_2C: Array, labels: list[str]) -> dict[str, str] | None:
-    before_C, after_C = answers_2C
+def _moved(_: Probe, probabilities_2C: Array, labels: list[str]) -> dict[str, str] | None:
+    before_C, after_C = probabilities_2C
     if before_C.argmax() == after_C.argmax() and abs(after_C - before_C).max() <= MOST_MOVED:
         return None
-    return {"expected": _answer(before_C, labels), "got": _answer(after_C, labels)}
+    return {"expected": _described(before_C, labels), "got": _described(after_C, labels)}
 
 
-def _weakened(probe: Probe, answers_2C: Array, labels: list[str]) -> dict[str, str] | None:
+def _weakened(probe: Probe, probabilities_2C: Array, labels: list[str]) -> dict[str, str] | None:
     on_side_C = np.array(sides(labels)) == probe.side
-    before, after = (answers_2C @ on_side_C).tolist()
+    before, after = (probabilities_2C @ on_side_C).tolist()
     if before - after <= MOST_LOST:
         return None
     names = " + ".join(label for label, is_on in zip(labels, on_side_C, strict=True) if is_on)
@@ -159,5 +159,5 @@ def _weakened(probe: Probe, answers_2C: Array, labels: list[str]) -> dict[str, s
 _FAILURES = {"MFT": _unexpected_side, "INV": _moved, "DIR": _weakened}
 
 
-def _answer(row_C: Array, labels: list[str]) -> str:
+def _described(row_C: Array, labels: list[str]) -> str:
     return f"{labels[int(row_C.argmax())]} {row_C.max():.2f}"

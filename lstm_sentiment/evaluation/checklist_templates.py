@@ -1,9 +1,8 @@
-"""Short texts that ask a sentiment classifier one question each, made from templates and word lists.
+"""Templates and word lists for behavioural tests of a sentiment classifier, one capability each.
 
-The idea, one capability at a time, is that of Ribeiro et al. 2020, "Beyond accuracy: behavioral
-testing of NLP models with CheckList"; templates and words are our own. A template is written for
-praise and read for blame too: with side -1, ``{adjective}`` is a word of blame and
-``{other_adjective}`` one of praise.
+After Ribeiro et al. 2020, "Beyond accuracy: behavioral testing of NLP models with CheckList"; templates and
+words are original. A template is written for praise and used for blame too: with side -1, ``{adjective}`` is
+a word of blame and ``{other_adjective}`` one of praise.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ TESTS = 250  # of each capability
 Kind = Literal["MFT", "INV", "DIR"]
 Change = Callable[[str, random.Random], str]
 
-# Words that say nothing about an opinion.
+# Words without an opinion.
 PLAIN_WORDS: dict[str, tuple[str, ...]] = {
     "thing": (
         "service", "support", "delivery", "website", "app", "update", "phone", "laptop", "camera", "screen",
@@ -41,7 +40,7 @@ PLAIN_WORDS: dict[str, tuple[str, ...]] = {
     "number": ("3", "4", "7", "11", "12", "18", "23", "36", "40", "52", "64", "75"),
 }  # fmt: skip
 
-# Words that carry an opinion, by its side.
+# Words with an opinion, by side.
 POLAR_WORDS: dict[str, dict[int, tuple[str, ...]]] = {
     "adjective": {
         1: ("good", "great", "excellent", "wonderful", "fantastic", "amazing", "brilliant", "lovely"),
@@ -49,7 +48,7 @@ POLAR_WORDS: dict[str, dict[int, tuple[str, ...]]] = {
     },
     "love": {1: ("love", "like", "enjoy", "adore"), -1: ("hate", "dislike", "detest", "loathe")},
     "loved": {1: ("loved", "liked", "enjoyed", "adored"), -1: ("hated", "disliked", "detested", "loathed")},
-    "aside": {  # what may be said in passing, and does not decide
+    "aside": {  # side remarks that do not decide
         1: ("cheap", "easy to find", "on time", "free of charge"),
         -1: ("expensive", "hard to find", "a little late", "sold out at first"),
     },
@@ -65,16 +64,16 @@ LINKS = ("https://example.com/p/8231", "http://example.org/news?id=77", "www.exa
 
 @dataclass(frozen=True, kw_only=True)
 class Capability:
-    """One thing that a classifier should be able to do.
+    """A capability that a classifier should have.
 
     Args:
         name: shown in reports.
         kind: MFT, a minimum functionality test: the predicted class is on an `expected` side; INV: a
-            `change` of the text leaves the answer alone; DIR: it does not weaken the answer.
-        rule: what must hold, for people.
-        templates: texts with slots; one with a slot for an opinion is used for either side.
+            `change` of the text does not change the prediction; DIR: it does not weaken it.
+        rule: description of the expected behaviour.
+        templates: texts with slots; templates with an opinion slot are used for both sides.
         expected: for MFT, the sides allowed if the template's opinion is praise; mirrored for blame.
-        change: for INV and DIR, makes the second text from the first.
+        change: for INV and DIR, turns the first text into the second.
     """
 
     name: str
@@ -85,7 +84,7 @@ class Capability:
     change: Change | None = None
 
     def ways(self) -> list[tuple[str, int]]:
-        """Return each template with each side that it can be written for."""
+        """Return each template with each of its sides."""
         return [(t, side) for t in self.templates for side in ((1, -1) if _is_polar(t) else (0,))]
 
 
@@ -96,7 +95,7 @@ class Probe:
     Args:
         texts: one for MFT; for INV and DIR, before and after the change.
         side: the opinion in its template: 1 praise, -1 blame, 0 none.
-        expected: for MFT, sides that the predicted class may be on.
+        expected: for MFT, allowed sides of the predicted class.
     """
 
     texts: tuple[str, ...]
@@ -105,12 +104,12 @@ class Probe:
 
 
 def make_probes(capability: Capability, *, seed: int = 0) -> list[Probe]:
-    """Return the tests of a capability: the same for the same seed, each template and side equally often.
+    """Return the tests of a capability, deterministic by seed, balanced over templates and sides.
 
     >>> [probe.texts for probe in make_probes(CAPABILITIES[0])[:2]]
     [('The breakfast was good.',), ('The flight was pathetic.',)]
     """
-    randomness = random.Random(f"{capability.name} {seed}")  # noqa: S311 - nothing to keep secret
+    randomness = random.Random(f"{capability.name} {seed}")  # noqa: S311 - not cryptographic
     ways, probes, seen = capability.ways(), list[Probe](), set[str]()
     while len(probes) < TESTS:
         template, side = ways[len(probes) % len(ways)]
@@ -147,7 +146,7 @@ def _fill(template: str, side: int, randomness: random.Random) -> str:
 
 
 def another(words: tuple[str, ...]) -> Change:
-    """Return a change that puts another one of these words in the place of the one that is there."""
+    """Return a change that replaces any of these words by another one of them."""
 
     def change(text: str, randomness: random.Random) -> str:
         def replaced(found: re.Match[str]) -> str:
@@ -181,7 +180,7 @@ def misspelt(text: str, randomness: random.Random) -> str:
 
 
 def linked(text: str, randomness: random.Random) -> str:
-    """Add a link behind the text."""
+    """Append a link to the text."""
     return f"{text} {randomness.choice(LINKS)}"
 
 
@@ -208,7 +207,7 @@ CAPABILITIES = (
     Capability(
         name="negation",
         kind="MFT",
-        rule="praise denied is not positive, blame denied is not negative",
+        rule="negated praise is not positive, negated blame is not negative",
         templates=(
             "The {thing} was not {adjective}.",
             "The {thing} wasn't {adjective}.",
@@ -222,7 +221,7 @@ CAPABILITIES = (
     Capability(
         name="double negation",
         kind="MFT",
-        rule="praise denied twice is not negative, blame denied twice is not positive",
+        rule="doubly negated praise is not negative, doubly negated blame is not positive",
         templates=(
             "It is not true that the {thing} was not {adjective}.",
             "Nobody could say that the {thing} wasn't {adjective}.",
@@ -235,7 +234,7 @@ CAPABILITIES = (
     Capability(
         name="used to, now",
         kind="MFT",
-        rule="what holds now decides",
+        rule="the present opinion decides",
         templates=(
             "The {thing} used to be {other_adjective}, but now it is {adjective}.",
             "I used to {other_love} the {thing}, now I {love} it.",
@@ -247,7 +246,7 @@ CAPABILITIES = (
     Capability(
         name="contrast with but",
         kind="MFT",
-        rule="what stands behind 'but' decides",
+        rule="the clause after 'but' decides",
         templates=(
             "I thought the {thing} would be {other_adjective}, but it was {adjective}.",
             "People say the {thing} is {other_adjective}, but I {loved} it.",
@@ -333,7 +332,7 @@ CAPABILITIES = (
     Capability(
         name="added link",
         kind="INV",
-        rule="a link behind the text changes nothing",
+        rule="an appended link changes nothing",
         templates=(
             "My review of the {thing}: {adjective}.",
             "Here is why I {loved} the {thing}:",

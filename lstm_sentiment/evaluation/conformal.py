@@ -1,6 +1,6 @@
-"""Conformal prediction sets: the labels that cannot be ruled out at a wanted coverage.
+"""Conformal prediction sets: the labels that cannot be ruled out at a requested coverage.
 
-Part of an exported runtime too, so it needs numpy alone.
+Part of the exported runtime: depends on numpy only.
 
 Legend: R rows, C classes.
 """
@@ -22,8 +22,8 @@ def label_sets(
 
     Args:
         probabilities_RC: calibrated probabilities.
-        thresholds: the least probability of a label in a set, for coverages of 0 to 1 in equal steps.
-        coverage: how often a set shall hold the true label, 0 < coverage < 1.
+        thresholds: lowest probability of a label in a set, for coverages of 0 to 1 in equal steps.
+        coverage: probability that a set holds the true label, 0 < coverage < 1.
 
     >>> label_sets(np.array([[0.7, 0.3], [0.5, 0.5]]), [0.6, 0.4, 0.2], 0.5).tolist()
     [[True, False], [True, True]]

@@ -1,4 +1,4 @@
-"""A trained model's answers for a whole dataset.
+"""A model's logits for a whole dataset.
 
 Legend: R rows, C classes.
 """
@@ -24,10 +24,10 @@ def predict_logits(
 ) -> Tensor:
     """Return the logits of every row of a dataset, (R, C) fp32 on the CPU, the same in every process.
 
-    Each process answers its share of the rows, and every row is answered exactly once.
+    Each process computes its share of the rows; every row is computed exactly once.
 
     Args:
-        model: called with a batch's inputs; left in the mode it was in.
+        model: called with a batch's inputs; its training mode is restored.
         dataset: the rows.
         device: where the model is.
         batch_size: rows at a time.
@@ -40,12 +40,12 @@ def predict_logits(
     logits: Tensor | None = None
     for places in length_batches(dataset.lengths[mine], batch_size=batch_size):
         batch = dataset.batch(mine[places]).to(device)
-        answer_BC = model(*batch.inputs).float()
+        logits_BC = model(*batch.inputs).float()
         if logits is None:
-            logits = torch.empty(len(mine), answer_BC.shape[1], device=device)
-        logits[torch.from_numpy(places).to(device)] = answer_BC
+            logits = torch.empty(len(mine), logits_BC.shape[1], device=device)
+        logits[torch.from_numpy(places).to(device)] = logits_BC
     model.train(was_training)
-    if logits is None:  # fewer rows than processes: an empty share still has a number of classes
+    if logits is None:  # fewer rows than processes: an empty share of the right width
         batch = dataset.batch(np.zeros(1, np.int64)).to(device)
         logits = model(*batch.inputs).float()[:0]
     return processes.gather_rows(logits, len(dataset)).cpu()

@@ -1,14 +1,17 @@
-"""Scores of predictions, by scikit-learn.
+"""Metrics of predictions.
 
-Legend: R rows, C classes.
+A metric that is a function of the confusion matrix is a `Metric` in `METRICS`; training, reports, confidence
+intervals and comparisons take it from there. `config.schema` lists its name as a choice of `trainer.metric`.
+
+Legend: R rows, C classes, N confusion matrices.
 """
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +20,13 @@ from lstm_sentiment.errors import escaped
 
 Array = npt.NDArray[Any]
 
-POLARITY_METRICS = ("polar_f1", "flip_rate", "ordinal_error")
-LOWER_IS_BETTER = ("loss", "flip_rate", "ordinal_error")
 BINS = 15  # of the expected calibration error
-_MORE = {
-    "ece": "calibration error",
-    "polar_f1": "F1 of the poles",
-    "flip_rate": "flipped",
-    "ordinal_error": "ordinal error",
-}
+LOWER_IS_BETTER = {"loss"}  # and those of METRICS
 _NEGATIVE, _POSITIVE = {"negative", "neg", "bad"}, {"positive", "pos", "good"}
 
 
 def sides(labels: list[str]) -> list[int]:
-    """Return the side that each class's name takes: -1 negative, 1 positive, 0 neither.
+    """Return the polarity of each class by its name: -1 negative, 1 positive, 0 neither.
 
     >>> sides(["very negative", "neutral", "Positive", "sport"])
     [-1, 0, 1, 0]
@@ -39,32 +35,129 @@ def sides(labels: list[str]) -> list[int]:
     return [bool(of_label & _POSITIVE) - bool(of_label & _NEGATIVE) for of_label in words]
 
 
-def polarity_metrics(labels: list[str]) -> list[str]:
-    """Return the scores that classes with these names have because some are negative and some positive.
+def has_poles(labels: list[str]) -> bool:
+    """Whether some class is negative and some class positive by its name.
 
-    The order of the classes must be that of a scale for `ordinal_error`.
+    >>> has_poles(["negative", "other"])
+    False
+    """
+    return {-1, 1} <= set(sides(labels))
 
-    >>> polarity_metrics(["negative", "neutral", "positive"]), polarity_metrics(["sport", "politics"])
-    (['polar_f1', 'flip_rate', 'ordinal_error'], [])
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric that is a function of the confusion matrix.
+
+    Args:
+        title: in reports.
+        of: confusion matrices (N, C, C), truth down and prediction across, and the side (C,) of each class
+            (see `sides`) -> scores (N,).
+        needs: ``poles`` if there must be negative and positive classes, ``scale`` if the classes must also
+            be in the order of a scale; None for any classes.
+        lower_is_better: whether it is an error.
+    """
+
+    title: str
+    of: Callable[[Array, Array], Array]
+    needs: Literal["poles", "scale"] | None = None
+    lower_is_better: bool = False
+
+
+def _accuracy(confusion_NCC: Array, _: Array) -> Array:
+    return _mean_over_rows(confusion_NCC, np.eye(confusion_NCC.shape[1]))
+
+
+def _f1(confusion_NCC: Array) -> Array:
+    """Return the F1 (N, C) of each class: 0 where it neither occurs nor is predicted."""
+    right_NC: Array = confusion_NCC.diagonal(axis1=1, axis2=2)
+    rows_NC = confusion_NCC.sum(axis=2) + confusion_NCC.sum(axis=1)
+    scores_NC: Array = 2 * right_NC / np.where(rows_NC > 0, rows_NC, 1)
+    return scores_NC
+
+
+def _macro_f1(confusion_NCC: Array, _: Array) -> Array:
+    scores_N: Array = _f1(confusion_NCC).mean(axis=1)
+    return scores_N
+
+
+def _macro_recall(confusion_NCC: Array, _: Array) -> Array:
+    truth_NC = confusion_NCC.sum(axis=2)
+    right_NC: Array = confusion_NCC.diagonal(axis1=1, axis2=2)
+    scores_N: Array = (right_NC / np.where(truth_NC > 0, truth_NC, 1)).mean(axis=1)
+    return scores_N
+
+
+def _polar_f1(confusion_NCC: Array, side_C: Array) -> Array:
+    scores_N: Array = _f1(confusion_NCC)[:, side_C != 0].mean(axis=1)
+    return scores_N
+
+
+def _flip_rate(confusion_NCC: Array, side_C: Array) -> Array:
+    return _mean_over_rows(confusion_NCC, np.multiply.outer(side_C, side_C) < 0)
+
+
+def _ordinal_error(confusion_NCC: Array, side_C: Array) -> Array:
+    classes_C = np.arange(len(side_C))
+    return _mean_over_rows(confusion_NCC, abs(classes_C[:, None] - classes_C))
+
+
+def _mean_over_rows(confusion_NCC: Array, value_CC: Array) -> Array:
+    """Return the mean over rows (N,) of a value that depends on truth and prediction."""
+    mean_N: Array = (confusion_NCC * value_CC).sum(axis=(1, 2)) / confusion_NCC.sum(axis=(1, 2))
+    return mean_N
+
+
+METRICS = {
+    "accuracy": Metric(title="accuracy", of=_accuracy),
+    "macro_f1": Metric(title="macro-F1", of=_macro_f1),
+    "macro_recall": Metric(title="macro recall", of=_macro_recall),
+    "polar_f1": Metric(title="F1 of the poles", of=_polar_f1, needs="poles"),
+    "flip_rate": Metric(title="flipped", of=_flip_rate, needs="poles", lower_is_better=True),
+    "ordinal_error": Metric(title="ordinal error", of=_ordinal_error, needs="scale", lower_is_better=True),
+}
+LOWER_IS_BETTER |= {name for name, metric in METRICS.items() if metric.lower_is_better}
+
+
+def metrics_of(labels: list[str]) -> list[str]:
+    """Return the names of the metrics that classes with these names have.
+
+    >>> metrics_of(["sport", "politics"])
+    ['accuracy', 'macro_f1', 'macro_recall']
+    >>> metrics_of(["negative", "neutral", "positive"])[3:]
+    ['polar_f1', 'flip_rate', 'ordinal_error']
     """
     of_labels = sides(labels)
-    if not {-1, 1} <= set(of_labels):
-        return []
-    is_scale = sorted(of_labels) in (of_labels, of_labels[::-1])
-    return list(POLARITY_METRICS if is_scale else POLARITY_METRICS[:2])
+    poles = has_poles(labels)
+    scale = poles and sorted(of_labels) in (of_labels, of_labels[::-1])
+    has = {None: True, "poles": poles, "scale": scale}
+    return [name for name, metric in METRICS.items() if has[metric.needs]]
+
+
+def confusion_scores(confusion_NCC: Array, labels: list[str]) -> dict[str, Array]:
+    """Return every metric (N,) of confusion matrices (N, C, C), truth down and prediction across.
+
+    Raises:
+        ValueError: a matrix without rows.
+
+    >>> confusion_scores(np.array([[[1, 0], [1, 1]]]), ["no", "yes"])["accuracy"].round(3).tolist()
+    [0.667]
+    """
+    if not confusion_NCC.sum(axis=(1, 2)).all():
+        raise ValueError("a confusion matrix without rows")
+    side_C = np.array(sides(labels))
+    return {name: METRICS[name].of(confusion_NCC, side_C) for name in metrics_of(labels)}
 
 
 def score(
     truth_R: Array, probabilities_RC: Array, labels: list[str], row_counts: Array | None = None
 ) -> dict[str, Any]:
-    """Return every score of some predictions.
+    """Return every metric of predictions.
 
     Args:
         truth_R: class indices (R,).
         probabilities_RC: predicted probabilities (R, C); rows sum to 1.
         labels: class names.
-        row_counts: as so many rows each counts (R,), in every score but `rows`, `ece` and `confusion`; None
-            for 1.
+        row_counts: weight of each row (R,), in every score but `rows`, `ece` and `confusion`; None for 1.
 
     Returns:
         `rows`, `accuracy`, `macro_f1`, `macro_recall`, `macro_precision`, `loss` (mean negative
@@ -72,37 +165,31 @@ def score(
         rows of each class), and `confusion` (truth down, prediction across). A class that is never
         predicted has precision 0. Where class names are negative and positive (see `sides`), also
         `polar_f1` (mean F1 of the classes on either side, without neutral ones, as in SemEval),
-        `flip_rate` (share of rows taken for the opposite side) and, where the classes stand in the
+        `flip_rate` (share of rows predicted to be on the opposite side) and, where the classes are in the
         order of a scale, `ordinal_error` (mean distance between truth and prediction, in classes).
 
     >>> scores = score(np.array([0, 1, 1]), np.array([[.9, .1], [.2, .8], [.6, .4]]), ["neg", "pos"])
     >>> round(scores["accuracy"], 3), scores["confusion"]
     (0.667, [[1, 0], [1, 1]])
     """
-    from sklearn import metrics as sk  # takes half a second: not to answer a text
+    from sklearn import metrics as sk  # takes half a second: not to classify a text
 
     classes = np.arange(len(labels))
     predicted_R = probabilities_RC.argmax(axis=1)
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
         truth_R, predicted_R, labels=classes, zero_division=0.0, sample_weight=row_counts
     )
-    mean = functools.partial(np.average, weights=row_counts)
+    confusion_CC = sk.confusion_matrix(truth_R, predicted_R, labels=classes)
+    weighted_CC = sk.confusion_matrix(truth_R, predicted_R, labels=classes, sample_weight=row_counts)
+    scores = {name: float(of[0]) for name, of in confusion_scores(weighted_CC[None], labels).items()}
     chosen_R = probabilities_RC[np.arange(len(truth_R)), truth_R].astype(np.float64)
-    side_C = np.array(sides(labels))
-    of_polarity = {
-        "polar_f1": lambda: float(f1[side_C != 0].mean()),
-        "flip_rate": lambda: float(mean(side_C[truth_R] * side_C[predicted_R] < 0)),
-        "ordinal_error": lambda: float(mean(np.abs(truth_R - predicted_R))),
-    }
     return {
         "rows": len(truth_R),
-        "accuracy": float(mean(predicted_R == truth_R)),
-        "macro_f1": float(f1.mean()),
-        "macro_recall": float(recall.mean()),
+        **{name: scores.pop(name) for name in ("accuracy", "macro_f1", "macro_recall")},
         "macro_precision": float(precision.mean()),
-        "loss": float(mean(-np.log(np.maximum(chosen_R, 1e-12)))),
+        "loss": float(np.average(-np.log(np.maximum(chosen_R, 1e-12)), weights=row_counts)),
         "ece": calibration_error(truth_R, probabilities_RC),
-        **{name: of_polarity[name]() for name in polarity_metrics(labels)},
+        **scores,
         "per_class": {
             label: {
                 "precision": float(precision[i]),
@@ -112,7 +199,7 @@ def score(
             }
             for i, label in enumerate(labels)
         },
-        "confusion": sk.confusion_matrix(truth_R, predicted_R, labels=classes).tolist(),
+        "confusion": confusion_CC.tolist(),
     }
 
 
@@ -166,10 +253,16 @@ def report_lines(scores: dict[str, Any], *, title: str) -> list[str]:
     """Return scores as lines of text: totals, one line per class, the confusion matrix."""
     labels = [escaped(label) for label in scores["per_class"]]
     width = max(10, *map(len, labels))
+    first = {"accuracy", "macro_f1", "macro_recall"}
+    more = [
+        f"{of.title} {scores[name]:.4f}"
+        for name, of in METRICS.items()
+        if name in scores and name not in first
+    ]
     lines = [
         f"{title}: accuracy {scores['accuracy']:.4f}   macro-F1 {scores['macro_f1']:.4f}   "
         f"macro recall {scores['macro_recall']:.4f}   loss {scores['loss']:.4f}   rows {scores['rows']:,}",
-        "  " + "   ".join(f"{title} {scores[name]:.4f}" for name, title in _MORE.items() if name in scores),
+        "  " + "   ".join([f"calibration error {scores['ece']:.4f}", *more]),
         f"  {'class':<{width}} precision  recall      f1    rows    predicted as "
         + " ".join(f"{label:>{width}}" for label in labels),
     ]

@@ -1,6 +1,6 @@
-"""Two classifiers on the same rows: is one better, or is it chance?
+"""Significance tests for two classifiers on the same rows: paired bootstrap and McNemar.
 
-Legend: R rows, C classes, N resamples, U distinct triples of truth and the two answers.
+Legend: R rows, C classes, N resamples, U distinct triples of truth and the two predictions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from lstm_sentiment.evaluation.metrics import polarity_metrics, sides
+from lstm_sentiment.evaluation.metrics import confusion_scores
 
 RESAMPLES = 10_000
 RESAMPLES_AT_ONCE = 500
@@ -21,17 +21,17 @@ Array = npt.NDArray[Any]
 
 
 def compare(truth_R: Array, first_R: Array, second_R: Array, labels: list[str]) -> dict[str, Any]:
-    """Compare two classifiers' answers, row by row.
+    """Compare the predictions of two classifiers, row by row.
 
-    Intervals are those of a paired bootstrap: rows are drawn with replacement, with both answers
+    Intervals are those of a paired bootstrap: rows are drawn with replacement, with both predictions
     (Berg-Kirkpatrick et al. 2012, "An empirical investigation of statistical significance in NLP").
-    The p-value is McNemar's exact one: if both were right equally often, how often would the rows
-    that only one of them gets right be shared out at least as unevenly as here?
+    The p-value is that of the exact McNemar test: under equal accuracy, the probability that the rows which
+    only one of them gets right are divided at least as unevenly.
 
     Args:
         truth_R: class indices (R,).
-        first_R: what the first classifier predicts, class indices (R,).
-        second_R: what the second one predicts.
+        first_R: predictions of the first classifier, class indices (R,).
+        second_R: predictions of the second one.
         labels: class names, C of them.
 
     Returns:
@@ -61,16 +61,16 @@ def compare(truth_R: Array, first_R: Array, second_R: Array, labels: list[str]) 
 
 
 def score_intervals(confusion: list[list[int]], labels: list[str]) -> dict[str, dict[str, float]]:
-    """Return how far scores would spread over other rows of the same kind: a bootstrap of the rows.
+    """Return bootstrap confidence intervals of the scores.
 
-    Drawing rows with replacement is drawing the cells of their confusion matrix.
+    Drawing rows with replacement is drawing cells of their confusion matrix.
 
     Args:
         confusion: rows by truth (down) and prediction (across), (C, C).
         labels: class names.
 
     Returns:
-        score -> `value`, and `low` and `high`, between which 95 % of 10,000 resamples lie.
+        score -> `value`, and the 95 % interval `low` to `high` of 10,000 resamples.
 
     >>> found = score_intervals([[40, 10], [10, 40]], ["negative", "positive"])["accuracy"]
     >>> found["value"], 0.71 <= found["low"] <= 0.73, 0.87 <= found["high"] <= 0.89
@@ -113,7 +113,7 @@ def comparison_lines(found: dict[str, Any], first: str, second: str) -> list[str
 
 
 def _resamples(counts_U: Array) -> Iterator[Array]:
-    """Yield counts as observed (1, U), then as they might have been, (some, U) at a time."""
+    """Yield the observed counts (1, U), then multinomial resamples, (some, U) at a time."""
     yield counts_U[None]
     random, rows = np.random.default_rng(0), int(counts_U.sum())
     for start in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
@@ -143,23 +143,8 @@ def _both_scores(counts_NU: Array, cells_3U: Array, labels: list[str]) -> list[d
 
 
 def _scores(counts_NU: Array, truth_U: Array, predicted_U: Array, labels: list[str]) -> dict[str, Array]:
-    """Return scores, each (N,), of answers that occur so often each."""
-    rows_N, classes_C = counts_NU.sum(axis=1), np.arange(len(labels))
-    is_truth_UC, is_predicted_UC = truth_U[:, None] == classes_C, predicted_U[:, None] == classes_C
-    truth_NC, predicted_NC = counts_NU @ is_truth_UC, counts_NU @ is_predicted_UC
-    right_NC = counts_NU @ (is_truth_UC & is_predicted_UC)
-    f1_NC = 2 * right_NC / np.maximum(truth_NC + predicted_NC, 1)
-    side_C = np.array(sides(labels))
-    scores = {
-        "accuracy": right_NC.sum(axis=1) / rows_N,
-        "macro_f1": f1_NC.mean(axis=1),
-        "macro_recall": (right_NC / np.maximum(truth_NC, 1)).mean(axis=1),
-    }
-    for name in polarity_metrics(labels):
-        if name == "polar_f1":
-            scores[name] = f1_NC[:, side_C != 0].mean(axis=1)
-        elif name == "flip_rate":
-            scores[name] = counts_NU @ (side_C[truth_U] * side_C[predicted_U] < 0) / rows_N
-        else:
-            scores[name] = counts_NU @ abs(truth_U - predicted_U) / rows_N
-    return scores
+    """Return every metric (N,) of rows that occur `counts_NU` times with these truths and predictions."""
+    classes = len(labels)
+    cell_U = truth_U * classes + predicted_U
+    in_cell_UK = cell_U[:, None] == np.arange(classes * classes)
+    return confusion_scores((counts_NU @ in_cell_UK).reshape(-1, classes, classes), labels)

@@ -1,4 +1,4 @@
-"""What a run tells the terminal of its data and its model before it learns."""
+"""Log messages on data and model before training."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.errors import listed
 from lstm_sentiment.models.network import Network
 
-MANY_ROWS = 10  # with fewer nobody is surprised by a class of one row
+MANY_ROWS = 10  # with fewer, classes of one row are expected
 log = logging.getLogger(__name__)
 
 
 def report_model(model: Network, config: Config, where: str, world_size: int) -> None:
-    """Tell the sizes of a model, and where and by how many processes it is trained."""
+    """Log the sizes of a model, the device and the number of processes."""
     of = config.model
     log.info(
         "model: %s parameters, %d layer%s of %sLSTM %d, %s pooling%s; %s, %d process%s",
         f"{sum(p.numel() for p in model.parameters()):,}", of.layers, "s" if of.layers > 1 else "",
         "bi" if of.bidirectional else "", of.hidden_size, of.pooling,
-        ", n-grams beside it" if of.ngrams else "", where, world_size, "es" if world_size > 1 else "",
+        ", n-gram branch" if of.ngrams else "", where, world_size, "es" if world_size > 1 else "",
     )  # fmt: skip
 
 
 def report_data(corpus: Corpus, config: Config, why: str) -> None:
-    """Tell what was read, what was left out, and what is odd about it.
+    """Log statistics of the data, with warnings.
 
     Args:
         corpus: the rows.
         config: of the run.
-        why: what was chosen by the rows, and why (see `adaptation.resolving`); empty where nothing was.
+        why: choices made for these rows, and why (see `adaptation.resolving`); may be empty.
     """
     facts = corpus.facts
     if why:
@@ -50,7 +50,7 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
         f"{len(corpus.vocabulary):,}",
     )  # fmt: skip
     if facts["phrases"]:
-        log.info("  train: %s phrases count %g each", f"{facts['phrases']:,}", config.data.phrases)
+        log.info("  train: %s phrases with weight %g each", f"{facts['phrases']:,}", config.data.phrases)
     for source, counts in facts["counts"].items():
         if counts["left_out"]:
             log.info("  %s: %s rows left out by data.labels", source, f"{counts['left_out']:,}")
@@ -81,4 +81,4 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
         )
     for split, shared in facts["shared_texts"].items():
         if shared:
-            log.warning("  %s: %s of its texts stand in the training rows too", split, f"{shared:,}")
+            log.warning("  %s: %s of its texts are also in the training rows", split, f"{shared:,}")

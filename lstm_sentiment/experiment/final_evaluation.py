@@ -1,4 +1,4 @@
-"""How good a run's best epoch is: calibrated, scored once, beside the baselines.
+"""Final evaluation of a run: calibrate the best checkpoint, score it, compare with baselines.
 
 Legend: R rows, C classes, K branches.
 """
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.adaptation.cross_validation import OutOfFold
 from lstm_sentiment.adaptation.fitting import pooled_features
 from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, chance_of
@@ -24,13 +25,14 @@ from lstm_sentiment.checkpoints.run_folder import BEST, Checkpoint, RunFolder
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
-from lstm_sentiment.errors import TrainingError
+from lstm_sentiment.errors import CheckpointError, TrainingError
 from lstm_sentiment.evaluation.baselines import baseline_scores
 from lstm_sentiment.evaluation.calibration import Calibration, coverage_of, fit_calibration, fit_shares
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import better, calibration_error, report_lines, score
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.training.losses import row_weights
 from lstm_sentiment.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -40,14 +42,16 @@ KEPT = {  # by the kind of a `stacking.Blend`
     "head": "the LSTM alone",
     "linear": "the linear model alone",
 }
-PARTS = {  # whose scores are told, by their names in `stacking.Blend.scores`
-    "start": "START as it is",
+PARTS = {  # titles of scores, by their names in `stacking.Blend.scores`
+    "start": "START unchanged",
     "head": "the LSTM",
     "linear": "the linear model",
     "both": "both",
-    "kept": "what is kept",
+    "kept": "kept model",
 }
-COVERAGES = (0.8, 0.9, 0.95)  # of label sets, as asked for
+BIASES = ("lstm.head.bias", "ngrams.bias")  # parameters that a class bias is added to
+UNBIASED = "biases_without_class_bias"  # fact of a checkpoint: parameter -> its values before
+COVERAGES = (0.8, 0.9, 0.95)  # of label sets
 
 
 def assess(
@@ -59,20 +63,20 @@ def assess(
     *,
     start: Start | None = None,
 ) -> dict[str, Any]:
-    """Calibrate the best epoch on validation and score it on validation and test; every process calls this.
+    """Calibrate the best checkpoint on validation, score it on validation and test; called by all processes.
 
-    The calibration is put beside the weights. The test rows are read here, and nowhere else.
+    The calibration is saved with the weights. The test rows are used here, and nowhere else.
 
     Args:
         folder: of the run.
         config: of the run.
         corpus: its rows.
         trainer: that trained it.
-        crossed: answers for the training rows, where no validation rows are set aside.
-        start: the classifier that training started from, to be scored as it is.
+        crossed: out-of-fold predictions of the training rows, if there are no validation rows.
+        start: the classifier that training started from, to be scored unchanged.
 
     Raises:
-        TrainingError: no epoch was good enough to be kept.
+        TrainingError: no epoch had a finite loss.
     """
     processes = trainer.processes
     best, model = _best_of(folder, trainer)
@@ -80,25 +84,19 @@ def assess(
     splits = {"validation": corpus.validation, **held_out}
     out_of_fold = crossed.logits[trainer.state.best_epoch] if crossed else {}
 
-    def answers(of: nn.Module, name: str = "") -> dict[str, Array]:
+    def logits_of(of: nn.Module, name: str = "") -> dict[str, Array]:
         size = 4 * config.trainer.batch_size
-        answering = functools.partial(predict_logits, of, device=trainer.device, batch_size=size)
-        found = {split: answering(rows, processes=processes).numpy() for split, rows in held_out.items()}
+        predict = functools.partial(predict_logits, of, device=trainer.device, batch_size=size)
+        found = {split: predict(rows, processes=processes).numpy() for split, rows in held_out.items()}
         return {"validation": out_of_fold[name], **found} if crossed else found
 
     metrics: dict[str, Any] = {}
     if isinstance(model, WideAndDeep):
-        of_branches = {name: answers(branch, name) for name, branch in model.named_children()}
-        metrics["branches"], shares_K = _weigh(of_branches, splits, corpus.labels)
-        if isinstance(model.ngrams, TfidfBranch):
-            metrics["kept"], shares_K = _gate(of_branches, shares_K, corpus, config)
+        of_branches = {name: logits_of(branch, name) for name, branch in model.named_children()}
+        metrics, out_of_fold[""] = _combine(best, model, of_branches, splits, corpus, config)
+        if "kept" in metrics:
             metrics["kept"]["scores"]["start"] = _score_of_start(start, corpus, config, trainer)
-            for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
-                branch["share"] = share
-        model.shares.copy_(torch.from_numpy(shares_K))
-        out_of_fold[""] = _blended(of_branches, shares_K)
-        best.tensors["model"]["shares"] = model.shares.cpu().clone()
-    logits = answers(model)
+    logits = logits_of(model)
     calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
     truths = {name: rows.labels for name, rows in splits.items()}
     metrics |= calibrated_scores(calibration, logits, truths, corpus.labels) | {"baselines": {}}
@@ -112,22 +110,73 @@ def assess(
     return metrics | {"metric": config.trainer.metric, **_of_training(trainer, cross_validated=bool(crossed))}
 
 
+def _combine(
+    best: Checkpoint,
+    model: WideAndDeep,
+    logits: dict[str, dict[str, Array]],
+    splits: dict[str, TextDataset],
+    corpus: Corpus,
+    config: Config,
+) -> tuple[dict[str, Any], Array]:
+    """Set the branches' shares and the class bias of a network and of its checkpoint, by the validation rows.
+
+    Args:
+        best: checkpoint of the best epoch.
+        model: the network with its weights.
+        logits: by branch, by split, (R, C).
+        splits: validation and, where there is one, test.
+        corpus: the rows.
+        config: of the run.
+
+    Returns:
+        scores of the branches and of what is kept, for metrics.json; and the validation logits (R, C).
+    """
+    metrics: dict[str, Any] = {}
+    metrics["branches"], shares_K = _weigh(logits, splits, corpus.labels)
+    gated = isinstance(model.ngrams, TfidfBranch)
+    if gated:
+        metrics["kept"], shares_K = _gate(logits, shares_K, corpus, config)
+        for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
+            branch["share"] = share
+    model.shares.copy_(torch.from_numpy(shares_K))
+    validation_RC = _blended(logits, shares_K)
+    if gated:
+        best.facts[UNBIASED] = {name: best.tensors["model"][name].tolist() for name in BIASES}
+        validation_RC += _add_class_bias(model, validation_RC, metrics["kept"], corpus, config)
+    changed = ("shares", *BIASES)
+    best.tensors["model"] |= {name: model.state_dict()[name].cpu().clone() for name in changed}
+    return metrics, validation_RC
+
+
 def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module]:
-    """Return the checkpoint of the best epoch, and the model with its weights, once every process is here."""
+    """Return the best checkpoint, and the model with its weights, after a barrier."""
     trainer.processes.barrier()
     if not folder.has(BEST):
         raise TrainingError(
             "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
         )
     best, model = folder.load(BEST), trainer.evaluated_model()
+    if UNBIASED in best.facts:  # of a finished run: its class bias is chosen anew
+        _restore_biases(best.tensors["model"], best.facts[UNBIASED], folder)
     model.load_state_dict(best.tensors["model"])
     return best, model
 
 
+def _restore_biases(weights: dict[str, Tensor], without: Any, folder: RunFolder) -> None:
+    """Put the biases from before the class bias was added back into the weights of a network."""
+    try:
+        found = {name: torch.tensor(without[name], dtype=weights[name].dtype) for name in BIASES}
+    except (LookupError, TypeError, ValueError, RuntimeError):
+        found = {}
+    if any(name not in found or found[name].shape != weights[name].shape for name in BIASES):
+        raise CheckpointError(f"{folder.path / BEST}: {UNBIASED} is damaged; start another run")
+    weights.update(found)
+
+
 def _baselines(config: Config, corpus: Corpus, metrics: Mapping[str, Any], *, main: bool) -> dict[str, Any]:
-    """Return the scores of baselines on rows held out; none where there are none, or by another process."""
+    """Return the baselines' scores on held-out rows; empty without these, or in other processes."""
     if "kept" in metrics:
-        return baselines_beside(corpus, metrics["branches"])
+        return branch_baselines(corpus, metrics["branches"])
     held_out = [rows for name, rows in corpus.splits.items() if name != "train"]
     if not main or not held_out:
         return {}
@@ -149,7 +198,7 @@ def _of_training(trainer: Trainer, *, cross_validated: bool) -> dict[str, Any]:
 def calibrated_scores(
     calibration: Calibration, logits: Mapping[str, Array], truths: Mapping[str, Array], labels: list[str]
 ) -> dict[str, Any]:
-    """Return the scores of splits by name, and, as `calibration`, what the calibration does for them.
+    """Return the scores by split, and, as `calibration`, the effect of the calibration.
 
     Args:
         calibration: fitted on validation rows.
@@ -180,7 +229,7 @@ def _weigh(
 
     Args:
         logits: by branch, by split, (R, C).
-        splits: validation and, where there is one, test.
+        splits: validation and, if available, test.
         labels: class names.
     """
     truth_R, counts_R = splits["validation"].labels, splits["validation"].counts
@@ -196,8 +245,8 @@ def _weigh(
     return branches, shares_K
 
 
-def baselines_beside(corpus: Corpus, branches: dict[str, Any]) -> dict[str, Any]:
-    """Return the scores of the majority class, and of the linear branch, which is the linear baseline.
+def branch_baselines(corpus: Corpus, branches: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores of the majority class and of the linear branch as the linear baseline.
 
     Args:
         corpus: of the run.
@@ -214,7 +263,7 @@ def baselines_beside(corpus: Corpus, branches: dict[str, Any]) -> dict[str, Any]
 
 
 def _blended(logits: dict[str, dict[str, Array]], shares_K: Array) -> Array:
-    """Return the logits of the validation rows (R, C) that branches have together."""
+    """Return the weighted sum (R, C) of the branches' logits of the validation rows."""
     blended_RC: Array = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
     return blended_RC
 
@@ -222,7 +271,7 @@ def _blended(logits: dict[str, dict[str, Array]], shares_K: Array) -> Array:
 def _gate(
     logits: dict[str, dict[str, Array]], shares_K: Array, corpus: Corpus, config: Config
 ) -> tuple[dict[str, Any], Array]:
-    """Return what is kept and why, and the shares: the linear branch gets all where it is ahead."""
+    """Return what is kept and why, and the shares: only the linear branch if it is ahead."""
     truth_R, counts_R, metric = corpus.validation.labels, corpus.validation.counts, config.trainer.metric
     linear_RC = logits["ngrams"]["validation"]
     both_RC = _blended(logits, shares_K)
@@ -246,8 +295,45 @@ def _gate(
     return kept, np.array([0.0, 2.0]) if ahead else shares_K
 
 
+@torch.no_grad()
+def _add_class_bias(
+    model: WideAndDeep, logits_RC: Array, kept: dict[str, Any], corpus: Corpus, config: Config
+) -> Array:
+    """Give the network the class bias that its metric asks for, and return it (C,); note it in `kept`.
+
+    The linear model kept alone gets it only where its validation score does not fall: it is never worse than
+    the linear model of the same rows.
+
+    Args:
+        model: with its final shares.
+        logits_RC: of the validation rows.
+        kept: what metrics.json says about it.
+        corpus: the rows.
+        config: of the run.
+    """
+    rows, labels, trainer = corpus.validation, corpus.labels, config.trainer
+    weights_R = row_weights(rows, len(labels), balanced=trainer.class_weights == "balanced")
+    bias = choose_class_bias(
+        logits_RC,
+        rows.labels,
+        names=labels,
+        row_weights=weights_R,
+        metric=trainer.metric,
+        row_counts=rows.counts,
+    )
+    probabilities_RC = Calibration().probabilities(logits_RC + bias.bias_C)
+    found = score(rows.labels, probabilities_RC, labels, rows.counts)[trainer.metric]
+    if kept["kind"] == "linear" and better(kept["scores"]["kept"], found, trainer.metric):
+        return np.zeros(len(labels))
+    kept["class_bias"], kept["scores"]["kept"] = bias.strength, found
+    of_each_C = torch.from_numpy(bias.bias_C / float(model.shares.sum())).float()
+    model.lstm.head.bias.add_(of_each_C.to(model.lstm.head.bias.device))
+    model.ngrams.bias.add_(of_each_C.to(model.ngrams.bias.device))
+    return bias.bias_C
+
+
 def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> float | None:
-    """Return the validation score of a classifier as it is, or None where its classes tell nothing."""
+    """Return the validation score of the unchanged classifier; None if its classes cannot be mapped."""
     if start is None or start.matching(corpus.labels) is None:
         return None
     sizes = {"subwords": config.text.subwords, **asdict(config.model)}
@@ -263,11 +349,11 @@ def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer
 
 
 def report_scores(metrics: dict[str, Any], path: Path) -> None:
-    """Tell the terminal how good the run is."""
+    """Log the scores of a run."""
     for level, line in summary(metrics):
         log.log(level, "%s", line)
     log.info(
-        "%.0f s in all, %.0f s of them training; run folder: %s",
+        "%.0f s in total, %.0f s of training; run folder: %s",
         metrics["total_s"],
         metrics["training_s"],
         path,
@@ -275,10 +361,10 @@ def report_scores(metrics: dict[str, Any], path: Path) -> None:
 
 
 def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
-    """Return how good a run is, line by line, each with its level of logging.
+    """Return the summary of a run, as log levels and lines.
 
     Args:
-        metrics: of metrics.json.
+        metrics: content of metrics.json.
     """
     held_out = "test" if "test" in metrics else "validation"
     facts = metrics["calibration"][held_out]
@@ -301,26 +387,26 @@ def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
         scores = _three_scores(branch[held_out])
         lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch['share']:.2f}")
     lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics["baselines"].items()]
-    told = [(logging.INFO, line) for line in lines]
+    summarised = [(logging.INFO, line) for line in lines]
     linear = metrics["baselines"].get("tfidf_logistic_regression")
     if linear and linear["macro_f1"] > metrics[held_out]["macro_f1"]:
         lead = linear["macro_f1"] - metrics[held_out]["macro_f1"]
         hint = "more epochs, pretrained vectors (text.vectors) or more rows may help"
-        told.append((logging.WARNING, f"the linear baseline is ahead by {lead:.3f} macro-F1: {hint}"))
-    return told
+        summarised.append((logging.WARNING, f"the linear baseline is ahead by {lead:.3f} macro-F1: {hint}"))
+    return summarised
 
 
 def _kept_lines(kept: Mapping[str, Any], metric: str) -> list[str]:
-    """Return what of a start, a head and a linear model is kept, and what each of them is worth."""
+    """Describe which of head and linear model is kept, with the scores of each."""
     lines = [f"kept: {KEPT[kept['kind']]}; {kept['why']}"]
     scores = {name: of for name, of in kept.get("scores", {}).items() if of is not None}
     if scores:
-        where = "rows held out by cross-validation" if kept["cross_validated"] else "rows held out"
-        told = ", ".join(f"{name} {scores[key]:.3f}" for key, name in PARTS.items() if key in scores)
-        lines.append(f"  {metric} of {where}: {told.replace('START', str(kept['start']))}")
+        where = "cross-validated rows" if kept["cross_validated"] else "held-out rows"
+        parts = ", ".join(f"{name} {scores[key]:.3f}" for key, name in PARTS.items() if key in scores)
+        lines.append(f"  {metric} on {where}: {parts.replace('START', str(kept['start']))}")
     if kept.get("class_bias"):
         lines.append(
-            f"  what is kept has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
+            f"  the kept model has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
         )
     return lines
 

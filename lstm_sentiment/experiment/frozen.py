@@ -1,7 +1,7 @@
-"""A run whose LSTM is a classifier's and stays as it is: fitted, calibrated and scored in one go.
+"""Runs with a frozen LSTM: fit, calibrate and score in one go.
 
-There are no steps to resume from: a run that was stopped starts again, and ends the same; one that has come
-to its end stays as it is.
+There are no steps to resume from: a stopped run starts again, with the same result; a finished one is not
+changed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.evaluation.calibration import fit_calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
-from lstm_sentiment.experiment.final_evaluation import baselines_beside, calibrated_scores, summary
+from lstm_sentiment.experiment.final_evaluation import branch_baselines, calibrated_scores, summary
 from lstm_sentiment.experiment.resume import METRICS_FILE, check_beginning
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.prediction.make_self_test import proof_of
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
-from lstm_sentiment.training.optimizer import row_weights
+from lstm_sentiment.training.losses import row_weights
 
 log = logging.getLogger(__name__)
 
@@ -48,22 +48,22 @@ def run_frozen(
     processes: Processes,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Fit a network around a classifier's LSTM, keep it in the run folder, and score it; in every process.
+    """Fit head and linear branch over a classifier's frozen LSTM, save and score; called by all processes.
 
-    All processes read the texts; the main one fits and writes, and the others take over what it wrote.
+    All processes compute features; the main one fits and writes, the others read the result.
 
     Args:
-        folder: of the run, begun.
-        config: of the run, its choices made (see `resolving`).
+        folder: of the run, initialised.
+        config: of the run, resolved (see `resolving`).
         corpus: its rows.
         network: with the LSTM of `start`, on the CPU.
         start: the classifier.
-        device: where the LSTM reads.
+        device: to compute features on.
         processes: of the job.
-        facts: kept with the weights, to recognise the run by.
+        facts: saved with the weights, to identify the run.
 
     Returns:
-        what belongs into metrics.json.
+        content of metrics.json.
     """
     assert isinstance(network, WideAndDeep)
     started = time.perf_counter()
@@ -100,11 +100,11 @@ def run_frozen(
 def finished_before(
     folder: RunFolder, config: Config, corpus: Corpus, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return what metrics.json holds of a run that has come to its end; baselines only if they are wanted.
+    """Return the metrics of a finished run, with baselines if configured.
 
     Raises:
-        RunError: the data or the classifier are no longer those that the run began with.
-        CheckpointError: a damaged checkpoint or metrics.json.
+        RunError: the data or the classifier differ from those of the run.
+        CheckpointError: the checkpoint or metrics.json is damaged.
 
     Example::
 
@@ -113,13 +113,13 @@ def finished_before(
     check_beginning(folder.load(BEST, of_classifier(folder.path)).facts, facts, folder, corpus)
     metrics: dict[str, Any] = folder.read_json(METRICS_FILE)
     try:
-        metrics["baselines"] = baselines_beside(corpus, metrics["branches"]) if config.baseline else {}
+        metrics["baselines"] = branch_baselines(corpus, metrics["branches"]) if config.baseline else {}
         summary(metrics)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise CheckpointError(
-            f"{folder.path / METRICS_FILE}: is not as training writes it; use --overwrite true to train again"
+            f"{folder.path / METRICS_FILE}: is malformed; use --overwrite true to train again"
         ) from None
-    log.info("%s: is finished; nothing is left to learn", folder.path)
+    log.info("%s: is finished already", folder.path)
     return metrics
 
 
@@ -133,15 +133,15 @@ def _assessed(
     features: dict[str, Array],
     facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Calibrate on rows that nothing was fitted on, score, and write the weights."""
-    # Shares have mean 1: the logits that they make are a multiple of those that were blended.
+    """Calibrate on out-of-fold or validation rows, score, and write the weights."""
+    # Shares have mean 1, so that the network's logits are a multiple of the blended ones.
     out_of_fold = fit.out_of_fold()
     out_of_fold[""] = out_of_fold[""] * 2 / sum(fit.blend.weights)
     truths = {"validation": corpus.train.labels[fit.held]} | {
         name: rows.labels for name, rows in splits.items()
     }
     logits = {name: _logits(network, rows, features[name], fit.blend) for name, rows in splits.items()}
-    if "validation" in splits:  # rows of their own, which nothing was chosen by
+    if "validation" in splits:  # a separate split
         out_of_fold = {branch: of["validation"] for branch, of in _by_branch(logits).items()}
     counts_R = splits["validation"].counts if "validation" in splits else corpus.train.counts[fit.held]
     calibration = fit_calibration(out_of_fold[""], truths["validation"], counts_R)
@@ -162,7 +162,7 @@ def _assessed(
     folder.save(BEST, {"model": weights}, {**kept, "proof": proof})
     metrics |= {"branches": branches, "baselines": {}}
     if config.baseline:
-        metrics["baselines"] = baselines_beside(corpus, branches)
+        metrics["baselines"] = branch_baselines(corpus, branches)
     return metrics | {
         "kept": {
             "kind": fit.blend.kind,
@@ -185,9 +185,9 @@ def _assessed(
 
 
 def _logits(network: WideAndDeep, rows: TextDataset, features_RP: Array, blend: Blend) -> dict[str, Array]:
-    """Return the logits (R, C) of each branch and, by the name of nothing, of the network.
+    """Return the logits (R, C) of each branch and, under the empty name, of the network.
 
-    Those of a branch are its own, without the bias that it got for its part in the blend.
+    Those of the branches are without the bias of the blend.
     """
     with torch.inference_mode():
         of_lstm = network.lstm.head(torch.from_numpy(features_RP)).numpy()
@@ -198,6 +198,6 @@ def _logits(network: WideAndDeep, rows: TextDataset, features_RP: Array, blend: 
 
 
 def _by_branch(logits: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]]:
-    """Return logits by branch, then by split, of those by split, then by branch."""
+    """Regroup logits by split and branch into logits by branch and split."""
     branches = next(iter(logits.values()))
     return {branch: {name: of[branch] for name, of in logits.items()} for branch in branches}

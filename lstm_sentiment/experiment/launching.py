@@ -1,4 +1,4 @@
-"""What the commands that train have in common before torch is imported."""
+"""Log set-up and `--resume` of the commands that train; runs before torch is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_sentiment.cli.terminal import log_to
-from lstm_sentiment.config.command_line import parse_settings
+from lstm_sentiment.config.command_line import read_settings
 from lstm_sentiment.config.public import named_places
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, RunError, shown
@@ -18,7 +18,7 @@ from lstm_sentiment.system.open_errors import refuse_unreadable
 
 
 def log_to_stdout() -> None:
-    """Send the log to the terminal: of the first process all, of the others what is wrong.
+    """Log to the terminal: everything of the main process, only warnings of the others.
 
     Example::
 
@@ -29,14 +29,14 @@ def log_to_stdout() -> None:
 
 
 def resumed(argv: list[str], kind: type = Config) -> list[str]:
-    """Return a command line that, with ``--resume true``, starts from the settings of the run in the folder.
+    """Return a command line in which ``--resume true`` takes the settings of the run in the folder.
 
     Args:
         argv: the command line.
         kind: of the configuration.
 
     Raises:
-        RunError: the run was not trained here, and names files that the command line does not.
+        RunError: the run was not trained here, and its settings name files that the command line does not.
 
     >>> resumed(["--out", "runs/of-tomorrow", "--resume", "true"])  # there is none yet
     ['--out', 'runs/of-tomorrow', '--resume', 'true']
@@ -55,7 +55,7 @@ def resumed(argv: list[str], kind: type = Config) -> list[str]:
 
 
 def _refuse_unnamed(saved: Path, kind: type, given: dict[str, str]) -> None:
-    """Refuse a stranger's configuration that leads to files that the user does not name."""
+    """Refuse an untrusted configuration that names files that the user does not."""
     from lstm_sentiment.checkpoints.trusted_runs import (
         is_familiar,
     )  # imports pandas: not for --help, not for a typo
@@ -63,13 +63,13 @@ def _refuse_unnamed(saved: Path, kind: type, given: dict[str, str]) -> None:
     if is_familiar(saved.parent):
         return
     try:
-        config: Any = parse_settings(kind, ["--config", str(saved)], program="", description="")
-    except ConfigError:  # is told where it is read
+        config: Any = read_settings(saved, kind)
+    except ConfigError:  # reported where it is read
         return
     unnamed = [value for key, value in named_places(config).items() if given.get(f"--{key}") != str(value)]
     if unnamed:
         names = (name for value in unnamed for name in (value if isinstance(value, list) else [value]))
         raise RunError(
-            f"{saved.parent}: was not trained here, and may come from anybody; its configuration names "
-            f"{', '.join(shown(name, 200) for name in names)}; add --config {saved} if these may be read"
+            f"{saved.parent}: was not trained here and is untrusted; its configuration names "
+            f"{', '.join(shown(name, 200) for name in names)}; add --config {saved} to allow reading them"
         )

@@ -1,21 +1,47 @@
-"""What a run began with, and whether it is still the same when the run is to go on."""
+"""Resuming a run: what may differ from when it began, and the checkpoint it continues from.
+
+A configuration is a `schema.Config` or another dataclass with the same outer fields and sections.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from lstm_sentiment.checkpoints.run_folder import RunFolder
+import torch
+import yaml
+
+from lstm_sentiment.checkpoints.expected import of_training
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, Checkpoint, RunFolder
+from lstm_sentiment.checkpoints.untrusted_files import yaml_of
+from lstm_sentiment.config.command_line import config_yaml
+from lstm_sentiment.config.network_shapes import network_shapes
+from lstm_sentiment.config.schema import flatten
+from lstm_sentiment.config.yaml_files import flatten_plain
 from lstm_sentiment.errors import CheckpointError, RunError, listed
+from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Vocabulary
+from lstm_sentiment.training.protocols import TrainingState
 
-METRICS_FILE = "metrics.json"  # a run folder that has it has come to its end
+log = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.json"  # a run folder that has it is finished
+
+
+# Settings that may differ when a run is resumed: none of them changes what is learned. No other may.
+FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
+FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout"}
+# These may differ, too, but their outcome is a fact of the run (below), and a difference is logged.
+NOTED_ON_RESUME = {"trainer.device", "trainer.threads"}
+ROUNDED_BY = ("threads", "world_size", "device", "precision", "torch")  # facts that the last digits depend on
 
 
 class RunData(Protocol):
-    """What a run folder says of its data (see `corpus.Corpus`)."""
+    """What a run folder keeps about its data (see `corpus.Corpus`)."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -27,23 +53,152 @@ class RunData(Protocol):
 
     @property
     def label_map(self) -> dict[str, str | None]:
-        """What files say -> class name, or None for rows to leave out."""
+        """Label in a file -> class name, or None for rows to leave out."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """Counts for the report."""
 
 
+def machine_facts(
+    device: torch.device, *, precision: str, threads: int, processes: Processes
+) -> dict[str, str | int]:
+    """Return what the last digits of a result depend on; every checkpoint keeps it.
+
+    >>> facts = machine_facts(torch.device("cpu"), precision="fp32", threads=2, processes=Processes())
+    >>> sorted(facts) == sorted(ROUNDED_BY)
+    True
+    """
+    return {
+        "threads": threads,
+        "world_size": processes.world_size,
+        "device": device.type,
+        "precision": precision,
+        "torch": torch.__version__,
+    }
+
+
+def check_folder(folder: RunFolder, config: Any) -> bool:
+    """Return whether to resume the run in a folder; refuse to overwrite one unless the configuration says so.
+
+    Raises:
+        RunError: the folder is in the way, or its run has other settings.
+        CheckpointError: the run's settings are missing or damaged.
+
+    >>> from lstm_sentiment.config.schema import Config
+    >>> check_folder(RunFolder("runs/of-tomorrow"), Config())
+    False
+    """
+    if config.resume and folder.is_run():
+        _refuse_other_settings(folder, config)
+        if folder.has(LAST):
+            return True
+        if (folder.path / METRICS_FILE).exists():
+            if getattr(config, "adapt", None) == "frozen":  # it took no steps to resume from, and is complete
+                return True
+            raise RunError(
+                f"{folder.path}: is finished and has no checkpoint '{LAST}' to resume from; use --overwrite "
+                "true to replace it, or another --out"
+            )
+    may_begin = config.overwrite or (config.resume and not folder.is_foreign())
+    if folder.occupied() and not may_begin:
+        raise RunError(
+            f"{folder.path}: is not empty; use --resume true to resume its run, --overwrite true to replace "
+            "it, or another --out"
+        )
+    if config.resume:
+        log.info("nothing to resume in %s: starting from the beginning", folder.path)
+    return False
+
+
+def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
+    saved = folder.own("config.yaml")
+    try:
+        old = flatten_plain(yaml_of(saved))
+    except (CheckpointError, AttributeError):
+        raise CheckpointError(f"{saved}: is missing or damaged; cannot resume") from None
+    new = flatten_plain(yaml.safe_load(config_yaml(config)))
+    refused = [key for key in flatten(config) if key not in FREE_ON_RESUME | NOTED_ON_RESUME]
+    differing = [
+        f"the run has {key} {old.get(key)!r}, now it is {new.get(key)!r}"
+        for key in refused
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise RunError(
+            f"{folder.path}: {'; '.join(differing)}; resume with the run's own settings (--config "
+            f"{folder.path / 'config.yaml'}), or start another run"
+        )
+
+
+def checkpoint_to_resume(
+    folder: RunFolder, facts: dict[str, Any], data: RunData, config: Any = None
+) -> Checkpoint:
+    """Return the last checkpoint of a run, if it began with the same data.
+
+    Args:
+        folder: of the run.
+        facts: of the run to resume: `data`, those of `machine_facts`, and `pretrained` and
+            `teacher` if it has them.
+        data: the data with the fingerprint `facts["data"]`.
+        config: of a classifier: a checkpoint of a model of other sizes is not read.
+
+    Raises:
+        RunError: the data, the pretrained model or the teacher are others.
+        CheckpointError: no checkpoint is whole, or the best epoch so far is damaged.
+
+    Example::
+
+        facts = {"data": corpus.fingerprint, **machine_facts(device, **others)}
+        checkpoint = checkpoint_to_resume(folder, facts, corpus)
+    """
+    expected = None
+    if config is not None:
+        sizes = {"subwords": config.text.subwords, **dataclasses.asdict(config.model)}
+        shapes = network_shapes(len(data.vocabulary), len(data.labels), **sizes)
+        expected = of_training(shapes, data=facts["data"])
+    checkpoint = folder.load(LAST, expected)
+    _check_facts(checkpoint.facts, folder)
+    check_beginning(checkpoint.facts, facts, folder, data)
+    if checkpoint.facts["training"]["best_epoch"] >= 0:
+        folder.load(BEST)  # it is needed at the end: damage should show now
+    for name in ROUNDED_BY:
+        before = checkpoint.facts.get(name, facts[name])  # earlier versions did not keep all of them
+        if before != facts[name]:
+            log.warning(
+                "the run had %s %s, now %s: numbers are rounded differently, so the result will not be "
+                "bit-equal to an uninterrupted run", name, before, facts[name],
+            )  # fmt: skip
+    return checkpoint
+
+
+def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:
+    """Refuse facts that training did not write, before they are used."""
+    state: Any = facts.get("training")
+    expected = dataclasses.asdict(TrainingState())
+    alike = isinstance(state, dict) and state.keys() == expected.keys()
+    wrong = [
+        name
+        for name, value in expected.items()
+        if alike and value is not None and not isinstance(state[name], type(value) | int)
+    ]
+    if not alike or wrong or not {"data", "threads", "world_size", "scaler"} <= facts.keys():
+        raise CheckpointError(
+            f"{folder.path / LAST / 'state.json'}: does not hold the state of a training run"
+            f"{': ' + ', '.join(wrong) if wrong else ''}; start another run"
+        )
+
+
 def check_beginning(
     before: Mapping[str, Any], facts: Mapping[str, Any], folder: RunFolder, data: RunData
 ) -> None:
-    """Refuse to go on with other data, other pretrained weights or another teacher.
+    """Refuse to resume with other data, other pretrained weights or another teacher.
 
     Args:
         before: facts of a checkpoint of the run.
-        facts: of the run that is to go on (see `session.checkpoint_to_resume`).
+        facts: of the run to resume (see `checkpoint_to_resume`).
         folder: of the run.
-        data: what `facts["data"]` is the fingerprint of.
+        data: the data with the fingerprint `facts["data"]`.
 
     Raises:
         RunError: names what is no longer the same.
@@ -67,7 +222,7 @@ def check_beginning(
 
 
 def _differences(folder: RunFolder, data: RunData) -> list[str]:
-    """Return in words how data differ from those of a run, as far as its files tell."""
+    """Describe how data differ from those of a run, as far as its files show."""
     saved: dict[str, Any] = {}
     for name in ("labels", "vocabulary", "data"):
         with contextlib.suppress(CheckpointError):

@@ -1,4 +1,4 @@
-"""The same training with several seeds: how much of a score is luck?"""
+"""Trains with several seeds and reports mean and spread."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ log = logging.getLogger(__name__)
 
 
 def run_seeds(config: Config, *, given: Collection[str] = ()) -> dict[str, Any]:
-    """Train with `seed`, `seed` + 1, ..., each into a folder of its own below ``config.out``.
+    """Train with `seed`, `seed` + 1, ..., each in its own folder below ``config.out``.
 
     Args:
         config: of the runs.
         given: as in `train.run`.
 
     Returns:
-        what was written to seeds.json: `runs` (folder, seed and scores of each), `median_run` (the
-        folder of the run in the middle by its validation score: the one to use), and `scores`: name ->
-        `mean`, `spread` (standard deviation), `lowest` and `highest` on the test rows, or on the
-        validation rows where there is no test.
+        the content of seeds.json: `runs` (folder, seed and scores of each), `median_run` (the folder of the
+        run with the median validation score: the one to use), and `scores`: name -> `mean`, `spread`
+        (standard deviation), `lowest` and `highest` on the test rows, or else on the validation rows.
 
     Raises:
         SentimentError: as `train.run`.
     """
     folder = Path(config.out)
     if (folder / "labels.json").exists():
-        raise RunError(f"{folder}: holds a single run; choose another --out for {config.seeds} seeds")
+        raise RunError(f"{folder}: contains a single run; choose another --out for {config.seeds} seeds")
     processes, summaries = process_environment(), []
     device = pick_device(config.trainer.device, local_rank=processes.local_rank)
     with process_group(processes, device, timeout_s=config.trainer.timeout):

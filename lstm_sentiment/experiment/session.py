@@ -1,4 +1,4 @@
-"""How a run starts: into an empty folder, over an old run, or on from a checkpoint.
+"""The set-up that all training runs share: device, processes, run folder, lock, signals and curves.
 
 A configuration is a `schema.Config` or another dataclass with the same outer fields and sections.
 """
@@ -9,76 +9,169 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import logging
+import time
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
 
 import torch
-import yaml
 
-from lstm_sentiment.checkpoints.expected import of_training
 from lstm_sentiment.checkpoints.read_back import check_reopens
-from lstm_sentiment.checkpoints.run_folder import BEST, CURVES, LAST, Checkpoint, RunFolder
-from lstm_sentiment.checkpoints.untrusted_files import yaml_of
+from lstm_sentiment.checkpoints.run_folder import CURVES, Checkpoint, RunFolder
+from lstm_sentiment.checkpoints.trusted_runs import remember
 from lstm_sentiment.config.command_line import config_yaml
-from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.config.public import public_config
-from lstm_sentiment.config.schema import flatten
-from lstm_sentiment.config.yaml_files import flatten_plain
-from lstm_sentiment.errors import CheckpointError, RunError
-from lstm_sentiment.experiment.resume import METRICS_FILE, RunData, check_beginning
+from lstm_sentiment.errors import RunError
+from lstm_sentiment.experiment.resume import RunData, check_folder, machine_facts
 from lstm_sentiment.experiment.signals import RunWatch, job_of
-from lstm_sentiment.system.devices import describe_machine
-from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
+from lstm_sentiment.system.distributed import Processes, process_environment, process_group, sharing_errors
 from lstm_sentiment.system.files import as_json, write_json
 from lstm_sentiment.system.lock import held
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
-from lstm_sentiment.training.protocols import TrainingState
 from lstm_sentiment.training.tensorboard import Curves
 from lstm_sentiment.training.trainer import Trainer
 from lstm_sentiment.version import __version__
 
 log = logging.getLogger(__name__)
 
-# Settings that may differ when a run is resumed: none of them changes what is learned. All others may not.
-FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
-FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout"}
-# They may differ, too, but what comes of them is a fact of the run (below), and is told when it does.
-TOLD_ON_RESUME = {"trainer.device", "trainer.threads"}
-ROUNDED_BY = ("threads", "world_size", "device", "precision", "torch")  # facts that decide the last digits
+PACKAGES = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")  # in environment.json
+
+Settings = TypeVar("Settings")
 
 
-def machine_facts(
-    device: torch.device, *, precision: str, threads: int, processes: Processes
-) -> dict[str, str | int]:
-    """Return what the last digits of a result depend on: facts that each checkpoint keeps.
+class Means(TypedDict):
+    """What a `Trainer` computes with."""
 
-    >>> facts = machine_facts(torch.device("cpu"), precision="fp32", threads=2, processes=Processes())
-    >>> sorted(facts) == sorted(ROUNDED_BY)
-    True
+    precision: str
+    processes: Processes
+    watch: RunWatch
+
+
+class Session:
+    """One training run on this machine, from the first look at its folder to the end of training.
+
+    The order is: create it, `restarted`, `open`, then inside of that block `begin` or a checkpoint (see
+    `resume.checkpoint_to_resume`), and `train`. Every process of a job does the same; the main one writes.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        ConfigError: the device, the precision or the number of threads is not available here.
+
+    Example::
+
+        session = Session(config)
+        config = session.restarted(config)
+        with session.open(config) as resuming:
+            checkpoint = checkpoint_to_resume(session.folder, facts, corpus) if resuming else None
+            if checkpoint is None:
+                session.begin(config, corpus)
+            session.train(trainer, checkpoint)
     """
-    return {
-        "threads": threads,
-        "world_size": processes.world_size,
-        "device": device.type,
-        "precision": precision,
-        "torch": torch.__version__,
-    }
+
+    def __init__(self, config: Any) -> None:
+        self.began = time.perf_counter()
+        self.processes = process_environment()
+        self.threads = set_up_cpu(config.trainer.threads, sharing=self.processes.local_world_size)
+        self.device = pick_device(config.trainer.device, local_rank=self.processes.local_rank)
+        self.precision = pick_precision(config.trainer.precision, self.device)
+        self.folder = RunFolder(config.out)
+        self.watch = RunWatch(self.folder, writes=self.processes.is_main, job=self.processes.job)
+        self.curves: Curves | None = None
+
+    @property
+    def means(self) -> Means:
+        """Keyword arguments of every `Trainer` of this run."""
+        return {"precision": self.precision, "processes": self.processes, "watch": self.watch}
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What the last digits of a result depend on; every checkpoint keeps it."""
+        return machine_facts(
+            self.device, precision=self.precision, threads=self.threads, processes=self.processes
+        )
+
+    def restarted(self, config: Settings) -> Settings:
+        """Return the configuration of a job that torchrun restarted: it resumes what this job began."""
+        return restarted(config, self.folder, self.processes)
+
+    @contextlib.contextmanager
+    def open(self, config: Any) -> Iterator[bool]:
+        """Hold the run folder and the process group while a block runs; yield whether a run is resumed.
+
+        Signals stop training in an orderly way, an error of one process reaches the others, and what a killed
+        run left unfinished is removed.
+
+        Raises:
+            RunError: another run uses the folder, or it holds something that must not be replaced.
+            CheckpointError: the settings of the run to resume are missing or damaged.
+            MissingExtraError: the package that writes curves is not installed.
+            DiskError: nothing can be written there.
+        """
+        processes, folder = self.processes, self.folder
+        group = process_group(processes, self.device, timeout_s=config.trainer.timeout)
+        with only_writer(folder, processes), group, self.watch, sharing_errors():
+            resuming = check_folder(folder, config)
+            self.curves = new_curves(folder, config, processes)
+            yield resuming
+
+    def begin(self, config: Any, data: RunData, *, cache: Path | None = None) -> None:
+        """Clear the folder and write what does not change while training; the main process does.
+
+        Args:
+            config: of the run.
+            data: that the run trains on.
+            cache: folder for tokenized text, if it is not the user's.
+
+        Raises:
+            RunError: the folder holds something that is not a run, or what would be written could not be
+                read again.
+        """
+        if self.processes.is_main:
+            begin(self.folder, config, data, self.device, self.watch)
+            remember(self.folder.path, own_cache=cache)
+
+    def train(self, trainer: Trainer, checkpoint: Checkpoint | None) -> None:
+        """Train to the end, from a checkpoint if there is one; every process calls this.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite.
+            StoppedError: a signal asked for it; the run can be resumed.
+            RunError: the processes see different run folders.
+        """
+        _check_agreement(trainer, checkpoint)
+        if checkpoint is not None:
+            trainer.resume(checkpoint.tensors, checkpoint.facts)
+            log.info("resuming at step %d of %d", trainer.state.step, trainer.total_steps)
+            self.watch.begun(trainer.state.step)
+        trainer.processes.barrier()
+        curves = self.curves.after(trainer.state.step) if self.curves else contextlib.nullcontext()
+        with self.watch.gently(), curves:
+            trainer.fit()
+
+    def seconds(self) -> float:
+        """Return the seconds since the session began, to a tenth."""
+        return round(time.perf_counter() - self.began, 1)
 
 
-def started_again(config: Any, folder: RunFolder, processes: Processes) -> Any:
-    """Return a configuration as torchrun's restart of a job means it: go on with what this job has begun.
+def restarted(config: Settings, folder: RunFolder, processes: Processes) -> Settings:
+    """Return the configuration of a job that torchrun restarted: it resumes what this job began.
 
-    What another job left in the folder is treated as in the first start.
+    What another job left in the folder is treated as at the first start.
 
     >>> from lstm_sentiment.config.schema import Config
-    >>> started_again(Config(), RunFolder("runs/of-tomorrow"), Processes(restarts=1)) == Config()
+    >>> restarted(Config(), RunFolder("runs/of-tomorrow"), Processes(restarts=1)) == Config()
     True
     """
     if not (processes.restarts and processes.job) or job_of(folder) != processes.job:
         return config
-    log.info("start %d of this job: going on with %s", processes.restarts + 1, folder.path)
-    return dataclasses.replace(config, resume=True, overwrite=False)
+    log.info("start %d of this job: resuming %s", processes.restarts + 1, folder.path)
+    changed: Any = config
+    resumed: Settings = dataclasses.replace(changed, resume=True, overwrite=False)
+    return resumed
 
 
 @contextlib.contextmanager
@@ -86,7 +179,7 @@ def only_writer(folder: RunFolder, processes: Processes) -> Iterator[None]:
     """Keep other runs out of a folder while a block runs; clear away what a killed one left unfinished.
 
     Raises:
-        RunError: another run is in it; names its process.
+        RunError: another run uses it; names its process.
         DiskError: nothing can be written there.
 
     Example::
@@ -102,129 +195,19 @@ def only_writer(folder: RunFolder, processes: Processes) -> Iterator[None]:
         yield
 
 
-def check_folder(folder: RunFolder, config: Any) -> bool:
-    """Return whether to go on from a run in the folder; refuse to write over one unasked.
-
-    Raises:
-        RunError: the folder is in the way, or its run has other settings.
-        CheckpointError: the run's settings are missing or damaged.
-
-    >>> from lstm_sentiment.config.schema import Config
-    >>> check_folder(RunFolder("runs/of-tomorrow"), Config())
-    False
-    """
-    if config.resume and folder.is_run():
-        _refuse_other_settings(folder, config)
-        if folder.has(LAST):
-            return True
-        if (folder.path / METRICS_FILE).exists():
-            if getattr(config, "adapt", None) == "frozen":  # it took no steps to go on from, and is whole
-                return True
-            raise RunError(
-                f"{folder.path}: is finished and has no checkpoint '{LAST}' to go on from; use --overwrite "
-                "true to replace it, or another --out"
-            )
-    may_begin = config.overwrite or (config.resume and not folder.is_foreign())
-    if folder.occupied() and not may_begin:
-        raise RunError(
-            f"{folder.path}: is not empty; use --resume true to go on, --overwrite true to replace it, or "
-            "another --out"
-        )
-    if config.resume:
-        log.info("nothing to resume in %s: starting from the beginning", folder.path)
-    return False
-
-
-def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
-    saved = folder.own("config.yaml")
-    try:
-        old = flatten_plain(yaml_of(saved))
-    except (CheckpointError, AttributeError):
-        raise CheckpointError(f"{saved}: is missing or damaged; cannot resume") from None
-    new = flatten_plain(yaml.safe_load(config_yaml(config)))
-    refused = [key for key in flatten(config) if key not in FREE_ON_RESUME | TOLD_ON_RESUME]
-    differing = [
-        f"the run has {key} {old.get(key)!r}, now it is {new.get(key)!r}"
-        for key in refused
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
-        raise RunError(
-            f"{folder.path}: {'; '.join(differing)}; resume with the run's own settings (--config "
-            f"{folder.path / 'config.yaml'}), or start another run"
-        )
-
-
-def checkpoint_to_resume(
-    folder: RunFolder, facts: dict[str, Any], data: RunData, config: Any = None
-) -> Checkpoint:
-    """Return the last checkpoint of a run, if it began with the same data.
-
-    Args:
-        folder: of the run.
-        facts: of the run that is to go on: `data`, those of `machine_facts`, and `pretrained` and
-            `teacher` if it has them.
-        data: what `facts["data"]` is the fingerprint of.
-        config: of a classifier: a checkpoint of a model of other sizes is not read.
-
-    Raises:
-        RunError: the data, the pretrained model or the teacher are others.
-        CheckpointError: no checkpoint is whole, or the best epoch so far is damaged.
-
-    Example::
-
-        facts = {"data": corpus.fingerprint, **machine_facts(device, **others)}
-        checkpoint = checkpoint_to_resume(folder, facts, corpus)
-    """
-    expected = None
-    if config is not None:
-        sizes = {"subwords": config.text.subwords, **dataclasses.asdict(config.model)}
-        shapes = network_shapes(len(data.vocabulary), len(data.labels), **sizes)
-        expected = of_training(shapes, data=facts["data"])
-    checkpoint = folder.load(LAST, expected)
-    _check_facts(checkpoint.facts, folder)
-    check_beginning(checkpoint.facts, facts, folder, data)
-    if checkpoint.facts["training"]["best_epoch"] >= 0:
-        folder.load(BEST)  # it is needed at the end: better to hear of damage now
-    for name in ROUNDED_BY:
-        before = checkpoint.facts.get(name, facts[name])  # earlier versions did not keep all of them
-        if before != facts[name]:
-            log.warning(
-                "the run had %s %s, now %s: numbers are rounded differently, so that it will not end with "
-                "the same bytes as without the stop", name, before, facts[name],
-            )  # fmt: skip
-    return checkpoint
-
-
-def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:
-    """Refuse facts that no training wrote, before anything is made of them."""
-    state: Any = facts.get("training")
-    expected = dataclasses.asdict(TrainingState())
-    alike = isinstance(state, dict) and state.keys() == expected.keys()
-    wrong = [
-        name
-        for name, value in expected.items()
-        if alike and value is not None and not isinstance(state[name], type(value) | int)
-    ]
-    if not alike or wrong or not {"data", "threads", "world_size", "scaler"} <= facts.keys():
-        raise CheckpointError(
-            f"{folder.path / LAST / 'state.json'}: does not say where a training stands"
-            f"{': ' + ', '.join(wrong) if wrong else ''}; start another run"
-        )
-
-
 def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device, watch: RunWatch) -> None:
     """Clear the folder and write what does not change while training.
 
     Args:
-        folder: to begin in.
+        folder: of the run.
         config: of the run.
         data: that the run trains on.
         device: that the run trains on.
-        watch: hears that the folder is this run's from now on.
+        watch: is notified that the folder belongs to this run from now on.
 
     Raises:
-        RunError: the folder holds something that is no run; what would be written could not be read again.
+        RunError: the folder holds something that is not a run, or what would be written could not be read
+            again.
 
     Example::
 
@@ -237,18 +220,17 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device, w
     folder.clear()
     folder.begin(**written)
     watch.begun()
-    packages = ("torch", "numpy", "pandas", "scikit-learn", "safetensors", "torchtext")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     environment = {"lstm_sentiment": __version__, **describe_machine(device), "packages": versions}
     write_json(folder.path / "environment.json", environment)
     write_json(folder.path / "data.json", data.facts)
 
 
 def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves | None:
-    """Return where a run's curves go, or None where it is to draw none.
+    """Return the TensorBoard writer of a run, or None where it has none.
 
     Raises:
-        MissingExtraError: the package that writes them is not installed.
+        MissingExtraError: the package that writes curves is not installed.
         CheckpointError: their folder is a link that leads out of the run.
 
     >>> from lstm_sentiment.config.schema import Config
@@ -263,33 +245,11 @@ def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves |
 
 
 def _check_agreement(trainer: Trainer, checkpoint: Checkpoint | None) -> None:
-    """Refuse to go on where one process found another checkpoint than the others."""
+    """Refuse to train where one process found another checkpoint than the others."""
     mine = zlib.crc32(as_json(checkpoint.facts)) if checkpoint else 0
     if len(set(trainer.processes.gather(mine, trainer.device))) > 1:
         found = f"step {checkpoint.facts['training']['step']}" if checkpoint else "no checkpoint"
         raise RunError(
-            f"process {trainer.processes.rank} found {found} to go on from, and others something else: all "
+            f"process {trainer.processes.rank} resumes from {found}, and others from something else: all "
             "processes of a job must see the same run folder"
         )
-
-
-def train(trainer: Trainer, checkpoint: Checkpoint | None, curves: Curves | None, watch: RunWatch) -> None:
-    """Train to the end, from a checkpoint if there is one; every process calls this.
-
-    Raises:
-        TrainingError: a loss or gradient is not finite.
-        StoppedError: a signal asked for it; the run can go on.
-
-    Example::
-
-        with RunWatch(folder, writes=True) as watch:
-            train(trainer, checkpoint_to_resume(folder, facts) if resuming else None, curves, watch)
-    """
-    _check_agreement(trainer, checkpoint)
-    if checkpoint is not None:
-        trainer.resume(checkpoint.tensors, checkpoint.facts)
-        log.info("going on from step %d of %d", trainer.state.step, trainer.total_steps)
-        watch.begun(trainer.state.step)
-    trainer.processes.barrier()
-    with watch.gently(), curves.after(trainer.state.step) if curves else contextlib.nullcontext():
-        trainer.fit()

@@ -1,4 +1,4 @@
-"""A run seen from outside: signals that ask it to stop, and status.json, which tells how it stands."""
+"""Signal handling of a run, and its status file status.json."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def job_of(folder: RunFolder) -> str:
-    """Return the job that last wrote to a run folder; empty where none of torchrun's did.
+    """Return the torchrun job that last wrote to a run folder; empty if none did.
 
     >>> job_of(RunFolder("runs/of-tomorrow"))
     ''
@@ -33,21 +33,20 @@ def job_of(folder: RunFolder) -> str:
 
 
 class RunWatch:
-    """Turns SIGINT and SIGTERM into an orderly end, and keeps status.json true.
+    """Stops a run cleanly on SIGINT and SIGTERM, and updates status.json.
 
-    Inside `gently` a signal is answered when the training loop asks, with a checkpoint; elsewhere at once.
-    A second SIGINT then leaves without ado. In a thread other than the main one, which gets no signals,
-    they are left alone.
+    Inside `gently` a signal is handled when the training loop polls it, with a checkpoint; elsewhere
+    immediately. A second SIGINT terminates at once. Outside the main thread signal handlers are not changed.
 
     status.json holds ``state`` (running, stopped, failed, finished), ``exit_code`` (null while running),
     ``step`` of the last checkpoint or the end, ``reason``, ``resumable``, ``pid``, ``job`` and ``time``. It
-    is written once the folder belongs to the run; a process that is killed cannot change it, so that one
-    which says "running" while no process of that number holds the folder was killed.
+    is written once the run owns the folder; if it says "running" while no process with that pid holds the
+    folder, the run was killed.
 
     Args:
         folder: of the run.
-        writes: whether this process is the one that writes there.
-        job: of torchrun's, if it started this process (see `distributed.Processes`).
+        writes: whether this process writes to the folder.
+        job: id of the torchrun job, if any (see `distributed.Processes`).
 
     Example::
 
@@ -74,12 +73,12 @@ class RunWatch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._now = False  # torchrun sends a signal at once: it keeps nothing from being told
+        self._now = False  # a signal from torchrun must not interrupt the error report
         self._over = True
         try:
             self._tell_end(error)
         finally:
-            if error is None or not self.job:  # or the command could not say what was wrong
+            if error is None or not self.job:  # otherwise the error could not be reported
                 for number, handler in self._before.items():
                     signal.signal(number, handler)
 
@@ -91,16 +90,16 @@ class RunWatch:
         code = error.exit_code if isinstance(error, SentimentError) else 1
         code = 130 if isinstance(error, KeyboardInterrupt) else code
         reason = str(error) or type(error).__name__
-        with contextlib.suppress(SentimentError):  # a full disk is told of already
+        with contextlib.suppress(SentimentError):  # e.g. a full disk, reported already
             self._write(state, exit_code=code, reason=reason)
 
     def begun(self, step: int = 0) -> None:
-        """Hear that the folder belongs to this run, which stands at a step."""
+        """Notify that this run owns the folder, at a step."""
         self._begun = True
         self.saved(step)
 
     def saved(self, step: int) -> None:
-        """Hear of a checkpoint after so many steps."""
+        """Notify of a checkpoint at a step."""
         self.step = step
         self._write("running")
 
@@ -110,22 +109,22 @@ class RunWatch:
 
     @contextlib.contextmanager
     def gently(self) -> Iterator[None]:
-        """While a block runs, remember a signal for `asked_to_stop`.
+        """Defer signals during a block, for `asked_to_stop`.
 
         Raises:
-            StoppedError: at the end of the block, if nobody asked after the signal.
+            StoppedError: at the end of the block, if a signal was not handled.
         """
         self._now = False
-        yield  # after an error it stays so: a signal on the way out does not take the error's place
+        yield  # not after an error: a signal must not replace it
         self._now = True
         self._stop_if_asked()
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within `gently`, answer a signal at once while a block runs.
+        """Within `gently`, handle signals immediately during a block.
 
         Raises:
-            StoppedError: a signal came, in the block or before.
+            StoppedError: a signal was received, in the block or before.
         """
         self._stop_if_asked()
         self._now = True
@@ -143,11 +142,11 @@ class RunWatch:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever asks twice means it
         first, self._asked = not self._asked, self._asked or number
         if self._now:
-            self._now = False  # the way out is not interrupted again
+            self._now = False  # do not interrupt the shutdown
             self._stop_if_asked()
         elif first and self.writes and not self._over:
             with contextlib.suppress(OSError):
-                os.write(2, b"\nstopping after this step; Ctrl-C leaves at once\n")
+                os.write(2, b"\nstopping after this step; press Ctrl-C again to quit now\n")
 
     def _write(self, state: str, *, exit_code: int | None = None, reason: str | None = None) -> None:
         if not self.writes or not self._begun:

@@ -1,12 +1,12 @@
-"""Texts without labels: finished runs answer them, and another model learns their answers.
+"""Distillation: teachers predict unlabelled texts, and a student is trained on their predictions.
 
-What is labelled is often little, and what is not, plenty. A model that learns a good model's answers to
-many texts comes close to it, and often beyond: the texts are new, where the teacher knows its own training
-rows by heart. A small model can learn from a large one so, one model from several (Hinton et al. 2015,
-"Distilling the knowledge in a neural network"), or a model from its like (Xie et al. 2020, "Self-training
-with noisy student improves ImageNet classification").
+Labels are scarce; unlabelled text is not. A student trained on a teacher's predictions for many texts comes
+close to it, and often exceeds it: the texts are new, whereas the teacher has memorised its training rows.
+This works for a small student and a large teacher, for several teachers (Hinton et al. 2015, "Distilling the
+knowledge in a neural network"), and for equals (Xie et al. 2020, "Self-training with noisy student improves
+ImageNet classification").
 
-Legend: R training rows, U texts without labels, C classes.
+Legend: R training rows, U unlabelled texts, C classes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from lstm_sentiment.system.distributed import Processes
 log = logging.getLogger(__name__)
 
 BATCH = 256
-ALIKE = ("tokenizer", "lowercase", "normalize")  # or the tokens in the store would not be the teacher's
+ALIKE = ("tokenizer", "lowercase", "normalize")  # must equal the teacher's, whose tokens are reused
 SPLIT = ("validation", "test", "group_column", "filter", "deduplicate", "max_rows")
 SHARES = ("data.validation", "data.test")
 Array = npt.NDArray[Any]
 
 
 class Teachers:
-    """Finished runs that answer texts without labels.
+    """Finished runs that label unlabelled texts.
 
     Args:
-        classifiers: what they trained; several answer with the mean of their probabilities.
+        classifiers: of the runs; the probabilities of several are averaged.
 
     Example::
 
@@ -58,24 +58,24 @@ class Teachers:
         self.sha256 = digest.hexdigest()
 
     def teach(self, corpus: Corpus, processes: Processes | None = None) -> TextDataset:
-        """Return the training rows with their labels, and the texts without labels with the answers.
+        """Return training rows with their labels and unlabelled texts with the teachers' probabilities.
 
         Args:
-            corpus: with texts without labels.
-            processes: the job's processes, which share the work; None for this one alone.
+            corpus: with unlabelled texts.
+            processes: of the job, which share the work; None for this one alone.
 
         Raises:
-            ConfigError: a teacher with other classes.
+            ConfigError: a teacher has other classes.
         """
         train, unlabelled = corpus.train, corpus.unlabelled
-        assert unlabelled is not None, "data.unlabelled goes with teacher"
-        answers = [self._answers(of, corpus, unlabelled, processes) for of in self.classifiers]
-        answers_UC = np.mean(answers, axis=0)
-        labels_U = answers_UC.argmax(axis=1)
+        assert unlabelled is not None, "teacher needs data.unlabelled"
+        predicted = [self._probabilities(of, corpus, unlabelled, processes) for of in self.classifiers]
+        probabilities_UC = np.mean(predicted, axis=0)
+        labels_U = probabilities_UC.argmax(axis=1)
         counts_C = np.bincount(labels_U, minlength=len(corpus.labels)).tolist()
         corpus.facts["unlabelled"]["classes"] = dict(zip(corpus.labels, counts_C, strict=True))
         log.info(
-            "  unlabelled %9s texts, answered: %s",
+            "  unlabelled %9s texts, predicted: %s",
             f"{len(unlabelled):,}",
             ", ".join(f"{label} {count:,}" for label, count in corpus.facts["unlabelled"]["classes"].items()),
         )
@@ -84,16 +84,16 @@ class Teachers:
             unlabelled.store,
             np.concatenate([train.rows, unlabelled.rows]),
             np.concatenate([train.labels, labels_U]),
-            np.concatenate([truth_RC, answers_UC]).astype(np.float32),
+            np.concatenate([truth_RC, probabilities_UC]).astype(np.float32),
             weights=np.concatenate([train.weights, np.ones(len(unlabelled))]),
         )
 
-    def _answers(
+    def _probabilities(
         self, of: SentimentClassifier, corpus: Corpus, unlabelled: TextDataset, processes: Processes | None
     ) -> Array:
         if sorted(of.labels) != sorted(corpus.labels):
             raise ConfigError(
-                f"{of.run} answers {', '.join(of.labels)}, and the classes here are "
+                f"{of.run} has the classes {', '.join(of.labels)}, but the classes here are "
                 f"{', '.join(corpus.labels)}; see data.labels",
                 key="teacher",
             )
@@ -105,16 +105,16 @@ class Teachers:
 
 
 def load_teachers(config: Config, *, device: str = "auto") -> Teachers | None:
-    """Return the teachers that a configuration names, or None where it names none.
+    """Load the configured teachers; None if there are none.
 
     Args:
-        config: of the run that is to learn from them.
-        device: where they answer.
+        config: of the student's run.
+        device: to predict on.
 
     Raises:
-        ConfigError: a teacher that reads other tokens, or learned from rows that are held out here.
-        RunError: the folder is no run.
-        CheckpointError: a damaged one.
+        ConfigError: a teacher has another tokenization, or was trained on rows that are held out here.
+        RunError: not a run folder.
+        CheckpointError: a run is damaged.
 
     >>> load_teachers(Config()) is None
     True
@@ -134,13 +134,13 @@ def _check_tokens(teacher: SentimentClassifier, config: Config) -> None:
         found, expected = getattr(config.text, name), getattr(teacher.config.text, name)
         if found != expected:
             raise ConfigError(
-                f"is {found}, but the teacher {teacher.run} reads with {expected}; set it to {expected}",
+                f"is {found}, but the teacher {teacher.run} has {expected}; set it to {expected}",
                 key=f"text.{name}",
             )
 
 
 def _check_split(teacher: SentimentClassifier, config: Config) -> None:
-    """Refuse a teacher of the same file that was trained on rows that are held out here."""
+    """Reject a teacher of the same file that was trained on rows held out here."""
     theirs, ours = teacher.config.data, config.data
     none_set_aside = not isinstance(ours.validation, float) and not isinstance(ours.test, float)
     if theirs.train != ours.train or none_set_aside:
@@ -148,10 +148,10 @@ def _check_split(teacher: SentimentClassifier, config: Config) -> None:
     pairs = [(f"data.{name}", getattr(theirs, name), getattr(ours, name)) for name in SPLIT]
     for key, its, own in [("seed", teacher.config.seed, config.seed), *pairs]:
         if key in SHARES and not isinstance(its, float) and not isinstance(own, float):
-            continue  # files of their own
+            continue  # separate files
         if its != own:
             raise ConfigError(
-                f"{teacher.run} learned from the same file with {key} {its}, here it is {own}: rows that are "
-                f"held out here may have taught it. Set {key} to {its}, or train another teacher",
+                f"{teacher.run} was trained on the same file with {key} {its}, here it is {own}: its "
+                f"training rows may include rows held out here. Set {key} to {its}, or train another teacher",
                 key="teacher",
             )

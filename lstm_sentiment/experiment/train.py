@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import time
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -20,30 +19,19 @@ from lstm_sentiment.adaptation.linear import fit_branch, folds_of
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
 from lstm_sentiment.adaptation.resolving import Plan, adopted, by_hand, nothing_set_aside, replaced, resolve
 from lstm_sentiment.adaptation.start import Start
-from lstm_sentiment.checkpoints.run_folder import RunFolder
-from lstm_sentiment.checkpoints.trusted_runs import remember
 from lstm_sentiment.config.schema import METRICS, Config
 from lstm_sentiment.data.corpus import Corpus, prepare
-from lstm_sentiment.data.dataset import TextDataset, count_tokens
+from lstm_sentiment.data.dataset import TextDataset, count_tokens, with_unlabelled
 from lstm_sentiment.data.splits import TooFewRowsError
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.data.word_vectors import load_vectors
 from lstm_sentiment.errors import ConfigError
-from lstm_sentiment.evaluation.metrics import POLARITY_METRICS, polarity_metrics
+from lstm_sentiment.evaluation.metrics import metrics_of
 from lstm_sentiment.experiment.console import report_data, report_model
 from lstm_sentiment.experiment.final_evaluation import assess, report_scores
 from lstm_sentiment.experiment.frozen import finished_before, run_frozen
-from lstm_sentiment.experiment.session import (
-    begin,
-    check_folder,
-    checkpoint_to_resume,
-    machine_facts,
-    new_curves,
-    only_writer,
-    started_again,
-    train,
-)
-from lstm_sentiment.experiment.signals import RunWatch
+from lstm_sentiment.experiment.resume import METRICS_FILE, checkpoint_to_resume
+from lstm_sentiment.experiment.session import Session
 from lstm_sentiment.experiment.teachers import Teachers, load_teachers
 from lstm_sentiment.models.network import (
     Network,
@@ -54,12 +42,11 @@ from lstm_sentiment.models.network import (
     new_network,
 )
 from lstm_sentiment.reporting.report import check_extra, write_report
-from lstm_sentiment.system.devices import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
-from lstm_sentiment.system.distributed import Processes, process_environment, process_group, sharing_errors
+from lstm_sentiment.system.devices import one_training_at_a_time
+from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
-from lstm_sentiment.training.optimizer import row_weights
-from lstm_sentiment.training.virtual_adversarial import beside
+from lstm_sentiment.training.losses import row_weights
 
 log = logging.getLogger(__name__)
 
@@ -68,78 +55,63 @@ log = logging.getLogger(__name__)
 def run(config: Config, *, cache: Path | None = None, given: Collection[str] = ()) -> dict[str, Any]:
     """Train, evaluate and report as configured, into ``config.out``.
 
-    While another thread of this process trains, this waits.
+    Waits while another thread of this process trains.
 
     Args:
-        config: what to train, on which rows.
-        cache: folder for tokenised text, if not the user's.
-        given: keys that were set by hand, although to their defaults; where training starts from a
-            classifier, those left at their defaults are chosen otherwise (see `adaptation.resolving`).
+        config: of the run.
+        cache: folder for tokenized text, if it is not the user's.
+        given: keys that were set by hand, even to their defaults; where training starts from a classifier,
+            all others may be chosen automatically (see `adaptation.resolving`).
 
     Returns:
-        what was written to metrics.json.
+        the content of metrics.json.
 
     Raises:
-        SentimentError: anything that a user can mend; the run folder is untouched unless training began.
+        SentimentError: any mistake that a user can fix; the run folder is unchanged unless training began.
     """
-    started = time.perf_counter()
-    processes = process_environment()
-    threads, device, precision = _machine(config, processes)
-    folder = RunFolder(config.out)
-    config = started_again(config, folder, processes)
-    config, fixed = adopted(config, by_hand(config, given), folder)
+    if config.report:
+        check_extra()
+    session = Session(config)
+    folder, device, processes = session.folder, session.device, session.processes
+    config, fixed = adopted(session.restarted(config), by_hand(config, given), folder)
     pretrained = load_pretrained(config)
-    watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
-    group = process_group(processes, device, timeout_s=config.trainer.timeout)
-    with only_writer(folder, processes), group, watch, sharing_errors():
-        resuming = check_folder(folder, config)
-        curves = new_curves(folder, config, processes)
+    with session.open(config) as resuming:
         plan, corpus = _decided(config, fixed, pretrained, processes, cache or cache_folder())
         config = plan.config
         teachers = load_teachers(config, device=str(device))
-        answered, learned = _rows_to_learn(corpus, teachers, processes)
-        facts = _facts(corpus, plan.start or pretrained, teachers)
-        facts |= machine_facts(device, precision=precision, threads=threads, processes=processes)
+        supervised, learned = _rows_to_learn(corpus, teachers, processes)
+        facts = _facts(corpus, plan.start or pretrained, teachers) | session.facts
         if (frozen := plan.start if config.adapt == "frozen" else None) and resuming:
-            watch.begun()
-            found = finished_before(folder, config, corpus, facts)
-            return _finished(folder, config, corpus, found, started, processes)
+            session.watch.begun()
+            return _finished(session, config, corpus, finished_before(folder, config, corpus, facts))
         checkpoint = checkpoint_to_resume(folder, facts, corpus, config) if resuming else None
-        model = initial_model(config, corpus, pretrained, start=plan.start, learned=answered)
-        report_model(model, config, f"{device}, {precision}, {threads} threads", processes.world_size)
-        if processes.is_main and checkpoint is None:
-            begin(folder, config, corpus, device, watch)
-            remember(folder.path, own_cache=cache)
+        model = initial_model(config, corpus, pretrained, start=plan.start, learned=supervised)
+        machine = f"{device}, {session.precision}, {session.threads} threads"
+        report_model(model, config, machine, processes.world_size)
+        if checkpoint is None:
+            session.begin(config, corpus, cache=cache)
         if frozen:
             metrics = run_frozen(
                 folder, config, corpus, model, frozen, device=device, processes=processes, facts=facts
             )
-        else:
-            if plan.start is not None and checkpoint is None:
-                begin_from(model, plan.start, corpus, config, device=device, processes=processes)
-            how: dict[str, Any] = {"precision": precision, "processes": processes, "watch": watch}
-            new = functools.partial(initial_model, config, pretrained=pretrained)
-            crossed = cross_validate(config, corpus, new, device=device, **how)
-            how |= {"store": folder, "facts": facts, "scalars": curves, "crossed": crossed}
-            trainer = new_trainer(config, corpus, learned, model.to(device), **how)
-            train(trainer, checkpoint, curves, watch)
-            metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
-        return _finished(folder, config, corpus, metrics, started, processes)
-
-
-def _machine(config: Config, processes: Processes) -> tuple[int, torch.device, str]:
-    """Set up the processor, and return its threads, the device and the number format."""
-    if config.report:
-        check_extra()
-    threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
-    device = pick_device(config.trainer.device, local_rank=processes.local_rank)
-    return threads, device, pick_precision(config.trainer.precision, device)
+            return _finished(session, config, corpus, metrics)
+        if plan.start is not None and checkpoint is None:
+            begin_from(model, plan.start, corpus, config, device=device, processes=processes)
+        new = functools.partial(initial_model, config, pretrained=pretrained)
+        crossed = cross_validate(config, corpus, new, device=device, **session.means)
+        kept: dict[str, Any] = {"store": folder, "facts": facts, "scalars": session.curves}
+        trainer = new_trainer(
+            config, corpus, learned, model.to(device), crossed=crossed, **kept, **session.means
+        )
+        session.train(trainer, checkpoint)
+        metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
+        return _finished(session, config, corpus, metrics)
 
 
 def _facts(
     corpus: Corpus, started_from: Start | Pretrained | None, teachers: Teachers | None
 ) -> dict[str, Any]:
-    """Return hashes that a run is recognised by when it goes on."""
+    """Return the hashes by which a run is recognised when it is resumed."""
     facts = {"data": corpus.fingerprint}
     facts |= {"pretrained": started_from.sha256} if started_from else {}
     return facts | ({"teacher": teachers.sha256} if teachers else {})
@@ -152,7 +124,7 @@ def _decided(
     processes: Processes,
     cache: Path,
 ) -> tuple[Plan, Corpus]:
-    """Read the rows, and return what was chosen by them; tell both."""
+    """Read the rows, decide what the settings leave open, and log both."""
     with processes.main_first():
         plan = read_rows(resolve(config, frozenset(fixed), cache=cache), fixed, pretrained, cache)
         corpus = plan.corpus
@@ -165,41 +137,35 @@ def _decided(
 def _rows_to_learn(
     corpus: Corpus, teachers: Teachers | None, processes: Processes
 ) -> tuple[TextDataset, TextDataset]:
-    """Return the rows with labels or answers, and with them those that teach by `trainer.vat` alone."""
+    """Return the rows with labels or a teacher's predictions; and these with the texts used by VAT alone."""
     if teachers is not None:
         answered = teachers.teach(corpus, processes)
         return answered, answered
     train, unlabelled = corpus.train, corpus.unlabelled
-    return train, train if unlabelled is None else beside(train, unlabelled)
+    return train, train if unlabelled is None else with_unlabelled(train, unlabelled)
 
 
-def _finished(
-    folder: RunFolder,
-    config: Config,
-    corpus: Corpus,
-    metrics: dict[str, Any],
-    started: float,
-    processes: Processes,
-) -> dict[str, Any]:
-    """Write and tell what a run has come to."""
-    metrics["total_s"] = round(time.perf_counter() - started, 1)
-    if processes.is_main:
-        write_json(folder.path / "metrics.json", metrics)
-        report_scores(metrics, folder.path)
+def _finished(session: Session, config: Config, corpus: Corpus, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Write and log the results of a run."""
+    metrics["total_s"] = session.seconds()
+    path = session.folder.path
+    if session.processes.is_main:
+        write_json(path / METRICS_FILE, metrics)
+        report_scores(metrics, path)
         if config.report:
-            log.info("report: %s", write_report(folder.path, corpus=corpus, device=config.trainer.device))
+            log.info("report: %s", write_report(path, corpus=corpus, device=config.trainer.device))
     return metrics
 
 
 def check_metric(metric: str, labels: list[str]) -> None:
-    """Refuse a score that these classes do not have.
+    """Refuse a metric that is not defined for these classes.
 
     Raises:
-        ConfigError: names those that they have.
+        ConfigError: lists those that are.
 
     >>> check_metric("accuracy", ["sport", "politics"])
     """
-    missing = set(POLARITY_METRICS) - set(polarity_metrics(labels))
+    missing = set(METRICS) - {"loss", *metrics_of(labels)}
     if metric in missing:
         wanted = "in the order of a scale " if metric == "ordinal_error" else ""
         raise ConfigError(
@@ -210,7 +176,7 @@ def check_metric(metric: str, labels: list[str]) -> None:
 
 
 def read_rows(plan: Plan, given: Collection[str], pretrained: Pretrained | None, cache: Path) -> Plan:
-    """Return a plan with its rows; where these are too few to set some aside, none are.
+    """Return a plan with its rows; where they are too few for held-out splits, there are none.
 
     Args:
         plan: of a run.
@@ -250,15 +216,15 @@ def initial_model(
     learned: TextDataset | None = None,
     fitted: bool = True,
 ) -> Network:
-    """Return the model that a run starts with, on the CPU; `corpus.facts` then tell what vectors cover.
+    """Return the model that training starts with, on the CPU; note the coverage of vectors in `corpus.facts`.
 
     Args:
         config: of the run.
         corpus: its rows, in the vocabulary of `pretrained` if that is given.
         pretrained: the language model that `config.pretrained` names (see `pretrained.load_pretrained`).
-        start: the classifier that training goes on from: its LSTM is taken over, and nothing is fitted yet.
-        learned: all rows that it will learn from; None for the training rows.
-        fitted: whether a linear branch that is fitted before training is so; else it knows nothing yet.
+        start: the classifier that training starts from: its LSTM is copied, and nothing is fitted yet.
+        learned: all rows that it will be trained on; None for the training rows.
+        fitted: whether to fit a linear branch that is fitted before training.
 
     Raises:
         SentimentError: vectors that cannot be used.
@@ -305,7 +271,7 @@ def initial_model(
 def _prepare_ngrams(
     branch: NgramBranch, config: Config, corpus: Corpus, learned: TextDataset, *, fitted: bool
 ) -> None:
-    """Fit a branch on the training rows, with the run's class weights, or set the rates that it learns at."""
+    """Fit a TF-IDF branch on the training rows, or set the learning rates of a learned branch."""
     if not isinstance(branch, TfidfBranch):
         branch.learn_by_ratio(learned)
         return

@@ -1,7 +1,6 @@
-"""What an LSTM's gates did with each token of one text, and what pooling took from each.
+"""Gate activations of an LSTM at each token of a text, and each token's share in pooling.
 
-`nn.LSTM` returns states but not its gates: they are computed here again, step by step, from its
-weights. This is for looking, not for speed.
+`nn.LSTM` does not return its gates: they are recomputed step by step from its weights, slowly.
 
 Legend: N tokens of the text, X inputs of a layer, H hidden size, F = directions · H, E embedding size.
 """
@@ -11,19 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.pooling import pooling_of
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """An LSTM's inner values at each step, (N, H) each, in the order it reads in.
+    """An LSTM's gates and states at each step, (N, H) each, in reading order.
 
     With the memory c and the output h of the step before, and σ the logistic function:
     input, forget, output = σ(W x + U h + b), one W, U, b each; candidate = tanh(W x + U h + b);
@@ -33,7 +32,7 @@ class Steps:
     Args:
         input: input gate, 0 to 1.
         forget: forget gate; 1 keeps all.
-        candidate: what the token would write, -1 to 1.
+        candidate: candidate cell state, -1 to 1.
         output: output gate.
         cell: memory c after the step.
         hidden: output h after the step, as `nn.LSTM` returns it.
@@ -49,7 +48,7 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GateTrace:
-    """What one direction of one layer did at each token, (N,) each, in the order of the text.
+    """Gate activity of one direction of one layer at each token, (N,) each, in text order.
 
     Args:
         layer: from 1.
@@ -58,9 +57,9 @@ class GateTrace:
         forget: mean forget gate; 1 keeps all.
         output: mean output gate.
         let_in: mean of |input · candidate|: how much the token wrote into memory, 0 to 1 per unit.
-        kept: Σ|forget · c| / Σ|c| over the units of the memory c that the token met: the share of it that
-            stayed; 1 - kept was forgotten. At the first token read nothing can be lost: 1.
-        shown: mean |h|: how much of the memory was passed on after the token, 0 to 1.
+        kept: Σ|forget · c| / Σ|c| over the units of the previous memory c: the share that was kept; 1 at the
+            first token read.
+        shown: mean |h|: output after the token, 0 to 1.
     """
 
     layer: int
@@ -77,8 +76,8 @@ def steps_of(lstm: nn.LSTM, inputs_NX: Tensor) -> Steps:
     """Compute each step of a one-layer, one-direction LSTM.
 
     Args:
-        lstm: whose weights are used; PyTorch stacks those of the gates in the order i, f, g, o.
-        inputs_NX: what it reads, in the order it reads in; N is at least 1.
+        lstm: its weights; PyTorch stacks those of the gates in the order i, f, g, o.
+        inputs_NX: inputs in reading order; N is at least 1.
 
     >>> lstm, inputs_NX = nn.LSTM(3, 5), torch.randn(4, 3)
     >>> torch.allclose(steps_of(lstm, inputs_NX).hidden, lstm(inputs_NX)[0], atol=1e-6)
@@ -101,7 +100,7 @@ def steps_of(lstm: nn.LSTM, inputs_NX: Tensor) -> Steps:
 
 @torch.no_grad()
 def look_inside(model: SentimentLSTM, vectors_NE: Tensor) -> tuple[list[GateTrace], dict[str, Array]]:
-    """Read one text and report what happened.
+    """Return the gate traces and pooling shares of one text.
 
     Args:
         model: on the CPU.
@@ -109,7 +108,7 @@ def look_inside(model: SentimentLSTM, vectors_NE: Tensor) -> tuple[list[GateTrac
 
     Returns:
         a trace per layer and direction, in the order of reading; for each kind of pooling the share
-        (N,) that each token's states had in it (see `_shares`).
+        (N,) that each token's states had in it (see `Pooling.token_shares`).
 
     >>> model = SentimentLSTM(9, 2, embedding_size=4, hidden_size=4, pooling="mean+max").eval()
     >>> traces, shares = look_inside(model, model.look_up(torch.tensor([[3], [4]]), None)[:, 0])
@@ -127,11 +126,15 @@ def look_inside(model: SentimentLSTM, vectors_NE: Tensor) -> tuple[list[GateTrac
             of_layer.append(_turned(steps_of(backward, states_NF.flip(0))))
             traces.append(_trace(layer + 1, "backward", of_layer[1]))
         states_NF = torch.cat([steps.hidden for steps in of_layer], dim=1)
-    return traces, {kind: _shares(kind, model, states_NF) for kind in model.pooling}
+    reading_back = states_NF.shape[1] // 2 if len(model.backward_lstms) else 0
+    return traces, {
+        kind: pooling_of(kind).token_shares(states_NF, backward=reading_back, attention=model.attention)
+        for kind in model.pooling
+    }
 
 
 def _turned(steps: Steps) -> Steps:
-    """Return the steps of an LSTM that reads backwards in the order of the text."""
+    """Return the steps of a backward LSTM in text order."""
     return Steps(**{name: values.flip(0) for name, values in vars(steps).items()})
 
 
@@ -151,24 +154,3 @@ def _trace(layer: int, direction: str, steps: Steps) -> GateTrace:
     }
     as_arrays = {name: value.double().numpy() for name, value in values.items()}
     return GateTrace(layer=layer, direction=direction, **as_arrays)
-
-
-def _shares(kind: str, model: SentimentLSTM, states_NF: Tensor) -> Array:
-    """Return each token's share (N,) in one kind of pooling; shares sum to 1.
-
-    With max and last the share of the F features whose value comes from the token's states: where the
-    largest value stands, where the direction ends. With mean and attention the weight of its states.
-    """
-    tokens, features = states_NF.shape
-    if kind == "max":
-        picked_F = states_NF.argmax(dim=0).numpy()
-    elif kind == "last":
-        backward = features // 2 if len(model.backward_lstms) else 0
-        picked_F = np.repeat([tokens - 1, 0], [features - backward, backward])
-    elif kind == "attention":
-        assert model.attention is not None
-        weights: Array = model.attention(states_NF)[:, 0].softmax(dim=0).double().numpy()
-        return weights
-    else:
-        return np.full(tokens, 1 / tokens)
-    return np.bincount(picked_F, minlength=tokens) / features

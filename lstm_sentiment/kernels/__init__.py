@@ -1,1 +1,1 @@
-"""Compiled C kernels, and the ctypes code that calls them: LSTM layers, pooling, AdamW for embedding rows."""
+"""Compiled C kernels and their ctypes wrappers: LSTM layers, pooling, sparse AdamW for embeddings."""

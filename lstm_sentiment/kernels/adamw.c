@@ -1,4 +1,4 @@
-/* The step of AdamW for those rows of an embedding that have a gradient.
+/* Sparse AdamW step for the rows of an embedding that have a gradient.
  *
  * Legend: V rows of the embedding, U of which have a gradient, E their size.
  */
@@ -7,12 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What the arrays of a call are; see `adamw.py`. */
+/* Arguments of a call; see `adamw.py`. */
 typedef struct {
     int64_t count, size, threads;  /* U, E */
     const int64_t *rows;           /* (U,) distinct */
     const float *gradients;        /* (U, E) */
-    const float *factors;          /* (V,) what each row's step is multiplied by; NULL: 1 */
+    const float *factors;          /* (V,) step multiplier of each row; NULL: 1 */
     float *values, *mean, *square; /* (V, E) */
     float kept;                    /* of values: 1 - learning rate · weight decay */
     float beta1, beta2;

@@ -1,4 +1,4 @@
-"""AdamW for those rows of an embedding that have a gradient, on a CPU, by a compiled kernel (see `library`).
+"""Sparse AdamW for embedding rows with a gradient: a compiled CPU kernel (see `library`).
 
 Legend: V rows of the embedding, U of which have a gradient, E their size.
 """
@@ -16,7 +16,7 @@ from lstm_sentiment.kernels.library import applies_to, call, fields
 
 
 class _Update(ctypes.Structure):
-    """The arguments of `update_rows`, as in rows.c."""
+    """The arguments of `update_rows`, as in adamw.c."""
 
     _fields_ = fields(
         (ctypes.c_int64, "count size threads"),
@@ -46,21 +46,21 @@ def adamw(
     weight_decay: float,
     step: float,
 ) -> None:
-    """Do a step of AdamW (Loshchilov and Hutter 2019) for some rows, in place; `applies` must be True.
+    """Apply an AdamW step (Loshchilov and Hutter 2019) to some rows in place; `applies` must be True.
 
     Args:
         tables_VE: the embedding and its two moments.
         rows_U: distinct rows.
-        gradient_UE: theirs.
-        factors_V: what each row's step is multiplied by; None for 1.
-        learning_rate: the step's length.
-        betas: how slowly the moments move.
-        epsilon: added to the root of the second one.
-        weight_decay: share of the values that goes, per learning rate.
-        step: how many there were, with this one.
+        gradient_UE: their gradients.
+        factors_V: step multiplier of each row; None for 1.
+        learning_rate: of the step.
+        betas: decay rates of the moments.
+        epsilon: added to the square root of the second moment.
+        weight_decay: decoupled weight decay.
+        step: 1-based number of this step.
 
     Raises:
-        ValueError: a row is none of the table's, or shapes do not fit one another.
+        ValueError: a row index is out of range, or shapes do not match.
 
     >>> tables_VE = torch.ones(3, 2), torch.zeros(3, 2), torch.zeros(3, 2)
     >>> rates = {"learning_rate": 0.1, "betas": (0.9, 0.99), "epsilon": 1e-8, "weight_decay": 0.0, "step": 1}
@@ -107,5 +107,5 @@ def _check(
         raise ValueError(
             f"rows {lowest} to {highest}, gradients {tuple(gradient_UE.shape)}, factors "
             f"{factors_V if factors_V is None else tuple(factors_V.shape)} and tables "
-            f"{[tuple(of_VE.shape) for of_VE in tables_VE]} do not fit one another"
+            f"{[tuple(of_VE.shape) for of_VE in tables_VE]} do not match"
         )

@@ -1,7 +1,7 @@
-"""The compiled library, where there is one that runs here.
+"""Loading and calling of the compiled kernel library, if it is available here.
 
-It is plain C, called by ctypes: it holds nothing of Python or PyTorch, so that one build serves all their
-versions. Its threads are those of PyTorch's own OpenMP, which it finds loaded.
+It is plain C, called by ctypes, and independent of Python's and PyTorch's ABI, so that one build serves all
+versions. It uses PyTorch's OpenMP threads, from the OpenMP library that is already loaded.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CAPABLE = ("AVX2", "AVX512")  # what PyTorch calls CPUs with AVX2 and FMA
-INTERFACE = 1  # goes up whenever the arguments of a function change, with its like in lstm.c
+CAPABLE = ("AVX2", "AVX512")  # PyTorch's names of CPUs with AVX2 and FMA
+INTERFACE = 1  # increment when the arguments of a function change, here and in lstm.c
 FUNCTIONS = ("lstm_forward", "lstm_backward", "pool_forward", "pool_backward", "update_rows")
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled library, or None where there is none that runs here, or one of another version."""
+    """Return the compiled library, or None if it is missing, unsupported here or of another version."""
     path = Path(__file__).with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
     if not path.is_file() or torch.backends.cpu.get_cpu_capability() not in CAPABLE:
         return None
@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL | None:
         found = ctypes.CDLL(str(path))
         found.kernels_interface.restype = ctypes.c_int64
         if found.kernels_interface() != INTERFACE:
-            log.warning("%s is of another version and not used: install the package again", path.name)
+            log.warning("%s is of another version and not used: reinstall the package", path.name)
             return None
         for name in FUNCTIONS:
             function = getattr(found, name)
@@ -46,7 +46,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def applies_to(*tensors: Tensor) -> bool:
-    """Whether all are arrays that the library can take: float32, on the CPU, not empty.
+    """Whether the library supports all tensors: float32, on the CPU, not empty.
 
     >>> applies_to(torch.zeros(2).double())
     False
@@ -56,7 +56,7 @@ def applies_to(*tensors: Tensor) -> bool:
 
 
 def fields(*kinds: tuple[type, str]) -> tuple[tuple[str, type], ...]:
-    """Return the fields of a structure of arguments, from types and the names of each.
+    """Return ctypes fields from types and their space-separated names.
 
     >>> fields((ctypes.c_int64, "steps batch"))
     (('steps', <class 'ctypes.c_long'>), ('batch', <class 'ctypes.c_long'>))
@@ -67,13 +67,13 @@ def fields(*kinds: tuple[type, str]) -> tuple[tuple[str, type], ...]:
 def call(
     name: str, structure: type[ctypes.Structure], numbers: Mapping[str, float], arrays: Mapping[str, Any]
 ) -> None:
-    """Call a function of the library, which must be there (see `applies_to`).
+    """Call a function of the library, which must be available (see `applies_to`).
 
     Args:
         name: one of `FUNCTIONS`.
-        structure: its arguments.
-        numbers: those that are numbers, by name.
-        arrays: those that are arrays: a contiguous tensor, or several of them; those left out are NULL.
+        structure: type of its arguments.
+        numbers: integer and float arguments, by name.
+        arrays: array arguments: a contiguous tensor or several; missing ones are NULL.
     """
     found = library()
     assert found is not None

@@ -1,12 +1,12 @@
-/* LSTM layers, forward and back: what no matrix library does fast.
+/* LSTM layers, forward and backward pass.
  *
- * Step follows step, each with a small product, and nothing of it can be put off. A library pays in each for
- * a call, and for threads that wait for one another; here a direction runs through all its steps on one
- * thread, with weights packed once, and its sums meet the nonlinearities while they are in the first-level
- * cache. The gradients of weights and inputs, which no step waits for, come last, from all tokens at once.
+ * The steps are sequential, each with a small matrix product. A matrix library pays in each step for a call
+ * and for synchronising threads; here a direction runs through all its steps on one thread, with weights
+ * packed once, and the nonlinearities are applied while the sums are in the L1 cache. The gradients of
+ * weights and inputs, which no step depends on, are computed last, over all tokens.
  *
- * For x86-64 with AVX2 and FMA, whose 16 registers of 8 floats the inner loops fill. `lstm.py` says
- * what is computed, and calls this.
+ * For x86-64 with AVX2 and FMA, whose 16 registers of 8 floats the inner loops fill. Called by `lstm.py`,
+ * which describes the computation.
  *
  * Legend: D directions, T steps, B texts, X inputs and H states of a token, U = H / 8 groups of states.
  * Gates come in the order of nn.LSTM: input, forget, cell, output.
@@ -20,8 +20,8 @@
 enum { WIDTH = 8, GATES = 4, MOST_DIRECTIONS = 2 };
 enum { FORWARD_ROWS = 3, BACKWARD_ROWS = 6, BACKWARD_GROUPS = 2 }; /* texts x groups: 12 sums in registers */
 enum { CACHED = 128, TEXTS = 66 }; /* rows of a panel (16 KB) and texts whose sums (8 KB) stay in 32 KB */
-enum { COLUMNS = BACKWARD_GROUPS * WIDTH }; /* of a panel of the way back */
-enum { DEEP = 256, TOKENS = 48 };           /* rows of such a panel (16 KB), and tokens that it is used for */
+enum { COLUMNS = BACKWARD_GROUPS * WIDTH }; /* of a panel of the backward pass */
+enum { DEEP = 256, TOKENS = 48 };           /* rows of such a panel (16 KB), and tokens it is used for */
 
 /* ---- Numbers ------------------------------------------------------------------------------------ */
 
@@ -50,10 +50,10 @@ static inline __m256 hyperbolic_tangent(__m256 x) {
 
 /* ---- Products ----------------------------------------------------------------------------------- */
 
-/* sums[r][g] += rows[r] · panel[:, g]: some rows times a panel of 8·groups columns. Each sum adds up in
- * the order of k, whatever the number of rows: a text's result does not depend on which texts it shares a
- * block with. One function per shape, never inlined, its loops over rows and groups unrolled: the sums then
- * stay in registers. The numbers of a row stand STRIDE places apart. */
+/* sums[r][g] += rows[r] · panel[:, g]: some rows times a panel of 8·groups columns. Each sum is in the order
+ * of k, whatever the number of rows: a text's result does not depend on the other texts of its block. One
+ * function per shape, never inlined, its loops over rows and groups unrolled: the sums then stay in registers.
+ * The elements of a row are STRIDE apart. */
 #define UNROLLED _Pragma("GCC unroll 8") for
 #define DEFINE_PRODUCT(NAME, ROWS, GROUPS, STRIDE)                                                         \
     static __attribute__((noinline)) void NAME(const float *restrict panel,                                \
@@ -86,12 +86,12 @@ DEFINE_PRODUCT(product_3x4, 3, 4, 1)
 DEFINE_PRODUCT(product_1x2, 1, 2, 1)
 DEFINE_PRODUCT(product_4x2, 4, 2, 1)
 DEFINE_PRODUCT(product_6x2, 6, 2, 1)
-DEFINE_PRODUCT(across_4x2, 4, 2, 4) /* rows side by side */
+DEFINE_PRODUCT(across_4x2, 4, 2, 4) /* interleaved rows */
 DEFINE_PRODUCT(across_6x2, 6, 2, 6)
 
 /* ---- Layer -------------------------------------------------------------------------------------- */
 
-/* What the arrays of a call are; see `lstm.py`. */
+/* Arguments of a call; see `lstm.py`. */
 typedef struct {
     int64_t directions, steps, batch, inputs, hidden, threads;
     const int64_t *lengths;              /* (B,) tokens of each text */
@@ -99,21 +99,21 @@ typedef struct {
     const float *const *weights;         /* D times (4H, H), for states */
     const float *const *input_bias;      /* D times (4H,) */
     const float *const *bias;            /* D times (4H,) */
-    float *packed;                       /* (D, 4H, H + X) room for weights, X rounded up to 16 */
-    float *packed_gates;                 /* (D, 4H, DEEP) room for gradients */
+    float *packed;                       /* (D, 4H, H + X) buffer for weights, X rounded up to 16 */
+    float *packed_gates;                 /* (D, 4H, DEEP) buffer for gradients */
     const float *values;                 /* (T·B, X) by token */
-    float *states;                       /* (D, T·B, H) in the order of reading */
-    float *cells;                        /* (D, B, H) room for cells, or for their gradients */
-    float *records;                      /* (D, T, U, B, KEPT, 8), aligned, for the way back; NULL: none */
-    const float *const *state_gradients; /* D times (T·B, H) in the order of reading */
-    float *gate_gradients;               /* (D, T·B, 4H) in the order of reading */
-    float *value_gradients;              /* (T·B, X) by token; NULL: not wanted */
-    float *input_weight_gradients;       /* (D, 4H, X); NULL: those of no weight are wanted */
+    float *states;                       /* (D, T·B, H) in reading order */
+    float *cells;                        /* (D, B, H) buffer for cells, or for their gradients */
+    float *records;                      /* (D, T, U, B, KEPT, 8), aligned, for the backward pass; NULL: none */
+    const float *const *state_gradients; /* D times (T·B, H) in reading order */
+    float *gate_gradients;               /* (D, T·B, 4H) in reading order */
+    float *value_gradients;              /* (T·B, X) by token; NULL: not needed */
+    float *input_weight_gradients;       /* (D, 4H, X); NULL: no weight gradients are needed */
     float *weight_gradients;             /* (D, 4H, H) */
     float *bias_gradients;               /* (D, 4H), of either bias */
 } Layer;
 
-/* What the way back has to know of each step: the gates, the cell and its hyperbolic tangent. */
+/* Values saved per step for the backward pass: the gates, the cell and its tanh. */
 enum { IN, KEEP, OFFERED, OUT, CELL, SQUASHED, KEPT };
 
 static inline float *record(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t u) {
@@ -121,8 +121,8 @@ static inline float *record(const Layer *layer, int64_t d, int64_t t, int64_t b,
     return layer->records + (((d * layer->steps + t) * U + u) * layer->batch + b) * KEPT * WIDTH;
 }
 
-/* The place of the token that direction `d` reads as the `t`-th of text `b`: the second direction reads
- * each text from its end, and padding, which stands behind the text, last. */
+/* Index of the token that direction `d` reads as the `t`-th of text `b`: the second direction reads
+ * each text from its end, and the padding after the text last. */
 static inline int64_t token(const Layer *layer, int64_t d, int64_t t, int64_t b) {
     const int64_t length = layer->lengths[b];
     return (d && t < length ? length - 1 - t : t) * layer->batch + b;
@@ -140,7 +140,7 @@ static void pack_forward(const Layer *layer, int64_t d, int64_t u) {
     }
 }
 
-/* As many columns as whole panels have. */
+/* Columns rounded up to whole panels. */
 static inline int64_t whole(int64_t columns) { return (columns + COLUMNS - 1) / COLUMNS * COLUMNS; }
 
 static inline float *panel_backward(const Layer *layer, int64_t d, int64_t column) {
@@ -155,7 +155,7 @@ static inline void copy_columns(float *restrict panel_row, const float *restrict
         for (int64_t j = 0; j < COLUMNS; j++) panel_row[j] = j < columns ? row[j] : 0.0f;
 }
 
-/* Back from a panel: put up to 16 columns in a row, or add them to it. */
+/* Store up to 16 columns of a panel in a row, or add them to it. */
 static inline void put_columns(float *restrict row, const float *restrict sums, int64_t columns, int add) {
     if (columns >= COLUMNS)
         for (int64_t j = 0; j < COLUMNS; j++) row[j] = add ? row[j] + sums[j] : sums[j];
@@ -174,8 +174,8 @@ static void pack_backward(const Layer *layer, int64_t d, int64_t u) {
             copy_columns(panel + k * COLUMNS, layer->input_weights[d] + k * X + column - H, X + H - column);
 }
 
-/* One step of some texts, for 8 states, from the sums of their four gates. In two loops: what one text waits
- * for, the next one does not. Records go past the cache, which they would fill long before they are read. */
+/* One step of some texts, for 8 states, from the sums of their four gates. In two loops, so that the latencies
+ * of texts overlap. Records are written past the cache, which they would fill long before they are read. */
 static void step_forward(const Layer *layer, int64_t d, int64_t t, const int64_t *texts, int64_t count,
                          int64_t u, float *sums) {
     const int64_t H = layer->hidden, column = u * WIDTH;
@@ -205,7 +205,7 @@ static void step_forward(const Layer *layer, int64_t d, int64_t t, const int64_t
     }
 }
 
-/* Add the products of many rows with a panel, so much of it at a time as stays in the first-level cache. */
+/* Add the products of many rows with a panel, in blocks that stay in the L1 cache. */
 static void add_products(const float *panel, const float *const *rows, int64_t count, int64_t length,
                          float *sums) {
     for (int64_t k = 0; k < length; k += CACHED) {
@@ -218,7 +218,7 @@ static void add_products(const float *panel, const float *const *rows, int64_t c
     }
 }
 
-/* List up to TEXTS of the texts from `*b` on that have a token at step t, and go past them. */
+/* List up to TEXTS texts from `*b` on that have a token at step t, and advance `*b`. */
 static int64_t texts_at(const Layer *layer, int64_t t, int64_t *b, int64_t last, int64_t *texts) {
     int64_t count = 0;
     for (; *b < last && count < TEXTS; ++*b)
@@ -226,7 +226,7 @@ static int64_t texts_at(const Layer *layer, int64_t t, int64_t *b, int64_t last,
     return count;
 }
 
-/* Some texts, from `first` to `last`, through all their steps; the states of padding are 0. */
+/* Forward pass of the texts from `first` to `last` over all steps; the states of padding are 0. */
 static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t X = layer->inputs, H = layer->hidden, B = layer->batch;
     for (int64_t t = 0; t < layer->steps; t++) {
@@ -256,10 +256,10 @@ static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) 
             }
         }
     }
-    _mm_sfence(); /* whichever thread reads the records finds them */
+    _mm_sfence(); /* makes the records visible to all threads */
 }
 
-/* One step of one text back, for 8 states; `sums` holds what flows back from the step behind, if any does. */
+/* Backward step of one text, for 8 states; `sums` has the gradients from the following step, if any. */
 static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t u,
                                  const float *sums) {
     const int64_t H = layer->hidden, B = layer->batch, column = u * WIDTH, row = t * B + b;
@@ -282,12 +282,12 @@ static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64
     _mm256_storeu_ps(cell_gradients, of_cell * keep);
 }
 
-/* As many rows as a product takes of those that are left. */
+/* Number of rows of the next product. */
 static inline int64_t rows_at_once(int64_t left) {
     return left >= BACKWARD_ROWS && left != 8 ? BACKWARD_ROWS : left >= 4 ? 4 : 1;
 }
 
-/* Add the products of many rows with a panel of the way back, likewise. */
+/* Add the products of many rows with a panel of the backward pass, likewise. */
 static void add_products_back(const float *panel, const float *const *rows, int64_t count, int64_t length,
                               float *sums) {
     for (int64_t k = 0; k < length; k += DEEP) {
@@ -302,7 +302,7 @@ static void add_products_back(const float *panel, const float *const *rows, int6
     }
 }
 
-/* Some texts, back through all their steps: those that go on first, then those that end here. */
+/* Backward pass of some texts over all steps: at each, the texts that continue, then those that end there. */
 static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, K = GATES * H;
     for (int64_t t = layer->steps - 1; t >= 0; t--)
@@ -328,9 +328,9 @@ static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last)
 
 /* ---- Gradients of all tokens -------------------------------------------------------------------- */
 
-/* List up to `most` real tokens from place `*n` on, in the order of reading, and go past them: the place of
- * each in that order, and in the text. A list by one order is one by the other, since each is its own inverse
- * and padding is read last. */
+/* List up to `most` real tokens from index `*n` on, in reading order, and advance `*n`: the index of each in
+ * that order, and in the text. The list holds in either order, since the order is its own inverse and padding
+ * is read last. */
 static int64_t real_tokens(const Layer *layer, int64_t d, int64_t *n, int64_t last, int64_t most,
                            int64_t *read, int64_t *stands) {
     int64_t count = 0, t = *n / layer->batch, b = *n % layer->batch;
@@ -347,7 +347,7 @@ static int64_t real_tokens(const Layer *layer, int64_t d, int64_t *n, int64_t la
     return count;
 }
 
-/* The inputs of some tokens, of which there are at most TOKENS: gradients of gates times weights. */
+/* Input gradients of at most TOKENS tokens: gate gradients times weights. */
 static void of_values(const Layer *layer, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, X = layer->inputs, D = layer->directions, K = GATES * H;
     const float *rows[MOST_DIRECTIONS][TOKENS];
@@ -368,8 +368,8 @@ static void of_values(const Layer *layer, int64_t first, int64_t last) {
     }
 }
 
-/* The gate gradients of some tokens: per few gates a panel (count, rows), DEEP places for each gate. Their
- * sums are added to the gradients of the bias. */
+/* Pack the gate gradients of some tokens: per few gates a panel (count, rows), with room for DEEP per gate.
+ * Their sums are added to the bias gradients. */
 static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64_t count, int add,
                        int64_t first, int64_t last) {
     const int64_t N = layer->steps * layer->batch, K = GATES * layer->hidden;
@@ -393,7 +393,7 @@ static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64
     }
 }
 
-/* What these tokens were read with: 16 columns of their inputs, or of the states before them. */
+/* Pack 16 columns of these tokens' inputs, or of the states before them. */
 static void pack_read(const Layer *layer, int64_t d, const int64_t *read, const int64_t *stands,
                       int64_t count, int64_t column, float *panel) {
     const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch;
@@ -407,8 +407,8 @@ static void pack_read(const Layer *layer, int64_t d, const int64_t *read, const 
             copy_columns(panel + k * COLUMNS, states + (read[k] - B) * H, read[k] < B ? 0 : COLUMNS);
 }
 
-/* The weights and the bias of some gates of a direction: gradients of gates times what was read, summed over
- * tokens, DEEP at a time. */
+/* Gradients of weights and bias of some gates of a direction: gate gradients times inputs or states, summed
+ * over tokens, DEEP at a time. */
 static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, X = layer->inputs, N = layer->steps * layer->batch, K = GATES * H;
     int add = 0;
@@ -436,13 +436,12 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
 
 /* ---- Threads ------------------------------------------------------------------------------------ */
 
-/* How many parts each direction's work is cut into: directions run first, then, if there are more threads,
- * parts of them. */
+/* Number of parts of each direction's work: threads are assigned to directions first, then to parts of them. */
 static inline int64_t wanted_parts(const Layer *layer) {
     return layer->threads > layer->directions ? layer->threads / layer->directions : 1;
 }
 
-/* All steps: nothing waits but at the end. */
+/* Run all steps; threads synchronise only at the end. */
 static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, int64_t, int64_t),
                 void (*pass)(const Layer *, int64_t, int64_t, int64_t)) {
     const int64_t D = layer->directions, B = layer->batch;
@@ -460,7 +459,7 @@ static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, 
     }
 }
 
-/* Threads seldom run at the same speed: which is done with its gates first takes more of the inputs. */
+/* Threads rarely run at the same speed: one that finishes its gates first takes more of the inputs. */
 static void gradients(const Layer *layer) {
     const int64_t D = layer->directions, N = layer->steps * layer->batch, K = GATES * layer->hidden;
     const int64_t blocks = layer->value_gradients ? (N + TOKENS - 1) / TOKENS : 0;
@@ -479,7 +478,7 @@ static void gradients(const Layer *layer) {
     }
 }
 
-/* Goes up whenever the arguments of a function change, with its like in `library.py`. */
+/* Increment when the arguments of a function change, here and in `library.py`. */
 int64_t kernels_interface(void) { return 1; }
 
 void lstm_forward(const Layer *layer) { run(layer, layer->hidden / WIDTH, pack_forward, forward); }

@@ -1,14 +1,14 @@
-"""LSTM layers on a CPU, by a compiled kernel (see `library`).
+"""LSTM layers on a CPU: a compiled kernel (see `library`).
 
-`lstm.c` goes through the steps and back. Both directions run at the same time, each on a thread of its
-own through all its steps; where there are more threads, each takes a part of the batch. The second direction
-reads each text from its end, so that padding stays behind the text for both (see `lstm`).
+`lstm.c` has the forward and backward pass. Both directions run in parallel, each on its own thread for all
+steps; with more threads, each takes a part of the batch. The second direction reads each text from its end,
+so that padding follows the text in both (see `models.lstm`).
 
-The result is that of `nn.LSTM` to float rounding. Every sum adds up in one order: a text's states are the
-same, bit for bit, in any batch, at any place and with any number of threads, and so are a batch's gradients
-with any number of threads. Padding has states of 0 and no gradient. Where the kernel cannot run (none was
-compiled, a CPU without AVX2, a GPU, another number format, a hidden size that is no multiple of 16),
-`applies` is False, and `models.lstm` asks `nn.LSTM`.
+The result equals that of `nn.LSTM` up to float rounding. Sums have a fixed order: a text's states are
+bit-identical in any batch, at any position and with any number of threads, and so are a batch's gradients
+with any number of threads. Padding has states of 0 and no gradient. Where the kernel is not available (not
+compiled, a CPU without AVX2, a GPU, another dtype, a hidden size that is not a multiple of 16),
+`applies` is False, and `models.lstm` uses `nn.LSTM`.
 
 Legend: T steps, B texts, X inputs of a token, H hidden size, D directions.
 """
@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from lstm_sentiment.kernels.library import applies_to, call, fields
 
 MOST_DIRECTIONS = 2
-HIDDEN_MULTIPLE = 16  # columns that one product of the backward pass covers, COLUMNS in recurrence.c
-DEEP = 256  # tokens whose products a thread adds up at a time, as there
-KEPT = 6  # numbers that the way back has to know of each state: four gates, the cell, its hyperbolic tangent
+HIDDEN_MULTIPLE = 16  # columns of one product of the backward pass, COLUMNS in lstm.c
+DEEP = 256  # tokens whose products a thread sums at a time, as there
+KEPT = 6  # values saved per state for the backward pass: four gates, the cell, its tanh
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
 class _Layer(ctypes.Structure):
-    """The arguments of a pass, as in recurrence.c."""
+    """The arguments of a pass, as in lstm.c."""
 
     _fields_ = fields(
         (ctypes.c_int64, "directions steps batch inputs hidden threads"),
@@ -57,15 +57,15 @@ def applies(values_TBX: Tensor, lstms: Sequence[nn.LSTM]) -> bool:
 
 
 def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> list[Tensor]:
-    """Return the states (T, B, H) of each direction, in the order it reads in; `applies` must be True.
+    """Return the hidden states (T, B, H) of each direction, in reading order; `applies` must be True.
 
     Args:
-        values_TBX: what both directions read, float32.
+        values_TBX: inputs of both directions, float32.
         lengths_B: number of tokens of each text, at most T.
-        lstms: one or two layers of one direction each, of equal sizes; the second one reads backwards.
+        lstms: one or two unidirectional layers of equal sizes; the second one reads backwards.
 
     Raises:
-        ValueError: the shapes do not fit one another, a text is longer than T, or there are more layers.
+        ValueError: the shapes do not match, a text is longer than T, or there are more layers.
 
     >>> lstms = [nn.LSTM(8, 16), nn.LSTM(8, 16)]
     >>> values_TBX, lengths_B = torch.randn(5, 1, 8), torch.tensor([5])
@@ -81,7 +81,7 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     if not fit or len(lengths_B) != batch or longest > steps:
         raise ValueError(
             f"values {tuple(values_TBX.shape)}, {len(lengths_B)} texts of up to {longest} tokens and "
-            f"{len(lstms)} layers of (inputs, states, layers) {sorted(sizes)} do not fit one another"
+            f"{len(lstms)} layers of (inputs, states, layers) {sorted(sizes)} do not match"
         )
     weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
     learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))
@@ -89,7 +89,7 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
 
 
 class _Recurrence(torch.autograd.Function):
-    """From inputs (T, B, X) to states, D times (T, B, H); of each kind in `WEIGHTS` there are D."""
+    """From inputs (T, B, X) to hidden states, D times (T, B, H); D of each kind in `WEIGHTS`."""
 
     @staticmethod
     def forward(ctx: Any, values_TBX: Tensor, lengths_B: Tensor, learning: bool, *weights: Tensor) -> Any:
@@ -126,7 +126,7 @@ class _Recurrence(torch.autograd.Function):
 def _call(
     name: str, arrays: dict[str, Tensor], weights: Sequence[Tensor], gradients_TBH: Sequence[Tensor] = ()
 ) -> None:
-    """Call a function of the kernel; see recurrence.c for what the arrays are."""
+    """Call a function of the kernel; the arrays are described in lstm.c."""
     directions, steps, batch, size = arrays["states"].shape
     inputs = arrays["values"].shape[2]
     columns = -(-inputs // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE + size

@@ -1,5 +1,5 @@
-/* The mean and the largest of each text's states over its tokens, and back: in one pass over them, where
- * calls to a library make five.
+/* Mean and max pooling of each text's states over its tokens, forward and backward: one pass instead of the
+ * five of library calls.
  *
  * Legend: D directions, T steps, B texts, H states of a token and direction, F = D·H.
  */
@@ -7,19 +7,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What the arrays of a call are; see `pooling.py`. */
+/* Arguments of a call; see `pooling.py`. */
 typedef struct {
     int64_t directions, steps, batch, hidden, threads;
     const int64_t *lengths;         /* (B,) tokens of each text */
     const float *const *states;     /* D times (T, B, H), in the order of reading */
     float *mean, *largest;          /* (B, F) */
-    float *ties;                    /* (B, F) how many tokens have the largest */
-    const float *mean_gradients;    /* (B, F) of each token's states, by way of the mean */
-    const float *largest_gradients; /* (B, F) of the states of each token that has the largest */
+    float *ties;                    /* (B, F) number of tokens with the maximum */
+    const float *mean_gradients;    /* (B, F) of each token's states, through the mean */
+    const float *largest_gradients; /* (B, F) of the states of each token with the maximum */
     float *state_gradients;         /* (D, T, B, H) */
 } Pool;
 
-/* Some texts' states in one direction, token by token as they lie in memory. NaN is the largest. */
+/* Some texts' states in one direction, in memory order. NaN counts as the maximum. */
 static void forward(const Pool *pool, int64_t d, int64_t first, int64_t last) {
     const int64_t H = pool->hidden, F = pool->directions * H, B = pool->batch;
     for (int64_t t = 0; t < pool->steps; t++)
@@ -63,8 +63,7 @@ static void backward(const Pool *pool, int64_t d, int64_t first, int64_t last) {
         }
 }
 
-/* Each thread takes some texts, in all directions: their results lie side by side. Threads that wrote here
- * and there in turn would take the cache's lines from one another. */
+/* Each thread takes some texts, in all directions: their results are contiguous. This avoids false sharing. */
 static void run(const Pool *pool, void (*pass)(const Pool *, int64_t, int64_t, int64_t)) {
     const int64_t D = pool->directions, B = pool->batch;
     const int64_t size = (B + pool->threads - 1) / pool->threads, parts = (B + size - 1) / size;

@@ -1,4 +1,4 @@
-"""Mean and max pooling over a text's states on a CPU, by a compiled kernel (see `library`).
+"""Mean and max pooling over a text's hidden states on a CPU: a compiled kernel (see `library`).
 
 Legend: T steps, B texts, H states of a token and direction, D directions, F = D·H.
 """
@@ -35,17 +35,16 @@ def applies(read: Sequence[Tensor]) -> bool:
 
 
 def mean_and_max(read: Sequence[Tensor], lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each text's mean and largest states (B, F) over its tokens; `applies` must be True.
+    """Mean- and max-pool each text's hidden states (B, F) over its tokens; `applies` must be True.
 
-    Equal largest values share the gradient, as in `Tensor.amax`. A text's result is the same, bit for bit,
-    in any batch.
+    Tied maxima share the gradient, as in `Tensor.amax`. A text's result is bit-identical in any batch.
 
     Args:
-        read: states (T, B, H) of each direction, in the order it reads in.
+        read: hidden states (T, B, H) of each direction, in reading order.
         lengths_B: number of tokens of each text, from 1 to T.
 
     Raises:
-        ValueError: the shapes do not fit one another, or a text's length is not from 1 to T.
+        ValueError: the shapes do not match, or a text's length is not from 1 to T.
 
     >>> read, lengths_B = [torch.randn(5, 2, 8)], torch.tensor([5, 3])
     >>> mean_BF = mean_and_max(read, lengths_B)[0] if applies(read) else read[0].mean(dim=0)
@@ -57,7 +56,7 @@ def mean_and_max(read: Sequence[Tensor], lengths_B: Tensor) -> tuple[Tensor, Ten
     if len({of.shape for of in read}) > 1 or len(lengths_B) != batch or shortest < 1 or longest > steps:
         raise ValueError(
             f"states {[tuple(of.shape) for of in read]} and {len(lengths_B)} texts of {shortest} to "
-            f"{longest} tokens do not fit one another"
+            f"{longest} tokens do not match"
         )
     pooled: tuple[Tensor, Tensor] = _Pooling.apply(lengths_B.long().contiguous(), *read)  # type: ignore[no-untyped-call]
     return pooled

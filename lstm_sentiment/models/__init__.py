@@ -1,1 +1,1 @@
-"""The networks: LSTM with embedding and linear head, and the n-gram branch next to it."""
+"""The networks: LSTM with embedding and linear head, and the n-gram branch."""

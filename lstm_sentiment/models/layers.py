@@ -1,4 +1,4 @@
-"""Which layer a weight belongs to, for rates and for unfreezing (Howard & Ruder 2018, ULMFiT)."""
+"""Layer depths of parameters, for layer-wise decay and gradual unfreezing (Howard & Ruder 2018, ULMFiT)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from torch import nn
 
 
 def layer_depths(model: nn.Module) -> dict[str, int]:
-    """Return parameter -> layers above it: 0 for the head, then the LSTM layers from the top, then vectors.
-
-    A wide branch has no layer above it either.
+    """Return parameter -> number of layers above it: 0 for the head and the wide branch, most for embeddings.
 
     >>> from lstm_sentiment.models.lstm import SentimentLSTM
     >>> model = SentimentLSTM(10, 2, embedding_size=4, hidden_size=4, layers=2)
@@ -29,15 +27,14 @@ def layer_depths(model: nn.Module) -> dict[str, int]:
 
 
 def hold_frozen(model: nn.Module, *, epoch: int, epochs_per_layer: int) -> None:
-    """Take the gradient away from layers whose turn to learn has not come: the optimizer leaves them alone.
+    """Remove the gradients of layers that are still frozen, so that the optimizer skips them.
 
-    (To switch `requires_grad` off would save their backward pass, and break what processes have agreed
-    to exchange.)
+    (Switching off `requires_grad` would save their backward pass, but break DistributedDataParallel.)
 
     Args:
         model: after the backward pass.
         epoch: 0-based.
-        epochs_per_layer: epochs until the next layer learns too; 0 for all from the start.
+        epochs_per_layer: epochs until the next layer is unfrozen; 0 for all from the start.
 
     >>> from lstm_sentiment.models.lstm import SentimentLSTM
     >>> model = SentimentLSTM(10, 2, embedding_size=4, hidden_size=4)

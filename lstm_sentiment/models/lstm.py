@@ -4,10 +4,10 @@ Legend: B texts, T padded length, E embedding size, H hidden size, D directions,
 P pooled features, C classes, X unknown tokens of a batch, K places per spelt token.
 
 A padded batch never reaches `nn.LSTM(bidirectional=True)`, which would read the padding first when
-it reads backwards, nor a PackedSequence, which keeps both oneDNN and cuDNN from their fast kernels.
+it reads backwards, nor a PackedSequence, with which neither oneDNN nor cuDNN uses its fast kernels.
 Each layer is a pair of one-direction LSTMs instead; the second one reads every row reversed within
-its own length, so that padding stays behind the text, where it can change nothing. In fp32 on a CPU a
-compiled kernel computes both (see `kernels.lstm`), where there is one.
+its own length, so that padding stays behind the text and has no influence. In fp32 on a CPU a compiled
+kernel computes both directions where it is available (see `kernels.lstm`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.kernels import lstm as recurrence
-from lstm_sentiment.kernels import pooling
+from lstm_sentiment.kernels import pooling as kernel
+from lstm_sentiment.models.pooling import States, pooling_of
+from lstm_sentiment.models.reversal import by_place, reversal, reversed_texts
 from lstm_sentiment.text.subwords import FoldedVectors, SubwordVectors, nothing_spelt, table, word_ids
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
@@ -34,13 +36,13 @@ class SentimentLSTM(nn.Module):
         embedding_size: E.
         hidden_size: H, per direction.
         layers: LSTM layers.
-        bidirectional: read backwards too.
-        pooling: ``last``, ``mean``, ``max``, ``attention``, or several joined by ``+``.
+        bidirectional: a backward LSTM as well.
+        pooling: ``last``, ``mean``, ``max``, ``attention``, or several joined by ``+`` (see `pooling`).
         dropout: on the pooled features and between layers.
-        embedding_dropout: on embeddings, one mask per text shared over its tokens.
+        embedding_dropout: on embeddings, with one mask per text for all of its tokens (variational dropout).
         word_dropout: share of tokens replaced by the unknown token while training.
-        subwords: n-gram vectors that are added to those of words; None for none.
-        initial: whether weights get initial values; without, they hold anything until they are loaded.
+        subwords: character n-gram vectors that are added to word vectors; None for none.
+        initial: whether weights are initialised; otherwise they are undefined until they are loaded.
 
     >>> model = SentimentLSTM(100, 3, embedding_size=8, hidden_size=8).eval()
     >>> tokens_BT, lengths_B = torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])
@@ -97,8 +99,8 @@ class SentimentLSTM(nn.Module):
         return self.logits_of(self.embed(tokens_BT, lengths_B, spelling_XK), lengths_B)
 
     def embed(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None) -> Tensor:
-        """Return the tokens' vectors (T, B, E), behind dropout and as long as the longest text."""
-        if lengths_B.device.type == "cpu":  # elsewhere it would have to wait for the device
+        """Return the embeddings (T, B, E) after dropout, cut to the longest text."""
+        if lengths_B.device.type == "cpu":  # on other devices this would be a synchronization
             tokens_BT = tokens_BT[:, : int(lengths_B.max())]
         embedded_TBE = self.look_up(self._drop_words(tokens_BT.t()), spelling_XK)
         if self.training and self.embedding_dropout:
@@ -108,7 +110,7 @@ class SentimentLSTM(nn.Module):
         return embedded_TBE
 
     def look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
-        """Return the tokens' vectors (T, B, E), before any dropout; ids and spelling as in `forward`."""
+        """Return the embeddings (T, B, E) before dropout; ids and spelling as in `forward`."""
         embedded_TBE: Tensor
         if self.subwords is None:
             embedded_TBE = self.embedding(tokens_TB)
@@ -129,20 +131,20 @@ class SentimentLSTM(nn.Module):
         return embedded_TBE
 
     def logits_of(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return the logits (B, C) of texts given as their tokens' vectors (T, B, E)."""
+        """Return the logits (B, C) of texts given as embeddings (T, B, E)."""
         return self.head_logits(self._read(embedded_TBE, lengths_B), lengths_B)
 
     def fold_subwords(self) -> None:
-        """Keep the sum of each known token's word and n-gram vectors from now on: for prediction alone.
+        """Cache the sum of word and n-gram vectors of known tokens; for prediction only.
 
-        Answers and weights stay the same; a known token is spelt once, when it is first met.
+        Predictions and weights stay the same; each known token is computed when it first occurs.
         """
         if self.subwords is not None and self.folded is None:
             self.folded = FoldedVectors(self.embedding.weight).train(self.training)
 
     @torch.no_grad()
     def token_vectors(self) -> Tensor:
-        """Return the vectors of all known tokens (V, E), with those of their n-grams."""
+        """Return the vectors (V, E) of all known tokens, n-gram vectors included."""
         ids_V = torch.arange(self.embedding.num_embeddings, device=self.embedding.weight.device)
         vectors_VE: Tensor = self.embedding.weight.detach()
         if self.subwords is not None:
@@ -150,7 +152,7 @@ class SentimentLSTM(nn.Module):
         return vectors_VE
 
     def pooled(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return what the head reads of texts given as their tokens' vectors (T, B, E): features (B, P)."""
+        """Return the pooled features (B, P) of texts given as embeddings (T, B, E)."""
         return self._pool_all(self._read(embedded_TBE, lengths_B), lengths_B)
 
     def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
@@ -161,11 +163,12 @@ class SentimentLSTM(nn.Module):
     def _pool_all(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         read = [states_TBH.float() for states_TBH in read]
         pooled: dict[str, Tensor] = {}
-        if not {"mean", "max"}.isdisjoint(self.pooling) and pooling.applies(read):
-            pooled["mean"], pooled["max"] = pooling.mean_and_max(read, lengths_B)
+        if not {"mean", "max"}.isdisjoint(self.pooling) and kernel.applies(read):
+            pooled["mean"], pooled["max"] = kernel.mean_and_max(read, lengths_B)
+        states = States(read=read, lengths_B=lengths_B, attention=self.attention, training=self.training)
         for kind in self.pooling:
             if kind not in pooled:
-                pooled[kind] = self._pool(kind, read, lengths_B)
+                pooled[kind] = pooling_of(kind).pool(states)
         return torch.cat([pooled[kind] for kind in self.pooling], dim=1)
 
     def _read(self, embedded_TBE: Tensor, lengths_B: Tensor) -> list[Tensor]:
@@ -173,7 +176,7 @@ class SentimentLSTM(nn.Module):
         states, read = embedded_TBE, list[Tensor]()
         for layer in range(len(self.forward_lstms)):
             if layer:
-                states = self._drop(_aligned(read, _mirror(len(states), lengths_B)))
+                states = self._drop(by_place(read, reversal(len(states), lengths_B)))
             lstms = [lstms[layer] for lstms in (self.forward_lstms, self.backward_lstms) if len(lstms)]
             read = _read_layer(states, lengths_B, lstms)
         return read
@@ -189,28 +192,6 @@ class SentimentLSTM(nn.Module):
             return values
         return values * _dropout_mask(values.shape, self.dropout, values.device)
 
-    def _pool(self, kind: str, read: list[Tensor], lengths_B: Tensor) -> Tensor:
-        steps, batch, size = read[0].shape
-        if not self.training and kind in ("mean", "max") and _is_full(steps, lengths_B):
-            pooled = [of.mean(dim=0) if kind == "mean" else of.amax(dim=0) for of in read]
-            return torch.cat(pooled, dim=1)
-        real_TB = torch.arange(steps, device=lengths_B.device)[:, None] < lengths_B
-        if kind == "attention":
-            assert self.attention is not None
-            states_TBF = _aligned(read, _mirror(steps, lengths_B))
-            scores_TB: Tensor = self.attention(states_TBF).squeeze(2)
-            shares_TB = scores_TB.masked_fill(~real_TB, -torch.inf).softmax(dim=0)
-            return (states_TBF * shares_TB[:, :, None]).sum(dim=0)
-        if kind == "mean":
-            shares_TB1 = (real_TB / lengths_B)[:, :, None]
-            pooled = [(states_TBH * shares_TB1).sum(dim=0) for states_TBH in read]
-        elif kind == "max":
-            pooled = [_MaxOverTime.apply(states_TBH, real_TB) for states_TBH in read]  # type: ignore[no-untyped-call]
-        else:  # last: where each direction stops reading, as in h_n of nn.LSTM
-            place_1BH = (lengths_B - 1)[None, :, None].expand(1, batch, size)
-            pooled = [states_TBH.gather(0, place_1BH)[0] for states_TBH in read]
-        return torch.cat(pooled, dim=1)
-
     def _initialise(self) -> None:
         nn.init.normal_(self.embedding.weight, std=0.1)
         with torch.no_grad():
@@ -224,7 +205,7 @@ class SentimentLSTM(nn.Module):
                     nn.init.xavier_uniform_(parameter)
                 else:
                     nn.init.zeros_(parameter)
-                    if "bias_ih" in name:  # forget gate open at first, or nothing is remembered
+                    if "bias_ih" in name:  # forget gate open at first (Jozefowicz et al. 2015)
                         nn.init.ones_(parameter.chunk(4)[1])
 
 
@@ -234,50 +215,12 @@ def _read_layer(values_TBX: Tensor, lengths_B: Tensor, lstms: list[Any]) -> list
         return recurrence.read(values_TBX, lengths_B, lstms)
     orders = [values_TBX]
     if len(lstms) > 1:
-        orders.append(_mirrored(values_TBX, _mirror(len(values_TBX), lengths_B)))
+        orders.append(reversed_texts(values_TBX, reversal(len(values_TBX), lengths_B)))
     return [lstm(order_TBX)[0] for lstm, order_TBX in zip(lstms, orders, strict=True)]
 
 
-class _Mirrored(torch.autograd.Function):
-    """Rows of (T, B, X) gathered by an index that is its own inverse.
-
-    The gradient of a gather is a scatter, which is slow; that of a mirror is the same mirror.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values_TBX: Tensor, mirror_N: Tensor) -> Tensor:
-        ctx.save_for_backward(mirror_N)
-        return values_TBX.flatten(0, 1).index_select(0, mirror_N).view(values_TBX.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (mirror_N,) = ctx.saved_tensors
-        return _mirrored(gradients[0].contiguous(), mirror_N), None
-
-
-class _MaxOverTime(torch.autograd.Function):
-    """Largest real value over time, (T, B, F) -> (B, F), at a fifth of the price of `Tensor.max` on a CPU.
-
-    There, numbers are compared and masked many times faster as floats than by way of booleans. Equal
-    largest values share the gradient, as in `Tensor.amax`.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, states_TBF: Tensor, real_TB: Tensor) -> Tensor:
-        masked_TBF = states_TBF + torch.where(real_TB, 0.0, -torch.inf)[:, :, None]
-        largest_BF = masked_TBF.amax(dim=0)
-        ctx.save_for_backward(masked_TBF, largest_BF)
-        return largest_BF
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        masked_TBF, largest_BF = ctx.saved_tensors
-        here_TBF = torch.eq(masked_TBF, largest_BF, out=torch.empty_like(masked_TBF))
-        return here_TBF.mul_(gradients[0] / here_TBF.sum(dim=0)), None
-
-
 def _dropout_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Tensor:
-    """Return what to multiply values by: 0 with a probability of `dropout`, else what makes up for it."""
+    """Return a dropout mask: 0 with probability `dropout`, else 1 / (1 - dropout)."""
     keep = 1 - dropout
     return _chance(shape, keep, device, out=torch.empty(shape, device=device)).div_(keep)
 
@@ -294,33 +237,3 @@ def _chance(shape: Sequence[int], share: float, device: torch.device, *, out: Te
     numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     quarters = numbers.view(torch.int16)[:count].view(*shape)
     return torch.lt(quarters, min(round(share * 2**16) - 2**15, 2**15 - 1), out=out)
-
-
-def _aligned(read: list[Tensor], mirror_N: Tensor | None) -> Tensor:
-    """Return states (T, B, F) place by place: what reads backwards is turned round."""
-    return torch.cat([read[0], *(_mirrored(states_TBH, mirror_N) for states_TBH in read[1:])], dim=2)
-
-
-def _mirrored(values_TBX: Tensor, mirror_N: Tensor | None) -> Tensor:
-    if mirror_N is None:
-        return values_TBX.flip(0)
-    mirrored: Tensor = _Mirrored.apply(values_TBX, mirror_N)  # type: ignore[no-untyped-call]
-    return mirrored
-
-
-def _mirror(steps: int, lengths_B: Tensor) -> Tensor | None:
-    """Return the index (T·B,) into flattened (T, B) that reverses each text within its own length.
-
-    None where that is to reverse all alike: a single text need not wait for an index.
-    """
-    if _is_full(steps, lengths_B):
-        return None
-    place_TB = torch.arange(steps, device=lengths_B.device)[:, None].expand(steps, len(lengths_B))
-    mirrored_TB = torch.where(place_TB < lengths_B, lengths_B - 1 - place_TB, place_TB)
-    index_TB = mirrored_TB * len(lengths_B) + torch.arange(len(lengths_B), device=lengths_B.device)
-    return index_TB.flatten()
-
-
-def _is_full(steps: int, lengths_B: Tensor) -> bool:
-    """Whether no text is padded, where that is known without waiting for a device."""
-    return lengths_B.device.type == "cpu" and int(lengths_B.min()) == steps

@@ -1,10 +1,9 @@
-"""What a run trains: the LSTM alone, or with a wide branch beside it whose logits are added to its own.
+"""The network: an LSTM, alone or with a wide (linear n-gram) branch whose logits are added.
 
-An LSTM is slow to learn what a linear model knows at once, that "must see" and "waste of" say it all; a
-linear model never learns what an LSTM does, that order matters over more than two words. Each branch
-learns by a loss of its own, as if it were alone (with one loss of the sum the LSTM has little left to
-learn), and how much each of them counts is fitted on validation rows. The idea is that of Cheng et al.
-2016, "Wide & deep learning"; the pairs of words are hashed, as in Vowpal Wabbit and fastText.
+An LSTM is slow to learn strong n-grams such as "must see" and "waste of", which a linear model picks up
+quickly; a linear model cannot learn from word order beyond pairs. Each branch has its own loss (with one loss
+of the sum the LSTM would learn little), and their weights are fitted on validation rows. After Cheng et al.
+2016, "Wide & deep learning"; word pairs are hashed, as in Vowpal Wabbit and fastText.
 
 Legend: B texts, T padded length, N n-grams of a text, P pairs of tokens, R rows of the table,
 K branches, V known tokens, C classes.
@@ -27,32 +26,32 @@ from lstm_sentiment.text.subwords import SubwordVectors, word_ids
 from lstm_sentiment.text.tokenization import PAD
 from lstm_sentiment.text.tokenizers import Vocabulary
 
-# A pair (a, b) stands at V + ((a·p mod r) + b·q) mod buckets. Without r, (b, a) would stand there too for
-# many a number of buckets; p and q must not be near a multiple of a power of two, as buckets often are.
+# A pair (a, b) has row V + ((a·p mod r) + b·q) mod buckets. Without r, (b, a) would have the same row for
+# many numbers of buckets; p and q must not be near a multiple of a power of two, as buckets often are.
 HASH = (1_640_531_527, 2_147_483_647, 1_597_334_677)  # p, r (a prime), q
 BRANCHES = ("lstm", "ngrams")
-RATE = 30.0  # of the n-grams, relative to the learning rate; most of them see few steps
-ROWS_AT_ONCE = 512  # texts that are counted together
-SHORTEST = 1e-12  # length of a vector of features that is not zero
+RATE = 30.0  # of the n-grams, relative to the learning rate; most of them are updated rarely
+ROWS_AT_ONCE = 512  # texts counted at a time
+SHORTEST = 1e-12  # least norm of a feature vector
 
 
 class NgramWeights(nn.EmbeddingBag):
-    """A table that learns at a rate of its own (see `optimizer.adamw`)."""
+    """An n-gram weight table with its own learning rate (see `optimizer.adamw`)."""
 
     rate = RATE
     row_rates: Tensor | None = None
 
 
 class NgramBranch(nn.Module):
-    """A linear model: logits are the weights of a text's words and word pairs, added up.
+    """Linear model over words and hashed word pairs: logits are the sum of their weights.
 
-    The sum is divided by the root of their number, so that a long text is not more certain only for being
-    long.
+    The sum is divided by the square root of their number, so that long texts do not get confident by length
+    alone.
 
     Args:
         vocabulary_size: V, with padding (0) and unknown (1).
         classes: C.
-        buckets: rows for the pairs; pairs whose hashes meet share one.
+        buckets: hash buckets of the pairs; colliding pairs share a row.
 
     >>> branch = NgramBranch(100, 3, buckets=1000)
     >>> branch(torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])).shape
@@ -67,14 +66,14 @@ class NgramBranch(nn.Module):
         nn.init.zeros_(self.weights.weight)
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, *_: Any) -> Tensor:
-        """Return the logits (B, C) of texts; what is given is what `SentimentLSTM.forward` is given."""
+        """Return the logits (B, C) of texts; the arguments are those of `SentimentLSTM.forward`."""
         real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
         places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
         logits_BC: Tensor = self.weights(places_BN) / (2 * lengths_B[:, None] - 1).sqrt() + self.bias
         return logits_BC
 
     def places(self, tokens_BT: Tensor) -> Tensor:
-        """Return the rows of the table of each token, then of each pair, (B, N = 2T - 1); padding's is 0.
+        """Return the table rows of tokens, then of pairs, (B, N = 2T - 1); 0 for padding.
 
         >>> NgramBranch(10, 2, buckets=5).places(torch.tensor([[4, 4, 4, 0]])).tolist()
         [[4, 4, 4, 0, 10, 10, 0]]
@@ -87,9 +86,9 @@ class NgramBranch(nn.Module):
 
     @torch.no_grad()
     def pushes(self, tokens_T: Tensor) -> Tensor:
-        """Return what each token adds to a text's logits, (T, C): their sum and the bias are the logits.
+        """Return each token's contribution to the logits, (T, C); their sum plus the bias is the logits.
 
-        Half of a pair's weight is each token's.
+        A pair's weight is divided evenly between its tokens.
 
         >>> branch = NgramBranch(10, 2, buckets=5)
         >>> _ = nn.init.normal_(branch.weights.weight[1:])
@@ -99,19 +98,19 @@ class NgramBranch(nn.Module):
         True
         """
         places_N = self.places(tokens_T[None])[0]
-        pushes_NC = self.weights.weight[places_N] / math.sqrt(len(places_N))
-        return _shared_by_tokens(pushes_NC, len(tokens_T))
+        contributions_NC = self.weights.weight[places_N] / math.sqrt(len(places_N))
+        return _shared_by_tokens(contributions_NC, len(tokens_T))
 
     @torch.no_grad()
     def learn_by_ratio(self, train: TextDataset) -> None:
-        """Let each n-gram learn at a rate that tells how much it differs between the classes.
+        """Set each n-gram's learning rate by how much its frequency differs between classes.
 
-        The rate is the largest distance of its log-probability in a class from the mean over the classes,
-        counted in training texts, as in NB-SVM (Wang and Manning 2012, "Baselines and bigrams", where it
-        multiplies the feature): what is as frequent everywhere hardly moves, and cannot be learned by heart.
+        The rate is the largest distance of its log-probability in a class from the mean over classes, counted
+        in training texts, as in NB-SVM (Wang and Manning 2012, "Baselines and bigrams", where it scales the
+        feature): uninformative n-grams hardly learn, and cannot be used to memorise rows.
 
         Args:
-            train: rows that the weights will be learned from.
+            train: training rows.
         """
         rows, classes = self.weights.weight.shape
         counts_RC = torch.ones(rows, classes)
@@ -127,21 +126,21 @@ class NgramBranch(nn.Module):
 
 
 class TfidfBranch(NgramBranch):
-    """A linear model of TF-IDF features: words and word pairs, sublinear counts, rows of length one.
+    """Linear model of TF-IDF features: words and word pairs, sublinear counts, rows of norm one.
 
     It is scikit-learn's `TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)` followed by a linear layer,
-    with hashed pairs. Gradient descent leaves it alone: its weights are those of a logistic regression (see
-    `adaptation.linear`). An n-gram that no training row holds has the idf 0 and counts nothing.
+    with hashed pairs. It is not trained by gradient descent: its weights are those of a logistic regression
+    (see `adaptation.linear`). N-grams that are not in the training rows have idf 0.
 
     Args:
         vocabulary_size: V, with padding (0) and unknown (1).
         classes: C.
-        buckets: rows for the pairs; pairs whose hashes meet share one.
+        buckets: hash buckets of the pairs; colliding pairs share a row.
 
     >>> branch = TfidfBranch(100, 3, buckets=1000)
     >>> _ = branch.idf[1:].fill_(2.0)
     >>> values_BN, places_BN = branch.features(torch.tensor([[5, 6, 5, 0]]), torch.tensor([3]))
-    >>> once = values_BN[places_BN == 6]  # of the words and pairs only the word 5 stands there twice
+    >>> once = values_BN[places_BN == 6]  # only the word 5 occurs twice
     >>> (values_BN[places_BN == 5] / once).sum().round(decimals=3)  # 1 + ln(2)
     tensor(1.6930)
     """
@@ -153,16 +152,16 @@ class TfidfBranch(NgramBranch):
         self.requires_grad_(requires_grad=False)
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, *_: Any) -> Tensor:
-        """Return the logits (B, C) of texts; what is given is what `SentimentLSTM.forward` is given."""
+        """Return the logits (B, C) of texts; the arguments are those of `SentimentLSTM.forward`."""
         values_BN, places_BN = self.features(tokens_BT, lengths_B)
         logits_BC: Tensor = self.weights(places_BN, per_sample_weights=values_BN) + self.bias
         return logits_BC
 
     def features(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the share (B, N) of each token and pair in a text's features, and its place (B, N).
+        """Return the feature value (B, N) of each token and pair, and its table row (B, N).
 
-        An n-gram that stands n times in a text has the value idf x (1 + ln n), which its occurrences share
-        alike, over the length of the text's vector of values.
+        An n-gram that occurs n times in a text has the value idf x (1 + ln n), divided by the norm of the
+        text's values and evenly between its occurrences.
         """
         real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
         places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
@@ -173,7 +172,7 @@ class TfidfBranch(NgramBranch):
 
     @torch.no_grad()
     def pushes(self, tokens_T: Tensor) -> Tensor:
-        """Return what each token adds to a text's logits, (T, C), as `NgramBranch.pushes` does.
+        """Return each token's contribution to the logits, (T, C), like `NgramBranch.pushes`.
 
         >>> branch = TfidfBranch(10, 2, buckets=5)
         >>> _ = nn.init.normal_(branch.weights.weight[1:]), branch.idf[1:].uniform_()
@@ -188,7 +187,7 @@ class TfidfBranch(NgramBranch):
 
 
 def _repetitions(places_BN: Tensor) -> Tensor:
-    """Return how often each place stands in its row, (B, N), int64.
+    """Return the number of occurrences of each value in its row, (B, N), int64.
 
     >>> _repetitions(torch.tensor([[7, 3, 7], [3, 3, 3]])).tolist()
     [[2, 1, 2], [3, 3, 3]]
@@ -202,20 +201,19 @@ def _repetitions(places_BN: Tensor) -> Tensor:
     return torch.empty_like(places_BN).scatter_(1, order_BN, of_sorted)
 
 
-def _shared_by_tokens(pushes_NC: Tensor, tokens: int) -> Tensor:
-    """Return the pushes (T, C) of tokens; half of each pair's is each token's."""
-    pushes_TC, of_pairs_PC = pushes_NC[:tokens], pushes_NC[tokens:]
-    pushes_TC[:-1] += of_pairs_PC / 2
-    pushes_TC[1:] += of_pairs_PC / 2
-    return pushes_TC
+def _shared_by_tokens(contributions_NC: Tensor, tokens: int) -> Tensor:
+    """Return the contributions (T, C) of tokens; those of pairs are divided between their tokens."""
+    contributions_TC, of_pairs_PC = contributions_NC[:tokens], contributions_NC[tokens:]
+    contributions_TC[:-1] += of_pairs_PC / 2
+    contributions_TC[1:] += of_pairs_PC / 2
+    return contributions_TC
 
 
 class WideAndDeep(nn.Module):
-    """An LSTM and a linear model of n-grams side by side.
+    """An LSTM and a linear n-gram branch.
 
-    While training it returns the logits of both, (2, B, C), each to learn by a loss of its own, or those of
-    the LSTM alone, (B, C), where the other was fitted before; otherwise their sum, (B, C), weighted by
-    `shares`.
+    In training it returns the logits of both, (2, B, C), for separate losses, or those of the LSTM alone,
+    (B, C), if the other was fitted before; in evaluation their sum, (B, C), weighted by `shares`.
 
     Args:
         lstm: one branch.
@@ -235,7 +233,7 @@ class WideAndDeep(nn.Module):
         self.register_buffer("shares", torch.ones(len(BRANCHES)))
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
-        """Return logits; what is given is what `SentimentLSTM.forward` is given."""
+        """Return logits; the arguments are those of `SentimentLSTM.forward`."""
         inputs = (tokens_BT, lengths_B, spelling_XK)
         if self.training and isinstance(self.ngrams, TfidfBranch):
             logits_BC: Tensor = self.lstm(*inputs)
@@ -251,7 +249,7 @@ Network = SentimentLSTM | WideAndDeep
 
 
 def lstm_of(network: Network) -> SentimentLSTM:
-    """Return the LSTM of a network, which may be all of it."""
+    """Return the LSTM of a network."""
     return network.lstm if isinstance(network, WideAndDeep) else network
 
 
@@ -261,10 +259,10 @@ def new_lstm(
     """Return an LSTM for a vocabulary, with random weights.
 
     Args:
-        vocabulary: tokens that have vectors of their own.
+        vocabulary: tokens with their own vectors.
         classes: number of classes.
-        subwords: buckets of vectors of letters; 0 for none.
-        initial: whether weights get their random values; without, they hold anything until they are loaded.
+        subwords: hash buckets of character n-grams; 0 for none.
+        initial: initialise the weights; False if they are loaded afterwards.
         settings: see `SentimentLSTM`.
 
     >>> new_lstm(Vocabulary(["good"]), 2, subwords=100, embedding_size=4, hidden_size=4).head.out_features
@@ -281,14 +279,14 @@ def new_network(
     """Return a network for a vocabulary, with random weights.
 
     Args:
-        vocabulary: tokens that have vectors of their own.
+        vocabulary: tokens with their own vectors.
         classes: number of classes.
-        ngrams: buckets of word pairs of the wide branch; 0 for no such branch.
+        ngrams: hash buckets of word pairs of the wide branch; 0 for no such branch.
         ngram_kind: ``learned`` (see `NgramBranch`) or ``tfidf`` (see `TfidfBranch`).
         settings: see `new_lstm`.
 
     Raises:
-        ConfigError: it would have too many parameters; no memory was taken for them.
+        ConfigError: too many parameters; raised before memory is allocated.
 
     >>> sizes = {"subwords": 100, "embedding_size": 4, "hidden_size": 4}
     >>> type(new_network(Vocabulary(["good"]), 2, ngrams=50, **sizes)).__name__

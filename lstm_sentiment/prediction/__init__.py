@@ -1,1 +1,1 @@
-"""Using a trained run: classifier, labelled files, model card, Hugging Face Hub."""
+"""Prediction with a trained run: classifier, labelled files, model card, Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""Text in, labels and probabilities out: what code uses a trained run for.
+"""Prediction API: load a run, get labels and probabilities.
 
 Legend: R texts, B texts of a batch, T padded length, N tokens of all texts, X unknown
 tokens, K places per spelt token, C classes.
@@ -21,7 +21,7 @@ from lstm_sentiment.checkpoints.run_paths import run_path
 from lstm_sentiment.checkpoints.self_test import check_proof
 from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
-from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.dataset import TextDataset, padded_length
@@ -30,7 +30,7 @@ from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.models.network import BRANCHES, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.hub import Published
-from lstm_sentiment.prediction.pickling import taken_apart
+from lstm_sentiment.prediction.pickling import reduce_classifier
 from lstm_sentiment.prediction.types import Prediction, as_texts, checked_text
 from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
@@ -40,25 +40,25 @@ from lstm_sentiment.text.tokenization import PAD, number_unknown
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary, count_unknown
 
 TEXTS_AT_ONCE = 8192  # texts held in memory at a time
-BYTES_AT_ONCE = 4 << 20  # of texts from which on no more are held
+BYTES_AT_ONCE = 4 << 20  # of texts held in memory at a time
 TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
-MANY = 16  # texts that are worth arrays of their own
+MANY = 16  # texts from which on they are encoded as arrays
 
 Probabilities = npt.NDArray[np.float64]
 
 
 def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
-    """Load the best epoch of a run.
+    """Load the best checkpoint of a run.
 
     Args:
-        run: the run folder that training wrote, or ``starter``, the model that comes with the package; a
-            folder of that name is ``./starter``.
+        run: a run folder, or ``starter`` for the model included in the package; a folder of that name is
+            ``./starter``.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
-        RunError: the folder is no run; this installation has no starter.
+        RunError: not a run folder; this installation has no starter.
         CheckpointError: a file is missing or damaged; the message names it.
-        ConfigError: the device is not there.
+        ConfigError: the device is not available.
 
     Example::
 
@@ -74,7 +74,7 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
 
 
 def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
-    """Load a run as `load` does, without asking whether it answers as where it was trained."""
+    """Load a run like `load`, without the self-test."""
     path = run_path(run)
     shared = (path / name for name in SHARED_FILES)
     return settled(lambda: _read_run(run, path, device), *shared, strict=True)
@@ -82,11 +82,11 @@ def read_run(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
 
 def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
     folder = RunFolder(path)
-    checkpoint = folder.load(BEST, of_classifier(path))  # checks every file it depends on by its sha256
+    checkpoint = folder.load(BEST, of_classifier(path))  # checks the sha256 of all files it depends on
     labels, label_map = classes_of_run(folder.path / "labels.json")
     if not labels:
         raise RunError(f"{run}: is a language model; train a classifier from it: train --pretrained {run}")
-    config = parse_config(["--config", str(folder.path / "config.yaml")], program="load", description="")
+    config = read_config(folder.path / "config.yaml")
     try:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
@@ -102,7 +102,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
         )
     except (CheckpointError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder.path}: weights, vocabulary and configuration do not fit: {' '.join(str(error).split())}"
+            f"{folder.path}: weights, vocabulary and config do not match: {' '.join(str(error).split())}"
         ) from None
     classifier.label_map = label_map
     classifier.proof, classifier.run = checkpoint.facts.get("proof"), folder.path
@@ -110,20 +110,20 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
 
 
 class SentimentClassifier(Published):
-    """A trained classifier; make one with `load` or `from_pretrained`.
+    """A trained classifier; create one with `load` or `from_pretrained`.
 
-    A text's answer does not depend on the other texts, their order, or how many are given at once.
+    A text's prediction does not depend on the other texts, their order or the batch size.
 
     Args:
         labels: class names.
         vocabulary: known tokens.
         config: of the run.
-        weights: of the model; random ones without.
-        calibration: what makes its probabilities honest.
-        device: where to compute.
+        weights: of the model; None for random ones.
+        calibration: temperature and conformal thresholds.
+        device: to compute on.
 
     Raises:
-        RuntimeError: weights that are not such a model's.
+        RuntimeError: the weights do not match the configuration.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class SentimentClassifier(Published):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return taken_apart(self)
+        return reduce_classifier(self)
 
     def __copy__(self) -> SentimentClassifier:
         copied = object.__new__(type(self))
@@ -176,7 +176,7 @@ class SentimentClassifier(Published):
         return copied
 
     def as_it_reads(self, dataset: TextDataset) -> TextDataset:
-        """Return rows in this classifier's vocabulary, cut as it cuts; their tokens must be of its kind.
+        """Return rows encoded with this classifier's vocabulary and truncation; tokenizers must be equal.
 
         Example::
 
@@ -194,7 +194,7 @@ class SentimentClassifier(Published):
         )
 
     def keep_branch(self, name: str) -> None:
-        """Answer by one branch of the model alone from now on, with probabilities that are not calibrated.
+        """Use only one branch of the model from now on, with uncalibrated probabilities.
 
         Args:
             name: ``lstm``, or ``ngrams`` (see `network`).
@@ -225,15 +225,15 @@ class SentimentClassifier(Published):
         """Return one `Prediction` per text, in the order given; one string counts as one text.
 
         Args:
-            texts: what to answer: a list, an array, a column of a table, a generator.
-            coverage: also give a set of labels that holds the true one this often (see `Calibration`).
-            abstain_below: give no label where its probability is lower.
-            details: also tell how much of a text is unknown or was cut.
+            texts: a list, an array, a column of a table, a generator.
+            coverage: also return the conformal prediction set at this coverage (see `Calibration`).
+            abstain_below: return no label if its probability is lower.
+            details: also return the share of unknown tokens and the number of truncated ones.
 
         Raises:
-            DataError: something that is no string, such as a table of several columns.
-            CheckpointError: the model gives numbers that are not finite.
-            ConfigError: a coverage or probability that does not lie between 0 and 1.
+            DataError: not strings, such as a table of several columns.
+            CheckpointError: the model's output is non-finite.
+            ConfigError: a coverage or probability is not between 0 and 1.
         """
         if not 0 <= abstain_below <= 1:
             raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
@@ -251,10 +251,10 @@ class SentimentClassifier(Published):
         return predictions
 
     def predict_proba(self, texts: str | Iterable[str]) -> Probabilities:
-        """Return probabilities (R, C): a row per text as given, columns as in `labels`.
+        """Return probabilities (R, C): a row per text in the given order, columns as in `labels`.
 
         Raises:
-            DataError: something that is no string, such as a table of several columns.
+            DataError: not strings, such as a table of several columns.
         """
         logits_RC = self.predict_logits(texts)
         try:
@@ -266,7 +266,7 @@ class SentimentClassifier(Published):
         """Return the model's logits (R, C), before calibration.
 
         Raises:
-            DataError: something that is no string, such as a table of several columns.
+            DataError: not strings, such as a table of several columns.
         """
         checked = map(checked_text, as_texts(texts))
         some = portions(checked, most=TEXTS_AT_ONCE, size=BYTES_AT_ONCE, of=bytes_of)
@@ -274,13 +274,13 @@ class SentimentClassifier(Published):
         return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
 
     def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
-        """Return what the model reads: each text's token ids, and how unknown ones are spelt (X, K)."""
+        """Return the model's input: token ids of each text, and subword ids of unknown tokens (X, K)."""
         encoded = [self._encode(text) for text in texts]
         rows, spelling_XK = number_unknown(encoded, len(self.vocabulary), self.config.text.subwords)
         return rows, torch.from_numpy(spelling_XK)
 
     def tokens(self, text: str) -> list[str]:
-        """Return a text's tokens as the model reads them: cut to length, the empty text as none."""
+        """Return a text's tokens as the model reads them, truncated; none for an empty text."""
         tokens = self._tokenizer(text)
         return cut(tokens, self.config.text.max_tokens, self.config.text.truncate)
 
@@ -306,15 +306,15 @@ class SentimentClassifier(Published):
         return self._logits_of_many(texts) if len(texts) >= MANY else self._logits_of_few(texts)
 
     def _logits_of_few(self, texts: list[str]) -> npt.NDArray[np.float64]:
-        """Answer at once: no thread is started, and pieces of text met before are remembered."""
+        """Predict with low latency: without threads, with cached encodings of known pieces."""
         rows, spelling_XK = self.encode(texts)
         lengths_B = [len(row) for row in rows]
         width = padded_length(max(lengths_B))
         tokens_BT = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
-        return self._answer(tokens_BT, torch.tensor(lengths_B), spelling_XK)
+        return self._forward(tokens_BT, torch.tensor(lengths_B), spelling_XK)
 
     def _logits_of_many(self, texts: list[str]) -> npt.NDArray[np.float64]:
-        """Answer as training reads: all texts to arrays first, then batches of similar length."""
+        """Predict like training: encode all texts as arrays, then batch by length."""
         lexicon = Lexicon(self._tokenizer)
         numbers_N, lengths_R = lexicon.encode(texts)
         text = self.config.text
@@ -327,18 +327,18 @@ class SentimentClassifier(Published):
             truncate=text.truncate,
             subwords=text.subwords,
         )
-        answers_RC = np.empty((len(texts), len(self.labels)))
+        logits_RC = np.empty((len(texts), len(self.labels)))
         order_R = np.argsort(-dataset.lengths, kind="stable")
         start = 0
         while start < len(order_R):
             width = padded_length(int(dataset.lengths[order_R[start]]))
             rows_B = order_R[start : start + max(1, TOKENS_AT_ONCE // width)]
             start += len(rows_B)
-            answers_RC[rows_B] = self._answer(*dataset.batch(rows_B).inputs)
-        return answers_RC
+            logits_RC[rows_B] = self._forward(*dataset.batch(rows_B).inputs)
+        return logits_RC
 
     @torch.inference_mode()
-    def _answer(self, *inputs: torch.Tensor) -> npt.NDArray[np.float64]:
-        logits_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
-        answers_BC: npt.NDArray[np.float64] = logits_BC.double().cpu().numpy()
-        return answers_BC
+    def _forward(self, *inputs: torch.Tensor) -> npt.NDArray[np.float64]:
+        output_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
+        logits_BC: npt.NDArray[np.float64] = output_BC.double().cpu().numpy()
+        return logits_BC

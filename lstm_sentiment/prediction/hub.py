@@ -1,8 +1,8 @@
-"""Runs on the Hugging Face Hub: from_pretrained, save_pretrained, push_to_hub.
+"""Hugging Face Hub: from_pretrained, save_pretrained, push_to_hub.
 
-What is published is a run folder that `load` reads, with a model card and without the paths of the
-machine it was trained on. What is fetched is only such files, and they go the way of every run
-folder: safetensors, JSON and YAML, each with its sha256. A local folder needs no package of the Hub.
+A published model is a run folder for `load`, with a model card and without paths of the training machine.
+Only these files are downloaded: safetensors, JSON and YAML, checked like any run folder by their sha256.
+Local folders do not need huggingface_hub.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, NO_ROWS, STATEMENT, run_path
 from lstm_sentiment.checkpoints.tensors import known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
-from lstm_sentiment.config.command_line import config_yaml, parse_config
+from lstm_sentiment.config.command_line import config_yaml, read_config
 from lstm_sentiment.config.public import public_config
 from lstm_sentiment.errors import CheckpointError, RunError, shown
 from lstm_sentiment.prediction.model_card import model_card
@@ -36,10 +36,10 @@ T = TypeVar("T", bound="Published")
 
 
 class Published(abc.ABC):
-    """The three methods, for a class that is loaded from a run folder.
+    """Mixin with the Hub methods, for a class that is loaded from a run folder.
 
     Args:
-        run: the folder that an object was loaded from; None for one that was not.
+        run: the folder that an object was loaded from, or None.
     """
 
     run: Path | None
@@ -62,12 +62,12 @@ class Published(abc.ABC):
         """Load a model from a folder, or by its name USER/NAME from the Hugging Face Hub.
 
         Args:
-            name: a run folder, one that `save_pretrained` wrote, ``starter`` for the model of the package, or
-                a name on the Hub. A folder comes first.
-            revision: branch, tag or commit on the Hub; a commit is sure to be the same tomorrow.
+            name: a run folder, a folder written by `save_pretrained`, ``starter``, or a name on the Hub. An
+                existing folder takes precedence.
+            revision: branch, tag or commit on the Hub; only a commit is immutable.
             device: auto, cpu, cuda, cuda:N or mps.
-            token: of the Hub, for private models; by default the one that you logged in with.
-            cache_dir: where fetched files are kept, if not in the Hub's own cache.
+            token: of the Hub, for private models; by default that of the login.
+            cache_dir: of downloaded files; None for the Hub's cache.
 
         Raises:
             RunError: no such folder or model; the Hub cannot be reached.
@@ -91,20 +91,20 @@ class Published(abc.ABC):
         license: str | None = None,  # noqa: A002 - the Hub's word
         language: str | Sequence[str] | None = None,
     ) -> None:
-        """Write the run that this was loaded from as a folder to publish, with a model card.
+        """Write the run as a folder for publishing, with a model card.
 
-        Of paths and URLs in config.yaml only the last part stays, and of ``package:...`` all. A packed run
-        such as the starter is copied as it is, with the card and the data statement that it has.
+        Paths and URLs in config.yaml are reduced to their last part, except ``package:...``. A packed run
+        such as the starter is copied unchanged, with its card and data statement.
 
         Args:
-            folder: a new or empty one; it appears whole or not at all.
-            name: of the model in its card; without one, the folder's.
+            folder: a new or empty folder, written atomically.
+            name: of the model in its card; default: that of the folder.
             license: such as ``mit``, for the card.
             language: of the texts, such as ``en``, for the card.
 
         Raises:
             RunError: the folder is not empty; this was not loaded from a finished run; a license or language
-                for a packed one, whose card says it.
+                for a packed run, which has a card.
             CheckpointError: a file of the run is missing or damaged.
 
         Example::
@@ -113,7 +113,7 @@ class Published(abc.ABC):
             classifier.save_pretrained("published/tweets", license="mit", language="en")
         """
         if self.run is None:
-            raise RunError("there is no run folder of this model; SentimentEstimator.save writes one to load")
+            raise RunError("this model has no run folder; write one with SentimentEstimator.save and load it")
         folder = local_path(folder)
         _publish(
             RunFolder(self.run),
@@ -137,16 +137,16 @@ class Published(abc.ABC):
         """Upload what `save_pretrained` writes to the Hugging Face Hub, README.md included.
 
         Args:
-            repo_id: USER/NAME; made if it is not there.
-            private: whether a new repository is; None for the account's default.
-            revision: branch to upload to, one that is there; None for main.
+            repo_id: USER/NAME; created if it does not exist.
+            private: visibility of a new repository; None for the account's default.
+            revision: existing branch to upload to; None for main.
             commit_message: of the upload.
-            token: one that may write; by default the one that you logged in with.
+            token: with write access; by default that of the login.
             license: such as ``mit``, for the card.
             language: of the texts, such as ``en``, for the card.
 
         Returns:
-            the address of the commit.
+            the URL of the commit.
 
         Raises:
             RunError: this was not loaded from a finished run; the Hub refuses or cannot be reached.
@@ -157,12 +157,12 @@ class Published(abc.ABC):
             lstm_sentiment.load("runs/tweets").push_to_hub("user/tweets", private=True, license="mit")
         """
         if not _NAME.fullmatch(repo_id):
-            raise RunError(f"{shown(repo_id)}: is no name on the Hugging Face Hub, which is USER/NAME")
+            raise RunError(f"{shown(repo_id)}: is not a name on the Hugging Face Hub; give USER/NAME")
         api = need("huggingface_hub", extra="hub").HfApi(token=token, library_name="lstm_sentiment")
         with tempfile.TemporaryDirectory(prefix="lstm_sentiment-") as temporary:
             folder = Path(temporary) / "model"
             self.save_pretrained(folder, name=repo_id, license=license, language=language)
-            with _told(repo_id):
+            with _hub_errors(repo_id):
                 api.create_repo(repo_id, private=private, exist_ok=True)
                 commit = api.upload_folder(
                     repo_id=repo_id, folder_path=folder, commit_message=commit_message, revision=revision
@@ -173,33 +173,29 @@ class Published(abc.ABC):
 def _fetch(
     name: str, *, revision: str | None, token: str | bool | None, cache_dir: str | Path | None
 ) -> Path:
-    """Return the folder in the Hub's cache with a model's files, and no other files of its repository."""
+    """Download the files of a model, and no others, to the Hub's cache; return the folder."""
     if not _NAME.fullmatch(name):
-        raise RunError(
-            f"{shown(name)}: no such folder, and no name on the Hugging Face Hub, which is USER/NAME"
-        )
+        raise RunError(f"{shown(name)}: no such folder, and not a name on the Hugging Face Hub (USER/NAME)")
     hub = need("huggingface_hub", extra="hub")
-    with _told(name, also=f"; there is no folder {shown(name)} either"):
+    with _hub_errors(name, also=f"; there is no folder {shown(name)} either"):
         folder = Path(
             hub.snapshot_download(
                 name, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=[*FILES, STATEMENT]
             )
         )
     if not RunFolder(folder).is_run():
-        raise RunError(f"{shown(name)}: this model of the Hugging Face Hub was not made by lstm_sentiment")
+        raise RunError(f"{shown(name)}: this model of the Hugging Face Hub is not an lstm_sentiment model")
     return folder
 
 
 def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
     best = run.load(BEST, of_classifier(run.path))
-    config = public_config(
-        parse_config(["--config", str(run.path / "config.yaml")], program="", description="")
-    )
+    config = public_config(read_config(run.path / "config.yaml"))
     if config.data.train == NO_ROWS:
         _copy_packed(run, folder, **card)
         return
     if not (run.path / "metrics.json").is_file():
-        raise RunError(f"{run.path}: has no metrics.json: is it finished? Go on with --resume true")
+        raise RunError(f"{run.path}: has no metrics.json: is it finished? Resume it with --resume true")
     reports = {report: run.read_json(report) for report in REPORTS}
     labels, label_map = classes_of_run(run.own("labels.json"))
     vocabulary = vocabulary_of(run.own("vocabulary.json"), known_tokens(best.tensors["model"]))
@@ -218,17 +214,17 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
             text = model_card(name=name, config=config, reports=reports, **card)
         except (LookupError, TypeError, ValueError, AttributeError):
             files = ", ".join(REPORTS)
-            raise CheckpointError(f"{run.path}: one of {files} is not as training writes it") from None
+            raise CheckpointError(f"{run.path}: one of {files} is malformed") from None
         write_atomically(building / "README.md", text.encode("utf-8", "replace"))
 
 
 def _copy_packed(run: RunFolder, folder: Path, **card: Any) -> None:
-    """Write a copy of a packed run, whose card and data statement are its own."""
+    """Copy a packed run, with its own card and data statement."""
     given = [name for name, value in card.items() if value is not None]
     if given:
         raise RunError(
-            f"{run.path}: is packed and has a card of its own; leave out {' and '.join(given)}, and write it "
-            f"into the {CARD} of the copy"
+            f"{run.path}: is packed and has its own card; leave out {' and '.join(given)}, and add it to the "
+            f"{CARD} of the copy"
         )
     names = (*SHARED_FILES, *WEIGHTS, "environment.json", STATEMENT, CARD)
     with new_folder(folder) as building:
@@ -240,10 +236,10 @@ def _copy_packed(run: RunFolder, folder: Path, **card: Any) -> None:
 
 
 @contextlib.contextmanager
-def _told(name: str, also: str = "") -> Iterator[None]:
-    """Raise what goes wrong with the Hub as a `RunError` that says what to do."""
+def _hub_errors(name: str, also: str = "") -> Iterator[None]:
+    """Convert errors of the Hub into `RunError` with a hint."""
     errors = need("huggingface_hub.errors", extra="hub")
-    # The module knows all that its version can raise, those of its HTTP library among them.
+    # The module lists all exceptions of its version, including those of its HTTP library.
     known = (e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception))
     failures: tuple[type[Exception], ...] = (*known, OSError, ValueError)
     log_in = "log in with 'hf auth login', or set HF_TOKEN"
@@ -251,15 +247,15 @@ def _told(name: str, also: str = "") -> Iterator[None]:
         yield
     except failures as error:
         if isinstance(error, errors.HFValidationError):
-            problem = "is no name on the Hugging Face Hub, which is USER/NAME"
+            problem = "is not a name on the Hugging Face Hub; give USER/NAME"
         elif isinstance(error, errors.RevisionNotFoundError):
             problem = "has no such revision on the Hugging Face Hub"
         elif isinstance(error, errors.RepositoryNotFoundError):
-            problem = f"is not on the Hugging Face Hub, or not for you: {log_in} if it is private"
+            problem = f"is not on the Hugging Face Hub, or not accessible: {log_in} if it is private"
         elif isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-            problem = "the Hugging Face Hub cannot be reached, and the model was not fetched before"
+            problem = "the Hugging Face Hub cannot be reached, and the model is not in the cache"
         elif getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
-            problem = f"the Hugging Face Hub does not let you: {log_in} to a token that may"
+            problem = f"access to the Hugging Face Hub denied: {log_in} to a token with access"
         else:
             problem = f"the Hugging Face Hub: {shown(str(error), 300)}"
         raise RunError(f"{shown(name)}: {problem}{also}") from None

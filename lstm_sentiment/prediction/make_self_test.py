@@ -1,4 +1,4 @@
-"""The proof that a checkpoint holds (see `self_test`), computed from its weights.
+"""Computes the self-test of a checkpoint (see `checkpoints.self_test`).
 
 Legend: C classes.
 """
@@ -20,7 +20,7 @@ from lstm_sentiment.text.tokenizers import Vocabulary
 def proof_of(
     weights: Mapping[str, Tensor], *, labels: list[str], vocabulary: Vocabulary, config: Config
 ) -> dict[str, Any]:
-    """Return 20 random texts and the logits that prediction on the CPU gives them.
+    """Return 20 random texts and their logits on the CPU.
 
     Args:
         weights: of the network.
@@ -32,7 +32,7 @@ def proof_of(
         `texts`; `logits`, a list of C numbers for each text.
 
     Raises:
-        RuntimeError: weights that do not fit the configuration.
+        RuntimeError: the weights do not match the configuration.
 
     Example::
 

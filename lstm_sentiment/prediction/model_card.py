@@ -1,6 +1,6 @@
-"""A run's model card: README.md as the Hugging Face Hub reads it, with the numbers of the run's own report.
+"""Model cards: README.md in the format of the Hugging Face Hub, with the scores of the run.
 
-Names of classes and files come from users: they are escaped, so that they stay text in Markdown.
+Names of classes and files are untrusted and escaped for Markdown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import ModelConfig
 from lstm_sentiment.evaluation.metrics import compared
 
-SCORES = {  # our name -> the Hub's, the reader's
+SCORES = {  # name -> (name on the Hub, title)
     "accuracy": ("accuracy", "Accuracy"),
     "macro_f1": ("f1", "Macro-F1"),
     "macro_recall": ("recall", "Macro recall"),
@@ -39,10 +39,10 @@ def model_card(
 
     Args:
         name: of the model, as in the Hub's USER/NAME, or of its folder.
-        config: of the run, without the paths of the machine.
-        reports: what stands in ``metrics.json``, ``data.json`` and ``environment.json``.
+        config: of the run, without local paths.
+        reports: content of ``metrics.json``, ``data.json`` and ``environment.json``.
         license: such as ``mit``; left out when None.
-        language: ISO codes such as ``en``; left out when None, since a run does not know it.
+        language: ISO codes such as ``en``; left out when None.
     """
     metrics, data = reports["metrics.json"], reports["data.json"]
     split = "test" if "test" in metrics else "validation"
@@ -76,7 +76,7 @@ def packed_card(
 
     Args:
         name: of the model.
-        config: without places and sources.
+        config: without paths and data sources.
         labels: class names.
         environment: versions of the packages that trained it.
         corpora: what it was trained on: maps with ``name``, ``rows``, ``terms``, ``source``.
@@ -98,11 +98,11 @@ def packed_card(
         'classifier.predict(["Unbelievable service"], coverage=0.9)\n```',
         notes.strip(),
         _statement(corpora),
-        "## Limits\n\n- It knows texts such as those it was trained on: on other kinds of text, of other "
-        "times or in another language, score it before you trust it.\n"
-        "- Irony and background knowledge are beyond it; biases of the texts and of those who labelled them "
+        "## Limits\n\n- Evaluate it before use on texts unlike its training texts: other domains, times or "
+        "languages.\n"
+        "- It does not understand irony or background knowledge; biases of the texts and of their annotators "
         "are learned.\n"
-        "- `vocabulary.json` lists words of the training texts; no text of them is included.",
+        "- `vocabulary.json` lists words of the training texts; the texts are not included.",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -142,7 +142,7 @@ def _front_matter(name: str, dataset: str, scores: Mapping[str, Any], split: str
 
 def _introduction(model: ModelConfig, labels: list[str], environment: Mapping[str, Any]) -> str:
     return (
-        f"A {'bidirectional ' if model.bidirectional else ''}LSTM that knows {len(labels)} classes of texts: "
+        f"A {'bidirectional ' if model.bidirectional else ''}LSTM classifier with {len(labels)} classes: "
         f"{', '.join(map(_text, labels))}. Trained with lstm_sentiment "
         f"{_text(environment['lstm_sentiment'])}."
     )
@@ -153,31 +153,29 @@ def _use(name: str) -> str:
         "## Use\n\n```python\nfrom lstm_sentiment import SentimentClassifier\n\n"
         f"classifier = SentimentClassifier.from_pretrained({name!r})\n"
         'classifier.predict(["Unbelievable service"], coverage=0.9)\n```\n\n'
-        "Weights are safetensors, everything else is JSON and YAML, and each file is checked by its sha256: "
-        "nothing that is downloaded is executed."
+        "Weights are safetensors, other files JSON and YAML, and each file is checked by its sha256: no "
+        "downloaded code is executed."
     )
 
 
 def _results(metrics: Mapping[str, Any], split: str, shared: int) -> str:
     scores, baselines = metrics[split], metrics["baselines"]
-    lines = [f"## Results\n\nOn {scores['rows']:,} {split} rows, which were not trained on."]
+    lines = [f"## Results\n\nOn {scores['rows']:,} {split} held-out rows."]
     if split == "validation" and (metrics.get("kept") or metrics).get("cross_validated"):
         lines = [
-            f"## Results\n\nOn the {scores['rows']:,} training rows, cross-validated: each is answered by a "
-            "model of the others. They chose and calibrated the model: new texts will score a little lower."
+            f"## Results\n\nOn the {scores['rows']:,} training rows, cross-validated. They also "
+            "selected and calibrated the model: new texts will score a little lower."
         ]
     elif split == "validation":
-        lines[0] += (
-            " They picked the best epoch and calibrated the probabilities: new texts will score lower."
-        )
+        lines[0] += " They also selected the best epoch and calibrated the model: new texts will score lower."
     if shared:
-        lines[0] += f" {shared:,} of their texts stand in the training rows too."
+        lines[0] += f" {shared:,} of their texts are also in the training rows."
     columns = compared(metrics, split)
     rows = ([title, *(f"{of[key]:.4f}" for of in columns.values())] for key, (_, title) in SCORES.items())
     lines.append(_table(["", *map(_text, columns)], rows))
     best = max(baselines, key=lambda baseline: baselines[baseline]["macro_f1"], default=None)
     if best is not None and baselines[best]["macro_f1"] > scores["macro_f1"]:
-        lines.append(f"By macro-F1 the baseline {_text(best)} is ahead of this model.")
+        lines.append(f"The baseline {_text(best)} has a higher macro-F1 than this model.")
     of_classes = (
         [_text(label), *(f"{of[key]:.4f}" for key in ("precision", "recall", "f1")), f"{of['rows']:,}"]
         for label, of in scores["per_class"].items()
@@ -196,7 +194,7 @@ def _calibration(calibration: Mapping[str, Any], split: str) -> str:
         f"## Calibration\n\nProbabilities are scaled on the validation rows (temperature "
         f"{calibration['temperature']:.2f}): on the {split} rows the calibration error goes from "
         f"{facts['ece_before']:.4f} to {facts['ece_after']:.4f}. Label sets, on the same rows:\n\n"
-        + _table(["asked to hold the true label", "do", "labels on average"], sets)
+        + _table(["requested coverage", "coverage", "mean size"], sets)
     )
 
 
@@ -213,9 +211,9 @@ def _training_data(config: Config, data: Mapping[str, Any]) -> str:
     ]
     repeated = "removed before the split" if config.data.deduplicate else "kept"
     phrases, left_out = data.get("phrases", 0), data["counts"]["train"].get("left_out", 0)
-    notes = f"; {left_out:,} rows of a class that was left out" if left_out else ""
+    notes = f"; {left_out:,} rows of excluded classes" if left_out else ""
     if phrases:
-        notes += f"; {phrases:,} training rows are phrases, which count {config.data.phrases:g} of a sentence"
+        notes += f"; {phrases:,} training rows are phrases, with a weight of {config.data.phrases:g}"
     return (
         f"## Data\n\nRows of {_text(config.data.train)}: {data['duplicates']:,} repeated texts ({repeated}), "
         f"{data['conflicting_labels']:,} texts with more than one label{notes}.\n\n"
@@ -224,52 +222,53 @@ def _training_data(config: Config, data: Mapping[str, Any]) -> str:
 
 
 def _course(config: Config, metrics: Mapping[str, Any]) -> str:
-    """Return how training went: in epochs, or by cross-validation around an LSTM that stayed as it was."""
+    """Describe training: its epochs, or the cross-validation over a frozen LSTM."""
     kept = metrics.get("kept") or {}
     start = f" Training started from {_text(kept['start'])}." if kept.get("start") else ""
     if not metrics["epochs"]:
-        return f"{start} The LSTM stayed as it was; what reads it was fitted by cross-validation, in"
+        return f"{start} The LSTM was frozen; head and linear model were fitted with cross-validation, in"
     return f"{start} {metrics['epochs']:d} epochs of batches of {config.trainer.batch_size},"
 
 
 def _training(config: Config, metrics: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     model = config.model
-    beside = ", and a linear model of words and word pairs beside them" if model.ngrams else ""
+    linear = ", and a linear model of words and word pairs" if model.ngrams else ""
     best = f"; epoch {metrics['best_epoch']:d} was the best by validation {_text(metrics['metric'])}"
     best = best if metrics["epochs"] else ""
     return (
         f"## Training\n\n{metrics['parameters']:,} parameters: embeddings of {model.embedding_size}, "
         f"{model.layers} LSTM layer{'s' if model.layers > 1 else ''} of {model.hidden_size} per direction, "
-        f"{_text(model.pooling)} pooling{beside}.{_course(config, metrics)} "
+        f"{_text(model.pooling)} pooling{linear}.{_course(config, metrics)} "
         f"{metrics['training_s']:,.0f} s on {_text(environment['cpu'])} ({_text(environment['device'])}), "
-        f"seed {config.seed}{best}. Every setting stands in `config.yaml`."
+        f"seed {config.seed}{best}. All settings are in `config.yaml`."
     )
 
 
 def _limits(config: Config, split: str) -> str:
-    read = "It read no other text than its training rows."
+    read = "It was trained on its training rows only."
     if config.text.vectors is not None:
-        read = f"It read its training rows, and starts from word vectors: {_text(config.text.vectors)}."
+        vectors = _text(config.text.vectors)
+        read = f"It was trained on its training rows, starting from word vectors: {vectors}."
     held_out = "" if split == "test" else " There was no test split: the scores above are optimistic."
     return (
         "## Limits\n\n"
-        "- It knows texts as those it was trained on: on other kinds of text, of other times or in another "
-        f"language, score it before you trust it.{held_out}\n"
-        f"- {read} Irony and background knowledge are beyond it; biases of the rows and of "
-        "those who labelled them are learned.\n"
-        "- `vocabulary.json` lists the words of the training rows; no text of them is published."
+        "- Evaluate it before use on texts unlike its training texts: other domains, times or languages."
+        f"{held_out}\n"
+        f"- {read} It does not understand irony or background knowledge; biases of the rows and of their "
+        "annotators are learned.\n"
+        "- `vocabulary.json` lists words of the training rows; the texts are not included."
     )
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 0) -> str:
-    """Return a table; the cells are Markdown, those of the first and the last `texts` columns no numbers."""
+    """Return a table of Markdown cells; all but the first and the last `texts` columns are numbers."""
     numbers = len(header) - 1 - texts
     lines = ["| " + " | ".join(header) + " |", "| --- " + "| --: " * numbers + "| --- " * texts + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def _text(text: str) -> str:
-    """Escape text for Markdown: no link, no markup, no table's end.
+    """Escape text for Markdown, including tables.
 
     >>> print(_text("<b> a|b [x](http://y) 0.5"))
     \\<b\\> a\\|b \\[x\\](http\\://y) 0.5

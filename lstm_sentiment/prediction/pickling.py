@@ -1,6 +1,6 @@
-"""A classifier on its way to another process: its settings and tensors, and it is made of them again there.
+"""Pickle support of classifiers, for other processes: settings and tensors, and a constructor.
 
-No file is read or written here, and nothing of this package unpickles a file.
+No files are read or written here, and this package never unpickles a file.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Vocabulary
 
 
-def taken_apart(classifier: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return a function, and the arguments with which it makes an equal classifier, as ``__reduce__`` has to.
+def reduce_classifier(classifier: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Return the constructor and arguments of an equal classifier, for ``__reduce__``.
 
     Args:
         classifier: a `SentimentClassifier`.
 
     Example::
 
-        make, arguments = taken_apart(lstm_sentiment.load("runs/tweets"))
+        make, arguments = reduce_classifier(lstm_sentiment.load("runs/tweets"))
         make(*arguments).predict("so-so")
     """
-    # NumPy's arrays go by value; tensors would go by shared memory, which ends with the process that sends.
+    # NumPy arrays are pickled by value; tensors would use shared memory, which ends with the sending process.
     settings = {
         "labels": classifier.labels,
         "words": classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :],
@@ -41,16 +41,16 @@ def taken_apart(classifier: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 
 def made_again(kind: Callable[..., Any], settings: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """Return a classifier made of what `taken_apart` gave, on the same device, or on auto without it.
+    """Construct a classifier from the result of `reduce_classifier`, on the same device or else on auto.
 
     Args:
         kind: `SentimentClassifier`.
-        settings: of its constructor, with plain types.
-        own: attributes that are set afterwards.
+        settings: of its constructor, as plain types.
+        own: attributes to set afterwards.
 
     Example::
 
-        make, arguments = taken_apart(lstm_sentiment.load("runs/tweets"))
+        make, arguments = reduce_classifier(lstm_sentiment.load("runs/tweets"))
         make(*arguments).predict("so-so")
     """
     words, weights = settings["words"], settings["weights"]

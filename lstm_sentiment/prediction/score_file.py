@@ -1,4 +1,4 @@
-"""A trained classifier's answers for a labelled file, beside the truth.
+"""Predictions of a classifier for a labelled file, with the true labels.
 
 Legend: R rows, C classes.
 """
@@ -42,18 +42,18 @@ def answer_file(
     label_column: str = "auto",
     **how: Any,
 ) -> tuple[Array, Array]:
-    """Return the class index (R,) and the predicted probabilities (R, C) of every row of a file.
+    """Return the true class index (R,) and the predicted probabilities (R, C) of every row of a file.
 
     Args:
-        classifier: what answers.
-        file: labelled rows, anything that training reads too.
-        text_column: where the text is; auto finds it.
-        label_column: where the label is, spelt as in the training data or by class name. Rows that
-            training leaves out (see ``data.labels``) are left out here too, and told of in the log.
-        how: the file is read: encoding, quoting, header and sheet of `open_source`.
+        classifier: to predict with.
+        file: labelled rows, in any format of training data.
+        text_column: column of the text; auto detects it.
+        label_column: column of the label, spelt as in the training data or as the class name. Rows that
+            training leaves out (see ``data.labels``) are left out here too, with a warning in the log.
+        how: further arguments of `open_source`: encoding, quoting, header and sheet.
 
     Raises:
-        DataError: a file, column or label that cannot be used; a file without rows to score.
+        DataError: the file, a column or a label cannot be used; or there are no rows to score.
     """
     classes: dict[str, str | None] = {label: label for label in classifier.labels}
     classes |= classifier.label_map
@@ -61,7 +61,7 @@ def answer_file(
     index[None] = -1
     trained = classifier.config.data
     truth: list[Array] = []
-    answers, left_out, unknown = [], 0, dict[str, list[int]]()
+    probabilities, left_out, unknown = [], 0, dict[str, list[int]]()
     with open_source(file, encoding_errors="replace", **how) as source:
         for chunk in tqdm(read_chunks(source), desc="evaluate", unit=" chunks", disable=None):
             of_text, of_label = _columns(chunk, (text_column, label_column), trained, file)
@@ -70,7 +70,7 @@ def answer_file(
             for label, line in zip(labels, chunk.lines.tolist(), strict=True):
                 if label not in entries:
                     unknown.setdefault(label[:LONGEST], []).append(line)
-            if unknown:  # nothing is scored: look for the others, unless it is a column of texts
+            if unknown:  # do not score; collect further ones, unless this is a column of texts
                 if len(unknown) > MOST_LABELS:
                     break
                 continue
@@ -79,18 +79,18 @@ def answer_file(
             left_out += int((~scored_R).sum())
             truth.append(truth_R[scored_R])
             texts = column_texts(chunk, of_text, file)
-            answers.append(classifier.predict_proba(itertools.compress(texts, scored_R)))
+            probabilities.append(classifier.predict_proba(itertools.compress(texts, scored_R)))
     unknown_labels(unknown, classes, file=file).raise_any()
     if left_out:
         log.warning("%s: %s rows left out by the run's data.labels", file, f"{left_out:,}")
     if not any(map(len, truth)):
         problem = "every row is left out by the run's data.labels; give rows of its classes"
         raise DataError(problem, file=file)
-    return np.concatenate(truth), np.concatenate(answers)
+    return np.concatenate(truth), np.concatenate(probabilities)
 
 
 def _columns(chunk: Chunk, wanted: tuple[str, str], trained: DataConfig, file: str) -> tuple[str, str]:
-    """Return the columns of texts and of labels."""
+    """Return the text column and the label column."""
     columns = [str(c) for c in chunk.frame.columns]
     text, label = (
         pick_column(name, columns, candidates=candidates, key=f"--{kind}-column", file=file, trained=known)

@@ -1,4 +1,4 @@
-"""What goes into a classifier and what comes out, without the classifier: texts and predictions."""
+"""Input and output types of classifiers: texts and predictions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lstm_sentiment.text.given import texts_in
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer for one text.
+    """The prediction for one text.
 
     Args:
-        label: the most probable class; None where the classifier abstains.
+        label: the most probable class; None if the classifier abstains.
         score: the probability of the most probable class.
         probabilities: of every class, in the order of the classifier's labels; they sum to 1.
-        label_set: classes that hold the true one as often as asked; None unless asked.
-        unknown_share: share of the text's tokens that are not in the vocabulary, 0 for an empty text;
-            None unless asked.
-        cut_tokens: tokens of the text that the model did not read; None unless asked.
+        label_set: conformal prediction set at the requested coverage; None unless requested.
+        unknown_share: share of the text's tokens that are not in the vocabulary, 0 for an empty text; None
+            unless requested.
+        cut_tokens: number of truncated tokens; None unless requested.
     """
 
     label: str | None
@@ -33,10 +33,10 @@ class Prediction:
 
 
 def as_texts(given: Any) -> Iterable[str]:
-    """Return what was given as texts (see `texts_in`).
+    """Convert the argument to an iterable of texts (see `texts_in`).
 
     Raises:
-        DataError: it is no list of texts; the message says what to pass.
+        DataError: not a list of texts; the message says what to pass.
 
     >>> list(as_texts("so-so"))
     ['so-so']
@@ -48,10 +48,10 @@ def as_texts(given: Any) -> Iterable[str]:
 
 
 def checked_text(text: object) -> str:
-    """Return a text as it is.
+    """Return a text unchanged.
 
     Raises:
-        DataError: it is no string.
+        DataError: not a string.
 
     >>> checked_text("so-so")
     'so-so'

@@ -1,7 +1,6 @@
-"""The configuration of `pretrain`: the same sections as `schema.Config`, with what a language model needs.
+"""Configuration of `pretrain`, with the sections of `schema.Config` where they apply.
 
-Sections are shared where they can be. A key of a shared section that means nothing to a language model
-is refused when it is set:
+Keys of shared sections that do not apply to language models are rejected:
 
 >>> PretrainConfig(text=TextConfig(truncate="tail"))
 Traceback (most recent call last):
@@ -29,25 +28,24 @@ TRAINER = TrainerConfig(metric="loss", label_smoothing=0.0, embedding_rate=1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainDataConfig:
-    """Which texts are read; labels are not.
+    """The unlabelled texts to train on.
 
     Args:
-        train: text: a file (.csv .tsv .jsonl .json .parquet .feather .xlsx, or .txt with a text per line;
-            those of text also .gz .bz2 .xz .zst .zip), a folder with folders of .txt files, a URL, or
-            package:NAME/PATH; or a list of several. Their texts are held in memory, 4 bytes per token, where
-            they are several.
-        validation: other such sources, or the share of the texts to set aside (0 < share < 1).
-        exclude: other such sources whose texts must not be learned from, such as a classifier's test rows;
-            null for none.
+        train: a file (.csv .tsv .jsonl .json .parquet .feather .xlsx, or .txt with a text per line; text
+            formats also .gz .bz2 .xz .zst .zip), a folder with folders of .txt files, a URL, or
+            package:NAME/PATH; or a list of these. Several sources are held in memory, 4 bytes per token.
+        validation: sources of validation texts, or the share of the texts to hold out (0 < share < 1).
+        exclude: sources of texts that are excluded from training, such as a classifier's test rows; null
+            for none.
         text_column: column with the text; auto takes the only one of text, review, sentence, tweet,
             comment that the file has.
-        deduplicate: learn from a repeated text once.
+        deduplicate: use repeated texts once.
         encoding: character encoding of text files.
-        encoding_errors: strict stops at bytes that the encoding does not allow and names the line;
-            replace reads them as U+FFFD and counts the rows.
-        quoting: what quotes mean in CSV and TSV (see `DataConfig`).
+        encoding_errors: strict stops at invalid bytes and names the line; replace reads them as U+FFFD and
+            counts the rows.
+        quoting: of CSV and TSV files (see `DataConfig`).
         header: whether the first line of CSV, TSV and Excel names the columns; else they are named 1, 2, ...
-        sheet: of Excel workbooks, which one is read; null for the first.
+        sheet: of Excel workbooks; null for the first.
         max_rows: use at most this many texts of `train`, a seeded sample; null for all.
     """
 
@@ -68,7 +66,7 @@ class PretrainDataConfig:
             sources = getattr(self, name)
             named = [sources] if isinstance(sources, str) else sources
             if isinstance(named, list) and not (named and all(source.strip() for source in named)):
-                raise ConfigError("names no file", key=f"data.{name}")
+                raise ConfigError("must not be empty", key=f"data.{name}")
         share = self.validation if isinstance(self.validation, int | float) else None
         shared = {name: getattr(self, name) for name in ("text_column", "encoding", "max_rows")}
         DataConfig(**shared, validation=0.1 if share is None else share, test=None)  # checks the ranges
@@ -76,19 +74,19 @@ class PretrainDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
-    """The network: one LSTM per direction, and no more.
+    """The network: a single-layer LSTM per direction.
 
-    A second layer would read both directions, that is, the token it has to guess.
+    A second layer would see both directions, and so the token to predict.
 
     Args:
-        embedding_size: length of a token's vector.
+        embedding_size: size of token embeddings.
         hidden_size: size of the LSTM's state, per direction.
-        bidirectional: learn to guess the token before too, with an LSTM that reads backwards.
-        dropout: share of values dropped before a token is guessed.
-        embedding_dropout: share of embedding values dropped, the same ones at every token of a text.
-        word_dropout: share of the tokens read, not of those guessed, that are replaced by the unknown one.
-        samples: tokens that the right one is told from in a step of training, drawn anew for each batch;
-            0 for all of the vocabulary, which costs a CPU several times the time. Validation takes all.
+        bidirectional: also train a backward LSTM that predicts the previous token.
+        dropout: dropout rate before the output layer.
+        embedding_dropout: dropout rate of embedding values, the same ones at every token of a text.
+        word_dropout: share of input tokens that are replaced by the unknown token.
+        samples: negative samples per batch for the sampled softmax; 0 for the full softmax, which is several
+            times slower on a CPU. Validation uses the full softmax.
     """
 
     embedding_size: int = 128
@@ -114,10 +112,10 @@ class PretrainConfig:
     Args:
         out: run folder to write.
         seed: seed of the split, the initial weights, the order of batches, dropout and samples.
-        resume: go on from the last checkpoint in `out`; without one the run starts from the beginning.
-        overwrite: replace the run that is already in `out`.
-        data: which texts are read.
-        text: how a text becomes tokens; texts longer than `max_tokens` are cut into windows of even length.
+        resume: resume from the last checkpoint in `out`; without one the run starts from the beginning.
+        overwrite: replace an existing run in `out`.
+        data: training texts.
+        text: tokenization; texts longer than `max_tokens` are split into windows of even length.
         model: the network.
         trainer: the training loop; its metric is the loss.
     """
@@ -140,4 +138,4 @@ class PretrainConfig:
                         "has no effect on a language model; leave it out", key=f"{section}.{name}"
                     )
         if self.text.max_tokens < 2:
-            raise ConfigError("must be at least 2: one to read, one to guess", key="text.max_tokens")
+            raise ConfigError("must be at least 2: one to read, one to predict", key="text.max_tokens")

@@ -1,16 +1,16 @@
-"""A pair of language models: one LSTM guesses each token from those before it, one from those behind it.
+"""A forward and a backward LSTM language model.
 
-Legend: B texts, T padded length, N guesses of a batch, V vocabulary, S samples, E embedding size,
+Legend: B texts, T padded length, N predictions of a batch, V vocabulary, S samples, E embedding size,
 H hidden size, D directions.
 
-A guess costs the cross-entropy of a softmax over the vocabulary, whose output vectors are the
-embeddings (Press & Wolf 2017). In training, the softmax's sum over the vocabulary is estimated from a
-few tokens: with S draws c with replacement, each with the probability q(c), and the right token r,
+The loss is the cross-entropy of a softmax over the vocabulary, with tied input and output embeddings
+(Press & Wolf 2017). In training, the sum over the vocabulary is estimated from a few tokens: with S samples c
+with replacement and probability q(c), and the true token r,
 
     sum over all j of exp(s_j)  =  exp(s_r) + expectation of the sum over c ≠ r of exp(s_c) / (S q(c))
 
-(importance sampling: Bengio & Senécal 2003, Jean et al. 2015). Frequent tokens are drawn more often:
-q is log-uniform over the ranks of a vocabulary in the order of frequency, as Zipf's law has it.
+(importance sampling: Bengio & Senécal 2003, Jean et al. 2015). q is log-uniform over
+frequency ranks, following Zipf's law.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from lstm_sentiment.text.subwords import SubwordVectors, word_ids
 from lstm_sentiment.text.tokenization import PAD
 from lstm_sentiment.text.tokenizers import Vocabulary
 
-LOGITS_AT_ONCE = 1 << 24  # of the whole vocabulary, when nothing is learned: 64 MB
+LOGITS_AT_ONCE = 1 << 24  # of the full softmax in evaluation: 64 MB
 
 
 class LanguageModel(SentimentLSTM):
-    """A `SentimentLSTM` of one layer up to its states; from them its head guesses tokens, not classes.
+    """A single-layer `SentimentLSTM` whose head predicts tokens instead of classes.
 
-    The head's weight (E, D·H) holds one matrix per direction side by side; what they make of a state is
-    compared with the embeddings. Padding is never guessed.
+    The head's weight (E, D·H) holds a projection of the state per direction, whose output is multiplied with
+    the embeddings. Padding is never predicted.
 
     Args:
-        counts_V: how often each token of the vocabulary stands in the training texts; guesses begin there.
-        samples: S, tokens drawn per batch and direction in training; 0 for the whole vocabulary.
+        counts_V: counts of the vocabulary's tokens in the training texts, for the initial bias.
+        samples: S, negative samples per batch and direction in training; 0 for the full softmax.
         settings: see `SentimentLSTM`.
 
     >>> model = LanguageModel(torch.ones(9), samples=4, embedding_size=4, hidden_size=4).eval()
     >>> costs_BD = model(torch.tensor([[5, 6, 7, 0], [8, 0, 0, 0]]), torch.tensor([3, 1]))
-    >>> costs_BD.shape, costs_BD[1].tolist()  # one token alone: nothing to guess
+    >>> costs_BD.shape, costs_BD[1].tolist()  # a single token: nothing to predict
     (torch.Size([2, 2]), [0.0, 0.0])
     """
 
@@ -54,15 +54,15 @@ class LanguageModel(SentimentLSTM):
         self.bias = nn.Parameter(shares_V[PAD + 1 :].log().float())  # of token 1, 2, ...
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None = None) -> Tensor:
-        """Return what the guesses of each text cost in each direction, nats in sum (B, D).
+        """Return the summed cross-entropy of each text in each direction, nats (B, D).
 
-        The first direction guesses the second token to the last, the other the last but one to the first.
-        While training, the costs are estimates from samples.
+        The forward direction predicts the second token to the last, the backward one the last but one to the
+        first. In training, it is estimated by the sampled softmax.
 
         Args:
             tokens_BT: as in `SentimentLSTM.forward`.
             lengths_B: tokens of each text.
-            spelling_XK: as there; an unknown token is guessed as such, however it is spelt.
+            spelling_XK: as in `SentimentLSTM.forward`; unknown tokens are predicted as the unknown token.
         """
         embedded_TBE = self.embed(tokens_BT, lengths_B, spelling_XK)
         tokens_TB = tokens_BT.t()[: len(embedded_TBE)]
@@ -106,7 +106,7 @@ class LanguageModel(SentimentLSTM):
         return torch.cat([logit_N1, logits_NS], dim=1).logsumexp(dim=1) - logit_N1[:, 0]
 
     def _output_vectors(self, ids: Tensor) -> Tensor:
-        """Look up words' own vectors, with a gradient of the kind that reading gives: they are summed up."""
+        """Look up output vectors, with gradients as sparse as those of the input embedding."""
         return nn.functional.embedding(ids, self.embedding.weight, sparse=self.embedding.sparse)
 
 
@@ -116,9 +116,9 @@ def new_language_model(
     """Return a language model for a vocabulary, with random weights.
 
     Args:
-        vocabulary: tokens that have vectors of their own.
+        vocabulary: tokens with their own vectors.
         counts_V: see `LanguageModel`.
-        subwords: buckets of n-gram vectors; 0 for none.
+        subwords: hash buckets of character n-grams; 0 for none.
         settings: see `LanguageModel`.
 
     >>> sizes = {"embedding_size": 4, "hidden_size": 4, "samples": 0}
@@ -131,7 +131,7 @@ def new_language_model(
 
 
 def reversed_texts(words_TB: Tensor, lengths_B: Tensor) -> Tensor:
-    """Turn each text round within its own length; padding stays where it is.
+    """Reverse each text within its length; padding stays in place.
 
     >>> reversed_texts(torch.tensor([[5, 8], [6, 0], [7, 0]]), torch.tensor([3, 1])).t().tolist()
     [[7, 6, 5], [8, 0, 0]]
@@ -141,7 +141,7 @@ def reversed_texts(words_TB: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def unigram_shares(counts_V: Tensor) -> Tensor:
-    """Return each token's share of a text (V,), float64: counts plus one, padding left out.
+    """Return unigram probabilities (V,), float64, with add-one smoothing, without padding.
 
     >>> unigram_shares(torch.tensor([0, 0, 2])).tolist()
     [0.0, 0.25, 0.75]
@@ -152,10 +152,10 @@ def unigram_shares(counts_V: Tensor) -> Tensor:
 
 
 def draw_tokens(count: int, vocabulary_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draw tokens with replacement, log-uniformly by rank, padding never.
+    """Sample tokens with replacement, log-uniformly by rank, without padding.
 
     Returns:
-        their ids (S,) and the logarithms of their probabilities (S,).
+        ids (S,) and log-probabilities (S,).
 
     >>> ids_S, log_share_S = draw_tokens(5, 100, torch.device("cpu"))
     >>> bool((ids_S > 0).all() and (ids_S < 100).all()), log_share_S.shape

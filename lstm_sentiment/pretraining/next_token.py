@@ -1,4 +1,4 @@
-"""What the loop is told to learn when texts have no labels: to guess the next token, and the one before.
+"""The language modelling task: predict the next token, and the previous one.
 
 Legend: B texts of a batch, T padded length, V tokens of the vocabulary, D directions.
 """
@@ -25,12 +25,12 @@ MAX_LOSS = 700.0  # nats; the exponential of more is beyond a float
 
 
 class NextToken:
-    """Texts to their own tokens, in both directions: a `protocols.Task`.
+    """Language modelling in both directions: a `protocols.Task`.
 
     Args:
-        validation: windows of text that pick the best epoch.
-        counts_V: how often each token stands in the training texts.
-        directions: that the model reads in, D.
+        validation: windows of text that select the best epoch.
+        counts_V: counts of tokens in the training texts.
+        directions: of the model, D.
         device: where the model is.
         batch_size: windows at a time.
         processes: the processes of the job.
@@ -49,24 +49,22 @@ class NextToken:
         self.validation, self.directions, self.device = validation, DIRECTIONS[:directions], device
         self.batch_size, self.processes = batch_size, processes
         self.unigram = unigram_perplexity(validation, counts_V, batch_size=batch_size)
-        self.choices = round(
-            self.unigram
-        )  # what a model that knows no more is torn between: ours begins there
+        self.choices = round(self.unigram)  # perplexity of a unigram model, where training starts
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return a batch's loss: the mean over texts of the mean over a text's tokens and directions."""
-        guesses_B = (batch.lengths_B - 1).clamp(min=1)
-        costs_B: Tensor = model(*batch.inputs).mean(dim=1) / guesses_B
+        predicted_B = (batch.lengths_B - 1).clamp(min=1)
+        costs_B: Tensor = model(*batch.inputs).mean(dim=1) / predicted_B
         return (costs_B * batch.weights_B).sum()
 
     @torch.inference_mode()
     def score(self, model: nn.Module) -> dict[str, Any]:
-        """Return the exact cost of the validation tokens, the same in every process.
+        """Return the full-softmax loss of the validation tokens, the same in every process.
 
         Returns:
-            `loss`, nats per guess; `perplexity`, its exponential; `perplexity_forward` and
-            `perplexity_backward`; `perplexity_unigram`, of a model that knows how frequent tokens are, and no
-            more; `guesses`, in each direction.
+            `loss`, nats per token; `perplexity`, its exponential; `perplexity_forward` and
+            `perplexity_backward`; `perplexity_unigram`, of a unigram model; `guesses`, the number of
+            predictions in each direction.
         """
         was_training = model.training
         model.eval()
@@ -92,7 +90,7 @@ class NextToken:
         }
 
     def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
-        """Tell the terminal how an epoch went, beside what counting tokens alone would give."""
+        """Log the results of an epoch, next to those of a unigram model."""
         log.info(
             "epoch %d/%d  train loss %.4f  validation loss %.4f  perplexity %.1f (unigram %.1f)  "
             "%s tokens/s%s",
@@ -106,10 +104,10 @@ def _perplexity(loss: float) -> float:
 
 
 def unigram_perplexity(texts: TextDataset, counts_V: Tensor, *, batch_size: int) -> float:
-    """Return the perplexity of the tokens that are to be guessed, if each were guessed by its share alone.
+    """Return the perplexity of a unigram model on the tokens to predict.
 
     Args:
-        texts: of two tokens or more each.
+        texts: of two or more tokens each.
         counts_V: of the training texts.
         batch_size: texts at a time.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,15 @@ from typing import Any
 import torch
 
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
-from lstm_sentiment.checkpoints.trusted_runs import remember
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import TrainingError
-from lstm_sentiment.experiment.session import (
-    begin,
-    check_folder,
-    checkpoint_to_resume,
-    machine_facts,
-    new_curves,
-    only_writer,
-    started_again,
-    train,
-)
-from lstm_sentiment.experiment.signals import RunWatch
+from lstm_sentiment.experiment.resume import METRICS_FILE, checkpoint_to_resume
+from lstm_sentiment.experiment.session import Session
 from lstm_sentiment.pretraining.config import PretrainConfig
 from lstm_sentiment.pretraining.language_model import new_language_model
 from lstm_sentiment.pretraining.next_token import DIRECTIONS, NextToken
 from lstm_sentiment.pretraining.windows import Texts, read_texts
-from lstm_sentiment.system.devices import one_training_at_a_time, pick_device, pick_precision, set_up_cpu
-from lstm_sentiment.system.distributed import Processes, process_environment, process_group, sharing_errors
+from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.files import write_json
 from lstm_sentiment.training.trainer import Trainer
 
@@ -42,78 +30,58 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
     """Train a language model as configured, into ``config.out``.
 
     Args:
-        config: what to train, on which texts.
-        cache: folder for tokenised text, if not the user's.
+        config: of the run.
+        cache: folder for tokenized text, if it is not the user's.
 
     Returns:
-        what was written to metrics.json: `validation` (see `NextToken.score`) and facts of the training.
+        the content of metrics.json: `validation` (see `NextToken.score`) and facts of the training.
 
     Raises:
-        SentimentError: anything that a user can mend; the run folder is untouched unless training
-            had begun.
+        SentimentError: any mistake that a user can fix; the run folder is unchanged unless training began.
 
     Example::
 
         pretrain(PretrainConfig(data=PretrainDataConfig(train=["train.csv", "unlabelled.csv"])))
     """
-    started = time.perf_counter()
-    processes = process_environment()
-    threads = set_up_cpu(config.trainer.threads, sharing=processes.local_world_size)
-    device = pick_device(config.trainer.device, local_rank=processes.local_rank)
-    precision = pick_precision(config.trainer.precision, device)
-    folder = RunFolder(config.out)
-    config = started_again(config, folder, processes)
-    watch = RunWatch(folder, writes=processes.is_main, job=processes.job)
-    group = process_group(processes, device, timeout_s=config.trainer.timeout)
-    with only_writer(folder, processes), group, watch, sharing_errors():
-        resuming = check_folder(folder, config)
-        curves = new_curves(folder, config, processes)
+    session = Session(config)
+    folder, processes = session.folder, session.processes
+    config = session.restarted(config)
+    with session.open(config) as resuming:
         with processes.main_first():
             texts = read_texts(config.data, config.text, seed=config.seed, cache=cache or cache_folder())
         _report_texts(texts)
-        machine = machine_facts(device, precision=precision, threads=threads, processes=processes)
-        facts = {"data": texts.fingerprint, **machine}
+        facts = {"data": texts.fingerprint, **session.facts}
         checkpoint = checkpoint_to_resume(folder, facts, texts) if resuming else None
-        if processes.is_main and checkpoint is None:
-            begin(folder, config, texts, device, watch)
-            remember(folder.path, own_cache=cache)
-        trainer = _new_trainer(
-            config,
-            texts,
-            device=device,
-            precision=precision,
-            processes=processes,
-            store=folder,
-            facts=facts,
-            scalars=curves,
-            watch=watch,
-        )
-        log.info("%s, %s, threads: %d, processes: %d", device, precision, threads, processes.world_size)
-        train(trainer, checkpoint, curves, watch)
+        if checkpoint is None:
+            session.begin(config, texts, cache=cache)
+        trainer = _new_trainer(config, texts, session, facts)
+        log.info(
+            "%s, %s, threads: %d, processes: %d",
+            session.device, session.precision, session.threads, processes.world_size,
+        )  # fmt: skip
+        session.train(trainer, checkpoint)
         processes.barrier()
-        metrics = _measured(folder, trainer) | {"total_s": round(time.perf_counter() - started, 1)}
+        metrics = _measured(folder, trainer) | {"total_s": session.seconds()}
         if processes.is_main:
-            write_json(folder.path / "metrics.json", metrics)
+            write_json(folder.path / METRICS_FILE, metrics)
             _report(metrics, folder.path)
         return metrics
 
 
-def _new_trainer(
-    config: PretrainConfig, texts: Texts, *, device: torch.device, processes: Processes, **settings: Any
-) -> Trainer:
+def _new_trainer(config: PretrainConfig, texts: Texts, session: Session, facts: dict[str, Any]) -> Trainer:
     torch.manual_seed(config.seed)
     counts_V = torch.from_numpy(texts.counts_V)
     model = new_language_model(
         texts.vocabulary, counts_V, subwords=config.text.subwords, **asdict(config.model)
-    ).to(device)
+    ).to(session.device)
     log.info("model: %s parameters", f"{sum(p.numel() for p in model.parameters()):,}")
     task = NextToken(
         texts.validation,
         counts_V,
         directions=2 if config.model.bidirectional else 1,
-        device=device,
+        device=session.device,
         batch_size=config.trainer.batch_size,
-        processes=processes,
+        processes=session.processes,
     )
     return Trainer(
         model,
@@ -121,9 +89,11 @@ def _new_trainer(
         task,
         config=config.trainer,
         seed=config.seed,
-        device=device,
-        processes=processes,
-        **settings,
+        device=session.device,
+        store=session.folder,
+        facts=facts,
+        scalars=session.curves,
+        **session.means,
     )
 
 
@@ -165,7 +135,7 @@ def _report(metrics: dict[str, Any], path: Path) -> None:
         metrics["best_epoch"], of["perplexity"], directions, f"{of['guesses']:,}", of["perplexity_unigram"],
     )  # fmt: skip
     if of["perplexity"] >= of["perplexity_unigram"]:
-        log.warning("nothing is learned beyond how frequent tokens are: more epochs or texts may help")
+        log.warning("no better than a unigram model: more epochs or texts may help")
     log.info(
         "%.0f s in all, %.0f s of them training; start a classifier from it: train --pretrained %s",
         metrics["total_s"], metrics["training_s"], path,

@@ -1,4 +1,4 @@
-"""From text files without labels to windows of tokens, a vocabulary and the facts about them.
+"""Reads unlabelled text files into windows of tokens, with a vocabulary and statistics.
 
 Legend: R texts, W windows, V tokens of the vocabulary.
 """
@@ -27,13 +27,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """All that a language model learns from.
+    """Training data of a language model.
 
     Args:
-        train: windows to learn from, of at least 2 tokens each.
-        validation: windows that pick the best epoch.
+        train: training windows, of at least 2 tokens each.
+        validation: windows that select the best epoch.
         vocabulary: tokens of the training texts.
-        counts_V: how often each token of the vocabulary stands in them, int64.
+        counts_V: counts of the vocabulary's tokens in them, int64.
         facts: counts for the report.
         fingerprint: changes with any text, split, window or token.
     """
@@ -47,29 +47,29 @@ class Texts:
 
     @property
     def labels(self) -> list[str]:
-        """None: whatever a file says of its texts, it is not read."""
+        """Empty: labels are not read."""
         return []
 
     @property
     def label_map(self) -> dict[str, str | None]:
-        """None either."""
+        """Empty."""
         return {}
 
 
 def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: Path) -> Texts:
-    """Read, split and encode the texts that a configuration names.
+    """Read, split and encode the configured texts.
 
-    A text that stands in validation or among those to exclude is not learned from, wherever it stands.
+    Texts that are also in the validation or excluded sources are removed from training.
 
     Args:
-        data: which texts, and how they are split.
-        text: how a text becomes tokens.
+        data: sources and split.
+        text: tokenization.
         seed: of the split and the sample.
         cache: folder for tokenised text.
 
     Raises:
-        DataError: a file that cannot be read, or too few texts.
-        ConfigError: no such tokenizer.
+        DataError: a file cannot be read, or too few texts.
+        ConfigError: unknown tokenizer.
     """
     tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase)
     store, *apart = (
@@ -113,14 +113,14 @@ def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: 
 
 
 def cut_windows(store: TokenStore, longest: int) -> tuple[TokenStore, Array]:
-    """Cut texts that are too long into windows of even length: no token is lost.
+    """Split long texts into windows of even length, without losing tokens.
 
     Args:
         store: the texts.
-        longest: tokens of a window.
+        longest: most tokens of a window.
 
     Returns:
-        the windows as a store, and which text each is of (W,).
+        the windows as a store, and the text of each window (W,).
 
     >>> store = TokenStore.in_memory(np.arange(9), np.array([7, 2]), list("abcdefghi"))
     >>> windows, text_W = cut_windows(store, 3)
@@ -137,7 +137,7 @@ def cut_windows(store: TokenStore, longest: int) -> tuple[TokenStore, Array]:
 
 
 def _windows(store: TokenStore, rows: Array, vocabulary: Vocabulary, text: TextConfig) -> TextDataset:
-    """Return the windows of some texts that have a token to guess."""
+    """Return the windows of texts that have a token to predict."""
     cut, text_W = cut_windows(store, text.max_tokens)
     wanted_W = np.isin(text_W, rows) & (np.diff(cut.offsets) >= 2)
     places = np.flatnonzero(wanted_W)
@@ -167,7 +167,7 @@ def _fingerprint(train: TextDataset, validation: TextDataset, text: TextConfig) 
         text.max_tokens,
         text.min_frequency,
         text.max_vocabulary,
-    ]  # with the texts, these make the tokens
+    ]  # these determine the tokens
     digest = hashlib.sha256(json.dumps(facts).encode())
     for windows in (train, validation):
         digest.update(windows.store.fingerprint.encode())

@@ -1,6 +1,6 @@
-"""Charts as inline SVG that takes its colours and letters from the page, light or dark.
+"""Charts as inline SVG with the colours and fonts of the page, light or dark.
 
-Matplotlib draws; its colours are then replaced by the page's CSS variables.
+Drawn by Matplotlib; its colours are replaced by the page's CSS variables.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from lstm_sentiment.system.extras import need
 
-# What is drawn in these colours gets the page's.
+# Placeholder colours, replaced by those of the page.
 INK, SOFT, LINE, ACCENT, WARM = "#010101", "#020202", "#030303", "#040404", "#050505"
 _OF_PAGE = {
     INK: "currentColor",
@@ -24,8 +24,8 @@ _OF_PAGE = {
     WARM: "var(--warm)",
 }
 _STYLE: dict[str, Any] = {
-    "svg.hashsalt": "lstm_sentiment",  # the same chart is the same text
-    "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied
+    "svg.hashsalt": "lstm_sentiment",  # deterministic ids
+    "svg.fonttype": "none",  # accessible and searchable text
     "axes.edgecolor": LINE,
     "axes.labelcolor": SOFT,
     "axes.grid": True,
@@ -40,11 +40,11 @@ _STYLE: dict[str, Any] = {
     "font.size": 9,
     "legend.frameon": False,
 }
-WIDTH, HEIGHT = 5.2, 3.2  # inches of 72 points; the page scales it down where it is narrow
+WIDTH, HEIGHT = 5.2, 3.2  # inches of 72 points; narrow pages scale it down
 
 
 def learning_curves(log: list[dict[str, Any]], metric: str, best_epoch: int) -> str:
-    """Return a chart of the losses and of the score that picked the best epoch, as SVG.
+    """Return a chart of the losses and of the selection metric, as SVG.
 
     Args:
         log: one entry per epoch, as in ``log.jsonl``.
@@ -84,12 +84,12 @@ def reliability(before: list[dict[str, float]], after: list[dict[str, float]]) -
         after: likewise.
 
     >>> bins = [{"rows": 9, "accuracy": 0.7, "confidence": 0.8}]
-    >>> "answers of about 0.80 are right in 0.70" in reliability(bins, bins)
+    >>> "confidence 0.80, accuracy 0.70" in reliability(bins, bins)
     True
     """
     with drawing() as figure:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--", label="honest")
+        axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--", label="calibrated")
         for bins, colour, name in ((before, WARM, "before"), (after, ACCENT, "after")):
             axes.plot(
                 [of["confidence"] for of in bins],
@@ -98,18 +98,18 @@ def reliability(before: list[dict[str, float]], after: list[dict[str, float]]) -
             )  # fmt: skip
         lowest = min(min(of["confidence"], of["accuracy"]) for of in (*before, *after))
         axes.set(
-            xlabel="probability of the answer", ylabel="share that is right",
+            xlabel="predicted probability", ylabel="accuracy",
             xlim=(max(0, lowest - 0.05), 1.01), ylim=(max(0, lowest - 0.05), 1.01),
         )  # fmt: skip
         axes.legend()
         told = "Reliability diagram: " + "; ".join(
-            f"answers of about {of['confidence']:.2f} are right in {of['accuracy']:.2f}" for of in after
+            f"confidence {of['confidence']:.2f}, accuracy {of['accuracy']:.2f}" for of in after
         )
         return to_svg(figure, "reliability", told)
 
 
 def by_length(bins: list[dict[str, float]]) -> str:
-    """Return a chart of accuracy by length of text as SVG.
+    """Return a chart of accuracy by text length, as SVG.
 
     Args:
         bins: see `error_analysis.accuracy_by_length`.
@@ -141,8 +141,8 @@ def to_svg(figure: Any, name: str, alternative: str) -> str:
 
     Args:
         figure: drawn in the colours of this module.
-        name: letters that no other picture of the page has.
-        alternative: what a reader who cannot see it is told.
+        name: unique prefix of the ids in the page.
+        alternative: alternative text for screen readers.
 
     >>> with drawing() as figure:
     ...     _ = figure.subplots().plot([1, 2], color=INK)
@@ -158,7 +158,7 @@ def to_svg(figure: Any, name: str, alternative: str) -> str:
     svg = svg[svg.index("<svg") :]
     for drawn, of_page in _OF_PAGE.items():
         svg = svg.replace(drawn, of_page)
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # ids are unique in the page
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # unique ids in the page
     svg = re.sub(r"font: ([0-9.]+px) [^;\"]*", r"font-size: \1", svg)
     told = html.escape(alternative)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{told}" ', 1)
@@ -166,7 +166,7 @@ def to_svg(figure: Any, name: str, alternative: str) -> str:
 
 @contextlib.contextmanager
 def drawing(width: float = WIDTH) -> Iterator[Any]:
-    """Give an empty figure in this module's style; it must be drawn and written inside.
+    """Context with an empty figure in this module's style; draw and save it inside.
 
     Args:
         width: inches.

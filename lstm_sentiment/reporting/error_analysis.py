@@ -1,4 +1,4 @@
-"""What a report shows of the rows: where a run is right, where it is wrong, and which labels look wrong.
+"""Error analysis of the report: mistakes, accuracy by length, doubtful labels, unknown words.
 
 Legend: R rows of a split, C classes.
 """
@@ -19,9 +19,9 @@ from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import reliability_bins
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 
-LISTED = 20  # rows of a table
+LISTED = 20  # rows per table
 WORDS = 40  # unknown words that are listed
-MOST_ROWS = 20_000  # training or validation rows that are looked through; of more, a sample
+MOST_ROWS = 20_000  # training or validation rows examined; of more, a sample
 LENGTH_BINS = 8
 SHOWN_CHARACTERS = 400  # of a text
 BATCH_SIZE = 256
@@ -30,17 +30,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row, as a table of the report shows it.
+    """A row in a table of the report.
 
     Args:
         split: train, validation or test.
-        file: where it comes from.
+        file: source file.
         line: 1-based line (or row, for formats without lines) in that file.
         given: its label.
         predicted: the most probable label.
         given_probability: of its label, calibrated.
         predicted_probability: of the most probable label.
-        text: its tokens with spaces between, cut to 400 characters.
+        text: its tokens joined by spaces, truncated to 400 characters.
     """
 
     split: str
@@ -54,12 +54,12 @@ class Row:
 
 
 def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dict[str, Any]:
-    """Answer a run's rows and return what they show.
+    """Predict a run's rows and return the error analysis.
 
     Args:
-        classifier: the run's.
-        corpus: the rows it was trained and tested with.
-        seed: of the sample of training rows, where there are more than 20,000.
+        classifier: of the run.
+        corpus: its rows.
+        seed: of the sample of more than 20,000 training rows.
 
     Returns:
         `held_out` (test; without test rows validation; without these, where rows are cross-validated, train),
@@ -92,10 +92,10 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
 
 
 def doubtful_labels(truth_R: Array, probabilities_RC: Array) -> Array:
-    """Return the rows whose label looks wrong, the most doubtful first.
+    """Return the rows whose label looks wrong, most doubtful first (confident learning).
 
-    A row is doubtful when another class is at least as probable as that class is, on average, among the
-    rows that are labelled with it, and more probable than its own label (confident learning; Northcutt
+    A row is doubtful if another class is at least as probable as on average among the rows with that label,
+    and more probable than its own label (Northcutt
     et al. 2021, "Confident learning: estimating uncertainty in dataset labels").
 
     Args:
@@ -111,7 +111,7 @@ def doubtful_labels(truth_R: Array, probabilities_RC: Array) -> Array:
     own_R = probabilities_RC[rows_R, truth_R]
     count_C = np.bincount(truth_R, minlength=probabilities_RC.shape[1])
     usual_C = np.bincount(truth_R, own_R, probabilities_RC.shape[1]) / np.maximum(count_C, 1)
-    usual_C[count_C == 0] = np.inf  # a class that no row has is no alternative
+    usual_C[count_C == 0] = np.inf  # classes without rows are ignored
     other_RC = (probabilities_RC >= usual_C) & (probabilities_RC > own_R[:, None])
     suspects = np.flatnonzero(other_RC.any(axis=1))
     ordered: Array = suspects[np.argsort(own_R[suspects], kind="stable")]
@@ -143,11 +143,11 @@ def _of_held_out(
 
 
 def accuracy_by_length(lengths_R: Array, right_R: Array) -> list[dict[str, float]]:
-    """Return accuracy by length, with Wilson's 95 % interval, in at most eight bins of about as many rows.
+    """Return accuracy by length, with Wilson's 95 % interval, in at most eight bins of about equal size.
 
     Args:
         lengths_R: tokens of each text (R,).
-        right_R: whether it was answered rightly, bool (R,).
+        right_R: whether the prediction is correct, bool (R,).
 
     >>> accuracy_by_length(np.array([1, 2, 3, 4]), np.array([True, True, False, False]))[0]["accuracy"]
     1.0

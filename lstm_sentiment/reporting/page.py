@@ -1,6 +1,6 @@
-"""Self-contained HTML pages from the templates beside this module: no script, no request, light and dark.
+"""Self-contained HTML pages from the templates in this package: no scripts, no requests, light and dark.
 
-Every value is escaped unless it is `Markup`, which only our own SVG is.
+All values are escaped except `Markup`, which is used for generated SVG only.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
-    """Fill a template and write the page; a kill leaves the old page or the new one.
+    """Render a template and write the page atomically.
 
     Args:
-        path: where to, ``.html``.
+        path: of the page, ``.html``.
         template: a file of `TEMPLATES` that extends ``base.html``.
-        values: what the template shows; text is escaped.
+        values: of the template's variables; text is escaped.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -33,7 +33,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 
 def filled(template: str, **values: Any) -> str:
-    """Return a template filled with values, see `write_page`.
+    """Render a template, see `write_page`.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.

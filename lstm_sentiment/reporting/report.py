@@ -1,4 +1,4 @@
-"""A finished run to one self-contained page, ``report.html``."""
+"""Writes the report of a finished run, one self-contained page ``report.html``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from lstm_sentiment.checkpoints.trusted_runs import refuse_unfamiliar
 from lstm_sentiment.checkpoints.untrusted_files import content_of
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import last_part, public_config
+from lstm_sentiment.config.schema import METRICS as METRIC_NAMES
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
-from lstm_sentiment.evaluation.metrics import compared
+from lstm_sentiment.evaluation.metrics import METRICS, compared
 from lstm_sentiment.evaluation.significance import score_intervals
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
 from lstm_sentiment.reporting import charts
@@ -26,14 +27,8 @@ from lstm_sentiment.system.extras import need
 
 log = logging.getLogger(__name__)
 
-SCORES = ("macro_f1", "accuracy", "macro_recall", "polar_f1", "flip_rate", "ordinal_error")
-NAMES = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    "macro_recall": "macro recall",
-    "polar_f1": "F1 of the poles",
-    "flip_rate": "flipped",
-    "ordinal_error": "ordinal error",
+SCORES = [name for name in METRIC_NAMES if name in METRICS]
+NAMES = {name: metric.title for name, metric in METRICS.items()} | {
     "lstm alone": "its LSTM alone",
     "ngrams alone": "its n-grams alone",
     "majority": "majority class",
@@ -42,20 +37,20 @@ NAMES = {
 
 
 def check_extra() -> None:
-    """Raise `MissingExtraError` if what a report needs is not installed."""
+    """Raise `MissingExtraError` if the packages for reports are not installed."""
     need("jinja2", extra="report")
     need("matplotlib", extra="report")
 
 
 def refuse_starter(run: str | Path) -> None:
-    """Raise `RunError` for the model of the package, which has no rows to report on.
+    """Raise `RunError` for the starter, which has no rows to report on.
 
     >>> refuse_starter("runs/sentiment")
     """
     if is_starter(run):
         raise RunError(
-            f"{STARTER}: keeps no rows and no history of its training to report on; its model card is "
-            f"{run_path(run) / CARD}. Score it on rows of yours with evaluate {STARTER} FILE"
+            f"{STARTER}: has no rows or training log to report on; its model card is "
+            f"{run_path(run) / CARD}. Score it on your own rows with evaluate {STARTER} FILE"
         )
 
 
@@ -64,17 +59,17 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
-    Where the rows of a run that was trained here are gone or have changed, the report says so.
+    If the rows of the run are missing or have changed, the report says so.
 
     Args:
         run: folder of a finished run.
-        corpus: its rows, where the caller has them.
-        rows: read the rows that it names even if it was not trained here.
-        device: where to compute.
+        corpus: its rows, if already loaded.
+        rows: read the run's data even if it was not trained on this machine.
+        device: to compute on.
 
     Raises:
-        RunError: the folder is no finished run; or the starter, which has no rows.
-        CheckpointError: a damaged file.
+        RunError: not a finished run, or the starter, which has no rows.
+        CheckpointError: a file is damaged.
         MissingExtraError: Jinja2 or Matplotlib is not installed.
 
     Example::
@@ -86,7 +81,7 @@ def write_report(
     folder = RunFolder(run_path(run))
     classifier = load(run, device=device)
     if not (folder.path / "metrics.json").is_file():
-        raise RunError(f"{folder.path}: has no metrics.json; a report needs a run that has come to its end")
+        raise RunError(f"{folder.path}: has no metrics.json; a report needs a finished run")
     metrics, data, environment = (
         folder.read_json(f"{name}.json") for name in ("metrics", "data", "environment")
     )
@@ -96,7 +91,7 @@ def write_report(
         corpus, why = _rows_of(classifier, folder, trusted=rows)
     evidence = gather(classifier, corpus, seed=classifier.config.seed) if corpus is not None else None
     if why:
-        log.warning("the report does without single rows: %s", why)
+        log.warning("report without individual rows: %s", why)
     held_out = "test" if "test" in metrics else "validation"
     try:
         write_page(
@@ -117,14 +112,14 @@ def write_report(
         )
     except (LookupError, TypeError, ValueError, AttributeError, need("jinja2", extra="report").TemplateError):
         files = "metrics.json, data.json, environment.json or log.jsonl"
-        raise CheckpointError(f"{folder.path}: {files} is not as training writes it") from None
+        raise CheckpointError(f"{folder.path}: {files} is malformed") from None
     return folder.path / "report.html"
 
 
 def _rows_of(
     classifier: SentimentClassifier, folder: RunFolder, *, trusted: bool
 ) -> tuple[Corpus | None, str]:
-    """Return the rows of a run, read again; or none, and why."""
+    """Reload the rows of a run; None and the reason if this fails."""
     config = classifier.config
     try:
         refuse_addresses(config.data)
@@ -134,7 +129,7 @@ def _rows_of(
         corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
         if corpus.fingerprint != folder.load(BEST).facts["data"]:
             return None, "the rows, labels or vocabulary are no longer those of the run"
-    except DataError as error:  # without its folder: a page is for others too
+    except DataError as error:  # without its folder: pages are shared
         return None, ": ".join(filter(None, (last_part(error.file or ""), error.message)))
     except SentimentError as error:
         return None, str(error)
@@ -151,10 +146,10 @@ def _systems(metrics: dict[str, Any], held_out: str, labels: list[str]) -> list[
 
 
 def _charts(epochs: list[dict[str, Any]], metrics: dict[str, Any], evidence: Any) -> dict[str, Any]:
-    """Return the report's pictures; only these may stand in the page as they are."""
+    """Return the report's charts, the only unescaped values of the page."""
     mark = need("markupsafe", extra="report").Markup
     pictures = {}
-    if epochs:  # none where the LSTM stayed as it was
+    if epochs:  # none if the LSTM was frozen
         pictures["learning"] = charts.learning_curves(epochs, metrics["metric"], metrics["best_epoch"])
     if evidence is not None:
         found = evidence["reliability"]

@@ -1,12 +1,12 @@
-"""A finished run packed for others: a quarter of the bytes, and nothing of the machine it was trained on.
+"""Packs a finished run for distribution: quantized weights, without traces of the training machine.
 
     OUT/config.yaml  labels.json  vocabulary.json   without paths and data sources
         environment.json                            versions of the packages
-        best/                                       packed weights (see `quantization`), calibration, proof
-        README.md  statement.json                   model card; what it was trained on
+        best/                                       packed weights (`quantization`), calibration, self-test
+        README.md  statement.json                   model card; data statement
 
-The folder is an ordinary run folder for `load` and all commands. What packing costs is measured: the same
-texts are answered before and after.
+The folder is an ordinary run folder for `load` and all commands. The loss from packing is measured by
+predicting the same texts before and after.
 
 Legend: R texts, C classes.
 """
@@ -37,7 +37,7 @@ from lstm_sentiment.prediction.model_card import packed_card
 from lstm_sentiment.system.files import new_folder, write_atomically, write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
-VERSIONS = ("lstm_sentiment", "torch", "packages")  # of environment.json; the rest tells of a machine
+VERSIONS = ("lstm_sentiment", "torch", "packages")  # of environment.json; the rest describes the machine
 Array = npt.NDArray[Any]
 
 
@@ -51,26 +51,26 @@ def pack(
     license: str | None = None,  # noqa: A002 - the Hub's word
     texts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write a packed copy of a finished run, and tell what packing costs.
+    """Write a packed copy of a finished run, and return the loss from packing.
 
     Args:
-        run: folder of a run that has come to its end.
-        out: a new or empty folder; it appears whole or not at all.
+        run: folder of a finished run.
+        out: a new or empty folder, written atomically.
         name: of the model, for its card.
-        corpora: what it was trained on, for card and statement: maps with ``name``, ``rows``, ``terms`` and,
+        corpora: training data, for card and statement: maps with ``name``, ``rows``, ``terms`` and,
             if wanted, ``source``.
-        notes: Markdown for the card: scores, where the model is good and where it is not.
+        notes: Markdown for the card: scores, strengths and weaknesses.
         license: of the weights, such as ``mit``, for the card.
-        texts: to compare answers on, besides 20 made-up ones.
+        texts: to compare predictions on, in addition to the 20 of the self-test.
 
     Returns:
-        `bytes`: file -> size; `total_bytes`; `before_bytes`, of the run's own weights; `texts`, how many were
-        answered before and after; `largest_difference` and `mean_difference` of their logits;
-        `changed_labels`, the share that gets another label.
+        `bytes`: file -> size; `total_bytes`; `before_bytes`, of the run's own weights; `texts`, the number
+        compared; `largest_difference` and `mean_difference` of their logits;
+        `changed_labels`, the share with another label.
 
     Raises:
-        RunError: no finished run, or one with too many parameters; `out` is not empty.
-        CheckpointError: a damaged run.
+        RunError: not a finished run, or too many parameters; `out` is not empty.
+        CheckpointError: the run is damaged.
         DiskError: the folder cannot be written.
 
     Example::
@@ -94,7 +94,7 @@ def pack(
         write_json(building / "environment.json", environment)
         write_json(building / STATEMENT, {"name": name, "corpora": [dict(corpus) for corpus in corpora]})
         write_atomically(building / CARD, card.encode("utf-8", "replace"))
-        found = _cost(whole.predict_logits(compared), _answers_of(building, proof, compared))
+        found = _cost(whole.predict_logits(compared), _logits_of(building, proof, compared))
         sizes = {file: file.stat().st_size for file in sorted(building.rglob("*")) if file.is_file()}
         found["bytes"] = {file.relative_to(building).as_posix(): size for file, size in sizes.items()}
     before = folder.path / BEST / "model.safetensors"
@@ -102,7 +102,7 @@ def pack(
 
 
 def neutral_config(config: Config, labels: list[str]) -> Config:
-    """Return a configuration with the settings of text, model and training, and without any place or source.
+    """Return a configuration with the settings of text, model and training, without paths or data sources.
 
     >>> neutral_config(Config(out="/home/me/run"), ["negative", "positive"]).out
     'runs/sentiment'
@@ -123,12 +123,12 @@ def _weights_of(folder: RunFolder) -> Mapping[str, Tensor]:
     weights = folder.load(BEST).tensors["model"]
     count = sum(weight.numel() for weight in weights.values())
     if count > MOST_PACKED:
-        raise RunError(f"{folder.path}: has {count:,} parameters, and at most {MOST_PACKED:,} can be packed")
+        raise RunError(f"{folder.path}: has {count:,} parameters; at most {MOST_PACKED:,} can be packed")
     return weights
 
 
 def _begin(building: Path, whole: SentimentClassifier, config: Config) -> RunFolder:
-    """Write a classifier's labels and vocabulary, and its new configuration, into a folder."""
+    """Write a classifier's labels and vocabulary, and the new configuration, to a folder."""
     packed = RunFolder(building)
     packed.begin(
         config_yaml=config_yaml(config),
@@ -140,18 +140,18 @@ def _begin(building: Path, whole: SentimentClassifier, config: Config) -> RunFol
 
 
 def _versions(folder: RunFolder) -> dict[str, Any]:
-    """Return what environment.json says of packages, and not what it says of the machine."""
+    """Return the package versions of environment.json, without facts about the machine."""
     found = json_of(folder.own("environment.json"))
     if not isinstance(found, dict):
-        raise CheckpointError(f"{folder.path / 'environment.json'}: is not as training writes it")
+        raise CheckpointError(f"{folder.path / 'environment.json'}: is malformed")
     return {name: found[name] for name in VERSIONS if name in found}
 
 
-def _answers_of(building: Path, proof: Mapping[str, Any], texts: list[str]) -> Array:
-    """Return the logits (R, C) that a folder just written gives, of which the first must be the proof's."""
+def _logits_of(building: Path, proof: Mapping[str, Any], texts: list[str]) -> Array:
+    """Return the logits (R, C) of the folder just written; the first must pass the self-test."""
     logits_RC = read_run(building, device="cpu").predict_logits(texts)
     if largest_difference(proof, logits_RC[: len(proof["texts"])]) > tolerance_on("cpu"):
-        raise CheckpointError("the packed weights do not answer from disk as they did in memory")
+        raise CheckpointError("the packed weights give other logits from disk than in memory")
     return logits_RC
 
 

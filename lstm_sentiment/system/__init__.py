@@ -1,1 +1,1 @@
-"""What the machine offers: files, locks, devices, processes, optional packages."""
+"""System layer: files, locks, devices, distributed processes, optional packages."""

@@ -1,4 +1,4 @@
-"""Where tokenised text and notes about this machine are kept, with a home folder and without one."""
+"""Location of the cache of tokenised text and of notes about this machine."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 from lstm_sentiment.errors import DiskError
 
 VARIABLE = "LSTM_SENTIMENT_CACHE"
-NOWHERE = Path(os.devnull) / "lstm_sentiment"  # a place where nothing is found and nothing can be made
+NOWHERE = Path(os.devnull) / "lstm_sentiment"  # never exists and cannot be created
 log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Return where tokenised text is kept: $LSTM_SENTIMENT_CACHE, or lstm_sentiment in the user's cache.
+    """Return the cache folder: $LSTM_SENTIMENT_CACHE, or lstm_sentiment in the user's cache.
 
-    Where that cannot be written, as without a home folder, it is a temporary folder of this process.
+    Where that is not writable, for example without a home folder, it is a temporary folder of this process.
 
     Raises:
-        DiskError: there is no temporary folder either.
+        DiskError: no temporary folder can be created either.
     """
     named = notes_folder()
     if os.environ.get(VARIABLE) or _writable(named):
@@ -32,7 +32,7 @@ def cache_folder() -> Path:
 
 
 def notes_folder() -> Path:
-    """Return the same without making sure that it can be written: for notes that may be lost."""
+    """Return the cache folder without checking that it is writable: for notes that may be lost."""
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named)
@@ -62,5 +62,5 @@ def _temporary(instead_of: Path) -> Path:
         ) from None
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     where = "there is no home folder" if instead_of == NOWHERE else f"{instead_of} cannot be written"
-    log.warning("%s: text is tokenised anew in each process; set %s to keep it", where, VARIABLE)
+    log.warning("%s: text is tokenised again in each process; set %s to cache it", where, VARIABLE)
     return Path(folder)

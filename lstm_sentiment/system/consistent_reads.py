@@ -1,8 +1,7 @@
-"""Reading what another process may be replacing: one version of it is read, or it is read again.
+"""Consistent reads of folders that another process may replace: retry until one version was read.
 
-A checkpoint is replaced by renames and never changed in its place. So what lies in a folder that is still in
-its place at the end of reading belongs together; and as long as the folder is held open, no other one can
-get its inode number.
+A checkpoint is replaced by renames and never modified in place. So the files of a folder that is still in
+place after reading belong together; while the folder is held open, its inode number cannot be reused.
 """
 
 from __future__ import annotations
@@ -16,29 +15,29 @@ from typing import TypeVar
 
 from lstm_sentiment.errors import CheckpointError, RunError, SentimentError
 
-PATIENCE_S = 10.0  # a checkpoint of a gigabyte is read in less
-FRESH_S = 0.05  # clocks of file systems tick every few milliseconds: so young a change may hide another one
+PATIENCE_S = 10.0  # a checkpoint of a gigabyte takes less
+FRESH_S = 0.05  # file system clocks are coarse: a change this recent may hide another one
 T = TypeVar("T")
 
 
 class ReplacedError(CheckpointError):
-    """What was being read was replaced meanwhile; reading it again helps."""
+    """The folder was replaced while it was read; retry."""
 
 
 class MisfitError(Exception):
-    """What was read is whole and not what its reader expects.
+    """What was read is intact but not what the reader expects.
 
     Args:
-        error: says why.
-        folder: that was read.
+        error: the reason.
+        folder: the folder read.
     """
 
     def __init__(self, error: SentimentError, folder: Path) -> None:
         self.error, self.folder = error, folder
         super().__init__(str(error))
 
-    def told(self) -> SentimentError:
-        """Return the error, with the folder's name if it does not stand there."""
+    def located(self) -> SentimentError:
+        """Return the error, with the folder's name added if it is missing."""
         if str(self.folder.parent) in str(self.error):
             return self.error
         return type(self.error)(f"{self.folder}: {self.error}")
@@ -46,10 +45,10 @@ class MisfitError(Exception):
 
 @contextlib.contextmanager
 def held_in_place(folder: Path) -> Iterator[None]:
-    """Hold a folder while a block reads it.
+    """Keep a folder open while a block reads it, and check that it was not replaced.
 
     Raises:
-        ReplacedError: at the end, another one or none is in its place, whatever the block raised.
+        ReplacedError: it was replaced or removed meanwhile; takes precedence over the block's error.
 
     >>> import tempfile
     >>> with held_in_place(Path(tempfile.mkdtemp())):
@@ -57,7 +56,7 @@ def held_in_place(folder: Path) -> Iterator[None]:
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # gone, or Windows, which renames no folder with open files
+    except OSError:  # gone, or Windows, which cannot rename folders with open files
         handle = None
     try:
         try:
@@ -71,15 +70,15 @@ def held_in_place(folder: Path) -> Iterator[None]:
 
 
 def settled(attempt: Callable[[], T], *places: Path, strict: bool = False) -> T:
-    """Return what an attempt to read returns; try again where it fails while others write.
+    """Call a read function, and retry if it fails while others write.
 
     Args:
         attempt: reads; may raise `ReplacedError`.
-        places: files and folders that change when what is read is replaced.
-        strict: try again after a success too, if one of the places changed.
+        places: files and folders that change when the data is replaced.
+        strict: retry after a success too, if one of the places changed.
 
     Raises:
-        CheckpointError: as the attempt raises it while nothing changes; or there is no end to the changes.
+        CheckpointError: raised by the attempt while nothing changes; or the changes do not end.
 
     >>> settled(lambda: "read", Path("run"))
     'read'

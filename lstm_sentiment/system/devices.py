@@ -1,4 +1,4 @@
-"""What this machine can do: device, number format, threads."""
+"""Device, precision, threads and memory settings."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from lstm_sentiment.kernels.library import library
 log = logging.getLogger(__name__)
 
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
-LARGEST_BLOCK = 1 << 30  # bytes; larger ones go back to the system
-KERNEL_COUNT, KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 32  # that oneDNN keeps, instead of 1,024
+LARGEST_BLOCK = 1 << 30  # bytes; larger ones are returned to the system
+KERNEL_COUNT, KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 32  # of oneDNN, instead of 1,024
 ISAS_WITHOUT_BF16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _OneAtATime(contextlib.ContextDecorator):
-    """Lets one thread of this process train at a time: the others wait.
+    """Re-entrant lock: one thread of this process trains at a time.
 
-    Dropout draws from the random numbers of PyTorch that all threads share, and threads and number formats
-    are set for the whole process. The thread that trains may enter again.
+    Dropout uses PyTorch's global random state, and threads and precision are set for the whole process.
     """
 
     def __init__(self) -> None:
         self._free = threading.RLock()
-        if hasattr(os, "register_at_fork"):  # nobody trains in a child that was forked meanwhile
+        if hasattr(os, "register_at_fork"):  # nothing trains in a forked child
             os.register_at_fork(after_in_child=self._forget)
 
     def __enter__(self) -> None:
@@ -53,9 +52,9 @@ one_training_at_a_time = _OneAtATime()
 
 
 class _AfterFork:
-    """One thread for a child that was forked after this process had computed with several.
+    """Limits a child that was forked after its parent had computed to one thread.
 
-    The threads of PyTorch's OpenMP do not come along, and whoever waits for them waits for ever.
+    PyTorch's OpenMP threads do not survive a fork, and waiting for them deadlocks.
     """
 
     computed = alone = False
@@ -74,15 +73,14 @@ _after_fork = _AfterFork()
 
 
 def set_up_cpu(threads: int, *, sharing: int = 1) -> int:
-    """Set up threads, number formats and memory for fast work on a CPU; return the number of threads.
+    """Set threads, denormals and memory for fast work on a CPU; return the number of threads.
 
-    Denormal numbers, which vanishing gradients are full of and which cost up to fifteen times the
-    time on some CPUs, become zero. Memory set free is kept for the next batch. Call this before any
-    other work: the first setting is inherited by threads made later. A process that was forked from one
-    that had computed has one thread.
+    Denormals, which are common in vanishing gradients and up to fifteen times slower on some CPUs, are
+    flushed to zero. Freed memory is kept for the next batch. Call this before any other work: threads created
+    later inherit the denormal setting. A process that was forked from one that had computed has one thread.
 
     Args:
-        threads: wanted; 0 for all cores that this process may use.
+        threads: wanted; 0 for all cores available to this process.
         sharing: processes that share this machine.
     """
     torch.set_flush_denormal(True)
@@ -91,7 +89,7 @@ def set_up_cpu(threads: int, *, sharing: int = 1) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(1, cores // sharing)
     if _after_fork.alone and threads > 1:
-        log.warning("one thread instead of %d: this process was forked from one that computed", threads)
+        log.warning("one thread instead of %d: this process was forked from one that had computed", threads)
         threads = 1
     _after_fork.computed = True
     torch.set_num_threads(threads)
@@ -99,10 +97,10 @@ def set_up_cpu(threads: int, *, sharing: int = 1) -> int:
 
 
 def pick_device(wanted: str, *, local_rank: int = 0) -> torch.device:
-    """Return the device that ``trainer.device`` means here; a CPU then keeps few kernels (see below).
+    """Resolve ``trainer.device``; for a CPU also limit oneDNN's kernel cache (see below).
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: it is not available.
     """
     if not re.fullmatch(DEVICES, wanted):
         raise ConfigError(f"'{wanted}' is not one of auto, cpu, cuda, cuda:N, mps", key="device")
@@ -115,11 +113,11 @@ def pick_device(wanted: str, *, local_rank: int = 0) -> torch.device:
         if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
             raise ConfigError(
-                f"{device} is not there: {count} CUDA devices; use cpu or auto", key="trainer.device"
+                f"{device} is not available: {count} CUDA devices; use cpu or auto", key="trainer.device"
             )
         torch.cuda.set_device(device)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("mps is not there; use cpu or auto", key="trainer.device")
+        raise ConfigError("mps is not available; use cpu or auto", key="trainer.device")
     if device.type == "cpu":
         _keep_few_kernels()
     _after_fork.computed = True
@@ -127,7 +125,7 @@ def pick_device(wanted: str, *, local_rank: int = 0) -> torch.device:
 
 
 def device_here(wanted: str) -> str:
-    """Return a device, or auto where a pickle comes from a machine that had another one.
+    """Return a device, or auto if it is not available here, as after unpickling on another machine.
 
     >>> device_here("cuda:99")
     'auto'
@@ -138,14 +136,14 @@ def device_here(wanted: str) -> str:
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """Return the number format that ``trainer.precision`` means on a device: fp32, bf16 or fp16.
+    """Resolve ``trainer.precision`` for a device: fp32, bf16 or fp16.
 
-    ``auto`` is bf16 on CPUs with instructions for it, fp16 on CUDA, where the LSTM's fast kernels
-    take nothing else, and fp32 elsewhere.
+    ``auto`` is bf16 on CPUs with bf16 instructions, fp16 on CUDA, where the LSTM's fast kernels
+    support nothing else, and fp32 elsewhere.
 
     Raises:
-        ConfigError: fp16 without CUDA, which has no fast or safe training path; bf16 on a CPU whose library
-            has no LSTM for it, as on those without AVX-512.
+        ConfigError: fp16 without CUDA, which has no fast or safe training path; bf16 on a CPU without bf16
+            LSTM kernels, such as those without AVX-512.
 
     >>> pick_precision("fp32", torch.device("cpu"))
     'fp32'
@@ -162,9 +160,9 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 
 
 def lstm_takes_bf16() -> bool:
-    """Tell whether an `nn.LSTM` runs in bf16 on this CPU, by letting a small one run.
+    """Check whether an `nn.LSTM` runs in bf16 on this CPU, by running a small one.
 
-    Other layers are no sign: oneDNN computes them in bf16 on each CPU.
+    Other layers are not an indication: oneDNN computes them in bf16 on every CPU.
 
     >>> lstm_takes_bf16() in {True, False}
     True
@@ -180,9 +178,9 @@ def lstm_takes_bf16() -> bool:
 
 
 def seed_random_numbers(seed: int, device: torch.device) -> None:
-    """Seed the random numbers of the CPU and of one device.
+    """Seed the random number generators of the CPU and of one device.
 
-    `torch.manual_seed` seeds those of all devices, and takes a fifth of a millisecond in each step.
+    `torch.manual_seed` seeds all devices, which takes a fifth of a millisecond per step.
 
     >>> seed_random_numbers(3, torch.device("cpu")); first = torch.rand(())
     >>> seed_random_numbers(3, torch.device("cpu")); first == torch.rand(())
@@ -195,15 +193,15 @@ def seed_random_numbers(seed: int, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def memory_told(what: str) -> Iterator[None]:
-    """Say what did not fit into the memory of a device, and which setting to lower.
+    """Convert out-of-memory errors of a block to an error that names the settings to lower.
 
-    Nothing is made smaller unasked: that would be another training.
+    Nothing is reduced automatically: that would change the training.
 
     Args:
-        what: the block does.
+        what: what the block does, for the message.
 
     Raises:
-        OutOfMemoryError: memory was short.
+        OutOfMemoryError: the block ran out of memory.
 
     >>> with memory_told("before step 1: a batch of 64 texts"):  # doctest: +ELLIPSIS
     ...     torch.empty(1 << 55)
@@ -213,18 +211,18 @@ def memory_told(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        told = ("DefaultCPUAllocator", "out of memory", "not enough memory")
+        phrases = ("DefaultCPUAllocator", "out of memory", "not enough memory")
         short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not short and not any(words in str(error) for words in told):
+        if not short and not any(phrase in str(error) for phrase in phrases):
             raise
         raise OutOfMemoryError(
-            f"out of memory {what}; lower trainer.batch_size (trainer.accumulate makes up for it), "
+            f"out of memory {what}; lower trainer.batch_size (trainer.accumulate compensates for it), "
             "text.max_tokens or model.hidden_size"
         ) from error
 
 
 def describe_machine(device: torch.device) -> dict[str, object]:
-    """Return facts about the machine that a result depends on."""
+    """Return the properties of the machine that results depend on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -238,7 +236,7 @@ def describe_machine(device: torch.device) -> dict[str, object]:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep large blocks set free: the system would zero each page again in each step.
+    """Let glibc keep large freed blocks: the system would zero their pages again in each step.
 
     Long texts train up to 1.8 times as fast. See mallopt(3); other C libraries have no such setting.
     """
@@ -248,21 +246,21 @@ def _keep_freed_memory() -> None:
     trim_threshold, mmap_threshold = -1, -3
     mallopt(trim_threshold, LARGEST_BLOCK)
     if not mallopt(mmap_threshold, LARGEST_BLOCK):
-        mallopt(mmap_threshold, 32 << 20)  # the most that older versions take
+        mallopt(mmap_threshold, 32 << 20)  # the maximum of older versions
 
 
 def _keep_few_kernels() -> None:
-    """Let oneDNN keep fewer kernels, unless the user has said how many.
+    """Limit oneDNN's kernel cache, unless the user has set its size.
 
-    It makes one for each length of a batch, and each takes memory: an epoch over 6,000 reviews ended with
-    3.2 GB, a run on IMDB with 6 GB; so, that epoch ends with 2.1 GB, at the same speed. It reads the variable
-    as it makes its first one.
+    oneDNN creates a kernel for each batch length, and each takes memory: an epoch over 6,000 reviews ended
+    with 3.2 GB, a run on IMDB with 6 GB; with the limit that epoch ends with 2.1 GB, at the same speed. The
+    variable is read when the first kernel is created.
     """
     os.environ.setdefault(KERNEL_COUNT, str(KERNELS))
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether LSTMs run on bf16 instructions here, unless a mask of oneDNN or PyTorch hides them."""
+    """Whether LSTMs use bf16 instructions here; False if oneDNN or PyTorch is restricted not to."""
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT_BF16:
         return False
     checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))

@@ -1,4 +1,4 @@
-"""One process or several. Only this module reads what torchrun puts into the environment."""
+"""Distributed training: ranks, collectives, lost ranks. Only this module reads torchrun's variables."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not told so
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]  # public, but not exported
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from lstm_sentiment.errors import ConfigError, LostProcessError
 
 BEAT_S = 1.0  # between two heartbeats of the main process
-LOOK_S = 0.05  # between two looks of the others
-GRACE_S = 2.0  # for those that waited in vain to say so; who then has not, hangs
+LOOK_S = 0.05  # polling interval of the other ranks
+GRACE_S = 2.0  # for timed-out ranks to report; silent ranks are considered hung
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
-    """The place of this process among those of the job.
+    """Rank of this process, and size of the job.
 
     Args:
-        rank: number of this process; 0 is the main one.
-        world_size: processes of the job.
-        local_rank: number among those of this machine.
-        local_world_size: processes of the job on this machine.
-        restarts: how often torchrun has started the job again after a process was lost.
-        job: the same in all starts of a job, and different in others; empty without torchrun.
+        rank: of this process; 0 is the main one.
+        world_size: number of ranks of the job.
+        local_rank: rank on this machine.
+        local_world_size: ranks of the job on this machine.
+        restarts: how often torchrun has restarted the job after a rank was lost.
+        job: identifies the job across restarts; empty without torchrun.
 
     >>> Processes().is_main, Processes(rank=1, world_size=2).is_main
     (True, False)
@@ -65,10 +65,10 @@ class Processes:
     def main_first(self) -> Iterator[None]:
         """Run a block in rank 0 first, then in the others, which find its results on disk.
 
-        However long that takes, the others wait, as long as they hear rank 0's heart.
+        The others wait as long as rank 0 sends heartbeats.
 
         Raises:
-            TimeoutError: it has not been heard for too long (see `sharing_errors`).
+            TimeoutError: no heartbeat for too long (see `sharing_errors`).
         """
         job = _job
         if job is None or self.world_size == 1:
@@ -82,10 +82,10 @@ class Processes:
         yield
         if self.is_main:
             job.notes.set(note, "done")
-            self.barrier()  # the others have seen the disk as it was before: what follows may change it
+            self.barrier()  # after this, rank 0 may change the disk again
 
     def sum(self, value: float, device: torch.device) -> float:
-        """Return the sum of a number over all processes."""
+        """All-reduce: return the sum of a number over all ranks."""
         if self.world_size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=device)
@@ -93,7 +93,7 @@ class Processes:
         return float(total)
 
     def gather(self, value: float, device: torch.device) -> list[float]:
-        """Return a number of each process, in the order of ranks.
+        """All-gather a number: one per rank, in order.
 
         >>> Processes().gather(0.5, torch.device("cpu"))
         [0.5]
@@ -106,14 +106,14 @@ class Processes:
         return values
 
     def gather_rows(self, rows: Tensor, count: int) -> Tensor:
-        """Put together rows that were dealt out as ``[rank::world_size]``.
+        """All-gather rows that were distributed as ``[rank::world_size]``.
 
         Args:
-            rows: this process's rows (about count / world_size, X).
-            count: rows in all.
+            rows: this rank's rows (about count / world_size, X).
+            count: total number of rows.
 
         Returns:
-            all rows in order (count, X), the same in every process.
+            all rows in order (count, X), the same in every rank.
         """
         if self.world_size == 1:
             return rows
@@ -126,10 +126,10 @@ class Processes:
 
 
 def process_environment() -> Processes:
-    """Return this process's place from torchrun's variables; one process where there are none.
+    """Read rank and world size from torchrun's variables; a single process without them.
 
     Raises:
-        ConfigError: variables that are no numbers.
+        ConfigError: variables that are not numbers.
     """
     try:
         return Processes(
@@ -145,7 +145,7 @@ def process_environment() -> Processes:
 
 
 def _job_name() -> str:
-    """Return what tells a job from others: torchrun, which outlives its processes, starts them all."""
+    """Return an identifier of the job: that of torchrun, which is the parent across restarts."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return ""
     name = f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()}"
@@ -153,15 +153,15 @@ def _job_name() -> str:
 
 
 class _Job:
-    """What the processes of a connected job share beside its collectives: notes, and a heart.
+    """Side channel of a connected job next to its collectives: a key-value store and heartbeats.
 
-    Collectives wait `timeout_s` and no longer, for a process that hangs never says so. What the main
-    process does alone may take longer, and is waited for as long as its heart beats.
+    Collectives time out after `timeout_s`, since a hanging rank does not report it. Work of rank 0 alone
+    may take longer; the others wait as long as it sends heartbeats.
 
     Args:
-        notes: names and values that all processes see.
+        notes: store that all ranks share.
         processes: of the job.
-        timeout_s: after which a process counts as lost.
+        timeout_s: after which a rank is considered lost.
     """
 
     def __init__(self, notes: Store, processes: Processes, timeout_s: float) -> None:
@@ -170,11 +170,11 @@ class _Job:
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Let the others hear that this process lives while a block runs, whatever it does."""
+        """Send heartbeats from a thread while a block runs."""
         over = threading.Event()
 
         def beat() -> None:
-            with contextlib.suppress(RuntimeError):  # who kept the notes is gone: the end is near anyway
+            with contextlib.suppress(RuntimeError):  # the store's process is gone: the job ends anyway
                 while not over.wait(BEAT_S):
                     self.notes.add("beats", 1)
 
@@ -187,7 +187,7 @@ class _Job:
             thread.join()
 
     def wait_for(self, note: str) -> None:
-        """Wait for a note of the main process, as long as it lives."""
+        """Wait for a note of rank 0, as long as it sends heartbeats."""
         beats, heard = -1, time.monotonic()
         while not self.notes.check([note]):
             found = self.notes.add("beats", 0)
@@ -197,8 +197,8 @@ class _Job:
                 raise TimeoutError
             time.sleep(LOOK_S)
 
-    def tell(self, error: Exception) -> None:
-        """Leave word of what ends this process, if it is the first one to end."""
+    def report(self, error: Exception) -> None:
+        """Report the error that ends this rank, if it is the first to end."""
         rank = self.processes.rank
         word = {
             "reason": f"process {rank} ended: {str(error) or type(error).__name__}",
@@ -208,8 +208,8 @@ class _Job:
             self.notes.set(f"end of {rank}", "")
             self.notes.compare_set("end", "", json.dumps(word))
 
-    def end_those_that_hang(self) -> None:
-        """Kill the processes of this machine that do not end by themselves: torchrun takes half a minute."""
+    def kill_hung_ranks(self) -> None:
+        """Kill hung ranks of this machine: torchrun takes half a minute."""
         time.sleep(GRACE_S)
         for rank in range(self.processes.world_size):
             with contextlib.suppress(RuntimeError, OSError):
@@ -219,37 +219,37 @@ class _Job:
                         os.kill(pid, signal.SIGKILL)
 
     def lost(self, error: Exception) -> LostProcessError:
-        """Return what a broken connection means, in the words of the process that ended if it left any."""
+        """Return the error for a broken connection, with the ended rank's own message if it reported one."""
         with contextlib.suppress(RuntimeError):
             if self.notes.check(["end"]):
                 return LostProcessError(**json.loads(self.notes.get("end")))
         if _is_timeout(error):
             return LostProcessError(self._silent())
         return LostProcessError(
-            "another process of the job is gone and left no word: it was killed, maybe by the system because "
-            "memory was short, or its machine cannot be reached; go on with --resume true"
+            "another process of the job ended without an error message: it was killed, maybe by the system's "
+            "out-of-memory killer, or its machine cannot be reached; continue with --resume true"
         )
 
     def _silent(self) -> str:
         return (
-            f"another process of the job has not answered for {self.timeout_s:g} s (trainer.timeout): it "
-            "hangs, or it is slower than that; go on with --resume true"
+            f"another process of the job has not responded for {self.timeout_s:g} s (trainer.timeout): it "
+            "hangs, or it is slower than that; continue with --resume true"
         )
 
 
-_job: _Job | None = None  # a process belongs to one at most, as torch.distributed has it
+_job: _Job | None = None  # at most one per process, as in torch.distributed
 
 
 @contextlib.contextmanager
 def process_group(processes: Processes, device: torch.device, *, timeout_s: float) -> Iterator[None]:
-    """Connect the processes of a job for as long as the block runs: nccl on CUDA, gloo elsewhere.
+    """Context with an initialised process group: nccl on CUDA, gloo elsewhere.
 
-    A block within another one shares its connection: a job can be connected only once.
+    A nested block reuses the group: a job can be connected only once.
 
     Args:
         processes: of the job.
-        device: that this process computes on.
-        timeout_s: after which a process that does not answer counts as lost (see `sharing_errors`).
+        device: of this rank.
+        timeout_s: after which an unresponsive rank is considered lost (see `sharing_errors`).
     """
     global _job
     if processes.world_size == 1 or dist.is_initialized():
@@ -274,15 +274,15 @@ def process_group(processes: Processes, device: torch.device, *, timeout_s: floa
 
 
 def exchanging_gradients(model: nn.Module) -> DistributedDataParallel:
-    """Return a model that does what another does, and makes one gradient of those of all processes.
+    """Wrap a model in DistributedDataParallel.
 
-    Deleting gloo's group waits for a thread, which may be waiting for Python's lock. A reference of Python's
-    gives the lock up before that, one of the reducer's within the model does not, and the process hangs for
-    good (seen in torch 2.13, one time in 25). So one of Python's has to be the last: attributes go in the
-    order in which they came.
+    Deleting gloo's process group joins a thread that may be waiting for the GIL. A Python reference releases
+    the GIL first, the reducer's reference inside the model does not, and the process deadlocks
+    (seen in torch 2.13, one time in 25). So a Python reference must be the last one: attributes are deleted
+    in the order of their creation.
 
     Args:
-        model: already on its device; inside of `process_group`.
+        model: already on its device; inside `process_group`.
 
     Example::
 
@@ -295,10 +295,10 @@ def exchanging_gradients(model: nn.Module) -> DistributedDataParallel:
 
 
 def _store(processes: Processes, name: str, timeout: datetime.timedelta) -> Store:
-    """Return a connection of its own to what torchrun keeps for the processes of a job.
+    """Return a connection to torchrun's store, with a prefix per restart.
 
-    A job that is started again may find what the start before left there, such as addresses of processes
-    that are dead, which gloo tries to reach for ten minutes: so each start has its own names.
+    A restarted job could find keys of the previous start there, such as addresses of dead processes, which
+    gloo tries to reach for ten minutes.
     """
     store, _, _ = next(rendezvous("env://", processes.rank, processes.world_size, timeout=timeout))
     return PrefixStore(f"start {processes.restarts}, {name}", store)
@@ -306,14 +306,14 @@ def _store(processes: Processes, name: str, timeout: datetime.timedelta) -> Stor
 
 @contextlib.contextmanager
 def sharing_errors() -> Iterator[None]:
-    """While a block runs, tell the others what ends this process, and learn from them what ended theirs.
+    """Share errors between ranks: report what ends this one, and raise what ended another.
 
     Raises:
-        LostProcessError: in the place of what a collective raises when another process hangs or is gone.
+        LostProcessError: instead of the error of a collective when another rank hangs or is gone.
 
     >>> with sharing_errors():
-    ...     print("alone there is nobody to tell")
-    alone there is nobody to tell
+    ...     print("no other ranks")
+    no other ranks
     """
     try:
         yield
@@ -321,17 +321,17 @@ def sharing_errors() -> Iterator[None]:
         if _job is None:
             raise
         if not _is_of_connection(error):
-            _job.tell(error)
+            _job.report(error)
             raise
         lost = _job.lost(error)
-        _job.tell(lost)
+        _job.report(lost)
         if _is_timeout(error):
-            _job.end_those_that_hang()
+            _job.kill_hung_ranks()
         raise lost from error
 
 
 def _is_of_connection(error: Exception) -> bool:
-    """Whether an error is one of torch.distributed's, or of ours; gloo's have no class of their own."""
+    """Whether an error is a connection error of torch.distributed or this module; gloo's have no class."""
     ours = isinstance(error, dist.DistError | TimeoutError)
     return ours or (isinstance(error, RuntimeError) and "gloo" in str(error))
 

@@ -1,6 +1,6 @@
-"""Optional packages: imported when used, and named when they are missing.
+"""Optional dependencies: imported on use, with an install hint if missing.
 
-`pyproject.toml` lists what each extra brings.
+`pyproject.toml` lists the packages of each extra.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from lstm_sentiment.errors import MissingExtraError
 
 
 def need(module: str, *, extra: str) -> Any:
-    """Import and return a module that an extra of this package brings.
+    """Import and return a module of an optional extra.
 
     Args:
         module: dotted name, such as ``matplotlib.figure``.
-        extra: what to install.
+        extra: its name.
 
     Raises:
         MissingExtraError: it is not installed; the message says how to install it.

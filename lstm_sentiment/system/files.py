@@ -1,4 +1,4 @@
-"""Files and folders that a kill or a power cut leaves as they were or as they shall be, and never half."""
+"""Atomic, crash-safe file writes (write, fsync, rename)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-ABANDONED_S = 60.0  # what is younger may be somebody's who is about to hold it
+ABANDONED_S = 60.0  # younger files may belong to a process that is about to lock them
 DAY_S = 86_400.0
 _HINTS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or choose another place"),
@@ -33,12 +33,12 @@ _HINTS = {
 
 @contextlib.contextmanager
 def writing(path: Path, *, needed: int | None = None, kept: str = "") -> Iterator[None]:
-    """Raise what goes wrong with the disk in a block as one error that says what would help.
+    """Convert an `OSError` of a block to an error that says what would help.
 
     Args:
         path: what the block writes.
-        needed: bytes that it takes, if that is known.
-        kept: what is safe nevertheless, for the end of the message.
+        needed: bytes that it takes, if known.
+        kept: what is intact nevertheless, for the end of the message.
 
     Raises:
         DiskError: the block raised an `OSError`.
@@ -51,20 +51,20 @@ def writing(path: Path, *, needed: int | None = None, kept: str = "") -> Iterato
     try:
         yield
     except OSError as error:
-        told = [f"{path}: cannot be written: {error.strerror or error}"]
+        parts = [f"{path}: cannot be written: {error.strerror or error}"]
         sizes = [f"{needed:,} bytes needed"] if needed is not None else []
         free = _free_bytes(path)
         sizes += [f"{free:,} bytes free"] if free is not None else []
-        told[0] += f" ({', '.join(sizes)})" if sizes else ""
-        told += filter(None, (_HINTS.get(error.errno or 0, ""), kept))
-        raise DiskError("; ".join(told)) from error
+        parts[0] += f" ({', '.join(sizes)})" if sizes else ""
+        parts += filter(None, (_HINTS.get(error.errno or 0, ""), kept))
+        raise DiskError("; ".join(parts)) from error
 
 
 def local_path(name: str | Path) -> Path:
-    """Return the path that a name stands for, ``~`` and ``~user`` replaced by a home folder.
+    """Return a name as a path, with ``~`` and ``~user`` expanded.
 
     Raises:
-        DataError: nobody has that home, or no file can have that name.
+        DataError: unknown user, or an invalid file name.
 
     >>> local_path("a.csv").name
     'a.csv'
@@ -75,16 +75,16 @@ def local_path(name: str | Path) -> Path:
         return Path(name).expanduser()
     except RuntimeError:
         raise DataError(
-            "begins with ~ and no known user; write the folder out", file=escaped(str(name))
+            "begins with ~ and an unknown user; write the folder out", file=escaped(str(name))
         ) from None
     except ValueError:
         raise DataError(
-            "holds a NUL or half a character, as no file's name can", file=escaped(str(name))
+            "contains a NUL or an unpaired surrogate, which file names cannot", file=escaped(str(name))
         ) from None
 
 
 def _free_bytes(path: Path) -> int | None:
-    """Return how much may still be written to the disk that a path is on, None where that cannot be told."""
+    """Return the free bytes of the disk that a path is on, None if unknown."""
     for place in (path, *path.absolute().parents):
         with contextlib.suppress(OSError):
             return shutil.disk_usage(place).free
@@ -92,10 +92,10 @@ def _free_bytes(path: Path) -> int | None:
 
 
 def unfinished(path: Path) -> Path:
-    """Return a name beside a place for what is not yet whole: one that nobody can guess.
+    """Return an unguessable temporary name next to a path.
 
-    Somebody else may have made the folder, with links out of it under all names that can be guessed. What is
-    opened there must not be there already: open it with ``x``, and make folders without ``exist_ok``.
+    The folder may be untrusted, with links out of it under all guessable names. The name must not exist
+    yet: open files with ``x``, and create folders without ``exist_ok``.
 
     >>> unfinished(Path("runs/a/report.html")) != unfinished(Path("runs/a/report.html"))
     True
@@ -104,16 +104,16 @@ def unfinished(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def held_unfinished(beside: Path) -> Iterator[None]:
-    """Hold a file or folder that is not yet whole, so that no other process takes it for abandoned.
+def held_unfinished(temporary: Path) -> Iterator[None]:
+    """Lock a temporary file or folder, so that no other process considers it abandoned.
 
     Args:
-        beside: a name from `unfinished`, which is there.
+        temporary: a name from `unfinished`; it must exist.
     """
     handle = None
     if fcntl is not None:
-        with contextlib.suppress(OSError):  # a disk that knows no locks
-            handle = os.open(beside, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # a file system without locks
+            handle = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
         yield
@@ -123,11 +123,11 @@ def held_unfinished(beside: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left unfinished in a folder: what is a minute old and no process holds.
+    """Remove temporary files of killed processes: a minute old and not locked.
 
     Args:
-        folder: that files and folders were to appear in.
-        name: of one of them; None for all.
+        folder: in which they are.
+        name: of the file or folder that was being written; None for all.
 
     >>> import tempfile
     >>> left = unfinished(Path(tempfile.mkdtemp()) / "a.csv")
@@ -156,7 +156,7 @@ def _is_abandoned(entry: Path) -> bool:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody holds it, or nobody can tell
+    except OSError:  # locked, or unknown
         return False
     finally:
         os.close(handle)
@@ -164,7 +164,7 @@ def _is_abandoned(entry: Path) -> bool:
 
 
 def refuse_device(path: Path, name: str) -> None:
-    """Refuse to write where a device or a pipe is: a file would take its place.
+    """Refuse to overwrite a device or a pipe: the rename would replace it.
 
     Raises:
         DataError: there is one.
@@ -181,22 +181,22 @@ def refuse_device(path: Path, name: str) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place, flush it to disk, then rename it into place.
+    """Write a temporary file, fsync it, and rename it into place.
 
     Raises:
-        DiskError: it cannot be written; the file that was there before is whole.
+        DiskError: it cannot be written; the previous file is intact.
     """
-    beside = unfinished(path)
+    temporary = unfinished(path)
     with writing(path, needed=len(content)):
         sweep(path.parent, path.name)
         try:
-            with beside.open("xb") as out, held_unfinished(beside):
+            with temporary.open("xb") as out, held_unfinished(temporary):
                 out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
 
 
@@ -209,18 +209,18 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     """Write a value as UTF-8 JSON, atomically.
 
     Raises:
-        DiskError: it cannot be written; the file that was there before is whole.
+        DiskError: it cannot be written; the previous file is intact.
     """
     write_atomically(path, as_json(value, indent=indent))
 
 
 def make_folder(path: Path) -> list[Path]:
-    """Make a folder and those above it, flush their names to disk, and return the new ones, outermost first.
+    """Create a folder and its parents, fsync their entries, and return the new ones, outermost first.
 
-    A folder that nobody flushed may be gone after a power cut, with all the flushed files in it.
+    Without the fsync a folder may be lost in a power cut, with all fsynced files in it.
 
     Raises:
-        DiskError: it cannot be made.
+        DiskError: it cannot be created.
     """
     with writing(path):
         above = [path, *path.parents]
@@ -233,11 +233,11 @@ def make_folder(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside a place, and rename it into the place at the end; after an error nothing is left.
+    """Yield a temporary folder that is renamed into place at the end, or removed after an error.
 
     Raises:
-        RunError: something is there already.
-        DiskError: the folder cannot be made.
+        RunError: the path exists already.
+        DiskError: the folder cannot be created.
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp()) / "new"
@@ -247,9 +247,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     ['a.txt']
     """
     if path.is_symlink():
-        raise RunError(f"{path}: is a link; name the folder that it leads to, or choose another one")
+        raise RunError(f"{path}: is a link; name its target, or choose another folder")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: is there already and not empty; choose another folder")
+        raise RunError(f"{path}: exists and is not empty; choose another folder")
     path = path.absolute()
     building = unfinished(path)
     make_folder(path.parent)
@@ -270,13 +270,13 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file's content to disk."""
+    """Fsync a file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to disk, where the system can."""
+    """Fsync a folder's entries, where the system supports it."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,7 +1,6 @@
-"""One process at a time in a folder: a second one is told which is there, and a dead one never blocks.
+"""Exclusive `flock` on a folder, released when the process dies.
 
-The system's own lock on ``FOLDER/.lock`` decides (`flock`: it ends with its process, however that ends);
-what stands in the file is for the message alone.
+The lock is on ``FOLDER/.lock``; the content of that file is only used in the message to a second process.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 @contextlib.contextmanager
 def held(folder: Path, *, option: str = "--out") -> Iterator[None]:
-    """Hold a folder while a block runs; make it if need be, and remove it again if the block leaves it empty.
+    """Lock a folder while a block runs; create it if needed, and remove it again if it is empty at the end.
 
-    Where the system or the disk knows no locks, the block runs all the same.
+    Where the system or the file system does not support locks, the block runs without one.
 
     Args:
-        folder: which one.
-        option: names another folder, says the message.
+        folder: to lock.
+        option: the option to choose another folder with, for the message.
 
     Raises:
-        RunError: another process holds it, which the message names; or a file is in its place.
-        DiskError: it cannot be made or written to.
+        RunError: another process holds it (the message names it), or there is a file in its place.
+        DiskError: it cannot be created or written to.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp()) / "new"
@@ -81,17 +80,17 @@ def _locked(folder: Path, option: str) -> Iterator[None]:
             os.write(handle, json.dumps(_this_process()).encode())
         yield
     finally:
-        file.unlink(missing_ok=True)  # while it is locked: who opened it before finds that it is gone
+        file.unlink(missing_ok=True)  # still locked: a process that has opened it sees that it is gone
         os.close(handle)
 
 
 def _opened_and_locked(file: Path, option: str) -> int:
-    """Return a descriptor of the lock file, locked."""
+    """Return a descriptor of the locked lock file."""
     while True:
         if file.is_symlink():  # which O_NOFOLLOW refuses too
-            raise RunError(f"{file}: is a link, which a lock never is; remove it")
+            raise RunError(f"{file}: is a link, not a lock file; remove it")
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        if os.fstat(handle).st_nlink > 1:  # another name of a file elsewhere, which must not be emptied
+        if os.fstat(handle).st_nlink > 1:  # a hard link to another file, which must not be truncated
             os.close(handle)
             file.unlink(missing_ok=True)
             continue
@@ -103,12 +102,14 @@ def _opened_and_locked(file: Path, option: str) -> int:
             if error.errno not in UNSUPPORTED:
                 os.close(handle)
                 raise
-            log.warning("%s: this disk knows no locks; take care that no other run writes there", file.parent)
+            log.warning(
+                "%s: this file system has no locks; make sure that no other run writes there", file.parent
+            )
             return handle
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), file.stat()):
                 return handle
-        os.close(handle)  # its holder ended and removed it while we opened it
+        os.close(handle)  # its owner removed it between open and lock
 
 
 def _this_process() -> dict[str, str | int]:
@@ -121,7 +122,7 @@ def _in_use(file: Path, handle: int, option: str) -> str:
         holder = json.loads(os.read(handle, MAX_LOCK_BYTES))
         pid, host, since = (shown(str(holder[name]))[1:-1] for name in ("pid", "host", "since"))
         who = f"process {pid} on {host} since {since}"
-    except (ValueError, TypeError, KeyError, RecursionError):  # it is just about to write it
+    except (ValueError, TypeError, KeyError, RecursionError):  # the owner is just writing it
         who = "another process"
     finally:
         os.close(handle)

@@ -1,4 +1,4 @@
-"""What goes wrong when a run's files are opened, told apart: missing, not to be read, damaged disk."""
+"""Errors on opening a run's files: missing, no permission, damaged disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lstm_sentiment.errors import CheckpointError, NoPermissionError
 
 @contextlib.contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Raise what goes wrong with reading a file as a `CheckpointError`.
+    """Convert an `OSError` on reading a file to a `CheckpointError`.
 
     >>> with reading(Path("labels.json")):
     ...     raise FileNotFoundError
@@ -31,15 +31,15 @@ def reading(file: Path) -> Iterator[None]:
 
 
 def refuse_unreadable(folder: Path) -> None:
-    """Refuse a folder that this user may not look into: it would look like an empty one.
+    """Refuse a folder that this user may not search: it would look empty.
 
     Raises:
-        NoPermissionError: names the folder.
+        NoPermissionError: there is no permission; it names the folder.
 
     >>> refuse_unreadable(Path("no/such/folder"))
     """
     try:
-        os.stat(folder / ".")  # noqa: PTH116 - Path takes the dot away
+        os.stat(folder / ".")  # noqa: PTH116 - Path removes the dot
         with os.scandir(folder):
             pass
     except PermissionError:

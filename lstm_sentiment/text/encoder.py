@@ -1,6 +1,6 @@
-"""From one text to the row of ids that a model reads, quickly: what was met before is remembered.
+"""Encode single texts as token ids, with a cache of word pieces.
 
-Needs the standard library and `tokenizing` alone: it is also a part of the one file that answers texts
+Needs only the standard library and `tokenization`: it is also part of the single-file runtime that predicts
 without PyTorch (see `export`).
 """
 
@@ -14,23 +14,23 @@ from typing import Any
 
 from lstm_sentiment.text.tokenization import MAX_TOKEN_LENGTH, UNKNOWN, prepare, split_piece
 
-REMEMBERED_BYTES = 32 << 20  # of pieces of text and their rows, about
-LONG_TEXT = 100_000  # characters; the pieces of a longer one are not all held at a time
+REMEMBERED_BYTES = 32 << 20  # approximate size of the cache
+LONG_TEXT = 100_000  # characters; longer texts are split lazily
 _PIECE = re.compile(r"\S+")
 Ids = list[int | str]
 
 
 class Encoder:
-    """Turns a text into the row that a model reads, and remembers short pieces of text met before.
+    """Encodes a text as token ids; short whitespace-separated pieces are cached.
 
     Args:
         ids: token -> id of every known token.
         lowercase: fold case first.
-        max_tokens: longest row; what is over is cut.
-        truncate: what is kept then (see `cut`).
-        subwords: buckets of the model's n-gram vectors; 0 if it has none.
+        max_tokens: maximum number of ids; longer texts are truncated.
+        truncate: which part is kept then (see `cut`).
+        subwords: hash buckets of the model's n-gram embeddings; 0 if it has none.
         normalize: escapes, negation, both joined by ``+``, or none (see `TextConfig`).
-        tokenize: another way to split a text than `words`; it folds case itself.
+        tokenize: a tokenizer to use instead of `words`; it folds case itself.
 
     >>> encode = Encoder({"so": 2, "good": 3}, lowercase=True, max_tokens=9, truncate="head", subwords=50)
     >>> encode("So goood!"), encode("")
@@ -62,8 +62,8 @@ class Encoder:
         self._rows = _Rows(self._split_row)
 
     def __call__(self, text: str) -> Ids:
-        """Return a text's ids, at least one; an unknown token stays as it is if the model can spell."""
-        if self._tokenize is None:  # the same tokens as those of `words`, remembered by piece
+        """Return a text's ids, at least one; with subwords, an unknown token is returned as a string."""
+        if self._tokenize is None:  # the same tokens as those of `words`, cached by piece
             prepared = prepare(text, lowercase=self._lowercase, escapes=self._escapes)
             pieces = (
                 prepared.split()
@@ -85,7 +85,7 @@ class Encoder:
 
 
 class _Rows(dict[str, Ids]):
-    """Short pieces of text and their rows; all of them are forgotten before they take too much."""
+    """Cache of short pieces of text and their ids; cleared when it gets too large."""
 
     def __init__(self, make: Callable[[str], Ids]) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class _Rows(dict[str, Ids]):
 
 
 def cut(tokens: Iterable[Any], max_tokens: int, truncate: str) -> list[Any]:
-    """Return at most `max_tokens` of some items: the head, the tail, or both ends; no more of them are held.
+    """Truncate items to `max_tokens`: keep the head, the tail, or both ends; consumes lazily.
 
     >>> cut([1, 2, 3, 4, 5], 3, "head"), cut([1, 2, 3, 4, 5], 3, "tail"), cut([1, 2, 3, 4, 5], 3, "middle")
     ([1, 2, 3], [3, 4, 5], [1, 2, 5])

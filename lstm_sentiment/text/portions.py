@@ -1,4 +1,4 @@
-"""Rows in portions bounded by their number and by their bytes, so that memory does not grow with a file."""
+"""Batching of rows by count and bytes, so that memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-MOST_COLUMNS = 10_000  # of a table: one with more is no table of texts
+MOST_COLUMNS = 10_000  # of a table
 Row = TypeVar("Row")
 
 
 def portions(rows: Iterable[Row], *, most: int, size: int, of: Callable[[Row], int]) -> Iterator[list[Row]]:
-    """Yield rows in lists, none of them empty; a list ends with the row that makes it large enough.
+    """Yield rows in non-empty lists; a list ends with the row that reaches a limit.
 
     Args:
-        rows: of a file, read as they are needed.
+        rows: of a file, consumed lazily.
         most: rows of a list.
-        size: bytes from which on a list is large enough.
-        of: a row -> the bytes that it takes.
+        size: bytes at which a list ends.
+        of: row -> its bytes.
 
     >>> list(portions(["a", "bc", "d", "efg"], most=3, size=3, of=len))
     [['a', 'bc'], ['d', 'efg']]
@@ -35,7 +35,7 @@ def portions(rows: Iterable[Row], *, most: int, size: int, of: Callable[[Row], i
 
 
 def bytes_of(*texts: str) -> int:
-    """Return the bytes that some texts take in memory: up to four for each character.
+    """Return the memory of texts in bytes: up to four per character.
 
     >>> bytes_of("x" * 1000) < bytes_of("x" * 1000 + "😀")
     True
@@ -43,10 +43,10 @@ def bytes_of(*texts: str) -> int:
     return sum(map(sys.getsizeof, texts))
 
 
-def twice_in(names: Iterable[str]) -> str | None:
-    """Return the first name that stands among some for the second time, None where each stands once.
+def first_duplicate(names: Iterable[str]) -> str | None:
+    """Return the first duplicate name, None if all are distinct.
 
-    >>> twice_in(["text", "label", "text"]), twice_in(["text", "label"])
+    >>> first_duplicate(["text", "label", "text"]), first_duplicate(["text", "label"])
     ('text', None)
     """
     seen: set[str] = set()

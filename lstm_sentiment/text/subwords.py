@@ -1,10 +1,10 @@
-"""Hashed sub-word vectors: a word that is rare, misspelt or new is read by its letters.
+"""Subword embeddings: hashed character n-grams, for rare, misspelt and unknown words.
 
-Every token has, besides its word's vector, the sum of vectors of its character n-grams, as in
-fastText (Bojanowski et al. 2017, "Enriching word vectors with subword information"). An n-gram's
-vector stands in a table of fixed size at a place that is a hash of its letters.
+A token's vector is the sum of its word embedding and the embeddings of its character n-grams, as in
+fastText (Bojanowski et al. 2017, "Enriching word vectors with subword information"). N-grams are hashed
+into a fixed number of buckets.
 
-Legend: V tokens of the vocabulary, X unknown tokens of a batch, U distinct tokens of a batch, K places
+Legend: V tokens of the vocabulary, X unknown tokens of a batch, U distinct tokens of a batch, K buckets
 per token, E embedding size.
 """
 
@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, UNKNOWN, spell
 
 Table = TypeVar("Table", nn.Embedding, nn.EmbeddingBag)
-_FOLDING = threading.Lock()  # of all models of the process: held for a moment, when a token is first met
+_FOLDING = threading.Lock()  # shared by all models of the process; held briefly for tokens seen first
 
 
 class SubwordVectors(nn.Module):
-    """The sum of a token's n-gram vectors, divided by the square root of their number.
+    """Sum of a token's n-gram embeddings, divided by the square root of their number.
 
     Args:
         tokens: the vocabulary's, (V,).
-        buckets: size of the table of n-gram vectors.
+        buckets: number of hash buckets.
         size: E.
-        initial: whether the table gets random values and all tokens are spelt at once, as for training;
-            without, the table holds anything until it is loaded, and a token is spelt when it is needed.
+        initial: whether the table is initialised and the n-grams of all tokens are hashed up front, as for
+            training; else the table is uninitialised until loaded, and tokens are hashed on demand.
 
     >>> subwords = SubwordVectors(["<pad>", "<unk>", "good"], 1000, 8)
     >>> extra_XK = torch.from_numpy(spell(["goood"], 1000))
@@ -61,7 +61,7 @@ class SubwordVectors(nn.Module):
         return vectors_UE
 
     def _spelt(self, ids_U: Tensor) -> Tensor:
-        """Return the places (U, K) of known tokens."""
+        """Return the buckets (U, K) of known tokens."""
         if self.spelling_VK is not None:
             return self.spelling_VK[ids_U]
         places_UK = spell([self._tokens[i] for i in ids_U.tolist()], self.table.num_embeddings)
@@ -69,12 +69,12 @@ class SubwordVectors(nn.Module):
 
 
 class FoldedVectors(nn.Module):
-    """The sums of known tokens' word and n-gram vectors, each computed when it is first needed.
+    """Cached sums of word and n-gram embeddings of known tokens, computed on first use.
 
-    To spell a vocabulary of 40,000 tokens takes a quarter of a second, and a text holds few of them.
+    Hashing a vocabulary of 40,000 tokens takes a quarter of a second, and a text has few of them.
 
     Args:
-        words_VE: the vectors of words, of which only shape and device matter here.
+        words_VE: word embeddings; only their shape and device matter here.
 
     >>> words_VE, subwords = torch.randn(3, 8), SubwordVectors(["<pad>", "<unk>", "good"], 1000, 8)
     >>> folded, ids_U = FoldedVectors(words_VE), torch.tensor([0, 2])
@@ -100,8 +100,8 @@ class FoldedVectors(nn.Module):
 
         Args:
             ids: of known tokens.
-            words_VE: their words' vectors, always the same.
-            subwords: always the same.
+            words_VE: word embeddings, the same at every call.
+            subwords: the same at every call.
         """
         if not self.is_complete:
             self._complete(ids, words_VE, subwords)
@@ -109,7 +109,7 @@ class FoldedVectors(nn.Module):
 
     @torch.no_grad()
     def _complete(self, ids: Tensor, words_VE: Tensor, subwords: SubwordVectors) -> None:
-        if ids.device.type != "cpu":  # all at once: elsewhere each look would have to wait for the device
+        if ids.device.type != "cpu":  # all at once: each check would synchronise with the device
             ids = torch.arange(len(words_VE), device=ids.device)
         elif self.is_there_V[ids].all():
             return
@@ -121,13 +121,13 @@ class FoldedVectors(nn.Module):
 
 
 def table(kind: type[Table], rows: int, size: int, *, initial: bool, **settings: Any) -> Table:
-    """Return a layer that looks up rows of a table.
+    """Return an embedding layer, initialised or not.
 
     Args:
         kind: of layer.
         rows: of the table.
         size: of a row.
-        initial: whether rows get PyTorch's initial values; without, they hold anything.
+        initial: whether to initialise the rows; else they are uninitialised memory.
         settings: of the layer.
 
     >>> table(nn.Embedding, 3, 2, initial=False).weight.shape
@@ -140,7 +140,7 @@ def table(kind: type[Table], rows: int, size: int, *, initial: bool, **settings:
 
 
 def nothing_spelt(device: torch.device | None = None) -> Tensor:
-    """Return how no unknown token is spelt, (0, K).
+    """Return the buckets of no unknown tokens, (0, K).
 
     >>> nothing_spelt().shape
     torch.Size([0, 32])
@@ -149,7 +149,7 @@ def nothing_spelt(device: torch.device | None = None) -> Tensor:
 
 
 def word_ids(ids: Any, known: int) -> Any:
-    """Return token ids with every unknown token's own id replaced by that of the unknown token.
+    """Map the ids V + x of unknown tokens to the id of the unknown token.
 
     >>> word_ids(torch.tensor([2, 7]), 5)
     tensor([2, 1])

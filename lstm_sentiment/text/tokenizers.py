@@ -1,8 +1,8 @@
-"""Text to tokens, tokens to ids.
+"""Tokenizers, lexicon and vocabulary: text to tokens, tokens to ids.
 
-`Tokenizer` splits a text into tokens. `Lexicon` numbers every token it ever meets, in order of
-appearance: what is stored on disk. `Vocabulary` is the part of it that a model knows: frequent
-tokens of the training rows, behind a padding and an unknown token.
+`Tokenizer` splits a text into tokens. `Lexicon` numbers every token in order of
+appearance, for the token store on disk. `Vocabulary` has the tokens that a model knows: padding, the unknown
+token, and the frequent tokens of the training rows.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from lstm_sentiment.errors import ConfigError, shown
 from lstm_sentiment.text.encoder import LONG_TEXT
 from lstm_sentiment.text.portions import portions
 from lstm_sentiment.text.tokenization import (
-    HALF_CHARACTER,
     SPECIAL_TOKENS,
     TOKEN,
     UNKNOWN,
+    UNPAIRED_SURROGATE,
     normal_form,
     prepare,
     split_negations,
     split_piece,
 )
 
-READ_AHEAD = 2  # batches cut at white space before they are needed
-MEMO_LIMIT = 500_000  # remembered pieces of text; some 100 MB at the most
+READ_AHEAD = 2  # batches split at white space in advance
+MEMO_LIMIT = 500_000  # cached pieces of text; at most about 100 MB
 MEMO_CHARACTERS = 1 << 24  # of them
-PIECES_AT_ONCE = 1 << 17  # of which the distinct ones are looked up
+PIECES_AT_ONCE = 1 << 17  # pieces per lookup, which are deduplicated first
 CHARACTERS_AT_ONCE = 1 << 18  # of new pieces that are split
 
 TOKENIZERS = ("basic_english", "spacy", "moses", "toktok", "revtok", "subword")  # of torchtext
@@ -45,15 +45,15 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 
 class Tokenizer:
-    """Splits texts by the method that ``text.tokenizer`` names.
+    """The tokenizer named by ``text.tokenizer``.
 
     Args:
         name: ``words``, or a name that torchtext's ``get_tokenizer`` takes.
         lowercase: fold case first.
-        normalize: what ``words`` does besides: escapes, negation, escapes+negation or none; see `TextConfig`.
+        normalize: extra normalization by ``words``: escapes, negation, escapes+negation or none.
 
     Raises:
-        ConfigError: no such tokenizer, or one that needs a package that is not installed.
+        ConfigError: unknown tokenizer, or one that needs a package that is not installed.
 
     >>> Tokenizer("words", lowercase=True)("So GOOD!")
     ['so', 'good', '!']
@@ -72,19 +72,19 @@ class Tokenizer:
             pieces = self.prepare(text).split()
             return [token for piece in pieces for token in split_piece(piece, negation=self.negation)]
         if not text.isascii():
-            text = HALF_CHARACTER.sub("\ufffd", text)
+            text = UNPAIRED_SURROGATE.sub("\ufffd", text)
         return self._split(text.lower() if self.lowercase else text)
 
     def prepare(self, text: str) -> str:
-        """Return a text that ``words`` may cut at white space (see `tokenization.prepare`)."""
+        """Normalize a text before splitting at white space (see `tokenization.prepare`)."""
         return prepare(text, lowercase=self.lowercase, escapes=self.escapes)
 
 
 class Lexicon:
-    """Numbers tokens in order of appearance, and many texts with them, fast.
+    """Numbers tokens in order of appearance; encodes many texts fast.
 
-    With the tokenizer ``words`` no token spans white space, so texts are cut at white space by
-    Arrow's compiled kernels, on all cores, and only pieces not met before are split further.
+    With the tokenizer ``words`` no token spans white space, so texts are split at white space by
+    Arrow's compiled kernels, on all cores, and only new pieces are tokenized.
 
     >>> lexicon = Lexicon(Tokenizer("words", lowercase=True))
     >>> numbers_N, lengths_R = lexicon.encode(["good, good food", ""])
@@ -99,15 +99,15 @@ class Lexicon:
 
     @property
     def tokens(self) -> list[str]:
-        """All tokens so far; a token's number is its place."""
+        """All tokens so far; a token's number is its index."""
         return list(self._numbers)
 
     def encode(self, texts: Sequence[str]) -> tuple[IntArray, IntArray]:
-        """Return the numbers of all tokens (N,), int32, and the tokens per text (R,), int64."""
+        """Return all token numbers (N,), int32, and the tokens per text (R,), int64."""
         return next(self.encode_all([texts]))
 
     def encode_all(self, batches: Iterable[Sequence[str]]) -> Iterator[tuple[IntArray, IntArray]]:
-        """Encode batches of texts lazily and in order; the cutting runs ahead on other cores."""
+        """Encode batches of texts lazily and in order; splitting is prefetched on other cores."""
         if self._tokenizer.name != "words":
             for texts in batches:
                 rows = [list(map(self._numbers.__getitem__, self._tokenizer(text))) for text in texts]
@@ -124,13 +124,13 @@ class Lexicon:
                 yield self._number(ahead.popleft().result())
 
     def _number(self, cut: _Cut) -> tuple[IntArray, IntArray]:
-        """Replace each piece of text by its tokens' numbers; return (N,) of them, (R,) tokens per text."""
+        """Replace each piece by its token numbers; return them (N,) and the tokens per text (R,)."""
         numbers: list[IntArray] = [np.zeros(0, np.int32)]
         counts: list[IntArray] = [np.zeros(0, np.int64)]
         for pieces_P, distinct_U in cut.parts:
             start_U, count_U, flat = self._pieces.look_up(distinct_U.to_pylist())
             count_P = count_U[pieces_P]
-            # The n-th token, the first of its piece being the m-th, stands at the piece's start + n - m.
+            # Token n of a piece whose first token is m is at the piece's start + n - m.
             place_N = np.repeat(start_U[pieces_P] - (np.cumsum(count_P) - count_P), count_P)
             place_N += np.arange(len(place_N))
             numbers.append(flat[place_N])
@@ -140,7 +140,7 @@ class Lexicon:
 
 
 class Vocabulary:
-    """The tokens a model knows. Id 0 is padding, id 1 the unknown token, then by falling frequency.
+    """The tokens a model knows. Id 0 is padding, id 1 the unknown token, then by descending frequency.
 
     Args:
         tokens: known tokens without the two special ones; position + 2 is the id.
@@ -163,7 +163,7 @@ class Vocabulary:
 
 
 def count_unknown(text: str, tokenizer: Tokenizer, vocabulary: Vocabulary) -> tuple[int, int]:
-    """Return how many tokens a text has, and how many of them a vocabulary does not hold.
+    """Count a text's tokens, and those outside a vocabulary.
 
     >>> count_unknown("a good quokka", Tokenizer("words", lowercase=True), Vocabulary(["a", "good"]))
     (3, 1)
@@ -171,7 +171,7 @@ def count_unknown(text: str, tokenizer: Tokenizer, vocabulary: Vocabulary) -> tu
     if len(text) <= LONG_TEXT:
         ids = vocabulary.encode(tokenizer(text))
         return len(ids), ids.count(UNKNOWN)
-    lexicon = Lexicon(tokenizer)  # so that the tokens are not all held at a time
+    lexicon = Lexicon(tokenizer)  # avoids a list of all tokens
     numbers_N, _ = lexicon.encode([text])
     unknown_U = np.array(vocabulary.encode(lexicon.tokens)) == UNKNOWN
     return len(numbers_N), int(unknown_U[numbers_N].sum())
@@ -186,7 +186,7 @@ class _Numbers(dict[str, int]):
 
 
 class _Found(dict[str, int]):
-    """what the pattern found -> number of the token that it stands for; -1 for the end of a piece."""
+    """match of the pattern -> number of its token; -1 for the end of a piece."""
 
     def __init__(self, numbers: _Numbers) -> None:
         super().__init__({"\n": -1})
@@ -198,7 +198,7 @@ class _Found(dict[str, int]):
 
 
 class _Pieces:
-    """Pieces of text and their tokens' numbers; new pieces are split all at once."""
+    """Cache of pieces of text and their token numbers; new pieces are split in batches."""
 
     def __init__(self, numbers: _Numbers, *, negation: bool) -> None:
         self._numbers, self._negation = numbers, negation
@@ -210,7 +210,7 @@ class _Pieces:
         return len(self._places)
 
     def look_up(self, pieces: list[str]) -> tuple[IntArray, IntArray, IntArray]:
-        """Return where each piece's tokens start in an array, how many they are, and the array.
+        """Return for each piece the start and number of its tokens in an array, and the array.
 
         Args:
             pieces: distinct.
@@ -232,7 +232,7 @@ class _Pieces:
         return start_U, self._ends[place_U + 1] - start_U, self._flat
 
     def _split(self, pieces: list[str]) -> IntArray:
-        """Return the numbers of the tokens of some pieces, and -1 behind each piece."""
+        """Return the token numbers of pieces, with -1 after each piece."""
         lines = "".join([f"{piece}\n" for piece in pieces])
         found = TOKEN.findall(split_negations(lines) if self._negation else lines)
         return np.fromiter(map(self._found.__getitem__, found), np.int32, len(found))
@@ -245,11 +245,11 @@ class _Pieces:
 
 
 class _Cut(NamedTuple):
-    """Texts that were cut at white space.
+    """Texts split at white space.
 
     Args:
-        ends_R: where each text's pieces begin, and the end (R + 1,).
-        parts: some of the pieces at a time, as indices (P,) into distinct ones; and those, by Arrow.
+        ends_R: offsets of each text's pieces (R + 1,).
+        parts: chunks of pieces, as indices (P,) into the distinct ones, and these as Arrow arrays.
     """
 
     ends_R: IntArray
@@ -257,11 +257,11 @@ class _Cut(NamedTuple):
 
 
 def _cut(texts: Sequence[str], tokenizer: Tokenizer) -> _Cut:
-    """Cut texts at white space."""
+    """Split texts at white space."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    # By way of buffers: `pa.array` and `to_numpy` import pandas, which takes longer than a few texts.
+    # Via buffers: `pa.array` and `to_numpy` import pandas, which takes longer than a few texts.
     cleaned = [tokenizer.prepare(text).encode() for text in texts]
     ends = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in cleaned], out=ends[1:])
@@ -274,7 +274,7 @@ def _cut(texts: Sequence[str], tokenizer: Tokenizer) -> _Cut:
 
 
 def _numbers(array: Any) -> npt.NDArray[Any]:
-    """Return the numbers of an Arrow array, without a copy; none of them is missing."""
+    """Return an Arrow array without nulls as NumPy, without a copy."""
     kind = np.dtype(str(array.type))
     if not len(array):  # it may have no buffer
         return np.zeros(0, kind)
@@ -283,7 +283,7 @@ def _numbers(array: Any) -> npt.NDArray[Any]:
 
 @contextlib.contextmanager
 def certificates_checked() -> Iterator[None]:
-    """Undo what torchtext does on import and use: it stops checking certificates in the whole process."""
+    """Keep certificate checks on: torchtext disables them for the whole process on import and use."""
     names = ("_create_default_https_context", "_create_unverified_context")
     before = [getattr(ssl, name) for name in names]
     setattr(ssl, names[1], ssl.create_default_context)
@@ -299,14 +299,14 @@ def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
         if name not in TOKENIZERS:
             raise ValueError(name)
         with certificates_checked():
-            from torchtext.data.utils import get_tokenizer  # imports torch: only where it is asked for
+            from torchtext.data.utils import get_tokenizer  # imports torch: only when needed
 
             tokenizer: Callable[[str], list[str]] = get_tokenizer(name)
     except ImportError as error:
         raise ConfigError(f"'{name}' needs a package: {error}", key="text.tokenizer") from None
-    except Exception:  # torchtext raises plain ValueError, spaCy OSError, whatever the name leads to
+    except Exception:  # torchtext raises ValueError, spaCy OSError, other libraries others
         raise ConfigError(
-            f"{shown(name)} is not words, nor one of those of torchtext: {', '.join(TOKENIZERS)}",
+            f"{shown(name)} is neither words nor a torchtext tokenizer: {', '.join(TOKENIZERS)}",
             key="text.tokenizer",
         ) from None
     return tokenizer

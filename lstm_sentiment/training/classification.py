@@ -1,4 +1,4 @@
-"""What the loop is told to learn when rows have labels.
+"""The classification task: loss, validation scores and reports for labelled rows.
 
 Legend: B rows of a batch, C classes.
 """
@@ -14,24 +14,23 @@ from lstm_sentiment.data.dataset import Batch, TextDataset
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.system.distributed import Processes
-from lstm_sentiment.training.optimizer import Loss
+from lstm_sentiment.training.losses import Loss
 from lstm_sentiment.training.progress import report_epoch
-from lstm_sentiment.training.r_drop import disagreement, twice
-from lstm_sentiment.training.virtual_adversarial import answers_pushed
+from lstm_sentiment.training.regularizers import repeated, symmetric_kl, vat_loss
 
 
 class Classification:
-    """Rows of text to one of some classes: a `protocols.Task`.
+    """Text classification: a `protocols.Task`.
 
     Args:
-        validation: rows that pick the best epoch.
+        validation: rows that select the best epoch.
         labels: class names.
-        loss: of logits (B, C) and batch: the sum of the rows' weighted losses.
+        loss: function of logits (B, C) and batch: the sum of the rows' weighted losses.
         device: where the model is.
-        batch_size: rows answered at a time.
+        batch_size: of validation.
         processes: the processes of the job.
-        r_drop: weight of the disagreement of two passes (see `r_drop`); 0 for a single pass.
-        vat: length of the push that shall change no answer (see `virtual_adversarial`); 0 for none.
+        r_drop: weight of the R-Drop loss (see `regularizers`); 0 for none.
+        vat: relative norm of the adversarial perturbation (see `regularizers`); 0 for none.
     """
 
     def __init__(
@@ -51,15 +50,15 @@ class Classification:
         self.choices, self.r_drop, self.vat = len(labels), r_drop, vat
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return a batch's loss; summed over the batches of a step it is a mean over rows."""
+        """Return a batch's loss; its sum over the batches of a step is a mean over rows."""
         if self.vat:
-            logits, change = answers_pushed(model, batch, self.vat)
-            return self._loss(logits, batch) + change
+            logits, divergence = vat_loss(model, batch, self.vat)
+            return self._loss(logits, batch) + divergence
         if not self.r_drop:
             return self._loss(model(*batch.inputs), batch)
-        both = twice(batch)
+        both = repeated(batch)
         logits_2BC = model(*both.inputs)
-        return self._loss(logits_2BC, both) + self.r_drop / 2 * disagreement(logits_2BC, both.weights_B)
+        return self._loss(logits_2BC, both) + self.r_drop / 2 * symmetric_kl(logits_2BC, both.weights_B)
 
     def score(self, model: nn.Module) -> dict[str, Any]:
         """Return the scores of the validation rows (see `metrics.score`), the same in every process."""
@@ -70,5 +69,5 @@ class Classification:
         return score(rows.labels, probabilities_RC, self.labels, rows.counts)
 
     def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
-        """Tell the terminal how an epoch went."""
+        """Log the results of an epoch."""
         report_epoch(entry, scores, self.labels, epochs=epochs, is_best=is_best)

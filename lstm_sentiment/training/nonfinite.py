@@ -1,4 +1,4 @@
-"""Which rows of a step have a loss or gradient that is not finite."""
+"""Finds the rows of a step whose loss or gradient is non-finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from lstm_sentiment.data.dataset import Array
 from lstm_sentiment.system.distributed import Processes
 
-MOST = 8  # rows that are looked for; when all are bad, the weights are, and more names help nobody
+MOST = 8  # rows to find; if all are non-finite, the weights are to blame
 
 
 def culprits_of(
@@ -20,13 +20,13 @@ def culprits_of(
     processes: Processes,
     device: torch.device,
 ) -> list[int]:
-    """Return the rows of a step that are bad by themselves, the same in every process.
+    """Return the rows of a step that are non-finite on their own, the same in every process.
 
     Args:
-        batches: of the step; each process looks at its share (see `dataset.rank_share`).
-        compute: loss and gradient of some rows.
+        batches: of the step; each process examines its share (see `dataset.rank_share`).
+        compute: rows -> their loss and gradient.
         processes: of the job.
-        device: that this one computes on.
+        device: of this process.
 
     >>> rows = np.array([4, 9, 2])
     >>> culprits_of([rows], lambda rows: [1 / torch.tensor(rows - 9)], Processes(), torch.device("cpu"))
@@ -42,12 +42,12 @@ def culprits_of(
 
 
 def culprits(rows: Array, is_finite: Callable[[Array], bool], most: int = MOST) -> list[int]:
-    """Return the rows that are bad by themselves, of many the first ones, by halving those that are.
+    """Return the first rows that are non-finite on their own, by bisection.
 
     Args:
-        rows: to look among.
-        is_finite: whether some rows are good; of one bad row among n it is asked some 2·log2(n) times.
-        most: after so many, no more are looked for.
+        rows: to search.
+        is_finite: whether a set of rows is finite; called some 2·log2(n) times for one bad row among n.
+        most: stop after this many.
 
     >>> culprits(np.arange(100), lambda rows: not {3, 70} & set(rows))
     [3, 70]

@@ -1,92 +1,29 @@
-"""Losses, and the optimizer with its state as named tensors.
+"""AdamW with lazy updates of embedding rows, and its state as named tensors.
 
-Legend: B rows of a batch, C classes, K branches, V rows of an embedding, U those that a step's texts hold,
-E its size.
+Legend: V rows of an embedding, U those that a step's texts hold, E its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as fused_adamw
 
-from lstm_sentiment.data.dataset import Batch, TextDataset
 from lstm_sentiment.kernels import adamw as rows
 from lstm_sentiment.models.layers import layer_depths
 
-Loss = Callable[[Tensor, Batch], Tensor]
-
-
-def cross_entropy(class_weights_C: Tensor | None, label_smoothing: float) -> Loss:
-    """Return the loss of logits (B, C) and a batch: the sum over rows of weight x cross-entropy.
-
-    Of several branches' logits, (K, B, C), it is the mean of their losses.
-
-    Args:
-        class_weights_C: a factor per class, with mean 1 over the training rows; None for 1.
-        label_smoothing: share of the target spread evenly over all classes.
-    """
-
-    def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
-        if logits_BC.dim() == 3:
-            return torch.stack([loss(of_branch_BC, batch) for of_branch_BC in logits_BC]).mean()
-        targets = batch.targets_BC if batch.targets_BC.shape[1] else batch.labels_B
-        loss_B = nn.functional.cross_entropy(
-            logits_BC, targets, reduction="none", label_smoothing=label_smoothing
-        )
-        if class_weights_C is not None:
-            loss_B = loss_B * class_weights_C.to(loss_B.device)[batch.labels_B]
-        return (loss_B * batch.weights_B).sum()
-
-    return loss
-
-
-def balanced_weights(labels: Any, classes: int, row_weights: Any = None) -> Tensor:
-    """Return class weights (C,) that give each class the same total and rows a mean weight of 1.
-
-    Args:
-        labels: class indices (R,).
-        classes: C.
-        row_weights: what each row counts (R,), with mean 1; None for 1.
-
-    >>> balanced_weights(np.array([0, 0, 0, 1]), 2)
-    tensor([0.6667, 2.0000])
-    """
-    counts_C = np.bincount(labels, row_weights, minlength=classes)
-    return torch.from_numpy(len(labels) / (classes * np.where(counts_C, counts_C, 1))).float()
-
-
-def row_weights(rows: TextDataset, classes: int, *, balanced: bool) -> npt.NDArray[Any]:
-    """Return what each row's loss counts (R,): its own weight, times that of its class if these are balanced.
-
-    They are as many in all as rows are meant: a row that counts as two counts twice (see `TextDataset`).
-
-    Example::
-
-        row_weights(corpus.train, len(corpus.labels), balanced=True)
-    """
-    weights_R: npt.NDArray[Any] = rows.weights * rows.counts.mean()
-    if not balanced:
-        return weights_R
-    of_classes_C = balanced_weights(rows.labels, classes, rows.weights).double().numpy()
-    balanced_R: npt.NDArray[Any] = weights_R * of_classes_C[rows.labels]
-    return balanced_R
-
 
 class LazyAdamW(torch.optim.AdamW):
-    """AdamW that updates only those rows of an embedding that a step's texts hold.
+    """AdamW with lazy (sparse) updates for embedding rows.
 
-    A step's texts hold some hundred words of a vocabulary of many thousands. Where AdamW would read
-    and write all rows and their two moments, this reads and writes the few with a gradient; a row's
-    moments and decay stand still between its steps, as in `torch.optim.SparseAdam`. A group with
-    ``lazy`` True holds embeddings; its gradients may be sparse or dense, with the same result. A
-    group's ``factor`` is what `set_learning_rate` multiplies the rate by, its ``row_factors`` (V,) what each
-    row's is multiplied by.
+    A step uses some hundred words of a vocabulary of many thousands. AdamW would read and write all rows and
+    their two moments; this updates only rows with a gradient. A row's moments and weight decay are not
+    applied between its steps, as in `torch.optim.SparseAdam`. A group with ``lazy`` True holds embeddings;
+    its gradients may be sparse or dense, with the same result. A group's ``factor`` multiplies the learning
+    rate (see `set_learning_rate`), its ``row_factors`` (V,) that of each row.
 
     >>> table = nn.Parameter(torch.ones(3, 2))
     >>> table.grad = torch.tensor([[0.0, 0.0], [5.0, 5.0], [0.0, 0.0]])
@@ -97,7 +34,7 @@ class LazyAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update the parameters, unless a gradient scaler found infinity; gradients are used up."""
+        """Update the parameters, unless a gradient scaler found infinity; gradients are cleared."""
         loss = torch.enable_grad()(closure)() if closure is not None else None
         found_inf = getattr(self, "found_inf", None)
         skipped = found_inf is not None and bool(found_inf.item())
@@ -119,7 +56,7 @@ class LazyAdamW(torch.optim.AdamW):
             group["lr"] = rate * group.get("factor", 1.0)
 
     def _update_rows(self, table_VE: nn.Parameter, group: dict[str, Any]) -> None:
-        """Take the rows out, update them as if they were all there is, and put them back."""
+        """Gather the rows with a gradient, update them, and scatter them back."""
         assert table_VE.grad is not None
         rows_U, gradient_UE = _touched_rows(table_VE.grad)
         state = self._state_of(table_VE)
@@ -164,28 +101,28 @@ def adamw(
     embedding_factor: float = 1.0,
     layer_decay: float = 1.0,
 ) -> LazyAdamW:
-    """Return AdamW over a model's trainable parameters; matrices decay, biases do not.
+    """Return AdamW over a model's trainable parameters, with weight decay for matrices only.
 
-    An embedding with a ``rate`` of its own learns at that, relative to `learning_rate`; with ``row_rates``
-    (V,) each row learns at its own, relative to the others.
+    The ``rate`` of an embedding is its learning rate relative to `learning_rate`; ``row_rates`` (V,) are
+    relative rates of its rows.
 
-    On the CPU the model's embeddings are told to have sparse gradients. (On other devices not: not
-    all have them, nor can all of them be exchanged between processes, and memory is faster there.)
+    On the CPU the model's embeddings get sparse gradients. (On other devices not: not all support them, nor
+    can all be exchanged between processes, and memory is faster there.)
 
     Args:
         model: already on its device.
         learning_rate: of all parameters but embeddings.
         weight_decay: of matrices.
         embedding_factor: learning rate of embeddings relative to `learning_rate`.
-        layer_decay: factor on the learning rate per layer below the head.
+        layer_decay: factor of the learning rate per layer below the head.
     """
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     for module in embeddings:
         module.sparse = module.weight.device.type == "cpu"
     tables = {id(module.weight): module for module in embeddings}
     depths = layer_depths(model)
-    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # alike in all that a group can set
-    rated: list[dict[str, Any]] = []  # tables with rates of their own
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}  # by the settings of a group
+    rated: list[dict[str, Any]] = []  # tables with their own rates
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -213,7 +150,7 @@ def adamw(
 
 
 def clip(model: nn.Module, longest: float) -> float:
-    """Scale the gradient down if it is longer than `longest`, and return how long it was."""
+    """Clip the global gradient norm to `longest`; return the norm before clipping."""
     gradients = []
     for parameter in model.parameters():
         if parameter.grad is not None:
@@ -223,7 +160,7 @@ def clip(model: nn.Module, longest: float) -> float:
             else:
                 gradients.append(parameter.grad)
     norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(of) for of in gradients])))
-    if norm > longest:  # most are shorter: multiplying by 1 would cost as much
+    if norm > longest:  # skips a multiplication by 1
         for gradient in gradients:
             gradient.mul_(longest / (norm + 1e-6))
     return norm
@@ -235,7 +172,7 @@ def _update(
     states: list[dict[str, Tensor]],
     group: dict[str, Any],
 ) -> None:
-    """Do what `torch.optim.AdamW.step` does, without its half of a millisecond of preparations."""
+    """Fused AdamW update, without the half a millisecond of overhead of `torch.optim.AdamW.step`."""
     fused_adamw(
         list(parameters),
         gradients,
@@ -255,7 +192,7 @@ def _update(
 
 
 def _touched_rows(gradient_VE: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows that a gradient holds, or, of a dense one, that are not all zero: (U,) and (U, E)."""
+    """Return the rows of a sparse gradient, or the non-zero rows of a dense one: (U,) and (U, E)."""
     if gradient_VE.is_sparse:
         gradient_VE = gradient_VE.coalesce()
         return gradient_VE.indices()[0], gradient_VE.values()
@@ -274,7 +211,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `optimizer_tensors`."""
+    """Restore the optimizer's state from `optimizer_tensors`."""
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         kind, _, name = key.partition(".")

@@ -1,4 +1,4 @@
-"""What training tells the terminal while it runs."""
+"""Progress bar and log messages of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def progress_bar(epoch: int, *, epochs: int, step: int, steps: int, shown: bool) -> tqdm[Any]:
-    """Return a bar for an epoch (0-based) of which some steps are done; only a terminal sees it."""
+    """Return a progress bar for an epoch (0-based), shown only on a terminal."""
     return tqdm(
         total=steps,
         initial=step,
@@ -26,12 +26,12 @@ def progress_bar(epoch: int, *, epochs: int, step: int, steps: int, shown: bool)
 
 
 def report_first_loss(first_loss: float, classes: int) -> None:
-    """Compare the first loss (nats) with that of a guess."""
+    """Log the first loss (nats) next to that of a uniform prediction."""
     expected = math.log(classes)
     usual = abs(first_loss - expected) < 0.35
-    verdict = "as it should be" if usual else "unusual: are the vectors very large?"
+    verdict = "as expected" if usual else "unusual: are the vectors very large?"
     log.info(
-        "first loss %.3f; a guess among %d classes costs ln(%d) = %.3f: %s",
+        "first loss %.3f; uniform over %d classes it is ln(%d) = %.3f: %s",
         first_loss, classes, classes, expected, verdict,
     )  # fmt: skip
 
@@ -39,13 +39,13 @@ def report_first_loss(first_loss: float, classes: int) -> None:
 def report_epoch(
     entry: dict[str, Any], scores: dict[str, Any], labels: list[str], *, epochs: int, is_best: bool
 ) -> None:
-    """Tell an epoch's losses and scores, and warn when every text was given the same label.
+    """Log an epoch's losses and scores, and warn if all texts have the same predicted label.
 
     Args:
-        entry: of the run's log.
+        entry: the epoch's entry in the run's log.
         scores: of the validation rows (see `metrics.score`).
         labels: class names.
-        epochs: planned in all.
+        epochs: total number of epochs.
         is_best: mark the line.
     """
     log.info(
@@ -56,7 +56,7 @@ def report_epoch(
     predicted = np.array(scores["confusion"]).sum(axis=0)
     if (predicted > 0).sum() == 1:
         log.warning(
-            "every validation text was called '%s': nothing is learned yet. If this lasts, lower "
-            "trainer.learning_rate, set trainer.class_weights balanced, or look at the labels",
+            "every validation text is predicted as '%s': nothing is learned yet. If this lasts, lower "
+            "trainer.learning_rate, set trainer.class_weights balanced, or check the labels",
             labels[int(predicted.argmax())],
         )

@@ -1,4 +1,4 @@
-"""What the training loop is handed, and where it stands (see `trainer`)."""
+"""Interfaces and state of the training loop (see `trainer`)."""
 
 from __future__ import annotations
 
@@ -13,68 +13,68 @@ from lstm_sentiment.data.dataset import Batch
 
 
 class CheckpointStore(Protocol):
-    """Where the loop keeps named tensors and plain facts (see `run_folder.RunFolder`)."""
+    """Stores checkpoints, named tensors with JSON facts (see `run_folder.RunFolder`)."""
 
     def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-        """Keep them under a name, replacing what was there."""
+        """Save a checkpoint under a name, replacing an existing one."""
 
     def write_log(self, entries: list[dict[str, Any]]) -> None:
-        """Keep one entry per epoch."""
+        """Write the log, one entry per epoch."""
 
 
 class Task(Protocol):
-    """What is to be learned (see `classification.Classification`)."""
+    """A training objective (see `classification.Classification`)."""
 
-    choices: int  # that a guess is made among: it costs ln(choices)
+    choices: int  # a uniform prediction has the loss ln(choices)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of a batch's weighted losses (see `Batch`), nats."""
 
     def score(self, model: nn.Module) -> dict[str, Any]:
-        """Return validation scores, the same in every process: ``loss`` and what is to be the best."""
+        """Return validation scores, the same in every process: ``loss`` and the selection metric."""
 
     def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
-        """Tell the terminal how an epoch went."""
+        """Log the results of an epoch."""
 
 
 class Scalars(Protocol):
-    """Where the loop puts numbers to be drawn over the steps (see `tensorboard.Curves`)."""
+    """Sink for training curves (see `tensorboard.Curves`)."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to each of some curves."""
+        """Add a point to curves, by name."""
 
     def flush(self) -> None:
-        """Keep all points: a kill loses none of them."""
+        """Write all points, so that none is lost if the process is killed."""
 
 
 class Watch(Protocol):
-    """What keeps an eye on a run from outside (see `signals.RunWatch`)."""
+    """Stop requests and checkpoint notifications (see `signals.RunWatch`)."""
 
     def asked_to_stop(self) -> int:
         """Return the number of the signal that asked the run to stop, 0 for none."""
 
     def at_once(self) -> contextlib.AbstractContextManager[None]:
-        """While a block runs, raise `StoppedError` as soon as a signal comes."""
+        """Context in which a signal raises `StoppedError` immediately."""
 
     def saved(self, step: int) -> None:
-        """Hear of a checkpoint after so many steps."""
+        """Notify of a checkpoint at a step."""
 
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """Where training stands.
+    """Progress of training, saved with each checkpoint.
 
     Args:
         step: optimizer steps done.
-        averaged: step up to which the moving average has been brought.
+        averaged: last step included in the moving average.
         epoch: epochs done.
-        step_in_epoch: steps done in the epoch under way.
+        step_in_epoch: steps done in the current epoch.
         best_score: validation score of the best epoch, None before the first.
         best_epoch: 0-based.
         epochs_without_gain: since the best one.
-        finished: no epoch is left, or early stopping said so.
+        finished: all epochs are done, or training stopped early.
         first_loss: of the first step, nats.
-        loss_sum: of the steps of the epoch under way.
+        loss_sum: of the steps of the current epoch.
         elapsed_s: seconds of training, over all sessions.
         history: one entry per epoch.
     """

@@ -1,4 +1,4 @@
-"""Quantities that are pure functions of the step."""
+"""Learning rate, EMA decay and seed as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def learning_rate_at(step: int, *, total_steps: int, peak: float, warmup: float)
         step: 0-based.
         total_steps: of the whole run.
         peak: highest rate.
-        warmup: share of the steps over which the rate rises; 0 starts at the peak.
+        warmup: share of the steps with a rising rate; 0 starts at the peak.
 
     >>> [round(learning_rate_at(s, total_steps=10, peak=1.0, warmup=0.2), 2) for s in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 0.99, 0.4, 0.01]
@@ -25,7 +25,7 @@ def learning_rate_at(step: int, *, total_steps: int, peak: float, warmup: float)
 
 
 def ema_decay_at(step: int, *, decay: float) -> float:
-    """Return the moving average's decay at a step; lower at first, so that the start is forgotten.
+    """Return the moving average's decay at a step; lower at first, to forget the initial weights.
 
     >>> [round(ema_decay_at(s, decay=0.99), 2) for s in (0, 10, 10_000)]
     [0.1, 0.55, 0.99]
@@ -34,7 +34,7 @@ def ema_decay_at(step: int, *, decay: float) -> float:
 
 
 def step_seed(seed: int, *, step: int, rank: int) -> int:
-    """Return the seed of one step's dropout in one process; a run can start from any step.
+    """Return the dropout seed of a step and rank, so that a run can resume from any step.
 
     >>> step_seed(0, step=1, rank=0) != step_seed(0, step=0, rank=1)
     True

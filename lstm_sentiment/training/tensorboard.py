@@ -1,4 +1,4 @@
-"""The curves of a run for TensorBoard: ``tensorboard --logdir RUN/tensorboard``."""
+"""TensorBoard curves of a run: ``tensorboard --logdir RUN/tensorboard``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lstm_sentiment.system.files import writing
 
 
 class Curves:
-    """Writes scalars for TensorBoard; a context manager, whose end writes what is left.
+    """Writes scalars for TensorBoard; a context manager that flushes on exit.
 
-    An event file, which the first point makes, takes back what earlier sessions wrote behind the step
-    that `after` names: a run that goes on from a checkpoint draws each point once.
+    The event file is created lazily with `purge_step`, which drops points logged after the resumed step (see
+    `after`).
 
     Args:
-        folder: where to; made with the first point.
-        settings: of the run, as YAML; shown beside the curves.
-        writes: whether this process writes; the others take part and write nothing.
+        folder: of the event files; created with the first point.
+        settings: of the run, as YAML; shown with the curves.
+        writes: whether this process writes; in the others this does nothing.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
@@ -40,22 +40,22 @@ class Curves:
         self._after = 0
 
     def after(self, step: int) -> Curves:
-        """Go on behind this step; call it before the first point."""
+        """Resume after this step; call it before the first point."""
         self._after = step
         return self
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to each of some curves.
+        """Add a point to curves, by name.
 
         Args:
-            step: optimizer steps done, not fewer than at the call before.
-            values: name of a curve -> value; what stands before a slash groups them.
+            step: optimizer steps done, not decreasing.
+            values: curve -> value; a prefix before a slash groups curves.
         """
         if not self._writes:
             return
         if self._writer is None:
             is_new = not self._folder.exists()
-            # Its own names can be guessed, and it follows links (see `files.unfinished`).
+            # SummaryWriter's file names are predictable, and it follows links (see `files.unfinished`).
             suffix = f".{secrets.token_hex(8)}"
             with writing(self._folder):
                 self._writer = self._new_writer(
@@ -69,7 +69,7 @@ class Curves:
                 self._writer.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Hand all points to the system: a kill loses none of them."""
+        """Flush all points, so that none is lost if the process is killed."""
         if self._writer is not None:
             with writing(self._folder):
                 self._writer.flush()

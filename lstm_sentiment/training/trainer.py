@@ -1,7 +1,7 @@
-"""The training loop: it is handed a model, rows and a task, and knows no file and no flag.
+"""The training loop, independent of files and command-line options.
 
-There is no parameter for test rows. What must survive a crash is one explicit value,
-`TrainingState`; everything else is a pure function of seed and step.
+There is no parameter for test rows. The state that must survive a crash is `TrainingState`; everything else
+is a pure function of seed and step.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ class Trainer:
     """Trains a model.
 
     Args:
-        model: what the task's loss is called with.
-        train: rows to learn from.
-        task: what to learn.
+        model: passed to the task's loss.
+        train: training rows.
+        task: the objective.
         config: the `trainer` section.
         seed: of the order of batches and of dropout.
         device: where the model is.
         precision: fp32, bf16 or fp16.
         processes: the processes of the job.
-        store: where checkpoints go.
-        facts: kept with each checkpoint, to recognise the run by.
-        scalars: where curves go; in all processes or in none.
-        watch: hears of checkpoints and tells when to stop; in all processes or in none.
+        store: of checkpoints.
+        facts: saved with each checkpoint, to identify the run.
+        scalars: sink for curves; in all processes or in none.
+        watch: stop requests and checkpoint notifications; in all processes or in none.
     """
 
     def __init__(
@@ -97,12 +97,12 @@ class Trainer:
         self._overflows = 0
 
     def fit(self) -> nn.Module:
-        """Train to the end and return the model, or its moving average, as it is after the last step.
+        """Train to the end and return the model, or its moving average, after the last step.
 
         Raises:
-            TrainingError: a loss or gradient is not finite; nothing was updated with it.
-            OutOfMemoryError: a batch does not fit, as a rule the longest one, which is tried first.
-            StoppedError: a signal asked for it; the last step is in the checkpoint.
+            TrainingError: a loss or gradient is non-finite; the weights were not updated with it.
+            OutOfMemoryError: a batch does not fit, usually the longest one, which is tried first.
+            StoppedError: stopped by a signal; the last step is in the checkpoint.
         """
         state, config = self.state, self.config
         self._parallel.train()
@@ -138,12 +138,12 @@ class Trainer:
         return self.average or self.model
 
     def _stop_if_asked(self, started: float) -> None:
-        """Save and leave if a signal asked any process to; every process calls this after each step."""
+        """Save and stop if any process got a signal; all processes call this after each step."""
         if self.watch is None:
             return
         signal_number = self.watch.asked_to_stop()
         asked: float = signal_number
-        if self.processes.world_size > 1:  # a signal may reach one of them alone, or at different steps
+        if self.processes.world_size > 1:  # a signal may reach only some processes, or at different steps
             asked = self.processes.sum(signal_number, self.device)
         if asked:
             self._tick(started)
@@ -154,8 +154,8 @@ class Trainer:
             )
 
     def _scores(self) -> dict[str, Any]:
-        """Validate; a signal ends that at once, for it may take long and can be done again."""
-        alone = self.processes.world_size == 1  # or the others would wait for this process
+        """Validate; a signal interrupts it immediately, since it may take long and can be repeated."""
+        alone = self.processes.world_size == 1  # otherwise the others would wait for this process
         try:
             at_once = self.watch.at_once() if self.watch and alone else contextlib.nullcontext()
             with at_once, memory_told(f"in validation after step {self.state.step}"):
@@ -165,11 +165,11 @@ class Trainer:
             raise
 
     def evaluated_model(self) -> nn.Module:
-        """Return what is validated and saved: the moving average if there is one, else the model."""
+        """Return the model to validate and save: the moving average if there is one."""
         return self.average or self.model
 
     def resume(self, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-        """Take over a checkpoint that `fit` saved as ``last``."""
+        """Restore a checkpoint that `fit` saved as ``last``."""
         self.model.load_state_dict(tensors["model"])
         if self.average is not None:
             self.average.load_state_dict(tensors["average"])
@@ -179,16 +179,16 @@ class Trainer:
         self.state = TrainingState(**facts["training"])
 
     def _take_memory(self) -> None:
-        """Go once through the longest batch, without a trace: shorter ones then fit in what it set free.
+        """Allocate memory for the longest batch by a forward and backward pass without side effects.
 
-        Otherwise each new length takes more, and a run that has too little memory ends late.
+        Otherwise memory grows with each new length, and a run with too little memory fails late.
         """
         rows = np.argsort(-self.train.lengths, kind="stable")[: self.config.batch_size]
         share = rank_share([rows], rank=self.processes.rank, world_size=self.processes.world_size)
         self._loss_and_gradient(share[0][0])
 
     def _loss_and_gradient(self, rows: Array) -> list[Tensor]:
-        """Return the loss and gradient of some rows, and leave no trace."""
+        """Return the loss and gradient of rows, without side effects."""
         batch = self.train.batch(rows).to(self.device)
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         with self._in_memory(batch):
@@ -198,7 +198,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _in_memory(self, batch: Batch) -> Iterator[None]:
-        """Compute in the run's number format, and say which batch does not fit."""
+        """Autocast to the run's precision; out-of-memory errors name the batch."""
         what = "a batch of {} texts, padded to {} tokens".format(*batch.tokens_BT.shape)
         autocast = torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
         with memory_told(f"before step {self.state.step + 1}: {what}"), autocast:
@@ -226,7 +226,7 @@ class Trainer:
         total = 0.0
         for i, (rows, weights) in enumerate(share):
             batch = self.train.batch(rows, weights).to(self.device)
-            if isinstance(self._parallel, DistributedDataParallel):  # exchange gradients once per step
+            if isinstance(self._parallel, DistributedDataParallel):  # all-reduce once per step
                 self._parallel.require_backward_grad_sync = i == len(share) - 1
             with self._in_memory(batch):
                 loss = self.task.loss(self._parallel, batch)
@@ -253,7 +253,7 @@ class Trainer:
         return total
 
     def _check_finite(self, losses: list[float], norm: float, batches: list[Array]) -> None:
-        """Stop before an update with what is not finite, all processes (see `losses`) with the same words."""
+        """Raise if a loss or gradient is non-finite, in all processes with the same message."""
         bad_ranks = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
         if not bad_ranks and math.isfinite(norm):
             self._overflows = 0
@@ -268,12 +268,12 @@ class Trainer:
         where = self.train.where(np.array(culprits or suspects))
         raise TrainingError(
             f"the {what} at step {self.state.step} of epoch {self.state.epoch + 1} ({where}"
-            f"{'' if culprits else ', or one of them'}); nothing was updated with it. Lower "
+            f"{'' if culprits else ', or one of them'}); the weights were not updated. Lower "
             "trainer.learning_rate or trainer.clip_norm, or set trainer.precision fp32"
         )
 
     def _update_average(self) -> None:
-        """Bring the moving average up to the last step; the steps since its last update count as one."""
+        """Update the moving average to the last step; the steps since its last update count as one."""
         state = self.state
         if self.average is None or state.averaged == state.step:
             return
@@ -284,7 +284,7 @@ class Trainer:
         state.averaged = state.step
 
     def _finish_epoch(self, tokens_per_s: float) -> None:
-        """Validate, keep the best, decide whether to go on."""
+        """Validate, save the best checkpoint, check early stopping."""
         state, config = self.state, self.config
         self._update_average()
         scores = self._scores()
@@ -318,7 +318,7 @@ class Trainer:
             log.info("no better %s for %d epochs: stopping early", config.metric, config.patience)
 
     def _save_last(self) -> None:
-        """Keep everything that going on needs; it is the same in every process."""
+        """Save everything needed to resume; it is the same in every process."""
         self.state.loss_sum = self._mean(self.state.loss_sum)
         if not self.processes.is_main:
             return
@@ -330,9 +330,9 @@ class Trainer:
             groups["average"] = self.average.state_dict()
         training = dataclasses.asdict(self.state)
         scaler = self.scaler.state_dict() if self.scaler.is_enabled() else None
-        if self.scalars is not None:  # first: a run that goes on from here draws no earlier point again
+        if self.scalars is not None:  # first, so that a resumed run repeats no point
             self.scalars.flush()
-        self.store.write_log(self.state.history)  # first, too: nobody would complete that of a finished run
+        self.store.write_log(self.state.history)  # before the checkpoint, too
         self.store.save("last", groups, {**self.facts, "training": training, "scaler": scaler})
         if self.watch is not None:
             self.watch.saved(self.state.step)

@@ -1,1 +1,1 @@
-"""File formats: one module per format that is read, one for all that are written."""
+"""File formats: one module per input format, one for all output formats."""

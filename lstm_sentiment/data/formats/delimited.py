@@ -1,7 +1,7 @@
-"""CSV and TSV files to frames of text: pandas reads, after a strict pass that checks every record.
+"""CSV and TSV reader: pandas, after a strict pass that checks every record.
 
-pandas alone fills short rows, drops what is over in long ones, and knows no lines. It is given some records
-at a time, so that memory is bounded by bytes and not by rows.
+pandas alone pads short rows, truncates long ones, and does not report lines. It is given batches of records,
+so that memory is bounded by bytes and not by rows.
 
 Legend: R records of a frame.
 """
@@ -25,7 +25,7 @@ from lstm_sentiment.data.formats.dialects import BARE, QUOTINGS, Dialect, KeptRe
 from lstm_sentiment.data.formats.record_lines import SEPARATORS, RecordLines
 from lstm_sentiment.data.sources.sources import MAX_LINE, Source, open_text, text_lines
 from lstm_sentiment.errors import DataError, Problems, escaped, shown
-from lstm_sentiment.text.portions import MOST_COLUMNS, portions, twice_in
+from lstm_sentiment.text.portions import MOST_COLUMNS, first_duplicate, portions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,19 +34,19 @@ log = logging.getLogger(__name__)
 
 Lines = npt.NDArray[np.int64]
 ENDINGS = {",": ".csv", "\t": ".tsv"}
-CELL_BYTES = 8  # of memory that a field takes besides its text, in a frame
+CELL_BYTES = 8  # memory of a field in a frame, in addition to its text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a file is written, and what a look at all of its records found.
+    """Dialect of a file, and facts from a pass over all its records.
 
     Args:
         dialect: see `Dialect`.
-        width: fields of a record.
-        rows: records that are not blank, without the header.
-        plain: whether each of them is one line, and no line is blank.
-        returns: whether a carriage return stands within a line, or is the last line's end.
+        width: number of fields.
+        rows: non-blank records, without the header.
+        plain: whether each is a single line, and no line is blank.
+        returns: whether there is a carriage return within a line, or as the last line's end.
     """
 
     dialect: Dialect
@@ -64,11 +64,11 @@ def read_delimited(
     Args:
         source: from `open_source`.
         delimiter: a comma or a tab.
-        rows: of one frame, at most.
-        size: bytes from which on a frame is large enough.
+        rows: maximum per frame.
+        size: bytes at which a frame ends.
 
     Raises:
-        DataError: records that do not fit, with their lines: of many the first ten.
+        DataError: invalid records, with their lines (the first ten).
 
     Example::
 
@@ -103,10 +103,10 @@ def read_delimited(
 
 
 def _frame(content: str, names: list[str], dialect: Dialect) -> pd.DataFrame:
-    """Return records as a frame."""
-    import pandas as pd  # takes a third of a second: not to answer a text
+    """Parse records to a frame."""
+    import pandas as pd  # slow import, not needed to predict single texts
 
-    # A blank row goes first: where it begins to read, pandas takes a U+FEFF away.
+    # A blank row goes first: pandas removes a U+FEFF at the start of its input.
     frame: pd.DataFrame = pd.read_csv(
         io.StringIO(f"\n{content}", newline=""),
         header=None,
@@ -123,7 +123,7 @@ def _frame(content: str, names: list[str], dialect: Dialect) -> pd.DataFrame:
 
 
 def _numbered(reader: Any, taken: RecordLines, width: int) -> Iterator[tuple[int, str]]:
-    """Yield each record that is not blank as it is written, with the line that it starts at."""
+    """Yield each non-blank record as written, with its first line."""
     start = taken.line + 1
     for row in reader:
         content = taken.record()
@@ -137,7 +137,7 @@ def _is_blank(row: list[str], width: int) -> bool:
 
 
 def _numbers(width: int) -> list[str]:
-    """Return the names of columns that have none.
+    """Return default column names.
 
     >>> _numbers(2)
     ['1', '2']
@@ -146,12 +146,12 @@ def _numbers(width: int) -> list[str]:
 
 
 def _settle(source: Source, delimiter: str) -> Layout:
-    """Find out how a file is written.
+    """Detect the dialect of a file.
 
-    The usual way is tried first. Another one is taken where every record of the file is that way, and told.
+    The default dialect is tried first. Another one is used, and logged, if every record matches it.
 
     Raises:
-        DataError: what is wrong with the file, read the usual way or as ``data.quoting`` says.
+        DataError: what is wrong with the file, in the default dialect or the one of ``data.quoting``.
     """
     with open_text(source) as text:
         old_mac = _ends_with_return(text_lines(text, source))
@@ -172,22 +172,22 @@ def _settle(source: Source, delimiter: str) -> Layout:
         except DataError:
             continue
         if other.quoting != usual.quoting:
-            log.warning("%s: read as data.quoting %s, as all its rows are", source.name, other.quoting)
+            log.warning("%s: read as data.quoting %s, which all its rows match", source.name, other.quoting)
         return layout
     if signs["\r"] and not old_mac:
-        more = "lines end in \\n by the header, and a carriage return (\\r) stands in others; write \\n there"
+        more = "the header line ends in \\n, but other lines contain a carriage return (\\r); write \\n there"
         problem.args = (f"{problem}\n{DataError(more, file=source.name)}",)
     raise problem
 
 
 def _ends_with_return(lines: Iterator[str]) -> bool:
-    """Whether the first line that holds something ends with a carriage return alone."""
+    """Whether the first non-blank line ends with a bare carriage return."""
     line = next((line for line in lines if line.strip()), "")
     return line.endswith("\r")
 
 
 def _signs(source: Source) -> dict[str, bool]:
-    """Return which signs a file holds that may mean several things."""
+    """Return which ambiguous characters a file contains."""
     found = {'"': False, '\\"': False, "\r": False}
     with open_text(source) as text:
         for line in text_lines(text, source):
@@ -216,7 +216,7 @@ def _check(source: Source, dialect: Dialect, *, guessing: bool = False) -> Layou
             records: Iterator[list[str]] = reader
             if source.header:
                 start = taken.line + 1
-            else:  # blank lines in front of the first record are none
+            else:  # blank lines before the first record do not count
                 start = taken.line - sum(field.count("\n") for field in header)
                 plain = start == 1
                 records = itertools.chain([header], reader)
@@ -249,12 +249,12 @@ def _check(source: Source, dialect: Dialect, *, guessing: bool = False) -> Layou
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str]:
-    """Return the first record that is no blank line."""
+    """Return the first non-blank record."""
     return next((record for record in reader if record), [])
 
 
 def _misfit(row: list[str], header: list[str], delimiter: str) -> str:
-    """Say why a row does not have the fields of the header."""
+    """Explain why a row does not match the header's fields."""
     comma = "a tab" if delimiter == "\t" else "a comma"
     counts = f"{len(row)} field{'' if len(row) == 1 else 's'} where the header has {len(header)}"
     if len(row) == len(header) + 1 and not row[-1]:
@@ -265,31 +265,29 @@ def _misfit(row: list[str], header: list[str], delimiter: str) -> str:
 
 
 SWALLOWED = (
-    "the row holds others in a quoted field: is a quote opened here by mistake? Close it, or set "
-    "data.quoting: none if quotes mean nothing in this file, double if the field is meant"
+    "a quoted field contains other rows: is a quote opened here by mistake? Close it, or set "
+    "data.quoting: none if quotes are ordinary text in this file, double if the field is intended"
 )
 
 
 def _csv_problem(message: str) -> str:
-    """Say what Python's csv module found wrong, and how to mend it."""
+    """Translate a message of Python's csv module, with the way to fix it."""
     if "unexpected end of data" in message:
         return "a quote is opened here and never closed; close it, or set data.quoting"
     if "expected after" in message:
         return "text follows a closing quote; write a quote inside a quoted field twice, or set data.quoting"
     if "field larger than" in message:
-        return f"a field of more than {MAX_LINE:,} characters begins here; close its quote, or cut its text"
+        return f"a field of more than {MAX_LINE:,} characters begins here; close its quote, or shorten it"
     return f"{escaped(message)}; quote the field"
 
 
 def _check_header(header: list[str], delimiter: str, source: Source, line: int) -> None:
     if not header:
-        raise DataError(
-            "is empty; give it a header such as text,label and a row for each text", file=source.name
-        )
+        raise DataError("is empty; add a header such as text,label and a row for each text", file=source.name)
     if len(header) > MOST_COLUMNS:
-        problem = f"has {len(header):,} columns; at most {MOST_COLUMNS:,} are read: leave some out"
+        problem = f"has {len(header):,} columns; at most {MOST_COLUMNS:,} are read: remove some"
         raise DataError(problem, file=source.name, line=line)
-    twice = twice_in(header)
+    twice = first_duplicate(header)
     if twice is not None:
         raise DataError(
             f"the header names column {shown(twice)} twice; rename one", file=source.name, line=line
@@ -297,7 +295,7 @@ def _check_header(header: list[str], delimiter: str, source: Source, line: int) 
     others = [separator for separator in SEPARATORS if separator != delimiter and separator in header[0]]
     if len(header) == 1 and others:
         ending = ENDINGS.get(others[0])
-        found = f"the header {shown(header[0])} holds {SEPARATORS[others[0]]} and no {SEPARATORS[delimiter]}"
+        found = f"the header {shown(header[0])} has {SEPARATORS[others[0]]} and no {SEPARATORS[delimiter]}"
         raise DataError(
             f"{found}; {f'name it {ending}' if ending else 'save it with commas'}",
             file=source.name,

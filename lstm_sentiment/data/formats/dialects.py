@@ -1,4 +1,4 @@
-"""How a CSV or TSV file is written: what ends a line, what quotes mean, whether the first line names columns.
+"""CSV and TSV dialects: line ends, quoting; detection of unclosed quotes.
 
 Legend: R records of a file.
 """
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 QUOTINGS = ("double", "backslash", "none")
-BARE = "\ufdd0"  # stands for a carriage return within a line: no text holds it, it is no character
-MANY_VALUES = 100  # different values of a column; one with more holds no labels
-LONG_VALUE = 100  # characters; a column with more in a value holds no labels either
-WIDE = 1_000  # columns; those behind them are not asked
+BARE = "\ufdd0"  # noncharacter that replaces a carriage return within a line
+MANY_VALUES = 100  # distinct values of a column; more are not labels
+LONG_VALUE = 100  # characters; longer values are not labels
+WIDE = 1_000  # columns; further ones are not checked
 _BARE_RETURN = re.compile(r"\r(?!\n)")
 _LINE = re.compile(r"[^\n]*\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """How a file of records is read.
+    """CSV dialect.
 
     Args:
         delimiter: a comma or a tab.
-        quoting: ``double``: a quote inside a quoted field is written twice; ``backslash``: it stands behind a
-            backslash; ``none``: quotes are text like other characters.
-        returns_end_lines: whether a carriage return alone ends a line, as on old Macs.
+        quoting: ``double``: a quote inside a quoted field is doubled; ``backslash``: it follows a
+            backslash; ``none``: quotes are ordinary text.
+        returns_end_lines: whether a bare carriage return ends a line, as on old Macs.
     """
 
     delimiter: str
@@ -56,12 +56,12 @@ class Dialect:
         return found
 
     def lines(self, text: IO[str]) -> IO[str] | KeptReturns:
-        """Return a text whose lines end where this dialect says."""
+        """Wrap a text so that its lines end as in this dialect."""
         return text if self.returns_end_lines else KeptReturns(text)
 
 
 class KeptReturns:
-    """A text in which a carriage return alone ends no line: `BARE` stands in its place.
+    """Text wrapper that replaces bare carriage returns by `BARE`, so that they do not end a line.
 
     >>> import io
     >>> text = KeptReturns(io.StringIO("a\\rb,x\\r\\nc,y\\n", newline=""))
@@ -71,10 +71,10 @@ class KeptReturns:
 
     def __init__(self, text: IO[str]) -> None:
         self._text = text
-        self.kept = False  # whether there was one so far
+        self.kept = False  # whether any was found so far
 
     def readline(self, size: int = -1) -> str:
-        """Return the rest of a line with its end, at most some characters of it."""
+        """Return the rest of a line with its end, at most `size` characters."""
         line = self._text.readline(size)
         while line.endswith("\r") and (size < 0 or len(line) < size):
             more = self._text.readline(size - len(line) if size > 0 else -1)
@@ -93,14 +93,14 @@ class KeptReturns:
 
 
 class SwallowedRows:
-    """Finds records whose text holds other records, behind a quote that was opened by mistake.
+    """Detects records that contain other records, after a quote that was opened by mistake.
 
-    A line within a field is such a record if it has as many fields as the header, and in one of them what
-    that column has held before, in a column of few values, as labels are.
+    A line within a field counts as a record if it has as many fields as the header, and one of them repeats
+    an earlier value of a column with few distinct values, such as labels.
 
     Args:
         delimiter: of fields.
-        width: fields of the header.
+        width: number of fields of the header.
 
     >>> found = SwallowedRows(",", 2)
     >>> found.in_record(["good", "pos"]), found.in_record(["so\\nbad,pos\\nfine, too", "pos"])
@@ -110,11 +110,11 @@ class SwallowedRows:
     def __init__(self, delimiter: str, width: int) -> None:
         self._delimiter = delimiter
         self._width = width
-        self._open = list(range(min(width, WIDE) if width > 1 else 0))  # columns that may hold labels
-        self._values: list[set[str]] = [set() for _ in self._open]  # empty of columns that do not
+        self._open = list(range(min(width, WIDE) if width > 1 else 0))  # columns that may be labels
+        self._values: list[set[str]] = [set() for _ in self._open]  # empty for columns that are not
 
     def in_record(self, record: list[str]) -> int:
-        """Return how many records a record's fields seem to hold; remember its values."""
+        """Return how many records a record's fields seem to contain; remember its values."""
         swallowed = 0
         for place, field in enumerate(record if self._values else ()):
             if "\n" in field:

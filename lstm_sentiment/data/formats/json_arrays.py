@@ -1,6 +1,6 @@
-"""JSON files to records: an array of objects, or objects one after the other; read piece by piece, strictly.
+"""JSON reader: an array of objects, or concatenated objects, parsed incrementally and strictly.
 
-Tasks of Label Studio, whose text and labels stand deeper, become plain records.
+Label Studio tasks, whose text and labels are nested, are flattened.
 
 Legend: R records of a part.
 """
@@ -18,10 +18,10 @@ from lstm_sentiment.data.sources.sources import MAX_LINE, Source, open_text
 from lstm_sentiment.errors import DataError, escaped, listed, shown
 from lstm_sentiment.text.given import USUAL
 
-MOST_CONTROLS = 100  # of a labelling interface
+MOST_CONTROLS = 100  # controls of a labelling interface
 PIECE = 1 << 16  # characters read at once
-LONGEST_SIGN = 12  # characters of what JSON takes for one, such as -Infinity
-SHAPE = "give an array of objects [{...}, ...]"
+LONGEST_SIGN = 12  # characters of the longest JSON literal, such as -Infinity
+SHAPE = "use an array of objects [{...}, ...]"
 SPACES = " \t\r\n"
 _SPACE = re.compile(rf"[{SPACES}]*")
 _NESTED = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(\[|\{)')
@@ -30,15 +30,15 @@ _NESTED = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:\s*(\[|\{)')
 def read_json_array(source: Source, rows: int, size: int) -> Iterator[tuple[list[Record], list[int]]]:
     """Yield records in parts, as `read_json_lines` does, and the 1-based line that each begins on (R,).
 
-    Where the array stands on a single line, the number of the record takes the line's place.
+    If the array is on a single line, the number of the record is given instead.
 
     Args:
         source: from `open_source`.
-        rows: of one part, at most.
-        size: bytes from which on a part is large enough.
+        rows: maximum per part.
+        size: bytes at which a part ends.
 
     Raises:
-        DataError: what is no JSON, with line and column; something else than objects.
+        DataError: invalid JSON, with line and column; items that are not objects.
 
     Example::
 
@@ -49,7 +49,7 @@ def read_json_array(source: Source, rows: int, size: int) -> Iterator[tuple[list
     done, begins, by_line = 0, 0, True
     with open_text(source) as text:
         for record, line, content in _Document(text, source).records():
-            if part.full:  # not before there is another: by then it is known what the lines are
+            if part.full:  # only when another follows: by then the numbering is known
                 yield part.records, part.lines if by_line else _numbers(done, part)
                 done += len(part.records)
                 part = RecordPart(rows, size)
@@ -66,7 +66,7 @@ def _numbers(done: int, part: RecordPart) -> list[int]:
 
 
 class _Document:
-    """A JSON document that is read forward; knows at which line and column it is.
+    """Incremental parser of a JSON document; tracks line and column.
 
     Args:
         text: the file.
@@ -75,7 +75,7 @@ class _Document:
 
     def __init__(self, text: IO[str], source: Source) -> None:
         self._text, self._source = text, source
-        self._held, self._place = "", 0  # what is read and not yet left behind; where in it
+        self._held, self._place = "", 0  # buffer, and position in it
         self._line, self._column, self._ended = 1, 1, False
 
     def records(self) -> Iterator[tuple[Record, int, str]]:
@@ -88,7 +88,7 @@ class _Document:
             if array and sign == "]":
                 break
             if sign != "{":
-                self._fail(f"{shown(self._excerpt())} stands where an object {{...}} should begin; {SHAPE}")
+                self._fail(f"{shown(self._excerpt())} found where an object {{...}} should begin; {SHAPE}")
             line = self._line
             record, content = self._object()
             count += 1
@@ -106,16 +106,16 @@ class _Document:
                 self._fail(f"{shown(self._excerpt())} follows the array; remove it")
 
     def _go_on(self, after: str) -> None:
-        """Go behind the comma that follows an object of an array."""
+        """Advance past the comma after an object of an array."""
         if after == ",":
             self._advance(1)
             if self._next() == "]":
                 self._fail("an object should follow the comma; remove the comma")
         elif after not in ("", "]"):
-            self._fail(f"{shown(self._excerpt())} stands where , or ] should be; {SHAPE}")
+            self._fail(f"{shown(self._excerpt())} found where , or ] should be; {SHAPE}")
 
     def _next(self) -> str:
-        """Go to the next character that is no white space, and return it; empty at the end."""
+        """Advance to the next character that is not white space, and return it; empty at the end."""
         sign = self._held[self._place : self._place + 1]
         while not sign or sign in SPACES:
             found = _SPACE.match(self._held, self._place)
@@ -128,9 +128,9 @@ class _Document:
         return sign
 
     def _more(self) -> bool:
-        """Read on, until twice as much is held, and leave behind what was done with; false at the end."""
+        """Read more, doubling the buffer, and drop what is consumed; False at the end."""
         rest = self._held[self._place :]
-        wanted = max(PIECE, min(len(rest), MAX_LINE + 1 - len(rest)))  # no more than is refused
+        wanted = max(PIECE, min(len(rest), MAX_LINE + 1 - len(rest)))  # not beyond the limit
         piece = "" if self._ended else self._text.read(wanted)
         self._ended = not piece
         self._held, self._place = rest + piece, 0
@@ -144,7 +144,7 @@ class _Document:
         self._place += count
 
     def _object(self) -> tuple[Record, str]:
-        """Read an object, which begins here."""
+        """Parse the object at the current position."""
         while True:
             try:
                 value, end = DECODER.raw_decode(self._held, self._place)
@@ -161,8 +161,8 @@ class _Document:
                 self._fail(error.message)
             except RecursionError:
                 self._fail("nested too deeply; flatten it")
-            except ValueError:  # Python reads no number of more than 4,300 digits
-                self._fail("a number of too many digits; write it in quotes")
+            except ValueError:  # Python refuses numbers of more than 4,300 digits
+                self._fail("a number with too many digits; write it in quotes")
         content = self._held[self._place : end]
         if len(content) > MAX_LINE:
             self._refuse_large()
@@ -178,7 +178,7 @@ class _Document:
         self._fail(f"an object of more than {MAX_LINE:,} characters begins here; {self._shape_of()}")
 
     def _refuse_nested(self, record: Record, line: int) -> None:
-        """Refuse a file of one object that holds the rows."""
+        """Refuse a file of one object that contains the rows."""
         texts = (value for key, value in record.items() if key.strip().lower() in USUAL)
         if _is_task(record) or any(not isinstance(value, list | dict) for value in texts):
             return
@@ -187,21 +187,20 @@ class _Document:
             value = record[key]
             rows = isinstance(value, list) and all(isinstance(row, dict) for row in value)
             if rows:
-                problem = (
-                    f"holds one object, whose {shown(key)} is the array; give that array alone: {_jq(key)}"
-                )
+                found = f"is one object, whose {shown(key)} is the array of rows"
+                problem = f"{found}; save that alone: {_jq(key)}"
                 raise DataError(problem, file=self._source.name, line=line)
         if keys and len(keys) == len(record):
-            found = f"holds one object with the columns or rows {listed(record, most=4, quoted=True)}"
+            found = f"is one object with the columns or rows {listed(record, most=4, quoted=True)}"
             raise DataError(
                 f"{found}; {SHAPE}: pandas writes it with orient='records'", file=self._source.name, line=line
             )
 
     def _shape_of(self) -> str:
-        """Say how to go on with a large object, which may hold the rows."""
+        """Return the hint for a large object, which may contain the rows."""
         found = _NESTED.match(self._held, self._place)
         if found and found[2] == "[":
-            return f"if its {shown(found[1])} is the array of rows, give that alone: {_jq(found[1])}"
+            return f"if its {shown(found[1])} is the array of rows, save that alone: {_jq(found[1])}"
         return SHAPE
 
     def _excerpt(self) -> str:
@@ -216,10 +215,10 @@ def _jq(key: str) -> str:
 
 
 class _Flattened:
-    """Makes tasks of Label Studio plain records; any other record stays as it is.
+    """Flattens Label Studio tasks; other records are unchanged.
 
-    Columns are the task's data and, for each control, what was chosen: of different choices, by one annotator
-    or several, the list. Annotations that were skipped do not count, and beside a ground truth no others.
+    Columns are the task's data and, for each control, the choice, or the list if there are several, by one
+    annotator or more. Skipped annotations are ignored; if there is a ground truth, all others are.
 
     >>> value = {"choices": ["Positive"]}
     >>> _Flattened()({"id": 7, "data": {"text": "so good"}, "annotations": [
@@ -241,14 +240,14 @@ class _Flattened:
         for control, choice in itertools.chain.from_iterable(map(_choices, made)):
             known = chosen.setdefault(control, [])
             known += [choice] if choice not in known else []
-            if len(self._controls) < MOST_CONTROLS:  # a task without annotations has their columns too
+            if len(self._controls) < MOST_CONTROLS:  # tasks without annotations get these columns too
                 self._controls[control] = None
         labels = {control: of[0] if len(of) == 1 else of for control, of in chosen.items()}
         return {**data, **dict.fromkeys(self._controls), **labels}
 
 
 def _is_task(record: Record) -> bool:
-    """Whether a record is a task of Label Studio with its annotations, of old versions its completions."""
+    """Whether a record is a Label Studio task with annotations (completions in old versions)."""
     annotations = record.get("annotations", record.get("completions"))
     return isinstance(record.get("data"), dict) and isinstance(annotations, list)
 

@@ -1,4 +1,4 @@
-"""JSON lines to records: one object on a line, read strictly, with the line of each.
+"""JSON Lines reader: one object per line, parsed strictly.
 
 Legend: R records of a part.
 """
@@ -13,29 +13,29 @@ from typing import Any
 
 from lstm_sentiment.data.sources.sources import Source, open_text, text_lines
 from lstm_sentiment.errors import DataError, Problems, escaped, shown
-from lstm_sentiment.text.portions import MOST_COLUMNS, twice_in
+from lstm_sentiment.text.portions import MOST_COLUMNS, first_duplicate
 
 Record = dict[str, Any]
 ONE_PER_LINE = "write one whole object {...} per line"
-DEEPEST = 100  # lists and maps in one another
-MOST_VALUES = 1 << 18  # of one line: each takes up to thirty times the bytes that it has in the file
-MOST_CELLS = 1 << 18  # of one part as a table: many more than its values where each row has other keys
-VALUE_BYTES = 16  # of memory, besides the text of a value
+DEEPEST = 100  # nesting depth of lists and maps
+MOST_VALUES = 1 << 18  # of one line: each takes up to thirty times its size in the file
+MOST_CELLS = 1 << 18  # of one part as a table: many more than its values if rows have different keys
+VALUE_BYTES = 16  # memory of a value, in addition to its text
 _STRING = re.compile('"[^"]*"')
 
 
 def read_json_lines(source: Source, rows: int, size: int) -> Iterator[tuple[list[Record], list[int]]]:
     """Yield records in parts, and the 1-based line of each (R,).
 
-    A part ends after so many rows or bytes, or where rows times keys are more than `MOST_CELLS`.
+    A part ends at the row or byte limit, or when rows times keys exceed `MOST_CELLS`.
 
     Args:
         source: from `open_source`.
-        rows: of one part, at most.
-        size: bytes from which on a part is large enough.
+        rows: maximum per part.
+        size: bytes at which a part ends.
 
     Raises:
-        DataError: lines that hold no object, with their columns: of many the first ten.
+        DataError: lines that are not objects, with their columns (the first ten).
 
     Example::
 
@@ -46,7 +46,7 @@ def read_json_lines(source: Source, rows: int, size: int) -> Iterator[tuple[list
     problems = Problems[DataError]()
     first = True
     with open_text(source) as text:
-        # Only \n, \r or both end a line: U+0085 and U+2028 may stand inside a JSON string.
+        # Only \n, \r or both end a line: U+0085 and U+2028 may occur inside a JSON string.
         for line, content in enumerate(text_lines(text, source), start=1):
             if not content.strip():
                 continue
@@ -58,7 +58,7 @@ def read_json_lines(source: Source, rows: int, size: int) -> Iterator[tuple[list
             except DataError as error:
                 problems.add(DataError(error.message, file=source.name, line=line))
                 continue
-            if problems.first:  # nobody will use it
+            if problems.first:  # not used after an error
                 continue
             part.add(record, line, content)
             if part.full:
@@ -70,7 +70,7 @@ def read_json_lines(source: Source, rows: int, size: int) -> Iterator[tuple[list
 
 
 class RecordPart:
-    """Some records with their lines, and what they take.
+    """A part: records, their lines and their size.
 
     Args:
         rows: that fill it.
@@ -90,9 +90,9 @@ class RecordPart:
         self._keys: set[str] = set()
 
     def add(self, record: Record, line: int, content: str) -> None:
-        """Add a record, its line, and the JSON that it is written as; then tell whether the part is full.
+        """Add a record with its line and JSON text, and update `full`.
 
-        Rows times keys count too, for a table has all of these cells.
+        Rows times keys count too, since a table has all of these cells.
         """
         self.records.append(record)
         self.lines.append(line)
@@ -104,13 +104,13 @@ class RecordPart:
 
 
 def check_values(content: str) -> None:
-    """Refuse JSON of very many values, each of which takes many times the bytes that it has in the file.
+    """Refuse JSON with very many values, each of which takes many times its size in the file.
 
     Args:
         content: of an object.
 
     Raises:
-        DataError: there are more than `MOST_VALUES`; without file and line, which the caller knows.
+        DataError: there are more than `MOST_VALUES`; without file and line, which the caller adds.
 
     >>> check_values("[" + "0," * 300_000 + "0]")
     Traceback (most recent call last):
@@ -122,13 +122,13 @@ def check_values(content: str) -> None:
 
 
 def _values(content: str) -> int:
-    """Return how many values a line holds, within one another too."""
+    """Count the values of a line, including nested ones."""
     plain = content.replace("\\\\", "").replace('\\"', "")
     return _signs(plain) - sum(_signs(found[0]) for found in _STRING.finditer(plain))
 
 
 def _signs(content: str) -> int:
-    """Return how many signs a line holds that stand before values, those in strings among them."""
+    """Count the characters of a line that can precede a value, including those in strings."""
     return content.count(",") + content.count("[") + content.count("{")
 
 
@@ -139,22 +139,22 @@ def _record(content: str) -> Record:
         value = DECODER.decode(content)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
-            raise DataError(f"more behind the object, at column {error.colno}; {ONE_PER_LINE}") from None
+            raise DataError(f"text after the object, at column {error.colno}; {ONE_PER_LINE}") from None
         raise DataError(f"not JSON at column {error.colno}: {escaped(error.msg)}; {ONE_PER_LINE}") from None
     except RecursionError:
         raise DataError(f"not JSON: nested too deeply; {ONE_PER_LINE}") from None
-    except ValueError:  # Python reads no number of more than 4,300 digits
-        raise DataError("not JSON: a number of too many digits; write it in quotes") from None
+    except ValueError:  # Python refuses numbers of more than 4,300 digits
+        raise DataError("not JSON: a number with too many digits; write it in quotes") from None
     if not isinstance(value, dict):
         raise DataError(f"each line must be one JSON object {{...}}, not {shown(content.strip(), 20)}")
     return checked(value, content)
 
 
 def checked(value: Record, content: str) -> Record:
-    """Return an object without half characters, which JSON can spell and no encoding can write.
+    """Validate a decoded object, with unpaired surrogates replaced by U+FFFD.
 
     Args:
-        value: that was decoded.
+        value: decoded.
         content: its JSON.
 
     Raises:
@@ -165,15 +165,15 @@ def checked(value: Record, content: str) -> Record:
     """
     if content.count("[") + content.count("{") > DEEPEST and _deeper_than(DEEPEST, value):
         raise DataError(f"nested deeper than {DEEPEST}; write one whole object {{...}} per row")
-    if "\\ud" in content.lower():  # an escape that may be half a character
-        value = _mended(value)
+    if "\\ud" in content.lower():  # may be an unpaired surrogate
+        value = _without_surrogates(value)
     if len(value) > MOST_COLUMNS:
-        raise DataError(f"names {len(value):,} keys; at most {MOST_COLUMNS:,} are read: leave some out")
+        raise DataError(f"has {len(value):,} keys; at most {MOST_COLUMNS:,} are read: remove some")
     return value
 
 
 def _deeper_than(levels: int, value: Any) -> bool:
-    """Whether lists and maps stand deeper in one another; found without a function that calls itself."""
+    """Whether lists and maps are nested deeper than `levels`; not recursive."""
     found = [value]
     for _ in range(levels + 1):
         found = [
@@ -186,18 +186,18 @@ def _deeper_than(levels: int, value: Any) -> bool:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> Record:
-    """Return an object; json alone would keep the last of two values without a word.
+    """Build an object, refusing duplicate keys; json alone would silently keep the last value.
 
     Raises:
-        DataError: a key that is there twice; without file and line.
+        DataError: a duplicate key; without file and line.
 
     >>> unique_keys([("text", "so"), ("label", 1)])
     {'text': 'so', 'label': 1}
     """
     record = dict(pairs)
     if len(record) < len(pairs):
-        twice = twice_in(name for name, _ in pairs)
-        raise DataError(f"an object names {shown(str(twice))} twice; remove one")
+        twice = first_duplicate(name for name, _ in pairs)
+        raise DataError(f"duplicate key {shown(str(twice))}; remove one")
     return record
 
 
@@ -205,19 +205,17 @@ DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def _refuse_one_document(first: str, source: Source, line: int) -> None:
-    """Refuse a file that is one JSON document over several lines, or one array: each line would be wrong."""
+    """Refuse a file that is a single JSON document: each line would be an error."""
     if first == "{" or first.startswith("["):
         found = "an object over several lines" if first == "{" else "a JSON array"
-        fix = (
-            f"let its name end in .json, or {ONE_PER_LINE} ('jq -c {'.' if first == '{' else '.[]'}' does it)"
-        )
+        fix = f"rename it to .json, or {ONE_PER_LINE} ('jq -c {'.' if first == '{' else '.[]'}' does it)"
         raise DataError(f"{found} begins here; {fix}", file=source.name, line=line)
 
 
-def _mended(value: Any) -> Any:
-    """Replace half characters, which JSON can spell and no encoding can write, in all strings."""
+def _without_surrogates(value: Any) -> Any:
+    """Replace unpaired surrogates in all strings."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {_mended(key): _mended(inner) for key, inner in value.items()}
-    return [_mended(inner) for inner in value] if isinstance(value, list) else value
+        return {_without_surrogates(key): _without_surrogates(inner) for key, inner in value.items()}
+    return [_without_surrogates(inner) for inner in value] if isinstance(value, list) else value

@@ -1,10 +1,10 @@
-"""Files of lines: sentiment trees, fastText's labels before texts, plain texts.
+"""Line-based formats: sentiment trees, fastText labels, plain texts.
 
     (3 (2 so) (4 good))            trees
     __label__positive so good      fastText
-    so good                        plain: has no labels, for predictions and for texts without labels
+    so good                        plain: unlabelled, for prediction and unlabelled data
 
-What a file holds is told by its first line that is not blank.
+The format is detected from the first non-blank line.
 
 Legend: R rows of a part.
 """
@@ -25,25 +25,25 @@ from lstm_sentiment.text.portions import bytes_of, portions
 
 Form = Literal["trees", "fasttext", "lines"]
 Part = tuple[list[dict[str, Any]], list[int]]
-Tree = tuple[int, list[Span]]  # its line, and what it spans
-PHRASE = "phrase"  # column of trees: whether the text is a part of the sentence in the same line
+Tree = tuple[int, list[Span]]  # line number, spans
+PHRASE = "phrase"  # column of trees: whether the text is a phrase of the sentence in the same line
 PREFIX = "__label__"
-ROW_BYTES = 500  # of memory that a row takes besides its text
-LOOKED_AT = 100  # lines that tell what a file of another form is
+ROW_BYTES = 500  # memory of a row, in addition to its text
+LOOKED_AT = 100  # lines used to detect another format
 LONGEST_LOOKED_AT = 10_000  # characters of a line
-USUAL_LABELS = 20  # a column or ending of so many values at most may be a label
+USUAL_LABELS = 20  # a column or suffix with at most this many values may be a label
 _LABEL = re.compile(rf"(?<!\S){PREFIX}(\S*)")
 _AS_LABEL = re.compile(r"[-+\w.]+( [-+\w.]+)?")
 _AT_END = re.compile(r".*@\s*([^\s@]+)\s*")
 
 
 def form_of(source: Source, *, labelled: bool) -> Form:
-    """Return what a file of lines holds.
+    """Detect the format of a line-based file.
 
     Args:
         source: from `open_source`.
-        labelled: whether labels are needed. If they are, a bracket begins a tree; else a line that is no
-            whole tree is a text that begins with a bracket.
+        labelled: whether labels are required. If so, a bracket begins a tree; else a line that is not a
+            complete tree is a text that begins with a bracket.
 
     Example::
 
@@ -62,20 +62,20 @@ def form_of(source: Source, *, labelled: bool) -> Form:
 
 
 def read_lines(source: Source, rows: int, size: int, *, labelled: bool, phrases: bool) -> Iterator[Part]:
-    """Yield a file's rows in parts of at most some lines, and the 1-based line of each (R,).
+    """Yield a file's rows in parts, and the 1-based line of each (R,).
 
     Columns are text and label, for plain texts line and text; with `phrases` also `PHRASE`.
 
     Args:
         source: from `open_source`, of one of `names.TREES`.
-        rows: lines of one part, at most.
-        size: bytes from which on a part is large enough.
-        labelled: whether labels are needed.
-        phrases: for trees, give their phrases too, behind each sentence.
+        rows: maximum lines per part.
+        size: bytes at which a part ends.
+        labelled: whether labels are required.
+        phrases: for trees, include their phrases, after each sentence.
 
     Raises:
-        DataError: lines that do not fit, with their numbers: of many the first ten; plain texts where labels
-            are needed.
+        DataError: invalid lines, with their numbers (the first ten); plain texts where labels are
+            required.
 
     Example::
 
@@ -104,7 +104,7 @@ def _bytes_of_line(numbered: tuple[int, str]) -> int:
 
 
 def _of_fasttext(line: str) -> dict[str, Any]:
-    """Return the row of a line of fastText; of several labels the list.
+    """Parse a fastText line to a row; several labels become a list.
 
     >>> _of_fasttext("__label__good so  fine\\n"), _of_fasttext("so fine")
     ({'text': 'so  fine', 'label': 'good'}, {'text': 'so fine', 'label': ''})
@@ -140,7 +140,7 @@ def _read_trees(source: Source, rows: int, size: int, phrases: bool) -> Iterator
 
 
 def _trees(lines: Iterator[str], source: Source, problems: Problems[DataError]) -> Iterator[Tree]:
-    """Yield each tree; note what is wrong with lines that hold none."""
+    """Yield each tree; collect the problems of invalid lines."""
     for line, content in enumerate(lines, start=1):
         try:
             if content.strip():
@@ -154,7 +154,7 @@ def _bytes_of_tree(tree: Tree) -> int:
 
 
 def _refuse_other_form(source: Source) -> None:
-    """Say what lines look like that hold neither trees nor labels of fastText, and how to go on."""
+    """Raise an error for lines that are neither trees nor fastText, with a guess of their format."""
     with open_text(source) as text:
         numbered = enumerate(text_lines(text, source), start=1)
         filled = ((line, content.rstrip("\r\n")) for line, content in numbered if content.strip())
@@ -171,8 +171,8 @@ def _other_form(lines: list[str]) -> str:
         places = _text_and_label(list(fields))
         if places:
             return (
-                f"its lines look like fields with {what} between, such as {shown(lines[0], 30)}; let its "
-                f"name end in {ending} and, if the first line is a row, set data.header false (--no-header), "
+                f"its lines look like fields with {what} between, such as {shown(lines[0], 30)}; rename it "
+                f"to end in {ending} and, if the first line is a row, set data.header false (--no-header), "
                 f"text_column {places[0] + 1} and label_column {places[1] + 1}"
             )
     ends = [found[1] for found in map(_AT_END.fullmatch, lines) if found]
@@ -183,15 +183,15 @@ def _other_form(lines: list[str]) -> str:
             "data.quoting none (--quoting none), text_column 1 and label_column 2"
         )
     if all(line.lstrip().startswith("{") for line in lines):
-        return "its lines are JSON objects; let its name end in .jsonl"
+        return "its lines are JSON objects; rename it to end in .jsonl"
     return (
         f"{shown(lines[0], 30)} is a text without a label; begin each line with one, such as "
-        f"{PREFIX}positive, write trees such as (4 (2 so) (4 good)), or give a table, such as a .csv file"
+        f"{PREFIX}positive, write trees such as (4 (2 so) (4 good)), or use a table, such as a .csv file"
     )
 
 
 def _text_and_label(rows: Sequence[Sequence[str]]) -> tuple[int, int] | None:
-    """Return which field of rows is a text and which a label, or None where that cannot be told.
+    """Guess which field of rows is the text and which the label; None if unclear.
 
     >>> _text_and_label([["so good", "1"], ["a bore", "0"], ["so dull", "0"]])
     (0, 1)

@@ -1,8 +1,8 @@
-"""Sources to rows: tables of every format (see `names`), files of lines, folders of .txt files.
+"""Read rows from sources: tables of every format (see `names`), line-based files, folders of .txt files.
 
-Nothing is guessed: values of CSV and TSV are text, those of other formats what was stored, and what a
+Types are not guessed: values of CSV and TSV are text, those of other formats as stored; what a
 library would silently repair (too few or too many fields, an unclosed quote) is an error with file and line.
-Rows come in chunks, so that a file larger than memory can be read.
+Rows are read in chunks, so that a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
 CHUNK_ROWS = 5_000
-CHUNK_BYTES = 4 << 20  # from which on a chunk ends with the row that it has
+CHUNK_BYTES = 4 << 20  # a chunk ends with the row that reaches this size
 COLUMNS = {".parquet": read_parquet, ".feather": read_feather, ".xlsx": read_workbook}
 RECORDS = {".jsonl": read_json_lines, ".json": read_json_array}
-NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in formats that are no text
+NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in binary formats
 REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """Some consecutive rows of a source.
+    """A chunk of consecutive rows of a source.
 
     Args:
         frame: the rows; from CSV and TSV every value is text, from others as stored.
@@ -57,16 +57,16 @@ class Chunk:
 def read_chunks(
     source: Source, *, classes: list[str] | None = None, phrases: bool = False, labelled: bool = True
 ) -> Iterator[Chunk]:
-    """Read a source in chunks of at most `CHUNK_ROWS` rows, or trees, that end after some `CHUNK_BYTES`.
+    """Read a source in chunks of at most `CHUNK_ROWS` rows or trees and about `CHUNK_BYTES`.
 
     Args:
         source: from `open_source`.
-        classes: for a folder, the class folders wanted; None for all.
-        phrases: for trees, give their phrases too, behind each sentence, and a column `lines.PHRASE`.
-        labelled: whether labels are needed; files of plain lines, which have none, are then refused.
+        classes: for a folder, the class folders to read; None for all.
+        phrases: for trees, include their phrases, after each sentence, and a column `lines.PHRASE`.
+        labelled: whether labels are required; plain text lines, which have none, are then refused.
 
     Raises:
-        DataError: a row that does not fit, with file and line.
+        DataError: an invalid row, with file and line.
 
     >>> import pathlib, tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
@@ -81,11 +81,11 @@ def read_chunks(
         empty = empty and chunk.frame.empty
         yield chunk
     if empty:
-        raise DataError("holds no rows; add one for each text", file=source.name)
+        raise DataError("has no rows; add one for each text", file=source.name)
 
 
 def columns_of(source: Source) -> list[str] | None:
-    """Return all columns of a source whose rows may have different ones, None for other sources.
+    """Return all columns of a source whose rows may have different keys, None for other sources.
 
     Raises:
         DataError: a row that does not fit; more than `MOST_COLUMNS` columns.
@@ -101,8 +101,8 @@ def columns_of(source: Source) -> list[str] | None:
     for chunk in read_chunks(source):
         found |= dict.fromkeys(chunk.frame.columns)
         if len(found) > MOST_COLUMNS:
-            problem = f"its rows have more than {MOST_COLUMNS:,} keys together; that is no table"
-            raise DataError(f"{problem}: leave some out, or name a .jsonl file with --out", file=source.name)
+            problem = f"its rows have more than {MOST_COLUMNS:,} distinct keys, too many for a table"
+            raise DataError(f"{problem}: remove some, or name a .jsonl file with --out", file=source.name)
     return list(found)
 
 
@@ -115,7 +115,7 @@ def pick_column(
     file: str,
     trained: str | None = None,
 ) -> str:
-    """Return the column to use: the one named, or with ``auto`` the only candidate there is.
+    """Return the column to use: the named one, or with ``auto`` the only candidate.
 
     Args:
         wanted: a name, or ``auto``.
@@ -123,7 +123,7 @@ def pick_column(
         candidates: usual names.
         key: option that names the column.
         file: for messages.
-        trained: with ``auto``, the column that training read, taken where the file has it.
+        trained: with ``auto``, the column of the training data, preferred if the file has it.
 
     Raises:
         DataError: no such column, or several candidates.
@@ -149,42 +149,42 @@ def pick_column(
     )
 
 
-def check_header_is_no_row(
+def check_header_is_not_row(
     source: Source, column: str, labels: Collection[str], problems: Problems[DataError]
 ) -> None:
-    """Note a first line that holds a label where the name of their column belongs: that row would be lost.
+    """Report a header that has a label in the place of a column name: a row would be lost.
 
     Args:
         source: whose rows were read.
         column: with the labels; empty for none.
-        labels: that its rows have.
+        labels: of its rows.
         problems: to add to.
 
     Example::
 
-        check_header_is_no_row(source, "positive", {"negative", "positive"}, problems)
+        check_header_is_not_row(source, "positive", {"negative", "positive"}, problems)
     """
     if source.format in (".csv", ".tsv", ".xlsx") and source.header and column.strip() in labels:
         problem = (
-            f"the first line looks like a row: {shown(column)} is a label of others; set data.header false "
-            "and name columns by number (data.text_column 1), or rename the column"
+            f"the first line looks like a row: {shown(column)} is a label in other rows; set data.header "
+            "false and name columns by number (data.text_column 1), or rename the column"
         )
         problems.add(DataError(problem, file=source.name, line=1))
 
 
 def _if_a_row(key: str, file: str) -> str:
-    """Say what helps if the names of a table's columns are its first row."""
+    """Return the hint for a table without a header."""
     if not any(ending in file.lower() for ending in (".csv", ".tsv", ".xlsx")):
         return ""
     setting = "--no-header" if key.startswith("--") else "data.header false"
-    return f"; if the first line is a row and names no columns, set {setting} and {key} 1 or so"
+    return f"; if the first line is a row, not a header, set {setting} and {key} 1 or so"
 
 
 def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:
     """Return a column's values as text (see `as_text`).
 
     Raises:
-        DataError: values that are no text and no number, with their lines.
+        DataError: values that are neither text nor numbers, with their lines.
 
     >>> import pandas as pd
     >>> chunk = Chunk(frame=pd.DataFrame({"text": ["a", ["b"]]}), lines=np.array([2, 3]))
@@ -204,10 +204,10 @@ def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:
 
 
 def column_labels(chunk: Chunk, column: str, file: str) -> list[str]:
-    """Return a column's values as labels: text without white space around it, of a list of one its value.
+    """Return a column's values as labels: stripped text; a list of one label counts as that label.
 
     Raises:
-        DataError: rows with several labels, or with something that is none, with their lines.
+        DataError: rows with several labels or invalid ones, with their lines.
 
     >>> import pandas as pd
     >>> chunk = Chunk(frame=pd.DataFrame({"label": [["good"], [], " 7"]}), lines=np.array([2, 3, 4]))
@@ -219,7 +219,7 @@ def column_labels(chunk: Chunk, column: str, file: str) -> list[str]:
     for value, line in zip(chunk.frame[column], chunk.lines, strict=True):
         if isinstance(value, list) and len(value) > 1:
             names = listed(map(str, value), most=4, quoted=True)
-            problem = f"holds several labels: {names}; leave one, the classifier gives one per text"
+            problem = f"has several labels: {names}; remove all but one, the classifier predicts one per text"
         else:
             value = (value or [None])[0] if isinstance(value, list) else value
             kind = NO_TEXT.get(type(value))
@@ -233,14 +233,14 @@ def column_labels(chunk: Chunk, column: str, file: str) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """Return a stored value as text; missing is empty, true and false are spelled as in JSON.
+    """Return a stored value as text; missing values are empty, booleans spelled as in JSON.
 
     >>> [as_text(v) for v in ("NA", None, 7, True, 1.5, float("nan"))]
     ['NA', '', '7', 'true', '1.5', '']
     """
     if isinstance(value, str):
         return value
-    import pandas as pd  # takes a third of a second: not to answer a text
+    import pandas as pd  # slow import, not needed to predict single texts
 
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return ""
@@ -275,11 +275,11 @@ def _column_chunk(columns: Mapping[str, list[Any]], lines: Sequence[int]) -> Chu
 
 
 def _record_chunk(records: list[Mapping[str, Any]], lines: list[int]) -> Chunk:
-    """Return records as a frame; pd.NA stands for a key that a record does not have, and None for null."""
+    """Return records as a frame, with pd.NA for missing keys and None for null."""
     import pandas as pd
 
     keys = next(iter(records), {}).keys()
-    if keys and all(record.keys() == keys for record in records):  # as in most files
+    if keys and all(record.keys() == keys for record in records):  # the usual case
         values_of = {column: [record[column] for record in records] for column in keys}
         return Chunk(frame=pd.DataFrame(values_of, dtype=object), lines=np.array(lines, np.int64))
     columns = dict.fromkeys(column for record in records for column in record)
@@ -301,12 +301,12 @@ def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
     }
     found = [name for name, files in files_of.items() if files]
     if not found:
-        raise DataError("a folder must hold one folder of .txt files per class", file=source.name)
+        raise DataError("a folder must hold one subfolder of .txt files per class", file=source.name)
     codes = None if classes is None else {code_of(name) for name in classes}
     wanted = [name for name in found if codes is None or code_of(name) in codes]
     if not wanted:
         raise DataError(
-            f"none of the class folders {listed(classes or ())}; there are {listed(found)}", file=source.name
+            f"has none of the class folders {listed(classes or ())}; it has {listed(found)}", file=source.name
         )
     files = [file for name in wanted for file in files_of[name]]
     problems = Problems[DataError]()
@@ -334,12 +334,12 @@ def _read_text_file(file: Path, source: Source, problems: Problems[DataError]) -
         text = content.decode(source.encoding, source.encoding_errors)
         if max(len(text), len(content) // 4) <= MAX_LINE:
             return text
-        problem = f"holds more than {MAX_LINE:,} characters; write one text per file, or cut it"
+        problem = f"holds more than {MAX_LINE:,} characters; write one text per file, or shorten it"
     except UnicodeDecodeError as error:
         problem = (
             f"byte {error.start} is not {source.encoding}; set data.encoding, or data.encoding_errors replace"
         )
     except OSError as error:
-        problem = f"{error.strerror}; give a file that can be read"
+        problem = f"{error.strerror}; use a readable file"
     problems.add(DataError(problem, file=str(file)))
     return ""

@@ -1,4 +1,4 @@
-"""Lines of CSV and TSV on their way to a parser: counted, and those of one record bounded."""
+"""Line iterator for CSV parsers: counts lines and limits the size of a record."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lstm_sentiment.data.sources.sources import MAX_LINE, Source
 from lstm_sentiment.errors import DataError
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
-MOST_SEPARATORS = 1_000_000  # of one row: each field takes fifty times the bytes that it has in the file
+MOST_SEPARATORS = 1_000_000  # of one row: each field takes fifty times its size in the file
 
 
 class RecordLines:
-    """Lines on their way to a parser: those of the record that it is reading are kept, and bounded.
+    """Iterates over lines for a parser; keeps the lines of the current record and limits their size.
 
     Args:
         lines: of a file.
@@ -30,30 +30,30 @@ class RecordLines:
 
     def __init__(self, lines: Iterator[str], dialect: Dialect, source: Source) -> None:
         self._lines, self._delimiter, self._name = lines, dialect.delimiter, source.name
-        self.line = 0  # that was taken last
+        self.line = 0  # the last one consumed
         self._parts: list[str] = []
         self._counted = self._size = self._separators = 0
 
     def forget(self) -> None:
-        """Begin a new record."""
+        """Start a new record."""
         self._parts = []
         if self._counted:
             self._counted = self._size = self._separators = 0
 
     def record(self) -> str:
-        """Return the lines of the record, and begin a new one."""
+        """Return the lines of the record, and start a new one."""
         content = "".join(self._parts)
         self.forget()
         return content
 
     def numbered(self) -> Iterator[tuple[int, str]]:
-        """Yield the lines that nobody has taken, with their numbers."""
+        """Yield the remaining lines with their numbers."""
         return enumerate(self._lines, start=self.line + 1)
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self.line += 1
-            if self._parts or len(line) > MOST_SEPARATORS:  # else it is no longer than a line may be
+            if self._parts or len(line) > MOST_SEPARATORS:  # else the line limit is enough
                 self._parts.append(line)
                 self._check()
             else:
@@ -68,7 +68,7 @@ class RecordLines:
         problem = ""
         if self._size > MAX_LINE:
             problem = (
-                f"a row of more than {MAX_LINE:,} characters begins here; close its quote, or cut its text"
+                f"a row of more than {MAX_LINE:,} characters begins here; close its quote, or shorten it"
             )
         elif self._separators > MOST_SEPARATORS:
             found = f"{MOST_SEPARATORS:,} {SEPARATORS[self._delimiter]}"

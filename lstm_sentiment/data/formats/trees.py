@@ -1,9 +1,9 @@
-"""Sentiment trees in brackets, one on a line, as the Stanford Sentiment Treebank has them.
+"""Bracketed sentiment trees, one per line, as in the Stanford Sentiment Treebank.
 
     (4 (2 a) (4 (4 great) (2 film)))
 
-Each node holds a label and either one word or further nodes. The whole is a sentence; what the nodes below
-it span are its phrases, each with a label of its own (Socher et al. 2013).
+Each node has a label and either one word or child nodes. The root is a sentence; the spans of the other nodes
+are its phrases, each with its own label (Socher et al. 2013).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import NamedTuple
 from lstm_sentiment.errors import DataError, shown
 
 EXAMPLE = "a tree is written (4 (2 so) (4 good))"
-# Only these separate: a word may hold other white space, such as the no-break space of "2 1/2".
+# Only these separate: a word may contain other white space, such as the no-break space of "2 1/2".
 _PIECE = re.compile(r"[()]|[^() \t\r\n]+")
 MOST_NODES = 100_000
-MOST_SPANNED = 1 << 22  # characters of all nodes together: each holds the words of those below it
+MOST_SPANNED = 1 << 22  # total characters of all spans, which are nested
 _LABEL = re.compile(r"-?[0-9]+")
 _ESCAPED = {
     "-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", "``": '"', "''": '"',
@@ -26,22 +26,22 @@ _ESCAPED = {
 
 
 class Span(NamedTuple):
-    """What a node spans: its words with spaces between, and its label as it is written."""
+    """Span of a node: its words joined by spaces, and its label as written."""
 
     text: str
     label: str
 
 
 def read_tree(line: str) -> list[Span]:
-    """Return a tree's spans: the sentence first, its phrases behind it.
+    """Parse a tree to its spans: the sentence first, then its phrases.
 
     Args:
         line: one tree.
 
     Raises:
-        DataError: it is none; without file and line, which the caller knows.
+        DataError: it is not a tree; without file and line, which the caller adds.
 
-    Source: the escapes are those of the Penn Treebank (Marcus et al. 1993).
+    Source: escapes as in the Penn Treebank (Marcus et al. 1993).
 
     >>> read_tree("(3 (2 -LRB-) (4 (4 so) (3 good)))")  # doctest: +NORMALIZE_WHITESPACE
     [Span(text='( so good', label='3'), Span(text='so good', label='4'), Span(text='good', label='3'),
@@ -54,10 +54,10 @@ def read_tree(line: str) -> list[Span]:
     if line.count("(") > MOST_NODES:
         raise DataError(f"a tree of more than {MOST_NODES:,} nodes; write one sentence per line")
     words: list[str] = []
-    opened: list[tuple[int, str, int]] = []  # where in the line, label, number of its first word
-    closed: list[tuple[str, int, int]] = []  # label, its words
+    opened: list[tuple[int, str, int]] = []  # position in the line, label, index of the first word
+    closed: list[tuple[str, int, int]] = []  # label, range of words
     pieces = _PIECE.finditer(line)
-    before = ""  # kind of the piece before: label, word, or the end of a node
+    before = ""  # kind of the previous token: label, word, or end of a node
     for found in pieces:
         piece, place = found[0], found.start() + 1
         if not opened and (closed or piece != "("):
@@ -65,14 +65,14 @@ def read_tree(line: str) -> list[Span]:
             if closed:
                 raise DataError(f"{text} follows the tree's last bracket; {EXAMPLE}")
             raise DataError(
-                f"{text} stands where a tree should begin; {EXAMPLE}, and rows of other kinds go into "
+                f"{text} found where a tree should begin; {EXAMPLE}, and rows of other kinds go into "
                 "a .csv, .tsv, .jsonl or .parquet file"
             )
         if piece == "(" and before != "word":
             label = next(pieces, None)
             if label is None or not _LABEL.fullmatch(label[0]):
                 what = (
-                    f"has the label {shown(label[0])}, which is no whole number" if label else "has no label"
+                    f"has the label {shown(label[0])}, which is not an integer" if label else "has no label"
                 )
                 raise DataError(f"the node at character {place} {what}; {EXAMPLE}")
             opened.append((place, label[0], len(words)))
@@ -80,21 +80,22 @@ def read_tree(line: str) -> list[Span]:
         elif piece == ")":
             place, label_text, first = opened.pop()
             if before == "label":
-                raise DataError(f"the node at character {place} holds no word; {EXAMPLE}")
+                raise DataError(f"the node at character {place} has no word; {EXAMPLE}")
             closed.append((label_text, first, len(words)))
             before = "end"
         elif piece != "(" and before == "label":
             words.append(_ESCAPED.get(piece) or piece.replace("\\/", "/").replace("\\*", "*"))
             before = "word"
         else:
-            raise DataError(f"{shown(piece)} at character {place}: a node holds one word or nodes; {EXAMPLE}")
+            problem = f"{shown(piece)} at character {place}: a node has one word or child nodes"
+            raise DataError(f"{problem}; {EXAMPLE}")
     if opened:
         raise DataError(f"the bracket at character {opened[-1][0]} is never closed; {EXAMPLE}")
     return _spans(closed, words)
 
 
 def _spans(nodes: list[tuple[str, int, int]], words: list[str]) -> list[Span]:
-    """Return what nodes span, in bounds: a node holds the words of all those below it."""
+    """Return the spans of nodes, with a limit on their total size, since spans are nested."""
     ends = [0, *itertools.accumulate(len(word) + 1 for word in words)]
     if sum(ends[end] - ends[first] for _, first, end in nodes) > MOST_SPANNED:
         raise DataError(

@@ -1,7 +1,7 @@
-"""Excel workbooks to rows: one sheet, read row by row by openpyxl, its parts checked before they are parsed.
+"""Excel reader: one sheet, row by row with openpyxl, after checks for zip and XML bombs.
 
 A workbook is a zip archive of XML. A few kilobytes of it may unpack to gigabytes, and XML may expand further.
-So each part is looked through first, and large ones, large rows and definitions of entities are refused.
+So each part is scanned first, and large parts, large rows and entity definitions are refused.
 
 Legend: R rows of a part.
 """
@@ -22,34 +22,34 @@ from lstm_sentiment.data.sources.sources import Source
 from lstm_sentiment.data.sources.zip_files import Bounded
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, escaped, listed, shown
 from lstm_sentiment.system.extras import need
-from lstm_sentiment.text.portions import MOST_COLUMNS, bytes_of, portions, twice_in
+from lstm_sentiment.text.portions import MOST_COLUMNS, bytes_of, first_duplicate, portions
 
 log = logging.getLogger(__name__)
 
 Part = tuple[dict[str, list[Any]], list[int]]
-Row = tuple[int, list[Any]]  # its number in the sheet, and its values
-MOST_PART_BYTES = 1 << 26  # of a sheet, or of all texts
-MOST_TREE_BYTES = 1 << 23  # of what is parsed as a whole
+Row = tuple[int, list[Any]]  # number in the sheet, values
+MOST_PART_BYTES = 1 << 26  # of a sheet, or of all shared strings
+MOST_TREE_BYTES = 1 << 23  # of parts that are parsed as a whole
 MOST_ROW_BYTES = 1 << 22  # of XML; a cell of Excel holds 32,767 characters
-MOST_ELEMENTS = 100_000  # of a row, which has 16,384 cells at most; as many beside the rows
-CELL_BYTES = 40  # of memory that a cell takes besides its text
-ROWS = {"row": 1 << 20, "si": 1 << 21}  # element of a row, or of a text that cells refer to -> how many
+MOST_ELEMENTS = 100_000  # of a row, which has 16,384 cells at most; the same outside of rows
+CELL_BYTES = 40  # memory of a cell, in addition to its text
+ROWS = {"row": 1 << 20, "si": 1 << 21}  # element of a row or shared string -> maximum number
 _ESCAPE = re.compile("_x([0-9A-Fa-f]{4})_")
 
 
 def read_workbook(source: Source, rows: int, size: int) -> Iterator[Part]:
-    """Yield columns of at most some rows, and the number of each row in the sheet (R,), without empty rows.
+    """Yield columns of non-empty rows in parts, and the number of each row in the sheet (R,).
 
-    Numbers, dates and truth values stay what they are; of a formula it is what Excel computed last.
+    Numbers, dates and booleans keep their type; a formula gives its last computed value.
 
     Args:
-        source: from `open_source`; its sheet is read, or the first that is not hidden, which is told where
-            there are several.
-        rows: of one part, at most.
-        size: bytes from which on a part is large enough.
+        source: from `open_source`; its sheet is read, or the first visible one, which is logged if there are
+            several.
+        rows: maximum per part.
+        size: bytes at which a part ends.
 
     Raises:
-        DataError: it is no workbook that can be read, has no such sheet, or values beyond its header.
+        DataError: it is not a readable workbook, has no such sheet, or values beyond its header.
         MissingExtraError: openpyxl is not installed.
 
     Example::
@@ -67,7 +67,7 @@ def read_workbook(source: Source, rows: int, size: int) -> Iterator[Part]:
         problems = Problems[DataError]()
         table = _table(itertools.chain(again, filled), names, source, problems)
         for some in portions(table, most=rows, size=size, of=_bytes_of_row):
-            if not problems.first:  # else nobody will use them
+            if not problems.first:  # else they are not used
                 columns = zip(names, zip(*(row for _, row in some), strict=True), strict=True)
                 yield {name: list(values) for name, values in columns}, [number for number, _ in some]
         problems.raise_any()
@@ -76,7 +76,7 @@ def read_workbook(source: Source, rows: int, size: int) -> Iterator[Part]:
 def _rows_of(sheet: Any, book: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield each row of a sheet with its number.
 
-    As openpyxl's own `iter_rows` does, but without the heights and formats of all rows, which that keeps.
+    Like openpyxl's `iter_rows`, but without keeping the heights and formats of all rows.
     """
     from openpyxl.worksheet._reader import WorkSheetParser
 
@@ -98,7 +98,7 @@ def _rows_of(sheet: Any, book: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
 
 
 def _texts_of(content: IO[bytes]) -> list[str]:
-    """Return the texts that cells refer to by number, without a tree of all of them."""
+    """Return the shared strings, without building a tree of all of them."""
     from openpyxl.cell.text import Text
     from openpyxl.xml.constants import SHEET_MAIN_NS
     from openpyxl.xml.functions import iterparse
@@ -108,7 +108,7 @@ def _texts_of(content: IO[bytes]) -> list[str]:
     _, root = next(events)
     for event, element in events:
         if event == "end" and element.tag == f"{{{SHEET_MAIN_NS}}}si":
-            found.append(Text.from_tree(element).content.replace("x005F_", ""))  # as openpyxl reads them
+            found.append(Text.from_tree(element).content.replace("x005F_", ""))  # as openpyxl does
             root.clear()
     return found
 
@@ -119,11 +119,11 @@ def _table(
     source: Source,
     problems: Problems[DataError],
 ) -> Iterator[Row]:
-    """Yield each row with a value for each column; note values beyond the header."""
+    """Yield each row with a value for each column; report values beyond the header."""
     for number, row in filled:
         over = next((place for place in range(len(names), len(row)) if row[place] is not None), None)
         if over is not None:
-            found = f"{shown(str(row[over]), 30)} stands in column {_letter(over)}, beyond the header"
+            found = f"{shown(str(row[over]), 30)} in column {_letter(over)} is beyond the header"
             problems.add(DataError(f"{found}; name that column, or remove it", file=source.name, line=number))
         else:
             yield number, [_value(row[place]) if place < len(row) else None for place in range(len(names))]
@@ -134,16 +134,16 @@ def _bytes_of_row(row: Row) -> int:
 
 
 def _names(header: tuple[Any, ...], source: Source, number: int) -> list[str]:
-    """Return the names of columns: of one without a name its letter, and of none the numbers."""
+    """Return the column names: letters for unnamed columns, numbers without a header."""
     while header and header[-1] is None:
         header = header[:-1]
     if not source.header:
         return [str(place + 1) for place in range(len(header))]
     names = [_letter(place) if value is None else str(value) for place, value in enumerate(header)]
     if len(names) > MOST_COLUMNS:
-        problem = f"has {len(names):,} columns; at most {MOST_COLUMNS:,} are read: leave some out"
+        problem = f"has {len(names):,} columns; at most {MOST_COLUMNS:,} are read: remove some"
         raise DataError(problem, file=source.name, line=number)
-    twice = twice_in(names)
+    twice = first_duplicate(names)
     if twice is not None:
         problem = f"the header names column {shown(twice)} twice; rename one"
         raise DataError(problem, file=source.name, line=number)
@@ -151,7 +151,7 @@ def _names(header: tuple[Any, ...], source: Source, number: int) -> list[str]:
 
 
 def _letter(place: int) -> str:
-    """Return what Excel calls a column.
+    """Return Excel's name of a column.
 
     >>> _letter(0), _letter(27)
     ('A', 'AB')
@@ -164,12 +164,12 @@ def _letter(place: int) -> str:
 
 
 def _value(value: Any) -> Any:
-    """Return a cell's value; characters that XML lacks are written as _x000D_ and the like."""
+    """Return a cell's value, with escapes such as _x000D_ decoded."""
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), value) if isinstance(value, str) else value
 
 
 def _sheet_of(book: Any, source: Source) -> Any:
-    """Return the sheet that is asked for, or the first that people see."""
+    """Return the requested sheet, or the first visible one."""
     sheets = {sheet.title: sheet for sheet in book.worksheets}
     if source.sheet is not None:
         if source.sheet in sheets:
@@ -182,16 +182,16 @@ def _sheet_of(book: Any, source: Source) -> Any:
         )
     visible = [name for name, sheet in sheets.items() if sheet.sheet_state == "visible"] or list(sheets)
     if not visible:
-        raise DataError("holds no sheet of cells; give another workbook", file=source.name)
+        raise DataError("has no sheet of cells; use another workbook", file=source.name)
     if len(visible) > 1:
-        told = "%s: the sheet %s is read, of %s; set data.sheet (--sheet) for another"
-        log.warning(told, escaped(source.name), shown(visible[0]), listed(visible, quoted=True))
+        message = "%s: sheet %s of %s is read; set data.sheet (--sheet) for another"
+        log.warning(message, escaped(source.name), shown(visible[0]), listed(visible, quoted=True))
     return sheets[visible[0]]
 
 
 @contextlib.contextmanager
 def _opened(source: Source) -> Iterator[Any]:
-    """Open a workbook; whatever goes wrong in openpyxl, then or later, becomes a `DataError`."""
+    """Open a workbook; errors of openpyxl in the block become a `DataError`."""
     from openpyxl.reader.excel import ExcelReader
     from openpyxl.xml.constants import SHARED_STRINGS
 
@@ -208,20 +208,21 @@ def _opened(source: Source) -> Iterator[Any]:
             raise DataError(f"{found}; save it as .xlsx without one", file=source.name)
     try:
         with warnings.catch_warnings(), Bounded(source.path) as file:
-            warnings.simplefilter("ignore")  # of what is not kept: extensions, validations, styles
+            warnings.simplefilter("ignore")  # about extensions, validations, styles
             reader = Reader(file, read_only=True, data_only=True, keep_links=False)
             with _Parts(file) as reader.archive:
                 reader.read()
                 yield reader.wb
     except DataError as error:
         raise DataError(error.message, file=source.name, line=error.line, column=error.column) from None
-    except Exception as error:  # whatever openpyxl is led to by XML that is no workbook's
+    except Exception as error:  # openpyxl raises many types on invalid XML
         problem = escaped(f"{type(error).__name__} {error}".split("\n")[0], 200)
-        raise DataError(f"is no readable Excel workbook: {problem}; save it anew", file=source.name) from None
+        message = f"is not a readable Excel workbook: {problem}; save it again"
+        raise DataError(message, file=source.name) from None
 
 
 class _Parts(zipfile.ZipFile):
-    """The parts of a workbook, each looked through before it is first read."""
+    """Zip archive of a workbook, whose parts are scanned before they are first read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
@@ -249,13 +250,13 @@ class _Parts(zipfile.ZipFile):
             if size > MOST_PART_BYTES:
                 raise DataError(f"its part {shown(part)} unpacks to {size:,} bytes; save the sheet as .csv")
             with super().open(part) as content:
-                _Look(part).through(content)
+                _Scanner(part).through(content)
             self._seen.add(part)
         return super().open(name, mode, pwd, force_zip64=force_zip64)
 
 
-class _Look:
-    """A look through XML that may be hostile: refuses definitions of entities, and rows that are too large.
+class _Scanner:
+    """Scanner of untrusted XML: refuses entity definitions and rows that are too large.
 
     Args:
         part: of a workbook, for messages.
@@ -264,20 +265,20 @@ class _Look:
     def __init__(self, part: str) -> None:
         self._part = part
         self._counts = dict.fromkeys(ROWS, 0)
-        self._row = ""  # the kind of row that we are in
-        self._elements = self._begun = self._beside = (
-            0  # within it, where it or what follows it begins; others
+        self._row = ""  # element of the current row
+        self._elements = self._begun = self._outside = (
+            0  # nested in it, its start or that of what follows; others
         )
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler, self._parser.EndElementHandler = self._start, self._end
         self._parser.StartDoctypeDeclHandler = self._doctype
 
     def through(self, content: IO[bytes]) -> None:
-        """Look through a part.
+        """Scan a part.
 
         Raises:
-            DataError: something in it is refused.
-            ExpatError: it is no XML.
+            DataError: it is refused.
+            ExpatError: it is not XML.
         """
         read = 0
         while block := content.read(1 << 16):
@@ -286,7 +287,7 @@ class _Look:
             most = MOST_ROW_BYTES if self._row else MOST_TREE_BYTES
             if read - self._begun > most:
                 self._refuse(
-                    f"holds more than {most:,} bytes {'in one row' if self._row else 'beside its rows'}"
+                    f"holds more than {most:,} bytes {'in one row' if self._row else 'outside of its rows'}"
                 )
         self._parser.Parse(b"", True)
 
@@ -297,9 +298,9 @@ class _Look:
                 self._refuse(f"holds more than {MOST_ELEMENTS:,} elements in one row")
             return
         kind = name.rpartition(":")[2]
-        self._beside += kind not in ROWS
-        if self._beside > MOST_ELEMENTS:
-            self._refuse(f"holds more than {MOST_ELEMENTS:,} elements beside its rows")
+        self._outside += kind not in ROWS
+        if self._outside > MOST_ELEMENTS:
+            self._refuse(f"holds more than {MOST_ELEMENTS:,} elements outside of its rows")
         if kind in ROWS:
             most, number = ROWS[kind], attributes.get("r", "1")
             self._row, self._elements, self._begun = kind, 0, self._parser.CurrentByteIndex
@@ -312,7 +313,7 @@ class _Look:
             self._row, self._begun = "", self._parser.CurrentByteIndex
 
     def _doctype(self, *_: Any) -> None:
-        self._refuse("defines entities, which no workbook needs")
+        self._refuse("defines XML entities, which workbooks do not use")
 
     def _refuse(self, problem: str) -> None:
         raise DataError(f"its part {shown(self._part)} {problem}; save the sheet as .csv")

@@ -1,4 +1,4 @@
-"""Rows to files, in chunks: tables of every format that is read (see `names`), plain or compressed."""
+"""Write rows in chunks: tables of every supported format (see `names`), plain or compressed."""
 
 from __future__ import annotations
 
@@ -31,46 +31,46 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Write = Callable[["pd.DataFrame"], None]
-_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # terminals obey them
+_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # interpreted by terminals
 _UNWRITTEN = re.compile(
     "[\0-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)"
-)  # in XML: the last would mean others
+)  # in XML: the last would be read as an escape
 MOST_SHEET_ROWS, MOST_CELL_CHARACTERS = 1 << 20, 32_767
-MOST_EXACT = 1 << 53  # numbers of Excel are floats
-# A spreadsheet takes for a formula what begins with one of these signs, be they full-width, small or raised.
+MOST_EXACT = 1 << 53  # Excel stores numbers as floats
+# Spreadsheets treat text that begins with one of these as a formula, including full-width and small forms.
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u207c\u207a\u207b\u208c\u208a\u208b\u2212"
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_ENDS = ",;|\t\r\n\v\f\x85\u2028\u2029"  # what may end a cell where a file is opened with another separator
+_ENDS = ",;|\t\r\n\v\f\x85\u2028\u2029"  # may end a cell if a file is opened with another separator
 _BLANKS = " \xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
 _UNSEEN = "\xad\u180e\u200b-\u200f\u2060-\u2064\ufeff"
-_BEFORE = rf'[{_BLANKS}{_UNSEEN}"]*'  # a sign, and passed over by one program or another
+_BEFORE = rf'[{_BLANKS}{_UNSEEN}"]*'  # a sign, and ignored by some programs
 _COMPUTED = re.compile(rf"(?:^|(?<=[{_ENDS}]))(?={_BEFORE}[{_SIGNS}])|^(?=[\t\r\n])")
 _MAYBE_COMPUTED = re.compile(rf"[{_SIGNS}]|^[\t\r\n]")
 
 
 @contextlib.contextmanager
 def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = False) -> Iterator[Write]:
-    """Yield a function that appends a frame's rows to a new file; the file appears when all is written.
+    """Open a table for writing: yield a function that appends a frame's rows; the file is created atomically.
 
     Args:
-        name: a path whose ending tells the format, as in `readers`.
-        like: a Parquet file whose column types a new Parquet file takes over.
-        spreadsheet_safe: put ' before text of a CSV or TSV file that a spreadsheet would compute.
+        name: a path whose ending gives the format, as in `readers`.
+        like: a Parquet file whose column types a new Parquet file adopts.
+        spreadsheet_safe: prefix ' to text in CSV or TSV that a spreadsheet would treat as a formula.
 
     Raises:
-        DataError: no such format or folder, or a value that the format cannot hold.
-        DiskError: the disk is full or failing, or not to be written to.
+        DataError: unsupported format, no such folder, or a value that the format cannot represent.
+        DiskError: the disk is full, failing or not writable.
     """
     path, ending = local_path(name), format_of(name, among=TABLES)
     if ending == ".xlsx":
         need("openpyxl", extra="excel")
-    beside = unfinished(path)
+    temporary = unfinished(path)
     refuse_device(path, name)
     try:
         with writing(path), _placed(name), contextlib.ExitStack() as stack:
             sweep(path.parent, path.name)
-            file = stack.enter_context(beside.open("xb"))
-            stack.enter_context(held_unfinished(beside))
+            file = stack.enter_context(temporary.open("xb"))
+            stack.enter_context(held_unfinished(temporary))
             if ending in (".parquet", ".feather"):
                 yield _arrow_writer(file, name, like, stack, parquet=ending == ".parquet")
             elif ending == ".xlsx":
@@ -82,20 +82,20 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
                 yield stack.enter_context(
                     _json_writer(out) if ending == ".json" else _line_writer(out, name, cell)
                 )
-            stack.close()  # what is left is written now
-            beside.replace(path)
+            stack.close()  # writes the rest
+            temporary.replace(path)
     except UnicodeEncodeError as error:
         raise DataError(
-            f"a text holds half a character, which no file can: {error.reason}", file=name
+            f"a text contains an unpaired surrogate and cannot be encoded: {error.reason}", file=name
         ) from None
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _placed(name: str) -> Iterator[None]:
-    """Raise what is wrong with a file's place, and not with the disk, as a `DataError`."""
+    """Convert errors of a path, as opposed to the disk, to a `DataError`."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -113,7 +113,7 @@ def to_json_line(record: Mapping[Any, Any]) -> str:
 
 
 def records_of(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a frame's rows; a key that a row does not have in its file, which is pd.NA here, is left out.
+    """Yield a frame's rows as dicts, without missing keys, which are pd.NA in the frame.
 
     >>> import pandas as pd
     >>> list(records_of(pd.DataFrame({"text": ["so", "no"], "stars": [pd.NA, None]}, dtype=object)))
@@ -127,7 +127,7 @@ def records_of(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _json_value(value: Any) -> Any:
-    """Replace numbers that JSON does not know by null, at any depth."""
+    """Replace non-finite numbers by null, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -137,7 +137,7 @@ def _json_value(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _compressed(file: IO[bytes], name: str) -> Iterator[Any]:
-    """Open a file for writing as its name says; in a zip archive it has the same name without .zip."""
+    """Open a file for compressed writing by its name; a zip member has the name without .zip."""
     if compression_of(name) != ".zip":
         with open_binary(file, compression_of(name), "wb") as raw:
             yield raw
@@ -183,7 +183,7 @@ def _delimited_writer(out: IO[str], name: str, cell: Callable[[Any], str]) -> Wr
         nonlocal header
         is_first, header = header is None, list(frame.columns) if header is None else header
         texts = _with_columns(frame, header, name).map(cell).rename(columns=cell)
-        if cell is _inert:  # a number that begins a line is taken together with what follows it
+        if cell is _inert:  # a number at the start of a line is read together with what follows it
             texts.isetitem(0, [_COMPUTED.sub("'", first, count=1) for first in texts.iloc[:, 0]])
         texts.to_csv(out, sep=separator, index=False, header=is_first, lineterminator="\r\n")
 
@@ -191,7 +191,7 @@ def _delimited_writer(out: IO[str], name: str, cell: Callable[[Any], str]) -> Wr
 
 
 def _with_columns(frame: pd.DataFrame, columns: list[Any], name: str) -> pd.DataFrame:
-    """Return rows with the columns of the rows before."""
+    """Return rows with the columns of the previous rows."""
     if list(frame.columns) == columns:
         return frame
     more = [str(column) for column in frame.columns if column not in set(columns)]
@@ -202,7 +202,7 @@ def _with_columns(frame: pd.DataFrame, columns: list[Any], name: str) -> pd.Data
 
 
 def filled(frame: pd.DataFrame, columns: list[Any]) -> pd.DataFrame:
-    """Return rows with these columns, pd.NA in those that are not there.
+    """Return rows with these columns, pd.NA in missing ones.
 
     >>> import pandas as pd
     >>> filled(pd.DataFrame({"text": ["so"]}), ["id", "text"])["id"].tolist()
@@ -216,7 +216,7 @@ def filled(frame: pd.DataFrame, columns: list[Any]) -> pd.DataFrame:
 def _arrow_writer(
     file: IO[bytes], name: str, like: Path | None, stack: contextlib.ExitStack, *, parquet: bool
 ) -> Write:
-    """Return what writes Parquet, or Feather."""
+    """Return a writer of Parquet or Feather."""
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -235,7 +235,7 @@ def _arrow_writer(
         if kind == pa.string():
             return pa.array([None if v is None else _cell(v) for v in values], kind)
         array = pa.array(values, kind)
-        if pa.types.is_null(array.type):  # no value so far: text can hold whatever comes
+        if pa.types.is_null(array.type):  # no value so far: text can represent any later ones
             array = array.cast(pa.string())
         return array
 
@@ -264,7 +264,7 @@ def _arrow_writer(
 
 @contextlib.contextmanager
 def _workbook_writer(file: IO[bytes], name: str) -> Iterator[Write]:
-    """Write a workbook of one sheet. Text is never a formula there, whatever it begins with."""
+    """Write a workbook with one sheet. Text is never stored as a formula."""
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
 
@@ -294,17 +294,17 @@ def _workbook_writer(file: IO[bytes], name: str) -> Iterator[Write]:
     try:
         yield write
     except BaseException:
-        with contextlib.suppress(Exception):  # it is not wanted any more
+        with contextlib.suppress(Exception):  # it is discarded
             sheet.close()
         raise
     book.save(file)
 
 
 def _of_workbook(value: Any, name: str) -> Any:
-    """Return a value that a cell of Excel can hold."""
+    """Convert a value for an Excel cell."""
     if isinstance(value, bool | datetime.date | datetime.time) and not getattr(value, "tzinfo", None):
         return value
-    if isinstance(value, int | float) and abs(value) <= MOST_EXACT:  # what is no number is no text either
+    if isinstance(value, int | float) and abs(value) <= MOST_EXACT:  # False for NaN
         return value
     text = _UNWRITTEN.sub(lambda found: f"_x{ord(found[0]):04X}_", _cell(value))
     if len(text) > MOST_CELL_CHARACTERS:
@@ -321,10 +321,10 @@ def _cell(value: Any) -> str:
 
 
 def _inert(value: Any) -> str:
-    """Return a value as text that a spreadsheet shows as it is; a number of its own stays one.
+    """Escape text that a spreadsheet would treat as a formula; plain numbers are unchanged.
 
-    Not the cell alone is looked at, but all that would be one where another separator is taken: a cell
-    begins behind a comma, semicolon, bar, tab or line break, and blanks and quotes before a sign do not help.
+    Everything that would be a cell with another separator is checked: after a comma, semicolon, bar, tab or
+    line break, ignoring blanks and quotes before the sign.
 
     >>> [_inert(value) for value in ("=1+1", "-0.5", "- so-so", "good; =1+1", "good; -1", "good")]
     ["'=1+1", '-0.5', "'- so-so", "good;' =1+1", "good;' -1", 'good']

@@ -1,1 +1,1 @@
-"""Where rows come from: files, archives, installed packages, URLs."""
+"""Data sources: files, archives, installed packages, URLs."""

@@ -1,4 +1,4 @@
-"""Files at a URL, copied to this machine; a server that does not send is not waited for without end."""
+"""Downloads of URLs, with a timeout for stalled servers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import IO, Any
 from lstm_sentiment.errors import DataError, MissingExtraError, without_secrets
 from lstm_sentiment.system.files import writing
 
-PATIENCE_S = 60.0  # in which a server must answer, and send
-LEAST_BYTES = 1_000  # in that time
+PATIENCE_S = 60.0  # in which a server must respond and send
+LEAST_BYTES = 1_000  # minimum in that time
 BLOCK_BYTES = 1 << 16
 
 
 @contextlib.contextmanager
 def fetched(url: str) -> Iterator[Path]:
-    """Copy what a URL names to a temporary file, which is there for as long as it is needed.
+    """Download a URL to a temporary file, which exists for the duration of the block.
 
     Raises:
-        DataError: it cannot be fetched, or less than a kilobyte comes in a minute.
+        DataError: it cannot be fetched, or less than a kilobyte arrives in a minute.
         DiskError: the disk is full.
         MissingExtraError: the URL's filesystem package is not installed.
 
@@ -47,7 +47,7 @@ def fetched(url: str) -> Iterator[Path]:
 
 
 def _copy(url: str, path: Path) -> None:
-    """Copy a file in a thread of its own: some filesystems know no timeouts, nor does looking up a name."""
+    """Copy in a thread: some filesystems and DNS lookups have no timeouts."""
     copying = _Copying(url, path)
     thread = threading.Thread(target=copying.run, daemon=True)
     thread.start()
@@ -60,14 +60,14 @@ def _copy(url: str, path: Path) -> None:
             copying.given_up = True
             found = f"{copying.done - done:,} bytes" if copying.done > done else "nothing"
             raise TimeoutError(
-                f"the server sent {found} in {PATIENCE_S:g} seconds; try again, or give a file that is here"
+                f"the server sent {found} in {PATIENCE_S:g} seconds; try again, or use a local file"
             )
     if copying.error is not None:
         raise copying.error
 
 
 class _Copying:
-    """A copy on its way.
+    """A copy in progress.
 
     Args:
         url: to copy from.
@@ -80,14 +80,14 @@ class _Copying:
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Copy all of it; keep what goes wrong in `error`."""
+        """Copy everything; store an exception in `error`."""
         try:
             with _opened(self.url) as opened, writing(self.path), self.path.open("wb") as out:
-                read: Any = getattr(opened, "read1", opened.read)  # what is there, be it little
+                read: Any = getattr(opened, "read1", opened.read)  # what is available, even if little
                 while not self.given_up:
                     try:
                         block = read(BLOCK_BYTES)
-                    except OSError as error:  # of the server, and not of the disk
+                    except OSError as error:  # of the server, not of the disk
                         self.error = error
                         return
                     if not block:
@@ -102,20 +102,20 @@ def _opened(url: str) -> IO[bytes]:
     if url.startswith(("http://", "https://")):
         opened: IO[bytes] = urllib.request.urlopen(url, timeout=PATIENCE_S)
         return opened
-    import fsspec  # only for a URL of another kind
+    import fsspec  # only for other URL schemes
 
     found: IO[bytes] = fsspec.open(url, "rb").open()
     return found
 
 
 def _without_parts(message: str, url: str) -> str:
-    """Return a library's message without what is secret of a URL: it may quote a part of it alone."""
+    """Remove the secret parts of a URL from a library's message, which may quote them separately."""
     try:
         parts = urllib.parse.urlsplit(url)
-    except ValueError:  # such as half of an address in brackets: it has no parts
+    except ValueError:  # for example an unclosed bracket of an IPv6 address
         return without_secrets(message)
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    host = parts.netloc.rpartition(":")[2] if user else ""  # what http.client takes for the port
+    host = parts.netloc.rpartition(":")[2] if user else ""  # what http.client parses as the port
     for secret in sorted(filter(None, (host, user, password, parts.query, parts.fragment)), key=len)[::-1]:
         message = message.replace(secret, "...")
     return without_secrets(message)

@@ -1,4 +1,4 @@
-"""Which format and compression a file's name stands for, and what is said of names that stand for none."""
+"""Format and compression by file name, and error messages for unsupported ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".feather", ".xlsx")
 TREES = (".txt", ".ptb", ".tree")
 FORMATS = TABLES + TREES
-SAME = {  # ending -> the format that has another usual ending too
+SAME = {  # alternative ending -> format
     **dict.fromkeys((".ndjson", ".jl"), ".jsonl"),
     **dict.fromkeys((".tab",), ".tsv"),
     **dict.fromkeys((".pq", ".parq"), ".parquet"),
@@ -18,7 +18,7 @@ SAME = {  # ending -> the format that has another usual ending too
     **dict.fromkeys((".xlsm",), ".xlsx"),
 }
 COMPRESSED_INSIDE = {".parquet": "Parquet", ".feather": "Feather", ".xlsx": "an Excel workbook"}
-UNREAD = {  # ending -> what such a file is, and how to go on
+UNREAD = {  # ending -> what such a file is, and how to convert it
     **dict.fromkeys((".xls", ".xlsb", ".xlt"), "an Excel workbook of another kind; save it as .xlsx or .csv"),
     **dict.fromkeys((".ods", ".numbers", ".fods"), "a workbook of another program; save it as .xlsx or .csv"),
     **dict.fromkeys((".tar", ".tgz", ".7z", ".rar", ".tbz2", ".txz"), "an archive; unpack it"),
@@ -33,19 +33,19 @@ UNREAD = {  # ending -> what such a file is, and how to go on
         (".sav", ".dta", ".sas7bdat", ".rds", ".rdata"), "a table of another program; save it as .csv"
     ),
     **dict.fromkeys((".html", ".htm", ".xml"), "markup; write its rows as .csv or .jsonl"),
-    **dict.fromkeys((".yaml", ".yml"), "YAML, which is read for --config alone; write the rows as .jsonl"),
+    **dict.fromkeys((".yaml", ".yml"), "YAML, which is read only for --config; write the rows as .jsonl"),
 }
 
 
 def format_of(name: str, *, among: tuple[str, ...] = FORMATS) -> str:
-    """Return the format that a file name's ending stands for, such as ``.csv`` for ``a.csv.gz``.
+    """Return the format of a file name, such as ``.csv`` for ``a.csv.gz``.
 
     Args:
         name: of a file, or a URL.
-        among: the formats that are allowed.
+        among: the allowed formats.
 
     Raises:
-        DataError: it stands for none of them.
+        DataError: it has none of them.
 
     >>> format_of("a.csv.gz"), format_of("A.NDJSON")
     ('.csv', '.jsonl')
@@ -54,18 +54,18 @@ def format_of(name: str, *, among: tuple[str, ...] = FORMATS) -> str:
     kind = SAME.get(ending, ending)
     if kind not in among:
         known = f"{' '.join(among)} (also with {' '.join(COMPRESSIONS)})"
-        told = f"the name ends in none of {known}; rename it"
+        problem = f"the name ends in none of {known}; rename it"
         if ending in UNREAD:
-            told = f"is {UNREAD[ending]}. Known are {known}"
-        raise DataError(told, file=name)
+            problem = f"is {UNREAD[ending]}. Supported are {known}"
+        raise DataError(problem, file=name)
     if kind in COMPRESSED_INSIDE and compression_of(name):
-        inside = f"{COMPRESSED_INSIDE[kind]} is compressed inside"
-        raise DataError(f"{inside}; leave the ending {compression_of(name)} away", file=name)
+        inside = f"{COMPRESSED_INSIDE[kind]} is already compressed"
+        raise DataError(f"{inside}; remove the ending {compression_of(name)}", file=name)
     return kind
 
 
 def has_format(name: str) -> bool:
-    """Whether a file name's ending stands for a format.
+    """Whether a file name has a supported format.
 
     >>> has_format("a.csv.gz"), has_format("a.gz")
     (True, False)
@@ -74,7 +74,7 @@ def has_format(name: str) -> bool:
 
 
 def compression_of(name: str) -> str:
-    """Return the compression that a file name's ending stands for, such as ``.gz``; empty for none.
+    """Return the compression of a file name, such as ``.gz``; empty for none.
 
     >>> compression_of("a.csv.GZ"), compression_of("a.csv")
     ('.gz', '')
@@ -84,7 +84,7 @@ def compression_of(name: str) -> str:
 
 
 def _ending(name: str) -> str:
-    """Return a name's ending in lower case, without that of a compression; empty for a name without one."""
+    """Return a name's lower-case ending, ignoring compression; empty if there is none."""
     path = name.split("?")[0].rstrip("/").lower()
     for ending in COMPRESSIONS:
         path = path.removesuffix(ending)

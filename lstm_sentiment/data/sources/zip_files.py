@@ -1,4 +1,4 @@
-"""Zip archives that hold one file: which it is, and its bytes, which are unpacked as they are read."""
+"""Zip archives with a single file, decompressed on reading."""
 
 from __future__ import annotations
 
@@ -14,59 +14,60 @@ from typing import IO
 from lstm_sentiment.data.sources.names import COMPRESSED_INSIDE, FORMATS, SAME, compression_of, has_format
 from lstm_sentiment.errors import DataError, escaped, listed, shown
 
-MOST_DIRECTORY_BYTES = 1 << 22  # of an archive's list of its members: 40,000 short names
+MOST_DIRECTORY_BYTES = 1 << 22  # of an archive's central directory: 40,000 short names
 BUFFER_BYTES = 1 << 16
 ENCRYPTED = 0x1  # bit of a member's flags
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
-# What else is raised where an archive is opened: methods that Python does not unpack, places beyond the end.
+# Other errors on opening an archive: unsupported compression methods, offsets beyond the end.
 UNREADABLE = (*DAMAGED, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
 class Bounded(io.FileIO):
-    """A file that is never asked for very many bytes at once, as a list of a million members would be."""
+    """A file that limits the size of a read, such as that of a central directory of a million members."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return some bytes.
 
         Raises:
-            DataError: more are asked for than a list of members has.
+            DataError: more are requested than a central directory may have.
         """
         wanted = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
         if wanted > MOST_DIRECTORY_BYTES:
-            raise DataError("holds a list of very many files; unpack it", file=str(self.name))
+            raise DataError("contains too many files; unpack it", file=str(self.name))
         return super().read(size)
 
 
 @contextlib.contextmanager
 def open_archive(path: Path, name: str) -> Iterator[zipfile.ZipFile]:
-    """Open a zip archive, whose list of members is bounded before it is read.
+    """Open a zip archive, with a limit on its central directory.
 
     Args:
         path: of the archive.
         name: for messages.
 
     Raises:
-        DataError: it is no zip archive, or a damaged one.
+        DataError: it is not a zip archive, or damaged.
     """
     try:
         with Bounded(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except UNREADABLE as error:
         problem = escaped(str(error), 200)
-        raise DataError(f"is no readable zip archive: {problem}; copy or write it anew", file=name) from None
+        message = f"is not a readable zip archive: {problem}; copy or write it again"
+        raise DataError(message, file=name) from None
     except DataError as error:
         raise DataError(error.message, file=name) from None
 
 
 def only_member(path: Path, name: str) -> str:
-    """Return the name of the only file in a zip archive, folders and what macOS adds aside.
+    """Return the name of the only file in a zip archive, ignoring folders and macOS metadata.
 
     Args:
         path: of the archive.
         name: for messages.
 
     Raises:
-        DataError: there is none, or several, or one that cannot be read as it is unpacked.
+        DataError: there is none, several, or one that cannot be read from the archive.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "a.zip"
@@ -78,9 +79,9 @@ def only_member(path: Path, name: str) -> str:
     with open_archive(path, name) as archive:
         members = [member for member in archive.infolist() if not _is_extra(member)]
         if len(members) == 1 and not members[0].flag_bits & ENCRYPTED:
-            archive.open(members[0]).close()  # raises what will be raised later
+            archive.open(members[0]).close()  # raises errors early
     if any(member.filename == "xl/workbook.xml" for member in members):
-        raise DataError("is an Excel workbook; let its name end in .xlsx", file=name)
+        raise DataError("is an Excel workbook; rename it to end in .xlsx", file=name)
     if len(members) != 1:
         names = [member.filename for member in members]
         found = (
@@ -94,9 +95,9 @@ def only_member(path: Path, name: str) -> str:
     if member.flag_bits & ENCRYPTED:
         problem = "is encrypted; unpack it with its password"
     elif inside in COMPRESSED_INSIDE:
-        problem = f"is {COMPRESSED_INSIDE[inside]}, which is compressed inside; unpack it"
+        problem = f"is {COMPRESSED_INSIDE[inside]}, which is already compressed; unpack it"
     elif compression_of(member.filename):
-        problem = "is compressed once more; unpack it"
+        problem = "is itself compressed; unpack it"
     elif not (has_format(member.filename) or has_format(name)):
         problem = f"has a name that ends in none of {' '.join(FORMATS)}; rename it and pack it again"
     if problem:
@@ -106,16 +107,16 @@ def only_member(path: Path, name: str) -> str:
 
 @contextlib.contextmanager
 def open_member(path: Path, member: str) -> Iterator[IO[bytes]]:
-    """Open a file in a zip archive; it is unpacked as it is read.
+    """Open a file in a zip archive, decompressed on reading.
 
     Raises:
-        DataError: see `open_archive`; errors while it is read are those of `zipfile`.
+        DataError: see `open_archive`; errors on reading are those of `zipfile`.
     """
     with Bounded(path) as file, zipfile.ZipFile(file) as archive, archive.open(member) as opened:
         yield opened
 
 
 def _is_extra(member: zipfile.ZipInfo) -> bool:
-    """Whether a member is a folder, or one that archive programs add to what was packed."""
+    """Whether a member is a folder, or metadata that archive programs add."""
     parts = member.filename.split("/")
     return member.is_dir() or parts[0] == "__MACOSX" or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini")

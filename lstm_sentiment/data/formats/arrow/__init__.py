@@ -1,1 +1,1 @@
-"""Parquet and Feather, read in bounded memory."""
+"""Parquet and Feather readers with bounded memory."""

@@ -1,4 +1,4 @@
-"""Batches of Arrow to columns of Python values, some rows at a time, in memory that does not grow with them.
+"""Arrow batches to columns of Python values, in parts of bounded memory.
 
 Legend: R rows of a batch.
 """
@@ -15,16 +15,16 @@ import numpy.typing as npt
 
 from lstm_sentiment.data.sources.sources import MAX_LINE, Source
 from lstm_sentiment.errors import DataError, escaped, shown
-from lstm_sentiment.text.portions import MOST_COLUMNS, twice_in
+from lstm_sentiment.text.portions import MOST_COLUMNS, first_duplicate
 
 Part = tuple[dict[str, list[Any]], range]
 Numbers = npt.NDArray[np.int64]
 SLICE_ROWS = 1 << 16
-VALUE_BYTES = 32  # of memory that a value takes as a Python object, besides its text
-CHARACTER_BYTES = 4  # at the most
-RECORD_VALUES = 8  # which a map of a few names takes as much as
-MOST_WITHIN = 1 << 20  # values of a dictionary within lists
-MOST_ROW_BYTES = 1 << 26  # as Python values: two million numbers, or four texts of the greatest length
+VALUE_BYTES = 32  # memory of a value as a Python object, in addition to its text
+CHARACTER_BYTES = 4  # at most
+RECORD_VALUES = 8  # size of a small map, in values
+MOST_WITHIN = 1 << 20  # values of a dictionary inside lists
+MOST_ROW_BYTES = 1 << 26  # as Python values: two million numbers, or four texts of maximum length
 TEXTS = {"string", "binary", "large_string", "large_binary"}
 VIEWS = {"string_view", "binary_view"}
 LISTS = {"list", "large_list", "map"}
@@ -34,14 +34,14 @@ REFERRING = VIEWS | LIST_VIEWS | {"dictionary", "run_end_encoded", "dense_union"
 
 @contextlib.contextmanager
 def refusing(source: Source, kind: str) -> Iterator[None]:
-    """Raise what goes wrong in Arrow as an error with the file's name.
+    """Convert Arrow errors of a block to a `DataError` with the file's name.
 
     Args:
-        source: that is read.
+        source: being read.
         kind: of file, for messages.
 
     Raises:
-        DataError: the block raised an error of Arrow, or one of values that Python lacks.
+        DataError: the block raised an Arrow error, or has values that Python cannot represent.
 
     Example::
 
@@ -51,20 +51,21 @@ def refusing(source: Source, kind: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # or a date that Python lacks
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # or a date out of range
         problem = escaped(str(error), 300)
-        raise DataError(f"is no readable {kind} file: {problem}; write it anew", file=source.name) from None
+        message = f"is not a readable {kind} file: {problem}; write it again"
+        raise DataError(message, file=source.name) from None
 
 
 def check_names(names: list[str], source: Source) -> None:
-    """Refuse columns of one name, and very many of them.
+    """Refuse duplicate column names, and too many columns.
 
     Args:
         names: of the columns.
         source: for messages.
 
     Raises:
-        DataError: there are such columns.
+        DataError: there are any.
 
     >>> from pathlib import Path
     >>> check_names(["text", "text"], Source(name="a.feather", path=Path("a.feather")))
@@ -73,28 +74,28 @@ def check_names(names: list[str], source: Source) -> None:
     lstm_sentiment.errors.DataError: a.feather: names column 'text' twice; rename one
     """
     if len(names) > MOST_COLUMNS:
-        problem = f"has {len(names):,} columns; at most {MOST_COLUMNS:,} are read: leave some out"
+        problem = f"has {len(names):,} columns; at most {MOST_COLUMNS:,} are read: remove some"
         raise DataError(problem, file=source.name)
-    twice = twice_in(names)
+    twice = first_duplicate(names)
     if twice is not None:
         raise DataError(f"names column {shown(twice)} twice; rename one", file=source.name)
 
 
 def parts_of(batches: Iterator[Any], source: Source, rows: int, size: int) -> Iterator[Part]:
-    """Cut and gather batches into columns of Python values, and the 1-based number of each row (R,).
+    """Regroup batches into parts of Python values, with the 1-based number of each row (R,).
 
-    By way of Python values, since pandas' own types would turn a column with gaps into floats. No batch is
-    held while the next one is made.
+    As Python values, since pandas would turn an integer column with nulls into floats. No batch is
+    kept while the next one is made.
 
     Args:
-        batches: of a file, of one schema, made as they are asked for.
+        batches: of a file, with one schema, generated lazily.
         source: for messages.
-        rows: of one part, at most.
-        size: bytes of Python values from which on a part is large enough.
+        rows: maximum per part.
+        size: bytes of Python values at which a part ends.
 
     Raises:
         DataError: a row of more than `MOST_ROW_BYTES`, a text of more than `MAX_LINE` bytes, or a column
-            of a type whose size cannot be told.
+            of a type whose size is unknown.
 
     >>> import pyarrow as pa
     >>> from pathlib import Path
@@ -128,7 +129,7 @@ def _extend(columns: dict[str, list[Any]], batch: Any) -> None:
 
 
 def _slices(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield batches in slices of not too many rows."""
+    """Yield batches in slices of a limited number of rows."""
     for batch in batches:
         for first in range(0, batch.num_rows, SLICE_ROWS):
             yield batch.slice(first, SLICE_ROWS)
@@ -136,10 +137,10 @@ def _slices(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def _bytes_of_rows(batch: Any, source: Source, start: int) -> Numbers:
-    """Return what each row takes as Python values, about (R,).
+    """Estimate the bytes of each row as Python values (R,).
 
     Args:
-        batch: whose offsets lead out of no array.
+        batch: with validated offsets.
         source: for messages.
         start: 1-based number of its first row.
     """
@@ -149,34 +150,34 @@ def _bytes_of_rows(batch: Any, source: Source, start: int) -> Numbers:
         try:
             of_column_R = _taken(column, first_R, first_R + 1)
         except TypeError as error:
-            problem = f"holds {error}, which is not read; leave the column out, or write it as text"
+            problem = f"holds {error}, which is not read; remove the column, or write it as text"
             raise DataError(problem, file=source.name, column=name) from None
         _check_lengths(of_column_R, column.type, name, source, start)
         taken_R += of_column_R
     largest = int(np.argmax(taken_R))
     if taken_R[largest] > MOST_ROW_BYTES:
         found = f"the row takes {int(taken_R[largest]):,} bytes of memory, more than {MOST_ROW_BYTES:,}"
-        problem = f"{found}; leave columns of long lists out"
+        problem = f"{found}; remove columns of long lists"
         raise DataError(problem, file=source.name, line=start + largest)
     return taken_R
 
 
 def _check_lengths(taken_R: Numbers, kind: Any, name: str, source: Source, start: int) -> None:
-    """Refuse a text that is longer than those of any other format may be."""
+    """Refuse texts beyond the length limit of the other formats."""
     if _name(kind.value_type if _name(kind) == "dictionary" else kind) in TEXTS | VIEWS:
         longest = int(np.argmax(taken_R))
         if taken_R[longest] - VALUE_BYTES > MAX_LINE * CHARACTER_BYTES:
-            problem = f"a text of more than {MAX_LINE:,} bytes; write one text per row, or cut it"
+            problem = f"a text of more than {MAX_LINE:,} bytes; write one text per row, or shorten it"
             raise DataError(problem, file=source.name, line=start + longest, column=name)
 
 
 def _taken(column: Any, first_R: Numbers, end_R: Numbers) -> Numbers:
-    """Return the bytes that a column's values from a place to another take as Python values (R,).
+    """Estimate the bytes of ranges of a column as Python values (R,).
 
-    No array of all values within lists is made: their places are those that the lists' offsets tell.
+    Values inside lists are not copied: the lists' offsets give their ranges.
 
     Raises:
-        TypeError: values of a type that may refer to any place, in lists.
+        TypeError: lists of a type with arbitrary references.
     """
     name, own_R = _name(column.type), (end_R - first_R) * VALUE_BYTES
     if name in TEXTS | LISTS:
@@ -211,7 +212,7 @@ def _taken(column: Any, first_R: Numbers, end_R: Numbers) -> Numbers:
 
 
 def _taken_elsewhere(column: Any, name: str, place_R: Numbers) -> Numbers:
-    """Return the bytes that values take to which those at some places refer (R,)."""
+    """Estimate the bytes of referenced values at some positions (R,)."""
     if name in VIEWS:  # 16 bytes each, of which the first four are the length
         lengths = np.frombuffer(column.buffers()[1], np.int32, offset=16 * column.offset)[::4]
         length_R: Numbers = lengths[place_R].astype(np.int64)
@@ -229,16 +230,16 @@ def _taken_elsewhere(column: Any, name: str, place_R: Numbers) -> Numbers:
 
 
 def _offsets(column: Any) -> npt.NDArray[Any]:
-    """Return where the values of texts or lists begin, and the end of the last (R + 1,)."""
+    """Return the offsets of texts or lists (R + 1,)."""
     kind: Any = np.int64 if _name(column.type).startswith("large") else np.int32
     buffer = column.buffers()[1]
-    if buffer is None or not buffer.size:  # of no values at all
+    if buffer is None or not buffer.size:  # no values
         return np.zeros(len(column) + 1, kind)
     return np.frombuffer(buffer, kind, len(column) + 1, column.offset * np.dtype(kind).itemsize)
 
 
 def _name(kind: Any) -> str:
-    """Return the name of a type without what stands in brackets behind it.
+    """Return the name of a type without its parameters.
 
     >>> import pyarrow as pa
     >>> _name(pa.list_(pa.string())), _name(pa.binary(4)), _name(pa.timestamp("us"))

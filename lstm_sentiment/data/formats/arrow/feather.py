@@ -1,4 +1,4 @@
-"""Feather (Arrow) files to columns of Python values: their batches are measured before they are unpacked.
+"""Feather (Arrow IPC) reader: batch sizes are checked before decompression.
 
 Legend: R rows of a part.
 """
@@ -16,25 +16,25 @@ from lstm_sentiment.errors import DataError
 
 MOST_BATCH_BYTES = (
     192 << 20
-)  # unpacked, of one batch and the dictionaries: programs write 65,536 rows in each
-LEAST_ROWS = 1 << 16  # of a batch; more rows take a byte each at least
-DICTIONARY = 2  # what a message holds, in the format's numbers
+)  # decompressed, of one batch and the dictionaries: programs usually write 65,536 rows in each
+LEAST_ROWS = 1 << 16  # of a batch; further rows take at least a byte each
+DICTIONARY = 2  # message type
 FILE_MARK, STREAM_MARK = b"ARROW1", b"\xff\xff\xff\xff"
 
 
 def read_feather(source: Source, rows: int, size: int) -> Iterator[Part]:
-    """Yield columns of at most some rows, and the 1-based number of each row (R,).
+    """Yield columns in parts, and the 1-based number of each row (R,).
 
-    Both forms of Arrow's files are read: that of Feather version 2, and the stream that Hugging Face's
-    datasets keep.
+    Both Arrow IPC formats are read: the file format (Feather version 2), and the stream format of Hugging
+    Face datasets.
 
     Args:
         source: from `open_source`.
-        rows: of one part, at most.
-        size: bytes from which on a part is large enough.
+        rows: maximum per part.
+        size: bytes at which a part ends.
 
     Raises:
-        DataError: it is no whole Feather file, or one that unpacks to too much; two columns have one name.
+        DataError: it is not a complete Feather file, decompresses to too much, or has duplicate columns.
 
     Example::
 
@@ -47,38 +47,38 @@ def read_feather(source: Source, rows: int, size: int) -> Iterator[Part]:
     with refusing(source, "Feather"), pa.memory_map(str(source.path)) as file:
         file.seek(begin)
         _check_messages(pa.ipc.MessageReader.open_stream(file), source)
-        file.seek(begin)  # a file is a stream, with an index behind it
+        file.seek(begin)  # a file is a stream followed by an index
         with pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as batches:
             check_names(batches.schema.names, source)
             yield from parts_of(map(_validated, batches), source, rows, size)
 
 
 def _validated(batch: Any) -> Any:
-    """Return a batch whose offsets, texts and numbers were looked at: they are used without a check."""
+    """Validate a batch's offsets, texts and indices, which are used unchecked later."""
     batch.validate(full=True)
     return batch
 
 
 def _check_ends(source: Source) -> int:
-    """Tell what is no whole Feather file by its first and last bytes; return where its messages begin."""
+    """Check magic bytes at both ends of a Feather file; return the offset of its messages."""
     with source.path.open("rb") as file:
         head, size = file.read(8), file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 8))
         tail = file.read(8)
     problem = ""
     if head[:4] == b"FEA1":
-        problem = "it is of version 1; write it anew"
+        problem = "it is of version 1; write it again"
     elif not head.startswith((FILE_MARK, STREAM_MARK)):
-        problem = "it does not begin with ARROW1; let its name end in what it is"
+        problem = "it does not begin with ARROW1; rename it to its real format"
     elif not tail.endswith(FILE_MARK if head.startswith(FILE_MARK) else STREAM_MARK + bytes(4)) or size < 16:
-        problem = "it is cut off; copy it again"
+        problem = "it is truncated; copy it again"
     if problem:
-        raise DataError(f"is no readable Feather file: {problem}", file=source.name)
+        raise DataError(f"is not a readable Feather file: {problem}", file=source.name)
     return len(head) if head.startswith(FILE_MARK) else 0
 
 
 def _check_messages(messages: Any, source: Source) -> None:
-    """Refuse a file whose parts would unpack to more than a batch of texts takes, before any is unpacked."""
+    """Refuse a file whose batches would decompress to too much, before decompression."""
     dictionaries = 0
     for message in messages:
         if message.type not in ("record batch", "dictionary"):
@@ -91,7 +91,7 @@ def _check_messages(messages: Any, source: Source) -> None:
         problem = ""
         size = dictionaries + (size if message.type == "record batch" else 0)
         if size > MOST_BATCH_BYTES:
-            found = f"a batch unpacks to {size:,} bytes, more than {MOST_BATCH_BYTES:,}"
+            found = f"a batch decompresses to {size:,} bytes, more than {MOST_BATCH_BYTES:,}"
             problem = f"{found}; write it in smaller ones (pandas: chunksize=5000)"
         elif rows > max(LEAST_ROWS, size):
             problem = f"a batch has {rows:,} rows in {size:,} bytes; write it without run-end encoding"
@@ -100,9 +100,9 @@ def _check_messages(messages: Any, source: Source) -> None:
 
 
 def _unpacked(metadata: memoryview, body: memoryview) -> tuple[int, int]:
-    """Return how many rows a message holds, and how many bytes they are once they are unpacked.
+    """Return the rows of a message, and its decompressed bytes.
 
-    Source: Message.fbs of the Arrow format. A packed buffer begins with its size, or -1 if it is plain.
+    Source: Message.fbs of Arrow. A compressed buffer begins with its size, or -1 if uncompressed.
     """
     (message,) = struct.unpack_from("<I", metadata, 0)
     batch = _reference(metadata, _field(metadata, message, 2))
@@ -121,7 +121,7 @@ def _unpacked(metadata: memoryview, body: memoryview) -> tuple[int, int]:
 
 
 def _field(metadata: memoryview, table: int, number: int) -> int:
-    """Return where a field of a flatbuffer's table stands, 0 if it is left out."""
+    """Return the position of a flatbuffer table's field, 0 if it is missing."""
     vtable = table - struct.unpack_from("<i", metadata, table)[0]
     (size,) = struct.unpack_from("<H", metadata, vtable)
     place = 4 + 2 * number
@@ -130,6 +130,6 @@ def _field(metadata: memoryview, table: int, number: int) -> int:
 
 
 def _reference(metadata: memoryview, place: int) -> int:
-    """Return where what a field refers to stands."""
+    """Return the position that a field refers to."""
     found: int = place + struct.unpack_from("<I", metadata, place)[0]
     return found

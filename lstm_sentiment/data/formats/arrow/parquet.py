@@ -1,4 +1,4 @@
-"""Parquet files to columns of Python values, in memory that does not grow with the file.
+"""Parquet reader: columns of Python values, in bounded memory.
 
 Legend: R rows of a part.
 """
@@ -15,21 +15,21 @@ from lstm_sentiment.data.formats.arrow.parquet_pages import pages_of, rows_at_on
 from lstm_sentiment.data.sources.sources import Source
 from lstm_sentiment.errors import DataError
 
-MOST_FOOTER_BYTES = 1 << 24  # of the description of row groups and columns
-BUFFER_BYTES = 1 << 20  # of each column that is read at a time; else all of a row group's would be
+MOST_FOOTER_BYTES = 1 << 24  # metadata of row groups and columns
+BUFFER_BYTES = 1 << 20  # read buffer per column, instead of a whole row group
 
 
 def read_parquet(source: Source, rows: int, size: int) -> Iterator[Part]:
-    """Yield columns of at most some rows, and the 1-based number of each row (R,).
+    """Yield columns in parts, and the 1-based number of each row (R,).
 
     Args:
         source: from `open_source`.
-        rows: of one part, at most.
-        size: bytes from which on a part is large enough.
+        rows: maximum per part.
+        size: bytes at which a part ends.
 
     Raises:
-        DataError: it is no whole Parquet file, or its pages would take too much memory; two columns have
-            one name.
+        DataError: it is not a complete Parquet file, its pages would take too much memory, or it has
+            duplicate columns.
 
     Example::
 
@@ -48,7 +48,7 @@ def read_parquet(source: Source, rows: int, size: int) -> Iterator[Part]:
 
 
 def _batches(file: Any, source: Source, rows: int) -> Iterator[Any]:
-    """Yield a file's rows in batches of as many rows as memory allows."""
+    """Yield a file's rows in batches, as large as the memory limit allows."""
     categories = _categories(file.schema_arrow)
     for group in range(file.metadata.num_row_groups):
         facts = file.metadata.row_group(group)
@@ -65,14 +65,14 @@ def _batches(file: Any, source: Source, rows: int) -> Iterator[Any]:
 
 
 def _categories(schema: Any) -> set[str]:
-    """Return the columns that are read as dictionaries: those of which Arrow's schema in the file says so."""
+    """Return the columns that the Arrow schema in the file declares as dictionaries."""
     import pyarrow as pa
 
     return {field.name for field in schema if pa.types.is_dictionary(field.type)}
 
 
 def _check_ends(source: Source) -> None:
-    """Tell what is no whole Parquet file by its first four and last eight bytes."""
+    """Check the magic bytes and footer size of a Parquet file."""
     with source.path.open("rb") as file:
         head, size = file.read(4), file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 8))
@@ -81,10 +81,10 @@ def _check_ends(source: Source) -> None:
     if b"PARE" in (head, tail):
         problem = "it is encrypted; write it without encryption"
     elif head != b"PAR1":
-        problem = "it does not begin with PAR1; let its name end in what it is"
+        problem = "it does not begin with PAR1; rename it to its real format"
     elif tail != b"PAR1" or size < 12:
-        problem = "it is cut off; copy it again"
+        problem = "it is truncated; copy it again"
     elif int.from_bytes(length[0], "little") > MOST_FOOTER_BYTES:
         problem = f"its footer takes more than {MOST_FOOTER_BYTES:,} bytes; write it with larger row groups"
     if problem:
-        raise DataError(f"is no readable Parquet file: {problem}", file=source.name)
+        raise DataError(f"is not a readable Parquet file: {problem}", file=source.name)

@@ -1,29 +1,29 @@
-"""Headers of the pages of Parquet files: structs in Thrift's compact protocol, read with care."""
+"""Parser of Parquet page headers (Thrift compact protocol), for untrusted files."""
 
 from __future__ import annotations
 
 from typing import IO, Any, NamedTuple
 
-DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # kinds of page
-RLE = 3  # encoding of repetition levels, which tell where a row begins
+DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # page types
+RLE = 3  # encoding of repetition levels, which mark the start of rows
 DEEPEST, MOST_ITEMS = 8, 1000  # of a header
 
 
 class PageError(ValueError):
-    """A file whose pages are not as Parquet has them, or too large; the message says what would help."""
+    """Invalid or too large pages; the message says how to fix it."""
 
 
 class Header(NamedTuple):
-    """What a page's header says.
+    """A page header.
 
     Args:
-        kind: of page.
-        size: bytes of its content.
-        packed: bytes that it takes in the file.
-        values: in it.
-        encoding: of them.
-        level_encoding: of repetition levels, in a page of the first version.
-        levels: bytes of them, in a page of the second version.
+        kind: page type.
+        size: uncompressed bytes.
+        packed: compressed bytes.
+        values: number of values.
+        encoding: of the values.
+        level_encoding: of repetition levels, in a version 1 page.
+        levels: bytes of repetition levels, in a version 2 page.
     """
 
     kind: int
@@ -57,31 +57,31 @@ def read_header(file: IO[bytes]) -> Header:
         if min(size, packed, values, levels if kind == DATA_V2 else 0) < 0:
             raise TypeError
     except (KeyError, TypeError, AttributeError):
-        raise _damaged("a page has no header as Parquet writes it; write it anew") from None
+        raise _damaged("a page has an invalid header; write it again") from None
     return Header(kind, size, packed, values, encoding, level_encoding, levels)
 
 
 def _damaged(problem: str) -> PageError:
-    return PageError(f"is no readable Parquet file: {problem}")
+    return PageError(f"is not a readable Parquet file: {problem}")
 
 
 def _struct(file: IO[bytes], depth: int) -> dict[int, Any]:
-    """Return the numbers and structs of a struct in Thrift's compact protocol, by their field numbers."""
+    """Return the numbers and structs of a Thrift struct by field number."""
     if depth > DEEPEST:
-        raise _damaged("a page's header is nested too deeply; write it anew")
+        raise _damaged("a page's header is nested too deeply; write it again")
     found: dict[int, Any] = {}
     number = 0
     while byte := _byte(file):
         number = number + (byte >> 4) if byte >> 4 else _zigzag(file)
         found[number] = _value(file, byte & 15, depth)
         if len(found) > MOST_ITEMS:
-            raise _damaged("a page's header holds too much; write it anew")
+            raise _damaged("a page's header is too large; write it again")
     return found
 
 
 def _value(file: IO[bytes], kind: int, depth: int) -> Any:
-    """Return a value that is a number or a struct; read past one of another kind."""
-    if kind in (1, 2):  # true and false, which take no bytes
+    """Return a value that is a number or a struct; skip other types."""
+    if kind in (1, 2):  # true and false, which have no payload
         return kind == 1
     if kind == 3:
         return _byte(file)
@@ -93,13 +93,13 @@ def _value(file: IO[bytes], kind: int, depth: int) -> Any:
         byte = _byte(file)
         count = byte >> 4 if byte >> 4 < 15 else _varint(file)
         if count > MOST_ITEMS:
-            raise _damaged("a page's header holds too much; write it anew")
+            raise _damaged("a page's header is too large; write it again")
         for _ in range(count):
             _byte(file) if byte & 15 in (1, 2) else _value(file, byte & 15, depth + 1)
     elif kind == 12:
         return _struct(file, depth + 1)
     else:
-        raise _damaged("a page has no header as Parquet writes it; write it anew")
+        raise _damaged("a page has an invalid header; write it again")
     return None
 
 
@@ -119,7 +119,7 @@ def _varint(file: IO[bytes]) -> int:
         if byte < 128:
             return value
         if shift > 63:
-            raise _damaged("a page's header holds a number that is too large; write it anew")
+            raise _damaged("a page's header has a number that is too large; write it again")
 
 
 def _zigzag(file: IO[bytes]) -> int:

@@ -1,8 +1,8 @@
-"""What the pages of a Parquet file take in memory, told by their headers before any of them is unpacked.
+"""Memory use of Parquet pages, computed from their headers before decompression.
 
-A page of 100 bytes may unpack to gigabytes, and so may a dictionary to whose one long value a million rows
-refer. Arrow takes memory for whatever a header says, and for as many rows at a time as it is asked for: how
-many that may be is found here.
+A page of 100 bytes may decompress to gigabytes, and so may a dictionary whose one long value is referenced by
+a million rows. Arrow allocates whatever a header declares, for as many rows as it is asked for: this module
+finds how many are safe.
 
     column chunk: [dictionary page] data page, data page, ...    each a header (Thrift, compact) and its bytes
 
@@ -29,14 +29,14 @@ from lstm_sentiment.data.formats.arrow.parquet_headers import (
     read_header,
 )
 
-MOST_BYTES = 160 << 20  # of memory for a row group's pages, and for the rows that are asked for at a time
-COPIES = 3  # of rows that are asked for: Arrow gathers them in memory that it doubles
-STEPS = (512, 64, 16, 4, 1)  # rows asked for at a time where more could take too much
-VALUE_BYTES = 24  # of a number; of a text in a list, besides its own bytes
-PLAIN, DELTA_LENGTHS = 0, 6  # encodings of text in which no value takes more than its bytes
-KNOWN = (PLAIN, DELTA_LENGTHS, 2, 8)  # and the two that refer to the dictionary page
-CODECS = {"LZ4": "lz4_raw"}  # where pyarrow's metadata and its decompression differ
-BLOCK = 1 << 16  # bytes of them that are looked at at a time, for each bit of their width
+MOST_BYTES = 160 << 20  # memory for a row group's pages, and for the rows requested at a time
+COPIES = 3  # of requested rows: Arrow gathers them in a buffer that it doubles
+STEPS = (512, 64, 16, 4, 1)  # rows requested at a time if more could take too much
+VALUE_BYTES = 24  # of a number; of a text in a list, in addition to its own bytes
+PLAIN, DELTA_LENGTHS = 0, 6  # encodings of text in which values are stored in full
+KNOWN = (PLAIN, DELTA_LENGTHS, 2, 8)  # and the two dictionary encodings
+CODECS = {"LZ4": "lz4_raw"}  # where names in pyarrow's metadata and its decompression differ
+BLOCK = 1 << 16  # bytes scanned at a time, per bit of width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,11 @@ class Pages:
 
     Args:
         kept: bytes of the dictionary and of the largest data page.
-        rows_P: rows that begin in each data page; one for all, where their values are categories, which
-            Arrow gathers.
-        bytes_P: bytes of each data page of texts whose values take no more than that, or of lists; 0 for
-            others.
-        longest: bytes of the longest value that pages refer to, in a dictionary or before, or of each number;
-            0 for lists.
-        most_of_row: bytes that a row of lists takes at the most, if that is known.
+        rows_P: rows that begin in each data page; a single entry for categories, which Arrow gathers.
+        bytes_P: bytes of each data page of texts stored in full, or of lists; 0 for others.
+        longest: bytes of the longest referenced value, in a dictionary or earlier, or of each number; 0 for
+            lists.
+        most_of_row: maximum bytes of a row of lists, if known.
     """
 
     kept: int
@@ -61,12 +59,12 @@ class Pages:
     most_of_row: int | None = None
 
     def window(self, rows: int) -> int:
-        """Return the bytes that so many rows in a row may take, at most."""
+        """Return the maximum bytes of this many consecutive rows."""
         if not len(self.rows_P):
             return 0
         end_P = np.cumsum(self.rows_P)
         total = np.concatenate([[0], np.cumsum(self.bytes_P)])
-        # The page behind the last of them; a page in which no row begins belongs to the row before.
+        # Up to the page after the last; a page in which no row begins belongs to the previous row.
         begin_P = np.where(self.rows_P > 0, end_P - self.rows_P, end_P - 1)
         behind_P = np.searchsorted(begin_P, np.maximum(end_P - 1, 0) + rows)
         found = int((total[behind_P] - total[:-1]).max()) + rows * self.longest
@@ -74,10 +72,10 @@ class Pages:
 
 
 def rows_at_once(columns: list[Pages], most: int) -> int:
-    """Return how many rows of a row group may be asked for at a time.
+    """Return how many rows of a row group can be requested at a time.
 
     Raises:
-        PageError: the pages are too large for any.
+        PageError: the pages are too large even for one.
 
     >>> rows_P, bytes_P = np.array([100]), np.array([1000])
     >>> short, long = (Pages(kept=1000, rows_P=rows_P, bytes_P=bytes_P, longest=n) for n in (9, 1 << 20))
@@ -91,23 +89,23 @@ def rows_at_once(columns: list[Pages], most: int) -> int:
             return rows
     raise PageError(
         f"takes {taken:,} bytes of memory at a time, more than {MOST_BYTES:,}; write it with a smaller "
-        "row_group_size, or leave large columns out"
+        "row_group_size, or remove large columns"
     )
 
 
 def pages_of(path: Path, chunk: Any, column: Any, *, category: bool) -> Pages:
-    """Return the pages of a column in a row group.
+    """Read the page headers of a column in a row group.
 
     Args:
         path: of the file.
         chunk: pyarrow's metadata of the column in the row group.
         column: pyarrow's description of the column.
-        category: whether Arrow reads it as a dictionary.
+        category: whether Arrow reads the column as a dictionary.
 
     Raises:
         PageError: the headers are damaged.
     """
-    listed = column.max_repetition_level  # if there are any, what its pages tell are values, and not rows
+    listed = column.max_repetition_level  # if nonzero, pages count values, not rows
     text = chunk.physical_type == "BYTE_ARRAY"
     fixed = column.length if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0
     rows, counts, sizes = array("q"), array("q"), array("q")
@@ -140,7 +138,7 @@ def pages_of(path: Path, chunk: Any, column: Any, *, category: bool) -> Pages:
         each, longest = longest + VALUE_BYTES * text, 0
         most_of_row = None if category or bytes_P.any() else lists.longest * each
         bytes_P = bytes_P + np.array(counts, np.int64) * each
-    if category:  # all of it may be in memory whatever is asked for
+    if category:  # may be entirely in memory whatever is requested
         rows_P, bytes_P = np.array([1]), bytes_P.sum(keepdims=True)
     return Pages(
         kept=dictionary + largest, rows_P=rows_P, bytes_P=bytes_P, longest=longest, most_of_row=most_of_row
@@ -148,7 +146,7 @@ def pages_of(path: Path, chunk: Any, column: Any, *, category: bool) -> Pages:
 
 
 class _Lists:
-    """Where rows begin in the pages of a column of lists, and how many values the longest row has.
+    """Row starts in the pages of a list column, and the number of values of the longest row.
 
     Args:
         codec: of the column.
@@ -163,10 +161,10 @@ class _Lists:
 
     def __init__(self, codec: str, highest: int) -> None:
         self._codec, self._width = codec, highest.bit_length()
-        self._values, self.longest = 0, 0  # of the row that goes on, and of the longest
+        self._values, self.longest = 0, 0  # of the current row, and of the longest
 
     def rows_in(self, file: IO[bytes], page: Header) -> int:
-        """Return how many rows begin in a page, 0 where that cannot be told.
+        """Return how many rows begin in a page, 0 if unknown.
 
         Args:
             file: at the page's content.
@@ -181,7 +179,7 @@ class _Lists:
         return self.take(memoryview(levels), page.values)
 
     def take(self, levels: memoryview, count: int) -> int:
-        """Return how many of a page's repetition levels are zero; Parquet has them in runs, or packed."""
+        """Count the zeros of a page's repetition levels, which are run-length encoded or bit-packed."""
         begun = seen = place = 0
         while seen < count and place < len(levels):
             head, place = _varint_at(levels, place)
@@ -203,12 +201,12 @@ class _Lists:
                     begun += run
                     self._begin(np.zeros(1, np.int64), 1)
                 seen, place = seen + run, place + size
-        self._values += count - seen  # of which nobody knows
+        self._values += count - seen  # unknown ones
         self.longest = max(self.longest, self._values)
         return begun
 
     def _begin(self, places: npt.NDArray[np.int64], count: int) -> int:
-        """Note rows that begin at places among so many values; return how many."""
+        """Record rows that begin at some of `count` values; return how many."""
         if not len(places):
             self._values += count
             return 0
@@ -219,19 +217,19 @@ class _Lists:
 
 
 def _unpacked(packed: bytes, size: int, codec: str) -> memoryview | None:
-    """Return a page's content, None where it cannot be unpacked."""
+    """Return a page's decompressed content, None if that fails."""
     import pyarrow as pa
 
     codec = CODECS.get(codec, codec.lower())
     try:
         page = packed if codec == "uncompressed" else pa.decompress(packed, size, codec)
-        return memoryview(page).cast("B")  # that of Arrow has signed numbers
+        return memoryview(page).cast("B")  # Arrow's has signed bytes
     except (pa.ArrowException, OSError, ValueError):
         return None
 
 
 def _longest(content: memoryview, size: int) -> int:
-    """Return the bytes of the longest text in a dictionary page."""
+    """Return the length of the longest text in a dictionary page, in bytes."""
     place = longest = 0
     while place + 4 <= len(content):
         length = int.from_bytes(content[place : place + 4], "little")
@@ -240,7 +238,7 @@ def _longest(content: memoryview, size: int) -> int:
 
 
 def _varint_at(content: memoryview, place: int) -> tuple[int, int]:
-    """Return a number at a place, and the place behind it."""
+    """Decode a varint at a position; return it and the next position."""
     value = shift = 0
     while place < len(content):
         byte, place = content[place], place + 1
