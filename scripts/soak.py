@@ -113,7 +113,7 @@ SOAKS = {
         says="coverage-guided fuzzing (atheris), so many seconds for each parser",
     ),
     "fuzz-guided-control": Soak(
-        does="guided.soak_of_a_mistake",
+        does="guided.soak_of_a_bug",
         count=60,
         says="the same with a parser that has a bug behind four comparisons",
         control=True,
@@ -124,7 +124,7 @@ SOAKS = {
         says="each of 11 faults of one process of two: all end within 30 s and report why",
     ),
     "ranks-control": Soak(
-        does="ranks.hangs_unnoticed",
+        does="ranks.hangs_without_timeout",
         count=2,
         says="a process that hangs, with gloo's own timeout of 30 minutes: the job still runs a minute later",
         control=True,

@@ -191,7 +191,7 @@ def run_attack(attack: Attack, sandbox: Path) -> dict[str, Any]:
         for f in [*place.run.rglob("*"), place.run]
         if f.is_file() and not f.is_symlink()
     )
-    Path("/proc/self/clear_refs").write_text("5")  # the highest use of memory is counted anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets peak memory
     used, started = memory("VmRSS"), time.process_time()
     signal.alarm(LIMIT_S)
     said, code = None, 0
@@ -252,7 +252,7 @@ def main(what: str, sandbox: Path) -> None:
     if what == "control":
         results: Any = control(sandbox)
     else:
-        shutil.copytree(GOOD_RUN, sandbox / "warm")  # what is imported only once is no attack's
+        shutil.copytree(GOOD_RUN, sandbox / "warm")  # warm-up: imports are not counted
         for act in (act_report, act_label, act_curves, ACTS["export"]):
             act(sandbox / "warm")
         limit = memory("VmSize") + 3 * GIGABYTE  # a real bomb must not take the machine with it

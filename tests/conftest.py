@@ -93,7 +93,7 @@ def killed_at_save(name: str, count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def given_up_after(seconds: int) -> Iterator[None]:
+def time_limit(seconds: int) -> Iterator[None]:
     """Raise if a block exceeds a timeout."""
 
     def give_up(*_: object) -> None:

@@ -34,7 +34,7 @@ Counts = dict[str, int]
 KILLED = -9  # what a process that was killed leaves with
 
 
-# -- a run whose checkpoints tell their step in each of their numbers ------------------------------
+# -- a run whose checkpoints have the step in every value -------------------------------------------
 
 
 def begin(path: Path) -> RunFolder:
@@ -242,7 +242,7 @@ def _step_of_run(out: Path) -> int:
 def _train(argv: list[str], kill_after_s: float | None) -> int | None:
     """Run the command; return the last step saved before it was killed, None if it finished."""
     saved = FORKS.RawValue(ctypes.c_int64, 0)
-    process = FORKS.Process(target=train_and_tell, args=(argv, saved))
+    process = FORKS.Process(target=train_and_print, args=(argv, saved))
     process.start()
     process.join(kill_after_s)
     process.kill()
@@ -253,7 +253,7 @@ def _train(argv: list[str], kill_after_s: float | None) -> int | None:
     return int(saved.value) if code == KILLED else None
 
 
-def train_and_tell(argv: list[str], saved: Any) -> None:
+def train_and_print(argv: list[str], saved: Any) -> None:
     """Run the command in this process; print the saved steps."""
     from lstm_sentiment.cli.exits import run_command
     from lstm_sentiment.train import main
@@ -261,12 +261,12 @@ def train_and_tell(argv: list[str], saved: Any) -> None:
     tqdm.set_lock(threading.RLock())  # its own would be left to the system by a kill
     real = RunFolder.save
 
-    def save_and_tell(run: RunFolder, name: str, groups: Any, facts: Any) -> None:
+    def save_and_print(run: RunFolder, name: str, groups: Any, facts: Any) -> None:
         real(run, name, groups, facts)
         if name == LAST:
             saved.value = facts["training"]["step"]
 
-    RunFolder.save = save_and_tell  # type: ignore[method-assign]
+    RunFolder.save = save_and_print  # type: ignore[method-assign]
     os.environ["LSTM_SENTIMENT_CACHE"] = str(Path(argv[0].partition("=")[2]).parent / "cache")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.argv[1:] = argv
@@ -297,7 +297,7 @@ def flips(count: int, folder: Path, *, seed: int = 0) -> Counts:
         bit = randomness.randrange(8 * file.stat().st_size)
         flip(file, bit)
         counts["flips"] += 1
-        counts["lost"] += not noticed(run, file)
+        counts["lost"] += not is_detected(run, file)
         flip(file, bit)
     assert step_of(run, BEST) == 1
     return counts
@@ -318,7 +318,7 @@ def truncations(count: int, folder: Path) -> Counts:
         for length in range(len(content)):
             file.write_bytes(content[:length])
             counts["truncations"] += 1
-            counts["lost"] += not noticed(run, file)
+            counts["lost"] += not is_detected(run, file)
         file.write_bytes(content)
     assert step_of(run, BEST) == 1
     return counts
@@ -329,7 +329,7 @@ def _files(run: RunFolder) -> list[Path]:
     return [*sorted((run.path / BEST).iterdir()), *(run.path / name for name in SHARED_FILES)]
 
 
-def noticed(run: RunFolder, damaged: Path) -> bool:
+def is_detected(run: RunFolder, damaged: Path) -> bool:
     """Whether loading the best checkpoint is refused with a message that names the damaged file.
 
     If a checksum of the manifest is changed, the message names the file that does not match it.
@@ -379,7 +379,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, number: int) -> None:
             calls.append(name)
             if len(calls) != place:
                 return real(*args, **kwargs)
-            if name == "save_file":  # as safetensors tells it
+            if name == "save_file":  # as reported by safetensors
                 told = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
                 raise safetensors.SafetensorError(told)
             raise OSError(number, os.strerror(number))
@@ -407,14 +407,14 @@ def full_disk(positions: int, folder: Path) -> Counts:
         for position in range(positions):
             fill(disk, leave=needed * position // positions)
             counts["positions"] += 1
-            told_and_kept = survives(run, step=2 + position)
+            told_and_kept = survives_failed_save(run, step=2 + position)
             (disk / "ballast").unlink()
             save(run, LAST, 3 + position)
             counts["lost"] += not told_and_kept or step_of(run, LAST) != 3 + position
     return counts
 
 
-def survives(run: RunFolder, *, step: int) -> bool:
+def survives_failed_save(run: RunFolder, *, step: int) -> bool:
     """Whether a failed save gives the expected error and leaves exactly the old files."""
     try:
         save(run, LAST, step + 1)

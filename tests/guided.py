@@ -86,7 +86,7 @@ def soak(count: int, folder: Path) -> dict[str, int]:
     return _counted(GUIDED, count)
 
 
-def soak_of_a_mistake(count: int, folder: Path) -> dict[str, int]:
+def soak_of_a_bug(count: int, folder: Path) -> dict[str, int]:
     """The same for a parser with a well-hidden bug: the control."""
     from fuzzing import CONTROLS
 

@@ -269,7 +269,7 @@ def cases(folder: Path, names: list[str]) -> Iterator[tuple[str, Callable[[], in
 
 def measured(read_all: Callable[[], int]) -> dict[str, Any]:
     pa.default_memory_pool().release_unused()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest use of memory is counted anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets peak memory
     before = memory("VmRSS")
     rows, said = 0, None
     try:
@@ -281,7 +281,7 @@ def measured(read_all: Callable[[], int]) -> dict[str, Any]:
 
 def main(folder: Path, names: list[str]) -> None:
     (folder / "small.csv").write_text("text,label\nso good,positive\n")
-    read(folder / "small.csv")  # what is imported only once is no file's
+    read(folder / "small.csv")  # warm-up: imports are not counted
     results = {name: measured(read_all) for name, read_all in cases(folder, names)}
     (folder / "results.json").write_text(json.dumps(results, indent=1))
 

@@ -254,7 +254,7 @@ def work_on_many(what: str, folder: str, kept: str) -> None:
                 run(parse_config(argv, program="ranks", description=""))
 
 
-# -- jobs and what they leave ----------------------------------------------------------------------
+# -- jobs and their results ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +343,7 @@ def wrong_with(found: Ended, fault: Fault, run: Path) -> list[str]:
     return wrong
 
 
-# -- many of them ----------------------------------------------------------------------------------
+# -- repeated faults -------------------------------------------------------------------------------
 
 
 def faults(count: int, folder: Path) -> Counts:
@@ -362,7 +362,7 @@ def faults(count: int, folder: Path) -> Counts:
     return counts
 
 
-def hangs_unnoticed(count: int, folder: Path) -> Counts:
+def hangs_without_timeout(count: int, folder: Path) -> Counts:
     """Let a process hang with gloo's default timeout; `lost` are jobs that still run after a minute."""
     counts = {"jobs": 0, "lost": 0}
     for i in range(count):
@@ -431,10 +431,10 @@ def resumes(count: int, folder: Path) -> Counts:
     Returns:
         `resumes`; `lost` are those that end with other bytes than the uninterrupted run.
     """
-    return going_on(range(1, count + 1), folder)
+    return resume_from_steps(range(1, count + 1), folder)
 
 
-def going_on(steps: Sequence[int], folder: Path) -> Counts:
+def resume_from_steps(steps: Sequence[int], folder: Path) -> Counts:
     """Resume in fresh processes from some steps; see `resumes`."""
     for what in ("keep", "go on"):
         job = started(what, folder, json.dumps(list(steps)))

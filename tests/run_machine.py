@@ -27,7 +27,7 @@ from lstm_sentiment.checkpoints.manifest import MANIFEST
 from lstm_sentiment.checkpoints.run_folder import BEST, LAST, SHARED_FILES, RunFolder
 from lstm_sentiment.errors import CheckpointError, DiskError, RunError
 
-Content = dict[str, bytes | None]  # of a folder: name -> bytes, None for what is no file
+Content = dict[str, bytes | None]  # of a folder: name -> bytes, None if not a file
 NUMBERS = 3  # in a tensor
 DAMAGES = ("flip", "cut", "empty", "lose", "add", "swap", "folder")
 names = st.sampled_from([BEST, LAST])
@@ -65,7 +65,7 @@ class Runs(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
         self.patch.undo()
 
-    # -- what should be --
+    # -- expected state --
 
     def places(self, name: str) -> list[Path]:
         """Return the paths of checkpoints of a name, the newer first."""
@@ -93,7 +93,7 @@ class Runs(RuleBasedStateMachine):
         return [f"{place / name}:" for name in odd]
 
     @invariant()
-    def what_is_whole_is_loaded(self) -> None:
+    def intact_checkpoints_are_loaded(self) -> None:
         type(self).steps += 1
         for name in (BEST, LAST):
             self.check(name, self.loadable(name)[:1], [self.wrong_with(place) for place in self.places(name)])
@@ -110,7 +110,7 @@ class Runs(RuleBasedStateMachine):
             assert all(any(word in told for word in words) for words in wrong), (told, wrong)
             assert wrong or f"has no checkpoint '{name}'" in told or "not a run folder" in told
 
-    # -- what happens --
+    # -- events --------
 
     @rule(name=names)
     def save(self, name: str) -> None:
@@ -120,7 +120,7 @@ class Runs(RuleBasedStateMachine):
         assert self.loadable(name) == ([self.step] if name == BEST else [self.step, *before])
 
     @rule(name=names)
-    def save_twice_and_once_more_over_damage(self, name: str) -> None:
+    def save_over_a_damaged_checkpoint(self, name: str) -> None:
         """A rare combination: a damaged checkpoint must not replace the previous one."""
         self.save(name)
         self.save(name)
@@ -172,7 +172,7 @@ class Runs(RuleBasedStateMachine):
             shutil.rmtree(places[int(of * len(places))])
 
     @rule(file=st.sampled_from(SHARED_FILES), kind=st.sampled_from(DAMAGES[:4]), where=shares)
-    def damage_what_all_depend_on_and_mend_it(self, file: str, kind: str, where: float) -> None:
+    def damage_shared_file_and_repair_it(self, file: str, kind: str, where: float) -> None:
         damage(self.run.path / file, kind, where, [])
         for name in (BEST, LAST):
             self.check(name, [], [["config.yaml", file, str(place)] for place in self.places(name)])

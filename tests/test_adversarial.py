@@ -1,4 +1,4 @@
-"""Virtual adversarial training: which push is the worst, what it costs, and texts without labels."""
+"""Virtual adversarial training: the worst perturbation, the loss, and unlabelled texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROWS = 12
 
 @pytest.fixture
 def more(tmp_path: Path) -> Path:
-    """150 texts without labels, none of them a training row."""
+    """150 unlabelled texts, none of them a training row."""
     path = tmp_path / "more.csv"
     texts = [text for text, _ in make_rows(150, seed=7)]
     path.write_text("\n".join(["text", *(f'"{text}"' for text in texts)]) + "\n", encoding="utf-8")
@@ -42,7 +42,7 @@ def corpus_of(config: Config) -> Corpus:
 
 
 def network(classes: int = 2, **settings: float) -> SentimentLSTM:
-    """Return a network whose answers move with its input: one that is new says the same to all."""
+    """Return a network whose predictions depend on its input: a new one predicts the same for all."""
     model = SentimentLSTM(40, classes, embedding_size=6, hidden_size=8, **settings)  # type: ignore[arg-type]
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.7)
@@ -71,8 +71,8 @@ def alone(batch: Batch, row: int, length: int) -> Batch:
     return dataclasses.replace(batch, **part)
 
 
-def pushes_of(model: SentimentLSTM, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Return a list that gets what is added to a model's vectors, pass by pass; in the first one nothing."""
+def perturbations_of(model: SentimentLSTM, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Return a list of the perturbations of each pass over a model; the first pass has none."""
     found, plain, real = list[Tensor](), list[Tensor](), model.logits_of
 
     def noted(embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def pushes_of(model: SentimentLSTM, monkeypatch: pytest.MonkeyPatch) -> list[Ten
 
 
 def divergence(model: SentimentLSTM, batch: Batch, push_TBE: Tensor) -> Tensor:
-    """Return how far a push changes each answer, (B,), nats."""
+    """Return the divergence between perturbed and unperturbed predictions, (B,), nats."""
     embedded_TBE = model.embed(*batch.inputs)
     before_BC = model.logits_of(embedded_TBE, batch.lengths_B).softmax(1).detach()
     after_BC = model.logits_of(embedded_TBE + push_TBE, batch.lengths_B).log_softmax(1)
@@ -93,14 +93,14 @@ def divergence(model: SentimentLSTM, batch: Batch, push_TBE: Tensor) -> Tensor:
 
 
 def test_no_random_perturbation_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With two classes one look along the gradient finds the worst direction."""
+    """With two classes one gradient step finds the worst direction."""
     model, size = network(), 0.02
     for seed in range(5):
         torch.manual_seed(seed)
         batch = alone(batch_of(1), 0, 7)
         real = int(batch.lengths_B)
         with monkeypatch.context() as patch, torch.no_grad():
-            pushes = pushes_of(model, patch)
+            pushes = perturbations_of(model, patch)
             _, worst = vat_loss(model, batch, size)
         vectors_TE = model.embedding(batch.tokens_BT[0, :real])
         assert [push.norm().item() for push in pushes] == pytest.approx(
@@ -114,10 +114,10 @@ def test_no_random_perturbation_is_worse(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_perturbations_do_not_depend_on_the_batch_or_on_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean over a padded batch is that of each text by itself, without padding."""
+    """The mean over a padded batch equals that over single texts without padding."""
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
-        pushes = pushes_of(model, patch)
+        pushes = perturbations_of(model, patch)
         _, together = vat_loss(model, batch, 0.1)
     padding_TB = torch.arange(len(pushes[-1]))[:, None] >= batch.lengths_B
     assert padding_TB.any()
@@ -131,7 +131,7 @@ def test_perturbations_do_not_depend_on_the_batch_or_on_padding(monkeypatch: pyt
 
 
 def test_dropout_masks_are_equal_with_and_without_the_perturbation() -> None:
-    """Or the masks alone would change the answers: the control draws others."""
+    """Otherwise the masks alone would change the predictions: the control draws others."""
     model = network(dropout=0.5, embedding_dropout=0.5, word_dropout=0.5)
     batch = batch_of(40)
     assert vat_loss(model, batch, 1e-4)[1].item() < 1e-5
@@ -140,10 +140,10 @@ def test_dropout_masks_are_equal_with_and_without_the_perturbation() -> None:
 
 
 def test_the_unperturbed_prediction_has_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradient is that of the pushed answer alone, against the plain one as it stands."""
+    """Only the perturbed prediction has a gradient; the unperturbed one is a constant target."""
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
-        pushes = pushes_of(model, patch)
+        pushes = perturbations_of(model, patch)
         logits_BC, change = vat_loss(model, batch, 0.1)
     torch.testing.assert_close(logits_BC, model(*batch.inputs))
     expected = divergence(model, batch, pushes[-1]).mean()
@@ -168,7 +168,7 @@ def test_the_ngram_branch_is_not_perturbed(configure: Configure) -> None:
     assert sum(gradient is not None and bool(gradient.any()) for gradient in moved) > 5
 
 
-# -- texts without labels --------------------------------------------------------------------------
+# -- unlabelled texts ------------------------------------------------------------------------------
 
 
 def test_unlabelled_texts_only_have_the_consistency_loss(configure: Configure, more: Path) -> None:
@@ -196,7 +196,7 @@ def test_unlabelled_texts_only_have_the_consistency_loss(configure: Configure, m
 def test_each_row_counts_the_same_on_however_many_processes(
     configure: Configure, more: Path, world_size: int
 ) -> None:
-    """The mean over processes of what the rows of a step count is 1, for labelled rows and others alike."""
+    """The row weights of a step sum to 1 on average over processes, for labelled and unlabelled rows."""
     corpus = corpus_of(configure(f"--data.unlabelled={more}", "--trainer.vat=0.1"))
     assert corpus.unlabelled is not None
     both = with_unlabelled(corpus.train, corpus.unlabelled)
@@ -211,7 +211,7 @@ def test_each_row_counts_the_same_on_however_many_processes(
 
 
 def test_n_grams_count_labelled_rows_alone(configure: Configure, more: Path, tmp_path: Path) -> None:
-    """The texts have no class: counted as one they would say what words stand for."""
+    """Unlabelled texts have no class and must not be counted in class statistics."""
     rates = []
     for name, flags in (("alone", ()), ("more", (f"--data.unlabelled={more}", "--trainer.vat=0.1"))):
         config = configure("--model.ngrams=64", *flags, f"--out={tmp_path / name}", "--trainer.epochs=1")
@@ -257,7 +257,7 @@ def test_a_killed_run_resumes_bit_for_bit(
 
 
 def test_an_unlabelled_text_changes_the_weights(configure: Configure, tmp_path: Path) -> None:
-    """Two files hold the same words in another order, and so give the same vocabulary."""
+    """Two files with the same words in another order give the same vocabulary."""
     found = []
     for seed in (1, 2):
         texts = [f"{text} again" for text, _ in make_rows(60, seed=3)]
@@ -276,7 +276,7 @@ def test_an_unlabelled_text_changes_the_weights(configure: Configure, tmp_path: 
     assert not torch.equal(found[0], found[1])
 
 
-# -- what is refused -------------------------------------------------------------------------------
+# -- refused settings ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", ["-1", ".inf", ".nan"])

@@ -1,4 +1,4 @@
-"""Any text is answered: no character, number or length makes a tokenizer raise, or take quadratic time."""
+"""Any text is predicted: no character, number or length makes a tokenizer raise or take quadratic time."""
 
 from __future__ import annotations
 

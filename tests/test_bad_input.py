@@ -1,8 +1,8 @@
-"""A corpus of bad and unusual input, and for each case exactly what is said of it, or what is read.
+"""Golden tests of bad and unusual input: the exact message, or the parsed content, of each case.
 
-Inputs are the files ``tests/corpus/GROUP/CASE.*``; what is no harmless text (bytes, Parquet, pipes, long
-lines) is made by `MADE`. What commands answer stands in ``tests/corpus/GROUP.golden``, case by case. To write
-the goldens anew, and then to read the difference:
+Inputs are the files ``tests/corpus/GROUP/CASE.*``; inputs other than plain text (bytes, Parquet, pipes, long
+lines) are created by `MADE`. Expected outputs are in ``tests/corpus/GROUP.golden``, case by case. To rewrite
+the golden files and review the difference:
 
     REWRITE_GOLDENS=1 python -m pytest tests/test_bad_input.py && git diff tests/corpus
 """
@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TINY, given_up_after
+from conftest import TINY, time_limit
 from pyarrow import feather
 
 from lstm_sentiment import __version__, evaluate, predict, train
@@ -111,7 +111,7 @@ def workbook(name: str, sheets: int = 1, **cells: str) -> Make:
 
 
 def archive(name: str, *members: str, flags: int = 0) -> Make:
-    """Return a function that writes a zip archive of tables; `flags` is set in what it tells of them."""
+    """Return a function that writes a zip archive of tables, with `flags` set in its headers."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as packed:
         for member in members:
@@ -142,7 +142,7 @@ def pipe(folder: Path) -> Path:
 
 
 def class_folders(folder: Path) -> Path:
-    """A folder that holds a pipe and a folder where texts should be, and a text that is not UTF-8."""
+    """Class folders with a named pipe and a folder instead of texts, and a text that is not UTF-8."""
     for name in ("negative", "positive"):
         (folder / "classes" / name).mkdir(parents=True)
         (folder / "classes" / name / "1.txt").write_bytes(b"caf\xe9" if name == "positive" else b"so bad")
@@ -157,8 +157,8 @@ def no_permission(folder: Path) -> Path:
     return file
 
 
-def texts_without_end(folder: Path) -> Path:
-    """A folder of class folders, in one of which is a file of a gigabyte that takes no place on the disk."""
+def endless_texts(folder: Path) -> Path:
+    """Class folders with a sparse file of a gigabyte."""
     for name in ("negative", "positive"):
         (folder / "endless" / name).mkdir(parents=True)
         (folder / "endless" / name / "1.txt").write_bytes(b"so bad")
@@ -318,7 +318,7 @@ MADE: dict[str, Make] = {
     "paths/pipe": pipe,
     "paths/device": link("device.csv", "/dev/zero"),
     "paths/no_permission": no_permission,
-    "paths/texts_without_end": texts_without_end,
+    "paths/endless_texts": endless_texts,
     "paths/same_file_twice": content("validation.csv", HEADER + GOOD + BAD),
     "paths/both_files_wrong": content("both_files_wrong.csv", HEADER + b"a\n" + BAD),
     "paths/run_in_the_way": content("run_in_the_way.csv", HEADER + GOOD + BAD),
@@ -337,7 +337,7 @@ MADE: dict[str, Make] = {
 
 
 def changed_run(change: Callable[[Path], object]) -> Callable[[Path, Path], list[str]]:
-    """Return a function that copies a run into a folder, changes it, and asks it for a text's label."""
+    """Return a function that copies a run into a folder, changes it, and predicts a text."""
 
     def prepare(folder: Path, run: Path) -> list[str]:
         copy = folder / "model"
@@ -357,7 +357,7 @@ def edit_json(name: str, **values: Any) -> Callable[[Path], object]:
 
 
 def weights(name: str) -> Callable[[Path, Path], list[str]]:
-    """Return a function that gives `predict` a file of weights instead of a run folder."""
+    """Return a function that passes a file of weights to `predict` instead of a run folder."""
 
     def prepare(folder: Path, run: Path) -> list[str]:
         (folder / name).write_bytes(b"PK\x03\x04")
@@ -367,7 +367,7 @@ def weights(name: str) -> Callable[[Path, Path], list[str]]:
 
 
 def sealed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], list[str]]:
-    """Return a function that changes a run's tensors and makes its manifest agree."""
+    """Return a function that changes a run's tensors and updates its manifest."""
 
     def rewrite(run: Path) -> None:
         from lstm_sentiment.checkpoints.run_folder import RunFolder
@@ -381,7 +381,7 @@ def sealed(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path],
 
 
 def file_for(*argv: str) -> Callable[[Path, Path], list[str]]:
-    """Return a function that gives a command the untouched run and a case's file."""
+    """Return a function that passes the unchanged run and a case's file to a command."""
     return lambda folder, run: [str(run), *argv]
 
 
@@ -449,14 +449,14 @@ FIX = re.compile(  # what to do, or what is allowed
     r"is not (one of|a |text|true)|not both",
     re.IGNORECASE,
 )
-# What is said of runs and checkpoints is looked at in their own tests.
+# Messages on runs and checkpoints have their own tests.
 OF_CHECKPOINTS = re.compile(
     r"predictions/(empty_folder|missing_\w+|n\w+_(run|checkpoint|weights|format)|other_[lsv]\w+|weights_\w+)"
 )
 
 
 class Accepted(BaseException):
-    """Stops a command that has accepted its input, before a model is made."""
+    """Stops a command that has accepted its input, before a model is created."""
 
 
 @pytest.fixture(autouse=True)
@@ -469,8 +469,8 @@ def _own_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _never_waits() -> Iterator[None]:
-    """A command that waits for a pipe is killed, and its test fails."""
-    with given_up_after(60):
+    """A command that blocks on a pipe is killed, and its test fails."""
+    with time_limit(60):
         yield
 
 
@@ -517,13 +517,13 @@ def command(case: str, folder: Path, run: Path) -> tuple[str, list[str], Path | 
 
 
 def allowed_by_mode(path: Path, mode: int) -> bool:
-    """Tell what a user may do who is not root: what the bits of a file's mode say."""
+    """Permissions of a user other than root, by the mode bits of a file."""
     assert mode == os.R_OK
     return bool(path.stat().st_mode & 0o444)
 
 
 def readout(accepted: Accepted, file: Path | None, argv: list[str]) -> str:
-    """Return what was read: settings that are no defaults, or rows with their lines."""
+    """Return the parsed content: non-default settings, or rows with their lines."""
     (value,) = accepted.args
     if isinstance(value, Config):
         defaults = flatten(Config())
@@ -544,7 +544,7 @@ def readout(accepted: Accepted, file: Path | None, argv: list[str]) -> str:
 def answer(
     case: str, folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> str:
-    """Run a case's command in this process; return its exit code and what it says, or what it reads."""
+    """Run a case's command in this process; return its exit code and message, or the parsed content."""
 
     def accept(*args: Any, **_: Any) -> None:
         raise Accepted(args[0] if case.startswith("config/") else None)
@@ -576,7 +576,7 @@ def answer(
 
 
 def goldens(group: str) -> dict[str, str]:
-    """Return a group's goldens by case."""
+    """Return the golden outputs of a group by case."""
     file = CORPUS / f"{group}.golden"
     parts = re.split(r"^== (\S+): ", file.read_text("utf-8") if file.exists() else "", flags=re.MULTILINE)[1:]
     return {

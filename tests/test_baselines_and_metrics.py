@@ -1,4 +1,4 @@
-"""Scores against counting, and the two baselines."""
+"""Metrics against plain counting, and the two baselines."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_the_linear_baseline_learns_from_one_word(tmp_path: Path) -> None:
 
 
 def test_the_linear_baseline_converges_on_long_texts(tmp_path: Path) -> None:
-    """Where each token weighs little, gradients are small from the start and stopping is easily too early."""
+    """With small feature values gradients are small from the start, so that fits easily stop too early."""
     random = np.random.default_rng(0)
     rows = []
     for i in range(600):
@@ -263,7 +263,7 @@ def test_the_linear_baseline_reads_texts_of_any_kind(tmp_path: Path) -> None:
 
 
 def test_the_linear_baseline_sees_training_rows_alone(tmp_path: Path) -> None:
-    """The words that tell the class of the test rows stand in no training row."""
+    """The clue words of the test rows are in no training row."""
     train = [(f"plain words n{i}", LABELS[i % 2]) for i in range(80)]
     told = [(f"tell{i % 2} n{i}", LABELS[i % 2]) for i in range(100, 140)]
     test = write_csv(tmp_path / "test.csv", told)
@@ -282,7 +282,7 @@ def test_a_class_without_training_rows_keeps_its_column(tmp_path: Path) -> None:
 
 
 def test_a_large_corpus_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The linear model's rows are bounded, and drawn from all of them by the seed."""
+    """The number of rows of the linear model is bounded; they are sampled from all rows by the seed."""
     corpus = corpus_of(tmp_path, make_rows(240), test=0.2)
     test = held_out(corpus)
     whole = baseline_scores(corpus.train, test, corpus.labels, seed=0)["tfidf_logistic_regression"]

@@ -1,4 +1,4 @@
-"""Batches of Arrow as Python values: the same rows, however they are cut, and no row of any size."""
+"""Arrow batches as Python values: the same rows for any chunking, and bounded row sizes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_rows_do_not_depend_on_the_batch_size(name: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_the_size_of_a_row_is_known_without_its_values(name: str) -> None:
-    """Of a slice too, whose offsets do not begin at zero; and never much less than Python takes."""
+    """Also for a slice, whose offsets do not start at zero; never much less than Python's own size."""
     batch = pa.record_batch({"x": pa.concat_arrays([COLUMNS[name]] * 2)})
     taken_R = module._bytes_of_rows(batch, SOURCE, 1)
     assert module._bytes_of_rows(batch.slice(3, 5), SOURCE, 1).tolist() == taken_R[3:8].tolist()
@@ -142,14 +142,14 @@ def test_values_of_unknown_size_are_refused() -> None:
 
 
 def test_no_batch_is_held_while_the_next_one_is_made() -> None:
-    """Of Feather each may unpack to 200 MB."""
+    """A Feather batch may unpack to 200 MB."""
     import weakref
 
     made: list[Any] = []
     alive: list[int] = []
 
     class Batch:
-        """Stands for a batch; Arrow's own know no weak references."""
+        """Fake batch; Arrow's own batches do not support weak references."""
 
         def __init__(self, batch: Any) -> None:
             self._batch, self.num_rows = batch, batch.num_rows

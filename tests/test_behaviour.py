@@ -1,4 +1,4 @@
-"""Behaviour: the synthetic texts, what counts as a failure, and the command."""
+"""Behavioural tests: generated texts, failures, and the command."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_seed_decides_every_text() -> None:
 
 
 def pattern_of(template: str) -> str:
-    """Return a pattern of what a template may become."""
+    """Return a pattern that matches the texts of a template."""
 
     def any_word(slot: re.Match[str]) -> str:
         kind = slot[1].removeprefix("other_")
@@ -132,7 +132,7 @@ SIDE_OF_SKELETON = {skeleton(word): side for word, side in SIDE_OF_WORD.items()}
 
 
 def read(text: str) -> int:
-    """Return the side of a text by rules that know the words: what a perfect classifier answers."""
+    """Return the polarity of a text by rules on its words: a perfect classifier."""
     words = re.findall(r"[\w']+|[^\w\s]\ufe0f?", re.sub(r"\S+example\S+", "", text))
     if "but" in words:
         words = words[words.index("but") :]
@@ -146,8 +146,8 @@ def read(text: str) -> int:
     return int(np.sign(side)) * (-1) ** negators
 
 
-def knowing(labels: list[str], read: Callable[[str], int]) -> Callable[[list[str]], np.ndarray]:
-    """Return a classifier that gives 0.9 to the class of the side that `read` returns."""
+def rule_based(labels: list[str], read: Callable[[str], int]) -> Callable[[list[str]], np.ndarray]:
+    """Return a classifier that gives 0.9 to the class of the polarity that `read` returns."""
 
     def predict_proba(texts: list[str]) -> np.ndarray:
         sides = {-1: labels.index("negative"), 1: labels.index("positive")}
@@ -164,7 +164,7 @@ def failures(found: dict[str, Any]) -> dict[str, int]:
 
 @pytest.mark.parametrize("labels", [LABELS, LABELS[::-1], ["positive", "negative"]])
 def test_a_perfect_classifier_never_fails(labels: list[str]) -> None:
-    found = check_behaviour(labels, knowing(labels, read))
+    found = check_behaviour(labels, rule_based(labels, read))
     neutral = "neutral" in labels
     assert failures(found) == {name: 0 for name in BY_NAME if neutral or name != "neutral statements"}
     assert all(of["examples"] == [] and of["low"] == 0 < of["high"] < 0.02 for of in found["capabilities"])
@@ -175,14 +175,13 @@ def test_a_perfect_classifier_never_fails(labels: list[str]) -> None:
 
 @pytest.mark.parametrize("answer", [1, -1, 0])
 def test_a_constant_classifier_fails_where_it_is_wrong(answer: int) -> None:
-    found = check_behaviour(LABELS, knowing(LABELS, lambda _: answer))
+    found = check_behaviour(LABELS, rule_based(LABELS, lambda _: answer))
     expected = {}
     for capability in CAPABILITIES:
         wrong = [p for p in make_probes(capability) if answer not in p.expected]
         expected[capability.name] = len(wrong) if capability.kind == "MFT" else 0
     assert failures(found) == expected
-    # spelt out: half of the texts say the opposite of any one answer, and neither double nor single negation
-    # is wrong to call neutral
+    # a constant prediction fails on half of the texts; neutral is not wrong for single or double negation
     half, neutral_is_wrong = TESTS // 2, TESTS if answer == 0 else 0
     for name in ("plain opinions", "used to, now", "contrast with but", "emoji"):
         assert expected[name] == (neutral_is_wrong or half)
@@ -204,13 +203,13 @@ def test_a_classifier_fails_the_capability_it_lacks(blind_to: str, fails: set[st
     def blind(text: str) -> int:
         return read(re.sub(blind_to, "", text) if "but" not in blind_to else text.partition(" but ")[0])
 
-    found = failures(check_behaviour(LABELS, knowing(LABELS, blind)))
+    found = failures(check_behaviour(LABELS, rule_based(LABELS, blind)))
     assert all(found[name] > 30 for name in fails), found
     assert all(found[name] == 0 for name in ("neutral statements", "names", "added link")), found
 
 
-def proba_by(rule: Callable[[str], float]) -> Callable[[list[str]], np.ndarray]:
-    """Return a classifier of two classes whose probability of positive a rule tells."""
+def classifier_by(rule: Callable[[str], float]) -> Callable[[list[str]], np.ndarray]:
+    """Return a classifier of two classes whose probability of positive is given by a rule."""
 
     def predict_proba(texts: list[str]) -> np.ndarray:
         positive_R = np.array([rule(text) for text in texts])
@@ -227,7 +226,7 @@ def test_an_invariance_is_broken_by_another_label_or_a_large_move(
     plain: float, linked: float, fails: bool
 ) -> None:
     found = check_behaviour(
-        ["negative", "positive"], proba_by(lambda text: linked if "example" in text else plain)
+        ["negative", "positive"], classifier_by(lambda text: linked if "example" in text else plain)
     )
     assert failures(found)["added link"] == (TESTS if fails else 0)
     assert [failures(found)[name] for name in ("names", "places", "typos")] == [0, 0, 0]
@@ -240,12 +239,12 @@ def test_intensifying_must_not_lower_the_probability(lost: float, fails: bool) -
         strong = any(word in INTENSIFIERS for word in text.split())
         return 0.5 + side * (0.15 - (lost if strong else 0))
 
-    found = check_behaviour(["negative", "positive"], proba_by(rule))
+    found = check_behaviour(["negative", "positive"], classifier_by(rule))
     assert failures(found)["intensifiers"] == (TESTS if fails else 0)
 
 
 def test_classes_of_one_side_count_together() -> None:
-    """Praise may be called positive or very positive, and an intensifier may move it between the two."""
+    """Praise may be predicted as positive or very positive, and an intensifier may switch between them."""
     labels = ["very negative", "negative", "neutral", "positive", "very positive"]
 
     def predict_proba(texts: list[str]) -> np.ndarray:
@@ -280,7 +279,7 @@ def test_rates_have_wilson_intervals() -> None:
     def wrong_on_soup(text: str) -> int:
         return -read(text) if "soup" in text else read(text)
 
-    [plain, *_] = check_behaviour(LABELS, knowing(LABELS, wrong_on_soup))["capabilities"]
+    [plain, *_] = check_behaviour(LABELS, rule_based(LABELS, wrong_on_soup))["capabilities"]
     n, p, z = plain["tests"], plain["failure_rate"], 1.959964
     middle, half = (p + z**2 / (2 * n)), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     assert 0 < p < 0.2

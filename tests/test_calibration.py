@@ -1,4 +1,4 @@
-"""Probabilities that say how often they are right, and label sets that hold the truth as often as asked."""
+"""Temperature scaling and the coverage of conformal label sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lstm_sentiment.evaluation.metrics import calibration_error, reliability_bin
 
 
 def draw(rows: int, seed: int, *, heat: float = 1.0, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits, `heat` times too large, and classes drawn with the probabilities they stand for."""
+    """Return logits, `heat` times too large, and classes sampled from the true probabilities."""
     random = np.random.default_rng(seed)
     logits_RC = random.normal(0, 1.5, (rows, classes))
     odds_RC = softmax(logits_RC, axis=1).cumsum(axis=1)
@@ -72,7 +72,7 @@ def test_a_few_correct_rows_do_not_give_certainty() -> None:
 @given(rows=st.integers(1, 60), level=st.integers(1, 999), seed=st.integers(0, 99))
 @settings(max_examples=100, deadline=None)
 def test_thresholds_are_those_of_split_conformal_prediction(rows: int, level: int, seed: int) -> None:
-    """The score 1 - p(true), and of n scores the ceil((n + 1) coverage)-th smallest as its bound."""
+    """The score is 1 - p(true); the threshold is the ceil((n + 1) coverage)-th smallest of n scores."""
     logits_RC, truth_R = draw(rows, seed)
     fitted = fit_calibration(logits_RC, truth_R)
     scores = sorted(1 - fitted.probabilities(logits_RC)[np.arange(rows), truth_R])

@@ -1,4 +1,4 @@
-"""A run folder: what is damaged is noticed and named, and a kill at any moment loses nothing."""
+"""Run folders: damage is detected and named, and a kill at any moment loses nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import Killed, given_up_after
+from conftest import Killed, time_limit
 from faults import kill_at
 
 from lstm_sentiment.checkpoints.manifest import FORMAT
@@ -32,13 +32,13 @@ CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 @pytest.fixture(autouse=True)
 def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flushing takes most of the time of these tests, and only pulling the plug could show it."""
+    """fsync takes most of the time of these tests and has no effect without a power cut."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """A run that has begun, without a checkpoint."""
+    """A started run without a checkpoint."""
     run = RunFolder(tmp_path / "run")
     begin(run)
     return run
@@ -54,7 +54,7 @@ def begin(run: RunFolder) -> None:
 
 
 def save(run: RunFolder, name: str, step: int) -> None:
-    """Save a checkpoint all of whose parts tell the step."""
+    """Save a checkpoint with the step in all of its parts."""
     groups = {
         group: {key: tensor + step for key, tensor in tensors.items()} for group, tensors in TENSORS.items()
     }
@@ -201,12 +201,12 @@ def test_a_named_pipe_does_not_block(folder: RunFolder, name: str) -> None:
     file = folder.path / name if name in SHARED_FILES else folder.path / BEST / name
     file.unlink()
     os.mkfifo(file)
-    with pytest.raises(CheckpointError, match=f"{name}: is not a regular file"), given_up_after(10):
+    with pytest.raises(CheckpointError, match=f"{name}: is not a regular file"), time_limit(10):
         folder.load(BEST)
 
 
 def test_a_manifest_of_another_format_falls_back_to_the_previous_checkpoint(folder: RunFolder) -> None:
-    """One flipped bit makes format 3 of 1."""
+    """A flipped bit turns format 1 into 3."""
     save(folder, LAST, 1)
     save(folder, LAST, 2)
     manifest = folder.path / LAST / "manifest.json"
@@ -297,7 +297,7 @@ def test_a_folder_without_a_run_is_distinguished_from_a_damaged_run(
         folder.load(BEST)
 
 
-# -- the one before --------------------------------------------------------------------------------
+# -- the previous checkpoint -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*CHECKPOINT_FILES, "manifest.json"])
@@ -316,7 +316,7 @@ def test_a_damaged_last_falls_back_to_the_previous_one(
 
 
 def test_the_clock_does_not_decide_which_checkpoint_is_the_newer_one(folder: RunFolder) -> None:
-    """It may have been put back between two saves."""
+    """It may have been set back between two saves."""
     save(folder, LAST, 1)
     save(folder, LAST, 2)
     before = (folder.path / "last.previous").stat().st_mtime_ns - 10**12
@@ -348,7 +348,7 @@ def test_two_damaged_checkpoints_are_both_named(folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_after_a_flipped_bit_still_leaves_a_good_checkpoint(tmp_path: Path, after: bool) -> None:
-    """A damaged last never takes the place of the one before, which is all that there is."""
+    """A damaged last never replaces the previous one, the only good one."""
 
     def prepare(run: RunFolder) -> None:
         begin(run)
@@ -366,13 +366,13 @@ def test_a_kill_after_a_flipped_bit_still_leaves_a_good_checkpoint(tmp_path: Pat
 def test_a_checkpoint_can_be_read_while_it_is_replaced(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prediction reads `best` while training writes it: neither half of each, nor a false alarm."""
+    """Prediction reads `best` while training writes it: no mixed read and no false alarm."""
     for moment in range(1, 100):
         save(folder, BEST, 2 * moment)
         reads: list[Path] = []
         stat = Path.stat
 
-        def replaced_meanwhile(
+        def replaced_during_read(
             path: Path, moment: int = moment, reads: list[Path] = reads, **how: bool
         ) -> os.stat_result:
             reads.append(path)
@@ -381,7 +381,7 @@ def test_a_checkpoint_can_be_read_while_it_is_replaced(
             return stat(path, **how)  # noqa: B023 - it is always the same
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "stat", replaced_meanwhile)
+            patch.setattr(Path, "stat", replaced_during_read)
             assert loaded_step(folder, BEST) in (2 * moment, 2 * moment + 1)
         if len(reads) < moment:
             break
@@ -389,7 +389,7 @@ def test_a_checkpoint_can_be_read_while_it_is_replaced(
 
 
 def test_best_is_never_replaced_by_an_older_best(folder: RunFolder) -> None:
-    """A damaged best is an error: the epoch before it is another classifier."""
+    """A damaged best is an error: the previous epoch is another classifier."""
     save(folder, BEST, 1)
     save(folder, BEST, 2)
     flip(folder.path / BEST / "model.safetensors", 900)
@@ -406,7 +406,7 @@ def test_best_is_never_replaced_by_an_older_best(folder: RunFolder) -> None:
 def test_a_kill_while_saving_leaves_the_old_or_the_new_checkpoint(
     tmp_path: Path, name: str, earlier: int, after: bool
 ) -> None:
-    """At every single step of a save; then the run goes on as if nothing had been."""
+    """At every step of a save; then the run continues normally."""
     outcomes: list[int] = []
     for place in range(1, 100):
         run = RunFolder(tmp_path / str(place))
@@ -437,7 +437,7 @@ def test_a_kill_while_saving_leaves_the_old_or_the_new_checkpoint(
 def test_all_files_are_synced_before_the_checkpoint_is_renamed(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Or a power cut after the rename leaves a checkpoint of empty files."""
+    """Otherwise a power cut after the rename leaves a checkpoint of empty files."""
     flushed: set[int] = set()
     renamed: list[str] = []
     rename = Path.rename
@@ -498,7 +498,7 @@ def test_cleanup_removes_only_leftovers_of_kills(folder: RunFolder) -> None:
 
 
 def dies_at(place: int, action: Callable[[], object], *, after: bool) -> bool:
-    """Do something with a kill at one of its steps; return whether it came that far."""
+    """Run an action with a kill at one of its steps; return whether the step was reached."""
     with pytest.MonkeyPatch.context() as patch:
         kill_at(patch, place, after=after)
         try:
@@ -516,7 +516,7 @@ def killed_at_each_place(
     after: bool,
     least: int,
 ) -> Iterator[RunFolder]:
-    """Yield folders in which an action was killed at its first place, its second, ..., and at none."""
+    """Yield folders in which an action was killed at its first step, its second, ..., and not at all."""
     for place in range(1, 100):
         run = RunFolder(tmp_path / str(place))
         prepare(run)
@@ -584,7 +584,7 @@ def test_clear_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["best", "last", "last.previous", "metrics.json", "data.json"])
 def test_clear_refuses_files_of_other_programs(tmp_path: Path, name: str) -> None:
-    """Other programs call their checkpoints `best` and `last` too: a name alone makes nothing ours."""
+    """Other programs also call their checkpoints `best` and `last`: the name alone is not enough."""
     if name.endswith(".json"):
         theirs = tmp_path / name
     else:

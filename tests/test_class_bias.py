@@ -1,4 +1,4 @@
-"""The bias for the classes: what it is chosen by, what it gains, and what it leaves alone."""
+"""Class bias: how it is chosen, what it gains, and when it is zero."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PRIOR = (0.12, 0.13, 0.75)
 
 
 def rows(count: int, *, prior: tuple[float, ...] = PRIOR, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return calibrated logits (R, C) of rows with such frequencies of their classes, and the classes (R,).
+    """Return calibrated logits (R, C) for given class frequencies, and the classes (R,).
 
-    What is seen of a row is a point around that of its class; the logits are the exact log-probabilities.
+    Rows are Gaussian points around the centre of their class; the logits are the exact log-probabilities.
     """
     randomness = np.random.default_rng(seed)
     labels = randomness.choice(len(prior), count, p=prior)
@@ -59,7 +59,7 @@ def test_the_expected_score_equals_a_simulation(metric: str) -> None:
 
 
 def test_for_recall_the_bias_fully_corrects_class_frequencies() -> None:
-    """Of calibrated rows that is the best decision there is: the class with p / frequency the largest."""
+    """For calibrated rows the optimal decision is the class with the largest p / frequency."""
     found = chosen(*rows(5000), "macro_recall")
     assert found.strength == 1.0
     expected_C = -np.log(PRIOR) + np.log(PRIOR).mean()
@@ -71,7 +71,7 @@ def test_for_f1_the_bias_is_in_between() -> None:
 
 
 def test_the_bias_helps_from_a_hundred_rows() -> None:
-    """On fresh rows, in the mean of ten draws and in nearly each; the most probable class is the control."""
+    """On new rows, on average over ten samples and in nearly each; the most probable class is the control."""
     skewed = (0.06, 0.09, 0.85)
     fresh_RC, truth = rows(20_000, prior=skewed, seed=99)
     gains = []
@@ -92,7 +92,7 @@ def test_other_metrics_have_no_bias(metric: str) -> None:
 
 
 def test_balanced_classes_have_no_bias() -> None:
-    """Be it that they are as frequent, or that their rows were weighted so when the model was fitted."""
+    """Whether balanced by frequency or by row weights when the model was fitted."""
     alike = np.full(3, 1 / 3)
     assert np.abs(chosen(*rows(3000, prior=tuple(alike)), "macro_f1").bias_C).max() < 0.1
     logits_RC, labels = rows(3000)
@@ -117,7 +117,7 @@ def test_a_handful_of_rows_gives_finite_values(labels: list[int]) -> None:
 
 
 def test_biased_probabilities_stay_calibrated() -> None:
-    """The temperature is fitted after the bias; its cost in calibration error is a few points at most."""
+    """The temperature is fitted after the bias; the calibration error grows by a few points at most."""
     logits_RC, labels = rows(300)
     fresh_RC, truth = rows(20_000, seed=99)
     bias_C = chosen(logits_RC, labels, "macro_f1").bias_C
@@ -157,9 +157,7 @@ def test_a_linear_model_kept_alone_has_the_bias_too() -> None:
         score(labels, softmax(of, axis=1), NAMES)["macro_f1"] for of in (kept.out_of_fold_RC, logits_RC)
     )
     assert found >= alone
-    for seed in range(
-        20
-    ):  # whatever the rows, what is kept is not behind the linear model where that is ahead
+    for seed in range(20):  # for any rows the result is not worse than a better linear model
         logits_RC, labels = rows(80, seed=seed)
         kept = blended(noise_RC, logits_RC, labels, "macro_f1")
         if kept.kind == "linear":

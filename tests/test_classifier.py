@@ -1,4 +1,4 @@
-"""Text in, probabilities out: the model's own answers, whatever stands beside a text."""
+"""Prediction API: the model's own probabilities, independent of the other texts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ quick = settings(max_examples=60, deadline=None, derandomize=True, database=None
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A run that was trained once for all tests of this module."""
+    """A run trained once for this module."""
 
     config: Config
     path: Path
@@ -113,14 +113,14 @@ def texts_of(config: Config) -> list[str]:
         return [row["text"] for row in csv.DictReader(file)]
 
 
-# -- the answers -----------------------------------------------------------------------------------
+# -- predictions -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fixture", ["trained", "with_basic_english", "with_tail_and_case"])
 def test_predictions_are_the_softmax_of_the_training_path_logits(
     request: pytest.FixtureRequest, fixture: str
 ) -> None:
-    """A text that a user types gives the tokens, and so the logits, that the same row gave in training."""
+    """A text has the same tokens, and so the same logits, as the same row in training."""
     of_run: Trained = request.getfixturevalue(fixture)
     config, classifier = of_run.config, of_run.classifier
     corpus = prepare(config.data, config.text, seed=config.seed, cache=of_run.cache)
@@ -186,7 +186,7 @@ def test_no_texts_give_no_predictions(trained: Trained) -> None:
 
 
 def test_order_is_kept_over_lengths_and_parts(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts are sorted by length inside, and read in parts: neither may show."""
+    """Texts are sorted by length and processed in chunks internally."""
     monkeypatch.setattr(lstm_sentiment.prediction.classifier, "TEXTS_AT_ONCE", 37)
     monkeypatch.setattr(lstm_sentiment.prediction.classifier, "TOKENS_AT_ONCE", 200)
     texts = (
@@ -217,7 +217,7 @@ def test_odd_texts_are_predicted(trained: Trained, text: str) -> None:
 
 
 def test_texts_without_a_token_are_one_unknown_token(trained: Trained, with_basic_english: Trained) -> None:
-    """The empty text has an answer of its own: that of a word never seen, if words are not spelt."""
+    """Without subwords the empty text has the prediction of an unknown word."""
     empty, blank = trained.classifier.predict_proba(["", " \n "])
     np.testing.assert_allclose(blank, empty, atol=1e-6)
     empty, unseen = with_basic_english.classifier.predict_proba(["", "xyzzyplugh"])
@@ -243,7 +243,7 @@ def test_an_argument_that_is_not_text_is_an_error(trained: Trained, texts: Any) 
 
 @pytest.mark.parametrize("fixture", ["trained", "with_basic_english", "with_tail_and_case"])
 def test_the_fast_path_gives_the_tokenizers_tokens(request: pytest.FixtureRequest, fixture: str) -> None:
-    """`_encode` remembers pieces of text; `Tokenizer` splits each text anew."""
+    """`_encode` caches pieces of text; `Tokenizer` splits each text anew."""
     of_run: Trained = request.getfixturevalue(fixture)
     classifier, text_config = of_run.classifier, of_run.config.text
     tokenizer = Tokenizer(text_config.tokenizer, lowercase=text_config.lowercase)
@@ -292,7 +292,7 @@ def test_known_words_are_in_the_vocabulary(trained: Trained) -> None:
 
 
 def test_an_unknown_word_uses_its_subwords(trained: Trained, with_basic_english: Trained) -> None:
-    """Each has an answer of its own, however many stand beside it; without subwords all have the same."""
+    """Each has its own prediction in any batch; without subwords all have the same."""
     unknown = ["xyzzyplugh", "qwertzuiop", "xyzzyplugh qwertzuiop", "greatttt"]
     alone = np.concatenate([trained.classifier.predict_proba(text) for text in unknown])
     np.testing.assert_allclose(trained.classifier.predict_proba(unknown), alone, atol=1e-6)
@@ -329,7 +329,9 @@ def test_a_run_can_be_moved_and_needs_no_data(
         target = moved / name
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     assert np.array_equal(load("copy").predict_proba(texts), expected_RC)
-    assert [entry.name for entry in (tmp_path / "no cache").iterdir()] == ["proofs"]  # see proof.py
+    assert [entry.name for entry in (tmp_path / "no cache").iterdir()] == [
+        "proofs"
+    ]  # see checkpoints/self_test.py
 
 
 def test_loading_changes_nothing(trained: Trained) -> None:
@@ -373,7 +375,7 @@ def test_all_errors_share_one_base(trained: Trained, tmp_path: Path) -> None:
         trained.classifier.predict([None])  # type: ignore[list-item]
 
 
-# -- honest probabilities --------------------------------------------------------------------------
+# -- calibrated probabilities ----------------------------------------------------------------------
 
 
 def test_probabilities_use_the_saved_temperature(trained: Trained) -> None:
@@ -445,7 +447,7 @@ def test_details_list_unknown_and_truncated_tokens(trained: Trained) -> None:
 def test_overflowing_logits_are_an_error(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fault: probabilities that are no numbers, and exit code 0."""
+    """Regression: NaN probabilities and exit code 0."""
     classifier = load(trained_run, device="cpu")
     signs = torch.tensor([1.0, -1.0, 0.0]).unsqueeze(1)  # whatever the signs of what they are multiplied by
     classifier.model.head.weight.copy_(3e38 * signs.expand_as(classifier.model.head.weight))

@@ -1,4 +1,4 @@
-"""Labels that are codes: one code in all its spellings, from settings to the files that a run answers."""
+"""Labels that are codes: equal in all spellings, from settings to predicted files."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_code_is_the_same_across_files_and_formats(tmp_path: Path) -> None:
 
 
 def test_comparing_labels_by_spelling_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: the same files as above, and each code is another label."""
+    """The control: the same files as above, with each spelling as another label."""
     rows = pd.DataFrame(coded({"negative": "1", "positive": "4"}), columns=["text", "label"])
     train, other = write_csv(tmp_path / "train.csv", rows.to_numpy().tolist()), tmp_path / "float.parquet"
     rows.assign(label=rows["label"].astype(float)).to_parquet(other)
@@ -125,7 +125,7 @@ def test_comparing_labels_by_spelling_fails(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_float_keys_read_by_yaml_differ_from_the_file(tmp_path: Path) -> None:
-    """The control: keys that are numbers are no labels, and were written into configurations as they were."""
+    """The control: numeric keys are not labels, and were saved in configurations unchanged."""
     as_read = yaml.safe_load("{1.0: negative, 4.00: positive}")
     assert list(as_read) == [1.0, 4.0]
     assert not {*as_read} & {"1", "1.0", "4", "4.00"}
@@ -143,7 +143,7 @@ def test_one_file_may_spell_a_code_in_several_ways(tmp_path: Path) -> None:
 
 
 def test_zero_padded_numbers_are_distinct_labels(tmp_path: Path) -> None:
-    """The control: 01 may be a name, and beside 1 nobody can tell."""
+    """The control: 01 may be a name, which is ambiguous next to 1."""
     rows = [(text, "01" if label == "positive" else "02") for text, label in TWO]
     assert read(tmp_path, write_csv(tmp_path / "padded.csv", rows)).labels == ["01", "02"]
     rows = [(text, ("01", "1", "2")[i % 3]) for i, (text, _) in enumerate(TWO)]
@@ -180,7 +180,7 @@ def test_an_inverted_label_map_is_detected(tmp_path: Path) -> None:
 def test_a_run_that_could_not_be_loaded_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fault: settings that can be written and not be read."""
+    """Regression: settings that can be written but not read."""
     data = write_csv(tmp_path / "data.csv", TWO)
     argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--baseline=false"]
     config = parse_config(argv, program="test", description="")

@@ -1,4 +1,4 @@
-"""The command ``lstm-sentiment``: its list of commands, its mistakes, and that it starts quickly."""
+"""The command ``lstm-sentiment``: its list of commands, usage errors, and start-up time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCRIPT = "from lstm_sentiment.__main__ import entry; entry()"  # what the instal
 
 
 def run(*argv: str, script: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own: as a module, or as the installed script does."""
+    """Run the command line in a subprocess: as a module, or as the installed script."""
     if script:
         code = f"import sys; sys.argv[0] = '/usr/bin/lstm-sentiment'; {SCRIPT}"
         start = [sys.executable, "-c", code]

@@ -1,4 +1,4 @@
-"""What a user meets: train, predict and evaluate, their output, their files, their errors."""
+"""The commands train, predict and evaluate: output, files, errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ADDED = ["predicted_label", "predicted_score", *(f"probability_{label}" for labe
 
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
-    """`train` sends the log to stdout: give it back afterwards."""
+    """Restore logging, which `train` sends to stdout."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -46,7 +46,7 @@ def _own_logging() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose data file spells classes by code, trained once for this module."""
+    """A run whose data file has codes as labels, trained once for this module."""
     folder = tmp_path_factory.mktemp("commands")
     codes = {label: str(2 * code) for code, label in enumerate(LABELS)}
     data = write_csv(folder / "data.csv", [(text, codes[label]) for text, label in make_rows(240)])
@@ -90,7 +90,7 @@ def fail(
 
 
 def strictly(line: str) -> Any:
-    """Parse JSON as everybody else does: NaN and Infinity are no JSON."""
+    """Parse strict JSON, without NaN and Infinity."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON: {line}")
@@ -252,7 +252,7 @@ def test_predict_of_no_lines_prints_nothing(
 def test_predict_prints_texts_typed_in_another_encoding(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Python hands on bytes of argv that are no UTF-8 as half characters, which cannot be printed."""
+    """Python passes invalid UTF-8 of argv as unpaired surrogates, which cannot be printed."""
     predict.main([str(trained), "great caf\udce9"])
     assert capsys.readouterr().out.startswith("positive ")
 
@@ -269,7 +269,7 @@ ROWS = [
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write rows in the format that the name says, by means other than the package's."""
+    """Write rows in the format of the extension, without the package."""
     if path.name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.name.endswith(".jsonl"):
@@ -285,7 +285,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read such a file, by means other than the package's."""
+    """Read such a file without the package."""
     if path.name.endswith(".parquet"):
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         return rows
@@ -306,7 +306,7 @@ def test_predict_keeps_columns_rows_and_their_order(
     file: str,
     out: str,
 ) -> None:
-    """Over the borders of chunks, of which there are three here."""
+    """Across three chunks."""
     monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", 2)
     source = write_rows(tmp_path / file, ROWS)
     predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / out)])
@@ -342,7 +342,7 @@ def test_column_types_are_preserved(trained: Path, tmp_path: Path) -> None:
 
 
 def test_json_rows_may_have_different_keys(trained: Path, tmp_path: Path) -> None:
-    """What is missing may be left out or null, but never NaN, which is no JSON."""
+    """Missing values may be omitted or null, but not NaN, which is not JSON."""
     rows: list[dict[str, Any]] = [
         {"text": "great", "id": 7},
         {"text": "awful"},
@@ -397,7 +397,7 @@ def test_a_table_of_too_many_keys_is_refused(trained: Path, tmp_path: Path) -> N
 
 
 def test_non_finite_numbers_are_written_as_valid_json(trained: Path, tmp_path: Path) -> None:
-    """Parquet can hold infinity and NaN, alone and in lists."""
+    """Parquet can store infinity and NaN, also in lists."""
     rows = [{"text": "great", "x": math.inf, "xs": [1.0, math.nan]}, {"text": "awful", "x": 1.5, "xs": []}]
     source = write_rows(tmp_path / "in.parquet", rows)
     predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / "out.jsonl")])
@@ -409,7 +409,7 @@ def test_non_finite_numbers_are_written_as_valid_json(trained: Path, tmp_path: P
 def test_a_column_that_begins_with_missing_values_can_be_written(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its type is in the file that was read; the first chunk alone does not tell it."""
+    """Its type is taken from the input file, not from the first chunk."""
     monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", 2)
     rows = [{"text": "great", "reply_to": value} for value in (None, None, 12, 13)]
     source = write_rows(tmp_path / "in.parquet", rows)
@@ -419,7 +419,7 @@ def test_a_column_that_begins_with_missing_values_can_be_written(
 
 @pytest.mark.parametrize("out", ["o.csv", "o.jsonl", "o.parquet"])
 def test_an_unpaired_surrogate_does_not_stop_training(trained: Path, tmp_path: Path, out: str) -> None:
-    r"""JSON can say "\ud83d" alone; tweets that were cut inside an emoji do."""
+    r"""JSON can contain a lone "\ud83d", as in tweets truncated inside an emoji."""
     source = tmp_path / "in.jsonl"
     source.write_text('{"text": "great \\ud83d"}\n{"text": "awful"}\n', "utf-8")
     predict.main([str(trained), "--file", str(source), "--out", str(tmp_path / out)])
@@ -478,7 +478,7 @@ def test_a_bad_file_leaves_nothing_behind(
     name: str,
     out: str,
 ) -> None:
-    """Not even when the first thousand rows were fine; and what was there before stays."""
+    """Even if the first thousand rows are valid; an existing file is kept."""
     monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", 2)
     (tmp_path / name).write_text(BROKEN[name], "utf-8")
     argv = [str(trained), "--file", str(tmp_path / name), "--out", str(tmp_path / out)]
@@ -505,7 +505,7 @@ def test_evaluate_reports_and_writes_scores(
     spelling: str,
     ending: str,
 ) -> None:
-    """A file may spell classes as the training data did, by code, or by name."""
+    """A file may have codes, as the training data, or class names."""
     rows = make_rows(31, seed=4)
     spelled: list[Any] = [
         label if spelling == "names" or (spelling == "both" and i % 2) else str(2 * LABELS.index(label))
@@ -545,7 +545,7 @@ def test_evaluate_writes_into_the_run_by_default(
 
 
 def test_evaluate_equals_the_test_report_of_training(reviews: Path, tmp_path: Path) -> None:
-    """The same rows, once as training scored them and once as a file."""
+    """The same rows, scored by training and as a file."""
     held_out = write_csv(tmp_path / "held_out.csv", make_rows(40, seed=4))
     argv = [f"--data.train={reviews}", f"--data.test={held_out}", f"--out={tmp_path / 'run'}"]
     train.main([*TINY, *argv, "--trainer.epochs=4", "--baseline=false"])
@@ -620,7 +620,7 @@ def test_an_input_error_is_one_message_and_exit_code_2(
 
 
 def test_commands_do_not_change_their_data(trained: Path, tmp_path: Path) -> None:
-    """Answering writes nothing into the run and nothing beside the file."""
+    """Prediction writes nothing into the run or next to the file."""
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     source = write_rows(tmp_path / "a.csv", ROWS)
     content = source.read_bytes()
@@ -681,14 +681,14 @@ def test_every_configuration_can_be_read() -> None:
 
 
 def test_the_tweets_configuration_is_the_default() -> None:
-    """Also where training chooses by itself: what a file sets, even to its default, is not chosen."""
+    """Also for automatic choices: settings of a file are explicit, even if equal to the default."""
     argv = ["--config", str(CONFIGS / "tweets.yaml")]
     config = parse_config(argv, program="test", description="")
     assert config == Config()
     assert by_hand(config, given_keys(argv)) == {"data.train"}
 
 
-# -- honest probabilities --------------------------------------------------------------------------
+# -- calibrated probabilities ----------------------------------------------------------------------
 
 
 def test_training_reports_calibration_and_label_sets(trained: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two runs on the same rows: intervals and p-values against plain references, and the command."""
+"""Comparison of two runs: intervals and p-values against plain references, and the command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LABELS = ["negative", "neutral", "positive"]
 
 
 def answers(rows: int, seed: int, rights: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a truth and two classifiers' answers that are right with these probabilities."""
+    """Return true labels and predictions of two classifiers with these accuracies."""
     random = np.random.default_rng(seed)
     truth_R = random.integers(0, 3, rows)
     first_R, second_R = (
@@ -105,7 +105,7 @@ QUICK = (*TINY, "--baseline=false")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a good run, a poor one whose classes stand in another order, and one of other classes."""
+    """A folder with a good run, a poor one with another class order, and one of other classes."""
     folder = tmp_path_factory.mktemp("runs")
     data = write_csv(folder / "data.csv", make_rows(240))
     other = write_csv(folder / "other.csv", [(text, label[:3]) for text, label in make_rows(60)])

@@ -1,4 +1,4 @@
-"""Rows to three datasets: how they are split, what is refused, what the vocabulary may know."""
+"""Corpus: splits, refused data, and the vocabulary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load(tmp_path: Path) -> Callable[..., Corpus]:
 
 
 def texts(dataset: TextDataset) -> list[str]:
-    """Return a dataset's texts, uncut."""
+    """Return a dataset's texts, not truncated."""
     return [" ".join(dataset.store.tokens[i] for i in dataset.token_ids(r)) for r in range(len(dataset))]
 
 
@@ -66,7 +66,7 @@ def test_each_row_is_in_one_split_with_its_label(load: Callable[..., Corpus], se
 def test_each_class_has_the_same_share_of_every_split(
     load: Callable[..., Corpus], counts: dict[str, int], validation: float, test: float | None
 ) -> None:
-    """A split of n rows holds n times a class's share of all rows, to within one row."""
+    """A split of n rows has n times a class's fraction of all rows, within one row."""
     corpus = load(skewed_rows(counts), validation=validation, test=test)
     total = sum(counts.values())
     splits = corpus.splits
@@ -278,7 +278,7 @@ def test_named_classes_keep_their_order(load: Callable[..., Corpus]) -> None:
 
 
 def test_codes_are_mapped_to_classes(load: Callable[..., Corpus]) -> None:
-    """Several codes may share a class, and a class stands where its first code does."""
+    """Several codes may share a class, which has the position of its first code."""
     rows = [(f"text {i}", str(i % 5)) for i in range(100)]
     names: dict[int | str, str] = {4: "good", 3: "good", 0: "bad", "1": "bad", 2: "so-so"}
     corpus = load(rows, labels=names)
@@ -337,7 +337,7 @@ def test_a_class_may_be_missing_in_another_file(tmp_path: Path, load: Callable[.
 
 
 def test_class_folders_are_chosen_by_the_labels(tmp_path: Path, load: Callable[..., Corpus]) -> None:
-    """As in a corpus whose folder also holds reviews without a label."""
+    """As in a corpus whose folder also has unlabelled reviews."""
     for part, count in ("train", 30), ("test", 4):
         for name in ("neg", "pos", "unsup"):
             (tmp_path / part / name).mkdir(parents=True)

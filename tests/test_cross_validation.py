@@ -1,4 +1,4 @@
-"""Rows too few to set some aside: networks from random weights, chosen and calibrated by cross-validation."""
+"""Few rows: networks from random weights, selected and calibrated by cross-validation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def few(tmp_path: Path) -> Path:
 
 
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[OutOfFold | None]:
-    """Return a list that gets what each cross-validation found."""
+    """Return a list of the results of each cross-validation."""
     found: list[OutOfFold | None] = []
     real = cross_validate
 
@@ -78,7 +78,7 @@ def test_few_rows_are_cross_validated_and_reported(
 def test_each_row_is_scored_by_a_network_that_has_not_seen_it(
     configure: Configure, few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the calibration is fitted to these answers."""
+    """And the calibration is fitted to these predictions."""
     pairs: list[tuple[set[int], set[int]]] = []
     real = Trainer.fit
 
@@ -138,7 +138,7 @@ def test_resuming_gives_the_same_weights(
 
 
 def test_explicit_fractions_are_refused_with_their_rows(configure: Configure, few: Path) -> None:
-    """The control arm: who asks for test rows gets none in silence."""
+    """The control: explicitly requested test rows are not dropped silently."""
     with pytest.raises(DataError, match="too few rows for a split with every class: 2 of 12 rows"):
         run(configure(f"--data.train={few}", "--data.validation=0.2", "--data.test=0.2"))
 
@@ -237,8 +237,8 @@ def test_a_rare_class_of_an_estimator_is_named_with_its_row_and_fixes() -> None:
 
 
 def test_validation_rows_are_never_trained_on() -> None:
-    """The control arm: answers of the final network for its own rows are better than cross-validated ones."""
-    labels = np.random.default_rng(0).permutation(LABELS[:60]).tolist()  # nothing can be told
+    """The control: predictions of the final network on its training rows are better than held-out ones."""
+    labels = np.random.default_rng(0).permutation(LABELS[:60]).tolist()  # random labels
     found = tiny(epochs=30, validation_fraction=None).fit(TEXTS[:60], labels)
     assert found.score(TEXTS[:60], labels) > 0.8
     assert found.metrics_["validation"]["accuracy"] < 0.6

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard: what is drawn, once each over kills, and nothing learned differently."""
+"""TensorBoard curves: points, each once across kills, and unchanged training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def events_of(folder: str | Path) -> EventAccumulator:
 
 
 def points_of(folder: str | Path) -> Points:
-    """Return every point that TensorBoard shows; a step that is there twice is an error."""
+    """Return every point that TensorBoard shows; a duplicate step is an error."""
     events, points = events_of(folder), {}
     for name in events.Tags()["scalars"]:
         scalars = events.Scalars(name)
@@ -68,7 +68,7 @@ def weights_of(config: Config) -> dict[str, bytes]:
 
 
 def run_until_step(config: Config, step: int) -> None:
-    """Run until a step is done and recorded, and no further."""
+    """Run until a step is done and logged."""
     real = trainer_module.Trainer._step
 
     def stop(trainer: trainer_module.Trainer, batches: list[Any]) -> float:
@@ -84,7 +84,7 @@ def run_until_step(config: Config, step: int) -> None:
 
 
 def next_second() -> None:
-    """Wait until an event file's name says that it is newer; a run takes longer than that to start."""
+    """Wait until a new event file would have a newer name; a real run takes longer to start."""
     time.sleep(1.01 - time.time() % 1)
 
 
@@ -165,7 +165,7 @@ def test_a_killed_and_resumed_run_draws_the_curves_of_one_that_was_not(
 
 
 def test_points_after_the_checkpoint_are_purged(configure: Configure) -> None:
-    """Even where the resumed run has no point of its own: it goes on from step 20, the next is at 24."""
+    """Even if the resumed run has no point yet: it resumes at step 20, the next point is at 24."""
     config = configure(*ON)
     run_until_step(config, 22)
     with Curves(Path(config.out) / "tensorboard", settings="").after(22) as curves:

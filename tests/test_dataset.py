@@ -35,7 +35,7 @@ TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=25), min_size=1, max_
 
 
 def store_of(texts: Texts) -> TokenStore:
-    """Return texts as a store, in the plainest way."""
+    """Return texts as a token store, by a plain implementation."""
     tokens = list(dict.fromkeys(token for text in texts for token in text))
     ids = [tokens.index(token) for text in texts for token in text]
     rows = len(texts)
@@ -72,7 +72,7 @@ def dataset_of(
 
 
 def cut(text: list[str], max_tokens: int, truncate: str) -> list[str]:
-    """Reference: what is kept of a text."""
+    """Reference implementation of truncation."""
     if len(text) <= max_tokens:
         return text
     if truncate == "head":
@@ -84,7 +84,7 @@ def cut(text: list[str], max_tokens: int, truncate: str) -> list[str]:
 
 
 def padded(rows: list[list[int]]) -> list[list[int]]:
-    """Reference: rows filled up to a multiple of eight."""
+    """Reference: rows padded to a multiple of eight."""
     width = -(-max(map(len, rows)) // 8) * 8
     return [row + [PAD] * (width - len(row)) for row in rows]
 
@@ -236,7 +236,7 @@ def test_counts_equal_a_counter(texts: Texts, data: st.DataObject) -> None:
 
 
 def test_counts_of_many_rows_are_summed_in_chunks() -> None:
-    """More rows than are counted at once, with empty ones at the seams."""
+    """More rows than one chunk, with empty ones at the boundaries."""
     rows = 250_001
     lengths = np.arange(rows) % 3
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -302,7 +302,7 @@ def test_an_epoch_is_a_permutation_in_full_batches(
 
 
 def part_sizes(lengths: list[int], start: int, pool: int, batch_size: int) -> list[int]:
-    """Return the sizes of the batches that one pool of rows is cut into."""
+    """Return the batch sizes of one pool of rows."""
     count = min(pool, len(lengths) - start)
     return [min(batch_size, count - i) for i in range(0, count, batch_size)]
 
@@ -334,7 +334,7 @@ def test_accumulating_changes_how_batches_are_grouped_and_not_which() -> None:
 
 
 def test_little_is_padded() -> None:
-    """Lengths as in a corpus of film reviews: mean 238, median 178, cut at 400."""
+    """Lengths as in a corpus of film reviews: mean 238, median 178, truncated to 400."""
     random = np.random.default_rng(0)
     raw = random.lognormal(np.log(178), np.sqrt(2 * np.log(238 / 178)), 20_000)
     lengths = np.clip(raw.astype(np.int64), 1, 400)
@@ -374,7 +374,7 @@ def test_processes_share_a_step_fairly(sizes: list[int], world_size: int) -> Non
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(1, 8))
 @quick
 def test_the_mean_over_processes_is_the_mean_over_rows(sizes: list[int], world_size: int) -> None:
-    """What averaging the processes' gradients does, with a loss per row in place of a gradient."""
+    """Simulates gradient averaging over processes, with a loss per row instead of a gradient."""
     ends = np.cumsum([0, *sizes])
     step = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
     loss = np.random.default_rng(1).normal(size=int(ends[-1]))
@@ -442,5 +442,5 @@ def test_unknown_tokens_are_numbered_within_a_batch_and_spelt() -> None:
     assert batch.tokens_BT[3, :2].tolist() == [3, ids["w1"]]
     spelt = spell([token for token, i in sorted(ids.items(), key=lambda item: item[1]) if i >= 4], 100)
     assert batch.spelling_XK.tolist() == spelt.tolist()
-    assert dataset.batch(np.array([1])).tokens_BT[0, 0] == 4  # numbered anew in each batch
+    assert dataset.batch(np.array([1])).tokens_BT[0, 0] == 4  # numbered per batch
     assert dataset.unknown_share() == pytest.approx(4 / 6)

@@ -1,4 +1,4 @@
-"""How CSV and TSV are written: line ends, quotes, headers. Nothing is lost without a word."""
+"""CSV and TSV dialects: line ends, quotes, headers. Nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_file_without_a_header_is_read_whole(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_following_the_hint_loses_no_first_row(tmp_path: Path) -> None:
-    """The fault: naming the columns by what the first row holds."""
+    """Regression: naming the columns after the first row."""
     file = tmp_path / "rows.csv"
     file.write_text("".join(f"{text},{label}\n" for text, label in ROWS))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Two processes are one: the same weights and scores, each row once, one writer, no orphan."""
+"""Two processes equal one: the same weights and scores, each row once, one writer, no orphan."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ HARDLY_ANY_DROPOUT = "--model.word_dropout=1e-9"
 def test_two_processes_equal_one(
     configure: Configure, start: Callable[..., Job], tmp_path: Path, others: list[str]
 ) -> None:
-    """With odd numbers of rows in every split, a last batch of one row, and batches added up."""
+    """With odd numbers of rows in every split, a last batch of one row, and accumulated batches."""
     write_csv(tmp_path / "train.csv", make_rows(5 * 16 + 1))
     write_csv(tmp_path / "validation.csv", make_rows(33, seed=1))
     write_csv(tmp_path / "test.csv", make_rows(27, seed=2))
@@ -147,7 +147,7 @@ def assert_equal_checkpoints(found: Path, expected: Path) -> None:
 def test_two_processes_train_adversarially(
     configure: Configure, start: Callable[..., Job], tmp_path: Path
 ) -> None:
-    """Each looks for its own rows' worst push from another start: the end is not that of one process."""
+    """Each starts the search for perturbations differently, so the weights differ from one process."""
     found = []
     for vat in (0.0, 0.3):
         flags = ("--trainer.epochs=1", f"--trainer.vat={vat}", f"--out={tmp_path / str(vat)}")
@@ -159,7 +159,7 @@ def test_two_processes_train_adversarially(
 
 
 def test_a_job_of_two_processes_trains_several_seeds(configure: Configure, tmp_path: Path) -> None:
-    """A job can be connected only once, however many runs it does. The command is in guides/resuming.md."""
+    """A job can connect only once, whatever its number of runs. The command is in guides/resuming.md."""
     config = configure("--seeds=2", "--trainer.epochs=1")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
@@ -174,10 +174,10 @@ def test_a_job_of_two_processes_trains_several_seeds(configure: Configure, tmp_p
     assert [of["seed"] for of in summary["runs"]] == [0, 1]
 
 
-def start_without_end(
+def start_endless_job(
     configure: Configure, start: Callable[..., Job], tmp_path: Path
 ) -> tuple[Config, Job, dict[str, int]]:
-    """Start a job that would take hours, and return when it has a checkpoint."""
+    """Start a job that would take hours, and return once it has a checkpoint."""
     config = configure("--trainer.epochs=5000", "--trainer.checkpoint_every=5")
     flags = ("--config", write_settings(config, tmp_path))
     job = start(ranks.__file__, "no fault", str(tmp_path), *flags)
@@ -194,8 +194,8 @@ def start_without_end(
 def test_a_signal_to_one_process_stops_both_at_the_same_step(
     configure: Configure, start: Callable[..., Job], tmp_path: Path
 ) -> None:
-    """The main one, which writes, got none: it hears of it from the other."""
-    config, job, workers = start_without_end(configure, start, tmp_path)
+    """Rank 0, which writes, got no signal: it is informed by the other."""
+    config, job, workers = start_endless_job(configure, start, tmp_path)
     os.kill(workers["1-0"], signal.SIGTERM)
     asked = time.monotonic()
     assert job.wait(60) != 0
@@ -207,7 +207,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
 
 
 def test_deleting_a_group_does_not_wait_for_itself(tmp_path: Path) -> None:
-    """The control is in scripts/soak: without the last reference such a process hangs, sooner or later."""
+    """The control is in scripts/soak: without the last reference such a process eventually hangs."""
     assert ranks.groups(1, tmp_path) == {"processes": 1, "lost": 0}
 
 
@@ -217,7 +217,7 @@ def test_deleting_a_group_does_not_wait_for_itself(tmp_path: Path) -> None:
 @settings(max_examples=80, deadline=None, derandomize=True, database=None)
 @given(count=st.integers(1, 40), world_size=st.integers(1, 9), width=st.integers(0, 3))
 def test_gathered_rows_are_in_order_without_duplicates(count: int, world_size: int, width: int) -> None:
-    """The processes are played one after the other; some have no row at all."""
+    """The processes are simulated one after the other; some have no rows."""
     rows = torch.arange(count * max(1, width)).view(count, *([width] if width else []))
     dealt = [rows[rank::world_size] for rank in range(world_size)]
     padded: dict[int, Tensor] = {}
@@ -284,7 +284,7 @@ class Notes:
 
 @pytest.fixture
 def join(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Processes]:
-    """A function that makes this process one of a job that shares some notes."""
+    """A function that makes this process a rank of a job with a shared store."""
 
     def make(rank: int, notes: Notes, timeout_s: float = 60) -> Processes:
         processes = Processes(rank=rank, world_size=2)
@@ -295,7 +295,7 @@ def join(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Processes]:
 
 
 def test_the_main_process_goes_first(join: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """And waits for the others at the end: it may write what they have not looked at yet."""
+    """And waits for the others at the end, since it may overwrite what they still read."""
     notes, events = Notes(), []
     monkeypatch.setattr(distributed.dist, "barrier", lambda: events.append("barrier"))
     for rank in (0, 1):
@@ -307,7 +307,7 @@ def test_the_main_process_goes_first(join: Callable[..., Processes], monkeypatch
 def test_other_ranks_wait_while_rank_0_sends_heartbeats(
     join: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five times longer than the timeout; without a beat, which is the control, they give up."""
+    """Five times longer than the timeout; without heartbeats (the control) they give up."""
     monkeypatch.setattr(distributed, "BEAT_S", 0.02)
     for beats in (True, False):
         notes = Notes()

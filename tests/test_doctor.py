@@ -1,4 +1,4 @@
-"""The doctor: what it finds in data made sick on purpose, and that it finds nothing in healthy ones."""
+"""The doctor: findings for injected problems, and none for healthy data."""
 
 import json
 import random
@@ -57,8 +57,8 @@ def bad(findings: list[Finding]) -> list[Finding]:
 # -- near-duplicates -------------------------------------------------------------------------------
 
 
-def nearest_by_looking_at_all(texts: list[str], others: list[str]) -> dict[int, tuple[int, float]]:
-    """Return row -> its nearest other row, the first one of several, and the Jaccard index."""
+def nearest_by_brute_force(texts: list[str], others: list[str]) -> dict[int, tuple[int, float]]:
+    """Return row -> its nearest other row (the first of several) and the Jaccard index."""
     found = {}
     sets = [[set(text.lower().split()) for text in some] for some in (texts, others)]
     for i, mine in enumerate(sets[0]):
@@ -71,8 +71,8 @@ def nearest_by_looking_at_all(texts: list[str], others: list[str]) -> dict[int, 
     return found
 
 
-def alike_texts(count: int, seed: int) -> list[str]:
-    """Return texts of 1 to 16 words; about half are another one with a few words changed."""
+def similar_texts(count: int, seed: int) -> list[str]:
+    """Return texts of 1 to 16 words; about half are near-duplicates of another."""
     randomness = random.Random(seed)
     words = [*FILLERS, *(f"w{i}" for i in range(60))]
     texts: list[list[str]] = []
@@ -90,9 +90,9 @@ def alike_texts(count: int, seed: int) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_near_duplicates_equal_an_all_pairs_search(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = alike_texts(300, seed)
+    texts = similar_texts(300, seed)
     mine, others = texts[:120], texts[120:]
-    expected = nearest_by_looking_at_all(mine, others)
+    expected = nearest_by_brute_force(mine, others)
     assert len(expected) > 10
     for rows_at_once, pairs_at_once in ((50_000, 1_000_000), (37, 50)):  # parts make no difference
         monkeypatch.setattr("lstm_sentiment.diagnostics.near_duplicates.ROWS_AT_ONCE", rows_at_once)
@@ -146,7 +146,7 @@ def test_repeated_and_similar_texts_across_splits_are_named(configure: Configure
     lines = (tmp_path / "validation.csv").read_text("utf-8").splitlines()
     assert example["validation"]["text"] in lines[example["validation"]["line"] - 1].lower()
     assert example["validation"]["text"].removesuffix(" today") == example["train"]["text"]
-    assert facts["similar"]["test, train"]["rows"] == 0  # the same text is no near-duplicate
+    assert facts["similar"]["test, train"]["rows"] == 0  # equal texts are not near-duplicates
     assert facts["shared_texts"]["test"] == 3
     assert [f.key for f in bad(findings)] == ["data.deduplicate", "data.group_column"]
     assert sum("train.csv:" in line for line in data_lines(facts)) == 3
@@ -188,7 +188,7 @@ def test_class_shift_is_measured(configure: Configure, tmp_path: Path) -> None:
 
 @pytest.fixture
 def columns(tmp_path: Path) -> list[str]:
-    """Three files with a column `source` that is the same everywhere."""
+    """Three files with a constant column `source`."""
     argv = []
     for seed, split in enumerate(("train", "validation", "test")):
         rows = make_rows(90, seed=seed)
@@ -200,7 +200,7 @@ def columns(tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def frozen(tmp_path: Path) -> list[str]:
-    """Frozen vectors and no n-grams: no embedding learns."""
+    """Frozen vectors and no n-grams: no embedding is trained."""
     numbers = np.random.default_rng(0).normal(size=(len(FILLERS), 16)) / 10
     lines = [
         f"{word.lower()} {' '.join(f'{n:.4f}' for n in row)}"
@@ -226,7 +226,7 @@ def same_result(first: Config, second: Config) -> bool:
 
 
 NO_GAIN = ("--trainer.learning_rate=1e-12", "--trainer.ema=0", "--trainer.epochs=3")
-# key, settings beside it, a value without effect, another one, one with an effect, a warning or a note
+# key, other settings, a value without effect, another one, one with an effect, a warning or a note
 INERT = [
     ("trainer.batch_size", (), "300", "900", "150", WARNING),
     ("trainer.accumulate", (), "50", "12", "11", WARNING),
@@ -360,7 +360,7 @@ def test_a_dominant_class_is_found(configure: Configure, tmp_path: Path) -> None
 
 
 def test_label_leakage_is_found(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trained on the validation rows beforehand: shuffled labels do not make it forget at once."""
+    """A model already trained on the validation rows does not forget them with shuffled labels at once."""
     config = configure("--trainer.learning_rate=1e-6", "--trainer.ema=0")
     corpus = corpus_of(config)
     model = initial_model(config, corpus).train()
@@ -472,7 +472,7 @@ def test_a_backward_lstm_that_starts_on_padding_is_found(
         place_TB = torch.arange(steps - 1, -1, -1)[:, None] * len(lengths_B) + torch.arange(len(lengths_B))
         return place_TB.flatten()
 
-    monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # it asks for no such index
+    monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # has no such index
     monkeypatch.setattr("lstm_sentiment.models.lstm.reversal", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
         "in small mixed batches", "padded, next to a long text",
@@ -494,7 +494,7 @@ def test_a_prediction_that_depends_on_row_order_is_found(
     assert not any(check.holds for check in check_invariance(classifier) if "order" in check.name)
 
 
-# -- the whole -------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 
 
 def test_a_healthy_run_has_no_warnings(trained_run: Path) -> None:

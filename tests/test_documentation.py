@@ -1,7 +1,6 @@
-"""README and the documentation: commands and snippets run, files that are named exist, the site builds.
+"""README and documentation: commands and snippets run, named files exist, the site builds.
 
-Pages share a folder with small files and a run that is trained once. A command that is written on several
-pages runs once.
+Pages share a folder with small files and one trained run. A command that occurs on several pages runs once.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from lstm_sentiment.config.yaml_files import keys_of
 from lstm_sentiment.pretraining.config import PretrainConfig
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))  # scripts are no package
+sys.path.insert(0, str(ROOT / "scripts"))  # scripts are not a package
 
 import site_pages  # noqa: E402
 
@@ -45,17 +44,17 @@ BLOCK = re.compile(r"(<!-- not run: .*? -->\n+)?^```(bash|python|yaml)\n(.*?)^``
 
 
 def name_of(page: Path) -> str:
-    """Return a page's name below the repository's root."""
+    """Return a page's path relative to the repository's root."""
     return page.relative_to(ROOT).as_posix()
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Return a page's blocks of code, each with its language; not those with a comment that says why not."""
+    """Return a page's code blocks with their language, except those marked as not run."""
     return [(found[2], found[3]) for found in BLOCK.finditer(page.read_text("utf-8")) if not found[1]]
 
 
 def command_lines(code: str) -> list[str]:
-    """Return the commands of a shell block, without comments and with continued lines joined.
+    """Return the commands of a shell block, without comments and with continuation lines joined.
 
     >>> command_lines("a --b 1 \\\\\\n  c  # why\\n\\nd && e")
     ['a --b 1 c', 'd', 'e']
@@ -66,25 +65,25 @@ def command_lines(code: str) -> list[str]:
 
 
 def script_of(words: list[str]) -> str | None:
-    """Return the script of the repository that a command runs, if it is one."""
+    """Return the script of the repository that a command runs, if any."""
     name = words[1] if words[0] == "python" and len(words) > 1 else words[0]
     return name if name.removeprefix("./").startswith(("scripts/", ".ci/")) else None
 
 
 @functools.cache
 def made_pages() -> dict[str, str]:
-    """Return the pages that are made from the code."""
+    """Return the pages generated from the code."""
     return site_pages.pages()
 
 
 class Session:
-    """A folder in which the commands of pages run, each once."""
+    """A folder in which the commands of pages are run, each once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.done = folder, set[str]()
 
     def run(self, line: str) -> None:
-        """Run a command of this package, or look whether its script exists."""
+        """Run a command of this package, or check that its script exists."""
         words = shlex.split(line)
         if line in self.done or words[0] in NOT_RUN:
             return
@@ -100,7 +99,7 @@ class Session:
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Compute on one core: for work as small as this a second one only waits for the first."""
+    """Use one core: a second one does not help with such small work."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
     if cores:
         os.sched_setaffinity(0, {min(cores)})
@@ -184,7 +183,7 @@ def test_the_readme_is_short_and_names_the_test_command() -> None:
     assert "./scripts/test" in text
 
 
-# -- pages made from the code ----------------------------------------------------------------------
+# -- generated pages -------------------------------------------------------------------------------
 
 
 def test_the_reference_has_every_setting_with_its_default() -> None:

@@ -1,4 +1,4 @@
-"""Errors, configuration, command line, YAML files, and the rules every module keeps."""
+"""Errors, configuration, command line and YAML files."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ def parse(*argv: str) -> Config:
 
 
 def parse_yaml(folder: Path, content: str, *argv: str) -> Config:
-    """Parse a configuration file of this content."""
+    """Parse a configuration file with this content."""
     file = folder / "config.yaml"
     file.write_text(content, encoding="utf-8")
     return parse("--config", str(file), *argv)
 
 
 def refusal(*argv: str) -> str:
-    """Return the message with which a command line is refused."""
+    """Return the error message of a command line."""
     with pytest.raises(ConfigError) as caught:
         parse(*argv)
     return str(caught.value)
 
 
 def yaml_refusal(folder: Path, content: str, *argv: str) -> str:
-    """Return the message with which a file is refused, with its path written as FILE."""
+    """Return the error message of a file, with FILE for its path."""
     with pytest.raises(ConfigError) as caught:
         parse_yaml(folder, content, *argv)
     return str(caught.value).replace(str(folder / "config.yaml"), "FILE")
@@ -229,7 +229,7 @@ WRONG_TYPE = [
 
 @pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused_with_its_location(tmp_path: Path, key: str, value: str) -> None:
-    """A value from a file is an error with file and line; from the command line, without."""
+    """The error of a value in a file names file and line; that of a command line does not."""
     assert refusal(f"--{key}={value}").startswith(f"{key}: ")
     content, line = in_yaml(key, value)
     assert yaml_refusal(tmp_path, content).startswith(f"FILE:{line}: {key}: ")
@@ -279,7 +279,7 @@ MAPS = [  # what is typed, what is meant
 
 @pytest.mark.parametrize(("typed", "meant"), MAPS)
 def test_labels_are_the_text_that_was_typed(tmp_path: Path, typed: str, meant: Any) -> None:
-    """YAML alone reads numbers, truth values and dates: the control."""
+    """The control: plain YAML reads numbers, booleans and dates."""
     assert parse(f"--data.labels={typed}").data.labels == meant
     assert parse("--data.labels", typed).data.labels == meant
     assert parse_yaml(tmp_path, f"data:\n  labels: {typed}\n").data.labels == meant
@@ -374,7 +374,7 @@ def test_options_in_conflict_are_refused(tmp_path: Path, argv: list[str], key: s
     assert part in message
     content = "".join(in_yaml(*word[2:].split("="))[0] for word in argv)
     sections = re.findall(r"^\w+:$", content, re.MULTILINE)
-    for section in set(sections[1:]):  # a section stands once in a file
+    for section in set(sections[1:]):  # a section occurs once in a file
         head, _, tail = content.rpartition(f"# a comment\n{section}\n")
         content = head + tail
     assert re.match(rf"FILE:\d+: {key}: ", yaml_refusal(tmp_path, content))
@@ -423,7 +423,7 @@ def test_an_unknown_option_is_refused_with_the_nearest(tmp_path: Path, name: str
     ],
 )
 def test_options_cannot_be_abbreviated(argv: list[str]) -> None:
-    """Neither an abbreviation nor a stray word is silently taken for something."""
+    """Neither an abbreviation nor a stray word is accepted silently."""
     assert argv[0].lstrip("-").split("=")[0] in refusal(*argv)
 
 
@@ -534,7 +534,7 @@ def test_a_file_that_is_not_a_map_is_refused(tmp_path: Path, content: str) -> No
 
 @pytest.mark.parametrize("content", ["", "\n\n", "# nothing but the defaults\n", "\ufeff# byte order mark\n"])
 def test_an_empty_file_means_the_defaults(tmp_path: Path, content: str) -> None:
-    """A file holds only what differs from the defaults, which may be nothing."""
+    """A file needs only settings that differ from the defaults, possibly none."""
     assert parse_yaml(tmp_path, content) == Config()
 
 
@@ -560,7 +560,7 @@ def test_a_yaml_tag_is_refused_and_runs_nothing(tmp_path: Path, tag: str) -> Non
 
 
 def test_a_yaml_alias_is_refused(tmp_path: Path) -> None:
-    """Nine aliases of nine aliases, nine deep, are a gigabyte in three hundred bytes."""
+    """Nine levels of nine aliases expand three hundred bytes to a gigabyte."""
     message = yaml_refusal(tmp_path, "data:\n  labels:\n    - &a [x, x]\n    - [*a, *a]\n")
     assert message.startswith("FILE:")
     assert "alias" in message
@@ -593,7 +593,7 @@ def test_a_mistyped_option_is_a_one_line_error(tmp_path: Path) -> None:
 
 
 def test_help_is_fast(tmp_path: Path) -> None:
-    """The best of three runs, since other work may hold the processor."""
+    """The best of three runs, since the machine may be busy."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

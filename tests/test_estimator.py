@@ -1,4 +1,4 @@
-"""The estimator where scikit-learn's users are: its own checks, searches, pipelines, pickles, mistakes."""
+"""The estimator in scikit-learn: its checks, searches, pipelines, pickles, errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ NOT_OFFERED = {
     "checkpoint_every",
     "tensorboard",
     "timeout",
-}  # there is no run folder to go on from or to look into
+}  # there is no run folder to resume or inspect
 OWN = {"pretrained", "adapt", "validation_fraction", "deduplicate", "left_out", "random_state", "verbose"}
 TINY: dict[str, Any] = {
     "embedding_size": 16,
@@ -85,14 +85,14 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> SentimentEstimator:
     return estimator
 
 
-# -- an estimator as scikit-learn knows them -------------------------------------------------------
+# -- scikit-learn's conventions --------------------------------------------------------------------
 
 
 class NumberEstimator(SentimentEstimator):
-    """The estimator for scikit-learn's checks, whose rows are numbers: each row becomes a text of words.
+    """The estimator for scikit-learn's checks, which use numeric rows: each row becomes a text of words.
 
-    Labels, settings, copies and answers are those of `SentimentEstimator`; the rows are checked as
-    scikit-learn's own estimators check theirs.
+    Labels, settings, copies and predictions are those of `SentimentEstimator`; rows are validated as by
+    scikit-learn's own estimators.
     """
 
     def fit(self, X: Any, y: Any) -> NumberEstimator:
@@ -116,7 +116,7 @@ def worded(X: np.ndarray) -> list[str]:
     ]
 
 
-# Every check of scikit-learn 1.9 for such a classifier, and why it fails where it does.
+# Every check of scikit-learn 1.9 for such a classifier, and the reason for failing ones.
 CHECKS = {
     "check_array_api_input": "",
     "check_classifier_data_not_an_array": "",
@@ -191,7 +191,7 @@ NEW = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 9)
 
 @pytest.mark.skipif(not NEW, reason="an older scikit-learn has checks that are gone since")
 def test_every_check_of_scikit_learn_is_named() -> None:
-    """A check that is new in scikit-learn is run below, and is to be named above, with what comes of it."""
+    """A check new in scikit-learn is run below and must be listed above with its expected result."""
     found = {check.func.__name__ for _, check in estimator_checks_generator(NumberEstimator())}
     assert found - set(CHECKS) == set()
 
@@ -217,7 +217,7 @@ def test_scikit_learns_checks_without_rows_hold_for_the_estimator_itself(check: 
 
 
 def test_check_estimator_skips_checks_on_numeric_input() -> None:
-    """Its rows are numbers, and the tags say that these are texts."""
+    """Its rows are numeric, and the tags require texts."""
     with pytest.warns(SkipTestWarning, match="Can't test estimator SentimentEstimator"):
         estimator_checks.check_estimator(SentimentEstimator())
 
@@ -225,7 +225,7 @@ def test_check_estimator_skips_checks_on_numeric_input() -> None:
 def test_a_text_has_the_same_probabilities_in_any_batch_to_float_rounding(
     fitted: SentimentEstimator,
 ) -> None:
-    """What scikit-learn's check of subsets asks for, at the precision of fp32."""
+    """scikit-learn's check of subset invariance, at fp32 precision."""
     together = fitted.predict_proba(FRESH)
     alone = np.concatenate([fitted.predict_proba([text]) for text in FRESH])
     np.testing.assert_allclose(alone, together, atol=2e-6)
@@ -420,7 +420,7 @@ def test_texts_may_contain_any_string(caplog: pytest.LogCaptureFixture) -> None:
     assert "bytes" not in caplog.text
 
 
-# -- where estimators are used ---------------------------------------------------------------------
+# -- use in scikit-learn ---------------------------------------------------------------------------
 
 
 def shout(texts: list[str]) -> list[str]:
@@ -488,7 +488,7 @@ def test_a_saved_estimator_is_an_ordinary_run_folder(fitted: SentimentEstimator,
     assert list((tmp_path / "deep").iterdir()) == [tmp_path / "deep" / "run"]
 
 
-# -- what it leaves alone --------------------------------------------------------------------------
+# -- side effects ----------------------------------------------------------------------------------
 
 
 def test_nothing_is_left_behind(
@@ -540,7 +540,7 @@ def test_repeated_texts_are_kept_by_default() -> None:
     assert twice.metrics_["validation"]["rows"] == 12
 
 
-# -- mistakes --------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -621,7 +621,7 @@ def test_predict_accepts_only_texts(fitted: SentimentEstimator, method: str, tex
 
 
 def stop_in_first_fold(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
-    """Send this process a signal in the third step of the first `fit`; return the steps taken, as a list."""
+    """Send this process a signal in the third step of the first `fit`; return the list of steps."""
     real, steps = Trainer._step, list[int]()
 
     def step(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
@@ -649,7 +649,7 @@ def test_ctrl_c_ends_a_search(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s
 
 
 def test_a_stop_raised_as_an_error_would_fail_a_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: scikit-learn takes any `Exception` for a fold that failed."""
+    """The control: scikit-learn treats any `Exception` as a failed fold."""
     stop_in_first_fold(monkeypatch, signal.SIGINT)
     monkeypatch.setattr("lstm_sentiment.estimator._stopped_as_any_program", contextlib.nullcontext)
     with pytest.warns(FitFailedWarning, match="StoppedError"):
@@ -691,7 +691,7 @@ def test_sigterm_ends_the_process_without_leftovers(tmp_path: Path) -> None:
 
 
 def fit_in_two_threads(monkeypatch: pytest.MonkeyPatch, *, patience_s: float) -> list[SentimentEstimator]:
-    """Fit twice at once; each step waits a moment for the other thread between seed and dropout."""
+    """Fit in two threads; each step waits for the other thread between seeding and dropout."""
     together, real = threading.Barrier(2), trainer_module.seed_random_numbers
 
     def seed(number: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Exit codes where nothing can be written, and what a command that is stopped leaves behind."""
+"""Exit codes of failed writes, and leftovers of stopped commands."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _own_logging() -> Iterator[None]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with a run, and rows with labels and without."""
+    """A folder with a run, labelled and unlabelled rows."""
     shutil.copytree(GOOD_RUN, tmp_path / "run")
     rows = [("great", "positive"), ("awful", "negative"), ("usual", "neutral")] * 40
     write_csv(tmp_path / "rows.csv", rows)
@@ -74,7 +74,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def arguments(command: str, place: Path, out: Path) -> list[str]:
-    """Return a command line that writes to `out` what the command can write elsewhere."""
+    """Return a command line that writes the output of a command to `out`."""
     run, rows = str(place / "run"), str(place / "rows.csv")
     quick = [*TINY, "--trainer.epochs=1", f"--out={out}"]
     return {
@@ -91,7 +91,7 @@ def arguments(command: str, place: Path, out: Path) -> list[str]:
 
 
 def code_of(main: Main, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command as a process does; return its exit code."""
+    """Run a command like a process; return its exit code."""
     monkeypatch.setattr(sys, "argv", ["command", *argv])
     with pytest.raises(SystemExit) as left:
         run_command(main)
@@ -100,7 +100,7 @@ def code_of(main: Main, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Any
 
 @contextlib.contextmanager
 def no_file_larger_than(size: int) -> Iterator[None]:
-    """Let writes fail that make a file larger than so many bytes, as on a full disk."""
+    """Limit the file size, so that writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -110,7 +110,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 
 def left_in(folder: Path) -> list[str]:
-    """Return what is unfinished in a folder."""
+    """Return the unfinished files in a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name != ".lock")
 
 
@@ -140,7 +140,7 @@ def test_a_full_stdout_is_code_5_and_one_message(
 @linux
 @pytest.mark.parametrize("argv", [["--help"], ["predict", "--help"], ["--version"]])
 def test_help_on_a_full_stdout_is_code_5(argv: list[str]) -> None:
-    """In a process of its own: Python's last words would be another code."""
+    """In a subprocess: at exit Python would replace the code."""
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-m", "lstm_sentiment", *argv]
     with FULL.open("w") as full:
@@ -184,7 +184,7 @@ WRITTEN = {  # command -> part of the message that names what could not be writt
 def test_a_file_that_cannot_be_written_is_code_5_and_named(
     command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The words of the system for a file that is too large stand for those of a full disk."""
+    """The OS error of a file size limit is used for that of a full disk."""
     argv = arguments(command, place, place / "out")
     if command in ("train", "pretrain"):  # the cache is written before the run
         monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(place / "cache"))
@@ -234,7 +234,7 @@ def test_a_full_tmpfs_is_code_5(
         told = capsys.readouterr().err
         assert f"{NO_ROOM} (" in told, told
         assert " bytes free" in told
-        if command != "train":  # which leaves what it says can be resumed
+        if command != "train":  # which leaves a resumable run
             assert sorted(disk.rglob("*")) == before
 
 
@@ -283,7 +283,7 @@ def test_an_os_error_with_a_filename_names_it(
 
 
 def test_other_os_errors_are_internal_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: it comes with its traceback, and with code 1."""
+    """The control: a traceback and exit code 1."""
 
     def fail(_: list[str]) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
@@ -335,7 +335,7 @@ DEVICES = {
 def test_devices_and_pipes_are_not_replaced_by_files(
     command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The fault: --out /dev/null made a file of it for everybody."""
+    """Regression: --out /dev/null replaced the device by a file."""
     monkeypatch.chdir(place)
     os.mkfifo("pipe.csv")
     argv = [word.replace("DEVICE", "pipe.csv") for word in DEVICES[command]]
@@ -344,7 +344,7 @@ def test_devices_and_pipes_are_not_replaced_by_files(
     assert Path("pipe.csv").is_fifo()
 
 
-# -- what is stopped -------------------------------------------------------------------------------
+# -- stopped commands ------------------------------------------------------------------------------
 
 LABELS_SLOWLY = """
 import sys, time
@@ -367,7 +367,7 @@ run_command(predict.main)
 
 @contextlib.contextmanager
 def labelling(place: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a command that labels a file and is in the middle of it."""
+    """Start a command that is in the middle of labelling a file."""
     argv = [str(place / "run"), f"--file={place / 'rows.csv'}", f"--out={place / 'out.csv'}"]
     process = subprocess.Popen(
         [sys.executable, "-c", LABELS_SLOWLY, *argv],
@@ -402,7 +402,7 @@ def test_leftovers_of_a_kill_are_removed_by_the_next_command(
     with labelling(place) as process:
         process.kill()
         process.wait()
-    [left] = left_in(place)  # the control: nobody could remove it
+    [left] = left_in(place)  # the control: it could not be removed
     argv = [str(place / "run"), f"--file={place / 'rows.csv'}", f"--out={place / 'out.csv'}"]
     assert code_of(predict.main, argv, monkeypatch) == 0
     assert left_in(place) == [left], "what is so young may be somebody's"

@@ -1,4 +1,4 @@
-"""Whole runs: what is written, resuming bit for bit, and folders that are in the way."""
+"""Whole runs: written files, bit-exact resuming, and existing folders."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ WEIGHTS = ("best/model", "last/model", "last/optimizer")
 
 @pytest.fixture(autouse=True)
 def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flushing takes half the time of these tests, and only pulling the plug could show it."""
+    """fsync takes half the time of these tests and has no effect without a power cut."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def weights_of(folder: str | Path) -> dict[str, bytes]:
-    """Return the bytes of all files of weights and optimizer state that a resumed run must reproduce."""
+    """Return the bytes of all weights and optimizer states that a resumed run must reproduce."""
     files = sorted(f for name in (BEST, LAST) for f in (Path(folder) / name).glob("*.safetensors"))
     found = {f"{file.parent.name}/{file.stem}": file.read_bytes() for file in files}
     assert set(WEIGHTS) <= set(found)
@@ -56,7 +56,7 @@ def weights_of(folder: str | Path) -> dict[str, bytes]:
 
 
 def differing(one: dict[str, bytes], two: dict[str, bytes]) -> list[str]:
-    """Return the names of files that differ; never the bytes, which nobody wants to read."""
+    """Return the names of files that differ, for short failure messages."""
     return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
 
 
@@ -68,12 +68,12 @@ def history_of(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def run_until_save(config: Config, name: str, count: int) -> None:
-    """Run until the n-th checkpoint of a name is written, and no further."""
+    """Run until the n-th checkpoint of a name is written."""
     with killed_at_save(name, count):
         run(config)
 
 
-# -- what a run leaves -----------------------------------------------------------------------------
+# -- files of a run --------------------------------------------------------------------------------
 
 
 def test_a_run_writes_its_documented_files(configure: Configure) -> None:
@@ -137,7 +137,7 @@ def test_another_seed_is_another_run(configure: Configure, tmp_path: Path) -> No
 
 
 def test_test_rows_change_no_weight(configure: Configure, tmp_path: Path) -> None:
-    """Not even when their labels are all wrong, or when there are none."""
+    """Even if all their labels are wrong, or without test rows."""
     write_csv(tmp_path / "right.csv", make_rows(30, seed=1))
     write_csv(tmp_path / "wrong.csv", [(text, "negative") for text, _ in make_rows(33, seed=2)])
     metrics = {}
@@ -154,7 +154,7 @@ def test_test_rows_change_no_weight(configure: Configure, tmp_path: Path) -> Non
 
 
 def test_baselines_learn_from_training_rows_alone(configure: Configure, tmp_path: Path) -> None:
-    """Most of which are negative; no test row is."""
+    """Most training rows are negative; no test row is."""
     rows = make_rows(120)
     left_out = [row for row in rows if row[1] != "negative"][::2]
     train = write_csv(tmp_path / "train.csv", [row for row in rows if row not in left_out])
@@ -208,7 +208,7 @@ def test_class_weights_and_label_smoothing_apply_to_the_loss(
 def test_an_unpaired_surrogate_does_not_stop_training(
     configure: Configure, tmp_path: Path, tokenizer: str
 ) -> None:
-    r"""JSON can say "\ud83d" alone; tweets that were cut inside an emoji do."""
+    r"""JSON can contain a lone "\ud83d", as in tweets truncated inside an emoji."""
     rows = [{"text": f"{text} \ud83d", "label": label} for text, label in make_rows(60)]
     file = tmp_path / "tweets.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -269,7 +269,7 @@ def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
 def test_a_checkpoint_that_no_training_wrote_is_refused(
     configure: Configure, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    """Its manifest is right: somebody made it so."""
+    """Its manifest is valid: it was forged."""
     config = configure(*RESUMED)
     run_until_save(config, "last", 2)
     folder = RunFolder(config.out)
@@ -284,7 +284,7 @@ def test_a_checkpoint_that_no_training_wrote_is_refused(
 def test_an_interrupted_run_has_other_weights_than_the_final_ones(
     configure: Configure, tmp_path: Path
 ) -> None:
-    """The twin of the test above: there is something left to do after the kill."""
+    """The control of the test above: there are steps left after the kill."""
     straight = configure(*RESUMED, f"--out={tmp_path / 'straight'}")
     run(straight)
     config = configure(*RESUMED)
@@ -383,7 +383,7 @@ def files_of_last(config: Config) -> list[bytes]:
 def test_settings_without_effect_on_weights_may_differ(
     configure: Configure, caplog: pytest.LogCaptureFixture, flag: str
 ) -> None:
-    """Sums of other threads are rounded otherwise, which is told."""
+    """Another number of threads rounds sums differently, which is reported."""
     config = configure(*RESUMED)
     run_until_save(config, "last", 9)
     metrics = run(configure(*RESUMED, "--resume=true", flag))
@@ -460,7 +460,7 @@ def test_out_and_resume_alone_use_the_settings_of_the_run(configure: Configure, 
 
 
 def test_a_killed_process_is_resumed_by_another(configure: Configure, tmp_path: Path) -> None:
-    """SIGKILL while it runs, then ``--out X --resume true`` and nothing else, in a fresh process."""
+    """SIGKILL, then only ``--out X --resume true`` in a new process."""
     flags = [*RESUMED, "--trainer.epochs=8", "--trainer.checkpoint_every=1"]
     straight = configure(*flags, f"--out={tmp_path / 'straight'}")
     run(straight)
@@ -484,7 +484,7 @@ def test_a_killed_process_is_resumed_by_another(configure: Configure, tmp_path: 
     assert history_of(config.out) == history_of(straight.out)
 
 
-# -- folders that are in the way -------------------------------------------------------------------
+# -- existing folders ------------------------------------------------------------------------------
 
 
 def test_an_existing_run_is_not_overwritten_by_default(configure: Configure) -> None:
@@ -515,7 +515,7 @@ def test_overwrite_replaces_a_run_and_keeps_other_files(configure: Configure, tm
 
 
 def test_overwrite_removes_evaluations_of_the_old_run(configure: Configure) -> None:
-    """`evaluate` writes it into the run folder; beside other weights it would be a lie."""
+    """`evaluate` writes it into the run folder; it would be wrong for other weights."""
     config = configure("--trainer.epochs=1")
     run(config)
     (Path(config.out) / "evaluation.json").write_text('{"accuracy": 1.0}')
@@ -543,7 +543,7 @@ def test_a_folder_with_other_files_is_never_written_to(
 def test_the_checkpoints_of_another_program_are_never_removed(
     configure: Configure, tmp_path: Path, flag: str
 ) -> None:
-    """Others call them `best` and `last` too."""
+    """Other programs also use the names `best` and `last`."""
     folder = tmp_path / "theirs"
     for name in (BEST, LAST):
         (folder / name).mkdir(parents=True)
@@ -556,7 +556,7 @@ def test_the_checkpoints_of_another_program_are_never_removed(
 
 @pytest.mark.parametrize("flag", ["--seed=3", "--seed=0"])
 def test_resume_never_throws_a_finished_run_away(configure: Configure, flag: str) -> None:
-    """Somebody may have removed `last` to save space: what is left is the classifier and its scores."""
+    """`last` may have been removed to save space: classifier and scores are left."""
     config = configure("--trainer.epochs=1")
     run(config)
     for name in (LAST, "last.previous"):

@@ -43,7 +43,7 @@ KINDS = {
 def untrained(
     *, subwords: int = 500, max_tokens: int = 400, classes: int = 3, **model: object
 ) -> SentimentClassifier:
-    """Return a classifier with large random weights, so that its answers are far apart."""
+    """Return a classifier with large random weights, so that its predictions differ clearly."""
     torch.manual_seed(3)
     config = Config(
         model=ModelConfig(embedding_size=6, hidden_size=5, **model),  # type: ignore[arg-type]
@@ -68,12 +68,12 @@ def trained(trained_run: Path) -> SentimentClassifier:
 
 
 def scores_of(classifier: SentimentClassifier, texts: list[str]) -> np.ndarray:
-    """Return calibrated logits less their mean, by the classifier's public door."""
+    """Return calibrated logits minus their mean, by the public API of the classifier."""
     logits = classifier.predict_logits(texts) / classifier.calibration.temperature
     return logits - logits.mean(axis=1, keepdims=True)
 
 
-# -- pushes ----------------------------------------------------------------------------------------
+# -- attributions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +87,7 @@ def test_integrated_gradients_are_complete(kind: str, subwords: int) -> None:
         text - baseline, abs=0.005 * np.abs(text - baseline).max() + 1e-5
     )
     assert found.gap == pytest.approx(found.pushes.sum(axis=0) - (text - baseline), abs=1e-5)
-    assert np.abs(found.pushes.sum(axis=1)).max() < 1e-5  # a push towards one class is one away from others
+    assert np.abs(found.pushes.sum(axis=1)).max() < 1e-5  # attributions sum to zero over classes
     assert np.abs(found.pushes).max() > 0.05
 
 
@@ -99,7 +99,7 @@ def test_the_baseline_is_unknown_tokens_of_equal_length() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_integrated_gradients_are_the_integral_along_the_path(kind: str) -> None:
-    """Midpoint sums of finite differences, one token's share at a time, without any gradient."""
+    """Midpoint sums of finite differences, token by token, without gradients."""
     classifier = untrained(subwords=0, **KINDS[kind])
     text = "room great awful"
     found = explain(classifier, text, method="integrated_gradients")
@@ -148,7 +148,7 @@ def test_clue_words_have_positive_attribution(trained: SentimentClassifier, meth
         assert (found.removal.faithfulness or 0) > 0.05
 
 
-# -- is it true, and how was it read ---------------------------------------------------------------
+# -- faithfulness and prefixes ---------------------------------------------------------------------
 
 
 def test_deleting_by_attribution_lowers_the_probability(
@@ -294,7 +294,7 @@ def test_pooling_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shares["attention"] == pytest.approx((weights / weights.sum()).detach().numpy(), abs=1e-6)
 
 
-# -- methods and mistakes --------------------------------------------------------------------------
+# -- methods and errors ----------------------------------------------------------------------------
 
 
 def test_without_captum_occlusion_is_the_only_method(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Exported runs: the graph equals the model, the one file equals the classifier, nothing else is kept."""
+"""Exports: the graph equals the model, the runtime equals the classifier, others are rejected."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FILES = {"model.onnx", "model.json", "runtime.py"}
 
 
 def make_model(**given_settings: Any) -> SentimentLSTM:
-    """Return a small folded model whose every weight is random."""
+    """Return a small folded model with random weights."""
     torch.manual_seed(1)
     model_settings = {"embedding_size": 6, "hidden_size": 5, "subwords": 40, **given_settings}
     model = new_lstm(Vocabulary([f"w{i}" for i in range(KNOWN - 2)]), 3, **model_settings).eval()
@@ -60,7 +60,7 @@ def make_model(**given_settings: Any) -> SentimentLSTM:
 
 
 def make_inputs(model: SentimentLSTM, unknown: list[str], padding: int = 0) -> dict[str, np.ndarray]:
-    """Return inputs of a graph; the padding holds other tokens, which nothing may read."""
+    """Return inputs of a graph; the padding has other tokens, which must not be read."""
     random = np.random.default_rng(0)
     tokens_BT = random.integers(UNKNOWN, KNOWN + len(unknown), (len(LENGTHS), max(LENGTHS) + padding))
     inputs = {"tokens": tokens_BT, "lengths": np.array(LENGTHS)}
@@ -103,7 +103,7 @@ def test_a_prediction_does_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("subwords", [0, 40])
 def test_int8_equals_the_model_with_rounded_weights(subwords: int) -> None:
-    """The loss is that of rounding: a model whose weights were rounded before answers alike."""
+    """The only loss is rounding: a model with rounded weights predicts the same."""
     model = make_model(layers=2, pooling=ALL_POOLINGS, subwords=subwords)
     rounded = copy.deepcopy(model)
     weights: list[torch.Tensor] = [rounded.embedding.weight]
@@ -136,7 +136,7 @@ def test_weights_too_large_for_onnx_are_refused(monkeypatch: pytest.MonkeyPatch)
         build_graph(make_model(), temperature=1.0)
 
 
-# -- the one file ----------------------------------------------------------------------------------
+# -- the runtime -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -333,7 +333,7 @@ def test_a_closed_pipe_is_not_an_error(exported: Path) -> None:
         assert process.wait(timeout=60) == 141
 
 
-# -- what is exported ------------------------------------------------------------------------------
+# -- exported settings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_the_folder_has_only_its_documented_files(exported: Path, classifier: Se
 
 
 def swapped_gates(lstm: Any) -> Any:
-    """The mistake that everybody makes: PyTorch's order of gates."""
+    """A common bug: PyTorch's order of gates."""
     parts = [lstm.weight_ih_l0, lstm.weight_hh_l0, torch.cat([lstm.bias_ih_l0, lstm.bias_hh_l0])]
     return tuple(part.numpy() for part in parts)
 

@@ -1,4 +1,4 @@
-"""What a run folder names is read only if the run was trained here, or the user says so."""
+"""Data files of a run are read only if it was trained here or the user allows it."""
 
 from __future__ import annotations
 
@@ -24,37 +24,39 @@ Configure = Callable[..., Config]
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Path:
-    """A run from somebody else, which names a file of ours."""
+def untrusted_run(tmp_path: Path) -> Path:
+    """An untrusted run that names a local file."""
     place = Place(Path(shutil.copytree(GOOD_RUN, tmp_path / "theirs")), tmp_path, tmp_path / "canary")
     names_secret_rows("train")(place)
     return place.run
 
 
-def test_an_untrusted_run_cannot_read_local_rows(stranger: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With the control: who allows it reads them, as all reports once did."""
-    page = write_report(stranger, device="cpu").read_text("utf-8")
+def test_an_untrusted_run_cannot_read_local_rows(
+    untrusted_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the control: with permission they are read."""
+    page = write_report(untrusted_run, device="cpu").read_text("utf-8")
     assert "secret.csv: is named by a run that was not trained here" in page
     assert "hunter2" not in page + caplog.text
-    assert str(stranger.parent) not in page
+    assert str(untrusted_run.parent) not in page
     caplog.clear()
-    report.main([str(stranger), "--rows"])
+    report.main([str(untrusted_run), "--rows"])
     assert "the rows, labels or vocabulary are no longer those of the run" in caplog.text, "they were read"
 
 
-def test_errors_in_local_rows_are_not_quoted_for_an_untrusted_run(stranger: Path) -> None:
-    (stranger.parent / "secret.csv").write_text("text,label\nhunter2\n")
-    assert "hunter2" not in write_report(stranger, device="cpu").read_text("utf-8")
-    assert "hunter2" not in "\n".join(diagnose_run(stranger).report())
-    assert "hunter2" in write_report(stranger, rows=True, device="cpu").read_text("utf-8"), "the control"
+def test_errors_in_local_rows_are_not_quoted_for_an_untrusted_run(untrusted_run: Path) -> None:
+    (untrusted_run.parent / "secret.csv").write_text("text,label\nhunter2\n")
+    assert "hunter2" not in write_report(untrusted_run, device="cpu").read_text("utf-8")
+    assert "hunter2" not in "\n".join(diagnose_run(untrusted_run).report())
+    assert "hunter2" in write_report(untrusted_run, rows=True, device="cpu").read_text("utf-8"), "the control"
 
 
-def test_resuming_reads_what_the_command_names(stranger: Path) -> None:
-    secret = stranger.parent / "secret.csv"
-    argv = [f"--out={stranger}", "--resume=true"]
+def test_resuming_reads_what_the_command_names(untrusted_run: Path) -> None:
+    secret = untrusted_run.parent / "secret.csv"
+    argv = [f"--out={untrusted_run}", "--resume=true"]
     with pytest.raises(RunError, match=r"not trained here.* names '.*secret\.csv'; add --config "):
         train.main(argv)
-    saved = ["--config", str(stranger / "config.yaml")]
+    saved = ["--config", str(untrusted_run / "config.yaml")]
     assert resumed([*argv, f"--data.train={secret}"]) == [*saved, *argv, f"--data.train={secret}"]
     assert resumed([*argv, *saved]) == [*saved, *argv, *saved]
     with pytest.raises(RunError, match="not trained here"):

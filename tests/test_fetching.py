@@ -1,4 +1,4 @@
-"""Files at a URL: fetched whole, and no server is waited for without end."""
+"""Files at a URL: downloads and timeouts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from conftest import given_up_after
+from conftest import time_limit
 
 from lstm_sentiment.data import word_vectors as vectors
 from lstm_sentiment.data.sources import downloads as fetching
@@ -28,7 +28,7 @@ Speak = Callable[[socket.socket], None]
 
 
 def silent(_: socket.socket) -> None:
-    """Take the request, and say nothing."""
+    """Accept the request and send nothing."""
 
 
 def only_the_headers(connection: socket.socket) -> None:
@@ -39,7 +39,7 @@ def half_of_it(connection: socket.socket) -> None:
     connection.sendall(BEGIN + b"x" * 50_000)
 
 
-def a_byte_now_and_then(connection: socket.socket) -> None:
+def drip_bytes(connection: socket.socket) -> None:
     connection.sendall(BEGIN)
     with contextlib.suppress(OSError):
         while True:
@@ -47,7 +47,7 @@ def a_byte_now_and_then(connection: socket.socket) -> None:
             time.sleep(0.05)
 
 
-def headers_without_end(connection: socket.socket) -> None:
+def endless_headers(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\n")
     with contextlib.suppress(OSError):
         while True:
@@ -57,7 +57,7 @@ def headers_without_end(connection: socket.socket) -> None:
 
 @contextlib.contextmanager
 def server(speak: Speak) -> Iterator[str]:
-    """Yield the address of a server that treats everybody alike, and never ends a connection."""
+    """Yield the address of a server that handles every connection alike and never closes it."""
     kept = []
 
     def serve() -> None:
@@ -84,15 +84,15 @@ SERVERS = {
     silent: "nothing",
     only_the_headers: "nothing",
     half_of_it: "nothing",
-    a_byte_now_and_then: r"[\d,]+ bytes",
-    headers_without_end: "nothing",
+    drip_bytes: r"[\d,]+ bytes",
+    endless_headers: "nothing",
 }
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("speak", SERVERS)
 def test_a_silent_server_times_out(speak: Speak) -> None:
-    with given_up_after(20), server(speak) as url, pytest.raises(DataError) as caught, fetched(url):
+    with time_limit(20), server(speak) as url, pytest.raises(DataError) as caught, fetched(url):
         pass
     sent = SERVERS[speak]
     told = rf"the server sent {sent} in 0\.5 seconds; try again, or use a local file|timed out"
@@ -109,7 +109,7 @@ def test_a_filesystem_without_timeouts_times_out(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("fsspec.open", lambda *_: Stuck())
     with (
-        given_up_after(20),
+        time_limit(20),
         pytest.raises(DataError, match="the server sent nothing"),
         fetched("s3://a/b.csv"),
     ):
@@ -120,23 +120,23 @@ def test_a_filesystem_without_timeouts_times_out(monkeypatch: pytest.MonkeyPatch
 def test_an_endless_dns_lookup_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: time.sleep(60))
     url = "https://host.invalid/rows.csv"
-    with given_up_after(20), pytest.raises(DataError, match="the server sent nothing"), fetched(url):
+    with time_limit(20), pytest.raises(DataError, match="the server sent nothing"), fetched(url):
         pass
 
 
 def test_without_a_timeout_a_silent_server_blocks() -> None:
-    """The control: the library's own opener waits for as long as nobody ends it."""
+    """The control: the library's own opener blocks until it is stopped."""
     with (
         server(silent) as url,
         pytest.raises(TimeoutError, match="waited too long"),
-        given_up_after(2),
+        time_limit(2),
     ):
         urllib.request.urlopen(url)
 
 
 @pytest.mark.usefixtures("impatient")
 def test_every_download_has_the_same_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with given_up_after(30), server(silent) as url:
+    with time_limit(30), server(silent) as url:
         with pytest.raises(DataError, match="cannot be fetched"), open_source(url):
             pass
         monkeypatch.setattr(vectors, "_address", lambda _: (url.replace("csv", "vec"), ""))
@@ -156,7 +156,7 @@ def test_a_slow_but_steady_server_does_not_time_out(monkeypatch: pytest.MonkeyPa
             connection.sendall(b"x" * 300)
             time.sleep(0.3)
 
-    with given_up_after(30), server(slowly) as url, fetched(url) as file:
+    with time_limit(30), server(slowly) as url, fetched(url) as file:
         assert file.read_bytes() == b"x" * 3000
 
 

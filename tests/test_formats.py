@@ -1,4 +1,4 @@
-"""Formats besides CSV, JSON lines and Parquet: workbooks, archives, JSON arrays, Feather, files of lines."""
+"""Further formats: workbooks, archives, JSON arrays, Feather, plain lines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHEET = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
 
 
 def read(file: Path, *, labelled: bool = True, **how: Any) -> tuple[Records, list[int]]:
-    """Return a file's records and the line of each."""
+    """Return the records of a file and their lines."""
     with open_source(str(file), **how) as source:
         chunks = list(read_chunks(source, labelled=labelled))
     records = [record for chunk in chunks for record in chunk.frame.to_dict("records")]
@@ -51,7 +51,7 @@ def read(file: Path, *, labelled: bool = True, **how: Any) -> tuple[Records, lis
 
 
 def refusal(file: Path, content: bytes | str | None = None, **how: Any) -> str:
-    """Return the message with which a file is refused, without its folder."""
+    """Return the error message of a file, without its folder."""
     if content is not None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(DataError) as caught:
@@ -62,7 +62,7 @@ def refusal(file: Path, content: bytes | str | None = None, **how: Any) -> str:
 
 
 def zipped(file: Path, **members: str | bytes) -> Path:
-    """Write an archive; in names of members __ is a dot."""
+    """Write an archive; __ in names of members becomes a dot."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name.replace("__", "."), content)
@@ -70,7 +70,7 @@ def zipped(file: Path, **members: str | bytes) -> Path:
 
 
 def trained(file: Path, tmp_path: Path, **data: Any) -> Corpus:
-    """Return what training reads of a file."""
+    """Return the corpus that training reads from a file."""
     config = DataConfig(train=str(file), test=None, **data)
     return prepare(config, TextConfig(min_frequency=1), seed=0, cache=tmp_path / "cache")
 
@@ -121,7 +121,7 @@ def test_formulas_have_cached_values_and_escapes_are_decoded(tmp_path: Path) -> 
 def edited(
     book: Path, file: Path, edit: Callable[[str], str], part: str = "xl/worksheets/sheet1.xml"
 ) -> Path:
-    """Write a workbook anew, with one part changed."""
+    """Rewrite a workbook with one part changed."""
     with zipfile.ZipFile(book) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             content = old.read(name)
@@ -184,7 +184,7 @@ def test_a_file_that_is_not_a_workbook_is_refused(tmp_path: Path, content: bytes
     assert refusal(tmp_path / "a.xlsx", content) == f"a.xlsx: {message}"
 
 
-HOSTILE: dict[str, tuple[str, str]] = {  # what stands behind the header -> what is said
+HOSTILE: dict[str, tuple[str, str]] = {  # content after the header -> message
     "row number": ('<row r="1048577"/>', "holds more than 1,048,576 rows or texts"),
     "row of no number": ('<row r="-1"/>', "holds more than 1,048,576 rows or texts"),
     "wide row": ("<row>" + "<c/>" * 100_001 + "</row>", "holds more than 100,000 elements in one row"),
@@ -300,7 +300,7 @@ def test_a_damaged_or_locked_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_reading_an_archive_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line without an end stops at the longest that is allowed, however much follows."""
+    """Reading an endless line stops at the maximal length."""
     taken = 0
     real = zipfile.ZipExtFile.read1
 
@@ -345,7 +345,7 @@ TREE = {"text": {"0": "so good", "1": "so bad"}, "label": {"0": 1, "1": 0}}
     ],
 )
 def test_objects_are_read_as_an_array_or_concatenated(tmp_path: Path, content: str, lines: list[int]) -> None:
-    """Lines are those that objects begin on; of an array on one line it is their number."""
+    """Line numbers are those where objects start; for an array on one line, their index."""
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     assert read(tmp_path / "a.json") == (ROWS, lines)
 
@@ -413,7 +413,7 @@ def test_an_object_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def task(text: str, *choices: list[str], **facts: Any) -> dict[str, Any]:
-    """Return a task as Label Studio exports it; each list is what one annotator chose."""
+    """Return a task in Label Studio's export format; each list has the choices of one annotator."""
     annotations = [
         {"id": n, "was_cancelled": False, "ground_truth": False, "result": [
             {"from_name": "sentiment", "to_name": "text", "type": "choices", "value": {"choices": chosen}}
@@ -471,7 +471,7 @@ def test_tasks_are_trained_on_and_disagreement_is_named(tmp_path: Path) -> None:
 def test_unlabelled_tasks_behind_labelled_ones_can_be_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a whole part of them no task names the control."""
+    """In a whole chunk of them no task has the control."""
     monkeypatch.setattr(readers, "CHUNK_ROWS", 30)
     tasks = [task(f"text {number}", [("Positive", "Negative")[number % 2]]) for number in range(40)]
     tasks += [task(f"more {number}") for number in range(60)]
@@ -483,7 +483,7 @@ def test_unlabelled_tasks_behind_labelled_ones_can_be_left_out(
 
 
 def test_lists_of_one_label_are_labels(tmp_path: Path) -> None:
-    """Doccano writes them so."""
+    """The format of Doccano."""
     rows = [{"text": f"text {n}", "label": [("good", "bad")[n % 2]]} for n in range(40)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert trained(tmp_path / "a.jsonl", tmp_path).labels == ["bad", "good"]

@@ -1,6 +1,6 @@
-"""Whatever a file holds, and whatever happens to a run folder, only errors of this package come out.
+"""Fuzzing: for any file and any state of a run folder only errors of this package are raised.
 
-Each input that a fuzzer found stands here, with what is to come of it.
+Each failing input found by a fuzzer is a regression test here.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def settings_of(file: Path, content: bytes) -> object:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_parsers_raise_only_sentiment_errors(name: str, tmp_path: Path) -> None:
-    """The same inputs in each run; scripts/fuzz and scripts/soak try others."""
+    """The same inputs in each run; scripts/fuzz and scripts/soak use others."""
     try_inputs(TARGETS[name], TARGETS[name].count, tmp_path, same=True)
 
 
 class TestRuns(run_machine.Runs.TestCase):
-    """Saves, kills, damage and new starts in any order."""
+    """Saves, kills, damage and restarts in any order."""
 
     settings = settings(
         max_examples=25,
@@ -75,7 +75,7 @@ class TestRuns(run_machine.Runs.TestCase):
 def test_a_faulty_parser_is_detected(
     mistake: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: an error that is not ours, a message that a terminal obeys, a value that is another."""
+    """The control: a foreign error, an unescaped message, a wrong value."""
 
     def broken(source: Source) -> Iterator[Chunk]:
         for chunk in read_chunks(source):
@@ -130,7 +130,7 @@ ODD_ENCODINGS = ("undefined", "punycode", "idna", "unicode_escape", "a\0", "\ud8
 
 
 def test_every_encoding_that_python_knows_is_read_or_refused(tmp_path: Path) -> None:
-    """Some are of bytes and not of text, some cannot tell where they failed."""
+    """Some decode to bytes instead of text, some do not report the position of an error."""
     file = tmp_path / "rows.csv"
     contents = [b"text,label\na,b\n", b"text,label\n+2AA-,\xff\n", b"\xff\xfe\0", b"text,label\n\\ud800,b\n"]
     read = set()
@@ -146,7 +146,7 @@ def test_every_encoding_that_python_knows_is_read_or_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "shift_jis"])
 def test_a_file_is_blamed_on_the_line_that_cannot_be_decoded(tmp_path: Path, encoding: str) -> None:
-    """Also where a line break takes several bytes: it ends in what looks like the next line."""
+    """Also if a line break has several bytes, whose last one looks like the next line."""
     file = tmp_path / "rows.csv"
     bad = b"\xd8\xd8" if "16" in encoding else b"\xff" * 4  # two first halves of a character
     text = "text,label\n" + "あ,x\n" * 3
@@ -157,14 +157,14 @@ def test_a_file_is_blamed_on_the_line_that_cannot_be_decoded(tmp_path: Path, enc
 
 
 def test_utf_16_without_a_byte_order_mark_is_refused(tmp_path: Path) -> None:
-    """Looking for the line that cannot be decoded met the lack of it a second time."""
+    """Regression: the search for the undecodable line failed for the same reason."""
     (tmp_path / "rows.csv").write_bytes(bytes(11) + b"\xdc")
     with pytest.raises(DataError):
         rows_of(tmp_path / "rows.csv", encoding="utf-16")
 
 
 def test_a_byte_order_mark_within_the_first_row_is_kept(tmp_path: Path) -> None:
-    """Where it begins to read, pandas takes it for that of the file; a quote behind it would open a field."""
+    """At the start of its input pandas takes it for that of the file, and a quote after it opens a field."""
     file = tmp_path / "rows.csv"
     file.write_bytes('text,label\n\ufeffgood,x\n\ufeff"a",y\n'.encode())
     assert [row["text"] for row in rows_of(file)] == ["\ufeffgood", '\ufeff"a"']
@@ -175,7 +175,7 @@ def test_a_byte_order_mark_within_the_first_row_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("record", ["a\r\n", "a\r", '"a\r\nb""c"\r\n', "é😀\n", '""\n'])
 def test_a_record_at_a_pandas_buffer_boundary_is_intact(tmp_path: Path, record: str) -> None:
-    """It reads 256 KiB at a time; each place of the records stands at the edge once."""
+    """pandas reads 256 KiB at a time; every position within the records is at the boundary once."""
     file = tmp_path / "rows.csv"
     rows = [record.replace("\n", ",x\n") if record.endswith("\n") else "a,x\r"] * 3
     for shift in range(0, 2 * len("".join(rows)) + 4):
@@ -200,7 +200,7 @@ def test_an_invalid_file_name_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("depth", [101, 600, 900, 5000])
 def test_too_deeply_nested_json_is_refused(tmp_path: Path, depth: int) -> None:
-    """An escape of half a character made a function call itself, and so did writing such a row."""
+    """Regression: an escaped unpaired surrogate and writing such a row caused recursion."""
     file = tmp_path / "rows.jsonl"
     for opened, closed in (("[", "]"), ('{"a":', "}")):
         value = opened * (depth - 1) + "1" + closed * (depth - 1)
@@ -229,7 +229,7 @@ def test_a_time_out_of_python_range_is_refused(tmp_path: Path, column: pa.Array)
 
 
 def test_a_duplicate_parquet_column_is_refused(tmp_path: Path) -> None:
-    """The last one would have been read, without a word."""
+    """Regression: the last one was read silently."""
     table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     pq.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="names column 'text' twice"):
@@ -240,7 +240,7 @@ def test_a_duplicate_parquet_column_is_refused(tmp_path: Path) -> None:
 
 
 def test_vector_lines_of_wrong_length_do_not_compensate(tmp_path: Path) -> None:
-    """A tab was counted as part of a number, and then divided two: all vectors behind it were shifted."""
+    """Regression: a tab was counted as part of a number but separated two, shifting all later vectors."""
     file = tmp_path / "vectors.txt"
     file.write_bytes(b"so 1\t2 3\ngood  4\n")
     with pytest.raises(
@@ -250,7 +250,7 @@ def test_vector_lines_of_wrong_length_do_not_compensate(tmp_path: Path) -> None:
 
 
 def test_vectors_too_large_for_a_mean_are_refused(tmp_path: Path) -> None:
-    """Unknown words were given infinite vectors."""
+    """Regression: unknown words had infinite vectors."""
     file = tmp_path / "vectors.txt"
     file.write_bytes(b"so 3e38 1\ngood -3e38 2\nbad 3e38 3\n")
     with pytest.raises(ConfigError, match="too large"):
@@ -283,7 +283,7 @@ def test_yaml_that_breaks_pyyaml_is_refused_with_its_line(tmp_path: Path, conten
 
 
 def test_yaml_in_quotes_does_not_grow(tmp_path: Path) -> None:
-    """A value in quotes is read as YAML once more: nine times ten of ten would have filled the memory."""
+    """Regression: a quoted value was parsed as YAML again, which could expand exponentially."""
     bomb = "[&a [x, x, x, x, x, x, x, x, x, x]"
     for one, other in zip("abcdefgh", "bcdefghi", strict=True):
         bomb += f", &{other} [{', '.join([f'*{one}'] * 10)}]"
@@ -320,7 +320,7 @@ def test_yaml_of_a_run_with_a_tag_or_an_invalid_character_is_refused(tmp_path: P
 
 
 def test_an_unpaired_surrogate_in_json_of_a_run_is_refused(tmp_path: Path) -> None:
-    """A class of that name could be predicted, and then not be printed."""
+    """Regression: a class of that name could be predicted but not printed."""
     (tmp_path / "labels.json").write_text('{"labels": ["a", "\\uD83D"], "map": {}}')
     with pytest.raises(CheckpointError, match=r"labels\.json: is not JSON"):
         json_of(tmp_path / "labels.json")

@@ -1,4 +1,4 @@
-"""What callers hand over as texts: each kind is answered as the list of its texts, or refused in words."""
+"""Containers of texts: each is predicted like the list of its texts, or refused with a clear error."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_an_argument_that_is_not_a_list_of_texts_is_refused(
 
 @pytest.mark.parametrize("kind", ["dict", "frame"])
 def test_a_data_frame_is_not_taken_for_its_column_names(kind: str) -> None:
-    """The fault: iterating over a table or a map yields its names."""
+    """Regression: iterating over a data frame or dict yields its column names."""
     given, _ = REFUSED[kind]
     assert all(isinstance(name, str) for name in given)
     with pytest.raises(TypeError):

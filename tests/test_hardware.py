@@ -1,4 +1,4 @@
-"""What `set_up_cpu` promises."""
+"""CPU set-up and the choice of precision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lstm_sentiment.system.devices import (
 
 
 class RecordingLibrary:
-    """The C library as far as it is asked here; refuses thresholds above what it takes."""
+    """Fake C library, which refuses thresholds above its maximum."""
 
     def __init__(self, most: int) -> None:
         self.most, self.settings = most, dict[int, int]()
@@ -80,7 +80,7 @@ with torch.no_grad():
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="where oneDNN computes LSTMs")
 @pytest.mark.parametrize(("kept", "found"), [(None, "miss"), ("1024", "hit")])
 def test_the_kernel_cache_is_bounded(kept: str | None, found: str) -> None:
-    """The kernel of the first length has to be made again; the control is what the user may ask for."""
+    """The kernel of the first length is created again; the control is a larger cache set by the user."""
     environment = {name: value for name, value in os.environ.items() if name != KERNEL_COUNT}
     environment |= {"ONEDNN_VERBOSE": "2"} | ({KERNEL_COUNT: kept} if kept else {})
     told = subprocess.run(
@@ -101,7 +101,7 @@ def test_a_device_is_seeded_as_by_torch() -> None:
 
 @pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="other CPUs know no AVX")
 def test_bf16_is_refused_where_its_lstm_does_not_run() -> None:
-    """oneDNN is told to do without AVX-512, as on the CPUs that have none."""
+    """With oneDNN limited to instruction sets without AVX-512."""
     script = """
 import torch
 from lstm_sentiment.errors import ConfigError

@@ -1,7 +1,7 @@
-"""Files of strangers run no code, write nothing outside of the run, and are refused soon, in little memory.
+"""Hostile files run no code, write nothing outside of the run, and are refused fast and in little memory.
 
-`attacks` makes the files and `attack_runner` reads them in a process of its own, which measures. Each attack
-has a canary, a file that is made if any code of the attack runs; the control shows that each would.
+`attacks` creates the files and `attack_runner` reads them in a measured subprocess. Each attack has a canary,
+a file that is created if code of the attack runs; the control shows that each would.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 
 @pytest.fixture(scope="module")
 def read_all(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A function that lets a process read all files, with care or without, once, and returns the results."""
+    """A function that reads all files in a subprocess once, safely or unsafely, and returns the results."""
     results: dict[str, Any] = {}
 
     def run(what: str) -> Any:
@@ -78,7 +78,7 @@ def test_a_hostile_file_does_no_harm(read_all: Run, attack: Attack) -> None:
 
 
 def test_the_same_files_do_harm_if_trusted(read_all: Run) -> None:
-    """The control: what would be read without care makes the canary, each and every one."""
+    """The control: every file creates its canary if read unsafely."""
     works = read_all("control")
     readers = ("pickle.loads", "torch.load")
     assert works == [
@@ -89,7 +89,7 @@ def test_the_same_files_do_harm_if_trusted(read_all: Run) -> None:
 
 
 def test_a_predictable_temporary_name_is_written_through(tmp_path: Path) -> None:
-    """The control: what opens a name made of the process's number follows the link, and empties the file."""
+    """The control: opening a name derived from the process id follows the link and truncates the file."""
     victim, run = tmp_path / "victim.txt", tmp_path / "run"
     run.mkdir()
     victim.write_text("mine")
@@ -108,7 +108,7 @@ def test_a_predictable_temporary_name_is_written_through(tmp_path: Path) -> None
 
 
 def test_temporary_names_are_unpredictable_and_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even where a name is guessed, nothing is opened that is there."""
+    """Even if a name is guessed, no existing file is opened."""
     assert len({unfinished(tmp_path / "a") for _ in range(100)}) == 100
     (tmp_path / "victim").write_text("mine")
     monkeypatch.setattr(secrets, "randbelow", lambda most: 7)
@@ -123,7 +123,7 @@ def test_temporary_names_are_unpredictable_and_new(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "victim").read_text() == "mine"
 
 
-# -- what the package and its scripts do -----------------------------------------------------------
+# -- unsafe code in the package and its scripts ----------------------------------------------------
 
 UNSAFE_MODULES = {
     "pickle",
@@ -144,7 +144,7 @@ UNSAFE_CALLS = {
 }
 UNSAFE_METHODS = {"extractall", "extract", "read_pickle", "exec_module"}
 UNSAFE_ARGUMENTS = {("allow_pickle", True), ("shell", True), ("weights_only", False), ("trust_repo", True)}
-# Where something is imported or run whose name no literal tells, and why that is no file's to decide.
+# Places that import or run something without a literal name, and why no file can choose it.
 KNOWN = {
     "extras.py: importlib.import_module(module)": "names stand in the calls of `need`",
     "soak.py: importlib.import_module(module)": "names stand in its table of soaks",
@@ -156,7 +156,7 @@ KNOWN = {
 
 
 def unsafe_code(file: str, code: str) -> list[str]:
-    """Return what some code does that could run foreign content, or hide an error."""
+    """Return the calls in some code that could execute file content or hide an error."""
     found: list[str] = []
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ExceptHandler) and node.type is None:

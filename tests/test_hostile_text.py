@@ -1,7 +1,7 @@
-"""Text of strangers stays text on its way out: pages, cards, terminals, logs and tables.
+"""Untrusted text is escaped in all outputs: pages, cards, terminals, logs and tables.
 
-Labels, texts, tokens and every name that a run folder tells are hostile here; what comes out is held against
-what comes of the same run with harmless ones.
+Labels, texts, tokens and every name in a run folder are hostile here; outputs are compared with those of the
+same run with harmless names.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ALL = "".join(HOSTILE.values())
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> tuple[Path, list[str]]:
-    """A run whose class names, and all else that it tells, are all of this at once; and those names."""
+    """A run with hostile class names and other strings; and these names."""
     run = Path(shutil.copytree(GOOD_RUN, tmp_path / "run"))
     names = {label: f"{ALL}{i}" for i, label in enumerate(LABELS)}
     for file in ("labels.json", "metrics.json", "data.json"):
@@ -84,7 +84,7 @@ def hostile(tmp_path: Path) -> tuple[Path, list[str]]:
 
 
 class Tags(html.parser.HTMLParser):
-    """Counts the elements of a page and their attributes, and keeps its text."""
+    """Counts the elements and attributes of a page and collects its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Tags(html.parser.HTMLParser):
 
 
 def plain(shown: str) -> bool:
-    """Whether a terminal shows a text and does no more."""
+    """Whether a text has no terminal control characters."""
     return all(c.isprintable() or c == "\n" for c in shown)
 
 
@@ -141,7 +141,7 @@ def test_hostile_text_adds_no_elements_to_an_explanation(
 def test_hostile_text_does_not_change_the_structure_of_a_model_card(
     hostile: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    """Its tables have as many cells, and what Markdown and HTML would make of the words is escaped."""
+    """Its tables have the same number of cells, and Markdown and HTML are escaped."""
     run, _ = hostile
     cards = []
     for name, folder in (("good", GOOD_RUN), ("bad", run)):
@@ -186,7 +186,7 @@ def test_commands_escape_hostile_text(
 
 @contextlib.contextmanager
 def logging_to_stdout() -> Iterator[None]:
-    """The log of a command, for one block."""
+    """Log like a command within the block."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -232,7 +232,7 @@ def test_hostile_text_in_errors_is_escaped(
 
 
 def test_unescaped_text_controls_the_terminal() -> None:
-    """What is escaped would be more than text: that is what these tests look for."""
+    """The control: the escaped characters are control sequences."""
     assert [name for name, text in HOSTILE.items() if not plain(text)] == ["terminal", "lines", "directions"]
     found = Tags(f"<p>{HOSTILE['end of a script']}{HOSTILE['script']}</p>").found
     assert found["script",] == found["iframe", "src"] == 1
@@ -293,7 +293,7 @@ SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20\ufe62\ufe63\ufe66\ufe6b\u2212"
 
 
 def labelled(folder: Path, texts: Iterable[str], ending: str, *more: str) -> Path:
-    """Label texts, and write them as a table."""
+    """Predict texts and write them as a table."""
     rows, out = folder / "rows.jsonl", folder / f"out.{ending}"
     records = ({"n": 0, "text": text, "=note": "=1"} for text in texts)
     rows.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
@@ -312,7 +312,7 @@ def test_spreadsheet_safe_tables_have_no_formulas(tmp_path: Path, ending: str) -
 
 
 def computed(file: Path, separator: str) -> list[str]:
-    """Return the cells that a spreadsheet would compute which takes this separator, whatever the file has."""
+    """Return the cells that a spreadsheet with this separator would evaluate."""
     with file.open(newline="", encoding="utf-8") as opened:
         content = opened.read()
     lines = io.StringIO(content, newline=None)  # a carriage return alone ends a line too
@@ -375,7 +375,7 @@ def test_tables_round_trip(tmp_path: Path, text: str) -> None:
 
 
 def test_json_lines_escape_bidirectional_controls() -> None:
-    """Characters that change the direction of what follows are escaped, and read back as they were."""
+    """Characters that change the text direction are escaped and round-trip."""
     turning = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
     line = to_json_line({"text": f"a{turning}b"})
     assert not set(turning) & set(line)

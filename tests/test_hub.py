@@ -1,4 +1,4 @@
-"""Models as folders to publish and as names on the Hub, without a network: what is written, fetched, told."""
+"""Publishing models as folders and on the Hub, without a network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def reported_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a test split and baselines, whose labels, folder and file have names to beware of."""
+    """A run with a test split and baselines, whose labels, folder and file have hostile names."""
     folder = tmp_path_factory.mktemp("private") / "secret-user"
     folder.mkdir()
     names = dict(zip(["negative", "neutral", "positive"], LABELS, strict=True))
@@ -287,7 +287,7 @@ def test_offline_the_error_says_so(tmp_path: Path) -> None:
 
 
 def test_a_model_fetched_before_loads_offline(published: Path, tmp_path: Path) -> None:
-    """The Hub's own package finds it in its own cache, by branch and by commit; files are links there."""
+    """The Hub's own package finds it in its cache, by branch and by commit, as links."""
     commit, repository = "a" * 40, tmp_path / "cache" / "models--user--tweets"
     for number, name in enumerate(FILES):
         link, blob = repository / "snapshots" / commit / name, repository / "blobs" / str(number)
@@ -324,7 +324,7 @@ def test_a_folder_needs_no_package_of_the_hub(published: Path) -> None:
 
 
 class FakeHub:
-    """Records what is asked of the Hub, and keeps what is uploaded."""
+    """Records requests to the Hub and stores uploads."""
 
     def __init__(self, kept: Path, failure: Exception | None = None) -> None:
         self.kept, self.failure, self.calls = kept, failure, list[tuple[Any, ...]]()

@@ -1,4 +1,4 @@
-"""Rules that hold for every module: what may import what, who prints, how long a function may be."""
+"""Rules for every module: layers of imports, printing, length of modules and functions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LONGEST_FUNCTION = 60  # lines
 
 
 def imported_modules(tree: ast.AST) -> set[str]:
-    """Return the modules of the package that some code imports, inside functions too.
+    """Return the modules of the package that some code imports, also inside functions.
 
     Names that a package offers itself, such as ``from lstm_sentiment import load``, are left out.
     """
@@ -58,7 +58,7 @@ IMPORTS = {module: imported_modules(ast.parse(path.read_text("utf-8"))) for modu
 
 
 def package_of(module: str, *, within_data: bool = False) -> str:
-    """Return the package of a module, or the module where it is in none.
+    """Return the package of a module, or the module itself if it is in none.
 
     >>> package_of("data.formats.lines"), package_of("data.formats.lines", within_data=True)
     ('data', 'data.formats')
@@ -150,7 +150,7 @@ SUBSCRIPTED = {"Generic", "Protocol", "dict", "list", "tuple", "set", "Mapping",
 
 
 def bases_with_parameters(tree: ast.AST) -> set[str]:
-    """Return the classes that other classes are derived from with type parameters, such as Generic."""
+    """Return the base classes that are subscripted with type parameters, such as Generic."""
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     bases = [base.value for of in classes for base in of.bases if isinstance(base, ast.Subscript)]
     return {ast.unparse(base).removeprefix("typing.") for base in bases}

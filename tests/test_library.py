@@ -1,4 +1,4 @@
-"""What is compiled is used where it fits, and nowhere else."""
+"""The compiled library is used only if it matches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ needs_kernel = pytest.mark.skipif(library() is None, reason="no compiled kernels
 
 
 @pytest.fixture(autouse=True)
-def _looked_for_anew() -> Iterator[None]:
+def _fresh_search() -> Iterator[None]:
     library.cache_clear()
     yield
     library.cache_clear()
@@ -27,7 +27,7 @@ def _looked_for_anew() -> Iterator[None]:
 def test_a_library_of_another_version_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An older one would take its arguments for others, and write anywhere."""
+    """An older one would misread its arguments and write out of bounds."""
     monkeypatch.setattr(module, "INTERFACE", module.INTERFACE + 1)
     with caplog.at_level(logging.WARNING):
         assert library() is None

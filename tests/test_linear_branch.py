@@ -1,4 +1,4 @@
-"""The linear branch answers as TF-IDF and logistic regression of scikit-learn, wherever a run goes."""
+"""The linear branch equals scikit-learn's TF-IDF with logistic regression, also when exported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fitted(texts: list[str], labels: np.ndarray) -> tuple[TfidfBranch, TextDatas
 
 
 def sklearn_logits(texts: list[str], labels: np.ndarray, asked: list[str], strength: float) -> np.ndarray:
-    """Return scikit-learn's logits of TF-IDF features, each scaled by how much it differs between classes."""
+    """Return scikit-learn's logits of TF-IDF features scaled by their difference between classes."""
     tokenizer = Tokenizer("words", lowercase=True)
     vectorizer = TfidfVectorizer(
         tokenizer=tokenizer, token_pattern=None, lowercase=False, ngram_range=(1, 2), sublinear_tf=True
@@ -70,7 +70,7 @@ def centred(logits_RC: np.ndarray) -> np.ndarray:
 
 
 def test_a_fitted_branch_is_the_linear_model_of_scikit_learn() -> None:
-    """Also for words and pairs that no training row holds, which count nothing in both."""
+    """Also for words and pairs in no training row, which have zero weight in both."""
     texts, labels = rows(120)
     branch, train, strength = fitted(texts, labels)
     asked = [*rows(40, seed=1)[0], "great", "unheard of words"]
@@ -83,7 +83,7 @@ def test_a_fitted_branch_is_the_linear_model_of_scikit_learn() -> None:
 
 
 def test_the_penalty_matters_for_long_texts_too() -> None:
-    """Their features are small, and so are gradients: with a loose tolerance the fit ends where it starts."""
+    """Features and gradients are small: with a loose tolerance the fit stops at its start."""
     random = np.random.default_rng(0)
     rows, features, of_row = 500, 20_000, 400
     columns = np.concatenate([random.choice(features, of_row, replace=False) for _ in range(rows)])
@@ -100,7 +100,7 @@ def test_the_penalty_matters_for_long_texts_too() -> None:
 
 
 def test_out_of_fold_scores_come_from_models_that_have_not_seen_the_row() -> None:
-    """Labels by chance: in the rows it learned from a model is right, in others it guesses."""
+    """With random labels a model is right on its training rows and at chance on others."""
     texts, _ = rows(200)
     labels = np.random.default_rng(0).integers(0, 3, 200)
     train = dataset_of(texts, labels)
@@ -152,12 +152,12 @@ def test_padding_and_other_texts_do_not_matter() -> None:
         torch.testing.assert_close(branch(beyond_BT, alone.lengths_B)[0], together_RC[row])
 
 
-# -- a network with such a branch ------------------------------------------------------------------
+# -- a network with a fitted branch ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def linear_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was trained with a fitted branch beside its LSTM."""
+    """A run trained with a fitted linear branch."""
     from conftest import TINY, write_csv
 
     from lstm_sentiment.config.command_line import parse_config
@@ -186,7 +186,7 @@ def test_an_export_gives_the_same_predictions(linear_run: Path, tmp_path: Path) 
     from lstm_sentiment.deployment.exporter import export
 
     classifier = lstm_sentiment.load(linear_run, device="cpu")
-    classifier.model.shares.copy_(torch.tensor([0.2, 1.8]))  # most of the answer is the branch's
+    classifier.model.shares.copy_(torch.tensor([0.2, 1.8]))  # the branch has most of the weight
     facts = export(classifier, linear_run, tmp_path / "onnx", int8=True)
     assert facts["check"]["largest_difference"] < 1e-5
 

@@ -1,4 +1,4 @@
-"""Long texts, and texts without spaces: the same tokens as ever, in memory that is bounded."""
+"""Long texts and texts without spaces: the same tokens in bounded memory."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_ten_thousand_characters_without_white_space_end_a_chunk() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_memory_for_an_endless_word_is_bounded() -> None:
-    """And the control: without them the pattern takes a hundred bytes for each character."""
+    """And the control: without chunks the pattern takes a hundred bytes per character."""
 
     def most_taken(split: str) -> int:
         code = f"from lstm_sentiment.text.tokenization import *; {split}"
@@ -93,7 +93,7 @@ def test_memory_for_an_endless_word_is_bounded() -> None:
 
 
 def remembered(encode: Encoder) -> int:
-    """Return the bytes of the pieces that are remembered, and of their rows."""
+    """Return the bytes of the cached pieces and their rows."""
     rows = encode._rows
     return sum(sys.getsizeof(piece) + sys.getsizeof(row) for piece, row in rows.items()) + sys.getsizeof(rows)
 
@@ -114,7 +114,7 @@ def test_the_cache_of_an_encoder_is_bounded_by_bytes() -> None:
 
 
 def test_cached_pieces_count_by_their_length() -> None:
-    """The control: a hundred thousand pieces of any length are no bound."""
+    """The control: a bound of a hundred thousand pieces does not bound memory."""
     import functools
 
     encode = Encoder({}, lowercase=True, max_tokens=64, truncate="head", subwords=50)
@@ -174,7 +174,7 @@ print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def peak_of(argv: list[str]) -> tuple[int, int]:
-    """Run predict; return its exit code and the most memory that it had."""
+    """Run predict; return its exit code and peak memory."""
     command = [sys.executable, "-m", "lstm_sentiment.predict", *argv]
     measuring = [sys.executable, "-c", MEASURE, *command]
     done = subprocess.run(measuring, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""scripts/make_starter: which rows it learns from, what corpora of two classes teach, and resuming."""
+"""scripts/make_starter: training rows, corpora of two classes, and resuming."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.errors import ConfigError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))  # scripts are no package
+sys.path.insert(0, str(SCRIPTS))  # scripts are not a package
 
 import make_starter  # noqa: E402
 import starter_rows  # noqa: E402

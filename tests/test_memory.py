@@ -1,7 +1,7 @@
-"""Files are read in memory that does not grow with them, however much their rows, pages and lists hold.
+"""Files are read in bounded memory, whatever the size of their rows, pages and lists.
 
-`memory_runner` makes files of a few kilobytes that unpack to hundreds of megabytes, and reads them in a
-process of its own, which measures.
+`memory_runner` creates files of a few kilobytes that unpack to hundreds of megabytes, and reads them in a
+measured subprocess.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNPACKED = memory_runner.ROWS * MEGABYTE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
-REFUSED = {  # case -> what is said
+REFUSED = {  # case -> message
     "csv of a million columns": (
         ":1: a row of more than 1,000,000 commas begins here; end each row with a line break"
     ),
@@ -66,7 +66,7 @@ REFUSED = {  # case -> what is said
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The cases that the tests which are run ask for, each in a part of the same process."""
+    """Results of the cases of the selected tests."""
     here = [item for item in request.session.items if isinstance(item, pytest.Function)]
     here = [item for item in here if item.module is request.module]
     asked = [item.callspec.params["name"] for item in here if hasattr(item, "callspec")]
@@ -95,7 +95,7 @@ def test_a_file_is_read_in_bounded_memory_or_refused(results: dict[str, Any], na
 
 
 def test_chunks_by_row_count_alone_do_not_bound_memory(results: dict[str, Any]) -> None:
-    """The control: 5,000 rows at a time, whatever they take, as a reader does that knows no bytes."""
+    """The control: chunks of 5,000 rows without a limit in bytes."""
     controls = {name: found["grown"] for name, found in results.items() if name.startswith("control: ")}
     assert len(controls) == 2
     assert all(grown > UNPACKED > MOST_GROWN for grown in controls.values()), controls

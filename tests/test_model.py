@@ -1,4 +1,4 @@
-"""The network equals its textbook twin, and a text's answer depends on the text alone."""
+"""The network equals a textbook implementation, and a prediction depends only on its text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BOTH_WAYS = pytest.mark.parametrize("hidden_size", [5, 16])  # the second one fi
 
 @pytest.fixture(autouse=True, scope="module", params=["compiled", "PyTorch"])
 def computed_by(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Hold for what is compiled, and for what does its work where nothing is."""
+    """Run tests with the compiled kernels and with PyTorch."""
     if request.param == "compiled" and library() is None:
         pytest.skip("no compiled kernels on this machine")
     with pytest.MonkeyPatch.context() as patch:
@@ -40,7 +40,7 @@ def computed_by(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def make_model(**settings: Any) -> SentimentLSTM:
-    """Return a small model whose every parameter, biases too, is random."""
+    """Return a small model with random parameters, including biases."""
     torch.manual_seed(1)
     model = SentimentLSTM(VOCABULARY, CLASSES, **{"embedding_size": 6, "hidden_size": 5, **settings})
     with torch.no_grad():
@@ -51,7 +51,7 @@ def make_model(**settings: Any) -> SentimentLSTM:
 
 
 def make_batch(lengths: list[int], *, padding: int = 0) -> tuple[Tensor, Tensor]:
-    """Return random tokens (B, T) and lengths (B,), `padding` places longer than the longest text."""
+    """Return random tokens (B, T) and lengths (B,), padded `padding` positions beyond the longest text."""
     tokens_BT = torch.full((len(lengths), max(lengths) + padding), PAD)
     generator = torch.Generator().manual_seed(2)
     for row, length in enumerate(lengths):
@@ -60,7 +60,7 @@ def make_batch(lengths: list[int], *, padding: int = 0) -> tuple[Tensor, Tensor]
 
 
 def assert_same_logits_and_gradients(model: SentimentLSTM) -> None:
-    """Compare forward and all gradients with the packed twin."""
+    """Compare logits and all gradients with the packed reference."""
     twin = PackedSentimentLSTM(model)
     tokens_BT, lengths_B = make_batch(BATCH_LENGTHS, padding=3)
     ours_BC, theirs_BC = model(tokens_BT, lengths_B), twin(tokens_BT, lengths_B)
@@ -129,7 +129,7 @@ def test_logits_ignore_padding_neighbours_and_order(
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_content_of_padding_does_not_matter(layers: int, bidirectional: bool, hidden_size: int) -> None:
-    """Not even tokens other than the padding token: lengths alone say where a text ends."""
+    """Even with tokens other than padding: only lengths define the end of a text."""
     model = make_model(
         layers=layers, bidirectional=bidirectional, hidden_size=hidden_size, pooling=ALL_POOLINGS
     )
@@ -141,7 +141,7 @@ def test_the_content_of_padding_does_not_matter(layers: int, bidirectional: bool
 
 
 def test_every_token_and_its_position_matter() -> None:
-    """The twin of the invariances: a model that ignored its input would pass those."""
+    """The control of the invariance tests: a model that ignores its input would pass those."""
     model = make_model(pooling=ALL_POOLINGS).eval()
     tokens_BT, lengths_B = make_batch([6])
     logits_1C = model(tokens_BT, lengths_B)
@@ -265,7 +265,7 @@ def test_padding_starts_as_zero_and_other_tokens_do_not() -> None:
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_forget_gate_biases_start_at_1(layers: int) -> None:
-    """PyTorch adds two biases: it is their sum that must be 1, and 0 for the other gates."""
+    """PyTorch adds two biases: their sum must be 1, and 0 for the other gates."""
     model = SentimentLSTM(VOCABULARY, CLASSES, embedding_size=6, hidden_size=5, layers=layers)
     for lstm in (*model.forward_lstms, *model.backward_lstms):
         input_gate, forget, cell, output = (lstm.bias_ih_l0 + lstm.bias_hh_l0).chunk(4)
@@ -310,7 +310,7 @@ def test_logits_are_fp32_under_autocast() -> None:
 
 @pytest.mark.parametrize("pooling", [*POOLINGS, ALL_POOLINGS])
 def test_pooling_and_head_compute_in_fp32(pooling: str) -> None:
-    """A mean over hundreds of half-precision states would lose what the states still hold."""
+    """A half-precision mean over hundreds of states would lose precision."""
     model = make_model(pooling=pooling).eval()
     read = list(torch.randn(2, 300, 3, 5).bfloat16())
     lengths_B = torch.tensor([300, 1, 17])

@@ -162,7 +162,7 @@ def test_another_copy_of_the_package_is_not_tested(tree: Path) -> None:
     assert "another copy is imported" in outcome.output
 
 
-# -- mistakes --------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The wide branch, alone, beside the LSTM, and through everything that a trained run is used for."""
+"""The wide branch: alone, with the LSTM, and in every use of a trained run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ texts = st.lists(st.lists(st.integers(1, KNOWN + 3), min_size=1, max_size=9), mi
 
 
 def random_branch() -> NgramBranch:
-    """Return a branch whose every weight is random; only padding weighs nothing."""
+    """Return a branch with random weights, and zero weight for padding."""
     torch.manual_seed(0)
     branch = NgramBranch(KNOWN, CLASSES, buckets=BUCKETS)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def random_network(**given: Any) -> WideAndDeep:
 
 
 def padded(rows: list[list[int]], beyond: int = 2) -> tuple[Tensor, Tensor]:
-    """Return texts with other tokens behind their ends, which nothing may read."""
+    """Return texts with other tokens as padding, which must not be read."""
     width = max(map(len, rows)) + beyond
     filled = [row + [5] * (width - len(row)) for row in rows]
     return torch.tensor(filled), torch.tensor([len(row) for row in rows])
@@ -104,7 +104,7 @@ def test_token_contributions_sum_to_the_logits(rows: list[list[int]]) -> None:
 @pytest.mark.parametrize("buckets", [997, 1000, 1 << 12, 1 << 18, 10**6, 1 << 20])
 @pytest.mark.parametrize("known", [100, 30_000])
 def test_word_pairs_collide_as_rarely_as_random_hashes(buckets: int, known: int) -> None:
-    """As many meet as do with random places: no number of buckets is a bad one."""
+    """As many collisions as with random hashes, for any number of buckets."""
     branch = NgramBranch(known, 2, buckets=buckets)
     random = np.random.default_rng(0)
     frequent_first_NP = (known ** random.random((2 * buckets, 2))).astype(np.int64) + 1  # as words are
@@ -165,7 +165,7 @@ def batch_of(rows: list[list[int]], labels: list[int]) -> Batch:
 
 
 def test_each_branch_learns_by_its_own_loss() -> None:
-    """Its gradient is that of its own loss alone; a loss of the sum would mix them."""
+    """Its gradient is that of its own loss; a loss of the sum would mix them."""
     batch, loss = batch_of([[4, 7, 3], [2, 9]], [0, 2]), cross_entropy(None, 0.1)
     network = random_network().train()
     loss(network(*batch.inputs), batch).backward()
@@ -192,7 +192,7 @@ def test_ngrams_have_a_higher_learning_rate() -> None:
 
 
 def test_ngrams_are_scaled_by_class_difference(configure: Configure) -> None:
-    """Against the definition, counted word by word; and rows of the table move accordingly."""
+    """Against the definition, counted word by word; table rows are updated accordingly."""
     config = configure(WIDE)
     corpus = prepare(config.data, config.text, seed=0, cache=cache_folder())
     network = initial_model(config, corpus)
@@ -219,7 +219,7 @@ def test_ngrams_are_scaled_by_class_difference(configure: Configure) -> None:
     torch.testing.assert_close(moved_R[seen_R], 0.3 * rates_R[seen_R], rtol=1e-3, atol=1e-6)
 
 
-# -- shares ----------------------------------------------------------------------------------------
+# -- branch weights --------------------------------------------------------------------------------
 
 
 def likelihood_loss(logits_RC: np.ndarray, truth_R: np.ndarray) -> float:
@@ -235,7 +235,7 @@ def test_branch_weights_equal_a_grid_search() -> None:
     assert shares_K[1] == pytest.approx(2 * shares_K[0], rel=0.15), "the true ratio of these is 1 to 2"
 
     def loss_of(shares_K: np.ndarray) -> float:
-        """Return the loss at the best temperature: shares are free up to a factor."""
+        """Return the loss at the best temperature, since weights are defined up to a factor."""
         logits_RC = np.tensordot(shares_K, hints_KRC, axes=1)
         return likelihood_loss(logits_RC / fit_calibration(logits_RC, truth_R).temperature, truth_R)
 
@@ -290,7 +290,7 @@ def test_a_run_reports_each_branch_and_the_blend(wide_run: Path, classifier: Sen
 
 @pytest.mark.parametrize("branch", ["lstm", "ngrams"])
 def test_a_branch_can_be_scored_alone(wide_run: Path, tmp_path: Path, branch: str) -> None:
-    """On the rows and with the figures of the run's own report."""
+    """On the same rows and with the same scores as in the run's report."""
     config = lstm_sentiment.load(wide_run).config
     corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder())
     assert corpus.test is not None

@@ -1,4 +1,4 @@
-r"""`text.normalize`: literal ``\u2019`` decoded, ``n't`` a token of its own, on every path the same."""
+r"""`text.normalize`: literal ``\u2019`` decoded, ``n't`` a separate token, equal on every path."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_unpaired_surrogate_escape_is_replaced() -> None:
 
 
 def test_an_escape_equals_its_character() -> None:
-    """Case is folded, entities are undone and white space separates, after decoding."""
+    """Case folding, entities and white space apply after decoding."""
     tokenizer = Tokenizer("words", lowercase=True, normalize="escapes+negation")
     assert tokenizer(r"\u00c9T\u00c9 can\u2019t\u2003\u0026amp; so\u002c 1\u002c000") == [
         *("été", "ca", "n't", "&", "so", ",", "1,000")
@@ -138,7 +138,7 @@ def test_without_normalization_tokens_are_unchanged() -> None:
 @given(TEXTS, st.sampled_from(SETTINGS), st.booleans(), st.booleans())
 @quick
 def test_every_path_gives_the_same_tokens(text: str, normalize: str, lowercase: bool, spells: bool) -> None:
-    """One text, many texts, the encoder of prediction and of the exported file, asked once and again."""
+    """One text, many texts, encoders of prediction and of the exported runtime, with and without cache."""
     tokenizer = Tokenizer("words", lowercase=lowercase, normalize=normalize)
     expected = tokenizer(text)
     lexicon = Lexicon(tokenizer)

@@ -1,6 +1,6 @@
-"""Runs and exports of every format that was ever written still answer as they did then.
+"""Backward compatibility: runs and exports of every old format give the same predictions.
 
-`scripts/make_fixture.py` makes the fixture of a format, once.
+`scripts/make_fixture.py` creates the fixture of a format, once.
 """
 
 from __future__ import annotations

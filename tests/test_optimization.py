@@ -1,4 +1,4 @@
-"""Schedule, losses and optimizer: properties, and agreement with plain twins."""
+"""Schedule, losses and optimizer: properties, and equality with plain implementations."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_loss_is_torchs_mean_cross_entropy(rows: int, label_smoothing: float) ->
 
 
 def test_losses_of_parts_add_up_to_the_loss_of_the_whole() -> None:
-    """What accumulation and several processes rely on."""
+    """Gradient accumulation and several processes rely on it."""
     logits_BC, batch = torch.randn(10, 3), make_batch(10)
     loss = cross_entropy(balanced_weights(batch.labels_B.numpy(), 3), 0.1)
     parts = [
@@ -198,7 +198,7 @@ def test_weight_decay_applies_to_matrices_only() -> None:
 
 
 def embedding_after(steps: int, *, sparse: bool, optimizer: str = "lazy") -> Tensor:
-    """Train an embedding alone, by an optimizer of ours or torch's own sparse one."""
+    """Train an embedding alone, by our optimizer or torch's SparseAdam."""
     torch.manual_seed(0)
     table = nn.Embedding(9, 3, padding_idx=0, sparse=sparse)
     made: torch.optim.Optimizer = (
@@ -235,12 +235,12 @@ def test_a_sparse_and_a_dense_gradient_are_clipped_alike() -> None:
     assert norms[0] > 0.5
     torch.testing.assert_close(*clipped)
     assert float(clipped[0].norm()) == pytest.approx(0.5, rel=1e-4)
-    assert clip(table, 0.6) == pytest.approx(0.5, rel=1e-4)  # short enough: left as it is
+    assert clip(table, 0.6) == pytest.approx(0.5, rel=1e-4)  # short enough: unchanged
     assert torch.equal(table.weight.grad, clipped[1])
 
 
 def test_an_overflow_does_not_change_embeddings_or_moments() -> None:
-    """A gradient scaler tells the optimizer so."""
+    """The gradient scaler reports it to the optimizer."""
     table = nn.Parameter(torch.ones(3, 2))
     optimizer = LazyAdamW([{"params": [table], "lazy": True}], lr=0.1)
     for overflow, expected in ((1.0, 1.0), (0.0, 0.9)):
@@ -294,7 +294,7 @@ def test_optimizer_state_survives_a_round_trip_bit_for_bit() -> None:
 
 
 def test_a_fresh_optimizer_after_a_restart_would_differ() -> None:
-    """The round trip above is worth its test: without the state the next step is another one."""
+    """The control of the round trip: without the state the next step differs."""
     model, optimizer = after_three_steps()
     other = copy.deepcopy(model)
     forgetful = adamw(other, learning_rate=0.01, weight_decay=0.1)

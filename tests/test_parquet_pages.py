@@ -1,4 +1,4 @@
-"""Page headers of Parquet files: read as every writer writes them, and never trusted with memory."""
+"""Parquet page headers: of every writer, and without trust in declared sizes."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_page_without_a_row_start_continues_the_previous_row() -> None:
 
 
 def test_large_lists_are_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
-    """Vectors beside texts, as data sets for search have them: three million numbers in one row group."""
+    """Embedding columns, as in data sets for search: three million numbers in one row group."""
     vectors = [[i / 7] * 1_000 for i in range(3_000)]
     file = written(
         tmp_path, pa.table({"text": ["so"] * 3_000, "x": pa.array(vectors, pa.list_(pa.float32()))})
@@ -187,7 +187,7 @@ def test_oversized_pages_are_refused_before_decompression() -> None:
 
 
 def varint(number: int) -> bytes:
-    """Return a number as Thrift writes one that has a sign."""
+    """Return a signed Thrift varint."""
     number, found = number << 1, b""
     while number > 127:
         found, number = found + bytes([number & 127 | 128]), number >> 7
@@ -201,7 +201,7 @@ def header(size: int, *, packed: int = 10, values: int = 2, more: bytes = b"") -
 
 
 def crafted(folder: Path, content: bytes, **facts: Any) -> Pages:
-    """Return the pages of a column chunk of such bytes."""
+    """Return the pages of a column chunk of these bytes."""
     (folder / "chunk").write_bytes(content)
     described = {
         "data_page_offset": 0,
@@ -215,7 +215,7 @@ def crafted(folder: Path, content: bytes, **facts: Any) -> Pages:
 
 
 def test_a_header_that_declares_gigabytes_is_refused(tmp_path: Path) -> None:
-    """Arrow takes as much memory as a header says."""
+    """Arrow allocates as much memory as a header declares."""
     found = crafted(tmp_path, header(2**31 - 1) + b"x" * 10)
     assert found.bytes_P.tolist() == [2**31 - 1]
     with pytest.raises(PageError, match="takes 8,589,934,588 bytes of memory at a time"):

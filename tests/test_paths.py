@@ -1,5 +1,4 @@
-"""What is done with a run, on each path that training may take: frozen LSTM, all layers, random weights, and
-where the gate keeps the linear model alone."""
+"""All uses of a run on each training path: frozen LSTM, all layers, random weights, linear model alone."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ RUINED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A path, and what shows that it was taken.
+    """A training path and its expected traces.
 
     Args:
         rows: to train on.
@@ -125,7 +124,7 @@ def taken(
 
 
 def weights_in(folder: Path) -> dict[str, bytes]:
-    """Return the bytes of the weights of a run, and of what it would go on from."""
+    """Return the bytes of the weights of a run and of its last checkpoint."""
     return {
         f"{name}/{file.stem}": file.read_bytes()
         for name in (BEST, LAST)
@@ -157,7 +156,7 @@ def test_what_is_kept_scores_as_the_choice_of_it_says(taken: Taken) -> None:
 
 
 def test_a_stopped_run_ends_with_the_same_bytes(taken: Taken, tmp_path: Path) -> None:
-    """Whether it goes on from a checkpoint or, without steps to go on from, starts again."""
+    """Whether it resumes from a checkpoint or, without gradient steps, starts again."""
     often, steps = "--trainer.checkpoint_every=2", taken.way.adapt != "frozen"
     with killed_at_save(*(("last", 2) if steps else ("best", 1))):
         taken.train(tmp_path / "run", often)
@@ -237,5 +236,5 @@ def test_seeds_are_trained_resumed_and_compared(
 
 
 def test_topic_words_have_no_sentiment() -> None:
-    """Or the gate would have nothing to do in this module."""
+    """Otherwise the gate would not be tested in this module."""
     assert not {word for words in TOPICS.values() for word in words} & {"good", "bad", "great", "awful"}

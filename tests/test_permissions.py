@@ -1,4 +1,4 @@
-"""Who may read what is written, and what is said to those who may not."""
+"""File permissions, and errors without read permission."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def umask(mask: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_somebody_else() -> Iterator[None]:
-    """Root may read everything: the block runs as another user where the tests run as root."""
+def as_another_user() -> Iterator[None]:
+    """Run the block as another user if the tests run as root, who can read everything."""
     root = os.geteuid() == 0
     if root:
         os.setegid(NOBODY)
@@ -51,7 +51,7 @@ def as_somebody_else() -> Iterator[None]:
 
 @pytest.fixture
 def public(trained_run: Path) -> Iterator[Path]:
-    """A copy of a run where everybody can look: the folders of pytest are the user's own."""
+    """A world-readable copy of a run; pytest's folders are private."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         shutil.copytree(trained_run, Path(folder) / "run")
@@ -59,7 +59,7 @@ def public(trained_run: Path) -> Iterator[Path]:
 
 
 def modes(folder: Path) -> dict[str, set[int]]:
-    """Return the modes of all files and of all folders below."""
+    """Return the modes of all files and folders."""
     found: dict[str, set[int]] = {"files": set(), "folders": {stat.S_IMODE(folder.stat().st_mode)}}
     for path in folder.rglob("*"):
         found["folders" if path.is_dir() else "files"].add(stat.S_IMODE(path.stat().st_mode))
@@ -84,7 +84,7 @@ def test_the_umask_alone_decides_who_may_read_what_is_written(
 
 
 def test_the_writer_of_safetensors_makes_files_private(tmp_path: Path) -> None:
-    """The control: what it writes has mode 0600 whatever the umask, and others cannot open it."""
+    """The control: its files have mode 0600 for any umask, and others cannot open them."""
     with umask(0o022), tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         own, ours = Path(folder) / "own.safetensors", Path(folder) / "ours.safetensors"
@@ -92,7 +92,7 @@ def test_the_writer_of_safetensors_makes_files_private(tmp_path: Path) -> None:
         write_tensors(ours, {"a": torch.ones(2)})
         assert [stat.S_IMODE(file.stat().st_mode) for file in (own, ours)] == [0o600, 0o644]
         content = ours.read_bytes()
-        with as_somebody_else():
+        with as_another_user():
             assert ours.read_bytes() == content
             if os.geteuid() == NOBODY:
                 with pytest.raises(PermissionError):
@@ -107,10 +107,10 @@ def test_an_unreadable_run_is_not_reported_as_damaged(
     tmp_path: Path, public: Path, reviews: Path, hidden: str
 ) -> None:
     load(public)  # the control
-    with as_somebody_else():
+    with as_another_user():
         load(public)
     (public / hidden).chmod(0)
-    with as_somebody_else(), pytest.raises(NoPermissionError) as caught:
+    with as_another_user(), pytest.raises(NoPermissionError) as caught:
         load(public)
     where = public / hidden if hidden != "best" else public / "best" / "manifest.json"
     assert str(caught.value) == (
@@ -134,13 +134,13 @@ def test_every_command_reports_missing_permissions(
         (doctor.main, []),
     ]
     for command, argv in commands:
-        with as_somebody_else(), pytest.raises(NoPermissionError):
+        with as_another_user(), pytest.raises(NoPermissionError):
             command([str(public), *argv])
-    with as_somebody_else(), pytest.raises(NoPermissionError):
+    with as_another_user(), pytest.raises(NoPermissionError):
         compare.main([str(public), str(public), str(reviews)])
     if hidden == ".":
-        with as_somebody_else(), pytest.raises(SentimentError, match="no permission"):
+        with as_another_user(), pytest.raises(SentimentError, match="no permission"):
             train.main(["--out", str(public), "--resume", "true"])
-        with as_somebody_else(), pytest.raises(SentimentError, match="Permission denied"):
+        with as_another_user(), pytest.raises(SentimentError, match="Permission denied"):
             train.main(["--config", str(public / "config.yaml"), "--out", str(public)])
     (public / hidden).chmod(0o755)

@@ -1,6 +1,6 @@
-"""What is published, logged or shown tells no local path, and no key that stands in a URL.
+"""Nothing published, logged or shown contains local paths or credentials of URLs.
 
-The settings are found by walking the schema: one that is added later is tried here without being named.
+Settings are found by walking the schema, so that new ones are included.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NEVER_TOGETHER = ("text.vectors", "pretrained")
 
 
 def parts_of(hint: Any) -> set[Any]:
-    """Return the types that a setting may have, those in lists and maps too."""
+    """Return the types of a setting, including those in lists and maps."""
     found = {hint}
     for part in typing.get_args(hint) if typing.get_origin(hint) is not typing.Literal else ():
         found |= parts_of(part)
@@ -54,12 +54,12 @@ def parts_of(hint: Any) -> set[Any]:
 
 
 def text_settings(kind: type) -> list[str]:
-    """Return the settings that may hold any text."""
+    """Return the settings that may be any text."""
     return [key for key in keys_of(kind) if str in parts_of(type_of(kind, key))]
 
 
 def with_places(kind: type, place: str, *, without: str) -> Any:
-    """Return a configuration whose every setting that may be a place is one, but for one of them."""
+    """Return a configuration with paths or URLs in all settings that accept them, except one."""
     changed: dict[str, dict[str, Any]] = {}
     for key in text_settings(kind):
         if key in NO_PLACES or key == without:
@@ -112,7 +112,7 @@ def test_other_settings_are_published() -> None:
 
 @pytest.fixture
 def secretive(tmp_path: Path) -> Path:
-    """A run whose configuration names paths and keys everywhere."""
+    """A run whose configuration has paths and credentials everywhere."""
     run = Path(shutil.copytree(GOOD_RUN, tmp_path / "run"))
     old = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
     new = yaml.safe_load(config_yaml(with_places(Config, PLACES[2], without="text.vectors")))

@@ -1,4 +1,4 @@
-"""Compiled pooling is the mean and the largest of each text's own states, whatever stands beside it."""
+"""Compiled pooling is the mean and maximum of each text's states, in any batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _threads() -> Iterator[None]:
 
 
 def make_states(steps: int, lengths: list[int], hidden: int, directions: int) -> list[Tensor]:
-    """Return states with ties among them, and NaN where a text has ended."""
+    """Return states with ties, and NaN in the padding."""
     torch.manual_seed(len(lengths))
     real_TB1 = (torch.arange(steps)[:, None] < torch.tensor(lengths))[:, :, None]
     rough = (torch.randn(steps, len(lengths), hidden).mul(2).round().div(2) for _ in range(directions))
@@ -93,7 +93,7 @@ def test_pooling_is_bit_equal_in_any_batch(threads: int) -> None:
 @pytest.mark.parametrize("step", range(3))
 @pytest.mark.parametrize("strange", [torch.nan, torch.inf, -torch.inf])
 def test_non_finite_values_propagate(step: int, strange: float) -> None:
-    """Training stops at it, wherever it stands."""
+    """Training stops at it, at any position."""
     states_TBH = torch.randn(3, 2, 8)
     states_TBH[step, 1, 5] = strange
     mean_BF, largest_BF = pooling.mean_and_max([states_TBH], torch.tensor([3, 3]))
@@ -118,7 +118,7 @@ def test_views_equal_copies() -> None:
 @needs_kernel
 @pytest.mark.parametrize("lengths", [[6, 3], [5, 0], [5, 3, 2], [5]])
 def test_mismatched_shapes_are_refused(lengths: list[int]) -> None:
-    """The kernel would read or write elsewhere in memory."""
+    """The kernel would read or write out of bounds."""
     with pytest.raises(ValueError, match="do not match"):
         pooling.mean_and_max([torch.randn(5, 2, 8)], torch.tensor(lengths))
     with pytest.raises(ValueError, match="do not match"):

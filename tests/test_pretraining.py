@@ -1,4 +1,4 @@
-"""Language models: what they read, what a guess costs, that they learn, and what a classifier takes over.
+"""Language models: data, loss, training, and starting a classifier from them.
 
 Legend: B texts, T padded length, L length of one text, V tokens of the vocabulary, W windows.
 """
@@ -65,7 +65,7 @@ NEXT = {"red": "apples", "green": "pears", "blue": "plums", "apples": "fall", "p
 
 
 def chained_texts(count: int) -> list[str]:
-    """Return distinct texts in which two words of three follow from the one before, and from that behind."""
+    """Return distinct texts in which two of three words are determined by the previous and the next one."""
     randomness = random.Random(0)
     texts = []
     for i in range(count):
@@ -84,7 +84,7 @@ def write_texts(path: Path, texts: list[str]) -> Path:
 
 @pytest.fixture
 def pretraining(tmp_path: Path) -> PretrainConfigure:
-    """A function that makes a configuration for a tiny, quick run on texts that can be learned."""
+    """A function that returns the configuration of a tiny, fast run on predictable texts."""
     texts = write_texts(tmp_path / "texts.jsonl", chained_texts(150))
 
     def make(*argv: str) -> PretrainConfig:
@@ -104,7 +104,7 @@ def texts_of(found: Texts) -> dict[str, int]:
 
 
 def random_model(size: int = 12, *, samples: int = 0, **given: Any) -> LanguageModel:
-    """Return a model whose weights are large enough that a mistake shows."""
+    """Return a model with weights large enough for errors to show."""
     model = LanguageModel(torch.ones(size), samples=samples, **{**SIZES, **given})
     with torch.no_grad():
         for parameter in model.parameters():
@@ -112,8 +112,8 @@ def random_model(size: int = 12, *, samples: int = 0, **given: Any) -> LanguageM
     return model
 
 
-def costs_one_by_one(model: LanguageModel, tokens_L: Tensor) -> tuple[float, float]:
-    """Reference: what each direction's guesses of one text cost, token by token, nats."""
+def losses_one_by_one(model: LanguageModel, tokens_L: Tensor) -> tuple[float, float]:
+    """Reference: the loss of each direction on one text, token by token, nats."""
     size = model.forward_lstms[0].hidden_size
     totals = []
     for d, lstm in enumerate([model.forward_lstms[0], model.backward_lstms[0]]):
@@ -129,7 +129,7 @@ def costs_one_by_one(model: LanguageModel, tokens_L: Tensor) -> tuple[float, flo
     return totals[0], totals[1]
 
 
-# -- what a guess costs ----------------------------------------------------------------------------
+# -- loss of a token -------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -138,7 +138,7 @@ def test_losses_equal_a_loop_over_tokens() -> None:
     texts = [torch.tensor([5, 6, 7, 1, 11, 5]), torch.tensor([3, 9]), torch.tensor([4])]
     tokens_BT = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
     costs_BD = model(tokens_BT, torch.tensor([len(text) for text in texts]))
-    expected = torch.tensor([costs_one_by_one(model, text) for text in texts])
+    expected = torch.tensor([losses_one_by_one(model, text) for text in texts])
     torch.testing.assert_close(costs_BD, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -153,7 +153,7 @@ def test_large_vocabularies_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPa
 
 @torch.no_grad()
 def test_reversing_text_and_directions_gives_the_same_loss() -> None:
-    """The backward model really reads backwards."""
+    """The backward model reads backwards."""
     model = random_model().eval()
     swapped = random_model().eval()
     swapped.load_state_dict(model.state_dict())
@@ -178,7 +178,7 @@ def test_padding_and_other_texts_do_not_matter() -> None:
 
 
 def test_a_token_cannot_see_itself() -> None:
-    """The cost of a guess changes with the token guessed, and its context changes with no later token."""
+    """The loss of a token depends on the token, and its context on no later token."""
     model = random_model().eval()
     vectors_TBE = model.look_up(torch.tensor([[5], [6], [7], [8]]), None).detach().requires_grad_()
     forward_TBH, backward_TBH = model._read(vectors_TBE, torch.tensor([4]))
@@ -398,7 +398,7 @@ def test_repeated_texts_are_never_in_both_splits(tmp_path: Path, pretraining: Pr
 
 
 def pretrain_until_save(config: PretrainConfig, name: str, count: int) -> None:
-    """Train until a checkpoint of that name was saved so many times."""
+    """Train until a checkpoint of that name was saved `count` times."""
     with killed_at_save(name, count):
         run_pretraining(config)
 
@@ -410,7 +410,7 @@ def weights_of(folder: str | Path, name: str) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of language models on texts that can be learned, trained once for this module."""
+    """A finished run of language models on predictable texts, trained once for this module."""
     folder = tmp_path_factory.mktemp("language")
     texts = write_texts(folder / "texts.jsonl", chained_texts(150))
     argv = [f"--data.train={texts}", f"--out={folder / 'run'}", *SMALL, "--model.samples=20"]
@@ -433,7 +433,7 @@ def finetuning(pretrained: Path, configure: Configure) -> Configure:
 
 
 def test_both_directions_beat_the_unigram_perplexity(pretrained: Path) -> None:
-    """Two words of three follow from the one before, so that guesses cost far less than by share alone."""
+    """Two of three words are determined by the previous one, so the loss is far below the unigram loss."""
     scores = json.loads((pretrained / "metrics.json").read_text())["validation"]
     for direction in ("forward", "backward"):
         assert scores[f"perplexity_{direction}"] < 0.5 * scores["perplexity_unigram"]
@@ -488,7 +488,7 @@ def test_resuming_with_other_texts_or_settings_is_refused(
 
 @pytest.mark.parametrize("samples", [0, 9])
 def test_two_processes_are_one(pretraining: PretrainConfigure, tmp_path: Path, samples: int) -> None:
-    """Without dropout and samples to the last digits; with samples, which differ, at all."""
+    """Without dropout and negative samples almost exactly; with samples, which differ, it only runs."""
     flags = (
         "--trainer.epochs=1",
         "--model.dropout=0",
@@ -525,7 +525,7 @@ def test_samples_change_what_is_learned(pretraining: PretrainConfigure, tmp_path
     assert not torch.equal(found[0]["model.head.weight"], found[1]["model.head.weight"])
 
 
-# -- what a classifier takes over ------------------------------------------------------------------
+# -- starting a classifier -------------------------------------------------------------------------
 
 
 def start_of(config: Config) -> tuple[SentimentLSTM, list[str]]:
@@ -629,7 +629,7 @@ def test_settings_missing_in_older_runs_have_their_default() -> None:
 
 
 def test_a_classifier_is_not_accepted_as_a_language_model(trained_run: Path, finetuning: Configure) -> None:
-    """It is a start of another kind (see test_adaptation)."""
+    """It is another kind of start (see test_adaptation)."""
     config = finetuning(f"--pretrained={trained_run}")
     assert load_pretrained(config) is None
     assert run(config)["kept"]["start"] == str(trained_run)
@@ -663,7 +663,7 @@ def test_a_wide_branch_does_not_change_depths() -> None:
 
 
 def test_each_layer_learns_at_its_rate() -> None:
-    """AdamW's first step moves each weight by its rate, whatever the size of its gradient."""
+    """AdamW's first step changes each weight by its learning rate, for any gradient."""
     model = SentimentLSTM(9, 2, layers=2, **SIZES)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = adamw(model, learning_rate=0.1, weight_decay=0.0, embedding_factor=3.0, layer_decay=0.5)
@@ -730,7 +730,7 @@ def test_rates_and_unfreezing_are_checked(argv: list[str], key: str) -> None:
 
 
 def leave(main: Any, argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[Any, str]:
-    """Run a command as ``python -m`` does; return its exit code and what it prints on stderr."""
+    """Run a command like ``python -m``; return its exit code and stderr."""
     monkeypatch.setattr(sys, "argv", ["command", *argv])
     with pytest.raises(SystemExit) as left:
         run_command(main)

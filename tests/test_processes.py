@@ -1,4 +1,4 @@
-"""A classifier in other processes: forked after it was loaded, or sent there."""
+"""Classifiers in other processes: forked after loading, or pickled."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def exported(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def forked(folder: Path, kind: str, threads: int, way: str, *, patience_s: int = 60) -> str:
-    """Return what the child said, or nothing where it never did."""
+    """Return the result of the child, or None if it hung."""
     process = subprocess.Popen(
         [sys.executable, "-c", FORKS, str(folder), kind, str(threads), way],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -101,7 +101,7 @@ def test_a_forked_child_predicts(
 @needs_fork
 @pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP of GCC")
 def test_without_the_fork_handler_a_forked_child_hangs(trained_run: Path) -> None:
-    """The control: it waits for the parent's threads, or falls over them."""
+    """The control: it waits for the parent's threads, or crashes."""
     assert forked(trained_run, "classifier", 2, "unhelped", patience_s=15) == ""
 
 
@@ -196,7 +196,7 @@ open(sys.argv[3], "wb").write(bytes(ForkingPickler.dumps(classifier)))
 
 @pytest.mark.parametrize("how", ["taken apart", "as it is"])
 def test_a_classifier_outlives_the_process_that_sent_it(trained_run: Path, tmp_path: Path, how: str) -> None:
-    """And the control: sent as it is, its tensors are shared memory, which has ended with that process."""
+    """And the control: plain pickling shares tensors in memory that ends with the process."""
     sent = tmp_path / "sent"
     subprocess.run([sys.executable, "-c", SENT, str(trained_run), how, str(sent)], check=True, timeout=100)
     if how == "as it is":

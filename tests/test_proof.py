@@ -1,4 +1,4 @@
-"""A checkpoint that proves itself: what is noticed when it is loaded, and what is not asked again."""
+"""The self-test of a checkpoint: what is detected on loading, and when it is skipped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lstm_sentiment.prediction.make_self_test import proof_of
 
 @pytest.fixture
 def trained(configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that nobody has loaded yet."""
+    """A run that has not been loaded yet."""
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path / "cache"))
     run(configure("--trainer.epochs=1"))
     return tmp_path / "run"
@@ -80,7 +80,9 @@ def test_a_passed_self_test_is_silent_and_cached(
     load(trained, device="cpu")
     load(trained, device="cpu")
     assert asked == [20]
-    monkeypatch.setattr("lstm_sentiment.system.devices._cpu_name", lambda: "another CPU")  # it is asked again
+    monkeypatch.setattr(
+        "lstm_sentiment.system.devices._cpu_name", lambda: "another CPU"
+    )  # it is checked again
     load(trained, device="cpu")
     assert asked == [20, 20]
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Packed weights: how far they are from the weights, what is refused, how a checkpoint holds them."""
+"""Packed weights: rounding error, refused files, and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "embedding.weight"
 
 
 def reference(weight: torch.Tensor) -> list[list[float]]:
-    """Return what a table is after packing, by the definition: number by number."""
+    """Return a table after packing, by the definition, value by value."""
     shared = max(1, 64 // weight.shape[1])
     found: list[list[float]] = []
     for start in range(0, len(weight), shared):

@@ -1,4 +1,4 @@
-"""R-Drop: two differently thinned-out passes over each row, their mean loss, and how far they differ."""
+"""R-Drop: two passes with different dropout, their mean loss and their divergence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = 24
 
 
 def prepared(config: Config) -> tuple[SentimentLSTM, Corpus, Batch]:
-    """Return a model in training mode, its corpus, and a batch of rows that do not count the same."""
+    """Return a model in training mode, its corpus, and a batch with different row weights."""
     corpus = prepare(config.data, config.text, seed=0, cache=cache_folder())
     batch = corpus.train.batch(range(ROWS), torch.rand(ROWS).numpy())
     return initial_model(config, corpus).train(), corpus, batch
@@ -64,7 +64,7 @@ def test_the_loss_is_the_mean_of_both_kl_divergences() -> None:
 
 
 def test_without_dropout_both_passes_are_equal(configure: Configure) -> None:
-    """Loss and every gradient: there is nothing to disagree about, and a row counts no more than before."""
+    """Loss and all gradients: the divergence is zero, and rows keep their weight."""
     model, corpus, batch = prepared(configure(*NO_DROPOUT, "--text.min_frequency=2"))
     assert len(batch.spelling_XK), "or unknown tokens are no part of this"
     plain, doubled = (task_of(corpus, r_drop).loss(model, batch) for r_drop in (0.0, 5.0))
@@ -87,7 +87,7 @@ def test_each_pass_has_its_own_dropout_masks(configure: Configure, kind: str) ->
 
 
 def test_the_loss_is_half_of_that_in_the_paper(configure: Configure) -> None:
-    """Cross-entropy of the one pass, of the other, and alpha times their disagreement."""
+    """Cross-entropy of both passes plus alpha times their divergence."""
     model, corpus, batch = prepared(configure())
     answers = list[Tensor]()
     model.register_forward_hook(lambda _module, _inputs, logits: answers.append(logits))
@@ -125,7 +125,7 @@ def test_an_invalid_weight_is_refused(configure: Configure, weight: str) -> None
 
 
 def test_each_branch_has_its_own_consistency_loss() -> None:
-    """What two branches disagree is the mean of what each does."""
+    """The consistency loss of two branches is the mean of both."""
     logits_K2BC, weights_2B = torch.randn(2, 6, 3), torch.full((6,), 1 / 6)
     of_each = [symmetric_kl(logits_2BC, weights_2B) for logits_2BC in logits_K2BC]
     assert min(of_each) > 0.01

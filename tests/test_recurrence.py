@@ -1,4 +1,4 @@
-"""The compiled LSTM equals `nn.LSTM` over packed texts, and a text's states are its own to the last bit."""
+"""The compiled LSTM equals `nn.LSTM` over packed texts, with bit-equal states in any batch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_layer(inputs: int, hidden: int, directions: int) -> list[nn.LSTM]:
 
 
 def packed(values_TBX: Tensor, lengths_B: Tensor, lstms: list[nn.LSTM]) -> list[Tensor]:
-    """Read each text alone, turned round for the second direction; padding stays 0."""
+    """Read each text alone, reversed for the second direction; padding is 0."""
     read = []
     for direction, lstm in enumerate(lstms):
         states_TBH = values_TBX.new_zeros(*values_TBX.shape[:2], lstm.hidden_size)
@@ -54,7 +54,7 @@ def real(lengths_B: Tensor, steps: int) -> Tensor:
 
 
 def test_the_kernel_is_compiled_where_it_can_be() -> None:
-    """Where it cannot, everything works all the same, so that nobody would notice."""
+    """If it is not, everything still works, so that it would go unnoticed."""
     assert COMPILED or not CAN_COMPILE
 
 
@@ -129,7 +129,7 @@ def test_states_are_bit_equal_in_any_batch(threads: int) -> None:
 @needs_kernel
 @pytest.mark.parametrize(("inputs", "hidden"), [(20, 32), (128, 128), (33, 80)])
 def test_gradients_do_not_depend_on_the_number_of_threads(inputs: int, hidden: int) -> None:
-    """Bit for bit: each sum over tokens or gates adds up in one order, on whichever threads."""
+    """Bit for bit: sums over tokens and gates have a fixed order for any number of threads."""
     lengths_B, lstms = torch.tensor([60, 2, 50, 6, 1, 33, 40]), make_layer(inputs, hidden, 2)
     values_TBX = torch.randn(60, 7, inputs, requires_grad=True)
     learned = [values_TBX, *(weight for lstm in lstms for weight in lstm.parameters())]
@@ -145,7 +145,7 @@ def test_gradients_do_not_depend_on_the_number_of_threads(inputs: int, hidden: i
 @needs_kernel
 @pytest.mark.parametrize("padding", [0.0, torch.nan])
 def test_padding_has_zero_states_and_no_gradient(padding: float) -> None:
-    """Whatever its values are, and whatever flows back to it."""
+    """For any values and any incoming gradient."""
     lengths_B, lstms = torch.tensor([6, 2, 4, 1]), make_layer(20, 32, 2)
     real_TB1 = real(lengths_B, 8).bool()
     values_TBX = torch.where(real_TB1, torch.randn(8, 4, 20), padding).requires_grad_()
@@ -175,7 +175,7 @@ def test_positions_after_a_text_are_not_read() -> None:
 
 @needs_kernel
 def test_non_finite_values_stay_within_their_text() -> None:
-    """Training stops at such numbers: they must not be lost in a clamp."""
+    """Training stops at such values: they must not be clamped."""
     lengths_B, lstms = torch.tensor([4, 4, 4]), make_layer(8, 16, 2)
     values_TBX = torch.randn(4, 3, 8)
     values_TBX[1, 1, 5] = torch.nan
@@ -206,7 +206,7 @@ def test_activations_equal_pytorch_for_small_and_large_inputs(size: float) -> No
 @pytest.mark.parametrize("gate", range(4))
 @pytest.mark.parametrize("size", [-80.0, -40.0, -3.0, -1e-6, 1e-6, 3.0, 40.0, 80.0])
 def test_gates_are_accurate_over_their_range(gate: int, size: float) -> None:
-    """Relative to what passes, however little: a gate shut to e**-80 lets through just that."""
+    """In relative terms: a gate of e**-80 passes exactly that."""
     (lstm,) = make_layer(8, 16, 1)
     with torch.no_grad():
         lstm.bias_ih_l0[gate * 16 : (gate + 1) * 16] = size
@@ -265,7 +265,7 @@ def test_a_retained_graph_repeats_its_gradient_and_detects_changed_weights() -> 
 
 @needs_kernel
 def test_each_weight_has_its_own_gradient() -> None:
-    """Clipping scales them in place: the biases of a gate, whose gradients are equal, must not share one."""
+    """Clipping scales them in place: two biases with equal gradients must not share one tensor."""
     lengths_B, lstms = torch.tensor([5, 3]), make_layer(8, 16, 2)
     sum(states.sum() for states in recurrence.read(torch.randn(5, 2, 8), lengths_B, lstms)).backward()  # type: ignore[union-attr]
     gradients = [weight.grad for lstm in lstms for weight in lstm.parameters()]
@@ -294,7 +294,7 @@ def test_views_equal_copies() -> None:
 @needs_kernel
 @pytest.mark.parametrize("case", ["longer text", "inputs", "texts", "hidden", "directions"])
 def test_mismatched_shapes_are_refused(case: str) -> None:
-    """The kernel would read or write elsewhere in memory."""
+    """The kernel would read or write out of bounds."""
     lstms = make_layer(9 if case == "inputs" else 8, 16, 3 if case == "directions" else 2)
     if case == "hidden":
         lstms[1] = nn.LSTM(8, 32)
@@ -318,7 +318,7 @@ def test_the_kernel_is_used_only_if_equivalent(case: str, monkeypatch: pytest.Mo
 
 @needs_kernel
 def test_pytorch_gives_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without the kernel reads the checkpoint of one that has it, and answers the same."""
+    """A machine without the kernel gives the same predictions for a checkpoint."""
     lengths_B, lstms, values_TBX = torch.tensor([5, 3, 1]), make_layer(8, 16, 2), torch.randn(5, 3, 8)
     found = _read_layer(values_TBX, lengths_B, lstms)
     monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)

@@ -1,4 +1,4 @@
-"""The report: what it says is true, and a browser shows it as it should, whatever the data hold."""
+"""The report: correct content, and correct display in a browser for any data."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def own_run(trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
-# -- what it says ------------------------------------------------------------------------------------
+# -- content -----------------------------------------------------------------------------------------
 
 
 def test_intervals_are_those_of_drawing_rows() -> None:
-    """The cells of a confusion matrix drawn, against the rows drawn one by one."""
+    """Resampled cells of a confusion matrix, against resampled rows."""
     confusion = [[50, 7, 3], [10, 20, 5], [0, 4, 31]]
     truth_R = np.repeat(np.repeat(np.arange(3), 3), np.ravel(confusion))
     predicted_R = np.repeat(np.tile(np.arange(3), 3), np.ravel(confusion))
@@ -139,7 +139,7 @@ def test_a_wrong_label_in_the_file_is_named_with_its_line(
 
 
 def test_drawing_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Training logs at this level, and what is drawn there may look like numbers."""
+    """Training logs at this level, and matplotlib may log class names."""
     bins = accuracy_by_length(np.array([5, 5, 7, 7]), np.array([True, False, True, True]))
     with caplog.at_level("INFO"):
         assert "7 tokens 1.00" in by_length(bins)
@@ -196,12 +196,12 @@ def test_the_command(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         report.main([str(own_run / "nowhere")])
 
 
-# -- how it looks ------------------------------------------------------------------------------------
+# -- display -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a report, on rows whose texts and labels try to be more than text."""
+    """A run with a report on hostile texts and labels."""
     folder = tmp_path_factory.mktemp("hostile")
     labels = {"negative": "<b>neg</b>", "neutral": "neutral", "positive": 'pos & "quoted"'}
     rows = [(text, labels[label]) for text, label in make_rows(180)]

@@ -1,4 +1,4 @@
-"""scripts/reproduce: what is trained on which rows, what is kept, what the page says of it."""
+"""scripts/reproduce: training rows, the log, and the page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lstm_sentiment.config.sections import DataConfig
 from lstm_sentiment.errors import ConfigError, DataError, RunError, SentimentError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
-sys.path.insert(0, str(SCRIPTS))  # scripts are no package
+sys.path.insert(0, str(SCRIPTS))  # scripts are not a package
 
 import experiments  # noqa: E402
 import reproduce  # noqa: E402
@@ -83,7 +83,7 @@ Call = tuple[str, list[str]]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Call]]:
-    """Record the commands that are run; they run in this process, which spares the imports."""
+    """Record commands and run them in this process, to save imports."""
     from lstm_sentiment import evaluate, pretrain
     from lstm_sentiment.config.command_line import parse_config
     from lstm_sentiment.experiment.train import run
@@ -166,7 +166,7 @@ def test_only_evaluate_reads_the_test_rows(
 def test_a_teacher_is_trained_first_for_each_seed(
     folder: Path, reproduced: Callable[..., str], calls: list[Call]
 ) -> None:
-    """With the student's settings but for its own; each branch is scored, and the teacher's seconds count."""
+    """With the student's settings except its own; each branch is scored; its seconds are included."""
     reproduced("taught", "--seeds=2")
     assert [module for module, _ in calls] == ["train", "train", *["evaluate"] * 3] * 2
     teacher, student = calls[0][1], calls[1][1]
@@ -521,7 +521,7 @@ def test_a_damaged_log_is_reported_with_its_line(tmp_path: Path) -> None:
 def test_a_command_gets_its_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    """Two experiments at a time, each with as many threads as cores, wait for each other's."""
+    """Two parallel experiments with as many threads as cores would slow each other down."""
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     tell = """sh -c 'echo "$OMP_NUM_THREADS threads"; exec "$@"' tell"""
     reproduce.call("evaluate", ["--help"], log=tmp_path / "log", launch=tell, threads=threads)

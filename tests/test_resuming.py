@@ -1,4 +1,4 @@
-"""What may differ when a run goes on: every key of a configuration, and every fact of data and machine."""
+"""Allowed differences on resuming: every setting, and every fact on data and machine."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def begin(folder: RunFolder, config: Any, facts: dict[str, Any] | None = None, **others: Any) -> None:
-    """Write a run that stands after its first step, with other values of some keys: `seed`, `data__train`."""
+    """Write a run after its first step, with other values of some keys: `seed`, `data__train`."""
     saved = yaml.safe_load(config_yaml(config))
     for key, value in others.items():
         *section, name = key.split("__")
@@ -87,7 +87,7 @@ def begin(folder: RunFolder, config: Any, facts: dict[str, Any] | None = None, *
 
 
 def test_every_key_is_classified() -> None:
-    """A new key needs a place in one of the tables above: what becomes of it when a run goes on?"""
+    """A new key must be added to one of the tables above."""
     classes = [set(HARMLESS), set(TOLD), set(OTHERS)]
     keys = {key for kind in KINDS for key in flatten(kind)}
     assert set().union(*classes) == keys
@@ -190,7 +190,7 @@ def test_another_start_or_teacher_is_refused_with_both_checksums(folder: RunFold
 
 @pytest.mark.parametrize("settings", [{}, {"overwrite": True}, {"resume": True}])
 def test_a_restarted_job_resumes_only_its_own_run(folder: RunFolder, settings: dict[str, bool]) -> None:
-    """Nothing of an earlier job is taken for its own: that would be a resume that nobody asked for."""
+    """A run of an earlier job is not resumed without a request."""
     config = Config(**settings)
     again = Processes(world_size=2, restarts=1, job="mine")
     begin(folder, config)

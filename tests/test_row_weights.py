@@ -1,4 +1,4 @@
-"""Rows that count as several, and texts that are repeated: trained on alike, and on one side of every cut."""
+"""Row weights and repeated texts: equivalent in training, and kept in one split."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(file: Path, **data: Any) -> Corpus:
 
 
 def both(tmp_path: Path, **data: Any) -> tuple[Corpus, Corpus]:
-    """Return rows with a column of weights, and the same rows as often as they count."""
+    """Return rows with a weight column, and the same rows repeated by weight."""
     rows = make_rows(60)
     lines = [f'"{text}",{label},{count}' for (text, label), count in zip(rows, COUNTS, strict=True)]
     (tmp_path / "weighted.csv").write_text("\n".join(["text,label,count", *lines]) + "\n")
@@ -54,7 +54,7 @@ def both(tmp_path: Path, **data: Any) -> tuple[Corpus, Corpus]:
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_a_weighted_linear_branch_equals_one_of_repeated_rows(tmp_path: Path, balanced: bool) -> None:
-    """Inverse frequencies, weights, bias, and the strength that cross-validation picks."""
+    """Inverse frequencies, weights, bias, and the penalty chosen by cross-validation."""
     fitted = []
     for corpus in both(tmp_path, validation=None, test=None):
         train = corpus.train
@@ -77,7 +77,7 @@ def test_a_weighted_linear_branch_equals_one_of_repeated_rows(tmp_path: Path, ba
 
 
 def test_ignoring_weights_changes_the_linear_branch(tmp_path: Path) -> None:
-    """The control arm: the same rows, each counted once."""
+    """The control: the same rows without weights."""
     weighted, _ = both(tmp_path, validation=None, test=None)
     weights = []
     for counts in (weighted.train.counts, np.ones(60)):
@@ -256,7 +256,7 @@ def test_an_estimator_learns_the_same_from_weights_and_from_repeated_rows() -> N
 
 
 def test_an_oversampled_class_is_kept() -> None:
-    """160 rows, of which 72 repeat a text: the class that was drawn more often is expected more often."""
+    """160 rows, of which 72 repeat a text: the oversampled class gets a higher prior."""
     texts, labels = TEXTS[:88], LABELS[:88]
     more = [n for n, label in enumerate(labels) if label == "positive"]
     picked = [*range(88), *(random.Random(0).choices(more, k=72))]

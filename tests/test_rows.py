@@ -1,4 +1,4 @@
-"""Rows of an embedding are updated as AdamW updates a table that holds nothing else."""
+"""Updated rows of an embedding equal AdamW on a table of these rows."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_factor_of_a_row_scales_its_step() -> None:
 @needs_kernel
 @pytest.mark.parametrize("case", ["beyond", "below", "gradient", "moment", "factors"])
 def test_mismatched_shapes_are_refused(case: str) -> None:
-    """The kernel would write elsewhere in memory."""
+    """The kernel would write out of bounds."""
     tables = list(make_tables(20))
     if case == "moment":
         tables[2] = tables[2][:8]

@@ -1,4 +1,4 @@
-"""Words of every script: marks belong to their letters, and what is not seen splits nothing."""
+"""Tokenization of every script: combining marks and invisible characters."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_punctuation_and_emoji_are_tokens(script: str, sentence: str, tokens: li
 
 
 def test_every_mark_of_unicode_belongs_to_the_letter_before_it() -> None:
-    """Of scripts without spaces, each character is a token as before."""
+    """In scripts without spaces each character stays a token."""
     wrong = []
     for code in range(sys.maxunicode + 1):
         sign = chr(code)

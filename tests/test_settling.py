@@ -1,4 +1,4 @@
-"""A checkpoint that is read while another process replaces it is one checkpoint, or is read again."""
+"""Consistent reads: a checkpoint replaced during a read is read again."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def save(folder: RunFolder, name: str, step: int) -> None:
     folder.save(name, {"model": {"w": torch.full(SHAPE, float(step))}}, {"step": step})
 
 
-def save_for_ever(path: Path, name: str) -> None:
-    """Save one step after the other, until the process is ended."""
+def save_forever(path: Path, name: str) -> None:
+    """Save step after step until the process is ended."""
     torch.set_num_threads(1)
     step = 0
     while True:
@@ -41,12 +41,12 @@ def save_for_ever(path: Path, name: str) -> None:
 
 @pytest.fixture(params=[BEST, LAST])
 def busy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[RunFolder, str]]:
-    """A run whose checkpoint another process replaces all the time."""
+    """A run whose checkpoint is continuously replaced by another process."""
     folder = RunFolder(tmp_path / "run")
     folder.begin(config_yaml="seed: 0", vocabulary=[], labels=["a", "b"], label_map={})
     save(folder, request.param, 0)
     process = multiprocessing.get_context("fork").Process(
-        target=save_for_ever, args=(folder.path, request.param), daemon=True
+        target=save_forever, args=(folder.path, request.param), daemon=True
     )
     process.start()
     yield folder, request.param
@@ -54,8 +54,8 @@ def busy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[RunFo
     process.join()
 
 
-def read_without_care(folder: RunFolder, name: str) -> checkpoint.Checkpoint:
-    """Verify, then read, by names: what another process puts there between them is read."""
+def read_naively(folder: RunFolder, name: str) -> checkpoint.Checkpoint:
+    """Verify, then read by name: a checkpoint replaced in between is read."""
     place = folder.path / name
     verify(place, depends_on=[folder.path / "labels.json"])
     time.sleep(random.uniform(0, 0.01))
@@ -65,7 +65,7 @@ def read_without_care(folder: RunFolder, name: str) -> checkpoint.Checkpoint:
 
 
 def outcomes(read: Callable[[], checkpoint.Checkpoint], seconds: float) -> dict[str, int]:
-    """Count loads that are of one step, that mix two, and that fail."""
+    """Count loads that are consistent, mixed, and failed."""
     found = {"whole": 0, "mixed": 0, "failed": 0}
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -83,9 +83,9 @@ def outcomes(read: Callable[[], checkpoint.Checkpoint], seconds: float) -> dict[
 def test_every_load_is_consistent_during_saves(
     busy: tuple[RunFolder, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a control arm: the same reads without care fail or mix steps."""
+    """With a control: naive reads fail or mix steps."""
     folder, name = busy
-    control = outcomes(lambda: read_without_care(folder, name), 2)
+    control = outcomes(lambda: read_naively(folder, name), 2)
     assert control["failed"] + control["mixed"] > 0, control
     found = outcomes(lambda: folder.load(name), 2)
     assert (found["mixed"], found["failed"]) == (0, 0)
@@ -102,7 +102,7 @@ def test_every_load_is_consistent_during_saves(
 
 
 def replaced(place: Path) -> None:
-    """Put another folder in the place: file systems give its number, which is free again, to the next one."""
+    """Replace a folder; file systems may reuse its inode number."""
     for _ in range(50):
         place.rmdir()
         place.mkdir()

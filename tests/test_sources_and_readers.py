@@ -1,4 +1,4 @@
-"""Files, folders, packages and URLs to rows, and what is said of those that cannot be read."""
+"""Reading files, folders, packages and URLs, and errors of unreadable ones."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ VALUES = st.one_of(
 
 
 def delimited(rows: Rows, delimiter: str = ",") -> bytes:
-    """Return rows as CSV in which every field is quoted, by Python's own writer."""
+    """Return rows as CSV with all fields quoted, by Python's writer."""
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(
         [("text", "label"), *rows]
@@ -90,7 +90,7 @@ def encodings_of(rows: Rows) -> dict[str, bytes]:
 def read(
     name: Path | str, *, classes: list[str] | None = None, **options: str
 ) -> tuple[pd.DataFrame, list[int]]:
-    """Return a source's rows and their lines."""
+    """Return the rows of a source and their lines."""
     with open_source(str(name), **options) as source:
         chunks = list(read_chunks(source, classes=classes))
     assert all(len(chunk.frame) == len(chunk.lines) for chunk in chunks)
@@ -106,7 +106,7 @@ def pairs(name: Path | str, **options: str) -> Rows:
 
 
 def refusal(file: Path, content: bytes | None = None, **options: str) -> str:
-    """Return the message with which a file of this content is refused, its path written as FILE."""
+    """Return the error message of a file with this content, with FILE for its path."""
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(DataError) as caught:
@@ -141,7 +141,7 @@ def test_every_compression_gives_the_same_rows(tmp_path: Path, ending: str, comp
 
 
 def test_a_compressed_parquet_file_is_read_or_refused(tmp_path: Path) -> None:
-    """The ending .parquet.gz promises a gzip file that holds Parquet; garbage is the wrong word for it."""
+    """The extension .parquet.gz means Parquet in gzip; such a file must not be reported as damaged."""
     file = tmp_path / "rows.parquet.gz"
     file.write_bytes(gzip.compress(parquet({"text": ["a"], "label": ["x"]})))
     outcome = ""
@@ -253,7 +253,7 @@ def test_blank_lines_before_the_header_are_skipped(tmp_path: Path) -> None:
 
 
 def test_a_file_of_one_column_keeps_its_empty_texts(tmp_path: Path) -> None:
-    """A quoted empty field is a row; only a line with nothing on it is none."""
+    """A quoted empty field is a row; an empty line is not."""
     file = tmp_path / "rows.csv"
     file.write_bytes(b'text\na\n""\n\n" "\nb\n')
     frame, lines = read(file)
@@ -317,7 +317,7 @@ def test_a_long_field_is_read(tmp_path: Path) -> None:
 
 
 def test_an_unnamed_column_gets_no_pandas_name(tmp_path: Path) -> None:
-    """An index that another program wrote is no column to pick, and keeps its empty name."""
+    """An index column of another program is not picked and keeps its empty name."""
     file = tmp_path / "rows.csv"
     file.write_bytes(b",text,label\n0,a,x\n")
     frame, _ = read(file)
@@ -386,7 +386,7 @@ def test_a_damaged_compressed_file_is_refused_by_name(tmp_path: Path, compressio
     middle = len(whole) // 2
     flipped = bytes(255 - byte for byte in whole[middle : middle + 40])
     damages = {"cut": whole[:middle], "not compressed": delimited(LONG)}
-    if compression != ".zst":  # which has a checksum only if its writer asked for one
+    if compression != ".zst":  # which has a checksum only if its writer enabled it
         damages["flipped"] = whole[:middle] + flipped + whole[middle + 40 :]
     for content in damages.values():
         assert refusal(tmp_path / f"rows.csv{compression}", content).startswith("FILE:")
@@ -481,7 +481,7 @@ def test_only_a_newline_ends_a_json_line(tmp_path: Path) -> None:
     file.write_bytes(
         '{"text": "a\u2028b\x85c\u2029d\x0b", "label": "x"}\n \n{"text": "e", "label": "y"}'.encode()
     )
-    with pytest.raises(DataError, match=":1: not JSON at column"):  # a bare \x0b is no JSON
+    with pytest.raises(DataError, match=":1: not JSON at column"):  # a bare \x0b is not JSON
         read(file)
     file.write_bytes(
         '{"text": "a\u2028b\x85c\u2029d", "label": "x"}\r\n \n{"text": "e", "label": "y"}'.encode()
@@ -506,7 +506,7 @@ def test_json_values_become_text(tmp_path: Path) -> None:
 
 
 def test_parquet_values_become_text(tmp_path: Path) -> None:
-    """A missing value does not turn its column's whole numbers into 1.0."""
+    """A missing value does not turn the integers of its column into 1.0."""
     file = tmp_path / "rows.parquet"
     columns = {
         "int": pa.array([1, None, 3], pa.int64()),
@@ -612,7 +612,7 @@ def test_an_undecodable_text_file_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An importable package with a data file, and a file beside it."""
+    """An importable package with a data file, and a file outside of it."""
     folder = tmp_path / "site" / "corpora_for_tests"
     (folder / "data").mkdir(parents=True)
     (folder / "__init__.py").write_text(
@@ -649,7 +649,7 @@ def test_a_missing_file_inside_a_package_is_refused(package: Path) -> None:
 
 @pytest.mark.parametrize("name", ["not_installed_anywhere", "no-name", "os.path", "", "csv"])
 def test_a_package_that_is_not_installed_is_refused(name: str) -> None:
-    """So is a module that is no package, and what is no name."""
+    """So are a module that is not a package and an invalid name."""
     with pytest.raises(MissingExtraError) as caught:
         read(f"package:{name}/rows.csv")
     assert f"the package '{name}' is not installed" in str(caught.value)

@@ -1,6 +1,6 @@
-"""The name ``starter``: every command that takes a run takes it, and none writes into the package.
+"""The name ``starter``: accepted by every command that takes a run; nothing is written into the package.
 
-The package's own weights are stood in for by a tiny packed run, so that these tests need none.
+A tiny packed run replaces the package's own weights in most tests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TEXTS = ["great", "an awful, awful room", "", "so-so 😀", "never seen before"]
 
 @pytest.fixture(scope="session")
 def packed(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run, packed; nothing may write into it."""
+    """A tiny packed run; nothing may write into it."""
     folder = tmp_path_factory.mktemp("package") / "model"
     pack(trained_run, folder, corpora=CORPORA, notes="## How good\n\nNot at all.", license="mit")
     return folder
@@ -56,7 +56,7 @@ def packed(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def starter(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The packed run in the place of the package's own, read from an empty folder."""
+    """The packed run instead of the package's own, with an empty working folder."""
     monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", packed)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -264,7 +264,7 @@ def test_predict_takes_texts_a_file_and_lines(
 
 
 def test_predicting_texts_imports_no_heavy_packages(starter: Path, tmp_path: Path) -> None:
-    """Not even when the proof is checked, on the first time; a file's rows need pandas: the control."""
+    """Even with the self-test of the first load; the control: rows of a file need pandas."""
     names = ("pandas", "scipy", "sklearn", "torchtext", "matplotlib", "torch._dynamo")
     script = (
         "import sys\nfrom lstm_sentiment import predict\npredict.main(sys.argv[1:])\n"
@@ -369,7 +369,7 @@ with_weights = pytest.mark.skipif(not FOLDER.is_dir(), reason="this checkout has
     ],
 )
 def test_the_three_sentences_are_predicted(text: str, label: str) -> None:
-    """They are no training texts, nor are there templates like them."""
+    """They are not among the training texts or templates."""
     assert load("starter").predict(text)[0].label == label
 
 
@@ -401,7 +401,7 @@ def test_its_self_test_passes(caplog: pytest.LogCaptureFixture) -> None:
 
 @with_weights
 def test_a_fresh_process_predicts_soon_after_importing_torch(tmp_path: Path) -> None:
-    """Within 2 s, or half as long again as `import torch` alone takes here; the best of five pairs."""
+    """Within 2 s, or 1.5 times the time of `import torch`; the best of five pairs."""
     taken = []
     for _ in range(5):
         seconds = []

@@ -1,4 +1,4 @@
-"""Kills, power cuts, damage, full disks and second runs: what was saved is there, or the message says why."""
+"""Kills, power cuts, damage, full disks and concurrent runs: no saved state is lost silently."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def test_200_kills_inside_the_writer_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_a_plain_save_loses_at_least_half_of_the_same_kills(tmp_path: Path) -> None:
-    """The control arm: these kills do harm."""
+    """The control: these kills do harm."""
     counts = faults.kills_of_a_plain_save(30, tmp_path)
     assert counts["lost"] >= counts["kills"] / 2
 
 
 def test_10_kills_of_the_command_lose_nothing(tmp_path: Path) -> None:
-    """The run goes on each time, and ends with the weights of one that was left alone."""
+    """The run is resumed each time and ends with the weights of an uninterrupted one."""
     assert faults.command_kills(10, tmp_path)["lost"] == 0
 
 
@@ -77,13 +77,13 @@ def test_a_power_cut_leaves_the_old_or_the_new_checkpoint(tmp_path: Path, name: 
 def test_without_flushing_a_power_cut_loses_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, forgotten: str
 ) -> None:
-    """The control arm, for each kind of flush: of files, of a checkpoint's names, of a new run's name."""
+    """The control, for each kind of fsync: of files, of a checkpoint's entries, of a new run's entry."""
     monkeypatch.setattr(module, forgotten, lambda path: None)
     assert power_cuts.of_saves(3, tmp_path, LAST)["lost"] > 0
 
 
 def replaced_file(folder: Path, write: Callable[[Path, bytes], object]) -> dict[str, int]:
-    """Replace a file's content, and read what a power cut at each moment could leave."""
+    """Replace a file's content, and read all states that a power cut could leave."""
     contents = [b"1 of old", b"2, the new content"]
     (folder / "disk").mkdir()
     with power_cuts.recorded(folder / "disk") as record:
@@ -124,7 +124,7 @@ def test_every_truncation_is_detected_and_its_file_is_named(tmp_path: Path) -> N
 def leaving(
     main: Callable[[list[str]], None], *argv: str, monkeypatch: pytest.MonkeyPatch
 ) -> int | str | None:
-    """Run a command as a process does; return its exit code."""
+    """Run a command like a process; return its exit code."""
     monkeypatch.setattr(sys, "argv", ["command", *argv])
     with pytest.raises(SystemExit) as left:
         run_command(main)
@@ -132,7 +132,7 @@ def leaving(
 
 
 def resuming(run: Path) -> list[str]:
-    """Return how a copy of a run is resumed: its configuration is named, since it was not trained there."""
+    """Return the options that resume a copy of a run: its configuration must be named."""
     return [f"--config={run / 'config.yaml'}", f"--out={run}", "--resume=true"]
 
 
@@ -154,7 +154,7 @@ def test_resuming_without_a_usable_checkpoint_exits_with_3(
 def test_a_damaged_best_epoch_is_reported_before_training_resumes(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not at the end, hours later, when it is needed."""
+    """Not only at the end, hours later."""
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
     faults.flip(run / BEST / "model.safetensors", 900)
@@ -202,7 +202,7 @@ def test_unreadable_settings_are_damage(
         train_run(configure("--resume=true"))
 
 
-# -- disks that are full, or not ours ----------------------------------------------------------------
+# -- full and unwritable disks -----------------------------------------------------------------------
 
 
 @needs_mount
@@ -212,7 +212,7 @@ def test_a_full_disk_never_loses_a_good_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_an_error_at_any_point_of_a_save_loses_no_checkpoint(tmp_path: Path, number: int) -> None:
-    """What a full disk does, on any machine."""
+    """Simulates a full disk on any machine."""
     for place in range(1, 100):
         run = faults.begin(tmp_path / str(place))
         for step in (1, 2):
@@ -291,7 +291,7 @@ def test_a_full_disk_under_cache_or_predictions_is_reported(
 
 
 def hold(folder: Path, ready: Any) -> None:
-    """Hold a folder until killed."""
+    """Lock a folder until killed."""
     with held(folder):
         ready.send_bytes(b"ready")
         ready.recv_bytes()
@@ -299,7 +299,7 @@ def hold(folder: Path, ready: Any) -> None:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Any:
-    """Another process, which holds the folder `run`."""
+    """Another process that locks the folder `run`."""
     here, there = FORKS.Pipe()
     process = FORKS.Process(target=hold, args=(tmp_path / "run", there))
     process.start()
@@ -371,7 +371,7 @@ def test_the_content_of_a_lock_file_is_escaped(tmp_path: Path, holder: Any) -> N
 def test_a_lock_file_removed_by_its_holder_is_recreated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or two processes would hold one folder: one the file that is gone, one the new file."""
+    """Otherwise two processes would lock one folder: one the removed file, one the new one."""
     real, locked = locking.fcntl.flock, []
 
     def flock(handle: int, how: int) -> None:

@@ -1,4 +1,4 @@
-"""Hashed n-gram vectors: which n-grams a token has, and that only they decide its vector."""
+"""Subword embeddings: the n-grams of a token and their embedding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 
 
 def grams(token: str) -> set[str]:
-    """Reference: a token's n-grams, its two ends counted as characters."""
+    """Reference: the n-grams of a token with boundary characters."""
     spelt = "\x02" + token.lower() + "\x03"
     return {spelt[i : i + n] for n in (2, 3, 4) for i in range(len(spelt) - n + 1)}
 
@@ -86,7 +86,7 @@ def test_hashes_fill_the_table_evenly() -> None:
 
 
 def test_hashing_is_the_same_on_every_machine() -> None:
-    """A checkpoint's table is read by it: another hash would make the table noise."""
+    """Checkpoints depend on the hash function."""
     expected = [[2846, 3247, 3404, 3758, 6226], [426, 891, 1687, 1852, 6674]]
     assert spell(["good", "ist's"], 16_384)[:, :5].tolist() == expected
 
@@ -133,7 +133,7 @@ def test_folding_does_not_change_predictions() -> None:
 
 @pytest.mark.parametrize("initial", [True, False])
 def test_vectors_are_folded_lazily(initial: bool) -> None:
-    """Bit for bit the same, whichever tokens were met before and together."""
+    """Bit-equal, whatever tokens were seen before."""
     torch.manual_seed(0)
     words = [f"w{i}" for i in range(198)]
     sizes: dict[str, Any] = {"subwords": 50, "embedding_size": 6, "hidden_size": 5}
@@ -160,7 +160,7 @@ def test_vectors_are_folded_lazily(initial: bool) -> None:
 
 
 def test_many_threads_may_fold_the_same_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each thread sees whole vectors only; a slow spelling makes them meet."""
+    """Each thread sees only complete vectors; slow hashing provokes a race."""
     torch.manual_seed(0)
     words = [f"w{i}" for i in range(98)]
     model = new_lstm(Vocabulary(words), 3, subwords=50, embedding_size=64, hidden_size=2, initial=False)
@@ -203,5 +203,5 @@ def test_ids_of_unknown_tokens_may_be_numbered_in_any_order() -> None:
 
 
 def test_the_hash_buckets_of_the_vocabulary_are_not_saved() -> None:
-    """It follows from the vocabulary, so a checkpoint need not hold it, nor can it contradict it."""
+    """They follow from the vocabulary, so they are not part of a checkpoint."""
     assert list(SubwordVectors(["<pad>", "<unk>", "a"], 10, 4).state_dict()) == ["table.weight"]

@@ -1,4 +1,4 @@
-"""Machines unlike the developer's: other encodings, no home folder, other habits of typing options."""
+"""Unusual environments: other encodings, no home folder, other option spellings."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_unencodable_characters_lose_no_log_line(capsys: pytest.CaptureFixture[s
 
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No home folder and no cache is named; return the folder of temporary ones."""
+    """Remove home and cache folder from the environment; return the temporary folder."""
     for name in (caching.VARIABLE, "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
 

@@ -1,4 +1,4 @@
-"""Rows to files, and that a file is there whole or not at all."""
+"""Writing tables, completely or not at all."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_an_unwritable_path_is_refused(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv.gz", ".jsonl", ".parquet"])
 def test_an_unpaired_surrogate_is_refused_or_replaced(tmp_path: Path, ending: str) -> None:
-    """JSON can hold one, as an escape; no file in UTF-8 can."""
+    """JSON can escape one; UTF-8 cannot encode it."""
     file = tmp_path / f"rows{ending}"
     try:
         write(file, [("a\ud83d", "x")])
@@ -215,7 +215,7 @@ def test_a_json_line_is_one_line_of_readable_text() -> None:
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv.gz", ".parquet", ".feather", ".xlsx"])
 def test_later_rows_must_have_the_columns_of_the_first(tmp_path: Path, ending: str) -> None:
-    """The fault: without names, values would stand below other columns than their own."""
+    """Regression: values were written below other columns."""
     file = tmp_path / f"rows{ending}"
     with open_table(str(file)) as append:
         append(pd.DataFrame({"text": ["a"], "label": ["x"]}))

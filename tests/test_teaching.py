@@ -1,4 +1,4 @@
-"""Teachers: finished runs answer texts without labels, and a model learns from their answers."""
+"""Distillation: a model learns the predictions of finished runs on unlabelled texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Configure = Callable[..., Config]
 
 @pytest.fixture
 def more(tmp_path: Path) -> Path:
-    """150 texts without labels, each with a word that tells its class."""
+    """150 unlabelled texts, each with a clue word of its class."""
     lines = [text for text, _ in make_rows(150, seed=7)]
     path = tmp_path / "more.csv"
     path.write_text("\n".join(["text", *(f'"{line}"' for line in lines)]) + "\n", encoding="utf-8")
@@ -55,7 +55,7 @@ def texts_of(path: Path) -> list[str]:
 def test_unlabelled_texts_get_the_teachers_probabilities(
     learn: Configure, trained_run: Path, more: Path
 ) -> None:
-    """The teacher's own answers to the same texts, read from the text anew, are the reference."""
+    """Reference: the teacher's predictions on the same texts."""
     corpus = corpus_of(learn())
     teacher = read_run(trained_run)
     taught = Teachers([teacher]).teach(corpus)
@@ -149,7 +149,7 @@ def test_the_loss_is_the_cross_entropy_to_the_targets(learn: Configure, smoothin
 def test_a_student_learns_words_that_only_the_teacher_knows(
     configure: Configure, trained_run: Path, tmp_path: Path
 ) -> None:
-    """Its own 24 rows say nothing about most of the words; the teacher's answers do."""
+    """Its own 24 rows have few of the words; the teacher's predictions cover them."""
     known = {"negative": "awful", "neutral": "okay", "positive": "great"}
     randomness = random.Random(0)
     rows = [
@@ -237,7 +237,7 @@ def test_a_teacher_of_other_classes_is_refused(learn: Configure, tmp_path: Path)
 def test_a_teacher_trained_on_held_out_rows_is_refused(
     configure: Configure, more: Path, tmp_path: Path
 ) -> None:
-    """The same file, cut elsewhere: its answers would carry the labels of held-out rows into training."""
+    """The same file with another split: predictions would leak labels of held-out rows into training."""
     teacher = configure(f"--out={tmp_path / 'teacher'}", "--trainer.epochs=1")
     run(teacher)
     taught = (f"--teacher={teacher.out}", f"--data.unlabelled={more}")

@@ -1,4 +1,4 @@
-"""Text to tokens, tokens to numbers."""
+"""Tokenization and vocabulary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXTS = st.lists(
 
 
 def decoded(lexicon: Lexicon, numbers_N: np.ndarray, lengths_R: np.ndarray) -> list[list[str]]:
-    """Return the tokens that a lexicon's numbers stand for, text by text."""
+    """Return the tokens of a lexicon's ids, text by text."""
     known = lexicon.tokens
     tokens = [known[i] for i in numbers_N]
     ends = np.cumsum(lengths_R).tolist()
@@ -168,14 +168,14 @@ def test_a_text_after_a_space_is_split_as_it_is_alone(first: str, second: str) -
 
 
 def split_all(text: str) -> list[str]:
-    """Return the tokens of a text that is clean already."""
+    """Return the tokens of a cleaned text."""
     return [token for piece in text.split() for token in split_piece(piece)]
 
 
 @given(st.text(string.ascii_letters + ".,;?!\") '", min_size=1, max_size=8))
 @quick
 def test_the_fast_path_for_plain_words_equals_the_general_one(piece: str) -> None:
-    """The same pieces in accented letters, which take the pattern's way, are split at the same places."""
+    """The same pieces in accented letters, which use the general pattern, are split at the same positions."""
     if (
         " " not in piece
         and "o" not in piece.lower()
@@ -230,7 +230,7 @@ def test_many_texts_at_once_equal_one_by_one(texts: list[str], name: str, lowerc
 
 @pytest.mark.parametrize("lowercase", [False, True])
 def test_both_paths_split_every_character_alike(lowercase: bool) -> None:
-    """White space is not the same set everywhere; a hundredth of all but the first alphabets."""
+    """Definitions of white space differ; beyond the first alphabets a hundredth of characters is sampled."""
     tokenizer = Tokenizer("words", lowercase=lowercase)
     points = [*range(0x3100), *range(0x3100, 0x110000, 97)]
     texts = [f"a{chr(c)}b {chr(c)} x{chr(c)}" for c in points]
@@ -279,7 +279,7 @@ def test_evicting_cached_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_batches_are_read_lazily() -> None:
-    """A long source is not read to its end before the first batch is there."""
+    """The first batch does not need the whole source."""
     taken = []
 
     def batches() -> Iterator[list[str]]:

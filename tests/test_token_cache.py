@@ -1,4 +1,4 @@
-"""Damage to the cache of tokens: noticed, told, and made good by tokenising anew."""
+"""Damage to the token cache is detected, reported and repaired by tokenizing again."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def load(file: Path, cache: Path) -> TokenStore:
 
 
 def content_of(store: TokenStore) -> list[Any]:
-    """Return all that a store holds, away from the disk."""
+    """Return a copy of a store's content in memory."""
     arrays = [getattr(store, name).tolist() for name in ("ids_N", *cache_entry.ROW_ARRAYS)]
     return [*arrays, store.tokens, store.label_values, store.counts]
 
@@ -54,7 +54,7 @@ def entry_of(cache: Path) -> Path:
 
 
 def sign(entry: Path) -> None:
-    """Vouch for all files as they are now."""
+    """Write valid checksums for the current files."""
     sums = {name: cache_entry._sum(entry / name) for name in (IDS, ROWS, META)}
     (entry / SUMS).write_text(json.dumps(sums))
 
@@ -198,7 +198,7 @@ def test_out_of_bounds_indices_are_refused_despite_valid_checksums(
 def test_without_checksums_damage_is_trained_on(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: a bit of a token's number makes another token of it, and no other check finds that."""
+    """The control: a flipped bit gives another token id, which no other check detects."""
     expected = content_of(load(file, cache))
     ids = np.fromfile(entry_of(cache) / IDS, np.int32)
     ids[3] ^= 1

@@ -1,4 +1,4 @@
-"""Rows as token numbers on disk: what is kept, when it is used again, and when it is not."""
+"""Token stores and their cache: content, reuse and invalidation."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_text_hashes_ignore_surrounding_space(tmp_path: Path, cache: Path) -> No
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
 def test_a_column_of_texts_is_refused_as_labels(tmp_path: Path, cache: Path, name: str) -> None:
-    """The fault: all of its texts were kept, to say at the end that there are too many of them."""
+    """Regression: all texts were kept in memory before the error."""
 
     def told(labels: list[str]) -> str:
         rows = [f"so,{label}" for label in labels]
@@ -295,7 +295,7 @@ def test_the_classes_of_a_folder_are_part_of_the_key(tmp_path: Path, cache: Path
 
 
 def spoil(entry: Path, damage: str) -> None:
-    """Damage a cache entry in one of the ways in which a disk, a kill or a person does."""
+    """Damage a cache entry."""
     ids, meta, rows = entry / "ids.bin", entry / "meta.json", entry / "rows.npz"
     facts = json.loads(meta.read_bytes())
     {
@@ -344,7 +344,7 @@ def test_a_source_that_fails_leaves_nothing_in_the_cache(file: Path, cache: Path
 def test_a_slower_process_keeps_the_existing_entry(
     file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes tokenise one file at once; a third may be opening what the first has put there."""
+    """Two processes tokenize one file at once; a third may be opening the entry of the first."""
     build, inodes = tokens._build, []
 
     def slower(*arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""The loop: it learns, equals a plain loop, keeps the best epoch, and stops before harm is done."""
+"""The training loop: it learns, equals a plain loop, keeps the best epoch, and stops at errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Configure = Callable[..., Config]
 
 @dataclass
 class MemoryStore:
-    """A `CheckpointStore` that keeps everything that was ever saved."""
+    """A `CheckpointStore` that keeps every save."""
 
     saved: list[tuple[str, dict[str, Weights], dict[str, Any]]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -75,7 +75,7 @@ def make_trainer(
     precision: str = "fp32",
     watch: Watch | None = None,
 ) -> Trainer:
-    """Return a trainer on the CPU, as `train.run` would build it."""
+    """Return a trainer on the CPU, as built by `train.run`."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     corpus = prepared(config)
@@ -109,7 +109,7 @@ def make_trainer(
 
 
 def script_scores(monkeypatch: pytest.MonkeyPatch, values: list[float], metric: str = "macro_f1") -> None:
-    """Let validation of epoch i return `values[i]`, whatever the model says."""
+    """Let validation of epoch i return `values[i]`."""
     left = iter(values)
     real = classification_module.score
 
@@ -176,9 +176,9 @@ def test_training_equals_a_plain_loop_over_a_packed_lstm(
 
 
 def test_two_accumulated_batches_equal_one_of_twice_the_size(configure: Configure) -> None:
-    """Of different plans only this one has the same rows in each step: all rows in one step.
+    """With all rows in one step both plans have the same rows per step.
 
-    Which time has the largest value hangs on the last digit, so that max pooling would not show it.
+    Max pooling is not used, since the position of the maximum depends on the last digit.
     """
     common = [*NO_DROPOUT, "--trainer.epochs=3", "--model.pooling=mean"]
     halves = make_trainer(configure(*common, "--trainer.batch_size=96", "--trainer.accumulate=2"))
@@ -194,7 +194,7 @@ def test_two_accumulated_batches_equal_one_of_twice_the_size(configure: Configur
 
 
 def test_uneven_batches_of_a_step_are_weighted_by_rows(configure: Configure) -> None:
-    """The last step has a full and a half batch: its loss is the mean over rows, not over batches."""
+    """The last step has a full and a half batch: the loss is the mean over rows, not over batches."""
     config = configure(
         *NO_DROPOUT, "--trainer.batch_size=128", "--trainer.accumulate=2", "--trainer.epochs=1"
     )
@@ -288,7 +288,7 @@ def test_the_learning_rate_follows_the_schedule(
     assert rates[-1] < 0.001
 
 
-# -- the same again --------------------------------------------------------------------------------
+# -- determinism -----------------------------------------------------------------------------------
 
 
 def test_a_seed_decides_every_bit(configure: Configure) -> None:
@@ -303,7 +303,7 @@ def test_a_seed_decides_every_bit(configure: Configure) -> None:
 
 
 def test_external_random_state_does_not_affect_training(configure: Configure) -> None:
-    """Dropout depends on seed and step, not on who drew random numbers before."""
+    """Dropout depends on seed and step, not on earlier random numbers."""
     weights = []
     for draws in (0, 17):
         trainer = make_trainer(configure("--trainer.epochs=1"))
@@ -316,7 +316,7 @@ def test_external_random_state_does_not_affect_training(configure: Configure) ->
 def test_each_process_has_its_own_dropout_masks(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or masks of a step would be alike in all its parts, and two processes worth less than one."""
+    """Otherwise the parts of a step would share dropout masks."""
     seeds: dict[int, list[int]] = {0: [], 1: []}
     for rank, of_rank in seeds.items():
         trainer = make_trainer(configure("--trainer.epochs=1"))
@@ -330,7 +330,7 @@ def test_each_process_has_its_own_dropout_masks(
 def test_the_trial_of_the_longest_batch_has_no_side_effects(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes the memory that all others fit in; a run without that ends with the same weights."""
+    """It allocates the maximal memory; a run without it ends with the same weights."""
     trainer, other = (make_trainer(configure("--trainer.epochs=1")) for _ in range(2))
     seen: list[int] = []
     loss = trainer.task.loss
@@ -348,7 +348,7 @@ def test_the_trial_of_the_longest_batch_has_no_side_effects(
 
 
 def test_the_test_split_cannot_reach_the_loop() -> None:
-    """There is no parameter for it, in a method of the loop or of its task, or in the state."""
+    """No method of the loop or its task and no state has a parameter for it."""
     names = [field.name for field in dataclasses.fields(TrainingState)]
     for of in (Trainer, Classification):
         for _, method in inspect.getmembers(of, inspect.isfunction):
@@ -358,13 +358,13 @@ def test_the_test_split_cannot_reach_the_loop() -> None:
     assert not [name for name in names if "test" in name.lower()]
 
 
-# -- harm ------------------------------------------------------------------------------------------
+# -- non-finite values and memory ------------------------------------------------------------------
 
 
 def losing_at(
     trainers: list[Trainer], call: int, poison: Callable[[Tensor], Tensor]
 ) -> tuple[Loss, dict[str, Any]]:
-    """Return a loss that is poisoned at its n-th call, and what the trainer held at that moment."""
+    """Return a loss that is non-finite at its n-th call, and the trainer's state at that moment."""
     calls: list[int] = []
     before: dict[str, Any] = {}
     plain = cross_entropy(None, 0.0)
@@ -398,7 +398,7 @@ POISONS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_training_stops_at_a_non_finite_loss_before_the_update(
     configure: Configure, poison: str, accumulate: int, call: int, step: int, epoch: int
 ) -> None:
-    """`call` counts from 1 as `step` counts from 0: with two batches per step, call 9 begins step 4."""
+    """`call` counts from 1, `step` from 0: with two batches per step, call 9 starts step 4."""
     config = configure(f"--trainer.accumulate={accumulate}")
     trainers: list[Trainer] = []
     loss, before = losing_at(trainers, call, POISONS[poison])
@@ -444,7 +444,7 @@ SHORT: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("short", SHORT)
 @pytest.mark.parametrize("call", [1, 4])
 def test_an_out_of_memory_batch_is_an_error(configure: Configure, short: str, call: int) -> None:
-    """The longest batch is tried before the first step, so that this happens at once as a rule."""
+    """The longest batch is tried before the first step, so that this usually happens at once."""
     calls: list[tuple[int, ...]] = []
 
     def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
@@ -544,7 +544,7 @@ def test_best_has_the_weights_of_the_best_epoch(
 def test_weights_with_nan_predictions_never_become_best(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, metric: str
 ) -> None:
-    """argmax of NaN is class 0, so that accuracy and F1 look like numbers: they must not count."""
+    """argmax of NaN is class 0, so that accuracy and F1 look valid but must not count."""
     real = classification_module.predict_logits
     epochs: list[int] = []
 
@@ -561,7 +561,7 @@ def test_weights_with_nan_predictions_never_become_best(
 
 
 def test_every_step_runs_in_training_mode(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or dropout would be off from the start, or from the first validation on."""
+    """Otherwise dropout would be off, from the start or after the first validation."""
     trainer = make_trainer(configure("--trainer.ema=0", "--trainer.epochs=3"))
     trainer.model.eval()
     modes: list[bool] = []
@@ -580,7 +580,7 @@ def test_every_step_runs_in_training_mode(configure: Configure, monkeypatch: pyt
 def test_the_reported_loss_is_the_mean_over_all_steps_of_an_epoch(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many checkpoints are written within it."""
+    """For any number of checkpoints within it."""
     for every in (5, 1000):
         trainer = make_trainer(configure(f"--trainer.checkpoint_every={every}", "--trainer.epochs=2"))
         losses: list[float] = []
@@ -607,14 +607,14 @@ def test_checkpoints_are_saved_every_few_steps_and_epochs(configure: Configure) 
     ]
 
 
-# -- going on from anywhere ------------------------------------------------------------------------
+# -- resuming from any step ------------------------------------------------------------------------
 
 STEPS = 60
 
 
 @dataclass
 class OneStep:
-    """A `Watch` that stops a trainer after its next step; one that ends an epoch has the next with it."""
+    """A `Watch` that stops a trainer after its next step, or after two at the end of an epoch."""
 
     trainer: Trainer | None = None
 
@@ -626,7 +626,7 @@ class OneStep:
         return contextlib.nullcontext()
 
     def saved(self, step: int) -> None:
-        """Nobody asks."""
+        """Not used."""
 
 
 @pytest.mark.parametrize("others", [("--trainer.ema=0.99",), ("--trainer.ema=0", "--trainer.accumulate=2")])
@@ -634,9 +634,9 @@ class OneStep:
 def test_resuming_from_every_step_gives_the_same_bytes(
     configure: Configure, others: tuple[str, ...], precision: str
 ) -> None:
-    """Weights, moments, moving average and facts, bytes and not values, over 60 steps in three epochs.
+    """Weights, moments, moving average and metadata, as bytes, over 60 steps in three epochs.
 
-    From each step's checkpoint to the next: so from each to the end.
+    From each step's checkpoint to the next, and so from each to the end.
     """
     size = 4 if "--trainer.accumulate=2" in others else 8
     config = configure(f"--trainer.batch_size={size}", "--trainer.checkpoint_every=1", *others)
@@ -661,7 +661,7 @@ def test_resuming_from_every_step_gives_the_same_bytes(
 
 
 def trace_of(groups: Mapping[str, Weights], facts: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Return all that a checkpoint holds but for the times."""
+    """Return the content of a checkpoint without times."""
     training = {key: value for key, value in facts["training"].items() if key != "elapsed_s"}
     training["history"] = without_speed(training["history"])
     return bytes_of(groups), json.dumps(training)

@@ -1,4 +1,4 @@
-"""Sentiment trees: read, their phrases trained on and nothing else, and labels that leave rows out."""
+"""Sentiment trees: parsing, training on phrases, and labels that exclude rows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ POLAR = {0: "negative", 1: "negative", 2: None, 3: "positive", 4: "positive"}
 
 
 def written(tree: Tree, space: str = " ") -> str:
-    """Return a tree in brackets, in the plainest way."""
+    """Return a bracketed tree, by a plain implementation."""
     label, inside = tree
     if isinstance(inside, list):
         return f"({label}{space}" + space.join(written(child, space) for child in inside) + ")"
@@ -59,7 +59,7 @@ def written(tree: Tree, space: str = " ") -> str:
 
 
 def spans_of(tree: Tree) -> list[tuple[str, str]]:
-    """Return what each node of a tree spans, and its label."""
+    """Return the span and label of each node of a tree."""
     label, inside = tree
     if not isinstance(inside, list):
         return [(inside, str(label))]
@@ -71,7 +71,7 @@ def spans_of(tree: Tree) -> list[tuple[str, str]]:
 def make_trees(count: int, *, seed: int = 0) -> list[Tree]:
     """Return trees with distinct sentences, whose labels 0 to 4 follow from their words.
 
-    Every seventh sentence is neutral whatever it holds.
+    Every seventh sentence is neutral, whatever its words.
     """
     randomness = random.Random(seed)
     words = {"awful": 0, "bad": 1, "plain": 2, "the": 2, "film": 2, "good": 3, "superb": 4}
@@ -98,7 +98,7 @@ def write_trees(path: Path, trees: list[Tree]) -> Path:
 
 
 def refusal(path: Path, content: str) -> str:
-    """Return what reading a file is refused with, its folder left away."""
+    """Return the error message of a file, without its folder."""
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError) as caught, open_source(str(path)) as source:
         list(read_chunks(source))
@@ -282,7 +282,7 @@ def test_a_validation_file_has_whole_sentences(tmp_path: Path, load: Callable[..
 
 
 def test_phrases_do_not_count_words_twice(tmp_path: Path, load: Callable[..., Corpus]) -> None:
-    """A word of a deep tree stands in many of its phrases: that does not make it frequent."""
+    """A word of a deep tree is in many of its phrases, but counts once."""
     trees = make_trees(60)
     corpus = load(write_trees(tmp_path / "train.txt", trees), phrases=1.0, test=None)
     held = {text for text, _ in rows_of(corpus, corpus.validation)}
@@ -307,7 +307,7 @@ def test_phrases_of_a_file_without_trees_are_refused(load: Callable[..., Corpus]
 def test_the_weight_of_a_phrase_does_not_depend_on_its_batch(
     tmp_path: Path, load: Callable[..., Corpus], world_size: int
 ) -> None:
-    """The losses of an epoch's steps, summed over processes, are those of a loop over rows."""
+    """The summed losses of an epoch over processes equal a loop over rows."""
     train = load(write_trees(tmp_path / "train.txt", make_trees(80)), phrases=0.25).train
     own_R = np.where(train.store.phrases[train.rows], 0.25, 1.0)
     loss_R = np.random.default_rng(0).random(len(train))
@@ -369,7 +369,7 @@ def test_at_least_two_classes_must_remain(labels: Any) -> None:
 
 
 def test_a_map_of_only_nulls_keeps_the_other_labels(tmp_path: Path, load: Callable[..., Corpus]) -> None:
-    """It names no class, so it asks for no two classes."""
+    """It names no class, so two classes are not required."""
     corpus = load(write_csv(tmp_path / "train.csv", make_rows(120)), labels={"neutral": None})
     assert corpus.labels == ["negative", "positive"]
     assert corpus.facts["counts"]["train"]["left_out"] == 40
@@ -405,7 +405,7 @@ def test_a_null_elsewhere_is_refused(tmp_path: Path, content: str) -> None:
 
 @pytest.fixture(scope="module")
 def tree_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on trees with phrases and without neutral rows, trained once; its data lies beside it."""
+    """A run on trees with phrases and without neutral rows, trained once; its data is next to it."""
     folder = tmp_path_factory.mktemp("trees")
     for part, count, seed in (("train", 150, 0), ("test", 60, 1)):
         write_trees(folder / f"{part}.txt", make_trees(count, seed=seed))

@@ -1,4 +1,4 @@
-"""Pretrained vectors from files, and what is said of those that do not fit."""
+"""Pretrained word vectors from files, and errors of mismatched ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refusal(name: Path | str, *, size: int = SIZE) -> str:
     "name", ["glove.txt", "word2vec.vec", "glove.txt.gz", "word2vec.gz", "glove.txt.xz", "glove.txt.bz2"]
 )
 def test_known_words_get_the_files_vectors(tmp_path: Path, name: str) -> None:
-    """GloVe's format is lines alone; word2vec's and fastText's has a line with counts before them."""
+    """GloVe files have only vector lines; word2vec and fastText files have a header with counts."""
     vectors = rows_of(30)
     content = (f"30 {SIZE}\n" if "word2vec" in name else "") + as_lines(vectors)
     file = tmp_path / name
@@ -146,7 +146,7 @@ def test_a_name_tells_its_size_before_anything_is_downloaded(tmp_path: Path) -> 
 
 
 class Server:
-    """Stands for the addresses of published vectors: answers with a content, or is cut off."""
+    """Fake server of published vectors, which sends content or breaks off."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
         self.content, self.asked = content, list[str]()
@@ -176,7 +176,7 @@ def by_name(name: str, cache: Path, size: int = 50) -> PretrainedVectors:
 def test_a_named_set_is_downloaded_once_and_read_from_its_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No part of it is written anywhere, whatever the archive calls it, and no pickle is made of it."""
+    """Members are not extracted to disk, whatever their names, and no pickle is written."""
     content = as_lines(rows_of(20, 50))
     server = Server(monkeypatch, archive({"../outside.txt": "x", "glove.6B.50d.txt": content}))
     file = tmp_path / "vectors.txt"
@@ -213,7 +213,7 @@ def test_a_failed_download_is_restarted(
 
 
 def test_a_pickled_cache_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchtext keeps its own copy as .pt, and would load what it finds by that name."""
+    """torchtext caches a copy as .pt and would load any file of that name."""
     Server(monkeypatch, None)
     folder = tmp_path / "vectors"
     folder.mkdir()
@@ -280,7 +280,7 @@ def test_a_word_that_is_not_utf_8_is_skipped(tmp_path: Path) -> None:
 
 
 def test_skipped_words_do_not_affect_the_spread(tmp_path: Path) -> None:
-    """A header or a broken word must not count as a vector of zeros."""
+    """A header or an invalid word must not count as a zero vector."""
     vectors = {word: [100.0 + value for value in values] for word, values in rows_of(4).items()}
     file = tmp_path / "vectors.txt"
     file.write_bytes(f"4 {SIZE}\n".encode() + as_lines(vectors).encode() + b"\xe9 100 100 100 100 100 100\n")
@@ -311,7 +311,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 def test_reading_vectors_keeps_certificate_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchtext does so for the whole process, and everything downloaded later would be unchecked."""
+    """torchtext disables it for the whole process, including later downloads."""
     checked = ssl.create_default_context
     monkeypatch.setattr(ssl, "_create_default_https_context", checked)
     file = tmp_path / "vectors.txt"
@@ -339,7 +339,7 @@ def test_words_of_an_unknown_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_words_only_in_the_vectors_are_known(tmp_path: Path) -> None:
-    """In validation texts, with their vectors, behind those of the training rows; none is known twice."""
+    """In validation texts, with their vectors, after those of the training rows, without duplicates."""
     train = [(f"w{i} w{i + 1} common", ("bad", "good")[i % 2]) for i in range(8)]
     files = [write_csv(tmp_path / "train.csv", train), write_csv(tmp_path / "v.csv", [("w20 w29 x", "bad")])]
     content = as_lines({"<unk>": [0.0] * SIZE, **rows_of(30)})

@@ -1,4 +1,4 @@
-"""Signals end a run in order, and status.json tells how it stands."""
+"""Signals end a run cleanly, and status.json has its state."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def status_of(folder: str | Path) -> dict[str, Any]:
 
 
 def signal_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, number: int, *, call: int) -> None:
-    """Send this process a signal in the n-th call of a method, before it does its work."""
+    """Send this process a signal at the start of the n-th call of a method."""
     real, calls = getattr(owner, method), [0]
 
     def patched(*args: Any, **kwargs: Any) -> Any:
@@ -66,7 +66,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, number:
 
 
 def same_end(first: str, second: str) -> bool:
-    """Whether two runs ended with the same bytes: last and best weights, and the log but for its speed."""
+    """Whether two runs ended with the same bytes: last and best weights, and the log without speeds."""
     for name in (LAST, BEST):
         one, other = (RunFolder(folder).load(name).tensors for folder in (first, second))
         for group, tensors in one.items():
@@ -78,7 +78,7 @@ def same_end(first: str, second: str) -> bool:
 
 @pytest.fixture
 def whole(configure: Configure, tmp_path: Path) -> Config:
-    """A run that nobody disturbed."""
+    """An uninterrupted run."""
     config = configure(f"--out={tmp_path / 'whole'}")
     run(config)
     return config
@@ -86,7 +86,7 @@ def whole(configure: Configure, tmp_path: Path) -> Config:
 
 @pytest.mark.parametrize(("job", "left"), [("of torchrun", 7), ("", -signal.SIGTERM)])
 def test_a_signal_during_exit_does_not_hide_the_error(tmp_path: Path, job: str, left: int) -> None:
-    """The control is a process of its own, whose handlers are its own again."""
+    """The control is a single process, whose handlers are restored."""
     process = FORKS.Process(target=fail_and_be_ended, args=(tmp_path, job))
     process.start()
     process.join()
@@ -190,7 +190,7 @@ def test_status_json_describes_a_failure(configure: Configure) -> None:
 
 
 def test_status_json_after_a_kill_and_an_internal_error(configure: Configure) -> None:
-    """A kill leaves no chance to write; what is raised does, and this control shows the difference."""
+    """A kill leaves no time to write; the control, an exception, does."""
     config = configure()
     with killed_at_save(LAST, 2):
         run(config)
@@ -223,7 +223,7 @@ def test_signals_are_not_handled_outside_the_main_thread(configure: Configure) -
 
 
 def start_slowly(config: Config, seconds: float) -> subprocess.Popen[str]:
-    """Start the command and return when three steps are done."""
+    """Start the command and return after three steps."""
     argv = ["--config", f"{config.out}/config.yaml", "--resume=true"]
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW.format(seconds=seconds), *argv],
