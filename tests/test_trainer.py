@@ -428,7 +428,9 @@ def test_the_rows_that_are_not_finite_by_themselves_are_named_and_no_others(conf
 
     trainer = make_trainer(configure("--trainer.batch_size=192"), loss=loss)
     lines = ", ".join(map(str, sorted(trainer.train.store.lines[trainer.train.rows[bad]])))
-    with pytest.raises(TrainingError, match=rf"step 0 of epoch 1 \(.*reviews\.csv: lines {lines}\); the weights"):
+    with pytest.raises(
+        TrainingError, match=rf"step 0 of epoch 1 \(.*reviews\.csv: lines {lines}\); the weights"
+    ):
         trainer.fit()
 
 
