@@ -26,7 +26,7 @@ from forks import FORKS, Job, start_job
 from lstm_sentiment.system.devices import lstm_takes_bf16
 
 TIMEOUT_S, GIVEN_UP_S = 6, 240  # after which processes give up, and after which we do
-HANGS_S = 5  # without a group made and deleted, which takes some hundredths of one
+HANGS_S = 5  # without creating and deleting a group, which takes some hundredths of a second
 AT_STEP = 7  # of 12 per epoch; the one of the last checkpoint is 6
 STEPS = ("--trainer.epochs=3", "--trainer.checkpoint_every=3", f"--trainer.timeout={TIMEOUT_S}")
 KEPT = (1, 5, 6, 7, 13)  # steps that runs are resumed from; 6 ends an epoch where two batches make a step
