@@ -695,7 +695,7 @@ def path_attacks() -> Iterator[Attack]:
     out = "points outside the run folder"
     yield Attack("curves in a linked folder", leads_to_a_folder("tensorboard"), out, "curves")
     yield Attack("a linked folder of a seed", leads_to_a_folder("seeds/seed-0"), out, "seeds")
-    yield Attack("a linked folder for an export", leads_to_a_folder("onnx"), "is in the way", "export")
+    yield Attack("a linked folder for an export", leads_to_a_folder("onnx"), "is not an export", "export")
     yield Attack("a linked folder to publish to", leads_to_a_folder("published"), "is a link", "publish")
     yield Attack("a lock that is a hard link", linked(".lock", secret="mine", hard=True), None, "save")
     yield Attack("a lock that is a link", linked(".lock", secret="mine"), "is a link", "save")

@@ -108,7 +108,7 @@ class Runs(RuleBasedStateMachine):
         assert found == expected, told
         if not found:
             assert all(any(word in told for word in words) for words in wrong), (told, wrong)
-            assert wrong or f"has no checkpoint '{name}'" in told or "is not a run folder" in told
+            assert wrong or f"has no checkpoint '{name}'" in told or "not a run folder" in told
 
     # -- events --------
 

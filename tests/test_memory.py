@@ -58,8 +58,8 @@ REFUSED = {  # case -> message
         " bytes of memory at a time, more than 167,772,160; write it with a smaller row_group_size"
     ),
     "parquet of a long list": (
-        " bytes of memory at a time, more than 167,772,160; write it with a smaller row_group_size, or leave "
-        "large columns out"
+        " bytes of memory at a time, more than 167,772,160; write it with a smaller row_group_size, or "
+        "remove large columns"
     ),
 }
 

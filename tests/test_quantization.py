@@ -139,13 +139,13 @@ def whole() -> dict[str, torch.Tensor]:
         ({}, {NAME: "int8", "other": "int8"}, "missing: 'other, other.scales'"),
         ({f"{NAME}{SCALES}": None}, {NAME: "int8"}, "missing: 'embedding.weight.scales'"),
         ({NAME: torch.ones(70, 3)}, {NAME: "int8"}, "is packed as int8, but holds torch.float32"),
-        ({NAME: torch.ones(70, dtype=torch.int8)}, {NAME: "int8"}, "is no table"),
+        ({NAME: torch.ones(70, dtype=torch.int8)}, {NAME: "int8"}, "is not a matrix"),
         ({f"{NAME}{SCALES}": torch.ones(70)}, {NAME: "int8"}, r"of the shape \(70,\), not .* of \(4,\)"),
         ({f"{NAME}{SCALES}": torch.ones(4, 1)}, {NAME: "int8"}, r"of the shape \(4, 1\)"),
         ({f"{NAME}{SCALES}": torch.ones(4).half()}, {NAME: "int8"}, "holds torch.float16 of the shape"),
         ({f"{NAME}{SCALES}": -torch.ones(4)}, {NAME: "int8"}, "negative or too large"),
         ({f"{NAME}{SCALES}": torch.full((4,), 1e37)}, {NAME: "int8"}, "negative or too large"),
-        ({f"{NAME}{SCALES}": torch.full((4,), math.nan)}, {NAME: "int8"}, "not finite"),
+        ({f"{NAME}{SCALES}": torch.full((4,), math.nan)}, {NAME: "int8"}, "non-finite"),
     ],
 )
 def test_mismatches_are_refused_and_named(
@@ -162,5 +162,5 @@ def test_too_many_parameters_are_not_unpacked(monkeypatch: pytest.MonkeyPatch) -
     tensors, kinds = whole(), {NAME: "int8"}
     assert dequantized(tensors, kinds)[NAME].sum() == 210
     monkeypatch.setattr("lstm_sentiment.checkpoints.quantization.MOST_PACKED", 213)
-    with pytest.raises(CheckpointError, match="packs 214 numbers; at most 213"):
+    with pytest.raises(CheckpointError, match="packs 214 values; at most 213"):
         dequantized(tensors, kinds)

@@ -116,6 +116,37 @@ def test_a_replaced_folder_is_detected_for_any_inode(tmp_path: Path, change: Cal
         change(place)
 
 
+def test_a_folder_that_is_gone_for_a_moment_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gone when it is opened and listed, back when it is verified: then it would have no tensors."""
+    folder, opened, verified = RunFolder(tmp_path / "run"), os.open, checkpoint.verify
+    folder.begin(config_yaml="seed: 0", vocabulary=[], labels=["a", "b"], label_map={})
+    save(folder, BEST, 1)
+    place, away = folder.path / BEST, folder.path / "away"
+    times = []
+
+    def open_late(path: Any, *args: Any) -> int:
+        if path == place and not times:
+            times.append(place.rename(away))
+        return opened(path, *args)
+
+    def put_back(*_: Any) -> None:
+        if away.exists():
+            away.rename(place)
+
+    def verify_late(*args: Any, **named: Any) -> None:
+        put_back()
+        verified(*args, **named)
+
+    monkeypatch.setattr(settling.os, "open", open_late)
+    monkeypatch.setattr(settling.time, "sleep", put_back)
+    monkeypatch.setattr(checkpoint, "verify", verify_late)
+    loaded = folder.load(BEST)
+    assert times
+    assert loaded.tensors["model"]["w"][0, 0] == loaded.facts["step"] == 1
+
+
 def test_persistent_damage_is_reported_at_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.begin(config_yaml="seed: 0", vocabulary=[], labels=["a", "b"], label_map={})

@@ -234,7 +234,7 @@ def test_a_row_without_a_label_is_refused_with_its_line(
     store = load(tmp_path / name, cache)
     with pytest.raises(DataError) as caught:
         class_map(None, store)
-    assert str(caught.value).startswith(f"{tmp_path / name}:{line}: has no label; add one, or leave")
+    assert str(caught.value).startswith(f"{tmp_path / name}:{line}: has no label; add one, or exclude")
 
 
 # --- the cache ---

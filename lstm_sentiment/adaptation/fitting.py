@@ -120,7 +120,7 @@ def fit_frozen(
     linear = fit_branch(network.ngrams, train, classes=len(labels), row_counts=train.counts, **settings)
     head, weight_CP, bias_C = fit_head_of(start, train, features_RP, labels=labels, **settings)
     held = np.sort(np.concatenate(folds))
-    start_RC = start.answers(features_RP, train, labels)
+    start_RC = start.logits(features_RP, train, labels)
     blend = choose_blend(
         head.out_of_fold_RC[held],
         linear.out_of_fold_RC[held],

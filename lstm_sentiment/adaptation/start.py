@@ -144,7 +144,7 @@ class Start:
         matched_CS: Array = same_CS / same_CS.sum(axis=1, keepdims=True)
         return matched_CS
 
-    def answers(self, features_RP: Array, rows: TextDataset, labels: list[str]) -> Array | None:
+    def logits(self, features_RP: Array, rows: TextDataset, labels: list[str]) -> Array | None:
         """Return this classifier's own logits of rows, or None if its classes cannot be mapped.
 
         Args:
@@ -157,7 +157,7 @@ class Start:
 
         Example::
 
-            logits_RC = start.answers(features_RP, corpus.train, corpus.labels)
+            logits_RC = start.logits(features_RP, corpus.train, corpus.labels)
         """
         matching_CS = self.matching(labels)
         if matching_CS is None:

@@ -20,10 +20,10 @@ BATCHES = (1, 64)  # texts at a time
 CALLS = {1: 200, 64: 40}  # timed, after a tenth as many warm-up calls
 PAUSE_S = 0.01  # lets the spinning threads of the previous call go to sleep
 WORDS, SPREAD = 20.0, 6.5  # mean and standard deviation of the length of synthetic texts, as of tweets
-Answer = Callable[[list[str]], Any]
+Predict = Callable[[list[str]], Any]
 
 
-def compare_speed(pytorch: Answer, exported: Answer, texts: Sequence[str]) -> dict[int, dict[str, Any]]:
+def compare_speed(pytorch: Predict, exported: Predict, texts: Sequence[str]) -> dict[int, dict[str, Any]]:
     """Return the milliseconds per call of both, and the speedup of the second, by batch size.
 
     Args:

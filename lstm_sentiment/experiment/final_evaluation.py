@@ -342,7 +342,7 @@ def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer
     features_RP = pooled_features(
         lstm.to(trainer.device).eval(), corpus.validation, device=trainer.device, processes=trainer.processes
     )
-    logits_RC = start.answers(features_RP, corpus.validation, corpus.labels)
+    logits_RC = start.logits(features_RP, corpus.validation, corpus.labels)
     assert logits_RC is not None
     rows, probabilities_RC = corpus.validation, Calibration().probabilities(logits_RC)
     return float(score(rows.labels, probabilities_RC, corpus.labels, rows.counts)[config.trainer.metric])

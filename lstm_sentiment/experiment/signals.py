@@ -139,7 +139,7 @@ class RunWatch:
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever asks twice means it
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the second one terminates
         first, self._asked = not self._asked, self._asked or number
         if self._now:
             self._now = False  # do not interrupt the shutdown

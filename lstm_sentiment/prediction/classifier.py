@@ -102,7 +102,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
         )
     except (CheckpointError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder.path}: weights, vocabulary and config do not match: {' '.join(str(error).split())}"
+            f"{folder.path}: weights, vocabulary and configuration do not fit: {' '.join(str(error).split())}"
         ) from None
     classifier.label_map = label_map
     classifier.proof, classifier.run = checkpoint.facts.get("proof"), folder.path

@@ -69,11 +69,11 @@ def learning_curves(log: list[dict[str, Any]], metric: str, best_epoch: int) -> 
             axes.set(title=title, xlabel="epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
-        told = (
+        description = (
             f"Learning curves over {len(log)} epochs: validation {metric} from {scores[0]:.3f} to "
             f"{scores[-1]:.3f}, best in epoch {best_epoch}"
         )
-        return to_svg(figure, "learning", told)
+        return to_svg(figure, "learning", description)
 
 
 def reliability(before: list[dict[str, float]], after: list[dict[str, float]]) -> str:
@@ -102,10 +102,10 @@ def reliability(before: list[dict[str, float]], after: list[dict[str, float]]) -
             xlim=(max(0, lowest - 0.05), 1.01), ylim=(max(0, lowest - 0.05), 1.01),
         )  # fmt: skip
         axes.legend()
-        told = "Reliability diagram: " + "; ".join(
+        description = "Reliability diagram: " + "; ".join(
             f"confidence {of['confidence']:.2f}, accuracy {of['accuracy']:.2f}" for of in after
         )
-        return to_svg(figure, "reliability", told)
+        return to_svg(figure, "reliability", description)
 
 
 def by_length(bins: list[dict[str, float]]) -> str:
@@ -130,10 +130,10 @@ def by_length(bins: list[dict[str, float]]) -> str:
         axes.errorbar(places, accuracies, yerr=errors, color=ACCENT, marker="o", linestyle="none", capsize=3)
         axes.set_xticks(places, names)
         axes.set(xlabel="tokens of the text", ylabel="accuracy")
-        told = "Accuracy by length: " + "; ".join(
+        description = "Accuracy by length: " + "; ".join(
             f"{name} tokens {value:.2f}" for name, value in zip(names, accuracies, strict=True)
         )
-        return to_svg(figure, "length", told)
+        return to_svg(figure, "length", description)
 
 
 def to_svg(figure: Any, name: str, alternative: str) -> str:
@@ -160,8 +160,8 @@ def to_svg(figure: Any, name: str, alternative: str) -> str:
         svg = svg.replace(drawn, of_page)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # unique ids in the page
     svg = re.sub(r"font: ([0-9.]+px) [^;\"]*", r"font-size: \1", svg)
-    told = html.escape(alternative)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{told}" ', 1)
+    description = html.escape(alternative)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
 
 
 @contextlib.contextmanager

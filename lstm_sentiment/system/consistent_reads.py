@@ -56,7 +56,9 @@ def held_in_place(folder: Path) -> Iterator[None]:
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # gone, or Windows, which cannot rename folders with open files
+    except FileNotFoundError:  # between two renames: another folder may be there when its files are listed
+        raise ReplacedError(f"{folder}: was replaced while it was read") from None
+    except OSError:  # Windows cannot open folders, nor rename folders with open files
         handle = None
     try:
         try:
