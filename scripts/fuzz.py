@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
         print(f"{finding.target}: {finding.inputs:,} inputs", flush=True)
         if finding.failure is not None:
             failed.append(finding)
-            print(finding.told[-2000:], file=sys.stderr)
+            print(finding.output[-2000:], file=sys.stderr)
             print(f"error: {finding.target} failed on {finding.failure}", file=sys.stderr)
     if failed:
         print(f"error: reproduce with scripts/fuzz --replay {failed[0].failure}", file=sys.stderr)

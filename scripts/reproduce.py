@@ -118,9 +118,9 @@ class Reproduction:
             if not file.is_file():
                 raise DataError(f"no such file, needed by {experiment.name}; see --data", file=str(file))
         self.code = code_of(self.benchmark.config)
-        told = [self.code, digest(files), words, self.benchmark.split]
-        told += [experiment.scored_on, self.benchmark.metric]
-        self.fingerprint = _short(told)
+        parts = [self.code, digest(files), words, self.benchmark.split]
+        parts += [experiment.scored_on, self.benchmark.metric]
+        self.fingerprint = _short(parts)
         self.work = options.work.absolute() / experiment.name / self.fingerprint
 
     def run(self, log: Path) -> None:

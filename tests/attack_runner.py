@@ -51,7 +51,7 @@ from lstm_sentiment.system.lock import held
 from lstm_sentiment.text.tokenizers import Vocabulary
 from lstm_sentiment.train import main as train
 
-LIMIT_S = 30  # of the clock: then a case is stopped, since a pipe would be waited for without end
+LIMIT_S = 30  # wall time per case, since reading a pipe would block forever
 GIGABYTE = 1 << 30
 
 

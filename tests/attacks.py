@@ -657,7 +657,7 @@ def names_a(key: str, value: str) -> Callable[[Place], None]:
     return change("config.yaml", **{key: value})
 
 
-GUESSED = {  # act of `attack_runner` -> files and folders that it makes
+GUESSED = {  # act of `attack_runner` -> files and folders that it creates
     "report": ("report.html",),
     "evaluate": ("evaluation.json",),
     "save": ("best", "last", "log.jsonl", "metrics.json", "status.json", ".lock"),

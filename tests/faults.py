@@ -31,7 +31,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, LAST, SHARED_FILES, RunF
 from lstm_sentiment.errors import CheckpointError, DiskError
 
 Counts = dict[str, int]
-KILLED = -9  # what a process that was killed leaves with
+KILLED = -9  # exit code of a killed process
 
 
 # -- a run whose checkpoints have the step in every value -------------------------------------------
@@ -104,7 +104,7 @@ def kills_of_a_plain_save(count: int, folder: Path, *, seed: int = 0) -> Counts:
         counts["kills"] += 1
         try:
             counts["lost"] += torch.load(file, weights_only=True)["step"] < saved
-        except Exception:  # whatever a torn file makes torch raise
+        except Exception:  # any error of torch on a truncated file
             counts["lost"] += 1
             save_in_place(file, 0)
     return counts
@@ -258,7 +258,7 @@ def train_and_print(argv: list[str], saved: Any) -> None:
     from lstm_sentiment.cli.exits import run_command
     from lstm_sentiment.train import main
 
-    tqdm.set_lock(threading.RLock())  # its own would be left to the system by a kill
+    tqdm.set_lock(threading.RLock())  # a kill would leak tqdm's own lock
     real = RunFolder.save
 
     def save_and_print(run: RunFolder, name: str, groups: Any, facts: Any) -> None:

@@ -452,7 +452,7 @@ def cache(data: bytes, folder: Path) -> None:
         shutil.copytree(folder / "made" / made.fingerprint, folder / "kept")
     shutil.copytree(folder / "kept", folder / "tried", dirs_exist_ok=True)
     (folder / "tried" / name).write_bytes(content)
-    if name != SUMS:  # else no more than a checksum would be looked at
+    if name != SUMS:  # otherwise only the checksum would be tested
         sums = {part: zlib.crc32((folder / "tried" / part).read_bytes()) for part in (IDS, ROWS, META)}
         (folder / "tried" / SUMS).write_text(json.dumps(sums))
     tokens._opened(folder / "tried", "rows.csv")

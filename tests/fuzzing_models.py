@@ -168,7 +168,7 @@ def unguided(count: int, folder: Path) -> dict[str, int]:
         (folder / name).mkdir()
         try:
             try_inputs(target, count, folder / name, same=False)
-        except Exception:  # whatever came out that should not
+        except Exception:  # any unexpected error
             traceback.print_exc()
             counts["lost"] += 1
         counts["inputs"] += count

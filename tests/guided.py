@@ -34,13 +34,13 @@ class Finding:
         target: its name.
         inputs: how many were tried.
         failure: file with the failing input, if any.
-        told: what the process wrote.
+        output: stderr of the process.
     """
 
     target: str
     inputs: int
     failure: Path | None
-    told: str
+    output: str
 
 
 def run(names: Iterable[str], *, seconds: int, at_once: int, failures: Path) -> Iterator[Finding]:
@@ -71,7 +71,7 @@ def _run_one(name: str, seconds: int, failures: Path) -> Finding:
         target=name,
         inputs=int(tried[1]) if tried else 0,
         failure=Path(written[1]) if failed and written else None,
-        told=done.stderr,
+        output=done.stderr,
     )
 
 
@@ -98,7 +98,7 @@ def _counted(names: list[str], seconds: int) -> dict[str, int]:
     found = list(run(names, seconds=seconds, at_once=os.cpu_count() or 1, failures=failures))
     fallen = [finding for finding in found if finding.failure is not None]
     for finding in fallen:
-        print(f"{finding.target} fell over {finding.failure}", file=sys.stderr)
+        print(f"{finding.target} failed on {finding.failure}", file=sys.stderr)
     inputs = sum(finding.inputs for finding in found)
     return {"targets": len(found), "inputs": inputs, "lost": len(fallen)}
 

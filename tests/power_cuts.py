@@ -27,7 +27,7 @@ MODES: dict[str, Callable[[bytes, bytes], bytes]] = {
     "lost": lambda now, flushed: flushed,
     "zeroed": lambda now, flushed: now if now == flushed else bytes(len(now)),
 }
-CALLS: list[tuple[Any, str]] = [  # that change a disk; what others change is seen at the next of these
+CALLS: list[tuple[Any, str]] = [  # that change a disk; other changes are seen at the next of these
     *((os, name) for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")),
     (Path, "write_bytes"),
     (safetensors.torch, "save_file"),

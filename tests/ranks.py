@@ -26,7 +26,7 @@ from forks import FORKS, Job, start_job
 from lstm_sentiment.system.devices import lstm_takes_bf16
 
 TIMEOUT_S, GIVEN_UP_S = 6, 240  # after which processes give up, and after which we do
-HANGS_S = 5  # without a group made and deleted, which takes some hundredths of one
+HANGS_S = 5  # without creating and deleting a group, which takes some hundredths of a second
 AT_STEP = 7  # of 12 per epoch; the one of the last checkpoint is 6
 STEPS = ("--trainer.epochs=3", "--trainer.checkpoint_every=3", f"--trainer.timeout={TIMEOUT_S}")
 KEPT = (1, 5, 6, 7, 13)  # steps that runs are resumed from; 6 ends an epoch where two batches make a step
@@ -49,7 +49,7 @@ class Fault:
         does: the fault; called in the place of what `at` names, with that, and its arguments.
         at: module, owner and name of what is called when the fault strikes, and in which call, from 1.
         status: state and exit code that status.json ends with; None where it may not be there yet.
-        says: what stands in the reason there, and on stderr.
+        says: expected words in its reason and on stderr.
         step: of the checkpoint that must be left; None where there is none yet.
         hangs: whether it takes the timeout to notice.
     """
@@ -265,14 +265,14 @@ class Ended:
         code: torchrun's exit code.
         ended_s: from the fault to torchrun's end; NaN without a fault.
         orphans: processes that are still there.
-        told: stdout and stderr of all of them.
+        output: stdout and stderr of all of them.
         status: of status.json; empty where there is none.
     """
 
     code: int
     ended_s: float
     orphans: list[int]
-    told: str
+    output: str
     status: dict[str, Any]
 
 
@@ -300,7 +300,7 @@ def to_its_end(fault: str, folder: Path, *more: str, launcher: tuple[str, ...] =
         code=code,
         ended_s=now - float(struck.read_text("utf-8")) if struck.exists() else float("nan"),
         orphans=[pid for pid in pids_of(folder).values() if is_running(pid)],
-        told=job.stdout + job.stderr,
+        output=job.stdout + job.stderr,
         status=json.loads(status.read_text("utf-8")) if status.exists() else {},
     )
 
@@ -322,16 +322,16 @@ def wrong_with(found: Ended, fault: Fault, run: Path) -> list[str]:
     """Return a description of what is not as expected after a fault."""
     from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
 
-    wrong = [] if found.code == 1 else [f"torchrun left with {found.code}"]
+    wrong = [] if found.code == 1 else [f"torchrun exited with {found.code}"]
     limit = 30.0 + (TIMEOUT_S if fault.hangs else 0)
-    wrong += [] if found.ended_s < limit else [f"all were gone after {found.ended_s:.1f} s"]
-    wrong += [f"process {pid} lives" for pid in found.orphans]
-    told = " ".join(found.told.split())
-    wrong += [f"not told: {words}" for words in fault.says if words not in told]
+    wrong += [] if found.ended_s < limit else [f"the job ended after {found.ended_s:.1f} s"]
+    wrong += [f"process {pid} is still running" for pid in found.orphans]
+    printed = " ".join(found.output.split())
+    wrong += [f"not printed: {words}" for words in fault.says if words not in printed]
     if fault.status is None:
-        reason = str(found.status.get("reason"))  # the main one may have come so far, or not
-        told_there = found.status.get("state") == "failed" and all(words in reason for words in fault.says)
-        wrong += [f"status.json: {found.status}"] if found.status and not told_there else []
+        reason = str(found.status.get("reason"))  # rank 0 may or may not have started training
+        reported = found.status.get("state") == "failed" and all(words in reason for words in fault.says)
+        wrong += [f"status.json: {found.status}"] if found.status and not reported else []
     else:
         state, code = fault.status
         expected = {"state": state, "exit_code": code or None, "resumable": True, "step": fault.step}
@@ -358,7 +358,7 @@ def faults(count: int, folder: Path) -> Counts:
             wrong = wrong_with(found, fault, place / "run")
             counts["lost"] += bool(wrong)
             if wrong:
-                print(f"{name}: {'; '.join(wrong)}\n{found.told}", file=sys.stderr)
+                print(f"{name}: {'; '.join(wrong)}\n{found.output}", file=sys.stderr)
     return counts
 
 

@@ -226,7 +226,7 @@ def sequences(count: int, folder: Path) -> dict[str, int]:
     )
     try:
         run_state_machine_as_test(Runs, settings=often)  # type: ignore[no-untyped-call]
-    except Exception:  # whatever came out that should not
+    except Exception:  # any unexpected error
         traceback.print_exc()
         counts["lost"] = 1
     counts["events"] += Runs.steps

@@ -100,10 +100,10 @@ def test_no_random_perturbation_is_worse(monkeypatch: pytest.MonkeyPatch) -> Non
         batch = alone(batch_of(1), 0, 7)
         real = int(batch.lengths_B)
         with monkeypatch.context() as patch, torch.no_grad():
-            pushes = perturbations_of(model, patch)
+            perturbations = perturbations_of(model, patch)
             _, worst = vat_loss(model, batch, size)
         vectors_TE = model.embedding(batch.tokens_BT[0, :real])
-        assert [push.norm().item() for push in pushes] == pytest.approx(
+        assert [perturbation.norm().item() for perturbation in perturbations] == pytest.approx(
             [0.0, PROBE * size * vectors_TE.norm().item(), size * vectors_TE.norm().item()], rel=1e-3
         )
         with torch.no_grad():
@@ -117,12 +117,12 @@ def test_perturbations_do_not_depend_on_the_batch_or_on_padding(monkeypatch: pyt
     """The mean over a padded batch equals that over single texts without padding."""
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
-        pushes = perturbations_of(model, patch)
+        perturbations = perturbations_of(model, patch)
         _, together = vat_loss(model, batch, 0.1)
-    padding_TB = torch.arange(len(pushes[-1]))[:, None] >= batch.lengths_B
+    padding_TB = torch.arange(len(perturbations[-1]))[:, None] >= batch.lengths_B
     assert padding_TB.any()
-    assert not pushes[-1][padding_TB].any()
-    assert (pushes[-1][~padding_TB].norm(dim=1) > 0).all()
+    assert not perturbations[-1][padding_TB].any()
+    assert (perturbations[-1][~padding_TB].norm(dim=1) > 0).all()
     by_itself = [
         vat_loss(model, alone(batch, row, int(batch.lengths_B[row])), 0.1)[1].item() for row in range(ROWS)
     ]
@@ -143,10 +143,10 @@ def test_the_unperturbed_prediction_has_no_gradient(monkeypatch: pytest.MonkeyPa
     """Only the perturbed prediction has a gradient; the unperturbed one is a constant target."""
     model, batch = network(), batch_of()
     with monkeypatch.context() as patch:
-        pushes = perturbations_of(model, patch)
+        perturbations = perturbations_of(model, patch)
         logits_BC, change = vat_loss(model, batch, 0.1)
     torch.testing.assert_close(logits_BC, model(*batch.inputs))
-    expected = divergence(model, batch, pushes[-1]).mean()
+    expected = divergence(model, batch, perturbations[-1]).mean()
     assert change.item() == pytest.approx(expected.item(), rel=1e-3)
     found, reference = (torch.autograd.grad(of, list(model.parameters())) for of in (change, expected))
     for gradient, wanted in zip(found, reference, strict=True):

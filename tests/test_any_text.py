@@ -22,7 +22,7 @@ from lstm_sentiment.text.tokenization import MOST_MARKS, clean
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
 DIGITS = "9" * 5000
-# Each once ended a command, or is made of the same parts.
+# Each once crashed a command, or is a variant of one that did.
 ODD = {
     "a number of 5,000 digits": f"&#{DIGITS};",
     "5,000 leading zeros": f"&#{'0' * 5000}65;",

@@ -443,7 +443,7 @@ WITHOUT_LINE = re.compile(
     r"class_without_rows)|parquet/.*|paths/.*|formats/(.*archive.*|.*workbook.*|no_.*|old_.*|pickle.*|feather.*)|predictions/.*|config/(missing|pipe|a_megabyte|.*option.*)|"
     r".*/(no_header|other_names|several_text_columns|header_only|text_tab_label_in_tsv)"
 )
-FIX = re.compile(  # what to do, or what is allowed
+FIX = re.compile(  # a fix, or the allowed values
     r"[;.,(:] ?(add|change|check|choose|close|copy|correct|download|end|give|indent|leave|let|map|mend|name|"
     r"put|quote|remove|rename|save|see|set|spell|unpack|use|write)\b|Did you mean|must (be|hold|lie)|"
     r"is not (one of|a |text|true)|not both",

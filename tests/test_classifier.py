@@ -449,7 +449,7 @@ def test_overflowing_logits_are_an_error(
 ) -> None:
     """Regression: NaN probabilities and exit code 0."""
     classifier = load(trained_run, device="cpu")
-    signs = torch.tensor([1.0, -1.0, 0.0]).unsqueeze(1)  # whatever the signs of what they are multiplied by
+    signs = torch.tensor([1.0, -1.0, 0.0]).unsqueeze(1)  # for any signs of the features
     classifier.model.head.weight.copy_(3e38 * signs.expand_as(classifier.model.head.weight))
     classifier.model.head.bias.fill_(3e38)
     told = f"{trained_run}: non-finite predictions for 2 of 2 texts: "

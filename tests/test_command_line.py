@@ -18,7 +18,7 @@ from lstm_sentiment.__main__ import COMMANDS
 from lstm_sentiment.errors import ConfigError
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
-SCRIPT = "from lstm_sentiment.__main__ import entry; entry()"  # what the installed script does
+SCRIPT = "from lstm_sentiment.__main__ import entry; entry()"  # same as the installed script
 
 
 def run(*argv: str, script: bool = False) -> subprocess.CompletedProcess[str]:

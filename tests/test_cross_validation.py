@@ -189,7 +189,7 @@ def test_from_the_starter_only_the_default_test_rows_are_given_up(
 
 
 def test_the_doctor_examines_few_rows(few: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with contextlib.suppress(SystemExit):  # with the exit code of what it found
+    with contextlib.suppress(SystemExit):  # with the exit code of its findings
         doctor.main([f"--data.train={few}", "--pretrained=null", "--trainer.threads=1"])
     printed, warned = capsys.readouterr()
     assert f"12 {TOLD}" in printed + warned
@@ -227,7 +227,9 @@ def test_a_rare_class_of_an_estimator_is_named_with_its_row_and_fixes() -> None:
     with pytest.raises(ValueError, match=expected + "; validation_fraction=None cross-validates instead"):
         tiny(epochs=1).fit(texts, labels)
     weights = np.r_[0.0, np.ones(200)]
-    with pytest.raises(ValueError, match=r"X\[100\]"):  # of what was given, with the row of no weight
+    with pytest.raises(
+        ValueError, match=r"X\[100\]"
+    ):  # index into the given rows, including that of weight 0
         tiny(epochs=1).fit(texts, labels, sample_weight=weights)
     out = tiny(epochs=1, left_out=["mixed"]).fit(texts, labels)
     assert out.classes_.tolist() == ["negative", "neutral", "positive"]

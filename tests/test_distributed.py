@@ -80,7 +80,7 @@ def write_settings(config: Config, tmp_path: Path) -> str:
     return str(file)
 
 
-# Too small a share ever to drop a word, or the processes' masks would differ; but none is refused.
+# Too small to drop a word, so that masks are equal; 0 is refused.
 HARDLY_ANY_DROPOUT = "--model.word_dropout=1e-9"
 
 

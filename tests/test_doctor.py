@@ -439,7 +439,7 @@ class OverPadding(Pooling):
 
 def test_a_model_that_reads_padding_is_found(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = load(trained_run)
-    monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
+    monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # use PyTorch's pooling
     monkeypatch.setattr("lstm_sentiment.models.lstm.pooling_of", OverPadding)
     failed = {check.name for check in check_invariance(classifier) if not check.holds}
     assert {"in one large batch", "padded, next to a long text", "with the padding overwritten"} <= failed
@@ -562,7 +562,7 @@ def test_the_command_exits_with_1_on_errors(
 ) -> None:
     monkeypatch.setattr("lstm_sentiment.diagnostics.diagnose.load", lambda run: classifier)
     classifier = load(trained_run)
-    monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # it pools by itself
+    monkeypatch.setattr("lstm_sentiment.kernels.pooling.applies", lambda read: False)  # use PyTorch's pooling
     monkeypatch.setattr("lstm_sentiment.models.lstm.pooling_of", OverPadding)
     with pytest.raises(SystemExit) as left:
         doctor.main([str(trained_run)])

@@ -261,7 +261,7 @@ def test_a_map_of_labels_has_codes_or_names_as_keys(tmp_path: Path) -> None:
     assert DataConfig(labels={0: "bad", 4: "good"}).labels == {"0": "bad", "4": "good"}
 
 
-MAPS = [  # what is typed, what is meant
+MAPS = [  # typed text, expected map
     ("{0: bad, 4: good}", {"0": "bad", "4": "good"}),
     ("{0: negative, 1: yes}", {"0": "negative", "1": "yes"}),
     ("{1: bad, 2: bad, 3: null, 4: good, 5: 5}", {"1": "bad", "2": "bad", "3": None, "4": "good", "5": "5"}),

@@ -167,7 +167,7 @@ def test_a_closed_stdout_is_not_an_error(place: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-WRITTEN = {  # command -> part of the message that names what could not be written
+WRITTEN = {  # command -> expected part of the message that names the output
     "train": "vocabulary.json: cannot be written: ",
     "predict": "out.csv: cannot be written: ",
     "evaluate": "out.json: cannot be written: ",

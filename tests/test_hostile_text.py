@@ -242,7 +242,7 @@ def test_unescaped_text_controls_the_terminal() -> None:
 
 # -- tables ------------------------------------------------------------------------------------------
 
-FORMULAS = {  # text -> what is written
+FORMULAS = {  # text -> written cell
     "=1+1": "'=1+1",
     "+1+cmd|' /C calc'!A0": "'+1+cmd|' /C calc'!A0",
     "-1+1": "'-1+1",

@@ -116,7 +116,7 @@ def test_imports_are_found_anywhere_in_a_module() -> None:
 IMPORT = re.compile(r"from (lstm_sentiment[\w.]*) import (\w+(?:, \w+)*)")
 WITH_CODE = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 WITH_CODE += [path for of in ("tests", "scripts") for path in sorted((ROOT / of).glob("*.py"))]
-INVENTED = {"test_layout.py", "test_mutants.py"}  # they name what is not there
+INVENTED = {"test_layout.py", "test_mutants.py"}  # they contain invented imports
 
 
 def is_offered(module: str, name: str) -> bool:

@@ -167,7 +167,7 @@ def test_buffered_texts_of_a_generator_are_bounded_by_bytes(monkeypatch: pytest.
 
 
 MEASURE = """
-import resource, subprocess, sys  # a small process: what one is forked from counts too
+import resource, subprocess, sys  # a small process, since the memory of the parent of a fork is counted
 code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """

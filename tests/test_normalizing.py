@@ -25,7 +25,7 @@ from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
 quick = settings(max_examples=100, deadline=None)
 SETTINGS = ["none", "escapes", "negation", "escapes+negation"]
-# Any character at all, half surrogates too, and more than their share of what is rewritten.
+# Any character, including unpaired surrogates, with a bias towards rewritten ones.
 TEXTS = st.lists(
     st.one_of(
         st.text(st.characters(), max_size=20),

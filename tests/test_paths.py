@@ -148,7 +148,7 @@ def test_rare_classes_get_a_bias_on_every_path(taken: Taken) -> None:
         assert taken.metrics["kept"]["class_bias"] > 0
 
 
-def test_what_is_kept_scores_as_the_choice_of_it_says(taken: Taken) -> None:
+def test_the_kept_model_has_the_scores_it_was_chosen_by(taken: Taken) -> None:
     """The temperature of the calibration changes no decision."""
     if taken.metrics["steps"]:
         validation, kept = taken.metrics["validation"], taken.metrics["kept"]

@@ -102,7 +102,7 @@ def test_a_packed_checkpoint_loads_like_a_plain_one(folder: RunFolder) -> None:
     assert torch.equal(found.tensors["model"][NAME], dequantized(tensors, kinds)[NAME])
     plain = 4 * sum(weight.numel() for weight in weights.values())
     assert (folder.path / BEST / "model.safetensors").stat().st_size < plain / 2
-    folder.save(BEST, found.tensors, found.facts)  # what was read can be saved again, and is plain then
+    folder.save(BEST, found.tensors, found.facts)  # it can be saved again, as a plain one
     again = folder.load(BEST)
     assert torch.equal(again.tensors["model"][NAME], found.tensors["model"][NAME])
 

@@ -13,7 +13,7 @@ from ranks import ACCUMULATED, FAULTS, IN_TESTS, KEPT, VARIANTS
 def test_a_fault_of_one_rank_ends_all_and_is_reported(tmp_path: Path, name: str) -> None:
     """The other faults of the table are for scripts/soak."""
     found = ranks.to_its_end(name, tmp_path)
-    assert ranks.wrong_with(found, FAULTS[name], tmp_path / "run") == [], found.told
+    assert ranks.wrong_with(found, FAULTS[name], tmp_path / "run") == [], found.output
 
 
 def test_two_resumed_processes_end_with_the_same_bytes(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_two_resumed_processes_end_with_the_same_bytes(tmp_path: Path) -> None:
     found = ranks.to_its_end(
         "killed in a step", tmp_path, *ACCUMULATED, *VARIANTS["fp32"], launcher=("--max-restarts=1",)
     )
-    assert (found.code, found.orphans, found.status["state"]) == (0, [], "finished"), found.told
-    assert "start 2 of this job: resuming" in found.told
-    assert "resuming at step 6 of 18" in found.told
+    assert (found.code, found.orphans, found.status["state"]) == (0, [], "finished"), found.output
+    assert "start 2 of this job: resuming" in found.output
+    assert "resuming at step 6 of 18" in found.output
     assert ranks.end_of(tmp_path / "run") == ends[0]

@@ -39,7 +39,7 @@ TOLD = {
     "trainer.device": "numbers are rounded differently: the device is a fact of the run, see below",
     "trainer.threads": "the same: threads",
 }
-OTHERS: dict[str, Any] = {  # than any default; what is learned would be another thing, or from other rows
+OTHERS: dict[str, Any] = {  # than the default, with an effect on training or rows
     "seed": 1, "seeds": 2, "pretrained": "runs/other", "adapt": "frozen", "teacher": "runs/other",
     "data.train": "b.csv", "data.validation": 0.2, "data.test": None, "data.exclude": "c.csv",
     "data.text_column": "review", "data.label_column": "stars", "data.labels": ["no", "yes"],

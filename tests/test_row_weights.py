@@ -176,7 +176,7 @@ def test_no_text_is_in_two_splits_or_folds(tmp_path: Path, seed: int) -> None:
 
 def test_groups_that_share_a_text_stay_together(tmp_path: Path) -> None:
     rows = [(f"text {n}", "ab"[n % 2], f"g{n // 4}") for n in range(120)]
-    rows += [("text 0", "a", "g7"), ("text 30", "a", "g11")]  # so that g0 and g7, and with it g11, are one
+    rows += [("text 0", "a", "g7"), ("text 30", "a", "g11")]  # so that g0, g7 and g11 are connected
     lines = ["text,label,group", *(",".join(row) for row in rows)]
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
     corpus = load(tmp_path / "a.csv", deduplicate=False, group_column="group", validation=0.2, test=0.2)

@@ -406,7 +406,7 @@ def test_an_xz_file_may_have_several_streams_and_padding(tmp_path: Path) -> None
 def test_the_memory_of_xz_decompression_is_bounded(tmp_path: Path) -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
     packed = io.BytesIO()
-    # Written by hand: to pack with such a dictionary would take ten gigabytes.
+    # Written by hand: compressing with such a dictionary would take ten gigabytes.
     whole = lzma.compress(delimited(LONG), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}])
     place = whole.index(b"\x21\x01") + 2  # LZMA2, one byte of properties
     header = bytearray(whole[12 : 12 + 4 * (whole[12] + 1)])

@@ -29,7 +29,7 @@ from lstm_sentiment.training.trainer import Trainer
 Configure = Callable[..., Config]
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 STEPS = 12  # of an epoch of `configure`: 192 rows in batches of 16
-# Starts training in a process of its own, whose steps take a while from the fourth on.
+# Starts training in a subprocess, with slow steps from the fourth on.
 SLOW = """
 import sys, time
 from lstm_sentiment import train
