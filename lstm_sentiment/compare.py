@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.evaluation.significance import compare, comparison_lines
     from lstm_sentiment.prediction.classifier import load
     from lstm_sentiment.prediction.score_file import (
-        answer_file,
+        predict_file,
     )  # imports torch: not for --help, not for a typo
     from lstm_sentiment.system.files import write_json
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         raise RunError(f"the runs have different classes: {runs[0]}: {both[0]}; {runs[1]}: {both[1]}")
     truths, predictions = [], []
     for classifier in classifiers:
-        truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
+        truth_R, probabilities_RC = predict_file(classifier, options.file, **how_to_read(options))
         index_C = np.array([labels.index(label) for label in classifier.labels])
         truths.append(index_C[truth_R])
         predictions.append(index_C[probabilities_RC.argmax(axis=1)])

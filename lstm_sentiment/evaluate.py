@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.evaluation.metrics import report_lines, score
     from lstm_sentiment.prediction.classifier import load
     from lstm_sentiment.prediction.score_file import (
-        answer_file,
+        predict_file,
     )  # imports torch: not for --help, not for a typo
     from lstm_sentiment.system.files import write_json
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         classifier.keep_branch(options.branch)
     found: dict[str, Any] = {"branch": options.branch} if options.branch else {}
     if options.file:
-        truth_R, probabilities_RC = answer_file(classifier, options.file, **how_to_read(options))
+        truth_R, probabilities_RC = predict_file(classifier, options.file, **how_to_read(options))
         scores = score(truth_R, probabilities_RC, classifier.labels)
         say("\n".join(report_lines(scores, title=without_secrets(options.file))))
         found |= {"file": without_secrets(options.file), **scores}

@@ -27,7 +27,7 @@ from starter_scores import left_out
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.evaluation.calibration import Calibration, conformal_thresholds, fit_calibration
 from lstm_sentiment.prediction.classifier import read_run
-from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.system.devices import set_up_cpu
 
 log = logging.getLogger("calibrate_starter")
@@ -77,7 +77,7 @@ def _write(folder: RunFolder, bias_C: Any, calibration: Calibration) -> None:
     head = "lstm.head.bias" if "lstm.head.bias" in weights else "head.bias"
     weights[head] = weights[head] + torch.from_numpy(bias_C / float(shares[0])).float()
     trained = read_run(folder.path, device="cpu")
-    proof = proof_of(weights, labels=trained.labels, vocabulary=trained.vocabulary, config=trained.config)
+    proof = self_test_of(weights, labels=trained.labels, vocabulary=trained.vocabulary, config=trained.config)
     facts = {**checkpoint.facts, "calibration": asdict(calibration), "proof": proof}
     folder.save(BEST, {"model": weights}, facts)
 

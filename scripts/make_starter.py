@@ -51,7 +51,7 @@ from lstm_sentiment.evaluation.calibration import fit_calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.models.network import Network, WideAndDeep, lstm_of, new_network
-from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     )
     model = new_model(vocabulary, config, rows.attrs["corpora"])
     if isinstance(model.network, WideAndDeep):
-        model.network.ngrams.learn_by_ratio(train)
+        model.network.ngrams.set_row_rates(train)
     if table.get("vectors"):
         _set_vectors(model.network, vocabulary, options.data / table["vectors"], config)
     model.to(device)
@@ -554,7 +554,7 @@ def finish(
         "scores": {},
         "data": rows.attrs["key"],
         "calibration": asdict(calibration),
-        "proof": proof_of(weights, labels=LABELS, vocabulary=vocabulary, config=config),
+        "proof": self_test_of(weights, labels=LABELS, vocabulary=vocabulary, config=config),
     }
     folder.save(BEST, {"model": weights}, facts)
     write_json(

@@ -387,7 +387,7 @@ def groups(count: int, folder: Path) -> Counts:
 
 
 def groups_of_the_reducer(count: int, folder: Path) -> Counts:
-    """The same if the last reference to a group is not Python's (see `exchanging_gradients`)."""
+    """The same if the last reference to a group is not Python's (see `wrap_ddp`)."""
     return _groups(count, 3000, kept=False)
 
 
@@ -412,11 +412,11 @@ def make_and_delete_groups(count: int, kept: bool, done: Any) -> None:
     import torch
     import torch.distributed as dist
 
-    from lstm_sentiment.system.distributed import exchanging_gradients
+    from lstm_sentiment.system.distributed import wrap_ddp
 
     for done.value in range(count):
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        parallel = exchanging_gradients(torch.nn.Linear(2, 2))
+        parallel = wrap_ddp(torch.nn.Linear(2, 2))
         if not kept:
             del parallel.last_reference
         dist.all_reduce(torch.ones(1))

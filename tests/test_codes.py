@@ -12,14 +12,14 @@ import yaml
 from conftest import TINY, make_rows, write_csv
 
 import lstm_sentiment
-from lstm_sentiment.checkpoints.read_back import check_reopens
+from lstm_sentiment.checkpoints.read_back import check_loadable
 from lstm_sentiment.config.command_line import config_yaml, parse_config
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.errors import DataError, RunError
 from lstm_sentiment.experiment.train import run
-from lstm_sentiment.prediction.score_file import answer_file
+from lstm_sentiment.prediction.score_file import predict_file
 
 TWO = [(text, label) for text, label in make_rows(240) if label != "neutral"]
 
@@ -81,7 +81,7 @@ def test_a_run_with_codes_as_labels_loads(tmp_path: Path, codes: tuple[str, str]
     classifier = lstm_sentiment.load(tmp_path / "run")
     assert classifier.labels == ["negative", "positive"]
     assert len(classifier.predict("so-so")) == 1
-    truth_R, _ = answer_file(classifier, str(data))
+    truth_R, _ = predict_file(classifier, str(data))
     assert truth_R.tolist() == [int(label == "positive") for _, label in TWO]
     resumed = [*argv, "--resume=true"]
     assert run(parse_config(resumed, program="test", description=""))["test"]["rows"] > 0
@@ -207,7 +207,7 @@ def test_a_run_that_could_not_be_loaded_is_refused_before_training(
 def test_any_label_round_trips(labels: Any) -> None:
     config = Config(data=DataConfig(labels=labels))
     written = {"config_yaml": config_yaml(config), "vocabulary": [], "labels": ["a"], "label_map": {"x": "a"}}
-    check_reopens(written, Config)
+    check_loadable(written, Config)
     plain = yaml.safe_load(written["config_yaml"])["data"]["labels"]
     assert json.loads(json.dumps(plain)) == plain  # keys are text
 

@@ -22,7 +22,7 @@ from conftest import COMMANDS, TINY, make_rows, write_csv
 import lstm_sentiment
 import lstm_sentiment.data.formats.readers
 from lstm_sentiment import evaluate, predict, train
-from lstm_sentiment.adaptation.resolving import by_hand
+from lstm_sentiment.adaptation.resolving import user_keys
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.command_line import given_keys, parse_config, parse_settings
 from lstm_sentiment.config.schema import Config
@@ -685,7 +685,7 @@ def test_the_tweets_configuration_is_the_default() -> None:
     argv = ["--config", str(CONFIGS / "tweets.yaml")]
     config = parse_config(argv, program="test", description="")
     assert config == Config()
-    assert by_hand(config, given_keys(argv)) == {"data.train"}
+    assert user_keys(config, given_keys(argv)) == {"data.train"}
 
 
 # -- calibrated probabilities ----------------------------------------------------------------------

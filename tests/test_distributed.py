@@ -32,7 +32,7 @@ from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, DataError, LostProcessError
 from lstm_sentiment.experiment.train import run
-from lstm_sentiment.system.distributed import Processes, process_environment, sharing_errors
+from lstm_sentiment.system.distributed import Processes, process_environment, shared_errors
 
 Configure = Callable[..., Config]
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")
@@ -344,19 +344,19 @@ def test_a_broken_connection_is_reported_with_the_first_error(
     join(1, notes)
     notes.set("process 1", json.dumps([socket.gethostname(), 12345]))
     join(0, notes)
-    with pytest.raises(LostProcessError, match=meaning) as caught, sharing_errors():
+    with pytest.raises(LostProcessError, match=meaning) as caught, shared_errors():
         raise RuntimeError(error)
     assert caught.value.exit_code == 4
     assert ended == ([12345] if broken == "hangs" else []), "who hangs is ended, and nobody else"
 
     notes = Notes()
     join(1, notes)
-    with pytest.raises(DataError), sharing_errors():
+    with pytest.raises(DataError), shared_errors():
         raise DataError("no such file", file="a.csv")
     join(0, notes)
     with (
         pytest.raises(LostProcessError, match=r"process 1 ended: a\.csv: no such file") as caught,
-        sharing_errors(),
+        shared_errors(),
     ):
         raise RuntimeError(error)
     assert caught.value.exit_code == 2
@@ -364,7 +364,7 @@ def test_a_broken_connection_is_reported_with_the_first_error(
 
 def test_other_errors_are_not_taken_for_lost_processes(join: Callable[..., Processes]) -> None:
     join(0, Notes())
-    with pytest.raises(RuntimeError, match="shapes do not fit"), sharing_errors():
+    with pytest.raises(RuntimeError, match="shapes do not fit"), shared_errors():
         raise RuntimeError("shapes do not fit")
 
 

@@ -24,7 +24,7 @@ from lstm_sentiment.diagnostics.findings import ERROR, NOTE, WARNING, Finding
 from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_findings
 from lstm_sentiment.diagnostics.near_duplicates import near_duplicates
 from lstm_sentiment.diagnostics.sanity_checks import Probes
-from lstm_sentiment.diagnostics.unused_settings import inert_settings
+from lstm_sentiment.diagnostics.unused_settings import unused_settings
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.models.lstm import SentimentLSTM
@@ -260,11 +260,11 @@ def test_a_setting_reported_without_effect_has_none(
     def make(value: str) -> Config:
         return configure(*settings, f"--{key}={value}", f"--out={tmp_path / value.strip('{}')}-run")
 
-    found = {f.key: f.severity for f in inert_settings(make(inert), corpus_of(make(inert)))}
+    found = {f.key: f.severity for f in unused_settings(make(inert), corpus_of(make(inert)))}
     assert found.get(key) == severity
     assert same_result(make(inert), make(same))
     if other is not None:  # where the line is drawn
-        assert key not in {f.key for f in inert_settings(make(other), corpus_of(make(other)))}
+        assert key not in {f.key for f in unused_settings(make(other), corpus_of(make(other)))}
         shutil.rmtree(make(inert).out)
         assert not same_result(make(inert), make(other))
 
@@ -279,7 +279,7 @@ def test_a_checkpoint_interval_reported_inert_writes_no_extra_checkpoints(
     )
     for every, expected in ((1000, True), (24, True), (36, True), (20, False), (5, False)):
         config = configure(f"--trainer.checkpoint_every={every}", f"--out={tmp_path / str(every)}")
-        found = {f.key for f in inert_settings(config, corpus_of(config))}
+        found = {f.key for f in unused_settings(config, corpus_of(config))}
         assert ("trainer.checkpoint_every" in found) is expected
         saved.clear()
         run(config)

@@ -695,7 +695,7 @@ def test_rows_are_labelled_and_scored_in_every_format(tmp_path: Path, trained_ru
     expected = load(trained_run).predict_proba([text for text, _ in rows])
     found = [[float(r[f"probability_{label}"]) for label in load(trained_run).labels] for r in records]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    truth_R, _ = answers.answer_file(load(trained_run), str(given))
+    truth_R, _ = answers.predict_file(load(trained_run), str(given))
     assert [load(trained_run).labels[truth] for truth in truth_R] == [label for _, label in rows]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"given{ending}", f"out{ending}"]
 

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 
 from lstm_sentiment.checkpoints.untrusted_files import json_of, yaml_of
 from lstm_sentiment.config.command_line import parse_config
-from lstm_sentiment.config.safe_yaml import has_tricks
+from lstm_sentiment.config.safe_yaml import has_aliases_or_tags
 from lstm_sentiment.data.formats.readers import Chunk, read_chunks
 from lstm_sentiment.data.formats.writers import to_json_line
 from lstm_sentiment.data.sources.sources import Source, open_source
@@ -295,7 +295,7 @@ def test_yaml_in_quotes_does_not_grow(tmp_path: Path) -> None:
     "text", ["*.csv", "a & b", "! wow", "!important", "[*", "{", "a: b: c", "5 * 3", "https://a/*b"]
 )
 def test_plain_text_is_unchanged(text: str) -> None:
-    assert not has_tricks(text)
+    assert not has_aliases_or_tags(text)
     assert parse_config(["--data.text_column", text], program="x", description="").data.text_column == text
 
 

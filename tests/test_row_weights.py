@@ -16,7 +16,7 @@ from test_estimator import FRESH, LABELS, TEXTS, tiny
 from lstm_sentiment import SentimentEstimator
 from lstm_sentiment.adaptation.heads import fit_head
 from lstm_sentiment.adaptation.linear import fit_branch, folds_of
-from lstm_sentiment.adaptation.stacking import chance_of, choose_blend
+from lstm_sentiment.adaptation.stacking import choose_blend, standard_error_of_difference
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
@@ -123,8 +123,8 @@ def test_weighted_choices_equal_those_of_repeated_rows() -> None:
     for found, of_rows in (
         (likelihood_loss(one_RC, labels, COUNTS), likelihood_loss(one_RC[TIMES], labels[TIMES])),
         (
-            chance_of(one_RC, other_RC, labels, COUNTS),
-            chance_of(one_RC[TIMES], other_RC[TIMES], labels[TIMES]),
+            standard_error_of_difference(one_RC, other_RC, labels, COUNTS),
+            standard_error_of_difference(one_RC[TIMES], other_RC[TIMES], labels[TIMES]),
         ),
     ):
         assert found == pytest.approx(of_rows, rel=1e-6)

@@ -58,10 +58,10 @@ class Plan:
     why: str = ""
 
 
-def by_hand(config: Config, given: Collection[str]) -> frozenset[str]:
+def user_keys(config: Config, given: Collection[str]) -> frozenset[str]:
     """Return the keys set by the user: those given, and those that differ from the defaults.
 
-    >>> sorted(by_hand(Config(seed=3), ["trainer.epochs"]))
+    >>> sorted(user_keys(Config(seed=3), ["trainer.epochs"]))
     ['seed', 'trainer.epochs']
     """
     defaults = flatten(Config())
@@ -78,7 +78,7 @@ def adopted(config: Config, given: frozenset[str], folder: RunFolder) -> tuple[C
 
     Example::
 
-        config, given = adopted(config, by_hand(config, ()), RunFolder(config.out))
+        config, given = adopted(config, user_keys(config, ()), RunFolder(config.out))
     """
     if not config.resume or not folder.is_run():
         return config, given
@@ -100,7 +100,7 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
 
     Args:
         config: of a run.
-        given: keys set by the user (see `by_hand`), which are not changed.
+        given: keys set by the user (see `user_keys`), which are not changed.
         cache: folder for tokenised text.
 
     Raises:

@@ -149,7 +149,7 @@ class _Judge:
         """Whether a blend scores better than another by more than a standard error."""
         one_RC, other_RC = one.out_of_fold_RC, other.out_of_fold_RC
         found, than = self.score(one_RC), self.score(other_RC)
-        by_chance = chance_of(one_RC, other_RC, self.labels, self.row_counts)
+        by_chance = standard_error_of_difference(one_RC, other_RC, self.labels, self.row_counts)
         return better(found, than, self.metric) and abs(found - than) > by_chance
 
 
@@ -165,7 +165,9 @@ def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequen
     return Blend(kind="both", weights=weights, bias_C=bias_C, out_of_fold_RC=stacked_RC)
 
 
-def chance_of(one_RC: Array, other_RC: Array, labels: Array, row_counts: Array | None = None) -> float:
+def standard_error_of_difference(
+    one_RC: Array, other_RC: Array, labels: Array, row_counts: Array | None = None
+) -> float:
     """Return the standard error of the difference of two models' accuracies on the same rows.
 
     Args:
@@ -175,7 +177,7 @@ def chance_of(one_RC: Array, other_RC: Array, labels: Array, row_counts: Array |
         row_counts: multiplicity of each row (R,); None for 1.
 
     >>> one_RC, other_RC = np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 0, 1, 0]]
-    >>> round(chance_of(one_RC, other_RC, np.array([0, 0, 1, 1])), 3)
+    >>> round(standard_error_of_difference(one_RC, other_RC, np.array([0, 0, 1, 1])), 3)
     0.25
     """
     difference_R = (one_RC.argmax(axis=1) == labels).astype(float) - (other_RC.argmax(axis=1) == labels)

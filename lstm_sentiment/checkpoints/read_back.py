@@ -12,7 +12,7 @@ from lstm_sentiment.config.command_line import config_yaml, read_settings
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, listed
 
 
-def check_reopens(written: Mapping[str, Any], kind: type[Any]) -> None:
+def check_loadable(written: Mapping[str, Any], kind: type[Any]) -> None:
     """Check that the files that a run will write can be loaded again.
 
     Args:
@@ -24,8 +24,8 @@ def check_reopens(written: Mapping[str, Any], kind: type[Any]) -> None:
 
     >>> from lstm_sentiment.config.schema import Config
     >>> settings = {"config_yaml": config_yaml(Config()), "vocabulary": ["good"], "labels": ["a", "b"]}
-    >>> check_reopens({**settings, "label_map": {"0": "a", "1": "b"}}, Config)
-    >>> check_reopens({**settings, "label_map": {"0": "a", "1": "c"}}, Config)
+    >>> check_loadable({**settings, "label_map": {"0": "a", "1": "b"}}, Config)
+    >>> check_loadable({**settings, "label_map": {"0": "a", "1": "c"}}, Config)
     Traceback (most recent call last):
         ...
     lstm_sentiment.errors.RunError: the run could not be opened again: ./labels.json: does not hold the \

@@ -44,10 +44,10 @@ OTHER_TOLERANCE = 2e-2  # of devices that compute fp32 at lower precision, such 
 Array = npt.NDArray[Any]
 
 
-def proof_texts(words: Sequence[str]) -> list[str]:
+def self_test_texts(words: Sequence[str]) -> list[str]:
     """Return 20 self-test texts: some fixed, some random words of a vocabulary, of various lengths.
 
-    >>> texts = proof_texts(["good", "bad"])
+    >>> texts = self_test_texts(["good", "bad"])
     >>> len(texts), texts[1], len(texts[-1].split())
     (20, 'I rate it so-so', 600)
     """
@@ -57,7 +57,7 @@ def proof_texts(words: Sequence[str]) -> list[str]:
     return [*FIXED, *(" ".join(known[i] for i in places) for places in drawn)]
 
 
-def check_proof(
+def check_self_test(
     proof: Any, predict: Callable[[list[str]], Array], *, device: torch.device, name: str
 ) -> None:
     """Run the self-test: warn if the logits differ from those stored with the weights.

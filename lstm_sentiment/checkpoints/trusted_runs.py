@@ -38,10 +38,10 @@ def remember(run: Path, *, own_cache: Path | None = None) -> None:
         note.touch()
 
 
-def is_familiar(run: Path) -> bool:
+def is_trusted(run: Path) -> bool:
     """Whether a run with exactly this configuration was trained here.
 
-    >>> is_familiar(Path("no/such/run"))
+    >>> is_trusted(Path("no/such/run"))
     False
     """
     with contextlib.suppress(OSError, RuntimeError, CheckpointError):
@@ -49,7 +49,7 @@ def is_familiar(run: Path) -> bool:
     return False
 
 
-def refuse_unfamiliar(run: Path, named: str, option: str) -> None:
+def refuse_untrusted(run: Path, named: str, option: str) -> None:
     """Refuse to read a file named by an untrusted run.
 
     Args:
@@ -60,13 +60,13 @@ def refuse_unfamiliar(run: Path, named: str, option: str) -> None:
     Raises:
         DataError: it was not trained here; the message names the option.
 
-    >>> refuse_unfamiliar(Path("runs/theirs"), "secret.csv", "--rows")
+    >>> refuse_untrusted(Path("runs/theirs"), "secret.csv", "--rows")
     Traceback (most recent call last):
         ...
     lstm_sentiment.errors.DataError: secret.csv: is named by a run that was not trained here and is \
 untrusted; add --rows to read it
     """
-    if not is_familiar(run):
+    if not is_trusted(run):
         raise DataError(
             f"is named by a run that was not trained here and is untrusted; add {option} to read it",
             file=named,

@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lstm_sentiment.cli.usage import Help
-from lstm_sentiment.config.safe_yaml import has_tricks
+from lstm_sentiment.config.safe_yaml import has_aliases_or_tags
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.yaml_files import (
     expected,
@@ -186,7 +186,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 
 def how_to_read(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the columns, encoding and dialect of a command line, as arguments of `answer_file`."""
+    """Return the columns, encoding and dialect of a command line, as arguments of `predict_file`."""
     names = ("text_column", "label_column", "encoding", "quoting", "header", "sheet")
     return {name: getattr(options, name) for name in names}
 
@@ -345,7 +345,7 @@ def _refuse_misread_values(kind: type, argv: Sequence[str]) -> None:
                 raise ConfigError(f"{shown(value)} {problem}", key=key)
             if number and re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", value):
                 raise ConfigError(f"{shown(value)} is not {expected(kind, key)} as people write it", key=key)
-            if has_tricks(value):  # jsonargparse reads every value as YAML, text too
+            if has_aliases_or_tags(value):  # jsonargparse reads every value as YAML, text too
                 raise ConfigError(f"{shown(value)} holds an alias or a tag; write it without & * !!", key=key)
 
 

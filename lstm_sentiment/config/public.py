@@ -16,7 +16,7 @@ from lstm_sentiment.config.yaml_files import type_of
 from lstm_sentiment.errors import without_secrets
 
 Settings = TypeVar("Settings")
-NO_PLACES = {  # text that is not a path: names of columns, classes, methods
+NOT_PATHS = {  # text that is not a path: names of columns, classes, methods
     "data.text_column",
     "data.label_column",
     "data.group_column",
@@ -53,11 +53,11 @@ def public_config(config: Settings) -> Settings:
     return dataclasses.replace(config, **own, **sections)  # type: ignore[type-var]
 
 
-def named_places(config: Any) -> dict[str, Any]:
+def named_paths(config: Any) -> dict[str, Any]:
     """Return the settings that name a file, folder or URL other than the default.
 
     >>> from lstm_sentiment.config.schema import Config
-    >>> named_places(Config(out="runs/a", seed=3, pretrained="runs/lm"))
+    >>> named_paths(Config(out="runs/a", seed=3, pretrained="runs/lm"))
     {'pretrained': 'runs/lm'}
     """
     kind, default = type(config), flatten(type(config)())
@@ -96,4 +96,4 @@ def _public(kind: type, key: str, value: Any) -> Any:
 
 
 def _may_be_place(kind: type, key: str) -> bool:
-    return key not in NO_PLACES and typing.get_origin(type_of(kind, key)) is not typing.Literal
+    return key not in NOT_PATHS and typing.get_origin(type_of(kind, key)) is not typing.Literal

@@ -49,13 +49,13 @@ def check_yaml(events: Iterable[yaml.Event], file: str, *, tags: bool = True) ->
         raise ConfigError(f"not YAML: {shown(str(error), 200)}; correct it", where=where) from None
 
 
-def has_tricks(value: str) -> bool:
+def has_aliases_or_tags(value: str) -> bool:
     """Whether a value contains YAML aliases or tags, which may expand or break PyYAML.
 
     Text that is not valid YAML has none.
 
-    >>> has_tricks("[&a [1, 1], *a]"), has_tricks("!!int ''"), has_tricks("*.csv"), has_tricks("{1: a}")
-    (True, True, False, False)
+    >>> [has_aliases_or_tags(value) for value in ("[&a [1, 1], *a]", "!!int ''", "*.csv", "{1: a}")]
+    [True, True, False, False]
     """
     within = False
     try:

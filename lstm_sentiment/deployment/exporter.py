@@ -33,7 +33,7 @@ from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.evaluation import conformal
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.prediction.classifier import SentimentClassifier
-from lstm_sentiment.prediction.score_file import answer_file
+from lstm_sentiment.prediction.score_file import predict_file
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.system.files import (
     held_unfinished,
@@ -79,7 +79,7 @@ def export(
         int8: quantize the weights, a quarter of the size.
         overwrite: replace an existing export.
         file: labelled rows to score before and after quantization.
-        columns: of the file; see `score_file.answer_file`.
+        columns: of the file; see `score_file.predict_file`.
 
     Returns:
         the content of model.json, without vocabulary and thresholds.
@@ -285,7 +285,7 @@ def _scores(
     )
     found = {}
     for name, scored in (("before", classifier), ("after", exported)):
-        scores = score(*answer_file(scored, file, **columns), classifier.labels)
+        scores = score(*predict_file(scored, file, **columns), classifier.labels)
         found[name] = {metric: scores[metric] for metric in ("accuracy", "macro_f1")}
     return found
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
-from lstm_sentiment.adaptation.resolving import by_hand, resolve
+from lstm_sentiment.adaptation.resolving import resolve, user_keys
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import NO_ROWS, run_path
-from lstm_sentiment.checkpoints.trusted_runs import refuse_unfamiliar
+from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
@@ -33,7 +33,7 @@ from lstm_sentiment.diagnostics.findings import (
 )
 from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_findings, invariance_lines
 from lstm_sentiment.diagnostics.sanity_checks import Probes, predicted_classes
-from lstm_sentiment.diagnostics.unused_settings import inert_settings
+from lstm_sentiment.diagnostics.unused_settings import unused_settings
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment.train import check_metric, initial_model, read_rows
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
@@ -96,7 +96,7 @@ def diagnose(config: Config, *, given: Collection[str] = ()) -> Diagnosis:
     """
     set_up_cpu(config.trainer.threads)
     pretrained = load_pretrained(config)
-    fixed = by_hand(config, given)
+    fixed = user_keys(config, given)
     plan = read_rows(resolve(config, fixed, cache=cache_folder()), fixed, pretrained, cache_folder())
     config, corpus = plan.config, plan.corpus
     assert corpus is not None
@@ -135,7 +135,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
     try:
         refuse_addresses(config.data)
         if not rows:
-            refuse_unfamiliar(run_path(run), config.data.train, "--rows")
+            refuse_untrusted(run_path(run), config.data.train, "--rows")
         corpus = _prepare(config, classifier.vocabulary if config.pretrained else None)
     except DataError as error:
         unread = Finding(
@@ -175,7 +175,7 @@ def _diagnose(
         device = pick_device(config.trainer.device)
         model = initial_model(config, corpus, pretrained, start=start, fitted=False)
         facts["data"], found = examine_data(corpus)
-        findings = [*findings, *found, *inert_settings(config, corpus)]
+        findings = [*findings, *found, *unused_settings(config, corpus)]
         fresh = classifier or SentimentClassifier(
             labels=corpus.labels,
             vocabulary=corpus.vocabulary,
@@ -230,5 +230,5 @@ def _probe(probes: Probes) -> dict[str, Any]:
 
 def _predictions(classifier: SentimentClassifier, corpus: Corpus) -> dict[str, int]:
     """Return the number of validation rows that a run's model predicts as each class."""
-    read = classifier.as_it_reads(corpus.validation)
+    read = classifier.reencoded(corpus.validation)
     return predicted_classes(classifier.model, read, classifier.labels)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lstm_sentiment.checkpoints.self_test import proof_texts, tolerance_on
+from lstm_sentiment.checkpoints.self_test import self_test_texts, tolerance_on
 from lstm_sentiment.data.dataset import padded_length
 from lstm_sentiment.diagnostics.findings import ERROR, WARNING, Finding
 from lstm_sentiment.prediction.classifier import MANY, SentimentClassifier
@@ -63,7 +63,7 @@ def check_invariance(classifier: SentimentClassifier) -> list[Check]:
         for check in check_invariance(load("runs/tweets")):
             print(check.name, check.difference)
     """
-    texts = proof_texts(classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :])
+    texts = self_test_texts(classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :])
     order = np.random.default_rng(0).permutation(len(texts))
     alone_RC = np.concatenate([classifier.predict_logits(text) for text in texts])
     tolerance = ROUNDING if classifier.device.type == "cpu" else tolerance_on(classifier.device.type)

@@ -24,14 +24,14 @@ LIMITS = ("text.max_vocabulary", "text.max_tokens", "data.max_rows")  # may be h
 LEAST_DECAY = 2.0**-25  # a smaller relative change is lost in float32
 
 
-def inert_settings(config: Config, corpus: Corpus) -> list[Finding]:
+def unused_settings(config: Config, corpus: Corpus) -> list[Finding]:
     """Return a finding per setting without effect: a warning if it is not the default.
 
     Defaults without effect and limits that are not reached are notes.
 
     Example::
 
-        inert_settings(Config(), prepare(...))
+        unused_settings(Config(), prepare(...))
     """
     settings = flatten(config)
     findings = []

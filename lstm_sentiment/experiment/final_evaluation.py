@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.adaptation.cross_validation import OutOfFold
 from lstm_sentiment.adaptation.fitting import pooled_features
-from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, chance_of
+from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, standard_error_of_difference
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.checkpoints.run_folder import BEST, Checkpoint, RunFolder
 from lstm_sentiment.config.schema import Config
@@ -31,7 +31,7 @@ from lstm_sentiment.evaluation.calibration import Calibration, coverage_of, fit_
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import better, calibration_error, report_lines, score
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
-from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.training.losses import row_weights
 from lstm_sentiment.training.trainer import Trainer
 
@@ -102,7 +102,7 @@ def assess(
     metrics |= calibrated_scores(calibration, logits, truths, corpus.labels) | {"baselines": {}}
     if processes.is_main:
         weights = best.tensors["model"]
-        proof = proof_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
+        proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
         added = {"calibration": asdict(calibration), "proof": proof}
         folder.save(BEST, best.tensors, {**best.facts, **added})
     if config.baseline:
@@ -282,7 +282,7 @@ def _gate(
         )
     }  # fmt: skip
     lead = abs(found["linear"] - found["both"])
-    by_chance = chance_of(both_RC, linear_RC, truth_R, counts_R)
+    by_chance = standard_error_of_difference(both_RC, linear_RC, truth_R, counts_R)
     ahead = better(found["linear"], found["both"], metric) and lead > by_chance
     kept = {
         "kind": "linear" if ahead else "both",

@@ -27,9 +27,9 @@ from lstm_sentiment.evaluation.calibration import fit_calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.experiment.final_evaluation import branch_baselines, calibrated_scores, summary
-from lstm_sentiment.experiment.resume import METRICS_FILE, check_beginning
+from lstm_sentiment.experiment.resume import METRICS_FILE, check_same_run
 from lstm_sentiment.models.network import Network, WideAndDeep
-from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
 from lstm_sentiment.training.losses import row_weights
@@ -110,7 +110,7 @@ def finished_before(
 
         metrics = finished_before(RunFolder("runs/tweets"), config, corpus, facts)
     """
-    check_beginning(folder.load(BEST, of_classifier(folder.path)).facts, facts, folder, corpus)
+    check_same_run(folder.load(BEST, of_classifier(folder.path)).facts, facts, folder, corpus)
     metrics: dict[str, Any] = folder.read_json(METRICS_FILE)
     try:
         metrics["baselines"] = branch_baselines(corpus, metrics["branches"]) if config.baseline else {}
@@ -158,7 +158,7 @@ def _assessed(
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     kept = {**facts, "epoch": 0, "scores": metrics["validation"], "calibration": asdict(calibration)}
     folder.write_log([])
-    proof = proof_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
+    proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
     folder.save(BEST, {"model": weights}, {**kept, "proof": proof})
     metrics |= {"branches": branches, "baselines": {}}
     if config.baseline:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lstm_sentiment.cli.terminal import log_to
 from lstm_sentiment.config.command_line import read_settings
-from lstm_sentiment.config.public import named_places
+from lstm_sentiment.config.public import named_paths
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, RunError, shown
 from lstm_sentiment.system.open_errors import refuse_unreadable
@@ -57,16 +57,16 @@ def resumed(argv: list[str], kind: type = Config) -> list[str]:
 def _refuse_unnamed(saved: Path, kind: type, given: dict[str, str]) -> None:
     """Refuse an untrusted configuration that names files that the user does not."""
     from lstm_sentiment.checkpoints.trusted_runs import (
-        is_familiar,
+        is_trusted,
     )  # imports pandas: not for --help, not for a typo
 
-    if is_familiar(saved.parent):
+    if is_trusted(saved.parent):
         return
     try:
         config: Any = read_settings(saved, kind)
     except ConfigError:  # reported where it is read
         return
-    unnamed = [value for key, value in named_places(config).items() if given.get(f"--{key}") != str(value)]
+    unnamed = [value for key, value in named_paths(config).items() if given.get(f"--{key}") != str(value)]
     if unnamed:
         names = (name for value in unnamed for name in (value if isinstance(value, list) else [value]))
         raise RunError(

@@ -159,7 +159,7 @@ def checkpoint_to_resume(
         expected = of_training(shapes, data=facts["data"])
     checkpoint = folder.load(LAST, expected)
     _check_facts(checkpoint.facts, folder)
-    check_beginning(checkpoint.facts, facts, folder, data)
+    check_same_run(checkpoint.facts, facts, folder, data)
     if checkpoint.facts["training"]["best_epoch"] >= 0:
         folder.load(BEST)  # it is needed at the end: damage should show now
     for name in ROUNDED_BY:
@@ -189,7 +189,7 @@ def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:
         )
 
 
-def check_beginning(
+def check_same_run(
     before: Mapping[str, Any], facts: Mapping[str, Any], folder: RunFolder, data: RunData
 ) -> None:
     """Refuse to resume with other data, other pretrained weights or another teacher.
@@ -205,7 +205,7 @@ def check_beginning(
 
     Example::
 
-        check_beginning(folder.load(BEST).facts, {"data": corpus.fingerprint}, folder, corpus)
+        check_same_run(folder.load(BEST).facts, {"data": corpus.fingerprint}, folder, corpus)
     """
     if before.get("data") != facts["data"]:
         raise RunError(

@@ -17,7 +17,7 @@ from typing import Any, TypedDict, TypeVar
 
 import torch
 
-from lstm_sentiment.checkpoints.read_back import check_reopens
+from lstm_sentiment.checkpoints.read_back import check_loadable
 from lstm_sentiment.checkpoints.run_folder import CURVES, Checkpoint, RunFolder
 from lstm_sentiment.checkpoints.trusted_runs import remember
 from lstm_sentiment.config.command_line import config_yaml
@@ -26,7 +26,7 @@ from lstm_sentiment.errors import RunError
 from lstm_sentiment.experiment.resume import RunData, check_folder, machine_facts
 from lstm_sentiment.experiment.signals import RunWatch, job_of
 from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
-from lstm_sentiment.system.distributed import Processes, process_environment, process_group, sharing_errors
+from lstm_sentiment.system.distributed import Processes, process_environment, process_group, shared_errors
 from lstm_sentiment.system.files import as_json, write_json
 from lstm_sentiment.system.lock import held
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
@@ -113,7 +113,7 @@ class Session:
         """
         processes, folder = self.processes, self.folder
         group = process_group(processes, self.device, timeout_s=config.trainer.timeout)
-        with only_writer(folder, processes), group, self.watch, sharing_errors():
+        with only_writer(folder, processes), group, self.watch, shared_errors():
             resuming = check_folder(folder, config)
             self.curves = new_curves(folder, config, processes)
             yield resuming
@@ -216,7 +216,7 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device, w
     words = data.vocabulary.tokens[len(SPECIAL_TOKENS) :]
     written: dict[str, Any] = {"config_yaml": config_yaml(config), "vocabulary": words}
     written |= {"labels": data.labels, "label_map": data.label_map}
-    check_reopens(written, type(config))
+    check_loadable(written, type(config))
     folder.clear()
     folder.begin(**written)
     watch.begun()

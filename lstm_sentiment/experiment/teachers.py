@@ -98,7 +98,7 @@ class Teachers:
                 key="teacher",
             )
         logits_UC = predict_logits(
-            of.model, of.as_it_reads(unlabelled), device=of.device, batch_size=BATCH, processes=processes
+            of.model, of.reencoded(unlabelled), device=of.device, batch_size=BATCH, processes=processes
         )
         probabilities_UC = of.calibration.probabilities(logits_UC.numpy())
         return probabilities_UC[:, [of.labels.index(label) for label in corpus.labels]]

@@ -17,7 +17,7 @@ from lstm_sentiment.adaptation.cross_validation import cross_validate, new_train
 from lstm_sentiment.adaptation.finetuning import begin_from
 from lstm_sentiment.adaptation.linear import fit_branch, folds_of
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
-from lstm_sentiment.adaptation.resolving import Plan, adopted, by_hand, nothing_set_aside, replaced, resolve
+from lstm_sentiment.adaptation.resolving import Plan, adopted, nothing_set_aside, replaced, resolve, user_keys
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.config.schema import METRICS, Config
 from lstm_sentiment.data.corpus import Corpus, prepare
@@ -73,7 +73,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         check_extra()
     session = Session(config)
     folder, device, processes = session.folder, session.device, session.processes
-    config, fixed = adopted(session.restarted(config), by_hand(config, given), folder)
+    config, fixed = adopted(session.restarted(config), user_keys(config, given), folder)
     pretrained = load_pretrained(config)
     with session.open(config) as resuming:
         plan, corpus = _decided(config, fixed, pretrained, processes, cache or cache_folder())
@@ -189,7 +189,7 @@ def read_rows(plan: Plan, given: Collection[str], pretrained: Pretrained | None,
 
     Example::
 
-        plan = read_rows(plan, by_hand(config, ()), None, cache_folder())
+        plan = read_rows(plan, user_keys(config, ()), None, cache_folder())
     """
     if plan.corpus is not None:
         return plan
@@ -273,7 +273,7 @@ def _prepare_ngrams(
 ) -> None:
     """Fit a TF-IDF branch on the training rows, or set the learning rates of a learned branch."""
     if not isinstance(branch, TfidfBranch):
-        branch.learn_by_ratio(learned)
+        branch.set_row_rates(learned)
         return
     if not fitted:
         return

@@ -102,7 +102,7 @@ class NgramBranch(nn.Module):
         return _shared_by_tokens(contributions_NC, len(tokens_T))
 
     @torch.no_grad()
-    def learn_by_ratio(self, train: TextDataset) -> None:
+    def set_row_rates(self, train: TextDataset) -> None:
         """Set each n-gram's learning rate by how much its frequency differs between classes.
 
         The rate is the largest distance of its log-probability in a class from the mean over classes, counted

@@ -18,7 +18,7 @@ import torch
 from lstm_sentiment.checkpoints.expected import of_classifier
 from lstm_sentiment.checkpoints.run_folder import BEST, SHARED_FILES, RunFolder
 from lstm_sentiment.checkpoints.run_paths import run_path
-from lstm_sentiment.checkpoints.self_test import check_proof
+from lstm_sentiment.checkpoints.self_test import check_self_test
 from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
 from lstm_sentiment.config.command_line import read_config
@@ -67,7 +67,7 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
     """
     classifier = read_run(run, device=device)
     try:
-        check_proof(classifier.proof, classifier.predict_logits, device=classifier.device, name=str(run))
+        check_self_test(classifier.proof, classifier.predict_logits, device=classifier.device, name=str(run))
     except CheckpointError as error:
         raise CheckpointError(f"{run}: {error}") from None
     return classifier
@@ -175,12 +175,12 @@ class SentimentClassifier(Published):
         copied.__dict__.update(self.__dict__)
         return copied
 
-    def as_it_reads(self, dataset: TextDataset) -> TextDataset:
+    def reencoded(self, dataset: TextDataset) -> TextDataset:
         """Return rows encoded with this classifier's vocabulary and truncation; tokenizers must be equal.
 
         Example::
 
-            logits_RC = predict_logits(classifier.model, classifier.as_it_reads(corpus.validation), ...)
+            logits_RC = predict_logits(classifier.model, classifier.reencoded(corpus.validation), ...)
         """
         text = self.config.text
         return TextDataset(

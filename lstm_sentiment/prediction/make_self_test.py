@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lstm_sentiment.checkpoints.self_test import proof_texts
+from lstm_sentiment.checkpoints.self_test import self_test_texts
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Vocabulary
 
 
-def proof_of(
+def self_test_of(
     weights: Mapping[str, Tensor], *, labels: list[str], vocabulary: Vocabulary, config: Config
 ) -> dict[str, Any]:
     """Return 20 random texts and their logits on the CPU.
@@ -36,10 +36,10 @@ def proof_of(
 
     Example::
 
-        facts = {"proof": proof_of(weights, labels=labels, vocabulary=vocabulary, config=config)}
+        facts = {"proof": self_test_of(weights, labels=labels, vocabulary=vocabulary, config=config)}
     """
     classifier = SentimentClassifier(
         labels=labels, vocabulary=vocabulary, config=config, weights=weights, device="cpu"
     )
-    texts = proof_texts(vocabulary.tokens[len(SPECIAL_TOKENS) :])
+    texts = self_test_texts(vocabulary.tokens[len(SPECIAL_TOKENS) :])
     return {"texts": texts, "logits": classifier.predict_logits(texts).tolist()}

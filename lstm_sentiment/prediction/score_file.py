@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 
-def answer_file(
+def predict_file(
     classifier: SentimentClassifier,
     file: str,
     *,

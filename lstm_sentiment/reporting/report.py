@@ -9,7 +9,7 @@ from typing import Any
 
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, STARTER, is_starter, run_path
-from lstm_sentiment.checkpoints.trusted_runs import refuse_unfamiliar
+from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
 from lstm_sentiment.checkpoints.untrusted_files import content_of
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import last_part, public_config
@@ -124,7 +124,7 @@ def _rows_of(
     try:
         refuse_addresses(config.data)
         if not trusted:
-            refuse_unfamiliar(folder.path, config.data.train, "--rows")
+            refuse_untrusted(folder.path, config.data.train, "--rows")
         own = classifier.vocabulary if config.pretrained else None
         corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
         if corpus.fingerprint != folder.load(BEST).facts["data"]:

@@ -32,7 +32,7 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import DataConfig
 from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.prediction.classifier import SentimentClassifier, read_run
-from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.prediction.model_card import packed_card
 from lstm_sentiment.system.files import new_folder, write_atomically, write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
@@ -83,7 +83,7 @@ def pack(
     tensors, kinds = quantized(_weights_of(folder))
     config = neutral_config(whole.config, whole.labels)
     rounded = dequantized(tensors, kinds)
-    proof = proof_of(rounded, labels=whole.labels, vocabulary=whole.vocabulary, config=config)
+    proof = self_test_of(rounded, labels=whole.labels, vocabulary=whole.vocabulary, config=config)
     facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
     environment = _versions(folder)
     about: dict[str, Any] = {"name": name, "labels": whole.labels, "environment": environment}

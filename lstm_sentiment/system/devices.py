@@ -192,7 +192,7 @@ def seed_random_numbers(seed: int, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def memory_told(what: str) -> Iterator[None]:
+def out_of_memory_as_error(what: str) -> Iterator[None]:
     """Convert out-of-memory errors of a block to an error that names the settings to lower.
 
     Nothing is reduced automatically: that would change the training.
@@ -203,7 +203,7 @@ def memory_told(what: str) -> Iterator[None]:
     Raises:
         OutOfMemoryError: the block ran out of memory.
 
-    >>> with memory_told("before step 1: a batch of 64 texts"):  # doctest: +ELLIPSIS
+    >>> with out_of_memory_as_error("before step 1: a batch of 64 texts"):  # doctest: +ELLIPSIS
     ...     torch.empty(1 << 55)
     Traceback (most recent call last):
     lstm_sentiment.errors.OutOfMemoryError: out of memory before step 1: a batch of 64 texts; lower ...

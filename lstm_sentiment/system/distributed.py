@@ -68,7 +68,7 @@ class Processes:
         The others wait as long as rank 0 sends heartbeats.
 
         Raises:
-            TimeoutError: no heartbeat for too long (see `sharing_errors`).
+            TimeoutError: no heartbeat for too long (see `shared_errors`).
         """
         job = _job
         if job is None or self.world_size == 1:
@@ -249,7 +249,7 @@ def process_group(processes: Processes, device: torch.device, *, timeout_s: floa
     Args:
         processes: of the job.
         device: of this rank.
-        timeout_s: after which an unresponsive rank is considered lost (see `sharing_errors`).
+        timeout_s: after which an unresponsive rank is considered lost (see `shared_errors`).
     """
     global _job
     if processes.world_size == 1 or dist.is_initialized():
@@ -273,7 +273,7 @@ def process_group(processes: Processes, device: torch.device, *, timeout_s: floa
         dist.destroy_process_group()
 
 
-def exchanging_gradients(model: nn.Module) -> DistributedDataParallel:
+def wrap_ddp(model: nn.Module) -> DistributedDataParallel:
     """Wrap a model in DistributedDataParallel.
 
     Deleting gloo's process group joins a thread that may be waiting for the GIL. A Python reference releases
@@ -287,7 +287,7 @@ def exchanging_gradients(model: nn.Module) -> DistributedDataParallel:
     Example::
 
         with process_group(processes, device, timeout_s=600):
-            parallel = exchanging_gradients(model)
+            parallel = wrap_ddp(model)
     """
     parallel = DistributedDataParallel(model)
     parallel.last_reference = dist.group.WORLD  # type: ignore[assignment]
@@ -305,13 +305,13 @@ def _store(processes: Processes, name: str, timeout: datetime.timedelta) -> Stor
 
 
 @contextlib.contextmanager
-def sharing_errors() -> Iterator[None]:
+def shared_errors() -> Iterator[None]:
     """Share errors between ranks: report what ends this one, and raise what ended another.
 
     Raises:
         LostProcessError: instead of the error of a collective when another rank hangs or is gone.
 
-    >>> with sharing_errors():
+    >>> with shared_errors():
     ...     print("no other ranks")
     no other ranks
     """

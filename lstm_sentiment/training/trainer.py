@@ -27,8 +27,8 @@ from lstm_sentiment.data.dataset import Array, Batch, TextDataset, plan_epoch, r
 from lstm_sentiment.errors import StoppedError, TrainingError
 from lstm_sentiment.evaluation.metrics import better
 from lstm_sentiment.models.layers import hold_frozen
-from lstm_sentiment.system.devices import DTYPES, memory_told, seed_random_numbers
-from lstm_sentiment.system.distributed import Processes, exchanging_gradients
+from lstm_sentiment.system.devices import DTYPES, out_of_memory_as_error, seed_random_numbers
+from lstm_sentiment.system.distributed import Processes, wrap_ddp
 from lstm_sentiment.training.nonfinite import culprits_of
 from lstm_sentiment.training.optimizer import adamw, clip, load_optimizer, optimizer_tensors
 from lstm_sentiment.training.progress import progress_bar, report_first_loss
@@ -93,7 +93,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.epochs
         self._parallel = model
         if processes.world_size > 1:
-            self._parallel = exchanging_gradients(model)
+            self._parallel = wrap_ddp(model)
         self._overflows = 0
 
     def fit(self) -> nn.Module:
@@ -158,7 +158,7 @@ class Trainer:
         alone = self.processes.world_size == 1  # otherwise the others would wait for this process
         try:
             at_once = self.watch.at_once() if self.watch and alone else contextlib.nullcontext()
-            with at_once, memory_told(f"in validation after step {self.state.step}"):
+            with at_once, out_of_memory_as_error(f"in validation after step {self.state.step}"):
                 return self.task.score(self.evaluated_model())
         except StoppedError:
             self._save_last()
@@ -201,7 +201,7 @@ class Trainer:
         """Autocast to the run's precision; out-of-memory errors name the batch."""
         what = "a batch of {} texts, padded to {} tokens".format(*batch.tokens_BT.shape)
         autocast = torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
-        with memory_told(f"before step {self.state.step + 1}: {what}"), autocast:
+        with out_of_memory_as_error(f"before step {self.state.step + 1}: {what}"), autocast:
             yield
 
     def _plan(self, epoch: int) -> list[list[Any]]:
@@ -230,7 +230,7 @@ class Trainer:
                 self._parallel.require_backward_grad_sync = i == len(share) - 1
             with self._in_memory(batch):
                 loss = self.task.loss(self._parallel, batch)
-            with memory_told("in the backward pass"):
+            with out_of_memory_as_error("in the backward pass"):
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         losses = self.processes.gather(total, self.device)

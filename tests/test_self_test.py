@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
-from lstm_sentiment.checkpoints.self_test import largest_difference, proof_texts
+from lstm_sentiment.checkpoints.self_test import largest_difference, self_test_texts
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
-from lstm_sentiment.prediction.make_self_test import proof_of
+from lstm_sentiment.prediction.make_self_test import self_test_of
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def test_a_self_test_belongs_to_the_given_weights(trained: Path) -> None:
     weights = RunFolder(trained).load(BEST).tensors["model"]
     of: dict[str, Any] = {"labels": whole.labels, "vocabulary": whole.vocabulary, "config": whole.config}
     kept = RunFolder(trained).load(BEST).facts["proof"]
-    found = proof_of(weights, **of)
+    found = self_test_of(weights, **of)
     assert found["texts"] == kept["texts"]
     np.testing.assert_allclose(found["logits"], kept["logits"], atol=1e-6)
     others = {name: 2 * weight for name, weight in weights.items()}
-    assert largest_difference(kept, np.array(proof_of(others, **of)["logits"])) > 0.1
+    assert largest_difference(kept, np.array(self_test_of(others, **of)["logits"])) > 0.1
 
 
 def test_texts_are_not_training_rows(trained: Path, reviews: Path) -> None:
@@ -149,5 +149,5 @@ def test_the_tolerance_is_relative_to_the_logits() -> None:
 
 
 def test_texts_are_the_same_for_the_same_vocabulary() -> None:
-    assert proof_texts(["a", "b", "c"]) == proof_texts(["a", "b", "c"])
-    assert proof_texts([])[-1].startswith("word word")
+    assert self_test_texts(["a", "b", "c"]) == self_test_texts(["a", "b", "c"])
+    assert self_test_texts([])[-1].startswith("word word")

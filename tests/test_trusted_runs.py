@@ -10,7 +10,7 @@ import pytest
 from attacks import GOOD_RUN, Place, names_secret_rows
 
 from lstm_sentiment import report, train
-from lstm_sentiment.checkpoints.trusted_runs import is_familiar
+from lstm_sentiment.checkpoints.trusted_runs import is_trusted
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.diagnostics.diagnose import diagnose_run
@@ -75,12 +75,12 @@ def test_a_run_trained_here_is_trusted_even_if_moved(configure: Configure, tmp_p
     config = configure("--trainer.epochs=1")
     run(config)
     moved = Path(shutil.move(config.out, tmp_path / "moved"))
-    assert is_familiar(moved)
+    assert is_trusted(moved)
     assert "not trained here" not in write_report(moved, device="cpu").read_text("utf-8")
     assert resumed([f"--out={moved}", "--resume=true"])[0] == "--config"
     with (moved / "config.yaml").open("a") as file:
         file.write("# changed\n")
-    assert not is_familiar(moved)
+    assert not is_trusted(moved)
 
 
 def test_without_a_cache_no_run_is_trusted_and_nothing_fails(
@@ -88,6 +88,6 @@ def test_without_a_cache_no_run_is_trusted_and_nothing_fails(
 ) -> None:
     config = configure("--trainer.epochs=1")
     run(config, cache=tmp_path / "own")
-    assert not is_familiar(Path(config.out))
+    assert not is_trusted(Path(config.out))
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", "/dev/null/nowhere")
-    assert not is_familiar(Path(config.out))
+    assert not is_trusted(Path(config.out))

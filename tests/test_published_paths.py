@@ -22,7 +22,7 @@ from lstm_sentiment import evaluate, load, report
 from lstm_sentiment.checkpoints.run_folder import RunFolder
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.command_line import config_yaml
-from lstm_sentiment.config.public import NO_PLACES, last_part, public_config
+from lstm_sentiment.config.public import NOT_PATHS, last_part, public_config
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.config.yaml_files import keys_of, type_of
 from lstm_sentiment.data.sources.downloads import fetched
@@ -62,7 +62,7 @@ def with_places(kind: type, place: str, *, without: str) -> Any:
     """Return a configuration with paths or URLs in all settings that accept them, except one."""
     changed: dict[str, dict[str, Any]] = {}
     for key in text_settings(kind):
-        if key in NO_PLACES or key == without:
+        if key in NOT_PATHS or key == without:
             continue
         section, _, name = key.rpartition(".")
         hint = type_of(kind, key)
@@ -89,11 +89,11 @@ def test_no_path_setting_is_published_in_full(kind: type, place: str, without: s
     assert not SECRET.search(after), after.decode()
     assert public_config(public_config(config)) == public_config(config)
     unset = {key for key in text_settings(kind) if flatten(config)[key] == flatten(kind())[key]}
-    assert unset <= {*NO_PLACES, without}, "a setting was not tried"
+    assert unset <= {*NOT_PATHS, without}, "a setting was not tried"
 
 
 def test_settings_with_past_leaks_are_tested() -> None:
-    settings = set(text_settings(Config)) - NO_PLACES
+    settings = set(text_settings(Config)) - NOT_PATHS
     assert settings >= {
         "teacher",
         "pretrained",
@@ -107,7 +107,7 @@ def test_settings_with_past_leaks_are_tested() -> None:
 def test_other_settings_are_published() -> None:
     config = Config()
     assert public_config(config) == config
-    assert {*keys_of(Config), *keys_of(PretrainConfig)} >= NO_PLACES
+    assert {*keys_of(Config), *keys_of(PretrainConfig)} >= NOT_PATHS
 
 
 @pytest.fixture
