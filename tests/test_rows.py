@@ -73,7 +73,7 @@ def test_mismatched_shapes_are_refused(case: str) -> None:
     gradient_UE = torch.randn(2, 19 if case == "gradient" else 20)
     factors_V = torch.ones(8) if case == "factors" else None
     before = [of.clone() for of in tables]
-    with pytest.raises(ValueError, match="not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         rows.adamw((tables[0], tables[1], tables[2]), rows_U, gradient_UE, factors_V, step=1, **RATES)  # type: ignore[arg-type]
     assert all(torch.equal(*pair) for pair in zip(before, tables, strict=True))
 

@@ -251,7 +251,7 @@ def _values_of(argv: Sequence[str], option: str) -> list[str]:
         elif word == option and after:
             values.append(after)
         elif word == option:
-            raise ConfigError("needs a value after the option", key=option[2:])
+            raise ConfigError("needs a value; write it after the option", key=option[2:])
     return values
 
 
