@@ -629,7 +629,8 @@ def test_report_doctor_evaluation_and_card_take_the_run(adapted: Path, tmp_path:
     doctor.main([str(adapted), f"--json={tmp_path / 'found.json'}"])
     classifier = lstm_sentiment.load(adapted)
     classifier.save_pretrained(tmp_path / "published")
-    assert "fitted with cross-validation" in (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
+    assert "fitted with cross-validation" in card
 
 
 def test_branches_can_be_scored_alone(adapted: Path) -> None:

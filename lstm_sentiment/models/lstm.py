@@ -37,7 +37,7 @@ class SentimentLSTM(nn.Module):
         hidden_size: H, per direction.
         layers: LSTM layers.
         bidirectional: a backward LSTM as well.
-        pooling: ``last``, ``mean``, ``max``, ``attention``, or several joined by ``+`` (see `pooling`).
+        pooling: a kind of `pooling.POOLINGS`, or several joined by ``+``.
         dropout: on the pooled features and between layers.
         embedding_dropout: on embeddings, with one mask per text for all of its tokens (variational dropout).
         word_dropout: share of tokens replaced by the unknown token while training.
