@@ -37,7 +37,8 @@ def _marks() -> str:
     return "".join([*found, "\u200c", "\u200d"])
 
 
-_SIGN = rf"(?![{_NO_SPACES}])[\w{_marks()}]"  # of a word
+# Beyond ASCII, part of a word. The lookahead comes first: it is quick, and fails at most characters.
+_SIGN = rf"(?![\x00-\x7f{_NO_SPACES}])[\w{_marks()}]"
 _WORD = rf"(?:[A-Za-z0-9_]+|{_SIGN})+"
 _ONLY_WORDS = "abce-gi-np-vyzABCE-NP-SU-WYZ"  # only words begin with these: most tokens, so tried first
 _EMOJI = "\u2600-\u27bf\u2190-\u21ff\u2b00-\u2bff\u3030\u303d\U0001f000-\U0001faff"
@@ -45,7 +46,7 @@ _STYLE = "[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]"  # of an emoji: as text, as a pic
 UNPAIRED_SURROGATE = re.compile("[\ud800-\udfff]")  # unpaired surrogates, which cannot be encoded
 TOKEN = re.compile(
     rf"""
-    [{_ONLY_WORDS}][A-Za-z0-9_]*(?:{_SIGN})*(?:['’`-]{_WORD})*
+    [{_ONLY_WORDS}][A-Za-z0-9_]*(?:{_SIGN}(?:{_WORD})?)?(?:['’`-]{_WORD})*
   | \n                                                   # between pieces of text
   | [0-9\#*]\ufe0f?\u20e3                                 # keycaps
   | (?:https?://|www\.)\S+
