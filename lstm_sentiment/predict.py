@@ -14,6 +14,7 @@ from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
 from lstm_sentiment.config.command_line import RUN, CommandParser, add_table_options
+from lstm_sentiment.data.sources.names import DELIMITERS
 from lstm_sentiment.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ def main(argv: list[str]) -> None:
         raise ConfigError("give texts or --file, not both")
     if options.out and not options.file:
         raise ConfigError("--out needs --file")
-    if options.spreadsheet_safe and not re.search(r"\.[ct]sv(\.\w+)?$", options.out or "", re.IGNORECASE):
-        raise ConfigError("--spreadsheet-safe needs --out with a name that ends in .csv or .tsv")
+    delimited = rf"({'|'.join(map(re.escape, DELIMITERS))})(\.\w+)?$"
+    if options.spreadsheet_safe and not re.search(delimited, options.out or "", re.IGNORECASE):
+        raise ConfigError(
+            f"--spreadsheet-safe needs --out with a name that ends in {' or '.join(DELIMITERS)}"
+        )
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
 
     classifier = load(options.run, device=options.device)

@@ -122,7 +122,7 @@ SCALES: list[tuple[list[str], list[str]]] = [
 
 @pytest.mark.parametrize(("labels", "expected"), SCALES)
 def test_polarity_scores_need_classes_of_both_polarities(labels: list[str], expected: list[str]) -> None:
-    assert metrics_of(labels) == ["accuracy", "macro_f1", "macro_recall", *expected]
+    assert [name for name in metrics_of(labels) if metrics.METRICS[name].needs] == expected
     truth = np.arange(len(labels))
     found = score(truth, np.eye(len(labels)), labels)
     assert [name for name in ("polar_f1", "flip_rate", "ordinal_error") if name in found] == expected

@@ -21,7 +21,7 @@ from lstm_sentiment import explain as command
 from lstm_sentiment.cli.characters import cells_of
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.schema import Config
-from lstm_sentiment.config.sections import ModelConfig, TextConfig
+from lstm_sentiment.config.sections import POOLINGS, ModelConfig, TextConfig
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.explanation import attribution as explanation
@@ -36,7 +36,7 @@ KINDS = {
     "default": {},
     "one direction, last": {"bidirectional": False, "pooling": "last"},
     "two layers, attention": {"layers": 2, "pooling": "attention"},
-    "three layers, all pooling": {"layers": 3, "pooling": "last+mean+max+attention"},
+    "three layers, all pooling": {"layers": 3, "pooling": "+".join(POOLINGS)},
 }
 
 

@@ -12,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
-from torch import Tensor
+from torch import Tensor, nn
 
 from lstm_sentiment.config.sections import POOLINGS
+from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.kernels.library import library
+from lstm_sentiment.models import pooling
 from lstm_sentiment.models.lstm import SentimentLSTM, _chance
 from lstm_sentiment.models.pooling import MaxOverTime
 from lstm_sentiment.models.reversal import reversal, reversed_texts
@@ -23,7 +25,7 @@ from lstm_sentiment.system.devices import lstm_takes_bf16
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
 VOCABULARY, CLASSES = 50, 3
-ALL_POOLINGS = "last+mean+max+attention"
+ALL_POOLINGS = "+".join(POOLINGS)
 BATCH_LENGTHS = [5, 1, 12, 7, 12, 2, 9]
 BOTH_WAYS = pytest.mark.parametrize("hidden_size", [5, 16])  # the second one fits the compiled LSTM
 
@@ -330,3 +332,32 @@ def test_largest_over_time_shares_its_gradient_among_equals_as_amax_does() -> No
     assert torch.equal(found_BF, masked_TBF.amax(dim=0))
     torch.testing.assert_close(found, expected)
     assert (found[~real_TB] == 0).all()
+
+
+# -- kinds of pooling -----------------------------------------------------------------------------
+
+
+def test_every_kind_of_the_settings_is_computed_and_no_other() -> None:
+    assert tuple(pooling.POOLINGS) == POOLINGS
+    with pytest.raises(ConfigError, match="'median' is not one of last, mean, max, attention"):
+        pooling.pooling_of("median")
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+@pytest.mark.parametrize("backward", [0, 4])
+def test_token_shares_say_where_pooled_values_come_from(kind: str, backward: int) -> None:
+    """Shares of weighted states rebuild the vector; shares of picked values count the picks."""
+    torch.manual_seed(1)
+    states_NF, attention = torch.randn(6, 8), nn.Linear(8, 1, bias=False)
+    read = [states_NF[:, None, : 8 - backward]]
+    if backward:
+        read.append(states_NF[:, None, 8 - backward :].flip(0))
+    of = pooling.pooling_of(kind)
+    states = pooling.States(read=read, lengths_B=torch.tensor([6]), attention=attention, training=False)
+    with torch.no_grad():
+        pooled_F = of.pool(states)[0]
+        shares_N = torch.from_numpy(of.token_shares(states_NF, backward=backward, attention=attention))
+    assert float(shares_N.sum()) == pytest.approx(1)
+    mean_F = (shares_N[:, None] * states_NF.double()).sum(dim=0)
+    picks_N = (states_NF == pooled_F).double().mean(dim=1)
+    assert torch.allclose(mean_F, pooled_F.double(), atol=1e-5) or torch.allclose(picks_N, shares_N)

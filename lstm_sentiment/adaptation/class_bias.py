@@ -107,6 +107,8 @@ def expected_score(
     >>> round(expected_score(probabilities_RC, np.array([0, 1]), **settings), 3)
     0.7
     """
+    if metric not in BALANCED_METRICS:
+        raise ValueError(f"no expected score of {metric}")
     classes = len(names)
     rows = np.arange(len(decided_R))
     row_counts = np.ones(len(decided_R)) if row_counts is None else row_counts
@@ -115,5 +117,5 @@ def expected_score(
     if metric == "macro_recall":
         return float((found_C / true_C).mean())
     f1_C = 2 * found_C / (decided_C + true_C)
-    counted_C = np.array(sides(names)) != 0 if metric == "polar_f1" else np.full(classes, fill_value=True)
-    return float(f1_C[counted_C].mean())
+    counted_C = {"macro_f1": np.full(classes, fill_value=True), "polar_f1": np.array(sides(names)) != 0}
+    return float(f1_C[counted_C[metric]].mean())

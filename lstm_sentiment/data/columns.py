@@ -25,6 +25,7 @@ from lstm_sentiment.data.formats.readers import (
     read_chunks,
 )
 from lstm_sentiment.data.numbering import group_number, label_number
+from lstm_sentiment.data.sources.names import DELIMITERS
 from lstm_sentiment.data.sources.sources import Source
 from lstm_sentiment.errors import DataError, Problems, shown
 
@@ -115,7 +116,7 @@ class Rows:
 
     def _holds_rows(self, text: str) -> bool:
         """Whether a line of a text looks like a row with a label, as after an unclosed quote."""
-        separator = {".csv": ",", ".tsv": "\t"}.get(self._source.format)
+        separator = DELIMITERS.get(self._source.format)
         fields = (part.split(separator)[1:] for part in text.split("\n")[:-1] if separator)
         return any(field.strip() in self.label_numbers for of_line in fields for field in of_line)
 

@@ -107,9 +107,15 @@ class _Graph:
         return name
 
     def constant(self, name: str, value: Any) -> str:
-        """Add a constant and return its name."""
+        """Add a constant and return its name.
+
+        Raises:
+            ValueError: the name has another value already.
+        """
         if name not in self._constants:
             self._constants[name] = self._onnx.numpy_helper.from_array(np.asarray(value), name)
+        elif not np.array_equal(self._onnx.numpy_helper.to_array(self._constants[name]), value):
+            raise ValueError(f"two values for the constant {name!r}")
         return name
 
     def numbers(self, *values: int) -> str:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from lstm_sentiment.data.formats.dialects import BARE, QUOTINGS, Dialect, KeptReturns, SwallowedRows
 from lstm_sentiment.data.formats.record_lines import SEPARATORS, RecordLines
+from lstm_sentiment.data.sources.names import DELIMITERS
 from lstm_sentiment.data.sources.sources import MAX_LINE, Source, open_text, text_lines
 from lstm_sentiment.errors import DataError, Problems, escaped, shown
 from lstm_sentiment.text.portions import MOST_COLUMNS, first_duplicate, portions
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Lines = npt.NDArray[np.int64]
-ENDINGS = {",": ".csv", "\t": ".tsv"}
+ENDINGS = {delimiter: ending for ending, delimiter in DELIMITERS.items()}
 CELL_BYTES = 8  # memory of a field in a frame, in addition to its text
 
 

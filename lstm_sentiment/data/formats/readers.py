@@ -23,7 +23,7 @@ from lstm_sentiment.data.formats.json_arrays import read_json_array
 from lstm_sentiment.data.formats.json_lines import read_json_lines
 from lstm_sentiment.data.formats.lines import read_lines
 from lstm_sentiment.data.formats.workbooks import read_workbook
-from lstm_sentiment.data.sources.names import TREES
+from lstm_sentiment.data.sources.names import DELIMITERS, TREES
 from lstm_sentiment.data.sources.sources import MAX_LINE, Source, text_files
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
 from lstm_sentiment.text.portions import MOST_COLUMNS, bytes_of, portions
@@ -35,6 +35,7 @@ TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
 CHUNK_ROWS = 5_000
 CHUNK_BYTES = 4 << 20  # a chunk ends with the row that reaches this size
+HEADED = (*DELIMITERS, ".xlsx")  # formats that may lack a header
 COLUMNS = {".parquet": read_parquet, ".feather": read_feather, ".xlsx": read_workbook}
 RECORDS = {".jsonl": read_json_lines, ".json": read_json_array}
 NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in binary formats
@@ -164,7 +165,7 @@ def check_header_is_not_row(
 
         check_header_is_not_row(source, "positive", {"negative", "positive"}, problems)
     """
-    if source.format in (".csv", ".tsv", ".xlsx") and source.header and column.strip() in labels:
+    if source.format in HEADED and source.header and column.strip() in labels:
         problem = (
             f"the first line looks like a row: {shown(column)} is a label in other rows; set data.header "
             "false and name columns by number (data.text_column 1), or rename the column"
@@ -174,7 +175,7 @@ def check_header_is_not_row(
 
 def _if_a_row(key: str, file: str) -> str:
     """Return the hint for a table without a header."""
-    if not any(ending in file.lower() for ending in (".csv", ".tsv", ".xlsx")):
+    if not any(ending in file.lower() for ending in HEADED):
         return ""
     setting = "--no-header" if key.startswith("--") else "data.header false"
     return f"; if the first line is a row, not a header, set {setting} and {key} 1 or so"
@@ -262,7 +263,7 @@ def _chunks(source: Source, classes: list[str] | None, phrases: bool, labelled: 
         parts = read_lines(source, CHUNK_ROWS, CHUNK_BYTES, labelled=labelled, phrases=phrases)
         yield from itertools.starmap(_record_chunk, parts)
     else:
-        delimiter = "\t" if source.format == ".tsv" else ","
+        delimiter = DELIMITERS[source.format]
         for frame, lines_R in read_delimited(source, delimiter, CHUNK_ROWS, CHUNK_BYTES):
             yield Chunk(frame=frame, lines=lines_R)
 

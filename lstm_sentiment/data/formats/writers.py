@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from lstm_sentiment.data.formats.readers import as_text
-from lstm_sentiment.data.sources.names import TABLES, compression_of, format_of
+from lstm_sentiment.data.sources.names import DELIMITERS, TABLES, compression_of, format_of
 from lstm_sentiment.data.sources.sources import open_binary
 from lstm_sentiment.errors import DataError, listed
 from lstm_sentiment.system.extras import need
@@ -176,7 +176,7 @@ def _jsonl_writer(out: IO[str]) -> Write:
 
 
 def _delimited_writer(out: IO[str], name: str, cell: Callable[[Any], str]) -> Write:
-    separator = "\t" if format_of(name) == ".tsv" else ","
+    separator = DELIMITERS[format_of(name)]
     header: list[Any] | None = None
 
     def write(frame: pd.DataFrame) -> None:

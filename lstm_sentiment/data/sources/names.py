@@ -7,7 +7,8 @@ from pathlib import Path
 from lstm_sentiment.errors import DataError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".feather", ".xlsx")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # ending -> what separates fields
+TABLES = (*DELIMITERS, ".jsonl", ".json", ".parquet", ".feather", ".xlsx")
 TREES = (".txt", ".ptb", ".tree")
 FORMATS = TABLES + TREES
 SAME = {  # alternative ending -> format
