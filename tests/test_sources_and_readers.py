@@ -392,6 +392,18 @@ def test_a_damaged_compressed_file_is_refused_by_name(tmp_path: Path, compressio
         assert refusal(tmp_path / f"rows.csv{compression}", content).startswith("FILE:")
 
 
+@pytest.mark.parametrize("format_", [".csv", ".jsonl", ".txt"])
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_truncated_file_with_undecodable_bytes_is_refused(
+    tmp_path: Path, compression: str, format_: str
+) -> None:
+    """The search for the line of the bytes reads the file again, to its damaged end."""
+    noise = np.random.default_rng(0).integers(32, 127, 200_000, np.uint8).tobytes()
+    packed = COMPRESS[compression](b"text,label\n\xff" + noise)
+    message = refusal(tmp_path / f"rows{format_}{compression}", packed[: len(packed) // 2])
+    assert "cannot be read: " in message or "is not utf-8" in message
+
+
 def test_an_xz_file_may_have_several_streams_and_padding(tmp_path: Path) -> None:
     rows = [("so good", "x"), ("so bad", "y")]
     first, second = (lzma.compress(part) for part in (delimited(rows[:1]), b'"so bad","y"\n'))

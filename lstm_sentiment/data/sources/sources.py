@@ -176,15 +176,22 @@ def open_text(source: Source) -> Iterator[IO[str]]:
             with io.TextIOWrapper(raw, encoding=encoding, errors=source.encoding_errors, newline="") as text:
                 yield text
     except UnicodeDecodeError as error:
-        raise _undecodable(source, error) from None
+        try:
+            problem = _undecodable(source, error)
+        except (OSError, ValueError, lzma.LZMAError, *DAMAGED) as damage:  # found when it is read again
+            problem = _unreadable(source, damage)
+        raise problem from None
     except UnicodeError as error:
-        problem = escaped(str(error), 200)
-        raise DataError(f"{problem}; set data.encoding to what the file is", file=source.name) from None
+        what = escaped(str(error), 200)
+        raise DataError(f"{what}; set data.encoding to what the file is", file=source.name) from None
     except (OSError, ValueError, lzma.LZMAError, *DAMAGED) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise DataError(f"{error.strerror}; use a readable file", file=source.name) from None
-        problem = escaped(str(error), 200)
-        raise DataError(f"cannot be read: {problem}; copy or write it again", file=source.name) from None
+        raise _unreadable(source, error) from None
+
+
+def _unreadable(source: Source, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return DataError(f"{error.strerror}; use a readable file", file=source.name)
+    return DataError(f"cannot be read: {escaped(str(error), 200)}; copy or write it again", file=source.name)
 
 
 def text_lines(text: IO[str], source: Source) -> Iterator[str]:
