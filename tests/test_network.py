@@ -95,7 +95,7 @@ def test_logits_equal_the_definition_in_any_batch(rows: list[list[int]]) -> None
 def test_token_contributions_sum_to_the_logits(rows: list[list[int]]) -> None:
     branch = random_branch()
     for row in rows:
-        pushes_TC = branch.pushes(torch.tensor(row))
+        pushes_TC = branch.contributions(torch.tensor(row))
         assert pushes_TC.shape == (len(row), CLASSES)
         expected_C = plain_logits(branch, row)
         torch.testing.assert_close(pushes_TC.sum(0) + branch.bias, expected_C, atol=1e-5, rtol=1e-5)

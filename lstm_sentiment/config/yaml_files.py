@@ -202,7 +202,7 @@ def collection_as_typed(kind: type, key: str, node: yaml.Node, where: str | None
     """Return a YAML list or map on one line, with each text quoted.
 
     Raises:
-        ConfigError: a null, list or map in the place of text.
+        ConfigError: a null, list or map instead of text.
     """
     here: type = list if isinstance(node, yaml.SequenceNode) else dict
     if here not in [typing.get_origin(alternative) for alternative in _alternatives(kind, key)]:

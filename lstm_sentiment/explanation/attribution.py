@@ -276,7 +276,7 @@ class _Reader:
         tokens = len(self.tokens)
         if self.ngrams is None:
             return np.zeros((tokens, self.labels))
-        ends = [self.ngrams.pushes(self.ids[torch.from_numpy(rows)]) for rows in self.ends()]
+        ends = [self.ngrams.contributions(self.ids[torch.from_numpy(rows)]) for rows in self.ends()]
         attributions_NC = ends[0] - ends[1].sum(dim=0) / tokens
         return self._scaled(attributions_NC, self.shares[1]).double().numpy()
 

@@ -85,7 +85,7 @@ class NgramBranch(nn.Module):
         return torch.cat([tokens_BT, pairs_BT.masked_fill(second_BT == PAD, PAD)], dim=1)
 
     @torch.no_grad()
-    def pushes(self, tokens_T: Tensor) -> Tensor:
+    def contributions(self, tokens_T: Tensor) -> Tensor:
         """Return each token's contribution to the logits, (T, C); their sum plus the bias is the logits.
 
         A pair's weight is divided evenly between its tokens.
@@ -94,7 +94,7 @@ class NgramBranch(nn.Module):
         >>> _ = nn.init.normal_(branch.weights.weight[1:])
         >>> tokens_T = torch.tensor([4, 7, 4])
         >>> alone_C = branch(tokens_T[None], torch.tensor([3]))[0]
-        >>> torch.allclose(branch.pushes(tokens_T).sum(0) + branch.bias, alone_C, atol=1e-6)
+        >>> torch.allclose(branch.contributions(tokens_T).sum(0) + branch.bias, alone_C, atol=1e-6)
         True
         """
         places_N = self.places(tokens_T[None])[0]
@@ -171,14 +171,14 @@ class TfidfBranch(NgramBranch):
         return values_BN / counts_BN / length_B1.clamp(min=SHORTEST), places_BN
 
     @torch.no_grad()
-    def pushes(self, tokens_T: Tensor) -> Tensor:
-        """Return each token's contribution to the logits, (T, C), like `NgramBranch.pushes`.
+    def contributions(self, tokens_T: Tensor) -> Tensor:
+        """Return each token's contribution to the logits, (T, C), like `NgramBranch.contributions`.
 
         >>> branch = TfidfBranch(10, 2, buckets=5)
         >>> _ = nn.init.normal_(branch.weights.weight[1:]), branch.idf[1:].uniform_()
         >>> tokens_T = torch.tensor([4, 7, 4])
         >>> alone_C = branch(tokens_T[None], torch.tensor([3]))[0]
-        >>> torch.allclose(branch.pushes(tokens_T).sum(0) + branch.bias, alone_C, atol=1e-6)
+        >>> torch.allclose(branch.contributions(tokens_T).sum(0) + branch.bias, alone_C, atol=1e-6)
         True
         """
         lengths_1 = torch.tensor([len(tokens_T)], device=tokens_T.device)

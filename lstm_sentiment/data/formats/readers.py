@@ -153,7 +153,7 @@ def pick_column(
 def check_header_is_not_row(
     source: Source, column: str, labels: Collection[str], problems: Problems[DataError]
 ) -> None:
-    """Report a header that has a label in the place of a column name: a row would be lost.
+    """Report a header that has a label instead of a column name: a row would be lost.
 
     Args:
         source: whose rows were read.
