@@ -18,6 +18,7 @@ from lstm_sentiment.system.extras import need
 
 if TYPE_CHECKING:
     from lstm_sentiment.explanation.attribution import Explanation
+    from lstm_sentiment.explanation.gates import GateTrace
 
 HALF_BAR = 10  # characters
 LONGEST_TOKEN = 20
@@ -210,7 +211,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
     return plain | {
         "label": explanation.label,
         "gap": _plain(explanation.gap),
-        "gates": [{name: _plain(value) for name, value in vars(of).items()} for of in explanation.gates],
+        "gates": [_trace_as_json(trace) for trace in explanation.gates],
         "pooled": {kind: _plain(share_N) for kind, share_N in explanation.pooled.items()},
         "removal": {
             "faithfulness": removal.faithfulness,
@@ -251,6 +252,12 @@ def _write_html(path: Path, found: list[Explanation], label: str | None) -> None
         push=PUSH,
         read=READING,
     )
+
+
+def _trace_as_json(trace: GateTrace) -> dict[str, Any]:
+    values = {"layer": trace.layer, "direction": trace.direction} | trace.gates
+    values |= {"let_in": trace.let_in, "kept": trace.kept, "shown": trace.shown}
+    return {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ Weights = dict[str, Tensor]
 
 
 class PackedSentimentLSTM(nn.Module):
-    """Textbook version of `SentimentLSTM`: one `nn.LSTM` over a PackedSequence, rows pooled one by one.
+    """Textbook version of `SentimentLSTM`: `nn.LSTM` over a PackedSequence, rows pooled one by one.
 
     Args:
         model: whose weights are copied; its dropouts are not.
@@ -33,7 +33,7 @@ class PackedSentimentLSTM(nn.Module):
         self.pooling = list(model.pooling)
         self.embedding = copy.deepcopy(model.embedding)
         self.subwords = copy.deepcopy(model.subwords)
-        self.lstm = nn.LSTM(
+        self.lstm = type(first)(
             first.input_size,
             first.hidden_size,
             num_layers=len(model.forward_lstms),
@@ -51,7 +51,8 @@ class PackedSentimentLSTM(nn.Module):
         packed = nn.utils.rnn.pack_padded_sequence(
             self._embed(tokens_BT, spelling_XK), lengths_B.cpu(), batch_first=True, enforce_sorted=False
         )
-        packed_states, (ends, _) = self.lstm(packed)
+        packed_states, ends = self.lstm(packed)
+        ends = ends[0] if isinstance(ends, tuple) else ends  # an LSTM returns its cell states, too
         states_TBF, _ = nn.utils.rnn.pad_packed_sequence(packed_states)
         directions = 2 if self.lstm.bidirectional else 1
         logits = []

@@ -27,7 +27,8 @@ from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.explanation import attribution as explanation
 from lstm_sentiment.explanation.attribution import Explanation, explain
 from lstm_sentiment.explanation.drawing import reading, removal
-from lstm_sentiment.explanation.gates import look_inside, steps_of
+from lstm_sentiment.explanation.gates import look_inside
+from lstm_sentiment.models.cells import LSTM
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.text.tokenizers import Vocabulary
 
@@ -234,15 +235,15 @@ def test_explaining_does_not_change_the_model(trained: SentimentClassifier) -> N
 def test_steps_are_those_of_the_lstm() -> None:
     lstm, inputs = torch.nn.LSTM(4, 7), torch.randn(11, 4)
     lstm.requires_grad_(False)
-    steps = steps_of(lstm, inputs)
+    steps = LSTM().steps(lstm, inputs)
     hidden, (_, last_cell) = lstm(inputs)
     assert torch.allclose(steps.hidden, hidden, atol=1e-6)
-    assert torch.allclose(steps.cell[-1:], last_cell, atol=1e-6)
-    for gate in (steps.input, steps.forget, steps.output):
+    assert torch.allclose(steps.memory[-1:], last_cell, atol=1e-6)
+    for gate in steps.gates.values():
         assert 0 <= float(gate.min()) <= float(gate.max()) <= 1
     with torch.no_grad():  # PyTorch's second quarter is the forget gate
         lstm.bias_ih_l0[7:14] = 100.0
-    assert float(steps_of(lstm, inputs).forget.min()) > 0.999
+    assert float(LSTM().steps(lstm, inputs).gates["forget"].min()) > 0.999
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -260,19 +261,20 @@ def test_traces_are_those_of_the_truncated_text(kind: str, monkeypatch: pytest.M
         in_order = states[:, 0] if direction == "forward" else states[:, 0].flip(0)
         assert last[direction].shown == pytest.approx(in_order.abs().mean(dim=1).numpy(), abs=1e-6)
     for trace in traces:
-        assert all(((v >= 0) & (v <= 1)).all() for v in vars(trace).values() if isinstance(v, np.ndarray))
+        values = [*trace.gates.values(), trace.let_in, trace.kept, trace.shown]
+        assert all(((value >= 0) & (value <= 1)).all() for value in values)
         assert trace.kept[0 if trace.direction == "forward" else -1] == 1.0
 
 
 def test_retained_share_and_added_amount_follow_the_cell_state() -> None:
     model = untrained(bidirectional=False).model
     vectors = torch.randn(5, 6)
-    steps = steps_of(model.forward_lstms[0], vectors)  # type: ignore[arg-type]
+    steps = LSTM().steps(model.forward_lstms[0], vectors)  # type: ignore[arg-type]
     trace = look_inside(model, vectors)[0][0]
     for n in range(1, 5):
-        kept = sum(float(steps.forget[n, h] * steps.cell[n - 1, h].abs()) for h in range(5))
-        assert trace.kept[n] == pytest.approx(kept / float(steps.cell[n - 1].abs().sum()), abs=1e-6)
-        added = steps.cell[n] - steps.forget[n] * steps.cell[n - 1]
+        kept = sum(float(steps.keep[n, h] * steps.memory[n - 1, h].abs()) for h in range(5))
+        assert trace.kept[n] == pytest.approx(kept / float(steps.memory[n - 1].abs().sum()), abs=1e-6)
+        added = steps.memory[n] - steps.keep[n] * steps.memory[n - 1]
         assert trace.let_in[n] == pytest.approx(float(added.abs().mean()), abs=1e-6)
 
 
@@ -284,8 +286,8 @@ def test_pooling_shares(monkeypatch: pytest.MonkeyPatch) -> None:
         assert share.sum() == pytest.approx(1)
     assert shares["last"].tolist() == [0.5, 0, 0, 0, 0, 0.5]
     assert shares["mean"] == pytest.approx(1 / 6)
-    ahead = steps_of(model.forward_lstms[0], vectors).hidden  # type: ignore[arg-type]
-    back = steps_of(model.backward_lstms[0], vectors.flip(0)).hidden.flip(0)  # type: ignore[arg-type]
+    ahead = LSTM().steps(model.forward_lstms[0], vectors).hidden  # type: ignore[arg-type]
+    back = LSTM().steps(model.backward_lstms[0], vectors.flip(0)).hidden.flip(0)  # type: ignore[arg-type]
     states = torch.cat([ahead, back], dim=1)
     picked = [int(states[:, f].argmax()) for f in range(10)]
     assert shares["max"].tolist() == [picked.count(n) / 10 for n in range(6)]

@@ -12,7 +12,7 @@ from lstm_sentiment.checkpoints.quantization import SCALES, rows_per_scale
 from lstm_sentiment.checkpoints.run_folder import PACKED, Expectation
 from lstm_sentiment.checkpoints.untrusted_files import Table, classes_of_run, vocabulary_of, yaml_of
 from lstm_sentiment.config.command_line import read_config
-from lstm_sentiment.config.network_shapes import network_shapes
+from lstm_sentiment.config.network_shapes import GATES, network_shapes
 from lstm_sentiment.errors import CheckpointError, shown
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
@@ -179,7 +179,7 @@ def only_as_large(tables: Mapping[str, Table], run: Path) -> None:
     text, sizes = config.get("text", {}), config.get("model", {})
     size, hidden = (_size(sizes, name, 128) for name in ("embedding_size", "hidden_size"))
     rows = max(tokens, _size(text, "subwords", 1 << 14))
-    largest = max(rows * size, 4 * hidden * max(size, 2 * hidden), rows)
+    largest = max(rows * size, GATES * hidden * max(size, 2 * hidden), rows)
     for name, (_, shape) in model.items():
         if math.prod(shape) > largest:
             raise CheckpointError(f"{shown(name)} has the shape {shape}: config.yaml asks for less")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+GATES = 4  # matrices of H rows that PyTorch stacks in each weight of the recurrent cell
+
 
 def network_shapes(
     tokens: int, classes: int, *, subwords: int, ngrams: int, ngram_kind: str = "learned", **settings: Any
@@ -53,7 +55,7 @@ def lstm_shapes(
     >>> lstm_shapes(100, 3, embedding_size=8, hidden_size=4)["head.weight"]
     (3, 16)
     """
-    kinds, gates = pooling.split("+"), 4 * hidden_size
+    kinds, gates = pooling.split("+"), GATES * hidden_size
     features = hidden_size * (2 if bidirectional else 1)
     shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (vocabulary_size, embedding_size)}
     if subwords:

@@ -10,7 +10,8 @@ reversed. Its gate order is input, output, forget, cell; that of PyTorch input, 
              probabilities (B, C)      float32, calibrated
 
 Legend: B texts, T padded length, E embedding size, H hidden size, D directions, F = D·H features,
-X unknown tokens of a batch, K places per spelt token, V known tokens, C classes.
+X unknown tokens of a batch, K places per spelt token, V known tokens, C classes,
+G gates of the recurrent cell.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.models.cells import Cell
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import (
     HASH,
@@ -99,10 +101,10 @@ class _Graph:
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
 
-    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Add a node and return the name of its (first) output."""
+    def add(self, kind: str, *inputs: str, output: str = "", last: bool = False, **attributes: Any) -> str:
+        """Add a node and return the name of its output; with `last` a second one is named ``<name>_last``."""
         name = output or f"{kind}_{len(self._nodes)}"
-        outputs = [name, f"{name}_last"] if kind == "LSTM" else [name]
+        outputs = [name, f"{name}_last"] if last else [name]
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, name=name, **attributes))
         return name
 
@@ -254,10 +256,10 @@ def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_
     lstms: list[Any] = [model.forward_lstms[layer]]
     if len(model.backward_lstms):
         lstms.append(model.backward_lstms[layer])
-    weights = [_onnx_weights(lstm) for lstm in lstms]
+    weights = [_onnx_weights(lstm, model.cell) for lstm in lstms]
     inputs, recurrent, biases = (np.stack(parts) for parts in zip(*weights, strict=True))
     read_TDBH = graph.add(
-        "LSTM",
+        model.cell.operator,
         states,
         graph.weight(f"lstm{layer}.input", inputs),
         graph.weight(f"lstm{layer}.recurrent", recurrent),
@@ -265,6 +267,8 @@ def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_
         lengths_B,
         hidden_size=lstms[0].hidden_size,
         direction="bidirectional" if len(lstms) == 2 else "forward",
+        last=True,
+        **model.cell.onnx_attributes,
     )
     by_place_TBDH = graph.add("Transpose", read_TDBH, perm=[0, 2, 1, 3])
     last_BDH = graph.add("Transpose", f"{read_TDBH}_last", perm=[1, 0, 2])
@@ -283,15 +287,15 @@ def _real(graph: _Graph) -> str:
     return graph.add("Unsqueeze", graph.add("Less", place_T1, "lengths"), graph.numbers(2))
 
 
-def _onnx_weights(lstm: Any) -> tuple[Array, Array, Array]:
-    """Return input (4H, E) and recurrent (4H, H) weights and both biases (8H,), gates in ONNX's order."""
+def _onnx_weights(layer: Any, cell: Cell) -> tuple[Array, Array, Array]:
+    """Return input (G·H, E), recurrent (G·H, H) weights and both biases (2·G·H,), gates in ONNX's order."""
 
     def reordered(weight: Tensor) -> Array:
-        input_gate, forget_gate, cell, output_gate = np.split(_array(weight), 4)
-        return np.concatenate([input_gate, output_gate, forget_gate, cell])
+        gates = np.split(_array(weight), len(cell.onnx_gates))
+        return np.concatenate([gates[of] for of in cell.onnx_gates])
 
-    biases = np.concatenate([reordered(lstm.bias_ih_l0), reordered(lstm.bias_hh_l0)])
-    return reordered(lstm.weight_ih_l0), reordered(lstm.weight_hh_l0), biases
+    biases = np.concatenate([reordered(layer.bias_ih_l0), reordered(layer.bias_hh_l0)])
+    return reordered(layer.weight_ih_l0), reordered(layer.weight_hh_l0), biases
 
 
 def _to_int8(values: Array) -> tuple[Array, Array]:

@@ -50,7 +50,8 @@ def applies(values_TBX: Tensor, lstms: Sequence[nn.LSTM]) -> bool:
     False
     """
     return (
-        applies_to(values_TBX, *(weight for lstm in lstms for weight in lstm.parameters()))
+        all(isinstance(lstm, nn.LSTM) for lstm in lstms)
+        and applies_to(values_TBX, *(weight for lstm in lstms for weight in lstm.parameters()))
         and not torch.is_autocast_enabled("cpu")
         and lstms[0].hidden_size % HIDDEN_MULTIPLE == 0
     )

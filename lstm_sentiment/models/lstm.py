@@ -6,23 +6,22 @@ P pooled features, C classes, X unknown tokens of a batch, K places per spelt to
 A padded batch never reaches `nn.LSTM(bidirectional=True)`, which would read the padding first when
 it reads backwards, nor a PackedSequence, with which neither oneDNN nor cuDNN uses its fast kernels.
 Each layer is a pair of one-direction LSTMs instead; the second one reads every row reversed within
-its own length, so that padding stays behind the text and has no influence. In fp32 on a CPU a compiled
-kernel computes both directions where it is available (see `kernels.lstm`).
+its own length, so that padding stays behind the text and has no influence. `cells` has the recurrent cell.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.kernels import lstm as recurrence
 from lstm_sentiment.kernels import pooling as kernel
+from lstm_sentiment.models.cells import LSTM, Cell
 from lstm_sentiment.models.pooling import States, pooling_of
-from lstm_sentiment.models.reversal import by_place, reversal, reversed_texts
+from lstm_sentiment.models.reversal import by_place, reversal
 from lstm_sentiment.text.subwords import FoldedVectors, SubwordVectors, nothing_spelt, table, word_ids
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
@@ -52,6 +51,8 @@ class SentimentLSTM(nn.Module):
     (torch.Size([2, 3]), True)
     """
 
+    cell: ClassVar[Cell] = LSTM()
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -77,9 +78,9 @@ class SentimentLSTM(nn.Module):
         self.embedding = table(nn.Embedding, vocabulary_size, embedding_size, initial=initial)
         self.subwords = subwords
         self.folded: FoldedVectors | None = None
-        self.forward_lstms = nn.ModuleList(nn.LSTM(size, hidden_size) for size in sizes)
+        self.forward_lstms = nn.ModuleList(self.cell.module(size, hidden_size) for size in sizes)
         self.backward_lstms = nn.ModuleList(
-            nn.LSTM(size, hidden_size) for size in (sizes if bidirectional else [])
+            self.cell.module(size, hidden_size) for size in (sizes if bidirectional else [])
         )
         self.attention = nn.Linear(features, 1, bias=False) if "attention" in self.pooling else None
         self.dropout = dropout
@@ -178,7 +179,7 @@ class SentimentLSTM(nn.Module):
             if layer:
                 states = self._drop(by_place(read, reversal(len(states), lengths_B)))
             lstms = [lstms[layer] for lstms in (self.forward_lstms, self.backward_lstms) if len(lstms)]
-            read = _read_layer(states, lengths_B, lstms)
+            read = self.cell.read(states, lengths_B, lstms)
         return read
 
     def _drop_words(self, tokens_TB: Tensor) -> Tensor:
@@ -197,26 +198,8 @@ class SentimentLSTM(nn.Module):
         with torch.no_grad():
             self.embedding.weight[PAD] = 0.0
         for lstm in (*self.forward_lstms, *self.backward_lstms):
-            for name, parameter in lstm.named_parameters():
-                if "weight_hh" in name:
-                    for gate in parameter.chunk(4):
-                        nn.init.orthogonal_(gate)
-                elif "weight_ih" in name:
-                    nn.init.xavier_uniform_(parameter)
-                else:
-                    nn.init.zeros_(parameter)
-                    if "bias_ih" in name:  # forget gate open at first (Jozefowicz et al. 2015)
-                        nn.init.ones_(parameter.chunk(4)[1])
-
-
-def _read_layer(values_TBX: Tensor, lengths_B: Tensor, lstms: list[Any]) -> list[Tensor]:
-    """Return the states (T, B, H) of a layer's one or two directions, in the order that each reads in."""
-    if recurrence.applies(values_TBX, lstms):
-        return recurrence.read(values_TBX, lengths_B, lstms)
-    orders = [values_TBX]
-    if len(lstms) > 1:
-        orders.append(reversed_texts(values_TBX, reversal(len(values_TBX), lengths_B)))
-    return [lstm(order_TBX)[0] for lstm, order_TBX in zip(lstms, orders, strict=True)]
+            assert isinstance(lstm, nn.RNNBase)
+            self.cell.initialise(lstm)
 
 
 def _dropout_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Tensor:
