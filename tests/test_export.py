@@ -398,18 +398,12 @@ def test_the_folder_has_only_its_documented_files(exported: Path, classifier: Se
     assert facts["bytes"] == {"float32": (exported / "model.onnx").stat().st_size}
 
 
-def swapped_gates(lstm: Any) -> Any:
-    """A common bug: PyTorch's order of gates."""
-    parts = [lstm.weight_ih_l0, lstm.weight_hh_l0, torch.cat([lstm.bias_ih_l0, lstm.bias_hh_l0])]
-    return tuple(part.numpy() for part in parts)
-
-
 def test_a_graph_with_other_predictions_is_not_kept(
     trained_run: Path, classifier: SentimentClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "onnx"
     with monkeypatch.context() as patch:
-        patch.setattr(onnx_graph, "_onnx_weights", swapped_gates)
+        patch.setattr(type(classifier.model.cell), "onnx_gates", (0, 1, 2, 3))  # PyTorch's order
         with pytest.raises(
             CheckpointError, match=r"not exported.*differ from those of PyTorch by 0\.\d+ for '"
         ):
@@ -417,7 +411,7 @@ def test_a_graph_with_other_predictions_is_not_kept(
         assert list(tmp_path.iterdir()) == []
     export(classifier, trained_run, out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    monkeypatch.setattr(onnx_graph, "_onnx_weights", swapped_gates)
+    monkeypatch.setattr(type(classifier.model.cell), "onnx_gates", (0, 1, 2, 3))
     with pytest.raises(CheckpointError):
         export(classifier, trained_run, out, overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

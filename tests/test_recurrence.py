@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lstm_sentiment.kernels import lstm as recurrence
 from lstm_sentiment.kernels.library import CAPABLE, library
-from lstm_sentiment.models.lstm import _read_layer
+from lstm_sentiment.models.cells import LSTM
 
 COMPILED = library() is not None
 needs_kernel = pytest.mark.skipif(not COMPILED, reason="no compiled LSTM on this machine")
@@ -304,7 +304,8 @@ def test_mismatched_shapes_are_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["hidden", "double", "no kernel", pytest.param("autocast", marks=needs_kernel), "none of them"]
+    "case",
+    ["hidden", "double", "no kernel", "GRU", pytest.param("autocast", marks=needs_kernel), "none of them"],
 )
 def test_the_kernel_is_used_only_if_equivalent(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if case == "no kernel":
@@ -312,6 +313,8 @@ def test_the_kernel_is_used_only_if_equivalent(case: str, monkeypatch: pytest.Mo
     lstms, values_TBX = make_layer(8, 20 if case == "hidden" else 16, 2), torch.randn(5, 2, 8)
     if case == "double":
         values_TBX, lstms = values_TBX.double(), [lstm.double() for lstm in lstms]
+    if case == "GRU":
+        lstms = [nn.GRU(8, 16), nn.GRU(8, 16)]  # type: ignore[list-item]
     with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
         assert recurrence.applies(values_TBX, lstms) == (case == "none of them" and COMPILED)
 
@@ -320,9 +323,9 @@ def test_the_kernel_is_used_only_if_equivalent(case: str, monkeypatch: pytest.Mo
 def test_pytorch_gives_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without the kernel gives the same predictions for a checkpoint."""
     lengths_B, lstms, values_TBX = torch.tensor([5, 3, 1]), make_layer(8, 16, 2), torch.randn(5, 3, 8)
-    found = _read_layer(values_TBX, lengths_B, lstms)
+    found = LSTM().read(values_TBX, lengths_B, lstms)
     monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
-    expected = _read_layer(values_TBX, lengths_B, lstms)
+    expected = LSTM().read(values_TBX, lengths_B, lstms)
     for found_TBH, expected_TBH in zip(found, expected, strict=True):
         expected_TBH = expected_TBH * real(lengths_B, 5)
         torch.testing.assert_close(found_TBH, expected_TBH, atol=1e-6, rtol=0)
