@@ -753,6 +753,15 @@ def test_the_only_candidate_is_picked(candidates: tuple[str, ...]) -> None:
         assert pick_column("auto", ["id", name, "date"], candidates=candidates, key="k", file="f") == name
 
 
+@pytest.mark.parametrize("rating", ["rating", "Stars", "score", "target"])
+def test_a_rating_is_the_label_if_there_is_no_other(rating: str) -> None:
+    how: dict[str, Any] = {"candidates": LABEL_COLUMNS, "key": "data.label_column", "file": "a.csv"}
+    assert pick_column("auto", ["text", rating], **how) == rating
+    assert pick_column("auto", [rating, "sentiment"], **how) == "sentiment"
+    with pytest.raises(DataError, match=r"several of .* among its columns"):
+        pick_column("auto", [rating, "rating " if rating != "rating" else "stars"], **how)
+
+
 def test_a_named_column_is_used() -> None:
     columns = ["text", "review"]
     assert pick_column("review", columns, candidates=TEXT_COLUMNS, key="k", file="f") == "review"

@@ -31,6 +31,7 @@ from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import new_network
 from lstm_sentiment.system.devices import lstm_takes_bf16
 from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.training import progress
 from lstm_sentiment.training.classification import Classification
 from lstm_sentiment.training.losses import Loss, cross_entropy
 from lstm_sentiment.training.protocols import Watch
@@ -681,3 +682,16 @@ def bytes_of(groups: Mapping[str, Weights]) -> bytes:
 
 def without_speed(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in entry.items() if name != "tokens_per_s"} for entry in log]
+
+
+@pytest.mark.parametrize("between_s", [0.0, 1000.0])
+def test_without_a_terminal_progress_is_logged_at_intervals(
+    between_s: float, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LOG_EVERY_S", between_s)
+    with caplog.at_level("INFO"), progress.Progress(1, epochs=3, step=40, steps=1200, shown=True) as bar:
+        for step in range(40, 1200):
+            bar.advance("loss 0.5" if step % 400 == 0 else "")
+    found = [re.sub(r"\d+ s left", "N s left", record.getMessage()) for record in caplog.records]
+    lines = [f"epoch 2/3  step {n} of 1,200  loss 0.5  N s left in this epoch" for n in ("401", "801")]
+    assert found == ([] if between_s else lines)

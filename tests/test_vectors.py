@@ -15,9 +15,11 @@ import pytest
 import torch
 from conftest import write_csv
 
-from lstm_sentiment.config.sections import DataConfig, TextConfig
+from lstm_sentiment.adaptation.resolving import resolve
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
 from lstm_sentiment.data.corpus import prepare
-from lstm_sentiment.data.word_vectors import PretrainedVectors, load_vectors, vector_words
+from lstm_sentiment.data.word_vectors import PretrainedVectors, load_vectors, vector_size, vector_words
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.text.tokenizers import Vocabulary
 
@@ -138,7 +140,29 @@ def test_vectors_of_another_size_are_refused_with_the_expected_size(tmp_path: Pa
     )
 
 
-def test_a_name_tells_its_size_before_anything_is_downloaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("header", ["", f"1 {SIZE}\n"])
+def test_embeddings_have_the_size_of_the_vectors_unless_it_is_set(tmp_path: Path, header: str) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(header + as_lines(rows_of(1)))
+    config = Config(pretrained=None, text=TextConfig(vectors=str(file)))
+    assert resolve(config, frozenset(), cache=tmp_path).config.model.embedding_size == SIZE
+    given = frozenset({"model.embedding_size"})
+    assert resolve(config, given, cache=tmp_path).config.model.embedding_size == ModelConfig().embedding_size
+
+
+def test_the_size_of_named_vectors_is_known_without_downloading(tmp_path: Path) -> None:
+    assert vector_size("glove.6B.50d", cache=tmp_path) == 50
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "7 6\n", "one\ntwo\n"])
+def test_a_file_without_vectors_has_no_size(tmp_path: Path, content: str) -> None:
+    (tmp_path / "vectors.txt").write_text(content)
+    with pytest.raises(ConfigError, match=r"has no 'word number number \.\.\.' lines"):
+        vector_size(str(tmp_path / "vectors.txt"), cache=tmp_path)
+
+
+def test_the_size_of_a_name_is_checked_before_anything_is_downloaded(tmp_path: Path) -> None:
     for name, size in ("glove.6B.100d", 100), ("glove.840B.300d", 300), ("fasttext.en.300d", 300):
         with pytest.raises(ConfigError, match=f"set model.embedding_size {size}"):
             load_vectors(name, Vocabulary(["w1"]), size=64, seed=0, cache=tmp_path)

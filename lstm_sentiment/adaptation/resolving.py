@@ -21,6 +21,8 @@ from lstm_sentiment.checkpoints.untrusted_files import yaml_of
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.splits import TooFewRowsError
+from lstm_sentiment.data.token_store import cache_folder
+from lstm_sentiment.data.word_vectors import vector_size
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
 
 log = logging.getLogger(__name__)
@@ -113,7 +115,8 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
     start, why = _start_of(config, given)
     _refuse_null(config, given, start)
     if start is None:
-        return Plan(config=dataclasses.replace(config, pretrained=None) if why else config, why=why)
+        config = dataclasses.replace(config, pretrained=None) if why else config
+        return Plan(config=_as_large_as_vectors(config, given), why=why)
     set_aside = "data.validation" in given
     chosen: dict[str, Any] = {} if set_aside else {"data.validation": None}
     config = dataclasses.replace(start.applied(config, given), pretrained=start.name)
@@ -136,6 +139,15 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
         + ("" if set_aside else _held_out(adapt))
         + _learned_before(start, config),
     )
+
+
+def _as_large_as_vectors(config: Config, given: frozenset[str]) -> Config:
+    """Return a configuration whose embeddings have the size of its pretrained vectors, unless it was set."""
+    if config.text.vectors is None or "model.embedding_size" in given:
+        return config
+    size = vector_size(config.text.vectors, cache=cache_folder())
+    log.info("model.embedding_size is %d, as in text.vectors", size)
+    return replaced(config, {"model.embedding_size": size})
 
 
 def _adapt_of(config: Config, given: frozenset[str], rows: int, *, cross_validated: bool) -> tuple[str, str]:

@@ -103,7 +103,7 @@ class DataConfig:
         text_column: column with the text; auto takes the only one of text, review, sentence,
             tweet, comment that the file has.
         label_column: column with the label; auto takes the only one of label, sentiment, class,
-            polarity that the file has.
+            polarity that the file has, or else of rating, stars, score, target.
         labels: class names in the order wanted, or a map from labels in the file to class names,
             such as {0: negative, 1: positive}; several codes may share a name, and rows of a code
             whose name is null are excluded. A map of only such codes, {mixed: null}, leaves the others
@@ -269,7 +269,7 @@ class ModelConfig:
     """The network.
 
     Args:
-        embedding_size: size of a token embedding.
+        embedding_size: size of a token embedding; unless it is set, that of `text.vectors` if there are any.
         hidden_size: size of the LSTM's hidden state, per direction.
         layers: number of stacked LSTM layers.
         bidirectional: add a backward LSTM.

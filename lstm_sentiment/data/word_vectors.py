@@ -99,6 +99,28 @@ def load_vectors(
         return _match(places, vectors_NE, vocabulary, seed)
 
 
+def vector_size(name: str, *, cache: Path) -> int:
+    """Return the number of values of each vector in a file or of a torchtext name (see `load_vectors`).
+
+    Raises:
+        ConfigError: no such file or name, or no vectors in it.
+
+    >>> file = Path(tempfile.mkdtemp()) / "vectors.txt"
+    >>> _ = file.write_text("2 3\\ngood 0.5 0.1 0\\nbad -0.4 0.2 0\\n")
+    >>> vector_size(str(file), cache=file.parent)
+    3
+    """
+    if not local_path(name).is_file():
+        _address(name)
+        return int(name.rpartition(".")[2][:-1])
+    with _opened(name, cache) as file:
+        for line in itertools.islice(_lines(file, name), 2):  # the first may be a header of two numbers
+            numbers = line.rstrip().partition(b" ")[2]
+            if numbers.count(b" "):
+                return numbers.count(b" ") + 1
+    raise ConfigError(f"{name} has no 'word number number ...' lines", key=KEY)
+
+
 def vector_words(name: str, most: int, *, cache: Path) -> list[str]:
     """Return the first words of a vector file or of a torchtext name (see `load_vectors`).
 

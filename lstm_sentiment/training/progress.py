@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,61 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 
 
-def progress_bar(epoch: int, *, epochs: int, step: int, steps: int, shown: bool) -> tqdm[Any]:
-    """Return a progress bar for an epoch (0-based), shown only on a terminal."""
-    return tqdm(
-        total=steps,
-        initial=step,
-        desc=f"epoch {epoch + 1}/{epochs}",
-        unit="step",
-        leave=False,
-        disable=not (shown and log.isEnabledFor(logging.INFO) and sys.stderr.isatty()),
-    )
+LOG_EVERY_S = 30.0  # seconds between log lines within an epoch where there is no terminal
+
+
+class Progress:
+    """Progress within an epoch: a bar on a terminal, otherwise a log line every `LOG_EVERY_S` seconds.
+
+    Args:
+        epoch: 0-based.
+        epochs: in total.
+        step: steps of the epoch that were done before.
+        steps: of the epoch.
+        shown: False for none.
+
+    >>> with Progress(0, epochs=3, step=0, steps=2, shown=True) as progress:
+    ...     progress.advance("loss 0.693")
+    """
+
+    def __init__(self, epoch: int, *, epochs: int, step: int, steps: int, shown: bool) -> None:
+        self._name, self._steps, self._first, self._done = f"epoch {epoch + 1}/{epochs}", steps, step, step
+        self._started = self._logged = time.monotonic()
+        self._shown = shown and log.isEnabledFor(logging.INFO)
+        on_terminal = self._shown and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps, initial=step, desc=self._name, unit="step", leave=False, disable=not on_terminal
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def advance(self, state: str = "") -> None:
+        """Count one step.
+
+        Args:
+            state: shown after the count, such as the loss; empty to leave what is shown.
+        """
+        self._done += 1
+        self._bar.update(1)
+        if not state or not self._shown:
+            return
+        if not self._bar.disable:
+            self._bar.set_postfix_str(state)
+            return
+        now = time.monotonic()
+        if now - self._logged >= LOG_EVERY_S and self._done < self._steps:
+            self._logged = now
+            left_s = (now - self._started) / (self._done - self._first) * (self._steps - self._done)
+            log.info(
+                "%s  step %s of %s  %s  %.0f s left in this epoch",
+                self._name, f"{self._done:,}", f"{self._steps:,}", state, left_s,
+            )  # fmt: skip
 
 
 def report_first_loss(first_loss: float, classes: int) -> None:

@@ -31,7 +31,7 @@ from lstm_sentiment.system.devices import DTYPES, out_of_memory_as_error, seed_r
 from lstm_sentiment.system.distributed import Processes, wrap_ddp
 from lstm_sentiment.training.nonfinite import culprits_of
 from lstm_sentiment.training.optimizer import adamw, clip, load_optimizer, optimizer_tensors
-from lstm_sentiment.training.progress import progress_bar, report_first_loss
+from lstm_sentiment.training.progress import Progress, report_first_loss
 from lstm_sentiment.training.protocols import CheckpointStore, Scalars, Task, TrainingState, Watch
 from lstm_sentiment.training.schedule import ema_decay_at, learning_rate_at, step_seed
 
@@ -111,21 +111,22 @@ class Trainer:
             started = time.perf_counter()
             plan = self._plan(state.epoch)
             tokens, trained_s = 0, 0.0
-            with progress_bar(
+            with Progress(
                 state.epoch,
                 epochs=config.epochs,
                 step=state.step_in_epoch,
                 steps=len(plan),
                 shown=self.processes.is_main,
-            ) as bar:
+            ) as progress:
                 for index in range(state.step_in_epoch, len(plan)):
                     loss = self._step(plan[index])
                     tokens += sum(int(self.train.lengths[rows].sum()) for rows in plan[index])
                     state.step_in_epoch = index + 1
-                    bar.update(1)
+                    shown = ""
                     if index % 10 == 0:
                         speed = tokens / (trained_s + time.perf_counter() - started)
-                        bar.set_postfix_str(f"loss {loss:.3f}, {self._best()}, {speed:,.0f} tokens/s")
+                        shown = f"loss {loss:.3f}  {self._best()}  {speed:,.0f} tokens/s"
+                    progress.advance(shown)
                     self._stop_if_asked(started)
                     if state.step % config.checkpoint_every == 0 and index + 1 < len(plan):
                         trained_s += time.perf_counter() - started

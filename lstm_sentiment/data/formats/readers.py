@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXT_COLUMNS = ("text", "review", "sentence", "tweet", "comment")
-LABEL_COLUMNS = ("label", "sentiment", "class", "polarity")
+RATING_COLUMNS = ("rating", "stars", "score", "target")  # used where there is no other column of labels
+LABEL_COLUMNS = ("label", "sentiment", "class", "polarity", *RATING_COLUMNS)
 CHUNK_ROWS = 5_000
 CHUNK_BYTES = 4 << 20  # a chunk ends with the row that reaches this size
 HEADED = (*DELIMITERS, ".xlsx")  # formats that may lack a header
@@ -118,6 +119,8 @@ def pick_column(
 ) -> str:
     """Return the column to use: the named one, or with ``auto`` the only candidate.
 
+    With ``auto``, a column of `RATING_COLUMNS` counts only if there is no other candidate.
+
     Args:
         wanted: a name, or ``auto``.
         columns: that the file has.
@@ -141,6 +144,7 @@ def pick_column(
         hint = did_you_mean(wanted, columns)
         raise DataError(f"no column {shown(wanted)} ({key}); the file has {here}.{hint}", file=file)
     found = [c for c in columns if c.strip().lower() in candidates]
+    found = [c for c in found if c.strip().lower() not in RATING_COLUMNS] or found
     if len(found) == 1:
         return found[0]
     problem = f"several of {', '.join(candidates)}" if found else f"none of {', '.join(candidates)}"
