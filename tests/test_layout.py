@@ -25,7 +25,7 @@ FLOORS = [
     "system cli",
     "text config",
     "checkpoints data",
-    "models evaluation",
+    "models evaluation provenance",
     "training prediction",
     "adaptation reporting deployment",
     "experiment explanation",

@@ -7,6 +7,7 @@
       last.previous/                                 the previous one, in case `last` is damaged
       */state.json  */manifest.json                  facts; sha256 and size of every file
       metrics.json  log.jsonl  environment.json
+      trained_texts.safetensors  held_out_rows.csv   what it was trained on, and was not (see `provenance`)
       tensorboard/                                   curves, optional
       .lock                                          while training: the process (see `lock`)
 
@@ -66,7 +67,13 @@ PACKED = "packed"  # fact that says how the tensors of a checkpoint are packed (
 EXPORTED = "onnx"  # default output of `export`
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
-OWN_FILES |= {"evaluation.json", "report.html", "status.json"}
+OWN_FILES |= {
+    "evaluation.json",
+    "report.html",
+    "status.json",
+    "trained_texts.safetensors",
+    "held_out_rows.csv",
+}
 SOON_READ = 256 << 20  # bytes that can be hashed in a fraction of a second
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # temporary files and folders of killed processes
 Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]

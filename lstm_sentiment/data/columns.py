@@ -104,7 +104,7 @@ class Rows:
             groups = column_texts(chunk, wanted.group, name)
             self.groups.extend(group_number(numbers, group) for group in groups)
         self._take_weights(chunk, columns)
-        self.hashes.extend(map(_text_hash, texts))
+        self.hashes.extend(map(text_hash, texts))
         self.lines.extend(chunk.lines.tolist())
         self.phrases.extend(chunk.frame[PHRASE] if wanted.phrases else [False] * len(texts))
         self.replaced += sum(REPLACEMENT in text for text in texts)
@@ -147,6 +147,11 @@ class Rows:
         self.labels.extend(label_number(numbers, label, file=name, line=line) for label, line in labels)
 
 
-def _text_hash(text: str) -> int:
+def text_hash(text: str) -> int:
+    """Return a 64-bit hash of a text, without white space at its ends.
+
+    >>> text_hash(" so-so\\n") == text_hash("so-so")
+    True
+    """
     stripped = text.strip().encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(stripped, digest_size=8).digest(), "little")

@@ -41,6 +41,8 @@ from lstm_sentiment.models.network import (
     lstm_of,
     new_network,
 )
+from lstm_sentiment.provenance.held_out_rows import write_held_out_rows
+from lstm_sentiment.provenance.trained_texts import TrainedTexts
 from lstm_sentiment.reporting.report import check_extra, write_report
 from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.distributed import Processes
@@ -90,6 +92,9 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         report_model(model, config, machine, processes.world_size)
         if checkpoint is None:
             session.begin(config, corpus, cache=cache)
+            if processes.is_main:
+                TrainedTexts.of(corpus.train).write(folder.path)
+                write_held_out_rows(folder.path, corpus)
         if frozen:
             metrics = run_frozen(
                 folder, config, corpus, model, frozen, device=device, processes=processes, facts=facts

@@ -279,6 +279,11 @@ class SentimentClassifier(Published):
         rows, spelling_XK = number_unknown(encoded, len(self.vocabulary), self.config.text.subwords)
         return rows, torch.from_numpy(spelling_XK)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """How the run splits a text into tokens."""
+        return self._tokenizer
+
     def tokens(self, text: str) -> list[str]:
         """Return a text's tokens as the model reads them, truncated; none for an empty text."""
         tokens = self._tokenizer(text)

@@ -1,0 +1,1 @@
+"""Which texts a run was trained on, and which rows were held out."""

@@ -1,0 +1,45 @@
+"""List the validation and test rows of a run, so that others can be scored on the same rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.errors import without_secrets
+from lstm_sentiment.system.files import write_atomically
+
+FILE = "held_out_rows.csv"
+COLUMNS = ("split", "source", "line", "label")
+
+
+def write_held_out_rows(run: Path, corpus: Corpus) -> None:
+    """Write the validation and test rows as a CSV file with the columns split, source, line and label.
+
+    ``line`` is the 1-based line of the row in its source; for formats without lines, such as Parquet, it is
+    the row number. A cross-validated run without a test split has no rows here.
+
+    Args:
+        run: folder of the run.
+        corpus: its rows.
+
+    Raises:
+        DiskError: the file cannot be written.
+
+    Example::
+
+        write_held_out_rows(Path("runs/sentiment"), corpus)
+    """
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    for name, split in corpus.splits.items():
+        if name == "train":
+            continue
+        source = without_secrets(split.store.name)
+        lines, order = split.store.lines[split.rows], np.argsort(split.rows, kind="stable")
+        writer.writerows((name, source, int(lines[row]), corpus.labels[split.labels[row]]) for row in order)
+    write_atomically(run / FILE, out.getvalue().encode("utf-8", "surrogatepass"))

@@ -1,0 +1,113 @@
+"""Training texts are recognised, exactly and nearly; held-out rows are listed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_sentiment import load
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.errors import CheckpointError
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.provenance.sketches import BITS, similar, sketches
+from lstm_sentiment.provenance.trained_texts import FILE, TrainedTexts
+
+WORDS = [f"w{i}" for i in range(400)]
+
+
+def sketch(*texts: list[int]) -> np.ndarray:
+    lengths_R = np.array([len(text) for text in texts])
+    return sketches(np.array([i for text in texts for i in text]), lengths_R, WORDS)[0]
+
+
+def pair(jaccard: float, size: int, random: np.random.Generator) -> tuple[list[int], list[int]]:
+    """Return two sets of tokens with about this Jaccard index."""
+    shared = round(2 * size * jaccard / (1 + jaccard))
+    drawn = random.permutation(len(WORDS)).tolist()
+    return drawn[:size], drawn[size - shared : 2 * size - shared]
+
+
+@pytest.mark.parametrize(
+    ("jaccard", "least", "most"), [(0.95, 0.99, 1), (0.85, 0.9, 1), (0.5, 0, 0.02), (0.1, 0, 0)]
+)
+def test_similar_texts_are_found_at_the_stated_rates(jaccard: float, least: float, most: float) -> None:
+    random = np.random.default_rng(0)
+    pairs = [pair(jaccard, 60, random) for _ in range(200)]
+    found = [similar(sketch(one), sketch(other))[0] for one, other in pairs]
+    assert least <= np.mean(found) <= most
+
+
+def test_the_estimate_is_the_jaccard_index_on_average() -> None:
+    random = np.random.default_rng(1)
+    for jaccard in (0.3, 0.6, 0.9):
+        estimates = []
+        for _ in range(100):
+            one, other = pair(jaccard, 50, random)
+            truth = len({*one} & {*other}) / len({*one} | {*other})
+            differing = np.unpackbits(sketch(one) ^ sketch(other)).sum()
+            estimates.append(1 - 2 * differing / BITS - truth)
+        assert abs(np.mean(estimates)) < 0.03
+
+
+@given(st.lists(st.lists(st.integers(0, 399), max_size=12), min_size=1, max_size=9), st.randoms())
+@settings(max_examples=40)
+def test_a_sketch_depends_on_the_set_of_tokens_alone(texts: list[list[int]], random: object) -> None:
+    together = sketch(*texts)
+    for text, row in zip(texts, together, strict=True):
+        shuffled = sorted({*text}, key=lambda i: (i * 7919) % 401) * 2
+        assert (sketch(shuffled)[0] == row).all()
+
+
+def test_short_texts_have_no_sketch() -> None:
+    bits_RK, sketched_R = sketches(np.array([0, 1, 2, 3, 3, 0, 1, 2, 3, 4]), np.array([5, 0, 5]), WORDS)
+    assert sketched_R.tolist() == [False, False, True]
+    assert not bits_RK[:2].any()
+
+
+def test_a_run_recognises_its_training_texts_and_lists_the_others(
+    configure: Callable[..., Config], reviews: Path, tmp_path: Path
+) -> None:
+    run(configure("--trainer.epochs=1", "--data.validation=0.2", "--data.test=0.2"))
+    with reviews.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    with (tmp_path / "run" / "held_out_rows.csv").open(encoding="utf-8", newline="") as file:
+        held_out = list(csv.DictReader(file))
+    lines = {int(row["line"]) for row in held_out}
+    assert {row["split"] for row in held_out} == {"validation", "test"}
+    assert {row["source"] for row in held_out} == {str(reviews)}
+    assert all(rows[int(row["line"]) - 2][1] == row["label"] for row in held_out)
+
+    classifier = load(tmp_path / "run")
+    kept = TrainedTexts.read(tmp_path / "run")
+    assert kept is not None
+    texts = [text for text, _ in rows]
+    seen = kept.seen(texts, classifier.tokenizer)
+    trained = {text for line, text in enumerate(texts, start=2) if line not in lines}
+    assert seen.exactly.tolist() == [text in trained for text in texts]
+    longest = max(trained, key=len)
+    changed = kept.seen([f" {longest}\n", f"{longest} !", "nothing like it at all"], classifier.tokenizer)
+    assert (changed.exactly.tolist(), changed.nearly.tolist()) == ([True, False, False], [False, True, False])
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other tensors", "a link"])
+def test_damaged_hashes_are_refused(damage: str, trained_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / FILE
+    content = (trained_run / FILE).read_bytes()
+    if damage == "a link":
+        file.symlink_to(trained_run / FILE)
+    elif damage == "truncated":
+        file.write_bytes(content[:-9])
+    else:
+        file.write_bytes((trained_run / "best" / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=FILE):
+        TrainedTexts.read(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_has_no_hashes(tmp_path: Path) -> None:
+    assert TrainedTexts.read(tmp_path) is None
