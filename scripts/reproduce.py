@@ -316,7 +316,7 @@ def linear_baseline(config: Config, *, seed: int, test: str, metric: str) -> dic
     """Score TF-IDF with logistic regression, fitted on the training rows only; with its seconds."""
     from lstm_sentiment.data.corpus import prepare
     from lstm_sentiment.data.token_store import cache_folder
-    from lstm_sentiment.evaluation.baselines import baseline_scores
+    from lstm_sentiment.linear.baselines import baseline_scores
 
     data = dataclasses.replace(config.data, test=test)
     corpus = prepare(data, config.text, seed=seed, cache=cache_folder())

@@ -26,7 +26,6 @@ import lstm_sentiment
 from lstm_sentiment import train as train_command
 from lstm_sentiment.adaptation.finetuning import _sample
 from lstm_sentiment.adaptation.heads import PENALTIES, fit_head
-from lstm_sentiment.adaptation.linear import folds_of
 from lstm_sentiment.adaptation.resolving import finetuning_for, resolve, user_keys
 from lstm_sentiment.adaptation.stacking import choose_blend
 from lstm_sentiment.adaptation.start import load_start
@@ -38,6 +37,7 @@ from lstm_sentiment.estimator import SentimentEstimator
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.experiment.final_evaluation import _gate
 from lstm_sentiment.experiment.train import run
+from lstm_sentiment.linear.logistic_regression import folds_of
 from lstm_sentiment.models.network import WideAndDeep, new_network
 from lstm_sentiment.text.tokenizers import Vocabulary
 

@@ -18,9 +18,10 @@ from lstm_sentiment.config.schema import METRICS
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
-from lstm_sentiment.evaluation import baselines, metrics
-from lstm_sentiment.evaluation.baselines import baseline_scores
+from lstm_sentiment.evaluation import metrics
 from lstm_sentiment.evaluation.metrics import better, confusion_scores, metrics_of, report_lines, score
+from lstm_sentiment.linear import baselines
+from lstm_sentiment.linear.baselines import baseline_scores
 
 LABELS = ["negative", "neutral", "positive"]
 PREDICTED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)

@@ -9,11 +9,11 @@ import pytest
 from conftest import CLUES
 from scipy.special import log_softmax, softmax
 
-from lstm_sentiment.adaptation.class_bias import BALANCED_METRICS, choose_class_bias, expected_score
-from lstm_sentiment.adaptation.linear import folds_of
 from lstm_sentiment.adaptation.stacking import choose_blend
 from lstm_sentiment.evaluation.calibration import fit_calibration
+from lstm_sentiment.evaluation.class_bias import BALANCED_METRICS, choose_class_bias, expected_score
 from lstm_sentiment.evaluation.metrics import calibration_error, score
+from lstm_sentiment.linear.logistic_regression import folds_of
 
 NAMES = list(CLUES)
 PRIOR = (0.12, 0.13, 0.75)

@@ -26,7 +26,7 @@ FLOORS = [
     "text config",
     "checkpoints data",
     "models evaluation provenance",
-    "training prediction",
+    "training prediction linear",
     "adaptation reporting deployment",
     "experiment explanation",
     "pretraining diagnostics starter estimator",

@@ -15,9 +15,15 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from lstm_sentiment.adaptation.linear import ROUGH, STRENGTHS, fit_branch, folds_of, logistic_regression
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import TokenStore
+from lstm_sentiment.linear.logistic_regression import (
+    ROUGH,
+    STRENGTHS,
+    fit_branch,
+    folds_of,
+    logistic_regression,
+)
 from lstm_sentiment.models.network import TfidfBranch
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
 

@@ -15,7 +15,6 @@ from test_estimator import FRESH, LABELS, TEXTS, tiny
 
 from lstm_sentiment import SentimentEstimator
 from lstm_sentiment.adaptation.heads import fit_head
-from lstm_sentiment.adaptation.linear import fit_branch, folds_of
 from lstm_sentiment.adaptation.stacking import choose_blend, standard_error_of_difference
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare
@@ -23,6 +22,7 @@ from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.evaluation.calibration import fit_calibration, fit_shares, likelihood_loss
 from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.linear.logistic_regression import fit_branch, folds_of
 from lstm_sentiment.models.network import TfidfBranch
 from lstm_sentiment.training.losses import row_weights
 

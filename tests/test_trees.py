@@ -29,8 +29,8 @@ from lstm_sentiment.data.formats.trees import read_tree
 from lstm_sentiment.data.formats.writers import open_table
 from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError, DataError, RunError
-from lstm_sentiment.evaluation.baselines import baseline_scores
 from lstm_sentiment.experiment.train import run
+from lstm_sentiment.linear.baselines import baseline_scores
 from lstm_sentiment.training.losses import balanced_weights
 from lstm_sentiment.training.trainer import Trainer
 

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.adaptation.linear import folds_of
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
 from lstm_sentiment.errors import StoppedError
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.linear.logistic_regression import folds_of
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from lstm_sentiment.adaptation.fitting import fit_head_of, pooled_features, set_head
-from lstm_sentiment.adaptation.linear import MOST_TOKENS, fit_branch, folds_of
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.linear.logistic_regression import MOST_TOKENS, fit_branch, folds_of
 from lstm_sentiment.models.network import Network, TfidfBranch, WideAndDeep
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.losses import row_weights

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.adaptation.heads import HeadFit, fit_head
-from lstm_sentiment.adaptation.linear import CV_ROWS, LinearFit, fit_branch, folds_of
 from lstm_sentiment.adaptation.stacking import Blend, choose_blend
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.linear.logistic_regression import CV_ROWS, LinearFit, fit_branch, folds_of
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep
 from lstm_sentiment.system.distributed import Processes

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from lstm_sentiment.adaptation.class_bias import choose_class_bias
+from lstm_sentiment.evaluation.class_bias import choose_class_bias
 from lstm_sentiment.evaluation.metrics import better, score
 
 STACK_TEXTS = 100  # with fewer, fitted weights are noise

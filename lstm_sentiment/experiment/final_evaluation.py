@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.adaptation.class_bias import choose_class_bias
 from lstm_sentiment.adaptation.cross_validation import OutOfFold
 from lstm_sentiment.adaptation.fitting import pooled_features
 from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, standard_error_of_difference
@@ -26,10 +25,11 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
 from lstm_sentiment.errors import CheckpointError, TrainingError
-from lstm_sentiment.evaluation.baselines import baseline_scores
 from lstm_sentiment.evaluation.calibration import Calibration, coverage_of, fit_calibration, fit_shares
+from lstm_sentiment.evaluation.class_bias import choose_class_bias
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import better, calibration_error, report_lines, score
+from lstm_sentiment.linear.baselines import baseline_scores
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.training.losses import row_weights

@@ -15,7 +15,6 @@ import torch
 
 from lstm_sentiment.adaptation.cross_validation import cross_validate, new_trainer
 from lstm_sentiment.adaptation.finetuning import begin_from
-from lstm_sentiment.adaptation.linear import fit_branch, folds_of
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
 from lstm_sentiment.adaptation.resolving import Plan, adopted, nothing_set_aside, replaced, resolve, user_keys
 from lstm_sentiment.adaptation.start import Start
@@ -33,6 +32,7 @@ from lstm_sentiment.experiment.frozen import finished_before, run_frozen
 from lstm_sentiment.experiment.resume import METRICS_FILE, checkpoint_to_resume
 from lstm_sentiment.experiment.session import Session
 from lstm_sentiment.experiment.teachers import Teachers, load_teachers
+from lstm_sentiment.linear.logistic_regression import fit_branch, folds_of
 from lstm_sentiment.models.network import (
     Network,
     NgramBranch,

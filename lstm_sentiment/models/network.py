@@ -130,7 +130,7 @@ class TfidfBranch(NgramBranch):
 
     It is scikit-learn's `TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)` followed by a linear layer,
     with hashed pairs. It is not trained by gradient descent: its weights are those of a logistic regression
-    (see `adaptation.linear`). N-grams that are not in the training rows have idf 0.
+    (see `linear.logistic_regression`). N-grams that are not in the training rows have idf 0.
 
     Args:
         vocabulary_size: V, with padding (0) and unknown (1).

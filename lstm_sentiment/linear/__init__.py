@@ -1,0 +1,1 @@
+"""Linear models of words and word pairs: features, fit, and the baseline of every run."""
