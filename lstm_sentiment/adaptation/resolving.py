@@ -24,6 +24,7 @@ from lstm_sentiment.data.splits import TooFewRowsError
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.data.word_vectors import vector_size
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
+from lstm_sentiment.linear.baselines import buckets_for
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,6 @@ AUTO = "auto"
 FROZEN_ROWS = 3_000  # from this many training rows on, all layers are fine-tuned
 FEW_ROWS = 100  # with fewer, no rows are set aside if some split would lack a class
 SCARCE_ROWS = 2_000  # with fewer, text.min_frequency is 1
-BUCKETS, MANY_BUCKETS = 1 << 18, 1 << 20  # hash buckets of word pairs, below and from MANY_ROWS
-MANY_ROWS = 10_000
 MOST_TOKENS = 1_000  # of a text, unless text.max_tokens is set
 # Training signals other than the labels of whole texts; they need gradient steps.
 TAUGHT = ("teacher", "data.unlabelled", "data.phrases", "trainer.vat", "trainer.r_drop")
@@ -247,7 +246,7 @@ def _by_rows(config: Config, corpus: Corpus, adapt: str) -> dict[str, Any]:
     rows = len(corpus.train)
     longest = int(np.quantile(corpus.train.full_lengths, 0.99))  # 99 % of the texts are not truncated
     chosen: dict[str, Any] = {
-        "model.ngrams": BUCKETS if rows < MANY_ROWS else MANY_BUCKETS,
+        "model.ngrams": buckets_for(rows),
         "text.min_frequency": 1 if rows < SCARCE_ROWS else config.text.min_frequency,
         "text.max_tokens": min(MOST_TOKENS, max(config.text.max_tokens, longest)),
     }
