@@ -472,6 +472,13 @@ def test_file_and_command_line_are_checked_together(tmp_path: Path) -> None:
     assert "trainer.epohcs: no such option" in message
 
 
+def test_help_lists_accepted_options_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help")
+    listed = re.findall(r"^ +(?:-h, )?--([a-z][^ ]*)", capsys.readouterr().out, re.MULTILINE)
+    assert {name.replace("-", "_") for name in listed} == {*KEYS, "config", "print_config", "help"}
+
+
 def test_a_configuration_with_a_mistake_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert refusal("--trainer.epochs=0", "--print-config").startswith("trainer.epochs: ")
     assert capsys.readouterr().out == ""

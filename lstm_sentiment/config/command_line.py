@@ -21,7 +21,16 @@ from jsonargparse import ArgumentParser, set_loader
 
 from lstm_sentiment.cli.usage import Help
 from lstm_sentiment.config.schema import Config
-from lstm_sentiment.config.yaml_files import Given, as_option, expected, keys_of, nearest, read_file, type_of
+from lstm_sentiment.config.yaml_files import (
+    SECTIONS,
+    Given,
+    as_option,
+    expected,
+    keys_of,
+    nearest,
+    read_file,
+    type_of,
+)
 from lstm_sentiment.errors import (
     ConfigError,
     DataError,
@@ -125,6 +134,10 @@ def config_of(values: Mapping[str, str]) -> Config:
 def _parser(kind: type, **texts: Any) -> ArgumentParser:
     parser = ArgumentParser(formatter_class=Help, exit_on_error=False, parser_mode="text", **texts)
     parser.add_class_arguments(kind, as_group=True)
+    for action in parser._actions:  # of jsonargparse's own, --data FILE and --teacher+ NAME are not accepted
+        action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
+        if action.dest in SECTIONS:
+            action.help = argparse.SUPPRESS
     return parser
 
 
