@@ -370,6 +370,7 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
 )
 def test_options_in_conflict_are_refused(tmp_path: Path, argv: list[str], key: str, part: str) -> None:
     message = refusal(*argv)
+    assert message.count("\n") == 0
     assert message.startswith(f"{key}: ")
     assert part in message
     content = "".join(in_yaml(*word[2:].split("="))[0] for word in argv)
@@ -460,6 +461,32 @@ def test_a_later_file_wins_and_is_named_in_errors(tmp_path: Path) -> None:
     assert (config.trainer.epochs, config.trainer.ema) == (4, 0.5)
     second.write_text("trainer:\n\n  epochs: 0\n", encoding="utf-8")
     assert refusal("--config", str(first), "--config", str(second)).startswith(f"{second}:3: ")
+
+
+def test_file_and_command_line_are_checked_together(tmp_path: Path) -> None:
+    """Settings that need each other may be in different places; all mistakes are reported."""
+    content = "trainer:\n  patience: 7\n"
+    assert parse_yaml(tmp_path, content, "--trainer.epochs=8").trainer.patience == 7
+    message = yaml_refusal(tmp_path, "seed: many\n", "--trainer.epohcs=3")
+    assert "FILE:1: seed: 'many' is not" in message
+    assert "trainer.epohcs: no such option" in message
+
+
+def test_help_lists_accepted_options_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help")
+    listed = re.findall(r"^ +(?:-h, )?--([a-z][^ ]*)", capsys.readouterr().out, re.MULTILINE)
+    assert {name.replace("-", "_") for name in listed} == {*KEYS, "config", "print_config", "help"}
+
+
+def test_a_configuration_with_a_mistake_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal("--trainer.epochs=0", "--print-config").startswith("trainer.epochs: ")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "[&a [x], *a]", "[!!int '']"])
+def test_a_list_that_expands_is_refused_on_the_command_line(value: str) -> None:
+    assert refusal(f"--data.labels={value}").startswith("data.labels: ")
 
 
 AS_TYPED = [

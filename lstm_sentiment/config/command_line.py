@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
+import json
 import re
 import sys
 import typing
@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_loader
 
 from lstm_sentiment.cli.usage import Help
-from lstm_sentiment.config.safe_yaml import has_aliases_or_tags
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.yaml_files import (
+    SECTIONS,
+    Given,
+    as_option,
     expected,
     keys_of,
     nearest,
     read_file,
-    takes_collection,
     type_of,
-    typed_collection,
 )
 from lstm_sentiment.errors import (
     ConfigError,
@@ -41,6 +41,7 @@ from lstm_sentiment.errors import (
 from lstm_sentiment.system.files import refuse_device
 
 Settings = TypeVar("Settings")
+set_loader("text", json.loads, exceptions=(ValueError,))  # lists and maps; other values stay text
 RUN = "run folder written by training, or starter: the model included in the package"
 
 
@@ -71,22 +72,22 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
         ...
     lstm_sentiment.errors.ConfigError: trainer.epoch: no such option. Did you mean 'trainer.epochs'?
     """
-    argv = _as_spelt(argv, [f"--{key}" for key in (*keys_of(kind), "config", "print_config", "help")])
-    problems: list[ConfigError] = []
-    from_files: list[str] = []
-    places: dict[str, str] = {}
-    for file in _values_of(argv, "--config"):
-        read, wrong = read_file(kind, file)
-        from_files += [f"--{key}={value}" for key, (value, _) in read.items()]
-        places |= {key: place for key, (_, place) in read.items()}
-        problems += wrong
+    argv = _as_spelt(argv, ["--print_config"])
+    printing = [word for word in argv if word.partition("=")[0] == "--print_config"]
     parser = _parser(kind, prog=program, description=description)
     parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
-    _parse_all(kind, parser, from_files, places, problems)  # mistakes in files are reported with their place
-    unknown = _unknown_options(kind, argv)
-    argv = _without(argv, "--config", *(f"--{problem.key}" for problem in unknown))
-    on_command_line = dict.fromkeys(_option_names(argv), "")
-    return _parse_all(kind, parser, from_files + argv, places | on_command_line, unknown)
+    if {"-h", "--help"} & {*argv}:
+        parser.parse_args(["--help"])
+    files, typed, problems = _split(kind, [word for word in argv if word not in printing])
+    given: Given = {}
+    for file in files:
+        read, wrong = read_file(kind, file)
+        given |= read
+        problems += wrong
+    settings = _parse_all(kind, parser, given | typed, problems)
+    if printing:
+        _parse(kind, parser, given | typed, *printing)
+    return settings
 
 
 def read_config(file: str | Path) -> Config:
@@ -111,10 +112,7 @@ def read_settings(file: str | Path, kind: type[Settings]) -> Settings:
     >>> read_settings(file, Config).trainer.epochs
     3
     """
-    read, problems = read_file(kind, str(file))
-    options = [f"--{key}={value}" for key, (value, _) in read.items()]
-    places = {key: place for key, (_, place) in read.items()}
-    return _parse_all(kind, _parser(kind), options, places, problems)
+    return _parse_all(kind, _parser(kind), *read_file(kind, str(file)))
 
 
 def config_of(values: Mapping[str, str]) -> Config:
@@ -129,13 +127,17 @@ def config_of(values: Mapping[str, str]) -> Config:
     >>> config_of({"trainer.epochs": "3"}).trainer.epochs
     3
     """
-    options = [f"--{key}={value}" for key, value in values.items()]
-    return _parse_all(Config, _parser(Config), options, dict.fromkeys(values, ""), [])
+    _, given, problems = _split(Config, [f"--{key}={value}" for key, value in values.items()])
+    return _parse_all(Config, _parser(Config), given, problems)
 
 
 def _parser(kind: type, **texts: Any) -> ArgumentParser:
-    parser = ArgumentParser(formatter_class=Help, exit_on_error=False, **texts)
+    parser = ArgumentParser(formatter_class=Help, exit_on_error=False, parser_mode="text", **texts)
     parser.add_class_arguments(kind, as_group=True)
+    for action in parser._actions:  # of jsonargparse's own, --data FILE and --teacher+ NAME are not accepted
+        action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
+        if action.dest in SECTIONS:
+            action.help = argparse.SUPPRESS
     return parser
 
 
@@ -148,8 +150,8 @@ def given_keys(argv: Sequence[str]) -> frozenset[str]:
     >>> sorted(given_keys(["--trainer.epochs", "3", "--seed=0"]))
     ['seed', 'trainer.epochs']
     """
-    files = [key for file in _values_of(list(argv), "--config") for key in read_file(Config, file)[0]]
-    return frozenset([*files, *_option_names(argv)]) & frozenset(keys_of(Config))
+    files, typed, _ = _split(Config, argv)
+    return frozenset(typed).union(*(read_file(Config, file)[0] for file in files))
 
 
 def config_yaml(config: Any) -> str:
@@ -239,52 +241,56 @@ def _as_spelt(words: Sequence[str], options: Collection[str]) -> list[str]:
     return found
 
 
-def _option_names(argv: Sequence[str]) -> list[str]:
-    return [re.split(r"[=+]", word[2:])[0] for word in argv if word.startswith("--") and len(word) > 2]
-
-
-def _values_of(argv: Sequence[str], option: str) -> list[str]:
-    values = []
-    for word, after in itertools.pairwise([*argv, ""]):
-        if word.startswith(f"{option}="):
-            values.append(word.split("=", 1)[1])
-        elif word == option and after:
-            values.append(after)
-        elif word == option:
-            raise ConfigError("needs a value; write it after the option", key=option[2:])
-    return values
-
-
-def _without(argv: Sequence[str], *options: str) -> list[str]:
-    pairs = itertools.pairwise(["", *argv])
-    return [word for before, word in pairs if not {before, word.split("=", 1)[0]} & {*options}]
+def _split(kind: type, argv: Sequence[str]) -> tuple[list[str], Given, list[ConfigError]]:
+    """Return the files that a command line names, its settings, and problems."""
+    files: list[str] = []
+    typed: Given = {}
+    problems: list[ConfigError] = []
+    known = (*keys_of(kind), "config")
+    words = _as_spelt(argv, [f"--{key}" for key in known])
+    while words:
+        name, equals, text = words.pop(0).partition("=")
+        key = name.removeprefix("--")
+        try:
+            if key in ("", name):
+                raise ConfigError(f"not understood: {escaped(name + equals + text, 500)}")
+            if not equals and words and not words[0].startswith("--"):
+                equals, text = "=", words.pop(0)
+            if key not in known:
+                raise ConfigError(f"no such option.{nearest(kind, key)}", key=key)
+            if not equals:
+                raise ConfigError("needs a value; write it after the option", key=key)
+            if key == "config":
+                files.append(text)
+            else:
+                typed[key] = (as_option(kind, key, text), "")
+        except ConfigError as problem:
+            problems.append(problem)
+    return files, typed, problems
 
 
 def _parse_all(
-    kind: type[Settings],
-    parser: ArgumentParser,
-    argv: list[str],
-    places: Mapping[str, str],
-    problems: list[ConfigError],
+    kind: type[Settings], parser: ArgumentParser, given: Given, problems: list[ConfigError]
 ) -> Settings:
-    """Parse options; remove wrong ones one by one to find all mistakes.
+    """Parse settings; remove wrong ones one by one to find all mistakes.
 
     Raises:
         ConfigError: lists all mistakes, with `problems`, which were found before.
     """
+    right = dict(given)
     wrong = [problem.key for problem in problems if problem.key]
     while True:
         try:
-            settings = _parse(kind, parser, argv, places)
+            settings = _parse(kind, parser, right)
             break
         except ConfigError as error:
             # A conflict with a key that is wrong itself is not reported.
-            if not any(re.search(rf"\b{re.escape(key)}\b", error.message) for key in wrong):
+            named = f"{error.key} {error.message}"
+            if not any(re.search(rf"\b{re.escape(key)}\b", named) for key in wrong):
                 problems.append(error)
-            if error.key not in _option_names(argv):
+            if error.key is None or right.pop(error.key, None) is None:
                 break
             wrong.append(error.key)
-            argv = _without(argv, f"--{error.key}")
     found = Problems[ConfigError]()
     for problem in sorted(problems, key=_line):
         found.add(problem)
@@ -297,76 +303,26 @@ def _line(problem: ConfigError) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _parse(
-    kind: type[Settings], parser: ArgumentParser, argv: list[str], places: Mapping[str, str]
-) -> Settings:
-    """Parse options; a wrong value is reported at the place where its key was set."""
+def _parse(kind: type[Settings], parser: ArgumentParser, given: Given, *flags: str) -> Settings:
+    """Parse settings; a wrong value is reported at the place where its key was set."""
     try:
-        _refuse_misread_values(kind, argv)
-        parsed = parser.parse_args(_collections_quoted(kind, argv))
+        parsed = parser.parse_args([*flags, *(f"--{key}={text}" for key, (text, _) in given.items())])
         for key in keys_of(kind):
             if parsed[key] is None and type(None) not in typing.get_args(type_of(kind, key)):
                 raise ConfigError(f"null is not {expected(kind, key)}", key=key)
         parsed = parser.instantiate(parsed)
         return kind(**{field.name: parsed[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
-    except ConfigError as error:
-        where = places.get(error.key or "") or None
-        raise ConfigError(error.message, key=error.key, where=where) from None
-    except (argparse.ArgumentError, TypeError, ValueError) as error:
-        raise _explain(kind, str(error), argv, places) from None
+    except (ConfigError, argparse.ArgumentError, TypeError, ValueError) as error:
+        problem = error if isinstance(error, ConfigError) else _explain(kind, str(error), given)
+        where = given.get(problem.key or "", ("", ""))[1] or None
+        raise ConfigError(problem.message, key=problem.key, where=where) from None
 
 
-def _collections_quoted(kind: type, argv: Sequence[str]) -> list[str]:
-    """Return options with the text in lists and maps quoted, so that YAML reads it as typed."""
-    keys = [key for key in keys_of(kind) if takes_collection(kind, key)]
-    found: list[str] = []
-    for word in argv:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and equals and name in keys:
-            found.append(f"--{name}={typed_collection(kind, name, value)}")
-        elif found and found[-1].startswith("--") and found[-1][2:] in keys:
-            found.append(typed_collection(kind, found[-1][2:], word))
-        else:
-            found.append(word)
-    return found
-
-
-def _refuse_misread_values(kind: type, argv: Sequence[str]) -> None:
-    """Refuse numbers that YAML 1.1 misreads (012 is 10, 1:30 is 90), aliases and tags."""
-    known = keys_of(kind)
-    for key in dict.fromkeys(name for name in _option_names(argv) if name in known):
-        for value in _values_of(argv, f"--{key}"):
-            hint = type_of(kind, key)
-            number = hint in (int, float, int | None)
-            if {float, str} <= {*typing.get_args(hint)} and re.fullmatch(r"[-+]?\d+(:\d+)+", value):
-                problem = (
-                    "reads as another number in YAML; write a share such as 0.1, or ./ before a file's name"
-                )
-                raise ConfigError(f"{shown(value)} {problem}", key=key)
-            if number and re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", value):
-                raise ConfigError(f"{shown(value)} is not {expected(kind, key)} as people write it", key=key)
-            if has_aliases_or_tags(value):  # jsonargparse reads every value as YAML, text too
-                raise ConfigError(f"{shown(value)} holds an alias or a tag; write it without & * !!", key=key)
-
-
-def _unknown_options(kind: type, argv: Sequence[str]) -> list[ConfigError]:
-    known = (*keys_of(kind), "config", "print_config", "help")
-    return [
-        ConfigError(f"no such option.{nearest(kind, name)}", key=name)
-        for name in _option_names(argv)
-        if name not in known
-    ]
-
-
-def _explain(kind: type, message: str, argv: Sequence[str], places: Mapping[str, str]) -> ConfigError:
-    """Turn jsonargparse's message into ours: file and line, key, what was found, what was expected."""
+def _explain(kind: type, message: str, given: Given) -> ConfigError:
+    """Turn jsonargparse's message into ours: key, what was found, what was expected."""
     found_key = re.search(r'Parser key "([\w.]+)"', message) or re.search(r"argument --([\w.]+)", message)
     if found_key is None:
-        message = message.removeprefix("unrecognized arguments: ")
         return ConfigError(f"not understood: {escaped(message, 500)}")
     key = found_key[1]
-    if "expected one argument" in message:
-        return ConfigError(f"needs a value; give {expected(kind, key)}", key=key)
-    values = _values_of(argv, f"--{key}")
-    found = f"{shown(values[-1])} is not " if values else "expected "
-    return ConfigError(f"{found}{expected(kind, key)}", key=key, where=places.get(key) or None)
+    found = f"{shown(given[key][0])} is not " if key in given else "expected "
+    return ConfigError(f"{found}{expected(kind, key)}", key=key)

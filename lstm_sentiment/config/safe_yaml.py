@@ -47,26 +47,3 @@ def check_yaml(events: Iterable[yaml.Event], file: str, *, tags: bool = True) ->
                 raise ConfigError(f"nested deeper than {DEEPEST}; write 'key: value' lines", where=where)
     except (ValueError, OverflowError) as error:  # PyYAML's, of "\UFFFFFFFF" or %YAML 999...9.1
         raise ConfigError(f"not YAML: {shown(str(error), 200)}; correct it", where=where) from None
-
-
-def has_aliases_or_tags(value: str) -> bool:
-    """Whether a value contains YAML aliases or tags, which may expand or break PyYAML.
-
-    Text that is not valid YAML has none.
-
-    >>> [has_aliases_or_tags(value) for value in ("[&a [1, 1], *a]", "!!int ''", "*.csv", "{1: a}")]
-    [True, True, False, False]
-    """
-    within = False
-    try:
-        for event in yaml.parse(value, Loader=yaml.SafeLoader):
-            within = within or isinstance(event, yaml.CollectionStartEvent)
-            if isinstance(event, yaml.AliasEvent) and within:
-                return True
-            if (getattr(event, "tag", None) or "").startswith("tag:yaml.org,2002:"):
-                return True
-    except yaml.YAMLError:
-        return False
-    except (ValueError, OverflowError):
-        return True
-    return False

@@ -6,7 +6,8 @@ All mistakes of a file are reported at once, each with file, line and key.
 from __future__ import annotations
 
 import functools
-import sys
+import json
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.errors import MOST_SHOWN, ConfigError, did_you_mean, escaped, listed, nearest_file, shown
 
 SECTIONS = ("data", "text", "model", "trainer")
+Given = dict[str, tuple[str, str]]  # key -> its value as text; file:line, or "" of the command line
+_TAG = "tag:yaml.org,2002:"
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
 
 
@@ -49,7 +52,7 @@ def nearest(kind: type, key: str) -> str:
     return did_you_mean(key, in_section or keys, cutoff=0.75) or " See --help for all"
 
 
-def read_file(kind: type, file: str) -> tuple[dict[str, tuple[str, str]], list[ConfigError]]:
+def read_file(kind: type, file: str) -> tuple[Given, list[ConfigError]]:
     """Return the keys of a YAML file -> value as on the command line, place as ``file:line``; and problems.
 
     A wrong key is only in the problems; types and ranges are not checked here.
@@ -58,7 +61,7 @@ def read_file(kind: type, file: str) -> tuple[dict[str, tuple[str, str]], list[C
         ConfigError: the file cannot be read, or is not YAML.
     """
     root = _compose(file)
-    read: dict[str, tuple[str, str]] = {}
+    read: Given = {}
     problems: list[ConfigError] = []
     if root is not None:
         _walk(kind, root, "", file, read, problems)
@@ -121,7 +124,7 @@ def _walk(
     node: yaml.Node,
     prefix: str,
     file: str,
-    read: dict[str, tuple[str, str]],
+    read: Given,
     problems: list[ConfigError],
 ) -> None:
     if not isinstance(node, yaml.MappingNode):
@@ -162,44 +165,54 @@ def _as_option(kind: type, key: str, node: yaml.Node, where: str) -> str:
             raise ConfigError(f"{shown(node.value)} is not {expected(kind, key)}", key=key, where=where)
         if tag == "bool":
             return "true" if node.value.lower() in ("true", "yes", "on") else "false"
-        return "null" if tag == "null" else str(node.value)
-    return collection_as_typed(kind, key, node, where)
+        return "null" if tag == "null" else as_option(kind, key, str(node.value), where)
+    return _collection(kind, key, node, where)
 
 
-def typed_collection(kind: type, key: str, value: str) -> str:
-    """Quote all text in a typed list or map.
+def as_option(kind: type, key: str, text: str, where: str | None = None) -> str:
+    """Return the text of a setting as it is parsed: a list or map as JSON, with all its elements as text.
 
-    Names and codes are text, but YAML 1.1 reads yes, 012, 1e3 and 2020-01-01 as other types. A value that is
-    neither a list nor a map is returned unchanged.
+    Names and codes are text, but YAML 1.1 reads yes, 012, 1e3 and 2020-01-01 as other types.
 
     Raises:
-        ConfigError: an element of the list or map is not text.
+        ConfigError: a number that YAML 1.1 reads as another (012 is 10, 1:30 is 90), or a list or map
+            that the key does not take.
 
     >>> from lstm_sentiment.config.schema import Config
-    >>> typed_collection(Config, "data.labels", "{0: no, 1: yes, 2: null}")
+    >>> as_option(Config, "data.labels", "{0: no, 1: yes, 2: null}")
     '{"0": "no", "1": "yes", "2": null}'
     """
-    try:
-        node = yaml.compose(value, Loader=yaml.SafeLoader)
+    takes = _alternatives(kind, key)
+    if {float, str} <= {*takes} and re.fullmatch(r"[-+]?\d+(:\d+)+", text):
+        problem = "reads as another number in YAML; write a share such as 0.1, or ./ before a file's name"
+        raise ConfigError(f"{shown(text)} {problem}", key=key, where=where)
+    if str not in takes and {int, float} & {*takes} and re.fullmatch(r"[-+]?(0\d+|\d+(:\d+)+)", text):
+        raise ConfigError(
+            f"{shown(text)} is not {expected(kind, key)} as people write it", key=key, where=where
+        )
+    if type_of(kind, key) in (str, str | None):
+        return text
+    try:  # jsonargparse reads other types as YAML
+        events = list(yaml.parse(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, ValueError):
-        return value
+        return text
+    holds_collection = any(isinstance(event, yaml.CollectionStartEvent) for event in events)
+    if holds_collection or any(str(getattr(event, "tag", "")).startswith(_TAG) for event in events):
+        try:
+            check_yaml(events, "", tags=False)
+        except ConfigError as error:
+            raise ConfigError(error.message, key=key, where=where) from None
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    takes_collection = {list, dict} & {typing.get_origin(part) for part in takes}
     return (
-        value if node is None or isinstance(node, yaml.ScalarNode) else collection_as_typed(kind, key, node)
+        _collection(kind, key, node, where)
+        if isinstance(node, yaml.CollectionNode) and takes_collection
+        else text
     )
 
 
-def takes_collection(kind: type, key: str) -> bool:
-    """Whether a key takes a list or a map, possibly among other types.
-
-    >>> from lstm_sentiment.config.schema import Config
-    >>> takes_collection(Config, "data.filter"), takes_collection(Config, "data.validation")
-    (True, False)
-    """
-    return bool({list, dict} & set(map(typing.get_origin, _alternatives(kind, key))))
-
-
-def collection_as_typed(kind: type, key: str, node: yaml.Node, where: str | None = None) -> str:
-    """Return a YAML list or map on one line, with each text quoted.
+def _collection(kind: type, key: str, node: yaml.Node, where: str | None) -> str:
+    """Return a YAML list or map as JSON, with its elements as text.
 
     Raises:
         ConfigError: a null, list or map instead of text.
@@ -209,25 +222,25 @@ def collection_as_typed(kind: type, key: str, node: yaml.Node, where: str | None
         found = "a list" if here is list else "a map"
         raise ConfigError(f"{found} is not {expected(kind, key)}", key=key, where=where)
     if isinstance(node, yaml.SequenceNode):
-        return "[" + ", ".join(_text_in(key, item, where) for item in node.value) + "]"
+        return json.dumps([_text_in(key, item, where) for item in node.value])
     nulls = _maps_to_null(kind, key)
     if nulls and any(isinstance(codes, yaml.SequenceNode) for _, codes in node.value):
         of_names = ((name, codes.value if _tag(codes) == "seq" else [codes]) for name, codes in node.value)
         pairs = listed(f"{code.value}: {name.value}" for name, codes in of_names for code in codes)
         problem = "maps a name to a list of codes; write one pair for each code, such as"
         raise ConfigError(f"{problem} {{{pairs}}}", key=key, where=where)
-    written = (
-        f"{_text_in(key, k, where)}: {'null' if nulls and _tag(v) == 'null' else _text_in(key, v, where)}"
+    written = {
+        _text_in(key, k, where): None if nulls and _tag(v) == "null" else _text_in(key, v, where)
         for k, v in node.value
-    )
-    return "{" + ", ".join(written) + "}"
+    }
+    return json.dumps(written)
 
 
 def _text_in(key: str, node: yaml.Node, where: str | None) -> str:
-    """Return a scalar of a list or map, quoted."""
+    """Return a scalar of a list or map as text."""
     tag = _tag(node)
     if isinstance(node, yaml.ScalarNode) and tag in PLAIN_KINDS and tag != "null":
-        return _quoted(node.value)
+        return str(node.value)
     if tag == "null":
         found = shown(node.value) if node.value else "an empty value"
         problem = f'{found} reads as no value in YAML; write "{escaped(node.value)}" if text is meant'
@@ -238,7 +251,7 @@ def _text_in(key: str, node: yaml.Node, where: str | None) -> str:
 
 
 def _tag(node: yaml.Node) -> str:
-    return str(node.tag).removeprefix("tag:yaml.org,2002:")
+    return str(node.tag).removeprefix(_TAG)
 
 
 def _alternatives(kind: type, key: str) -> tuple[Any, ...]:
@@ -255,15 +268,6 @@ def _maps_to_null(kind: type, key: str) -> bool:
     """
     maps = [part for part in _alternatives(kind, key) if typing.get_origin(part) is dict]
     return any(type(None) in typing.get_args(typing.get_args(part)[1]) for part in maps)
-
-
-def _quoted(text: str) -> str:
-    """Return text as YAML in double quotes, on one line.
-
-    >>> print(_quoted("no"), _quoted("😀"))
-    "no" "\\U0001F600"
-    """
-    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=sys.maxsize).strip()
 
 
 def type_of(kind: type, key: str) -> Any:
