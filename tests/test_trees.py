@@ -343,7 +343,7 @@ def test_the_majority_baseline_uses_weights(tmp_path: Path, load: Callable[..., 
     corpus = load(write_trees(tmp_path / "train.txt", trees), phrases=0.01, deduplicate=False, test=None)
     scores = baseline_scores(corpus.train, corpus.validation, corpus.labels, seed=0)
     counts = Counter(label for _, label in rows_of(corpus, corpus.train))
-    predicted = np.array(scores["majority"]["confusion"]).sum(axis=0)
+    predicted = np.array(scores["majority"].confusion).sum(axis=0)
     assert counts["0"] > counts["4"], "by rows alone"
     assert corpus.labels[int(predicted.argmax())] == "4", "sentences decide"
 

@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -46,6 +46,7 @@ from lstm_sentiment.errors import (
     RunError,
     SentimentError,
 )
+from lstm_sentiment.records.json_values import OfFile, from_json
 from lstm_sentiment.system.consistent_reads import MisfitError, ReplacedError, held_in_place, settled
 from lstm_sentiment.system.files import (
     as_json,
@@ -78,6 +79,7 @@ SOON_READ = 256 << 20  # bytes that can be hashed in a fraction of a second
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # temporary files and folders of killed processes
 Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
+Record = TypeVar("Record", bound=OfFile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +282,18 @@ class RunFolder:
             CheckpointError: it is missing or damaged, or a link out of the run.
         """
         return json_of(self.own(name))
+
+    def read(self, kind: type[Record]) -> Record:
+        """Read one of the run's JSON files as a dataclass (see `records`), which names the file.
+
+        Raises:
+            CheckpointError: as `read_json`; a field is missing or has another type.
+
+        Example::
+
+            RunFolder("runs/tweets").read(RunMetrics).held_out.macro_f1
+        """
+        return from_json(kind, self.read_json(kind.FILE), file=self.path / kind.FILE)
 
     def own(self, name: str) -> Path:
         """Return the path of one of the run's files.

@@ -29,7 +29,7 @@ from lstm_sentiment.evaluation.metrics import metrics_of
 from lstm_sentiment.experiment.console import report_data, report_model
 from lstm_sentiment.experiment.final_evaluation import assess, report_scores
 from lstm_sentiment.experiment.frozen import finished_before, run_frozen
-from lstm_sentiment.experiment.resume import METRICS_FILE, checkpoint_to_resume
+from lstm_sentiment.experiment.resume import checkpoint_to_resume
 from lstm_sentiment.experiment.session import Session
 from lstm_sentiment.experiment.teachers import Teachers, load_teachers
 from lstm_sentiment.linear.logistic_regression import fit_branch, folds_of
@@ -43,6 +43,7 @@ from lstm_sentiment.models.network import (
 )
 from lstm_sentiment.provenance.held_out_rows import write_held_out_rows
 from lstm_sentiment.provenance.trained_texts import TrainedTexts
+from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.reporting.report import check_extra, write_report
 from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.distributed import Processes
@@ -150,16 +151,16 @@ def _rows_to_learn(
     return train, train if unlabelled is None else with_unlabelled(train, unlabelled)
 
 
-def _finished(session: Session, config: Config, corpus: Corpus, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write and log the results of a run."""
-    metrics["total_s"] = session.seconds()
+def _finished(session: Session, config: Config, corpus: Corpus, metrics: RunMetrics) -> dict[str, Any]:
+    """Write and log the results of a run, and return the content of metrics.json."""
+    metrics = dataclasses.replace(metrics, total_s=session.seconds())
     path = session.folder.path
     if session.processes.is_main:
-        write_json(path / METRICS_FILE, metrics)
+        write_json(path / RunMetrics.FILE, metrics.as_json())
         report_scores(metrics, path)
         if config.report:
             log.info("report: %s", write_report(path, corpus=corpus, device=config.trainer.device))
-    return metrics
+    return metrics.as_json()
 
 
 def check_metric(metric: str, labels: list[str]) -> None:

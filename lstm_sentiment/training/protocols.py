@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lstm_sentiment.data.dataset import Batch
 
+LogEntry = dict[str, float]  # of an epoch: `epoch`, `step`, `train_loss`, `tokens_per_s`, `validation_...`
+
 
 class CheckpointStore(Protocol):
     """Stores checkpoints, named tensors with JSON facts (see `run_folder.RunFolder`)."""
@@ -18,8 +20,18 @@ class CheckpointStore(Protocol):
     def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
         """Save a checkpoint under a name, replacing an existing one."""
 
-    def write_log(self, entries: list[dict[str, Any]]) -> None:
+    def write_log(self, entries: list[LogEntry]) -> None:
         """Write the log, one entry per epoch."""
+
+
+class EpochScores(Protocol):
+    """Scores by name."""
+
+    def __contains__(self, metric: str, /) -> bool:
+        """Whether there is such a score."""
+
+    def __getitem__(self, metric: str, /) -> float:
+        """Return a score."""
 
 
 class Task(Protocol):
@@ -30,10 +42,10 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of a batch's weighted losses (see `Batch`), nats."""
 
-    def score(self, model: nn.Module) -> dict[str, Any]:
+    def score(self, model: nn.Module) -> EpochScores:
         """Return validation scores, the same in every process: ``loss`` and the selection metric."""
 
-    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+    def report(self, entry: LogEntry, scores: Any, *, epochs: int, is_best: bool) -> None:
         """Log the results of an epoch."""
 
 
@@ -90,4 +102,4 @@ class TrainingState:
     first_loss: float | None = None
     loss_sum: float = 0.0
     elapsed_s: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[LogEntry] = field(default_factory=list)
