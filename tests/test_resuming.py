@@ -20,6 +20,8 @@ from lstm_sentiment.experiment.resume import ROUNDED_BY, check_folder, checkpoin
 from lstm_sentiment.experiment.session import restarted
 from lstm_sentiment.experiment.signals import STATUS
 from lstm_sentiment.pretraining.config import PretrainConfig
+from lstm_sentiment.records.data_facts import DataFacts, SourceCounts, SplitFacts
+from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
 from lstm_sentiment.text.tokenizers import Vocabulary
@@ -124,7 +126,11 @@ def test_all_differing_keys_are_named(folder: RunFolder) -> None:
 
 
 def data_of(words: list[str], rows: int) -> Any:
-    facts = {"splits": {"train": {"rows": rows}}}
+    split = SplitFacts(rows=rows, classes={}, unknown_tokens=0.0, cut_tokens=0.0, tokens=0, empty_texts=0)
+    counts = {"train": SourceCounts(filtered=0, empty=0, replaced=0)}
+    facts = DataFacts(
+        duplicates=0, conflicting_labels=0, counts=counts, splits={"train": split}, shared_texts={}
+    )
     return SimpleNamespace(labels=["no", "yes"], vocabulary=Vocabulary(words), facts=facts, label_map={})
 
 
@@ -172,7 +178,7 @@ def test_other_data_is_refused_with_both_descriptions(
     folder: RunFolder, words: list[str], rows: int, told: str
 ) -> None:
     begin(folder, Config(), facts_of())
-    write_json(folder.path / "data.json", data_of([], 9).facts)
+    write_json(folder.path / "data.json", to_json(data_of([], 9).facts))
     with pytest.raises(RunError, match="no longer those the run began with") as caught:
         checkpoint_to_resume(folder, facts_of(data="other"), data_of(words, rows))
     assert f"({told});" in str(caught.value)

@@ -22,15 +22,14 @@ from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.config.yaml_files import flatten_plain
 from lstm_sentiment.errors import CheckpointError, RunError, listed
+from lstm_sentiment.records.data_facts import DataFacts, TextFacts
+from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Vocabulary
 from lstm_sentiment.training.protocols import TrainingState
 
 log = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.json"  # a run folder that has it is finished
-
 
 # Settings that may differ when a run is resumed: none of them changes what is learned. No other may.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
@@ -56,7 +55,7 @@ class RunData(Protocol):
         """Label in a file -> class name, or None for rows to leave out."""
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> DataFacts | TextFacts:
         """Counts for the report."""
 
 
@@ -93,7 +92,7 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
         _refuse_other_settings(folder, config)
         if folder.has(LAST):
             return True
-        if (folder.path / METRICS_FILE).exists():
+        if (folder.path / RunMetrics.FILE).exists():  # it is finished
             if getattr(config, "adapt", None) == "frozen":  # it took no steps to resume from, and is complete
                 return True
             raise RunError(
@@ -224,7 +223,7 @@ def check_same_run(
 def _differences(folder: RunFolder, data: RunData) -> list[str]:
     """Describe how data differ from those of a run, as far as its files show."""
     saved: dict[str, Any] = {}
-    for name in ("labels", "vocabulary", "data"):
+    for name in ("labels", "vocabulary"):
         with contextlib.suppress(CheckpointError):
             saved[name] = folder.read_json(f"{name}.json")
     then: dict[str, Any] = {}
@@ -233,11 +232,16 @@ def _differences(folder: RunFolder, data: RunData) -> list[str]:
         then["labels"] = listed(saved["labels"]["labels"])
         then["tokens of the vocabulary"] = len(saved["vocabulary"])
         now["tokens of the vocabulary"] = len(data.vocabulary) - len(SPECIAL_TOKENS)
-        for split, of in saved["data"]["splits"].items():
-            for unit in {"rows", "texts"} & of.keys():
-                then[f"{unit} of {split}"] = of[unit]
-                now[f"{unit} of {split}"] = data.facts["splits"].get(split, {}).get(unit)
+    with contextlib.suppress(CheckpointError):
+        then |= _split_sizes(folder.read(type(data.facts)))
+        now |= _split_sizes(data.facts)
     return [f"{what}: {then[what]}, now {now[what]}" for what in then if then[what] != now.get(what)]
+
+
+def _split_sizes(facts: DataFacts | TextFacts) -> dict[str, int]:
+    if isinstance(facts, DataFacts):
+        return {f"rows of {name}": split.rows for name, split in facts.splits.items()}
+    return {f"texts of {name}": split.texts for name, split in facts.splits.items()}
 
 
 def _sums(then: object, now: object) -> str:

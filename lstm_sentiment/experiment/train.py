@@ -43,6 +43,7 @@ from lstm_sentiment.models.network import (
 )
 from lstm_sentiment.provenance.held_out_rows import write_held_out_rows
 from lstm_sentiment.provenance.trained_texts import TrainedTexts
+from lstm_sentiment.records.data_facts import VectorCoverage
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.reporting.report import check_extra, write_report
 from lstm_sentiment.system.devices import one_training_at_a_time
@@ -263,13 +264,13 @@ def initial_model(
         embedding.weight.requires_grad_(not config.text.freeze_vectors)
         counts = count_tokens(corpus.train.store, corpus.train.rows)
         covered = np.array([token in vectors.known for token in corpus.train.store.tokens])
-        corpus.facts["vectors"] = {
-            "types": len(vectors.known) / max(1, len(corpus.vocabulary) - len(SPECIAL_TOKENS)),
-            "tokens": float(counts[covered].sum() / max(1, counts.sum())),
-        }
+        coverage = corpus.facts.vectors = VectorCoverage(
+            types=len(vectors.known) / max(1, len(corpus.vocabulary) - len(SPECIAL_TOKENS)),
+            tokens=float(counts[covered].sum() / max(1, counts.sum())),
+        )
         log.info(
             "vectors: %.1f%% of the vocabulary and %.1f%% of training tokens have one",
-            100 * corpus.facts["vectors"]["types"], 100 * corpus.facts["vectors"]["tokens"],
+            100 * coverage.types, 100 * coverage.tokens,
         )  # fmt: skip
     return model
 

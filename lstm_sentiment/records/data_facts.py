@@ -54,9 +54,9 @@ class SplitFacts:
     empty_texts: Count
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Unlabelled:
-    """Counts of unlabelled data.
+    """Counts of unlabelled data; teachers add the classes.
 
     Args:
         texts: used, if there are any.
@@ -80,9 +80,9 @@ class VectorCoverage:
     tokens: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class DataFacts:
-    """Counts of a classifier's rows.
+    """Counts of a classifier's rows; the coverage of pretrained vectors is added when these are loaded.
 
     Args:
         duplicates: repeated texts.
@@ -92,7 +92,7 @@ class DataFacts:
         phrases: training rows that are phrases of a tree.
         splits: by name.
         shared_texts: validation and test rows whose text is also in the training rows, by split.
-        vectors: coverage of pretrained vectors, if there are any.
+        vectors: what pretrained vectors cover, if there are any.
     """
 
     FILE: ClassVar[str] = "data.json"

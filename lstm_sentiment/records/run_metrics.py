@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from lstm_sentiment.records.json_values import Count, to_json
-from lstm_sentiment.records.scores import Scores
+from lstm_sentiment.records.scores import LanguageScores, Scores
 
 Split = Literal["validation", "test"]
 # Order of keys in the file where the LSTM was frozen; elsewhere it is that of the fields.
@@ -216,3 +216,28 @@ class RunMetrics:
         """Return the content of the file."""
         found: dict[str, Any] = to_json(self)
         return found if self.epochs else {name: found[name] for name in OF_FROZEN if name in found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageMetrics:
+    """Results of a run of a language model.
+
+    Args:
+        validation: scores of the best epoch.
+        best_epoch: 1-based.
+        epochs: done.
+        steps: of the optimizer.
+        training_s: seconds of training.
+        parameters: of the model.
+        total_s: seconds of the run.
+    """
+
+    FILE: ClassVar[str] = "metrics.json"
+
+    validation: LanguageScores
+    best_epoch: Count
+    epochs: Count
+    steps: Count
+    training_s: float
+    parameters: Count
+    total_s: float

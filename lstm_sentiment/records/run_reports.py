@@ -58,7 +58,5 @@ def read_reports(contents: dict[str, Any], labels: Sequence[str], *, run: Path) 
     }
     for place, found in of_classes.items():
         if found != list(labels):
-            raise CheckpointError(
-                f"{place} must have the classes of labels.json, in their order; {TRAIN_AGAIN}"
-            )
+            raise CheckpointError(f"{place} must be the classes of labels.json, in order; {TRAIN_AGAIN}")
     return RunReports(metrics=metrics, data=data, environment=environment)
