@@ -52,6 +52,7 @@ from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.models.network import Network, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.make_self_test import self_test_of
+from lstm_sentiment.records.checkpoint_facts import SavedTraining
 from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
@@ -127,7 +128,7 @@ def main(argv: list[str]) -> None:
     )
     if folder.has(LAST):
         checkpoint = folder.load(LAST)
-        trainer.resume(checkpoint.tensors, checkpoint.facts)
+        trainer.resume(checkpoint.tensors, checkpoint.facts_as(SavedTraining))
         log.info("resuming from step %d of %d", trainer.state.step, trainer.total_steps)
     trainer.fit()
     best = trainer.evaluated_model()

@@ -27,11 +27,12 @@ from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.linear.logistic_regression import folds_of
 from lstm_sentiment.models.network import Network, WideAndDeep
+from lstm_sentiment.records.checkpoint_facts import LogEntry
 from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
 from lstm_sentiment.training.losses import training_loss
-from lstm_sentiment.training.protocols import LogEntry, Watch
+from lstm_sentiment.training.protocols import Watch
 from lstm_sentiment.training.trainer import Trainer
 
 log = logging.getLogger(__name__)

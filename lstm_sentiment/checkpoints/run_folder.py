@@ -80,6 +80,7 @@ _UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # temporary files and folders of 
 Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
 Record = TypeVar("Record", bound=OfFile)
+Facts = TypeVar("Facts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +90,25 @@ class Checkpoint:
     Args:
         tensors: group -> name -> tensor, on the CPU.
         facts: saved with the tensors.
+        folder: that it was read from.
     """
 
     tensors: dict[str, dict[str, Tensor]]
     facts: dict[str, Any]
+    folder: Path = Path()
+
+    def facts_as(self, kind: type[Facts]) -> Facts:
+        """Return the facts as a dataclass (see `records.checkpoint_facts`).
+
+        Raises:
+            CheckpointError: one is missing or has another type.
+
+        Example::
+
+            RunFolder("runs/tweets").load(BEST).facts_as(BestFacts).calibration
+        """
+        fix = "restore it from a copy, or train again"
+        return from_json(kind, self.facts, file=self.folder / "state.json", fix=fix)
 
 
 class RunFolder:
@@ -348,7 +364,7 @@ class RunFolder:
                 tensors["model"] = dequantized(tensors.get("model", {}), facts.pop(PACKED))
             except CheckpointError as error:
                 raise CheckpointError(f"{folder / 'model.safetensors'}: {error}") from None
-        return Checkpoint(tensors=tensors, facts=facts)
+        return Checkpoint(tensors=tensors, facts=facts, folder=folder)
 
 
 def _is_begun(entry: Path) -> bool:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from lstm_sentiment.evaluation.metrics import better, calibration_error, report_
 from lstm_sentiment.linear.baselines import baseline_scores
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.make_self_test import self_test_of
+from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.records.run_metrics import (
     BranchMetrics,
     CalibratedSplit,
@@ -191,19 +191,17 @@ def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module
             "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
         )
     best, model = folder.load(BEST), trainer.evaluated_model()
-    if UNBIASED in best.facts:  # of a finished run: its class bias is chosen anew
-        _restore_biases(best.tensors["model"], best.facts[UNBIASED], folder)
+    without = best.facts_as(BestFacts).biases_without_class_bias
+    if without is not None:  # of a finished run: its class bias is chosen anew
+        _restore_biases(best.tensors["model"], without, folder)
     model.load_state_dict(best.tensors["model"])
     return best, model
 
 
-def _restore_biases(weights: dict[str, Tensor], without: Any, folder: RunFolder) -> None:
+def _restore_biases(weights: dict[str, Tensor], without: dict[str, list[float]], folder: RunFolder) -> None:
     """Put the biases from before the class bias was added back into the weights of a network."""
-    try:
-        found = {name: torch.tensor(without[name], dtype=weights[name].dtype) for name in BIASES}
-    except (LookupError, TypeError, ValueError, RuntimeError):
-        found = {}
-    if any(name not in found or found[name].shape != weights[name].shape for name in BIASES):
+    found = {name: torch.tensor(without.get(name, []), dtype=torch.float32) for name in BIASES}
+    if any(found[name].shape != weights[name].shape for name in BIASES):
         raise CheckpointError(f"{folder.path / BEST}: {UNBIASED} is damaged; start another run")
     weights.update(found)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from lstm_sentiment.experiment.final_evaluation import branch_baselines, branch_
 from lstm_sentiment.experiment.resume import check_same_run
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.prediction.make_self_test import self_test_of
+from lstm_sentiment.records.checkpoint_facts import RunFacts
 from lstm_sentiment.records.json_values import missing, to_json
 from lstm_sentiment.records.run_metrics import Kept, PartScores, RunMetrics
 from lstm_sentiment.system.distributed import Processes
@@ -46,7 +46,7 @@ def run_frozen(
     *,
     device: torch.device,
     processes: Processes,
-    facts: dict[str, Any],
+    facts: RunFacts,
 ) -> RunMetrics:
     """Fit head and linear branch over a classifier's frozen LSTM, save and score; called by all processes.
 
@@ -98,7 +98,7 @@ def run_frozen(
     return metrics
 
 
-def finished_before(folder: RunFolder, config: Config, corpus: Corpus, facts: dict[str, Any]) -> RunMetrics:
+def finished_before(folder: RunFolder, config: Config, corpus: Corpus, facts: RunFacts) -> RunMetrics:
     """Return the metrics of a finished run, with baselines if configured.
 
     Raises:
@@ -109,7 +109,8 @@ def finished_before(folder: RunFolder, config: Config, corpus: Corpus, facts: di
 
         metrics = finished_before(RunFolder("runs/tweets"), config, corpus, facts)
     """
-    check_same_run(folder.load(BEST, of_classifier(folder.path)).facts, facts, folder, corpus)
+    best = folder.load(BEST, of_classifier(folder.path))
+    check_same_run(best.facts_as(RunFacts), facts, folder, corpus)
     metrics = folder.read(RunMetrics)
     branches = metrics.branches or {}
     if "ngrams" not in branches:
@@ -126,7 +127,7 @@ def _assessed(
     fit: FrozenFit,
     splits: dict[str, TextDataset],
     features: dict[str, Array],
-    facts: dict[str, Any],
+    facts: RunFacts,
     *,
     training_s: float,
 ) -> RunMetrics:
@@ -149,7 +150,7 @@ def _assessed(
         of_splits = {"validation": out_of_fold[branch]} | {name: of[branch] for name, of in logits.items()}
         branches[branch] = branch_metrics(of_splits, truths, corpus.labels, share=share, row_counts=counts_R)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    saved = {**facts, "epoch": 0, "scores": to_json(scores["validation"])}
+    saved = {**to_json(facts), "epoch": 0, "scores": to_json(scores["validation"])}
     saved["calibration"] = asdict(calibration)
     folder.write_log([])
     proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)

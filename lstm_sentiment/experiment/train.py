@@ -44,6 +44,7 @@ from lstm_sentiment.models.network import (
 from lstm_sentiment.provenance.held_out_rows import write_held_out_rows
 from lstm_sentiment.provenance.trained_texts import TrainedTexts
 from lstm_sentiment.records.data_facts import VectorCoverage
+from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.reporting.report import check_extra, write_report
 from lstm_sentiment.system.devices import one_training_at_a_time
@@ -84,7 +85,12 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         config = plan.config
         teachers = load_teachers(config, device=str(device))
         supervised, learned = _rows_to_learn(corpus, teachers, processes)
-        facts = _facts(corpus, plan.start or pretrained, teachers) | session.facts
+        started_from = plan.start or pretrained
+        facts = session.facts(
+            corpus.fingerprint,
+            pretrained=started_from.sha256 if started_from else None,
+            teacher=teachers.sha256 if teachers else None,
+        )
         if (frozen := plan.start if config.adapt == "frozen" else None) and resuming:
             session.watch.begun()
             return _finished(session, config, corpus, finished_before(folder, config, corpus, facts))
@@ -106,22 +112,13 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
             begin_from(model, plan.start, corpus, config, device=device, processes=processes)
         new = functools.partial(initial_model, config, pretrained=pretrained)
         crossed = cross_validate(config, corpus, new, device=device, **session.means)
-        kept: dict[str, Any] = {"store": folder, "facts": facts, "scalars": session.curves}
+        kept: dict[str, Any] = {"store": folder, "facts": to_json(facts), "scalars": session.curves}
         trainer = new_trainer(
             config, corpus, learned, model.to(device), crossed=crossed, **kept, **session.means
         )
         session.train(trainer, checkpoint)
         metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
         return _finished(session, config, corpus, metrics)
-
-
-def _facts(
-    corpus: Corpus, started_from: Start | Pretrained | None, teachers: Teachers | None
-) -> dict[str, Any]:
-    """Return the hashes by which a run is recognised when it is resumed."""
-    facts = {"data": corpus.fingerprint}
-    facts |= {"pretrained": started_from.sha256} if started_from else {}
-    return facts | ({"teacher": teachers.sha256} if teachers else {})
 
 
 def _decided(

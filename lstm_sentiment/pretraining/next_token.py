@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lstm_sentiment.data.dataset import Batch, TextDataset, length_batches
 from lstm_sentiment.pretraining.language_model import unigram_shares
+from lstm_sentiment.records.checkpoint_facts import LogEntry
 from lstm_sentiment.records.scores import LanguageScores
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.subwords import word_ids
-from lstm_sentiment.training.protocols import LogEntry
 
 log = logging.getLogger(__name__)
 

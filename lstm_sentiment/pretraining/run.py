@@ -18,9 +18,9 @@ from lstm_sentiment.pretraining.config import PretrainConfig
 from lstm_sentiment.pretraining.language_model import new_language_model
 from lstm_sentiment.pretraining.next_token import DIRECTIONS, NextToken
 from lstm_sentiment.pretraining.windows import Texts, read_texts
-from lstm_sentiment.records.json_values import from_json, to_json
+from lstm_sentiment.records.checkpoint_facts import LanguageFacts, RunFacts
+from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.records.run_metrics import LanguageMetrics
-from lstm_sentiment.records.scores import LanguageScores
 from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.files import write_json
 from lstm_sentiment.training.trainer import Trainer
@@ -53,7 +53,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         with processes.main_first():
             texts = read_texts(config.data, config.text, seed=config.seed, cache=cache or cache_folder())
         _report_texts(texts)
-        facts = {"data": texts.fingerprint, **session.facts}
+        facts = session.facts(texts.fingerprint)
         checkpoint = checkpoint_to_resume(folder, facts, texts) if resuming else None
         if checkpoint is None:
             session.begin(config, texts, cache=cache)
@@ -72,7 +72,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         return content
 
 
-def _new_trainer(config: PretrainConfig, texts: Texts, session: Session, facts: dict[str, Any]) -> Trainer:
+def _new_trainer(config: PretrainConfig, texts: Texts, session: Session, facts: RunFacts) -> Trainer:
     torch.manual_seed(config.seed)
     counts_V = torch.from_numpy(texts.counts_V)
     model = new_language_model(
@@ -95,7 +95,7 @@ def _new_trainer(config: PretrainConfig, texts: Texts, session: Session, facts: 
         seed=config.seed,
         device=session.device,
         store=session.folder,
-        facts=facts,
+        facts=to_json(facts),
         scalars=session.curves,
         **session.means,
     )
@@ -107,9 +107,8 @@ def _measured(folder: RunFolder, trainer: Trainer, *, total_s: float) -> Languag
             "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
         )
     state = trainer.state
-    scores = folder.load(BEST).facts.get("scores")
     return LanguageMetrics(
-        validation=from_json(LanguageScores, scores, file=folder.path / BEST / "state.json"),
+        validation=folder.load(BEST).facts_as(LanguageFacts).scores,
         best_epoch=state.best_epoch + 1,
         epochs=state.epoch,
         steps=state.step,

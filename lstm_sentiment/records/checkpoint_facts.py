@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lstm_sentiment.records.json_values import Count
+from lstm_sentiment.records.scores import LanguageScores
 
 LogEntry = dict[str, float]  # of an epoch: `epoch`, `step`, `train_loss`, `tokens_per_s`, `validation_...`
 
@@ -86,6 +87,19 @@ class SavedTraining:
 @dataclass(frozen=True, kw_only=True)
 class LastFacts(RunFacts, SavedTraining):
     """Facts of the last checkpoint of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageFacts:
+    """Facts of the best epoch of a language model.
+
+    Args:
+        epoch: 0-based.
+        scores: of the validation texts.
+    """
+
+    epoch: Count
+    scores: LanguageScores
 
 
 @dataclass(frozen=True, kw_only=True)

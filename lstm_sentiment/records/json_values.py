@@ -136,7 +136,7 @@ def _read_fields(kind: Any, found: Any, place: str) -> Any:
     try:
         return kind(**values)
     except ValueError as error:
-        raise _MisfitError(_inside(place, str(error)) if place else str(error)) from None
+        raise _MisfitError(f"{place}.{error}" if place else str(error)) from None
 
 
 def _is_plain(kind: Any, found: Any) -> bool:

@@ -19,6 +19,7 @@ from lstm_sentiment.errors import DataError, RunError, SentimentError
 from lstm_sentiment.evaluation.metrics import METRICS
 from lstm_sentiment.evaluation.significance import score_intervals
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.records.data_facts import DataFacts
 from lstm_sentiment.records.json_values import from_json, missing, to_json
 from lstm_sentiment.records.run_metrics import RunMetrics
@@ -140,7 +141,7 @@ def _rows_of(
             refuse_untrusted(folder.path, config.data.train, "--rows")
         own = classifier.vocabulary if config.pretrained else None
         corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
-        if corpus.fingerprint != folder.load(BEST).facts["data"]:
+        if corpus.fingerprint != folder.load(BEST).facts_as(BestFacts).data:
             return None, "the rows, labels or vocabulary are no longer those of the run"
     except DataError as error:  # without its folder: pages are shared
         return None, ": ".join(filter(None, (last_part(error.file or ""), error.message)))

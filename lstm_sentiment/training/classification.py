@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from lstm_sentiment.data.dataset import Batch, TextDataset
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.records.checkpoint_facts import LogEntry
 from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.losses import Loss
 from lstm_sentiment.training.progress import report_epoch
-from lstm_sentiment.training.protocols import LogEntry
 from lstm_sentiment.training.regularizers import repeated, symmetric_kl, vat_loss
 
 

@@ -11,8 +11,8 @@ from types import TracebackType
 import numpy as np
 from tqdm import tqdm
 
+from lstm_sentiment.records.checkpoint_facts import LogEntry
 from lstm_sentiment.records.scores import Scores
-from lstm_sentiment.training.protocols import LogEntry
 
 log = logging.getLogger(__name__)
 

@@ -1,17 +1,15 @@
-"""Interfaces and state of the training loop (see `trainer`)."""
+"""Interfaces of the training loop (see `trainer`)."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from lstm_sentiment.data.dataset import Batch
-
-LogEntry = dict[str, float]  # of an epoch: `epoch`, `step`, `train_loss`, `tokens_per_s`, `validation_...`
+from lstm_sentiment.records.checkpoint_facts import LogEntry
 
 
 class CheckpointStore(Protocol):
@@ -70,36 +68,3 @@ class Watch(Protocol):
 
     def saved(self, step: int) -> None:
         """Notify of a checkpoint at a step."""
-
-
-@dataclass(kw_only=True)
-class TrainingState:
-    """Progress of training, saved with each checkpoint.
-
-    Args:
-        step: optimizer steps done.
-        averaged: last step included in the moving average.
-        epoch: epochs done.
-        step_in_epoch: steps done in the current epoch.
-        best_score: validation score of the best epoch, None before the first.
-        best_epoch: 0-based.
-        epochs_without_gain: since the best one.
-        finished: all epochs are done, or training stopped early.
-        first_loss: of the first step, nats.
-        loss_sum: of the steps of the current epoch.
-        elapsed_s: seconds of training, over all sessions.
-        history: one entry per epoch.
-    """
-
-    step: int = 0
-    averaged: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    best_score: float | None = None
-    best_epoch: int = -1
-    epochs_without_gain: int = 0
-    finished: bool = False
-    first_loss: float | None = None
-    loss_sum: float = 0.0
-    elapsed_s: float = 0.0
-    history: list[LogEntry] = field(default_factory=list)
