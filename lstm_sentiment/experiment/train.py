@@ -43,6 +43,7 @@ from lstm_sentiment.models.network import (
 )
 from lstm_sentiment.provenance.held_out_rows import write_held_out_rows
 from lstm_sentiment.provenance.trained_texts import TrainedTexts
+from lstm_sentiment.records.checkpoint_facts import RunFacts
 from lstm_sentiment.records.data_facts import VectorCoverage
 from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.records.run_metrics import RunMetrics
@@ -85,12 +86,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         config = plan.config
         teachers = load_teachers(config, device=str(device))
         supervised, learned = _rows_to_learn(corpus, teachers, processes)
-        started_from = plan.start or pretrained
-        facts = session.facts(
-            corpus.fingerprint,
-            pretrained=started_from.sha256 if started_from else None,
-            teacher=teachers.sha256 if teachers else None,
-        )
+        facts = _facts(session, corpus, plan.start or pretrained, teachers)
         if (frozen := plan.start if config.adapt == "frozen" else None) and resuming:
             session.watch.begun()
             return _finished(session, config, corpus, finished_before(folder, config, corpus, facts))
@@ -119,6 +115,17 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         session.train(trainer, checkpoint)
         metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
         return _finished(session, config, corpus, metrics)
+
+
+def _facts(
+    session: Session, corpus: Corpus, started_from: Start | Pretrained | None, teachers: Teachers | None
+) -> RunFacts:
+    """Return what the run is recognised by when it is resumed."""
+    return session.facts(
+        corpus.fingerprint,
+        pretrained=started_from.sha256 if started_from else None,
+        teacher=teachers.sha256 if teachers else None,
+    )
 
 
 def _decided(
