@@ -13,20 +13,20 @@ from typing import Any, Literal
 import pytest
 
 from lstm_sentiment import load
-from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.prediction.model_card import model_card
 from lstm_sentiment.records.data_facts import DataFacts
 from lstm_sentiment.records.environment import Environment
-from lstm_sentiment.records.json_values import Count, OfFile, from_json, to_json
+from lstm_sentiment.records.json_values import Count, Record, from_json, to_json
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.records.run_reports import REPORTS, read_reports
 from lstm_sentiment.reporting.report import write_report
 from lstm_sentiment.system.files import as_json
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("format-*/run"))
-KINDS: dict[str, type[OfFile]] = {kind.FILE: kind for kind in (RunMetrics, DataFacts, Environment)}
+KINDS: dict[str, type[Record]] = {kind.FILE: kind for kind in (RunMetrics, DataFacts, Environment)}
 VALUES = ["text", -1, 0, 0.5, 1 << 70, True, None, [], {}]
 # Fields that a file of an earlier version, or of another kind of run, does not have.
 OPTIONAL = {
@@ -90,9 +90,7 @@ def parent_of(content: Any, place: Path_) -> Any:
 @pytest.mark.parametrize("run", FIXTURES, ids=lambda run: run.parent.name)
 @pytest.mark.parametrize("name", REPORTS)
 def test_files_of_old_runs_are_written_as_they_were_read(run: Path, name: str) -> None:
-    record: Any = RunFolder(run).read(KINDS[name])
-    content = record.as_json() if name == RunMetrics.FILE else to_json(record)
-    assert as_json(content) == (run / name).read_bytes()
+    assert as_json(RunFolder(run).read(KINDS[name]).as_json()) == (run / name).read_bytes()
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -248,3 +246,29 @@ def test_what_earlier_versions_did_not_write_may_be_missing(own_run: Path) -> No
     assert (own_run.parent / "published" / "data.json").read_bytes() == as_json(
         json.loads((own_run / "data.json").read_bytes())
     )
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"calibration": []}, "calibration is a list of 0, not an object"),
+        (
+            {"calibration": {"temperature": "hot", "thresholds": []}},
+            "calibration.temperature is 'hot', not",
+        ),
+        (
+            {"biases_without_class_bias": {"head.bias": 1}},
+            "biases_without_class_bias.head.bias is 1",
+        ),
+        ({"data": 3}, "data is 3, not text or null"),
+    ],
+)
+def test_a_forged_checkpoint_is_refused_by_its_field(
+    own_run: Path, facts: dict[str, Any], message: str
+) -> None:
+    """Its manifest is valid."""
+    folder = RunFolder(own_run)
+    best = folder.load(BEST)
+    folder.save(BEST, best.tensors, {**best.facts, **facts})
+    with pytest.raises(CheckpointError, match=rf"state\.json: {message}.*; restore it from a copy, or train"):
+        load(own_run, device="cpu")

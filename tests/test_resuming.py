@@ -176,7 +176,7 @@ def test_other_data_is_refused_with_both_descriptions(
     folder: RunFolder, words: list[str], rows: int, told: str
 ) -> None:
     begin(folder, Config(), facts_of())
-    write_json(folder.path / "data.json", to_json(data_of([], 9).facts))
+    folder.write(data_of([], 9).facts)
     with pytest.raises(RunError, match="no longer those the run began with") as caught:
         checkpoint_to_resume(folder, facts_of(data="other"), data_of(words, rows))
     assert f"({told});" in str(caught.value)

@@ -46,7 +46,7 @@ from lstm_sentiment.errors import (
     RunError,
     SentimentError,
 )
-from lstm_sentiment.records.json_values import OfFile, from_json
+from lstm_sentiment.records.json_values import Record, from_json
 from lstm_sentiment.system.consistent_reads import MisfitError, ReplacedError, held_in_place, settled
 from lstm_sentiment.system.files import (
     as_json,
@@ -79,7 +79,7 @@ SOON_READ = 256 << 20  # bytes that can be hashed in a fraction of a second
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # temporary files and folders of killed processes
 Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
-Record = TypeVar("Record", bound=OfFile)
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 Facts = TypeVar("Facts")
 
 
@@ -299,7 +299,7 @@ class RunFolder:
         """
         return json_of(self.own(name))
 
-    def read(self, kind: type[Record]) -> Record:
+    def read(self, kind: type[AnyRecord]) -> AnyRecord:
         """Read one of the run's JSON files as a dataclass (see `records`), which names the file.
 
         Raises:
@@ -310,6 +310,14 @@ class RunFolder:
             RunFolder("runs/tweets").read(RunMetrics).held_out.macro_f1
         """
         return from_json(kind, self.read_json(kind.FILE), file=self.path / kind.FILE)
+
+    def write(self, record: Record) -> None:
+        """Write one of the run's JSON files, atomically.
+
+        Raises:
+            DiskError: it cannot be written; the previous file is intact.
+        """
+        write_json(self.path / record.FILE, record.as_json())
 
     def own(self, name: str) -> Path:
         """Return the path of one of the run's files.

@@ -31,7 +31,6 @@ from lstm_sentiment.records.checkpoint_facts import RunFacts
 from lstm_sentiment.records.json_values import missing, to_json
 from lstm_sentiment.records.run_metrics import Kept, PartScores, RunMetrics
 from lstm_sentiment.system.distributed import Processes
-from lstm_sentiment.system.files import write_json
 from lstm_sentiment.training.losses import row_weights
 
 log = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ def run_frozen(
             metrics = _assessed(
                 folder, config, corpus, network, fit, splits, features, facts, training_s=training_s
             )
-            write_json(folder.path / RunMetrics.FILE, metrics.as_json())
+            folder.write(metrics)
         else:
             metrics = folder.read(RunMetrics)
     return metrics

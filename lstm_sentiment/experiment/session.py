@@ -27,10 +27,9 @@ from lstm_sentiment.experiment.resume import RunData, check_folder
 from lstm_sentiment.experiment.signals import RunWatch, job_of
 from lstm_sentiment.records.checkpoint_facts import LastFacts, RunFacts
 from lstm_sentiment.records.environment import Environment
-from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.system.distributed import Processes, process_environment, process_group, shared_errors
-from lstm_sentiment.system.files import as_json, write_json
+from lstm_sentiment.system.files import as_json
 from lstm_sentiment.system.lock import held
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.tensorboard import Curves
@@ -237,8 +236,8 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device, w
     watch.begun()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     environment = Environment(lstm_sentiment=__version__, **describe_machine(device), packages=versions)
-    write_json(folder.path / Environment.FILE, to_json(environment))
-    write_json(folder.path / data.facts.FILE, to_json(data.facts))
+    folder.write(environment)
+    folder.write(data.facts)
 
 
 def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves | None:

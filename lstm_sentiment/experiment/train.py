@@ -50,7 +50,6 @@ from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.reporting.report import check_extra, write_report
 from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.distributed import Processes
-from lstm_sentiment.system.files import write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.losses import row_weights
 
@@ -161,7 +160,7 @@ def _finished(session: Session, config: Config, corpus: Corpus, metrics: RunMetr
     metrics = dataclasses.replace(metrics, total_s=session.seconds())
     path = session.folder.path
     if session.processes.is_main:
-        write_json(path / RunMetrics.FILE, metrics.as_json())
+        session.folder.write(metrics)
         report_scores(metrics, path)
         if config.report:
             log.info("report: %s", write_report(path, corpus=corpus, device=config.trainer.device))

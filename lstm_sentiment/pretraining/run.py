@@ -22,7 +22,6 @@ from lstm_sentiment.records.checkpoint_facts import LanguageFacts, RunFacts
 from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.records.run_metrics import LanguageMetrics
 from lstm_sentiment.system.devices import one_training_at_a_time
-from lstm_sentiment.system.files import write_json
 from lstm_sentiment.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -65,11 +64,10 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         session.train(trainer, checkpoint)
         processes.barrier()
         metrics = _measured(folder, trainer, total_s=session.seconds())
-        content: dict[str, Any] = to_json(metrics)
         if processes.is_main:
-            write_json(folder.path / LanguageMetrics.FILE, content)
+            folder.write(metrics)
             _report(metrics, folder.path)
-        return content
+        return metrics.as_json()
 
 
 def _new_trainer(config: PretrainConfig, texts: Texts, session: Session, facts: RunFacts) -> Trainer:

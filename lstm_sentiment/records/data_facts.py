@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lstm_sentiment.records.json_values import Count
+from lstm_sentiment.records.json_values import Count, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class VectorCoverage:
 
 
 @dataclass(kw_only=True)
-class DataFacts:
+class DataFacts(Record):
     """Counts of a classifier's rows; the coverage of pretrained vectors is added when these are loaded.
 
     Args:
@@ -130,7 +130,7 @@ class TextSplitFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFacts:
+class TextFacts(Record):
     """Counts of a language model's texts.
 
     Args:

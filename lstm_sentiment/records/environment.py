@@ -5,32 +5,40 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lstm_sentiment.records.json_values import Count
+from lstm_sentiment.records.json_values import Count, Record
 
 
 @dataclass(frozen=True, kw_only=True)
-class Versions:
-    """Versions that a packed run was trained with, without facts about the machine.
+class Writer(Record):
+    """What every version writes.
 
     Args:
         lstm_sentiment: version of this package.
-        torch: version of PyTorch.
-        packages: versions of the others, by name.
     """
 
     FILE: ClassVar[str] = "environment.json"
 
     lstm_sentiment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versions(Writer):
+    """Versions that a packed run was trained with, without facts about the machine.
+
+    Args:
+        torch: version of PyTorch.
+        packages: versions of the others, by name.
+    """
+
     torch: str
     packages: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Environment:
+class Environment(Writer):
     """Versions and machine that a run was trained with.
 
     Args:
-        lstm_sentiment: version of this package.
         python: version of Python.
         torch: version of PyTorch.
         system: operating system and kind of processor.
@@ -42,9 +50,6 @@ class Environment:
         packages: versions of other packages, by name.
     """
 
-    FILE: ClassVar[str] = "environment.json"
-
-    lstm_sentiment: str
     python: str
     torch: str
     system: str

@@ -11,17 +11,22 @@ import functools
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from lstm_sentiment.errors import CheckpointError, escaped, listed, shown
 
 T = TypeVar("T")
 
 
-class OfFile(Protocol):
-    """Dataclass of the content of a JSON file of a run folder."""
+class Record:
+    """Base class of a dataclass that is the content of a JSON file of a run folder."""
 
     FILE: ClassVar[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
+        content: dict[str, Any] = to_json(self)
+        return content
 
 
 COUNT = "a whole number of 0 or more"

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from lstm_sentiment.records.json_values import Count, to_json
+from lstm_sentiment.records.json_values import Count, Record
 from lstm_sentiment.records.scores import LanguageScores, Scores
 
 Split = Literal["validation", "test"]
@@ -129,7 +129,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunMetrics:
+class RunMetrics(Record):
     """Results of a run.
 
     Args:
@@ -214,12 +214,12 @@ class RunMetrics:
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of the file."""
-        found: dict[str, Any] = to_json(self)
+        found = super().as_json()
         return found if self.epochs else {name: found[name] for name in OF_FROZEN if name in found}
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageMetrics:
+class LanguageMetrics(Record):
     """Results of a run of a language model.
 
     Args:

@@ -34,7 +34,6 @@ from lstm_sentiment.prediction.classifier import SentimentClassifier, read_run
 from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.prediction.model_card import packed_card
 from lstm_sentiment.records.environment import Versions
-from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.system.files import new_folder, write_atomically, write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
@@ -91,7 +90,7 @@ def pack(
     compared = [*proof["texts"], *texts]
     with new_folder(Path(out)) as building:
         _begin(building, whole, config).save(BEST, {"model": tensors}, facts)
-        write_json(building / Versions.FILE, to_json(versions))
+        RunFolder(building).write(versions)
         write_json(building / STATEMENT, {"name": name, "corpora": [dict(corpus) for corpus in corpora]})
         write_atomically(building / CARD, card.encode("utf-8", "replace"))
         found = _cost(whole.predict_logits(compared), _logits_of(building, proof, compared))
