@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.prediction.score_file import (
         predict_file,
     )  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.records.json_values import to_json
     from lstm_sentiment.system.files import write_json
 
     classifier = load(options.run, device=options.device)
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
         truth_R, probabilities_RC = predict_file(classifier, options.file, **how_to_read(options))
         scores = score(truth_R, probabilities_RC, classifier.labels)
         say("\n".join(report_lines(scores, title=without_secrets(options.file))))
-        found |= {"file": without_secrets(options.file), **scores}
+        found |= {"file": without_secrets(options.file), **to_json(scores)}
     if options.behaviour:
         found["behaviour"] = check_behaviour(classifier.labels, classifier.predict_proba)
         say("\n".join(behaviour_lines(found["behaviour"])))

@@ -52,6 +52,9 @@ from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.models.network import Network, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.make_self_test import self_test_of
+from lstm_sentiment.records.checkpoint_facts import SavedTraining
+from lstm_sentiment.records.json_values import to_json
+from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
@@ -125,7 +128,7 @@ def main(argv: list[str]) -> None:
     )
     if folder.has(LAST):
         checkpoint = folder.load(LAST)
-        trainer.resume(checkpoint.tensors, checkpoint.facts)
+        trainer.resume(checkpoint.tensors, checkpoint.facts_as(SavedTraining))
         log.info("resuming from step %d of %d", trainer.state.step, trainer.total_steps)
     trainer.fit()
     best = trainer.evaluated_model()
@@ -475,7 +478,7 @@ class ManyCorpora:
         loss_KB = -(target_BC * log_KBC * allowed_BC).sum(dim=2)
         return (loss_KB.mean(dim=0) * batch.weights_B).sum()
 
-    def score(self, model: nn.Module) -> dict[str, Any]:
+    def score(self, model: nn.Module) -> Scores:
         """Return the scores of the held-out rows, each with the bias of its corpus."""
         assert isinstance(model, Corpora)
         logits_RC = predict_logits(model, self.held_out, device=self.device, batch_size=256)
@@ -489,7 +492,7 @@ class ManyCorpora:
         probabilities_RC = softmax((logits_RC + bias_RC).double().numpy(), axis=1)
         return score(self.held_out.labels, probabilities_RC, LABELS)
 
-    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+    def report(self, entry: dict[str, float], scores: Scores, *, epochs: int, is_best: bool) -> None:
         """Log an epoch."""
         report_epoch(entry, scores, LABELS, epochs=epochs, is_best=is_best)
 
@@ -527,7 +530,7 @@ def finish(
     drawn_R = _drawn_evenly(corpus_R, seed=config.seed)
     calibration = fit_calibration(logits_RC[drawn_R], held_out.labels[drawn_R])
     probabilities_RC = calibration.probabilities(logits_RC)
-    scores = {"all": score(held_out.labels, probabilities_RC, LABELS)}
+    scores = {"all": to_json(score(held_out.labels, probabilities_RC, LABELS))}
     for place, of in enumerate(rows.attrs["corpora"]):
         of_corpus_R = corpus_R == place
         if of_corpus_R.any():

@@ -7,6 +7,7 @@ beats a plain LSTM.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.records.scores import Scores
 
 MAX_TOKENS = 8_000_000  # of the linear model's training rows; more needs more memory than a laptop has
 ROWS_AT_ONCE = 2_000
@@ -24,7 +26,7 @@ Array = npt.NDArray[Any]
 
 def baseline_scores(
     train: TextDataset, test: TextDataset, labels: list[str], *, seed: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Scores]:
     """Fit both baselines on `train` and return their scores on `test` (see `metrics.score`).
 
     Returns:
@@ -35,9 +37,10 @@ def baseline_scores(
     rows = np.random.default_rng(seed).permutation(len(train))
     rows = np.sort(rows[: max(1, int((np.cumsum(train.lengths[rows]) <= MAX_TOKENS).sum()))])
     linear_RC = _linear_probabilities(train, rows, test, len(labels))
+    linear = replace(score(test.labels, linear_RC, labels), training_rows=len(rows))
     return {
         "majority": score(test.labels, majority_RC, labels),
-        "tfidf_logistic_regression": score(test.labels, linear_RC, labels) | {"training_rows": len(rows)},
+        "tfidf_logistic_regression": linear,
     }
 
 

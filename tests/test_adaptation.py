@@ -39,6 +39,8 @@ from lstm_sentiment.experiment.final_evaluation import _gate
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.linear.logistic_regression import folds_of
 from lstm_sentiment.models.network import WideAndDeep, new_network
+from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.system.files import as_json
 from lstm_sentiment.text.tokenizers import Vocabulary
 
 Train = Callable[..., dict[str, Any]]
@@ -277,7 +279,9 @@ def test_a_finished_run_is_not_changed(
         again = train(rows, "--data.test=0.2", "--resume=true", "--report=true")
     assert f"{out}: is finished already" in caplog.messages
     assert {**again, "total_s": 0} == {**first, "total_s": 0}
-    assert json.loads((out / "metrics.json").read_text()) == again
+    metrics = RunFolder(out).read(RunMetrics).as_json()
+    assert as_json(metrics) == (out / "metrics.json").read_bytes() == as_json(again)
+    assert list(again)[:4] == ["validation", "test", "calibration", "branches"]
     assert {file: file.read_bytes() for file in (out / "best").iterdir()} == before
     assert (out / "report.html").is_file()
     status = json.loads((out / "status.json").read_text())
@@ -708,9 +712,10 @@ def test_the_gate_compares_the_blend_with_the_linear_model(
     rows: Any = SimpleNamespace(labels=truth_R, counts=np.ones(300))
     corpus: Any = SimpleNamespace(validation=rows, labels=["bad", "good"], cross_validated=False)
     kept, shares_K = _gate(logits, np.array([1.5, 0.5]), corpus, Config())
-    assert kept["kind"] == kind
+    assert kept.kind == kind
     assert shares_K.tolist() == shares
-    assert (kept["scores"]["linear"] > kept["scores"]["head"]) == (better == "ngrams")
+    assert kept.scores is not None
+    assert (kept.scores.linear > kept.scores.head) == (better == "ngrams")
 
 
 def test_rows_the_starter_was_trained_on_are_reported(

@@ -59,7 +59,7 @@ def test_label_sets_reach_the_requested_coverage(coverage: float) -> None:
         logits_RC, truth_R = draw(600, seed)
         fitted = fit_calibration(logits_RC[:300], truth_R[:300])
         sets_RC = fitted.label_sets(fitted.probabilities(logits_RC[300:]), coverage)
-        found.append(coverage_of(sets_RC, truth_R[300:])["coverage"])
+        found.append(coverage_of(sets_RC, truth_R[300:]).coverage)
     assert np.mean(found) == pytest.approx(coverage, abs=0.01)
 
 

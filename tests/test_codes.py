@@ -39,7 +39,7 @@ def test_a_map_of_only_nulls_keeps_the_other_labels(tmp_path: Path, code: str) -
     data = write_csv(tmp_path / "data.csv", rows)
     left = read(tmp_path, data, labels={code.removesuffix(".0"): None})
     assert left.labels == ["negative", "neutral", "positive"]
-    assert left.facts["counts"]["train"]["left_out"] == 3
+    assert left.facts.counts["train"].left_out == 3
     kept = read(tmp_path, write_csv(tmp_path / "without.csv", rows[:90]))
     assert sum(map(len, left.splits.values())) == sum(map(len, kept.splits.values()))
 
@@ -139,7 +139,7 @@ def test_one_file_may_spell_a_code_in_several_ways(tmp_path: Path) -> None:
     rows = [(text, spelt[label == "positive"][i % 3]) for i, (text, label) in enumerate(TWO)]
     corpus = read(tmp_path, write_csv(tmp_path / "data.csv", rows))
     assert corpus.labels == ["-1", "1"]
-    assert corpus.facts["splits"]["train"]["classes"].keys() == {"-1", "1"}
+    assert corpus.facts.splits["train"].classes.keys() == {"-1", "1"}
 
 
 def test_zero_padded_numbers_are_distinct_labels(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_filters_accept_codes(tmp_path: Path) -> None:
     frame["year"] = [2001.0, 2002.0, None, 2001.0] * (len(frame) // 4)
     frame.to_parquet(tmp_path / "rows.parquet")
     corpus = read(tmp_path, tmp_path / "rows.parquet", filter={"year": "2001"}, validation=0.5)
-    assert corpus.facts["counts"]["train"]["filtered"] == len(frame) // 2
+    assert corpus.facts.counts["train"].filtered == len(frame) // 2
 
 
 def test_class_folders_may_be_codes(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_rows_without_a_label_are_left_out_on_request(tmp_path: Path) -> None:
     labels = {"": None, "negative": "negative", "positive": "positive"}
     corpus = read(tmp_path, data, labels=labels)
     assert corpus.labels == ["negative", "positive"]
-    assert corpus.facts["counts"]["train"]["left_out"] == 2
+    assert corpus.facts.counts["train"].left_out == 2
     assert sum(len(split) for split in corpus.splits.values()) == len(TWO) - 2
     with pytest.raises(DataError, match=r"data\.csv:9: has no label"):
         read(tmp_path, data, labels=["negative", "positive"])

@@ -18,6 +18,7 @@ from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.errors import ConfigError, DataError
+from lstm_sentiment.records.data_facts import SourceCounts
 
 Rows = list[tuple[str, str]]
 EVERY_TOKEN = TextConfig(min_frequency=1)
@@ -97,7 +98,7 @@ def test_the_split_does_not_depend_on_the_text_settings(load: Callable[..., Corp
 def test_no_test_rows_if_none_are_requested(load: Callable[..., Corpus]) -> None:
     corpus = load(make_rows(60), test=None)
     assert corpus.test is None
-    assert set(corpus.facts["splits"]) == {"train", "validation"}
+    assert set(corpus.facts.splits) == {"train", "validation"}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -145,12 +146,12 @@ def test_repeated_texts_are_removed_before_the_split(load: Callable[..., Corpus]
     corpus = load(repeated)
     found = [text for split in corpus.splits.values() for text in texts(split)]
     assert sorted(found) == sorted(text.lower() for text, _ in rows)
-    assert corpus.facts["duplicates"] == 60
-    assert corpus.facts["conflicting_labels"] == 0
-    assert corpus.facts["shared_texts"] == {"validation": 0, "test": 0}
+    assert corpus.facts.duplicates == 60
+    assert corpus.facts.conflicting_labels == 0
+    assert corpus.facts.shared_texts == {"validation": 0, "test": 0}
     kept = load(repeated, deduplicate=False)
     assert sum(len(split) for split in kept.splits.values()) == 180
-    assert kept.facts["duplicates"] == 60
+    assert kept.facts.duplicates == 60
 
 
 def test_the_first_row_of_a_repeated_text_is_kept(load: Callable[..., Corpus]) -> None:
@@ -159,16 +160,16 @@ def test_the_first_row_of_a_repeated_text_is_kept(load: Callable[..., Corpus]) -
     corpus = load([*rows, *[(text, other[label]) for text, label in rows[:7]], *rows[:3]])
     found = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
     assert sorted(found) == sorted((text.lower(), label) for text, label in rows)
-    assert corpus.facts["duplicates"] == 10
-    assert corpus.facts["conflicting_labels"] == 7
+    assert corpus.facts.duplicates == 10
+    assert corpus.facts.conflicting_labels == 7
 
 
 def test_codes_of_one_class_do_not_conflict(load: Callable[..., Corpus]) -> None:
     rows = [(f"text {i}", str(i % 4)) for i in range(80)]
     swapped = [(text, {"0": "1", "1": "0"}.get(label, label)) for text, label in rows[:8]]
     corpus = load([*rows, *swapped], labels={0: "bad", 1: "bad", 2: "good", 3: "good"})
-    assert corpus.facts["duplicates"] == 8
-    assert corpus.facts["conflicting_labels"] == 0
+    assert corpus.facts.duplicates == 8
+    assert corpus.facts.conflicting_labels == 0
 
 
 def test_rows_of_another_file_are_not_deduplicated(tmp_path: Path, load: Callable[..., Corpus]) -> None:
@@ -178,8 +179,8 @@ def test_rows_of_another_file_are_not_deduplicated(tmp_path: Path, load: Callabl
     corpus = load([*rows, *rows], validation=str(validation), test=str(test))
     assert texts(corpus.train) == [text.lower() for text, _ in rows]
     assert texts(corpus.validation) == [rows[0][0].lower()] * 3 + ["unseen great"] * 2
-    assert corpus.facts["shared_texts"] == {"validation": 3, "test": 2}
-    assert corpus.facts["duplicates"] == 60
+    assert corpus.facts.shared_texts == {"validation": 3, "test": 2}
+    assert corpus.facts.duplicates == 60
 
 
 def test_a_file_can_be_combined_with_a_fraction(tmp_path: Path, load: Callable[..., Corpus]) -> None:
@@ -231,8 +232,8 @@ def test_a_filter_applies_to_every_file(tmp_path: Path, load: Callable[..., Corp
 
     corpus = load(write("a.csv", 120), test=str(write("b.csv", 30)), filter={"source": "s1"})
     assert (len(corpus.train) + len(corpus.validation), len(corpus.splits["test"])) == (60, 15)
-    assert corpus.facts["counts"]["train"]["filtered"] == 60
-    assert corpus.facts["counts"]["test"]["filtered"] == 15
+    assert corpus.facts.counts["train"].filtered == 60
+    assert corpus.facts.counts["test"].filtered == 15
     with pytest.raises(DataError, match=r"no row is left after the filter \{'source': 's2'\}"):
         load(tmp_path / "a.csv", filter={"source": "s2"})
 
@@ -286,7 +287,7 @@ def test_codes_are_mapped_to_classes(load: Callable[..., Corpus]) -> None:
     assert corpus.label_map == {"4": "good", "3": "good", "0": "bad", "1": "bad", "2": "so-so"}
     found = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
     assert sorted(found) == sorted((text, corpus.label_map[label]) for text, label in rows)
-    assert corpus.facts["splits"]["train"]["classes"] == {"good": 32, "bad": 32, "so-so": 16}
+    assert corpus.facts.splits["train"].classes == {"good": 32, "bad": 32, "so-so": 16}
 
 
 def test_an_unknown_label_is_refused_with_its_line(tmp_path: Path, load: Callable[..., Corpus]) -> None:
@@ -333,7 +334,7 @@ def test_a_class_without_a_training_row_is_refused(tmp_path: Path, load: Callabl
 def test_a_class_may_be_missing_in_another_file(tmp_path: Path, load: Callable[..., Corpus]) -> None:
     test = write_csv(tmp_path / "test.csv", [("a b", "neutral"), ("c", "neutral")])
     corpus = load(make_rows(60), test=str(test))
-    assert corpus.facts["splits"]["test"]["classes"] == {"negative": 0, "neutral": 2, "positive": 0}
+    assert corpus.facts.splits["test"].classes == {"negative": 0, "neutral": 2, "positive": 0}
 
 
 def test_class_folders_are_chosen_by_the_labels(tmp_path: Path, load: Callable[..., Corpus]) -> None:
@@ -392,19 +393,26 @@ def test_corpus_statistics_equal_plain_counts(load: Callable[..., Corpus]) -> No
     for name, split in corpus.splits.items():
         tokens = [row.split() for row in texts(split)]
         flat = [token for row in tokens for token in row]
-        facts = corpus.facts["splits"][name]
-        assert facts["rows"] == len(split) == len(tokens)
-        assert facts["tokens"] == len(flat)
-        assert facts["empty_texts"] == sum(not row for row in tokens)
-        assert facts["unknown_tokens"] == pytest.approx(
+        facts = corpus.facts.splits[name]
+        assert facts.rows == len(split) == len(tokens)
+        assert facts.tokens == len(flat)
+        assert facts.empty_texts == sum(not row for row in tokens)
+        assert facts.unknown_tokens == pytest.approx(
             sum(token not in known for token in flat) / len(flat), abs=1e-5
         )
-        assert facts["cut_tokens"] == pytest.approx(
+        assert facts.cut_tokens == pytest.approx(
             sum(max(0, len(row) - 8) for row in tokens) / len(flat), abs=1e-5
         )
-        assert facts["classes"] == dict(sorted(Counter(corpus.labels[c] for c in split.labels).items()))
-    counted = {"filtered": 0, "empty": 1, "empty_lines": [202], "replaced": 0, "left_out": 0, "weightless": 0}
-    assert corpus.facts["counts"] == {"train": {**counted, "swallowed": 0, "swallowed_line": 0}}
+        assert facts.classes == dict(sorted(Counter(corpus.labels[c] for c in split.labels).items()))
+    counted: dict[str, Any] = {
+        "filtered": 0,
+        "empty": 1,
+        "empty_lines": [202],
+        "replaced": 0,
+        "left_out": 0,
+        "weightless": 0,
+    }
+    assert corpus.facts.counts == {"train": SourceCounts(**counted, swallowed=0, swallowed_line=0)}
 
 
 def test_the_fingerprint_changes_with_rows_labels_split_and_tokens(

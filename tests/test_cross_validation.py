@@ -100,7 +100,7 @@ def test_each_row_is_scored_by_a_network_that_has_not_seen_it(
     calibration = fit_calibration(logits_RC, truth_R)
     assert metrics["calibration"]["temperature"] == pytest.approx(calibration.temperature)
     scores = score(truth_R, calibration.probabilities(logits_RC), ["negative", "neutral", "positive"])
-    assert metrics["validation"]["confusion"] == scores["confusion"]
+    assert metrics["validation"]["confusion"] == scores.confusion
 
 
 def test_the_final_network_is_trained_on_all_rows(configure: Configure, few: Path) -> None:

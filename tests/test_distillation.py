@@ -67,7 +67,7 @@ def test_unlabelled_texts_get_the_teachers_probabilities(
     np.testing.assert_array_equal(taught.labels[rows:], taught.targets[rows:].argmax(1))
     for row in (0, rows - 1):  # the same tokens as before
         assert taught.token_ids(row).tolist() == corpus.train.token_ids(row).tolist()
-    assert sum(corpus.facts["unlabelled"]["classes"].values()) == 150
+    assert sum(corpus.facts.unlabelled.classes.values()) == 150
 
 
 def test_the_teacher_may_order_classes_differently(learn: Configure, trained_run: Path, more: Path) -> None:
@@ -124,7 +124,7 @@ def test_unlabelled_texts_extend_only_the_vocabulary(
     taught = run(config)
     assert taught["baselines"] == alone["baselines"]
     before, after = corpus_of(configure()), corpus_of(config)
-    assert before.facts["splits"]["train"]["rows"] == after.facts["splits"]["train"]["rows"]
+    assert before.facts.splits["train"].rows == after.facts.splits["train"].rows
     for name in ("train", "validation", "test"):
         np.testing.assert_array_equal(before.splits[name].rows, after.splits[name].rows)
     assert set(before.vocabulary.tokens) < set(after.vocabulary.tokens)

@@ -255,19 +255,22 @@ def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        lambda facts: facts.pop("training"),
-        lambda facts: facts.pop("threads"),
-        lambda facts: facts.update(training=[]),
-        lambda facts: facts["training"].pop("step"),
-        lambda facts: facts["training"].update(more=1),
-        lambda facts: facts["training"].update(step="3"),
-        lambda facts: facts["training"].update(history={}),
+        (lambda facts: facts.pop("training"), "training is missing; it must be an object"),
+        (lambda facts: facts.pop("threads"), "threads is missing; it must be a whole number"),
+        (lambda facts: facts.pop("scaler"), "scaler is missing; it must be an object or null"),
+        (lambda facts: facts.update(training=[]), "training is a list of 0, not an object"),
+        (lambda facts: facts["training"].pop("step"), "training.step is missing; it must be a whole number"),
+        (lambda facts: facts["training"].update(step="3"), "training.step is '3', not a whole number"),
+        (
+            lambda facts: facts["training"].update(history={}),
+            "training.history is an object of 0",
+        ),
     ],
 )
 def test_a_checkpoint_that_no_training_wrote_is_refused(
-    configure: Configure, change: Callable[[dict[str, Any]], object]
+    configure: Configure, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     """Its manifest is valid: it was forged."""
     config = configure(*RESUMED)
@@ -277,7 +280,7 @@ def test_a_checkpoint_that_no_training_wrote_is_refused(
     facts = copy.deepcopy(dict(checkpoint.facts))
     change(facts)
     folder.save(LAST, checkpoint.tensors, facts)
-    with pytest.raises(CheckpointError, match=r"state.json: does not hold the state of a training run"):
+    with pytest.raises(CheckpointError, match=rf"state\.json: {message}.*; restore it from a copy, or train"):
         run(dataclasses.replace(config, resume=True))
 
 
@@ -300,7 +303,9 @@ def test_early_stopping_continues_across_a_resume(
     scores = iter([0.5, 0.4, 0.3, 0.2])
     real = classification_module.score
     monkeypatch.setattr(
-        classification_module, "score", lambda *args: real(*args) | {"macro_f1": next(scores)}
+        classification_module,
+        "score",
+        lambda *args: dataclasses.replace(real(*args), macro_f1=next(scores)),
     )
     config = configure(*RESUMED, "--trainer.epochs=6", "--trainer.patience=3")
     run_until_save(config, "last", 7)

@@ -23,7 +23,7 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 FLOORS = [
     "errors version kernels",
     "system cli",
-    "text config",
+    "text config records",
     "checkpoints data",
     "models evaluation provenance",
     "training prediction linear",

@@ -100,7 +100,7 @@ def read(config: PretrainConfig) -> Texts:
 
 
 def texts_of(found: Texts) -> dict[str, int]:
-    return {split: of["texts"] for split, of in found.facts["splits"].items()}
+    return {split: of.texts for split, of in found.facts.splits.items()}
 
 
 def random_model(size: int = 12, *, samples: int = 0, **given: Any) -> LanguageModel:
@@ -375,7 +375,7 @@ def test_validation_and_excluded_texts_are_not_trained_on(
     flags = [f"--data.train={train_file}", f"--data.exclude={apart}", f"--data.validation={validation}"]
     found = read(pretraining(*flags))
     assert texts_of(found) == {"train": 45, "validation": 5}
-    assert (found.facts["duplicates"], found.facts["excluded"]) == (7, 15)
+    assert (found.facts.duplicates, found.facts.excluded) == (7, 15)
     learned = {found.train.store.hashes[row] for row in found.train.rows}
     for file in (apart, validation):
         other = read(pretraining(f"--data.train={file}", "--data.validation=0.2"))

@@ -16,14 +16,16 @@ from lstm_sentiment.checkpoints.run_folder import LAST, RunFolder
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.errors import RunError
-from lstm_sentiment.experiment.resume import ROUNDED_BY, check_folder, checkpoint_to_resume, machine_facts
+from lstm_sentiment.experiment.resume import ROUNDED_BY, check_folder, checkpoint_to_resume
 from lstm_sentiment.experiment.session import restarted
 from lstm_sentiment.experiment.signals import STATUS
 from lstm_sentiment.pretraining.config import PretrainConfig
+from lstm_sentiment.records.checkpoint_facts import RunFacts, TrainingState
+from lstm_sentiment.records.data_facts import DataFacts, SourceCounts, SplitFacts
+from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.system.files import write_json
 from lstm_sentiment.text.tokenizers import Vocabulary
-from lstm_sentiment.training.protocols import TrainingState
 
 HARMLESS = {
     "out": "a folder may be moved",
@@ -72,7 +74,7 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
-def begin(folder: RunFolder, config: Any, facts: dict[str, Any] | None = None, **others: Any) -> None:
+def begin(folder: RunFolder, config: Any, facts: RunFacts | None = None, **others: Any) -> None:
     """Write a run after its first step, with other values of some keys: `seed`, `data__train`."""
     saved = yaml.safe_load(config_yaml(config))
     for key, value in others.items():
@@ -81,9 +83,8 @@ def begin(folder: RunFolder, config: Any, facts: dict[str, Any] | None = None, *
     text = yaml.safe_dump(saved)
     folder.begin(config_yaml=text, vocabulary=["so", "good"], labels=["no", "yes"], label_map={})
     training = dataclasses.asdict(TrainingState(step=1))
-    folder.save(
-        LAST, {"model": {"w": torch.ones(1)}}, {**(facts or {}), "training": training, "scaler": None}
-    )
+    saved = {**to_json(facts or facts_of()), "training": training, "scaler": None}
+    folder.save(LAST, {"model": {"w": torch.ones(1)}}, saved)
 
 
 def test_every_key_is_classified() -> None:
@@ -124,13 +125,17 @@ def test_all_differing_keys_are_named(folder: RunFolder) -> None:
 
 
 def data_of(words: list[str], rows: int) -> Any:
-    facts = {"splits": {"train": {"rows": rows}}}
+    split = SplitFacts(rows=rows, classes={}, unknown_tokens=0.0, cut_tokens=0.0, tokens=0, empty_texts=0)
+    counts = {"train": SourceCounts(filtered=0, empty=0, replaced=0)}
+    facts = DataFacts(
+        duplicates=0, conflicting_labels=0, counts=counts, splits={"train": split}, shared_texts={}
+    )
     return SimpleNamespace(labels=["no", "yes"], vocabulary=Vocabulary(words), facts=facts, label_map={})
 
 
-def facts_of(**others: Any) -> dict[str, Any]:
-    cpu = machine_facts(torch.device("cpu"), precision="fp32", threads=1, processes=Processes())
-    return {"data": "0123456789abcdef", **cpu, **others}
+def facts_of(**others: Any) -> RunFacts:
+    machine = {"threads": 1, "world_size": 1, "device": "cpu", "precision": "fp32", "torch": "2.13"}
+    return RunFacts(**{"data": "0123456789abcdef", **machine, **others})
 
 
 @pytest.mark.parametrize(
@@ -145,16 +150,15 @@ def test_another_machine_is_reported_with_both_values(
         checkpoint_to_resume(folder, facts_of(), data_of(["so", "good"], 9))
         assert not caplog.records
         checkpoint_to_resume(folder, facts_of(**{name: value}), data_of(["so", "good"], 9))
-    assert (
-        f"the run had {name} {facts_of()[name]}, now {value}: numbers are rounded differently" in caplog.text
-    )
+    before = getattr(facts_of(), name)
+    assert f"the run had {name} {before}, now {value}: numbers are rounded differently" in caplog.text
     assert name in ROUNDED_BY
 
 
 def test_a_run_of_an_earlier_version_may_lack_machine_facts(
     folder: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    known = {name: facts_of()[name] for name in ("data", "threads", "world_size")}
+    known = facts_of(device=None, precision=None, torch=None)
     begin(folder, Config(), known)
     checkpoint_to_resume(folder, facts_of(), data_of(["so", "good"], 9))
     assert not caplog.records
@@ -172,7 +176,7 @@ def test_other_data_is_refused_with_both_descriptions(
     folder: RunFolder, words: list[str], rows: int, told: str
 ) -> None:
     begin(folder, Config(), facts_of())
-    write_json(folder.path / "data.json", data_of([], 9).facts)
+    folder.write(data_of([], 9).facts)
     with pytest.raises(RunError, match="no longer those the run began with") as caught:
         checkpoint_to_resume(folder, facts_of(data="other"), data_of(words, rows))
     assert f"({told});" in str(caught.value)

@@ -161,7 +161,7 @@ def test_no_text_is_in_two_splits_or_folds(tmp_path: Path, seed: int) -> None:
     repeated = [*rows, *rows[:40], *((text, "neutral") for text, _ in rows[10:20])]
     random.Random(seed).shuffle(repeated)
     corpus = load(write_csv(tmp_path / "a.csv", repeated), deduplicate=False)
-    assert corpus.facts["shared_texts"] == {"validation": 0, "test": 0}
+    assert corpus.facts.shared_texts == {"validation": 0, "test": 0}
     assert sum(map(len, corpus.splits.values())) == 140
     texts = {name: set(split.texts.tolist()) for name, split in corpus.splits.items()}
     assert len(texts["test"]) == len(texts["validation"]) == 9
@@ -187,7 +187,7 @@ def test_groups_that_share_a_text_stay_together(tmp_path: Path) -> None:
     }
     assert sum(map(len, sides.values())) == 30
     assert sum({"g0", "g7", "g11"} <= side for side in sides.values()) == 1
-    assert corpus.facts["shared_texts"] == {"validation": 0, "test": 0}
+    assert corpus.facts.shared_texts == {"validation": 0, "test": 0}
 
 
 def test_unique_rows_are_split_as_before(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_row_of_weight_0_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("\n".join(["text,label,count", *lines]) + "\n")
     corpus = load(tmp_path / "a.csv", weight_column="count")
     assert sum(map(len, corpus.splits.values())) == 50
-    assert corpus.facts["counts"]["train"]["weightless"] == 10
+    assert corpus.facts.counts["train"].weightless == 10
 
 
 @pytest.mark.parametrize("weight", ["-1", "many", "nan", "inf", "", "2000000"])

@@ -29,13 +29,16 @@ from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import OutOfMemoryError, StoppedError, TrainingError
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import new_network
+from lstm_sentiment.records.checkpoint_facts import SavedTraining, TrainingState
+from lstm_sentiment.records.json_values import from_json
+from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.system.devices import lstm_takes_bf16
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training import progress
 from lstm_sentiment.training.classification import Classification
 from lstm_sentiment.training.losses import Loss, cross_entropy
 from lstm_sentiment.training.protocols import Watch
-from lstm_sentiment.training.trainer import Trainer, TrainingState
+from lstm_sentiment.training.trainer import Trainer
 
 NO_DROPOUT = ("--model.dropout=0", "--model.embedding_dropout=0", "--model.word_dropout=0")
 LEARNS_QUICKLY = ("--trainer.epochs=6", "--trainer.ema=0.8", "--trainer.learning_rate=0.03")
@@ -114,8 +117,8 @@ def script_scores(monkeypatch: pytest.MonkeyPatch, values: list[float], metric: 
     left = iter(values)
     real = classification_module.score
 
-    def scripted(*args: Any) -> dict[str, Any]:
-        return real(*args) | {metric: next(left)}
+    def scripted(*args: Any) -> Scores:
+        return dataclasses.replace(real(*args), **{metric: next(left)})
 
     monkeypatch.setattr(classification_module, "score", scripted)
 
@@ -656,7 +659,7 @@ def test_resuming_from_every_step_gives_the_same_bytes(
         store, watch = MemoryStore(), OneStep()
         again = make_trainer(config, store=store, precision=precision, watch=watch)
         watch.trainer = again
-        again.resume(groups, facts)
+        again.resume(groups, from_json(SavedTraining, facts, file="state.json"))
         with pytest.raises(StoppedError):
             again.fit()
         assert again.state.step in range(facts["training"]["step"] + 1, facts["training"]["step"] + 3)

@@ -215,7 +215,7 @@ def test_without_phrases_each_tree_is_one_row(tmp_path: Path, load: Callable[...
     corpus = load(write_trees(tmp_path / "train.txt", trees))
     found = [row for split in corpus.splits.values() for row in rows_of(corpus, split)]
     assert sorted(found) == sorted(spans_of(tree)[0] for tree in trees)
-    assert corpus.facts["phrases"] == 0
+    assert corpus.facts.phrases == 0
 
 
 @pytest.mark.parametrize("deduplicate", [True, False])
@@ -243,7 +243,7 @@ def test_phrases_come_from_training_and_unclassified_sentences(
         assert len(found) == len({text for text, _ in found})
     else:
         assert Counter(found) == Counter(expected)
-    assert set(corpus.facts["shared_texts"].values()) == {0}
+    assert set(corpus.facts.shared_texts.values()) == {0}
     for part in ("validation", "test"):
         assert not set(corpus.splits[part].store.lines[corpus.splits[part].rows]) & set(
             corpus.train.store.lines[corpus.train.rows]
@@ -343,7 +343,7 @@ def test_the_majority_baseline_uses_weights(tmp_path: Path, load: Callable[..., 
     corpus = load(write_trees(tmp_path / "train.txt", trees), phrases=0.01, deduplicate=False, test=None)
     scores = baseline_scores(corpus.train, corpus.validation, corpus.labels, seed=0)
     counts = Counter(label for _, label in rows_of(corpus, corpus.train))
-    predicted = np.array(scores["majority"]["confusion"]).sum(axis=0)
+    predicted = np.array(scores["majority"].confusion).sum(axis=0)
     assert counts["0"] > counts["4"], "by rows alone"
     assert corpus.labels[int(predicted.argmax())] == "4", "sentences decide"
 
@@ -359,7 +359,7 @@ def test_a_null_leaves_rows_out_in_any_format(tmp_path: Path, load: Callable[...
     expected = [(text.lower(), labels[label]) for text, label in rows if labels[label] is not None]
     assert Counter(found) == Counter(expected)
     assert corpus.labels == ["bad", "good"]
-    assert corpus.facts["counts"]["train"]["left_out"] == 40
+    assert corpus.facts.counts["train"].left_out == 40
 
 
 @pytest.mark.parametrize("labels", [{0: None, 1: "a"}, {0: None, 1: "a", 2: "a"}])
@@ -372,7 +372,7 @@ def test_a_map_of_only_nulls_keeps_the_other_labels(tmp_path: Path, load: Callab
     """It names no class, so two classes are not required."""
     corpus = load(write_csv(tmp_path / "train.csv", make_rows(120)), labels={"neutral": None})
     assert corpus.labels == ["negative", "positive"]
-    assert corpus.facts["counts"]["train"]["left_out"] == 40
+    assert corpus.facts.counts["train"].left_out == 40
 
 
 def test_a_file_without_remaining_rows_is_refused(tmp_path: Path, load: Callable[..., Corpus]) -> None:

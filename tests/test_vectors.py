@@ -374,7 +374,7 @@ def test_words_only_in_the_vectors_are_known(tmp_path: Path) -> None:
         text = TextConfig(min_frequency=1, subwords=0, vectors=str(tmp_path / "glove.txt"), vector_words=most)
         corpus = prepare(data, text, seed=0, cache=tmp_path / "cache")
         found[most] = corpus.vocabulary.tokens
-        unknown = corpus.facts["splits"]["validation"]["unknown_tokens"]
+        unknown = corpus.facts.splits["validation"].unknown_tokens
         assert unknown == pytest.approx(1.0 if most == 0 else 2 / 3, abs=1e-4)
     assert found[22] == [*found[0], *(f"w{i}" for i in range(9, 21))]
     with pytest.raises(ConfigError, match=r"text\.vector_words: there are no vectors"):

@@ -27,6 +27,8 @@ from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.linear.logistic_regression import folds_of
 from lstm_sentiment.models.network import Network, WideAndDeep
+from lstm_sentiment.records.checkpoint_facts import LogEntry
+from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
 from lstm_sentiment.training.losses import training_loss
@@ -49,7 +51,7 @@ class OutOfFold:
     """
 
     logits: list[Logits]
-    scores: list[dict[str, Any]]
+    scores: list[Scores]
 
 
 class _Held(Classification):
@@ -59,7 +61,7 @@ class _Held(Classification):
         super().__init__(*args, **settings)
         self.logits: list[Logits] = []
 
-    def score(self, model: nn.Module) -> dict[str, Any]:
+    def score(self, model: nn.Module) -> Scores:
         """Return the scores of the held-out rows."""
         networks = {"": model}
         if isinstance(model, WideAndDeep):
@@ -74,17 +76,17 @@ class _Held(Classification):
         ).numpy()
         return found
 
-    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+    def report(self, entry: LogEntry, scores: Scores, *, epochs: int, is_best: bool) -> None:
         """Log nothing."""
 
 
 class Scored(Classification):
     """Classification task whose epochs are scored in advance by `cross_validate`."""
 
-    of_epochs: list[dict[str, Any]]
+    of_epochs: list[Scores]
     trainer: Trainer
 
-    def score(self, model: nn.Module) -> dict[str, Any]:  # noqa: ARG002 - no rows are held out
+    def score(self, model: nn.Module) -> Scores:  # noqa: ARG002 - no rows are held out
         """Return the scores of the trainer's current epoch."""
         return self.of_epochs[self.trainer.state.epoch]
 
@@ -95,7 +97,7 @@ class _Nowhere:
     def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
         """Discard."""
 
-    def write_log(self, entries: list[dict[str, Any]]) -> None:
+    def write_log(self, entries: list[LogEntry]) -> None:
         """Discard."""
 
 

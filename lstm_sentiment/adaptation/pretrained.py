@@ -22,6 +22,7 @@ from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of, yaml_of
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, SentimentError
+from lstm_sentiment.records.checkpoint_facts import LanguageFacts
 from lstm_sentiment.system.files import local_path
 from lstm_sentiment.text.tokenizers import Vocabulary
 
@@ -87,13 +88,14 @@ def load_pretrained(config: Config) -> Pretrained | None:
     except SentimentError as error:
         raise ConfigError(str(error), key="pretrained") from None
     _check_alike(yaml_of(folder.path / "config.yaml"), config, folder.path)
+    facts = checkpoint.facts_as(LanguageFacts)
     try:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
         check_weights(weights, {name: tensor.shape for name, tensor in weights.items()})
         log.info(
             "pretrained: %s, epoch %d, validation perplexity %.1f",
-            folder.path, checkpoint.facts["epoch"] + 1, checkpoint.facts["scores"]["perplexity"],
+            folder.path, facts.epoch + 1, facts.scores.perplexity,
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder.path}: is malformed: {error}") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class Blend:
         why: the reason, in words.
     """
 
-    kind: str
+    kind: Literal["both", "head", "linear"]
     weights: tuple[float, float]
     bias_C: Array
     out_of_fold_RC: Array

@@ -30,6 +30,7 @@ from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import sides
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import KINDS, NgramBranch
+from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS, UNKNOWN
 from lstm_sentiment.text.tokenizers import Vocabulary
 
@@ -201,12 +202,12 @@ def load_start(name: str) -> Start | None:
     if not labels:
         return None
     config = read_config(path / "config.yaml")
+    calibration = checkpoint.facts_as(BestFacts).calibration
     try:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(path / "vocabulary.json", known_tokens(weights)))
         sizes = {"subwords": config.text.subwords, **dataclasses.asdict(config.model)}
         check_weights(weights, network_shapes(len(vocabulary), len(labels), **sizes))
-        temperature = float(checkpoint.facts.get("calibration", {}).get("temperature", 1.0))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is malformed: {error}") from None
     digest = hashlib.sha256()
@@ -220,7 +221,7 @@ def load_start(name: str) -> Start | None:
         vocabulary=vocabulary,
         config=config,
         weights=of_lstm if wide else weights,
-        temperature=temperature,
+        temperature=calibration.temperature if calibration else 1.0,
         sha256=digest.hexdigest(),
         **(_linear_branch(weights, config, vocabulary, len(labels)) if wide else {}),
     )

@@ -7,6 +7,7 @@ A manifest lists each file with its sha256 and size, and those of files elsewher
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from lstm_sentiment.checkpoints.untrusted_files import check_bytes, check_place, check_tensors, json_of
 from lstm_sentiment.errors import CheckpointError, OtherVersionError, shown
+from lstm_sentiment.records.environment import Writer
+from lstm_sentiment.records.json_values import from_json
 from lstm_sentiment.system.files import as_json, sha256_of
 from lstm_sentiment.system.open_errors import reading
 from lstm_sentiment.version import __version__
@@ -93,12 +96,11 @@ def verify(folder: Path, *, depends_on: Iterable[Path]) -> None:
 
 def _other_format(found: object, run: Path) -> str:
     """Return the message for a checkpoint format that this version cannot read."""
-    try:
-        check_place(run / "environment.json", run)
-        writer = json_of(run / "environment.json")["lstm_sentiment"]
-    except (CheckpointError, KeyError, TypeError):
-        writer = None
-    by = f" by version {shown(writer)} of lstm_sentiment" if isinstance(writer, str) else ""
+    by, file = "", run / Writer.FILE
+    with contextlib.suppress(CheckpointError):
+        check_place(file, run)
+        version = from_json(Writer, json_of(file), file=file).lstm_sentiment
+        by = f" by version {shown(version)} of lstm_sentiment"
     newer = isinstance(found, int) and found > FORMAT
     way_out = "pip install --upgrade lstm_sentiment" if newer else "use the version that wrote it"
     return (

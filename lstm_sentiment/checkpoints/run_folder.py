@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -46,6 +46,7 @@ from lstm_sentiment.errors import (
     RunError,
     SentimentError,
 )
+from lstm_sentiment.records.json_values import Record, from_json
 from lstm_sentiment.system.consistent_reads import MisfitError, ReplacedError, held_in_place, settled
 from lstm_sentiment.system.files import (
     as_json,
@@ -78,6 +79,8 @@ SOON_READ = 256 << 20  # bytes that can be hashed in a fraction of a second
 _UNFINISHED = re.compile(r"\.(.+)\.\d+\.tmp")  # temporary files and folders of killed processes
 Expectation = Callable[[Mapping[str, Table], Mapping[str, Any]], None]
 TensorGroups = Mapping[str, Mapping[str, Tensor]]
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+Facts = TypeVar("Facts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +90,25 @@ class Checkpoint:
     Args:
         tensors: group -> name -> tensor, on the CPU.
         facts: saved with the tensors.
+        folder: that it was read from.
     """
 
     tensors: dict[str, dict[str, Tensor]]
     facts: dict[str, Any]
+    folder: Path = Path()
+
+    def facts_as(self, kind: type[Facts]) -> Facts:
+        """Return the facts as a dataclass (see `records.checkpoint_facts`).
+
+        Raises:
+            CheckpointError: one is missing or has another type.
+
+        Example::
+
+            RunFolder("runs/tweets").load(BEST).facts_as(BestFacts).calibration
+        """
+        fix = "restore it from a copy, or train again"
+        return from_json(kind, self.facts, file=self.folder / "state.json", fix=fix)
 
 
 class RunFolder:
@@ -281,6 +299,26 @@ class RunFolder:
         """
         return json_of(self.own(name))
 
+    def read(self, kind: type[AnyRecord]) -> AnyRecord:
+        """Read one of the run's JSON files as a dataclass (see `records`), which names the file.
+
+        Raises:
+            CheckpointError: as `read_json`; a field is missing or has another type.
+
+        Example::
+
+            RunFolder("runs/tweets").read(RunMetrics).held_out.macro_f1
+        """
+        return from_json(kind, self.read_json(kind.FILE), file=self.path / kind.FILE)
+
+    def write(self, record: Record) -> None:
+        """Write one of the run's JSON files, atomically.
+
+        Raises:
+            DiskError: it cannot be written; the previous file is intact.
+        """
+        write_json(self.path / record.FILE, record.as_json())
+
     def own(self, name: str) -> Path:
         """Return the path of one of the run's files.
 
@@ -334,7 +372,7 @@ class RunFolder:
                 tensors["model"] = dequantized(tensors.get("model", {}), facts.pop(PACKED))
             except CheckpointError as error:
                 raise CheckpointError(f"{folder / 'model.safetensors'}: {error}") from None
-        return Checkpoint(tensors=tensors, facts=facts)
+        return Checkpoint(tensors=tensors, facts=facts, folder=folder)
 
 
 def _is_begun(entry: Path) -> bool:

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def check_self_test(
     if proof is None:
         return
     names = ("python", "torch", "system", "cpu", "device")
-    machine = describe_machine(device)
+    machine: Mapping[str, object] = describe_machine(device)
     here = {"lstm_sentiment": __version__, **{fact: machine[fact] for fact in names}}
     verified = Verified(notes_folder() / "proofs", proof, here)
     if verified.known():

@@ -106,7 +106,7 @@ def json_of(file: Path, *, ending: str = "") -> Any:
     content = content_of(file)
     if not content.endswith(ending.encode()):
         raise CheckpointError(f"{file}: is truncated")
-    return _parsed(file, content)
+    return parsed(file, content)
 
 
 def vocabulary_of(file: Path, count: int) -> list[str]:
@@ -134,7 +134,7 @@ def vocabulary_of(file: Path, count: int) -> list[str]:
         stop = end if end - start <= MANY_BYTES else content.rfind(b"\n", start, start + MANY_BYTES)
         if stop < 0:
             raise CheckpointError(f"{file}: has a line of more than {MANY_BYTES:,} bytes")
-        part = _parsed(file, b"[" + content[start:stop].strip().removesuffix(b",") + b"]")
+        part = parsed(file, b"[" + content[start:stop].strip().removesuffix(b",") + b"]")
         if not all(isinstance(token, str) for token in part):
             raise CheckpointError(f"{file}: holds an item that is not a string")
         tokens += part
@@ -207,7 +207,7 @@ def check_tensors(file: Path) -> Table:
             refuse_foreign(file, beginning)
             raise CheckpointError(f"{file}: has a header of {length:,} bytes, in a file of {size:,}")
         opened.seek(8)
-        header = _parsed(file, opened.read(length))
+        header = parsed(file, opened.read(length))
     if not isinstance(header, dict) or len(header) > MOST_TENSORS:
         raise CheckpointError(f"{file}: does not list at most {MOST_TENSORS:,} tensors")
     try:
@@ -246,7 +246,19 @@ def check_place(file: Path, folder: Path) -> None:
         raise CheckpointError(f"{file}: points outside the run folder, to {place}; put the file itself here")
 
 
-def _parsed(file: Path, content: bytes) -> Any:
+def parsed(file: Path | str, content: bytes) -> Any:
+    """Return JSON text as values.
+
+    Args:
+        file: where it was read, for messages.
+        content: in UTF-8.
+
+    Raises:
+        CheckpointError: it is not JSON, has duplicate keys, or has too many parts.
+
+    >>> parsed("log.jsonl:1", b'{"epoch": 1}')
+    {'epoch': 1}
+    """
     if content.count(b"[") + content.count(b"{") > MOST_PARTS:
         raise CheckpointError(f"{file}: holds more than {MOST_PARTS:,} lists and maps")
     try:

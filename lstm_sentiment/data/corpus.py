@@ -26,6 +26,7 @@ from lstm_sentiment.data.splits import split_rows
 from lstm_sentiment.data.token_store import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.data.word_vectors import vector_words
 from lstm_sentiment.errors import ConfigError, DataError, Problems, shown
+from lstm_sentiment.records.data_facts import DataFacts, SourceCounts, SplitFacts, Unlabelled
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Tokenizer, Vocabulary
 
@@ -58,7 +59,7 @@ class Corpus:
     labels: list[str]
     label_map: dict[str, str | None]
     vocabulary: Vocabulary
-    facts: dict[str, Any]
+    facts: DataFacts
     fingerprint: str
 
     @property
@@ -123,15 +124,15 @@ def prepare(
         labels=labels,
         label_map=label_map,
         vocabulary=vocabulary,
-        facts={
-            "duplicates": cut.duplicates,
-            "conflicting_labels": cut.conflicting,
-            "counts": {split: _counts(store, classes[split]) for split, store in stores.items()},
-            "unlabelled": {"texts": len(unlabelled)} if unlabelled else {},
-            "phrases": int(stores["train"].phrases[cut.rows["train"]].sum()),
-            "splits": {name: _split_facts(split, labels) for name, split in splits.items()},
-            "shared_texts": _shared_texts(splits),
-        },
+        facts=DataFacts(
+            duplicates=cut.duplicates,
+            conflicting_labels=cut.conflicting,
+            counts={split: _counts(store, classes[split]) for split, store in stores.items()},
+            unlabelled=Unlabelled(texts=len(unlabelled) if unlabelled else None),
+            phrases=int(stores["train"].phrases[cut.rows["train"]].sum()),
+            splits={name: _split_facts(split, labels) for name, split in splits.items()},
+            shared_texts=_shared_texts(splits),
+        ),
         fingerprint=_fingerprint([*splits.values(), *filter(None, [unlabelled])], labels, vocabulary),
     )
 
@@ -315,27 +316,27 @@ def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocab
     return digest.hexdigest()
 
 
-def _counts(store: TokenStore, classes: Array) -> dict[str, Any]:
+def _counts(store: TokenStore, classes: Array) -> SourceCounts:
     """Return the counts of the reader, and of the rows that `data.labels` excludes."""
     empty = np.flatnonzero(store.offsets[1:] == store.offsets[:-1])
-    return {
+    return SourceCounts(
         **store.counts,
-        "empty_lines": store.lines[empty[:5]].tolist(),
-        "left_out": int((classes[~store.phrases] < 0).sum()),
-        "weightless": int((store.weights <= 0).sum()),
-    }
+        empty_lines=store.lines[empty[:5]].tolist(),
+        left_out=int((classes[~store.phrases] < 0).sum()),
+        weightless=int((store.weights <= 0).sum()),
+    )
 
 
-def _split_facts(split: TextDataset, labels: list[str]) -> dict[str, Any]:
+def _split_facts(split: TextDataset, labels: list[str]) -> SplitFacts:
     counts = np.bincount(split.labels, minlength=len(labels))
-    return {
-        "rows": len(split),
-        "classes": {label: int(count) for label, count in zip(labels, counts, strict=True)},
-        "unknown_tokens": round(split.unknown_share(), 5),
-        "cut_tokens": round(split.cut_tokens / max(1, split.all_tokens), 5),
-        "tokens": split.all_tokens,
-        "empty_texts": int((split.store.offsets[split.rows + 1] == split.store.offsets[split.rows]).sum()),
-    }
+    return SplitFacts(
+        rows=len(split),
+        classes={label: int(count) for label, count in zip(labels, counts, strict=True)},
+        unknown_tokens=round(split.unknown_share(), 5),
+        cut_tokens=round(split.cut_tokens / max(1, split.all_tokens), 5),
+        tokens=split.all_tokens,
+        empty_texts=int((split.store.offsets[split.rows + 1] == split.store.offsets[split.rows]).sum()),
+    )
 
 
 def _shared_texts(splits: dict[str, TextDataset]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.diagnostics.findings import NOTE, WARNING, Finding
 from lstm_sentiment.diagnostics.near_duplicates import LEAST, SHORTEST, near_duplicates
 from lstm_sentiment.errors import shown
+from lstm_sentiment.records.json_values import to_json
 
 PERCENTILES = (50, 90, 99, 100)
 EXAMPLES = 3  # of each pair of splits
@@ -50,7 +51,8 @@ def examine_data(corpus: Corpus) -> tuple[dict[str, Any], list[Finding]]:
     sentences = {**splits, "train": corpus.train.sentences()}  # other splits have no phrases
     facts: dict[str, Any] = {
         "splits": {
-            name: corpus.facts["splits"][name] | _lengths(split, corpus) for name, split in splits.items()
+            name: to_json(corpus.facts.splits[name]) | _lengths(split, corpus)
+            for name, split in splits.items()
         },
         "shift": {
             name: class_shift(sentences["train"].labels, split.labels, len(corpus.labels))
@@ -58,7 +60,9 @@ def examine_data(corpus: Corpus) -> tuple[dict[str, Any], list[Finding]]:
             if name != "train"
         },
         "similar": _all_similar(sentences),
-        **{name: corpus.facts[name] for name in ("duplicates", "conflicting_labels", "shared_texts")},
+        "duplicates": corpus.facts.duplicates,
+        "conflicting_labels": corpus.facts.conflicting_labels,
+        "shared_texts": corpus.facts.shared_texts,
     }
     findings = [
         *_repeated(facts, splits),
@@ -211,7 +215,7 @@ def _unknown_and_cut(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
                 key="text.min_frequency",
             )
         )
-    covered = corpus.facts.get("vectors", {}).get("tokens", 1.0)
+    covered = corpus.facts.vectors.tokens if corpus.facts.vectors else 1.0
     if covered < 1 - UNKNOWN_SHARE:
         findings.append(
             Finding(

@@ -37,6 +37,7 @@ from lstm_sentiment.diagnostics.unused_settings import unused_settings
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment.train import check_metric, initial_model, read_rows
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.system.devices import pick_device, set_up_cpu
 from lstm_sentiment.text.tokenizers import Vocabulary
 
@@ -146,7 +147,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
         )
         return _diagnose(config, None, classifier, [unread])
     findings = []
-    if RunFolder(run_path(run)).load(BEST).facts.get("data") != corpus.fingerprint:
+    if RunFolder(run_path(run)).load(BEST).facts_as(BestFacts).data != corpus.fingerprint:
         findings.append(
             Finding(
                 severity=WARNING,

@@ -57,15 +57,15 @@ def _of_data(config: Config, corpus: Corpus) -> Found:
     cut = any(isinstance(share, float) for share in (data.validation, data.test))
     if data.group_column is not None and not cut:
         yield "data.group_column", "validation and test rows have their own files", "nothing is split here"
-    filtered = sum(counts["filtered"] for counts in corpus.facts["counts"].values())
+    filtered = sum(counts.filtered for counts in corpus.facts.counts.values())
     if data.filter and not filtered:
         yield "data.filter", "every row has these values", "is it the right column?"
-    left_out = corpus.facts["counts"]["train"]["left_out"]
+    left_out = corpus.facts.counts["train"].left_out or 0
     sentences = int((~corpus.train.store.phrases).sum()) - left_out
-    rows = sentences - data.deduplicate * corpus.facts["duplicates"]
+    rows = sentences - data.deduplicate * corpus.facts.duplicates
     if data.max_rows is not None and data.max_rows >= rows:
         yield "data.max_rows", f"there are {rows:,} rows", "null is the same"
-    if not data.deduplicate and not corpus.facts["duplicates"]:
+    if not data.deduplicate and not corpus.facts.duplicates:
         yield "data.deduplicate", "no text is repeated", "true is the same"
 
 

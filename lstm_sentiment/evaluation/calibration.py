@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lstm_sentiment.checkpoints.tensors import check_finite
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.evaluation.conformal import label_sets
+from lstm_sentiment.records.run_metrics import SetCoverage
 
 COLDEST, HOTTEST = 0.05, 20.0
 LEVELS = 1000  # coverages for which a threshold is kept: 0, 0.001, ... 1
@@ -200,13 +201,13 @@ def _target(logits_RC: Array, truth_R: Array, row_counts: Array) -> Array:
     return target_RC
 
 
-def coverage_of(sets_RC: Array, truth_R: Array) -> dict[str, float]:
+def coverage_of(sets_RC: Array, truth_R: Array) -> SetCoverage:
     """Return the coverage of label sets, and their mean size.
 
     >>> coverage_of(np.array([[True, True], [True, False]]), np.array([1, 1]))
-    {'coverage': 0.5, 'labels': 1.5}
+    SetCoverage(coverage=0.5, labels=1.5)
     """
-    return {
-        "coverage": float(sets_RC[np.arange(len(truth_R)), truth_R].mean()),
-        "labels": float(sets_RC.sum(axis=1).mean()),
-    }
+    return SetCoverage(
+        coverage=float(sets_RC[np.arange(len(truth_R)), truth_R].mean()),
+        labels=float(sets_RC.sum(axis=1).mean()),
+    )

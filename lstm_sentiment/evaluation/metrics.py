@@ -9,7 +9,7 @@ Legend: R rows, C classes, N confusion matrices.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.errors import escaped
+from lstm_sentiment.records.scores import ClassScores, Scores
 
 Array = npt.NDArray[Any]
 
@@ -150,7 +151,7 @@ def confusion_scores(confusion_NCC: Array, labels: list[str]) -> dict[str, Array
 
 def score(
     truth_R: Array, probabilities_RC: Array, labels: list[str], row_counts: Array | None = None
-) -> dict[str, Any]:
+) -> Scores:
     """Return every metric of predictions.
 
     Args:
@@ -159,17 +160,8 @@ def score(
         labels: class names.
         row_counts: weight of each row (R,), in every score but `rows`, `ece` and `confusion`; None for 1.
 
-    Returns:
-        `rows`, `accuracy`, `macro_f1`, `macro_recall`, `macro_precision`, `loss` (mean negative
-        log-likelihood, nats), `ece` (see `calibration_error`), `per_class` (precision, recall, f1,
-        rows of each class), and `confusion` (truth down, prediction across). A class that is never
-        predicted has precision 0. Where class names are negative and positive (see `sides`), also
-        `polar_f1` (mean F1 of the classes on either side, without neutral ones, as in SemEval),
-        `flip_rate` (share of rows predicted to be on the opposite side) and, where the classes are in the
-        order of a scale, `ordinal_error` (mean distance between truth and prediction, in classes).
-
     >>> scores = score(np.array([0, 1, 1]), np.array([[.9, .1], [.2, .8], [.6, .4]]), ["neg", "pos"])
-    >>> round(scores["accuracy"], 3), scores["confusion"]
+    >>> round(scores["accuracy"], 3), scores.confusion
     (0.667, [[1, 0], [1, 1]])
     """
     from sklearn import metrics as sk  # takes half a second: not to classify a text
@@ -183,24 +175,24 @@ def score(
     weighted_CC = sk.confusion_matrix(truth_R, predicted_R, labels=classes, sample_weight=row_counts)
     scores = {name: float(of[0]) for name, of in confusion_scores(weighted_CC[None], labels).items()}
     chosen_R = probabilities_RC[np.arange(len(truth_R)), truth_R].astype(np.float64)
-    return {
-        "rows": len(truth_R),
-        **{name: scores.pop(name) for name in ("accuracy", "macro_f1", "macro_recall")},
-        "macro_precision": float(precision.mean()),
-        "loss": float(np.average(-np.log(np.maximum(chosen_R, 1e-12)), weights=row_counts)),
-        "ece": calibration_error(truth_R, probabilities_RC),
-        **scores,
-        "per_class": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "rows": int((truth_R == i).sum()),
-            }
+    return Scores(
+        rows=len(truth_R),
+        macro_precision=float(precision.mean()),
+        loss=float(np.average(-np.log(np.maximum(chosen_R, 1e-12)), weights=row_counts)),
+        ece=calibration_error(truth_R, probabilities_RC),
+        per_class={
+            label: ClassScores(
+                precision=float(precision[i]),
+                recall=float(recall[i]),
+                f1=float(f1[i]),
+                rows=int((truth_R == i).sum()),
+            )
             for i, label in enumerate(labels)
         },
-        "confusion": confusion_CC.tolist(),
-    }
+        confusion=confusion_CC.tolist(),
+        training_rows=None,
+        **scores,
+    )
 
 
 def calibration_error(truth_R: Array, probabilities_RC: Array) -> float:
@@ -249,9 +241,9 @@ def better(score: float, than: float | None, metric: str) -> bool:
     return score < than if metric in LOWER_IS_BETTER else score > than
 
 
-def report_lines(scores: dict[str, Any], *, title: str) -> list[str]:
+def report_lines(scores: Scores, *, title: str) -> list[str]:
     """Return scores as lines of text: totals, one line per class, the confusion matrix."""
-    labels = [escaped(label) for label in scores["per_class"]]
+    labels = [escaped(label) for label in scores.per_class]
     width = max(10, *map(len, labels))
     first = {"accuracy", "macro_f1", "macro_recall"}
     more = [
@@ -260,32 +252,16 @@ def report_lines(scores: dict[str, Any], *, title: str) -> list[str]:
         if name in scores and name not in first
     ]
     lines = [
-        f"{title}: accuracy {scores['accuracy']:.4f}   macro-F1 {scores['macro_f1']:.4f}   "
-        f"macro recall {scores['macro_recall']:.4f}   loss {scores['loss']:.4f}   rows {scores['rows']:,}",
-        "  " + "   ".join([f"calibration error {scores['ece']:.4f}", *more]),
+        f"{title}: accuracy {scores.accuracy:.4f}   macro-F1 {scores.macro_f1:.4f}   "
+        f"macro recall {scores.macro_recall:.4f}   loss {scores.loss:.4f}   rows {scores.rows:,}",
+        "  " + "   ".join([f"calibration error {scores.ece:.4f}", *more]),
         f"  {'class':<{width}} precision  recall      f1    rows    predicted as "
         + " ".join(f"{label:>{width}}" for label in labels),
     ]
-    of_classes = scores["per_class"].values()
-    for label, of, row in zip(labels, of_classes, scores["confusion"], strict=True):
+    for label, of, row in zip(labels, scores.per_class.values(), scores.confusion, strict=True):
         counts = " ".join(f"{count:>{width},}" for count in row)
         lines.append(
-            f"  {label:<{width}} {of['precision']:>9.4f} {of['recall']:>7.4f} {of['f1']:>7.4f} "
-            f"{of['rows']:>7,}                 {counts}"
+            f"  {label:<{width}} {of.precision:>9.4f} {of.recall:>7.4f} {of.f1:>7.4f} "
+            f"{of.rows:>7,}                 {counts}"
         )
     return lines
-
-
-def compared(metrics: Mapping[str, Any], split: str) -> dict[str, dict[str, Any]]:
-    """Return the scores of a run on a split, of each of its branches, and of its baselines, by name.
-
-    Args:
-        metrics: of metrics.json.
-        split: validation or test; the baselines were scored on the last of the two.
-
-    >>> metrics = {"test": {}, "branches": {"lstm": {"test": {}}}, "baselines": {"majority": {}}}
-    >>> list(compared(metrics, "test"))
-    ['this model', 'lstm alone', 'majority']
-    """
-    branches = {f"{name} alone": of[split] for name, of in metrics.get("branches", {}).items()}
-    return {"this model": metrics[split], **branches, **metrics["baselines"]}

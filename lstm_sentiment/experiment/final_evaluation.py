@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,16 @@ from lstm_sentiment.evaluation.metrics import better, calibration_error, report_
 from lstm_sentiment.linear.baselines import baseline_scores
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.prediction.make_self_test import self_test_of
+from lstm_sentiment.records.checkpoint_facts import BestFacts
+from lstm_sentiment.records.run_metrics import (
+    BranchMetrics,
+    CalibratedSplit,
+    CalibrationMetrics,
+    Kept,
+    PartScores,
+    RunMetrics,
+)
+from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.training.losses import row_weights
 from lstm_sentiment.training.trainer import Trainer
 
@@ -52,6 +61,7 @@ PARTS = {  # titles of scores, by their names in `stacking.Blend.scores`
 BIASES = ("lstm.head.bias", "ngrams.bias")  # parameters that a class bias is added to
 UNBIASED = "biases_without_class_bias"  # fact of a checkpoint: parameter -> its values before
 COVERAGES = (0.8, 0.9, 0.95)  # of label sets
+Branches = dict[str, BranchMetrics]  # by name: lstm, ngrams
 
 
 def assess(
@@ -62,7 +72,7 @@ def assess(
     crossed: OutOfFold | None = None,
     *,
     start: Start | None = None,
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Calibrate the best checkpoint on validation, score it on validation and test; called by all processes.
 
     The calibration is saved with the weights. The test rows are used here, and nowhere else.
@@ -78,36 +88,61 @@ def assess(
     Raises:
         TrainingError: no epoch had a finite loss.
     """
-    processes = trainer.processes
     best, model = _best_of(folder, trainer)
     held_out = {name: rows for name, rows in corpus.splits.items() if name != "train"}
     splits = {"validation": corpus.validation, **held_out}
     out_of_fold = crossed.logits[trainer.state.best_epoch] if crossed else {}
 
     def logits_of(of: nn.Module, name: str = "") -> dict[str, Array]:
-        size = 4 * config.trainer.batch_size
-        predict = functools.partial(predict_logits, of, device=trainer.device, batch_size=size)
-        found = {split: predict(rows, processes=processes).numpy() for split, rows in held_out.items()}
+        found = _logits_by_split(of, held_out, trainer)
         return {"validation": out_of_fold[name], **found} if crossed else found
 
-    metrics: dict[str, Any] = {}
+    branches, kept = None, None
     if isinstance(model, WideAndDeep):
         of_branches = {name: logits_of(branch, name) for name, branch in model.named_children()}
-        metrics, out_of_fold[""] = _combine(best, model, of_branches, splits, corpus, config)
-        if "kept" in metrics:
-            metrics["kept"]["scores"]["start"] = _score_of_start(start, corpus, config, trainer)
+        branches, kept, out_of_fold[""] = _combine(best, model, of_branches, splits, corpus, config)
+        kept = kept and _with_start(kept, start, corpus, config, trainer)
     logits = logits_of(model)
     calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
     truths = {name: rows.labels for name, rows in splits.items()}
-    metrics |= calibrated_scores(calibration, logits, truths, corpus.labels) | {"baselines": {}}
-    if processes.is_main:
-        weights = best.tensors["model"]
-        proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
-        added = {"calibration": asdict(calibration), "proof": proof}
-        folder.save(BEST, best.tensors, {**best.facts, **added})
-    if config.baseline:
-        metrics["baselines"] = _baselines(config, corpus, metrics, main=processes.is_main)
-    return metrics | {"metric": config.trainer.metric, **_of_training(trainer, cross_validated=bool(crossed))}
+    scores, effect = calibrated_scores(calibration, logits, truths, corpus.labels)
+    if trainer.processes.is_main:
+        _save_calibrated(folder, best, calibration, corpus, config)
+    state = trainer.state
+    return RunMetrics(
+        branches=branches,
+        kept=kept,
+        validation=scores["validation"],
+        test=scores.get("test"),
+        calibration=effect,
+        baselines=_baselines(config, corpus, branches if kept else None, main=trainer.processes.is_main),
+        metric=config.trainer.metric,
+        cross_validated=True if crossed else None,
+        best_epoch=state.best_epoch + 1,
+        epochs=state.epoch,
+        steps=state.step,
+        training_s=round(state.elapsed_s, 1),
+        parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+    )
+
+
+def _logits_by_split(
+    network: nn.Module, splits: Mapping[str, TextDataset], trainer: Trainer
+) -> dict[str, Array]:
+    """Return the logits (R, C) of each split, computed with all processes."""
+    size = 4 * trainer.config.batch_size
+    predict = functools.partial(predict_logits, network, device=trainer.device, batch_size=size)
+    return {split: predict(rows, processes=trainer.processes).numpy() for split, rows in splits.items()}
+
+
+def _save_calibrated(
+    folder: RunFolder, best: Checkpoint, calibration: Calibration, corpus: Corpus, config: Config
+) -> None:
+    """Save the best checkpoint again, with its calibration and self-test."""
+    weights = best.tensors["model"]
+    proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
+    added = {"calibration": asdict(calibration), "proof": proof}
+    folder.save(BEST, best.tensors, {**best.facts, **added})
 
 
 def _combine(
@@ -117,7 +152,7 @@ def _combine(
     splits: dict[str, TextDataset],
     corpus: Corpus,
     config: Config,
-) -> tuple[dict[str, Any], Array]:
+) -> tuple[Branches, Kept | None, Array]:
     """Set the branches' shares and the class bias of a network and of its checkpoint, by the validation rows.
 
     Args:
@@ -129,23 +164,23 @@ def _combine(
         config: of the run.
 
     Returns:
-        scores of the branches and of what is kept, for metrics.json; and the validation logits (R, C).
+        metrics of the branches; what is kept, if that is decided here; and the validation logits (R, C).
     """
-    metrics: dict[str, Any] = {}
-    metrics["branches"], shares_K = _weigh(logits, splits, corpus.labels)
-    gated = isinstance(model.ngrams, TfidfBranch)
-    if gated:
-        metrics["kept"], shares_K = _gate(logits, shares_K, corpus, config)
-        for branch, share in zip(metrics["branches"].values(), shares_K.tolist(), strict=True):
-            branch["share"] = share
+    branches, shares_K = _weigh(logits, splits, corpus.labels)
+    kept = None
+    if isinstance(model.ngrams, TfidfBranch):
+        kept, shares_K = _gate(logits, shares_K, corpus, config)
+        of_names = zip(branches.items(), shares_K.tolist(), strict=True)
+        branches = {name: replace(branch, share=share) for (name, branch), share in of_names}
     model.shares.copy_(torch.from_numpy(shares_K))
     validation_RC = _blended(logits, shares_K)
-    if gated:
+    if kept is not None:
         best.facts[UNBIASED] = {name: best.tensors["model"][name].tolist() for name in BIASES}
-        validation_RC += _add_class_bias(model, validation_RC, metrics["kept"], corpus, config)
+        kept, bias_C = _add_class_bias(model, validation_RC, kept, corpus, config)
+        validation_RC += bias_C
     changed = ("shares", *BIASES)
     best.tensors["model"] |= {name: model.state_dict()[name].cpu().clone() for name in changed}
-    return metrics, validation_RC
+    return branches, kept, validation_RC
 
 
 def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module]:
@@ -156,27 +191,34 @@ def _best_of(folder: RunFolder, trainer: Trainer) -> tuple[Checkpoint, nn.Module
             "no epoch had a finite validation loss; lower trainer.learning_rate or set trainer.precision fp32"
         )
     best, model = folder.load(BEST), trainer.evaluated_model()
-    if UNBIASED in best.facts:  # of a finished run: its class bias is chosen anew
-        _restore_biases(best.tensors["model"], best.facts[UNBIASED], folder)
+    without = best.facts_as(BestFacts).biases_without_class_bias
+    if without is not None:  # of a finished run: its class bias is chosen anew
+        _restore_biases(best.tensors["model"], without, folder)
     model.load_state_dict(best.tensors["model"])
     return best, model
 
 
-def _restore_biases(weights: dict[str, Tensor], without: Any, folder: RunFolder) -> None:
+def _restore_biases(weights: dict[str, Tensor], without: dict[str, list[float]], folder: RunFolder) -> None:
     """Put the biases from before the class bias was added back into the weights of a network."""
-    try:
-        found = {name: torch.tensor(without[name], dtype=weights[name].dtype) for name in BIASES}
-    except (LookupError, TypeError, ValueError, RuntimeError):
-        found = {}
-    if any(name not in found or found[name].shape != weights[name].shape for name in BIASES):
+    found = {name: torch.tensor(without.get(name, []), dtype=torch.float32) for name in BIASES}
+    if any(found[name].shape != weights[name].shape for name in BIASES):
         raise CheckpointError(f"{folder.path / BEST}: {UNBIASED} is damaged; start another run")
     weights.update(found)
 
 
-def _baselines(config: Config, corpus: Corpus, metrics: Mapping[str, Any], *, main: bool) -> dict[str, Any]:
-    """Return the baselines' scores on held-out rows; empty without these, or in other processes."""
-    if "kept" in metrics:
-        return branch_baselines(corpus, metrics["branches"])
+def _baselines(config: Config, corpus: Corpus, branches: Branches | None, *, main: bool) -> dict[str, Scores]:
+    """Return the baselines' scores on held-out rows, if configured; empty in other processes.
+
+    Args:
+        config: of the run.
+        corpus: its rows.
+        branches: whose linear branch is the linear baseline; None to fit one.
+        main: whether this is the main process.
+    """
+    if not config.baseline:
+        return {}
+    if branches is not None:
+        return branch_baselines(corpus, branches)
     held_out = [rows for name, rows in corpus.splits.items() if name != "train"]
     if not main or not held_out:
         return {}
@@ -184,21 +226,10 @@ def _baselines(config: Config, corpus: Corpus, metrics: Mapping[str, Any], *, ma
     return baseline_scores(corpus.train, last, corpus.labels, seed=config.seed)
 
 
-def _of_training(trainer: Trainer, *, cross_validated: bool) -> dict[str, Any]:
-    state = trainer.state
-    return ({"cross_validated": True} if cross_validated else {}) | {
-        "best_epoch": state.best_epoch + 1,
-        "epochs": state.epoch,
-        "steps": state.step,
-        "training_s": round(state.elapsed_s, 1),
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-    }
-
-
 def calibrated_scores(
     calibration: Calibration, logits: Mapping[str, Array], truths: Mapping[str, Array], labels: list[str]
-) -> dict[str, Any]:
-    """Return the scores by split, and, as `calibration`, the effect of the calibration.
+) -> tuple[dict[str, Scores], CalibrationMetrics]:
+    """Return the scores by split, and the effect of the calibration.
 
     Args:
         calibration: fitted on validation rows.
@@ -206,26 +237,27 @@ def calibrated_scores(
         truths: class indices by split, (R,).
         labels: class names.
     """
-    metrics: dict[str, Any] = {}
-    facts: dict[str, Any] = {"temperature": calibration.temperature}
+    scores, effects = {}, {}
     for name, truth_R in truths.items():
         probabilities_RC = calibration.probabilities(logits[name])
-        metrics[name] = score(truth_R, probabilities_RC, labels)
-        facts[name] = {
-            "ece_before": calibration_error(truth_R, Calibration().probabilities(logits[name])),
-            "ece_after": metrics[name]["ece"],
-            "label_sets": {
+        scores[name] = score(truth_R, probabilities_RC, labels)
+        effects[name] = CalibratedSplit(
+            ece_before=calibration_error(truth_R, Calibration().probabilities(logits[name])),
+            ece_after=scores[name].ece,
+            label_sets={
                 str(wanted): coverage_of(calibration.label_sets(probabilities_RC, wanted), truth_R)
                 for wanted in COVERAGES
             },
-        }
-    return metrics | {"calibration": facts}
+        )
+    return scores, CalibrationMetrics(
+        temperature=calibration.temperature, validation=effects["validation"], test=effects.get("test")
+    )
 
 
 def _weigh(
     logits: dict[str, dict[str, Array]], splits: dict[str, TextDataset], labels: list[str]
-) -> tuple[dict[str, Any], Array]:
-    """Return the scores of each branch alone, by name, and the branches' shares (K,).
+) -> tuple[Branches, Array]:
+    """Return the metrics of each branch alone, by name, and the branches' shares (K,).
 
     Args:
         logits: by branch, by split, (R, C).
@@ -235,30 +267,54 @@ def _weigh(
     truth_R, counts_R = splits["validation"].labels, splits["validation"].counts
     validation_KRC = np.stack([of_splits["validation"] for of_splits in logits.values()])
     shares_K = fit_shares(validation_KRC, truth_R, counts_R)
-    branches: dict[str, Any] = {}
-    for (branch, of_splits), share in zip(logits.items(), shares_K.tolist(), strict=True):
-        alone = fit_calibration(of_splits["validation"], truth_R, counts_R)
-        branches[branch] = {"share": share} | {
-            name: score(splits[name].labels, alone.probabilities(logits_RC), labels)
-            for name, logits_RC in of_splits.items()
-        }
+    truths = {name: rows.labels for name, rows in splits.items()}
+    of_shares = zip(logits.items(), shares_K.tolist(), strict=True)
+    branches = {
+        name: branch_metrics(of_splits, truths, labels, share=share, row_counts=counts_R)
+        for (name, of_splits), share in of_shares
+    }
     return branches, shares_K
 
 
-def branch_baselines(corpus: Corpus, branches: dict[str, Any]) -> dict[str, Any]:
+def branch_metrics(
+    logits: Mapping[str, Array],
+    truths: Mapping[str, Array],
+    labels: list[str],
+    *,
+    share: float,
+    row_counts: Array,
+) -> BranchMetrics:
+    """Calibrate a branch alone on the validation rows, and return its metrics.
+
+    Args:
+        logits: by split, (R, C).
+        truths: class indices by split, (R,).
+        labels: class names.
+        share: of the branch.
+        row_counts: multiplicity of each validation row, (R,).
+    """
+    alone = fit_calibration(logits["validation"], truths["validation"], row_counts)
+    scores = {
+        name: score(truths[name], alone.probabilities(logits_RC), labels)
+        for name, logits_RC in logits.items()
+    }
+    return BranchMetrics(share=share, validation=scores["validation"], test=scores.get("test"))
+
+
+def branch_baselines(corpus: Corpus, branches: Branches) -> dict[str, Scores]:
     """Return the scores of the majority class and of the linear branch as the linear baseline.
 
     Args:
         corpus: of the run.
         branches: as in metrics.json.
     """
-    split, rows = ("test", corpus.test) if corpus.test is not None else ("validation", corpus.validation)
+    rows = corpus.validation if corpus.test is None else corpus.test
     counts = np.bincount(corpus.train.labels, corpus.train.weights, minlength=len(corpus.labels))
     majority_RC = np.tile(counts / counts.sum(), (len(rows), 1))
-    linear = {key: value for key, value in branches["ngrams"][split].items() if key != "share"}
+    linear = branches["ngrams"].test or branches["ngrams"].validation
     return {
         "majority": score(rows.labels, majority_RC, corpus.labels),
-        "tfidf_logistic_regression": linear | {"training_rows": len(corpus.train)},
+        "tfidf_logistic_regression": replace(linear, training_rows=len(corpus.train)),
     }
 
 
@@ -270,7 +326,7 @@ def _blended(logits: dict[str, dict[str, Array]], shares_K: Array) -> Array:
 
 def _gate(
     logits: dict[str, dict[str, Array]], shares_K: Array, corpus: Corpus, config: Config
-) -> tuple[dict[str, Any], Array]:
+) -> tuple[Kept, Array]:
     """Return what is kept and why, and the shares: only the linear branch if it is ahead."""
     truth_R, counts_R, metric = corpus.validation.labels, corpus.validation.counts, config.trainer.metric
     linear_RC = logits["ngrams"]["validation"]
@@ -284,22 +340,22 @@ def _gate(
     lead = abs(found["linear"] - found["both"])
     by_chance = standard_error_of_difference(both_RC, linear_RC, truth_R, counts_R)
     ahead = better(found["linear"], found["both"], metric) and lead > by_chance
-    kept = {
-        "kind": "linear" if ahead else "both",
-        "why": AHEAD if ahead else NOT_AHEAD,
-        "scores": {"start": None, **found, "kept": found["linear" if ahead else "both"]},
-        "start": config.pretrained,
-        "adapt": config.adapt,
-        "cross_validated": corpus.cross_validated,
-    }
+    kept = Kept(
+        kind="linear" if ahead else "both",
+        why=AHEAD if ahead else NOT_AHEAD,
+        scores=PartScores(start=None, **found, kept=found["linear" if ahead else "both"]),
+        start=config.pretrained,
+        adapt=config.adapt,
+        cross_validated=corpus.cross_validated,
+    )
     return kept, np.array([0.0, 2.0]) if ahead else shares_K
 
 
 @torch.no_grad()
 def _add_class_bias(
-    model: WideAndDeep, logits_RC: Array, kept: dict[str, Any], corpus: Corpus, config: Config
-) -> Array:
-    """Give the network the class bias that its metric asks for, and return it (C,); note it in `kept`.
+    model: WideAndDeep, logits_RC: Array, kept: Kept, corpus: Corpus, config: Config
+) -> tuple[Kept, Array]:
+    """Give the network the class bias that its metric asks for; return `kept` with it, and the bias (C,).
 
     The linear model kept alone gets it only where its validation score does not fall: it is never worse than
     the linear model of the same rows.
@@ -307,7 +363,7 @@ def _add_class_bias(
     Args:
         model: with its final shares.
         logits_RC: of the validation rows.
-        kept: what metrics.json says about it.
+        kept: without class bias.
         corpus: the rows.
         config: of the run.
     """
@@ -323,13 +379,22 @@ def _add_class_bias(
     )
     probabilities_RC = Calibration().probabilities(logits_RC + bias.bias_C)
     found = score(rows.labels, probabilities_RC, labels, rows.counts)[trainer.metric]
-    if kept["kind"] == "linear" and better(kept["scores"]["kept"], found, trainer.metric):
-        return np.zeros(len(labels))
-    kept["class_bias"], kept["scores"]["kept"] = bias.strength, found
+    assert kept.scores is not None
+    assert kept.scores.kept is not None
+    if kept.kind == "linear" and better(kept.scores.kept, found, trainer.metric):
+        return kept, np.zeros(len(labels))
+    kept = replace(kept, class_bias=bias.strength, scores=replace(kept.scores, kept=found))
     of_each_C = torch.from_numpy(bias.bias_C / float(model.shares.sum())).float()
     model.lstm.head.bias.add_(of_each_C.to(model.lstm.head.bias.device))
     model.ngrams.bias.add_(of_each_C.to(model.ngrams.bias.device))
-    return bias.bias_C
+    return kept, bias.bias_C
+
+
+def _with_start(kept: Kept, start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> Kept:
+    """Add the score of the unchanged classifier that training started from."""
+    assert kept.scores is not None
+    unchanged = _score_of_start(start, corpus, config, trainer)
+    return replace(kept, scores=replace(kept.scores, start=unchanged))
 
 
 def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> float | None:
@@ -348,71 +413,64 @@ def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer
     return float(score(rows.labels, probabilities_RC, corpus.labels, rows.counts)[config.trainer.metric])
 
 
-def report_scores(metrics: dict[str, Any], path: Path) -> None:
+def report_scores(metrics: RunMetrics, path: Path) -> None:
     """Log the scores of a run."""
     for level, line in summary(metrics):
         log.log(level, "%s", line)
     log.info(
         "%.0f s in total, %.0f s of training; run folder: %s",
-        metrics["total_s"],
-        metrics["training_s"],
+        metrics.total_s,
+        metrics.training_s,
         path,
     )
 
 
-def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
-    """Return the summary of a run, as log levels and lines.
-
-    Args:
-        metrics: content of metrics.json.
-    """
-    held_out = "test" if "test" in metrics else "validation"
-    facts = metrics["calibration"][held_out]
+def summary(metrics: RunMetrics) -> list[tuple[int, str]]:
+    """Return the summary of a run, as log levels and lines."""
+    calibrated = metrics.calibrated
     lines = []
-    if metrics["best_epoch"]:
-        lines.append(f"best epoch {metrics['best_epoch']} by {metrics['metric']}")
-    if metrics.get("kept"):
-        lines += _kept_lines(metrics["kept"], metrics["metric"])
-    lines += report_lines(metrics[held_out], title=held_out)
+    if metrics.best_epoch:
+        lines.append(f"best epoch {metrics.best_epoch} by {metrics.metric}")
+    if metrics.kept is not None:
+        lines += _kept_lines(metrics.kept, metrics.metric)
+    lines += report_lines(metrics.held_out, title=metrics.split)
     lines.append(
-        f"  calibrated on validation: temperature {metrics['calibration']['temperature']:.2f}, "
-        f"calibration error {facts['ece_before']:.4f} -> {facts['ece_after']:.4f}"
+        f"  calibrated on validation: temperature {metrics.calibration.temperature:.2f}, "
+        f"calibration error {calibrated.ece_before:.4f} -> {calibrated.ece_after:.4f}"
     )
-    for wanted, found in facts["label_sets"].items():
+    for wanted, found in calibrated.label_sets.items():
         lines.append(
-            f"  label sets for {100 * float(wanted):.0f}%: {100 * found['coverage']:.1f}% hold the true "
-            f"label; {found['labels']:.2f} labels on average"
+            f"  label sets for {100 * float(wanted):.0f}%: {100 * found.coverage:.1f}% hold the true "
+            f"label; {found.labels:.2f} labels on average"
         )
-    for name, branch in metrics.get("branches", {}).items():
-        scores = _three_scores(branch[held_out])
-        lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch['share']:.2f}")
-    lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics["baselines"].items()]
+    for name, branch in (metrics.branches or {}).items():
+        scores = _three_scores(branch.test or branch.validation)
+        lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch.share:.2f}")
+    lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics.baselines.items()]
     summarised = [(logging.INFO, line) for line in lines]
-    linear = metrics["baselines"].get("tfidf_logistic_regression")
-    if linear and linear["macro_f1"] > metrics[held_out]["macro_f1"]:
-        lead = linear["macro_f1"] - metrics[held_out]["macro_f1"]
+    linear = metrics.baselines.get("tfidf_logistic_regression")
+    if linear and linear.macro_f1 > metrics.held_out.macro_f1:
+        lead = linear.macro_f1 - metrics.held_out.macro_f1
         hint = "more epochs, pretrained vectors (text.vectors) or more rows may help"
         summarised.append((logging.WARNING, f"the linear baseline is ahead by {lead:.3f} macro-F1: {hint}"))
     return summarised
 
 
-def _kept_lines(kept: Mapping[str, Any], metric: str) -> list[str]:
+def _kept_lines(kept: Kept, metric: str) -> list[str]:
     """Describe which of head and linear model is kept, with the scores of each."""
-    lines = [f"kept: {KEPT[kept['kind']]}; {kept['why']}"]
-    scores = {name: of for name, of in kept.get("scores", {}).items() if of is not None}
-    if scores:
-        where = "cross-validated rows" if kept["cross_validated"] else "held-out rows"
-        parts = ", ".join(f"{name} {scores[key]:.3f}" for key, name in PARTS.items() if key in scores)
-        lines.append(f"  {metric} on {where}: {parts.replace('START', str(kept['start']))}")
-    if kept.get("class_bias"):
-        lines.append(
-            f"  the kept model has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
-        )
+    lines = [f"kept: {KEPT[kept.kind]}; {kept.why}"]
+    if kept.scores is not None:
+        where = "cross-validated rows" if kept.cross_validated else "held-out rows"
+        found = {name: getattr(kept.scores, key) for key, name in PARTS.items()}
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
+        lines.append(f"  {metric} on {where}: {parts.replace('START', str(kept.start))}")
+    if kept.class_bias:
+        lines.append(f"  the kept model has a bias towards rare classes, strength {kept.class_bias:.2f} of 1")
     return lines
 
 
-def _three_scores(scores: Mapping[str, Any]) -> str:
+def _three_scores(scores: Scores) -> str:
     return (
-        f"accuracy {scores['accuracy']:.4f}   macro-F1 {scores['macro_f1']:.4f}   "
-        f"macro recall {scores['macro_recall']:.4f}"
+        f"accuracy {scores.accuracy:.4f}   macro-F1 {scores.macro_f1:.4f}   "
+        f"macro recall {scores.macro_recall:.4f}"
     )

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -22,16 +21,16 @@ from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
-from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.evaluation.calibration import fit_calibration
 from lstm_sentiment.evaluation.logits import predict_logits
-from lstm_sentiment.evaluation.metrics import score
-from lstm_sentiment.experiment.final_evaluation import branch_baselines, calibrated_scores, summary
-from lstm_sentiment.experiment.resume import METRICS_FILE, check_same_run
+from lstm_sentiment.experiment.final_evaluation import branch_baselines, branch_metrics, calibrated_scores
+from lstm_sentiment.experiment.resume import check_same_run
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.prediction.make_self_test import self_test_of
+from lstm_sentiment.records.checkpoint_facts import RunFacts
+from lstm_sentiment.records.json_values import missing, to_json
+from lstm_sentiment.records.run_metrics import Kept, PartScores, RunMetrics
 from lstm_sentiment.system.distributed import Processes
-from lstm_sentiment.system.files import write_json
 from lstm_sentiment.training.losses import row_weights
 
 log = logging.getLogger(__name__)
@@ -46,8 +45,8 @@ def run_frozen(
     *,
     device: torch.device,
     processes: Processes,
-    facts: dict[str, Any],
-) -> dict[str, Any]:
+    facts: RunFacts,
+) -> RunMetrics:
     """Fit head and linear branch over a classifier's frozen LSTM, save and score; called by all processes.
 
     All processes compute features; the main one fits and writes, the others read the result.
@@ -63,7 +62,7 @@ def run_frozen(
         facts: saved with the weights, to identify the run.
 
     Returns:
-        content of metrics.json.
+        the metrics; `total_s` is None.
     """
     assert isinstance(network, WideAndDeep)
     started = time.perf_counter()
@@ -88,18 +87,17 @@ def run_frozen(
                 metric=config.trainer.metric,
                 seed=config.seed,
             )
-            training_s = time.perf_counter() - started
-            metrics = _assessed(folder, config, corpus, network, fit, splits, features, facts)
-            metrics["training_s"] = round(training_s, 1)
-            write_json(folder.path / METRICS_FILE, metrics)
+            training_s = round(time.perf_counter() - started, 1)
+            metrics = _assessed(
+                folder, config, corpus, network, fit, splits, features, facts, training_s=training_s
+            )
+            folder.write(metrics)
         else:
-            metrics = folder.read_json(METRICS_FILE)
+            metrics = folder.read(RunMetrics)
     return metrics
 
 
-def finished_before(
-    folder: RunFolder, config: Config, corpus: Corpus, facts: dict[str, Any]
-) -> dict[str, Any]:
+def finished_before(folder: RunFolder, config: Config, corpus: Corpus, facts: RunFacts) -> RunMetrics:
     """Return the metrics of a finished run, with baselines if configured.
 
     Raises:
@@ -110,17 +108,14 @@ def finished_before(
 
         metrics = finished_before(RunFolder("runs/tweets"), config, corpus, facts)
     """
-    check_same_run(folder.load(BEST, of_classifier(folder.path)).facts, facts, folder, corpus)
-    metrics: dict[str, Any] = folder.read_json(METRICS_FILE)
-    try:
-        metrics["baselines"] = branch_baselines(corpus, metrics["branches"]) if config.baseline else {}
-        summary(metrics)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise CheckpointError(
-            f"{folder.path / METRICS_FILE}: is malformed; use --overwrite true to train again"
-        ) from None
+    best = folder.load(BEST, of_classifier(folder.path))
+    check_same_run(best.facts_as(RunFacts), facts, folder, corpus)
+    metrics = folder.read(RunMetrics)
+    branches = metrics.branches or {}
+    if "ngrams" not in branches:
+        raise missing(folder.path / RunMetrics.FILE, "branches.ngrams")
     log.info("%s: is finished already", folder.path)
-    return metrics
+    return replace(metrics, baselines=branch_baselines(corpus, branches) if config.baseline else {})
 
 
 def _assessed(
@@ -131,8 +126,10 @@ def _assessed(
     fit: FrozenFit,
     splits: dict[str, TextDataset],
     features: dict[str, Array],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
+    facts: RunFacts,
+    *,
+    training_s: float,
+) -> RunMetrics:
     """Calibrate on out-of-fold or validation rows, score, and write the weights."""
     # Shares have mean 1, so that the network's logits are a multiple of the blended ones.
     out_of_fold = fit.out_of_fold()
@@ -146,42 +143,47 @@ def _assessed(
     counts_R = splits["validation"].counts if "validation" in splits else corpus.train.counts[fit.held]
     calibration = fit_calibration(out_of_fold[""], truths["validation"], counts_R)
     held_out = {"validation": out_of_fold[""]} | {name: of[""] for name, of in logits.items()}
-    metrics = calibrated_scores(calibration, held_out, truths, corpus.labels)
-    branches: dict[str, Any] = {}
+    scores, effect = calibrated_scores(calibration, held_out, truths, corpus.labels)
+    branches = {}
     for branch, share in zip(("lstm", "ngrams"), network.shares.tolist(), strict=True):
         of_splits = {"validation": out_of_fold[branch]} | {name: of[branch] for name, of in logits.items()}
-        alone = fit_calibration(of_splits["validation"], truths["validation"], counts_R)
-        branches[branch] = {"share": share} | {
-            name: score(truths[name], alone.probabilities(logits_RC), corpus.labels)
-            for name, logits_RC in of_splits.items()
-        }
+        branches[branch] = branch_metrics(of_splits, truths, corpus.labels, share=share, row_counts=counts_R)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    kept = {**facts, "epoch": 0, "scores": metrics["validation"], "calibration": asdict(calibration)}
+    saved = {**to_json(facts), "epoch": 0, "scores": to_json(scores["validation"])}
+    saved["calibration"] = asdict(calibration)
     folder.write_log([])
     proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
-    folder.save(BEST, {"model": weights}, {**kept, "proof": proof})
-    metrics |= {"branches": branches, "baselines": {}}
-    if config.baseline:
-        metrics["baselines"] = branch_baselines(corpus, branches)
-    return metrics | {
-        "kept": {
-            "kind": fit.blend.kind,
-            "why": fit.blend.why,
-            "scores": fit.blend.scores,
-            "start": config.pretrained,
-            "adapt": config.adapt,
-            "cross_validated": corpus.cross_validated,
-            "folds": fit.folds,
-            "penalty": fit.head.penalty,
-            "linear_strength": fit.linear.strength,
-            "class_bias": fit.blend.strength,
-        },
-        "metric": config.trainer.metric,
-        "best_epoch": 0,
-        "epochs": 0,
-        "steps": 0,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
+    folder.save(BEST, {"model": weights}, {**saved, "proof": proof})
+    return RunMetrics(
+        branches=branches,
+        kept=_kept(fit, config, corpus),
+        validation=scores["validation"],
+        test=scores.get("test"),
+        calibration=effect,
+        baselines=branch_baselines(corpus, branches) if config.baseline else {},
+        metric=config.trainer.metric,
+        best_epoch=0,
+        epochs=0,
+        steps=0,
+        training_s=training_s,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def _kept(fit: FrozenFit, config: Config, corpus: Corpus) -> Kept:
+    blend = fit.blend
+    return Kept(
+        kind=blend.kind,
+        why=blend.why,
+        scores=PartScores(**blend.scores),
+        start=config.pretrained,
+        adapt=config.adapt,
+        cross_validated=corpus.cross_validated,
+        folds=fit.folds,
+        penalty=fit.head.penalty,
+        linear_strength=fit.linear.strength,
+        class_bias=blend.strength,
+    )
 
 
 def _logits(network: WideAndDeep, rows: TextDataset, features_RP: Array, blend: Blend) -> dict[str, Array]:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
 from typing import Any, Protocol
 
-import torch
 import yaml
 
 from lstm_sentiment.checkpoints.expected import of_training
@@ -22,15 +20,13 @@ from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.config.yaml_files import flatten_plain
 from lstm_sentiment.errors import CheckpointError, RunError, listed
-from lstm_sentiment.system.distributed import Processes
+from lstm_sentiment.records.checkpoint_facts import LastFacts, RunFacts
+from lstm_sentiment.records.data_facts import DataFacts, TextFacts
+from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Vocabulary
-from lstm_sentiment.training.protocols import TrainingState
 
 log = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.json"  # a run folder that has it is finished
-
 
 # Settings that may differ when a run is resumed: none of them changes what is learned. No other may.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
@@ -56,26 +52,8 @@ class RunData(Protocol):
         """Label in a file -> class name, or None for rows to leave out."""
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> DataFacts | TextFacts:
         """Counts for the report."""
-
-
-def machine_facts(
-    device: torch.device, *, precision: str, threads: int, processes: Processes
-) -> dict[str, str | int]:
-    """Return what the last digits of a result depend on; every checkpoint keeps it.
-
-    >>> facts = machine_facts(torch.device("cpu"), precision="fp32", threads=2, processes=Processes())
-    >>> sorted(facts) == sorted(ROUNDED_BY)
-    True
-    """
-    return {
-        "threads": threads,
-        "world_size": processes.world_size,
-        "device": device.type,
-        "precision": precision,
-        "torch": torch.__version__,
-    }
 
 
 def check_folder(folder: RunFolder, config: Any) -> bool:
@@ -93,7 +71,7 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
         _refuse_other_settings(folder, config)
         if folder.has(LAST):
             return True
-        if (folder.path / METRICS_FILE).exists():
+        if (folder.path / RunMetrics.FILE).exists():  # it is finished
             if getattr(config, "adapt", None) == "frozen":  # it took no steps to resume from, and is complete
                 return True
             raise RunError(
@@ -131,16 +109,13 @@ def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
         )
 
 
-def checkpoint_to_resume(
-    folder: RunFolder, facts: dict[str, Any], data: RunData, config: Any = None
-) -> Checkpoint:
+def checkpoint_to_resume(folder: RunFolder, facts: RunFacts, data: RunData, config: Any = None) -> Checkpoint:
     """Return the last checkpoint of a run, if it began with the same data.
 
     Args:
         folder: of the run.
-        facts: of the run to resume: `data`, those of `machine_facts`, and `pretrained` and
-            `teacher` if it has them.
-        data: the data with the fingerprint `facts["data"]`.
+        facts: of the run to resume.
+        data: the data with the fingerprint `facts.data`.
         config: of a classifier: a checkpoint of a model of other sizes is not read.
 
     Raises:
@@ -149,82 +124,64 @@ def checkpoint_to_resume(
 
     Example::
 
-        facts = {"data": corpus.fingerprint, **machine_facts(device, **others)}
-        checkpoint = checkpoint_to_resume(folder, facts, corpus)
+        checkpoint = checkpoint_to_resume(folder, session.facts(corpus.fingerprint), corpus)
     """
     expected = None
     if config is not None:
         sizes = {"subwords": config.text.subwords, **dataclasses.asdict(config.model)}
         shapes = network_shapes(len(data.vocabulary), len(data.labels), **sizes)
-        expected = of_training(shapes, data=facts["data"])
+        expected = of_training(shapes, data=facts.data)
     checkpoint = folder.load(LAST, expected)
-    _check_facts(checkpoint.facts, folder)
-    check_same_run(checkpoint.facts, facts, folder, data)
-    if checkpoint.facts["training"]["best_epoch"] >= 0:
+    saved = checkpoint.facts_as(LastFacts)
+    check_same_run(saved, facts, folder, data)
+    if saved.training.best_epoch >= 0:
         folder.load(BEST)  # it is needed at the end: damage should show now
     for name in ROUNDED_BY:
-        before = checkpoint.facts.get(name, facts[name])  # earlier versions did not keep all of them
-        if before != facts[name]:
+        before, now = getattr(saved, name), getattr(facts, name)
+        if before not in (None, now):  # earlier versions did not keep all of them
             log.warning(
                 "the run had %s %s, now %s: numbers are rounded differently, so the result will not be "
-                "bit-equal to an uninterrupted run", name, before, facts[name],
+                "bit-equal to an uninterrupted run", name, before, now,
             )  # fmt: skip
     return checkpoint
 
 
-def _check_facts(facts: Mapping[str, Any], folder: RunFolder) -> None:
-    """Refuse facts that training did not write, before they are used."""
-    state: Any = facts.get("training")
-    expected = dataclasses.asdict(TrainingState())
-    alike = isinstance(state, dict) and state.keys() == expected.keys()
-    wrong = [
-        name
-        for name, value in expected.items()
-        if alike and value is not None and not isinstance(state[name], type(value) | int)
-    ]
-    if not alike or wrong or not {"data", "threads", "world_size", "scaler"} <= facts.keys():
-        raise CheckpointError(
-            f"{folder.path / LAST / 'state.json'}: does not hold the state of a training run"
-            f"{': ' + ', '.join(wrong) if wrong else ''}; start another run"
-        )
-
-
-def check_same_run(
-    before: Mapping[str, Any], facts: Mapping[str, Any], folder: RunFolder, data: RunData
-) -> None:
+def check_same_run(before: RunFacts, facts: RunFacts, folder: RunFolder, data: RunData) -> None:
     """Refuse to resume with other data, other pretrained weights or another teacher.
 
     Args:
         before: facts of a checkpoint of the run.
         facts: of the run to resume (see `checkpoint_to_resume`).
         folder: of the run.
-        data: the data with the fingerprint `facts["data"]`.
+        data: the data with the fingerprint `facts.data`.
 
     Raises:
         RunError: names what is no longer the same.
 
     Example::
 
-        check_same_run(folder.load(BEST).facts, {"data": corpus.fingerprint}, folder, corpus)
+        before, facts = checkpoint.facts_as(RunFacts), session.facts(corpus.fingerprint)
+        check_same_run(before, facts, folder, corpus)
     """
-    if before.get("data") != facts["data"]:
+    if before.data != facts.data:
         raise RunError(
             f"{folder.path}: the rows, labels or vocabulary are no longer those the run began with ("
-            f"{'; '.join(_differences(folder, data)) or _sums(before.get('data'), facts['data'])}); "
+            f"{'; '.join(_differences(folder, data)) or _sums(before.data, facts.data)}); "
             "restore the data files, or start another run"
         )
-    for name, what in (("pretrained", "pretrained weights"), ("teacher", "teacher's weights")):
-        if before.get(name) != facts.get(name):
+    pretrained = ("pretrained weights", before.pretrained, facts.pretrained)
+    for what, then, now in (pretrained, ("teacher's weights", before.teacher, facts.teacher)):
+        if then != now:
             raise RunError(
-                f"{folder.path}: the {what} are no longer those the run began with ("
-                f"{_sums(before.get(name), facts.get(name))}); restore them, or start another run"
+                f"{folder.path}: the {what} are no longer those the run began with ({_sums(then, now)}); "
+                "restore them, or start another run"
             )
 
 
 def _differences(folder: RunFolder, data: RunData) -> list[str]:
     """Describe how data differ from those of a run, as far as its files show."""
     saved: dict[str, Any] = {}
-    for name in ("labels", "vocabulary", "data"):
+    for name in ("labels", "vocabulary"):
         with contextlib.suppress(CheckpointError):
             saved[name] = folder.read_json(f"{name}.json")
     then: dict[str, Any] = {}
@@ -233,11 +190,16 @@ def _differences(folder: RunFolder, data: RunData) -> list[str]:
         then["labels"] = listed(saved["labels"]["labels"])
         then["tokens of the vocabulary"] = len(saved["vocabulary"])
         now["tokens of the vocabulary"] = len(data.vocabulary) - len(SPECIAL_TOKENS)
-        for split, of in saved["data"]["splits"].items():
-            for unit in {"rows", "texts"} & of.keys():
-                then[f"{unit} of {split}"] = of[unit]
-                now[f"{unit} of {split}"] = data.facts["splits"].get(split, {}).get(unit)
+    with contextlib.suppress(CheckpointError):
+        then |= _split_sizes(folder.read(type(data.facts)))
+        now |= _split_sizes(data.facts)
     return [f"{what}: {then[what]}, now {now[what]}" for what in then if then[what] != now.get(what)]
+
+
+def _split_sizes(facts: DataFacts | TextFacts) -> dict[str, int]:
+    if isinstance(facts, DataFacts):
+        return {f"rows of {name}": split.rows for name, split in facts.splits.items()}
+    return {f"texts of {name}": split.texts for name, split in facts.splits.items()}
 
 
 def _sums(then: object, now: object) -> str:

@@ -23,11 +23,13 @@ from lstm_sentiment.checkpoints.trusted_runs import remember
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import public_config
 from lstm_sentiment.errors import RunError
-from lstm_sentiment.experiment.resume import RunData, check_folder, machine_facts
+from lstm_sentiment.experiment.resume import RunData, check_folder
 from lstm_sentiment.experiment.signals import RunWatch, job_of
+from lstm_sentiment.records.checkpoint_facts import LastFacts, RunFacts
+from lstm_sentiment.records.environment import Environment
 from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.system.distributed import Processes, process_environment, process_group, shared_errors
-from lstm_sentiment.system.files import as_json, write_json
+from lstm_sentiment.system.files import as_json
 from lstm_sentiment.system.lock import held
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.tensorboard import Curves
@@ -87,11 +89,23 @@ class Session:
         """Keyword arguments of every `Trainer` of this run."""
         return {"precision": self.precision, "processes": self.processes, "watch": self.watch}
 
-    @property
-    def facts(self) -> dict[str, str | int]:
-        """What the last digits of a result depend on; every checkpoint keeps it."""
-        return machine_facts(
-            self.device, precision=self.precision, threads=self.threads, processes=self.processes
+    def facts(self, data: str, *, pretrained: str | None = None, teacher: str | None = None) -> RunFacts:
+        """Return the facts of this run, which every checkpoint keeps.
+
+        Args:
+            data: fingerprint of the data.
+            pretrained: sha256 of the weights that training starts from, if any.
+            teacher: sha256 of the teachers, if any.
+        """
+        return RunFacts(
+            data=data,
+            pretrained=pretrained,
+            teacher=teacher,
+            threads=self.threads,
+            world_size=self.processes.world_size,
+            device=self.device.type,
+            precision=self.precision,
+            torch=torch.__version__,
         )
 
     def restarted(self, config: Settings) -> Settings:
@@ -144,7 +158,7 @@ class Session:
         """
         _check_agreement(trainer, checkpoint)
         if checkpoint is not None:
-            trainer.resume(checkpoint.tensors, checkpoint.facts)
+            trainer.resume(checkpoint.tensors, checkpoint.facts_as(LastFacts))
             log.info("resuming at step %d of %d", trainer.state.step, trainer.total_steps)
             self.watch.begun(trainer.state.step)
         trainer.processes.barrier()
@@ -221,9 +235,9 @@ def begin(folder: RunFolder, config: Any, data: RunData, device: torch.device, w
     folder.begin(**written)
     watch.begun()
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    environment = {"lstm_sentiment": __version__, **describe_machine(device), "packages": versions}
-    write_json(folder.path / "environment.json", environment)
-    write_json(folder.path / "data.json", data.facts)
+    environment = Environment(lstm_sentiment=__version__, **describe_machine(device), packages=versions)
+    folder.write(environment)
+    folder.write(data.facts)
 
 
 def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves | None:

@@ -73,11 +73,12 @@ class Teachers:
         probabilities_UC = np.mean(predicted, axis=0)
         labels_U = probabilities_UC.argmax(axis=1)
         counts_C = np.bincount(labels_U, minlength=len(corpus.labels)).tolist()
-        corpus.facts["unlabelled"]["classes"] = dict(zip(corpus.labels, counts_C, strict=True))
+        assert corpus.facts.unlabelled is not None
+        classes = corpus.facts.unlabelled.classes = dict(zip(corpus.labels, counts_C, strict=True))
         log.info(
             "  unlabelled %9s texts, predicted: %s",
             f"{len(unlabelled):,}",
-            ", ".join(f"{label} {count:,}" for label, count in corpus.facts["unlabelled"]["classes"].items()),
+            ", ".join(f"{label} {count:,}" for label, count in classes.items()),
         )
         truth_RC = np.eye(len(corpus.labels))[train.labels]
         return unlabelled.joined(

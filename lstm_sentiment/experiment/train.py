@@ -29,7 +29,7 @@ from lstm_sentiment.evaluation.metrics import metrics_of
 from lstm_sentiment.experiment.console import report_data, report_model
 from lstm_sentiment.experiment.final_evaluation import assess, report_scores
 from lstm_sentiment.experiment.frozen import finished_before, run_frozen
-from lstm_sentiment.experiment.resume import METRICS_FILE, checkpoint_to_resume
+from lstm_sentiment.experiment.resume import checkpoint_to_resume
 from lstm_sentiment.experiment.session import Session
 from lstm_sentiment.experiment.teachers import Teachers, load_teachers
 from lstm_sentiment.linear.logistic_regression import fit_branch, folds_of
@@ -43,10 +43,13 @@ from lstm_sentiment.models.network import (
 )
 from lstm_sentiment.provenance.held_out_rows import write_held_out_rows
 from lstm_sentiment.provenance.trained_texts import TrainedTexts
+from lstm_sentiment.records.checkpoint_facts import RunFacts
+from lstm_sentiment.records.data_facts import VectorCoverage
+from lstm_sentiment.records.json_values import to_json
+from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.reporting.report import check_extra, write_report
 from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.distributed import Processes
-from lstm_sentiment.system.files import write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.losses import row_weights
 
@@ -82,7 +85,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         config = plan.config
         teachers = load_teachers(config, device=str(device))
         supervised, learned = _rows_to_learn(corpus, teachers, processes)
-        facts = _facts(corpus, plan.start or pretrained, teachers) | session.facts
+        facts = _facts(session, corpus, plan.start or pretrained, teachers)
         if (frozen := plan.start if config.adapt == "frozen" else None) and resuming:
             session.watch.begun()
             return _finished(session, config, corpus, finished_before(folder, config, corpus, facts))
@@ -104,7 +107,7 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
             begin_from(model, plan.start, corpus, config, device=device, processes=processes)
         new = functools.partial(initial_model, config, pretrained=pretrained)
         crossed = cross_validate(config, corpus, new, device=device, **session.means)
-        kept: dict[str, Any] = {"store": folder, "facts": facts, "scalars": session.curves}
+        kept: dict[str, Any] = {"store": folder, "facts": to_json(facts), "scalars": session.curves}
         trainer = new_trainer(
             config, corpus, learned, model.to(device), crossed=crossed, **kept, **session.means
         )
@@ -114,12 +117,14 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
 
 
 def _facts(
-    corpus: Corpus, started_from: Start | Pretrained | None, teachers: Teachers | None
-) -> dict[str, Any]:
-    """Return the hashes by which a run is recognised when it is resumed."""
-    facts = {"data": corpus.fingerprint}
-    facts |= {"pretrained": started_from.sha256} if started_from else {}
-    return facts | ({"teacher": teachers.sha256} if teachers else {})
+    session: Session, corpus: Corpus, started_from: Start | Pretrained | None, teachers: Teachers | None
+) -> RunFacts:
+    """Return what the run is recognised by when it is resumed."""
+    return session.facts(
+        corpus.fingerprint,
+        pretrained=started_from.sha256 if started_from else None,
+        teacher=teachers.sha256 if teachers else None,
+    )
 
 
 def _decided(
@@ -150,16 +155,16 @@ def _rows_to_learn(
     return train, train if unlabelled is None else with_unlabelled(train, unlabelled)
 
 
-def _finished(session: Session, config: Config, corpus: Corpus, metrics: dict[str, Any]) -> dict[str, Any]:
-    """Write and log the results of a run."""
-    metrics["total_s"] = session.seconds()
+def _finished(session: Session, config: Config, corpus: Corpus, metrics: RunMetrics) -> dict[str, Any]:
+    """Write and log the results of a run, and return the content of metrics.json."""
+    metrics = dataclasses.replace(metrics, total_s=session.seconds())
     path = session.folder.path
     if session.processes.is_main:
-        write_json(path / METRICS_FILE, metrics)
+        session.folder.write(metrics)
         report_scores(metrics, path)
         if config.report:
             log.info("report: %s", write_report(path, corpus=corpus, device=config.trainer.device))
-    return metrics
+    return metrics.as_json()
 
 
 def check_metric(metric: str, labels: list[str]) -> None:
@@ -262,13 +267,13 @@ def initial_model(
         embedding.weight.requires_grad_(not config.text.freeze_vectors)
         counts = count_tokens(corpus.train.store, corpus.train.rows)
         covered = np.array([token in vectors.known for token in corpus.train.store.tokens])
-        corpus.facts["vectors"] = {
-            "types": len(vectors.known) / max(1, len(corpus.vocabulary) - len(SPECIAL_TOKENS)),
-            "tokens": float(counts[covered].sum() / max(1, counts.sum())),
-        }
+        coverage = corpus.facts.vectors = VectorCoverage(
+            types=len(vectors.known) / max(1, len(corpus.vocabulary) - len(SPECIAL_TOKENS)),
+            tokens=float(counts[covered].sum() / max(1, counts.sum())),
+        )
         log.info(
             "vectors: %.1f%% of the vocabulary and %.1f%% of training tokens have one",
-            100 * corpus.facts["vectors"]["types"], 100 * corpus.facts["vectors"]["tokens"],
+            100 * coverage.types, 100 * coverage.tokens,
         )  # fmt: skip
     return model
 

@@ -32,6 +32,7 @@ from lstm_sentiment.models.network import BRANCHES, WideAndDeep, lstm_of, new_ne
 from lstm_sentiment.prediction.hub import Published
 from lstm_sentiment.prediction.pickling import reduce_classifier
 from lstm_sentiment.prediction.types import Prediction, as_texts, checked_text
+from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
 from lstm_sentiment.text.encoder import Encoder, cut
@@ -87,6 +88,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
     if not labels:
         raise RunError(f"{run}: is a language model; train a classifier from it: train --pretrained {run}")
     config = read_config(folder.path / "config.yaml")
+    facts = checkpoint.facts_as(BestFacts)
     try:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
@@ -97,7 +99,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
             vocabulary=vocabulary,
             config=config,
             weights=weights,
-            calibration=Calibration(**checkpoint.facts.get("calibration", {})),
+            calibration=Calibration(**asdict(facts.calibration)) if facts.calibration else None,
             device=device,
         )
     except (CheckpointError, RuntimeError, KeyError, TypeError) as error:
@@ -105,7 +107,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
             f"{folder.path}: weights, vocabulary and configuration do not fit: {' '.join(str(error).split())}"
         ) from None
     classifier.label_map = label_map
-    classifier.proof, classifier.run = checkpoint.facts.get("proof"), folder.path
+    classifier.proof, classifier.run = facts.proof, folder.path
     return classifier
 
 

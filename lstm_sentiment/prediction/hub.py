@@ -22,13 +22,13 @@ from lstm_sentiment.checkpoints.tensors import known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
 from lstm_sentiment.config.command_line import config_yaml, read_config
 from lstm_sentiment.config.public import public_config
-from lstm_sentiment.errors import CheckpointError, RunError, shown
+from lstm_sentiment.errors import RunError, shown
 from lstm_sentiment.prediction.model_card import model_card
+from lstm_sentiment.records.run_reports import REPORTS, read_reports
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.system.files import local_path, make_folder, new_folder, write_atomically, write_json
 from lstm_sentiment.system.open_errors import reading
 
-REPORTS = ("metrics.json", "data.json", "environment.json")
 WEIGHTS = tuple(f"{BEST}/{name}" for name in ("manifest.json", "model.safetensors", "state.json"))
 FILES = (*SHARED_FILES, *WEIGHTS, *REPORTS, "README.md")
 _NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
@@ -196,8 +196,9 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
         return
     if not (run.path / "metrics.json").is_file():
         raise RunError(f"{run.path}: has no metrics.json: is it finished? Resume it with --resume true")
-    reports = {report: run.read_json(report) for report in REPORTS}
     labels, label_map = classes_of_run(run.own("labels.json"))
+    contents = {name: run.read_json(name) for name in REPORTS}
+    card["reports"] = read_reports(contents, labels, run=run.path)
     vocabulary = vocabulary_of(run.own("vocabulary.json"), known_tokens(best.tensors["model"]))
     with new_folder(folder) as building:
         published = RunFolder(building)
@@ -208,13 +209,9 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
             label_map=label_map,
         )
         published.save(BEST, best.tensors, best.facts)
-        for report, facts in reports.items():
-            write_json(building / report, facts)
-        try:
-            text = model_card(name=name, config=config, reports=reports, **card)
-        except (LookupError, TypeError, ValueError, AttributeError):
-            files = ", ".join(REPORTS)
-            raise CheckpointError(f"{run.path}: one of {files} is malformed") from None
+        for report, content in contents.items():
+            write_json(building / report, content)
+        text = model_card(name=name, config=config, **card)
         write_atomically(building / "README.md", text.encode("utf-8", "replace"))
 
 

@@ -14,7 +14,10 @@ import yaml
 
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import ModelConfig
-from lstm_sentiment.evaluation.metrics import compared
+from lstm_sentiment.records.data_facts import DataFacts
+from lstm_sentiment.records.environment import Environment
+from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.records.run_reports import RunReports
 
 SCORES = {  # name -> (name on the Hub, title)
     "accuracy": ("accuracy", "Accuracy"),
@@ -31,7 +34,7 @@ def model_card(
     *,
     name: str,
     config: Config,
-    reports: Mapping[str, Any],
+    reports: RunReports,
     license: str | None = None,  # noqa: A002 - the Hub's word
     language: str | Sequence[str] | None = None,
 ) -> str:
@@ -40,24 +43,23 @@ def model_card(
     Args:
         name: of the model, as in the Hub's USER/NAME, or of its folder.
         config: of the run, without local paths.
-        reports: content of ``metrics.json``, ``data.json`` and ``environment.json``.
+        reports: results, data and environment of the run.
         license: such as ``mit``; left out when None.
         language: ISO codes such as ``en``; left out when None.
     """
-    metrics, data = reports["metrics.json"], reports["data.json"]
-    split = "test" if "test" in metrics else "validation"
-    facts = _front_matter(name, config.data.train, metrics[split], split)
+    metrics, data, environment = reports.metrics, reports.data, reports.environment
+    facts = _front_matter(name, config.data.train, metrics)
     facts |= {key: value for key, value in (("license", license), ("language", language)) if value}
     parts = [
         "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
         f"# {_text(name.rpartition('/')[2])}",
-        _introduction(config.model, list(metrics[split]["per_class"]), reports["environment.json"]),
+        _introduction(config.model, metrics.labels, environment.lstm_sentiment),
         _use(name),
-        _results(metrics, split, data["shared_texts"].get(split, 0)),
-        _calibration(metrics["calibration"], split),
+        _results(metrics, data.shared_texts.get(metrics.split, 0)),
+        _calibration(metrics),
         _training_data(config, data),
-        _training(config, metrics, reports["environment.json"]),
-        _limits(config, split),
+        _training(config, metrics, environment),
+        _limits(config, metrics.split),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -67,7 +69,7 @@ def packed_card(
     name: str,
     config: Config,
     labels: list[str],
-    environment: Mapping[str, Any],
+    version: str,
     corpora: Sequence[Mapping[str, Any]],
     notes: str,
     license: str | None,  # noqa: A002 - the Hub's word
@@ -78,7 +80,7 @@ def packed_card(
         name: of the model.
         config: without paths and data sources.
         labels: class names.
-        environment: versions of the packages that trained it.
+        version: of lstm_sentiment that trained it.
         corpora: what it was trained on: maps with ``name``, ``rows``, ``terms``, ``source``.
         notes: Markdown, put between the use and the data.
         license: of the weights; left out when None.
@@ -92,7 +94,7 @@ def packed_card(
     parts = [
         "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
         f"# {_text(name)}",
-        _introduction(config.model, labels, environment),
+        _introduction(config.model, labels, version),
         "## Use\n\n```python\nimport lstm_sentiment\n\n"
         f"classifier = lstm_sentiment.load({json.dumps(name)})\n"
         'classifier.predict(["Unbelievable service"], coverage=0.9)\n```',
@@ -120,15 +122,15 @@ def _statement(corpora: Sequence[Mapping[str, Any]]) -> str:
     return f"## Data\n\nNo text of these corpora is included.\n\n{table}"
 
 
-def _front_matter(name: str, dataset: str, scores: Mapping[str, Any], split: str) -> dict[str, Any]:
+def _front_matter(name: str, dataset: str, metrics: RunMetrics) -> dict[str, Any]:
     results = [
-        {"type": kind, "name": shown_as, "value": round(scores[score], 4)}
+        {"type": kind, "name": shown_as, "value": round(metrics.held_out[score], 4)}
         for score, (kind, shown_as) in SCORES.items()
     ]
     slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "data"
     result = {
         "task": {"type": "text-classification", "name": "Text classification"},
-        "dataset": {"type": slug, "name": dataset, "split": split},
+        "dataset": {"type": slug, "name": dataset, "split": metrics.split},
         "metrics": results,
     }
     return {
@@ -140,11 +142,11 @@ def _front_matter(name: str, dataset: str, scores: Mapping[str, Any], split: str
     }
 
 
-def _introduction(model: ModelConfig, labels: list[str], environment: Mapping[str, Any]) -> str:
+def _introduction(model: ModelConfig, labels: list[str], version: str) -> str:
     return (
         f"A {'bidirectional ' if model.bidirectional else ''}LSTM classifier with {len(labels)} classes: "
         f"{', '.join(map(_text, labels))}. Trained with lstm_sentiment "
-        f"{_text(environment['lstm_sentiment'])}."
+        f"{_text(version)}."
     )
 
 
@@ -158,88 +160,88 @@ def _use(name: str) -> str:
     )
 
 
-def _results(metrics: Mapping[str, Any], split: str, shared: int) -> str:
-    scores, baselines = metrics[split], metrics["baselines"]
-    lines = [f"## Results\n\nOn {scores['rows']:,} {split} held-out rows."]
-    if split == "validation" and (metrics.get("kept") or metrics).get("cross_validated"):
+def _results(metrics: RunMetrics, shared: int) -> str:
+    scores, baselines = metrics.held_out, metrics.baselines
+    lines = [f"## Results\n\nOn {scores.rows:,} {metrics.split} held-out rows."]
+    if metrics.split == "validation" and (metrics.kept or metrics).cross_validated:
         lines = [
-            f"## Results\n\nOn the {scores['rows']:,} training rows, cross-validated. They also "
+            f"## Results\n\nOn the {scores.rows:,} training rows, cross-validated. They also "
             "selected and calibrated the model: new texts will score a little lower."
         ]
-    elif split == "validation":
+    elif metrics.split == "validation":
         lines[0] += " They also selected the best epoch and calibrated the model: new texts will score lower."
     if shared:
         lines[0] += f" {shared:,} of their texts are also in the training rows."
-    columns = compared(metrics, split)
+    columns = metrics.compared()
     rows = ([title, *(f"{of[key]:.4f}" for of in columns.values())] for key, (_, title) in SCORES.items())
     lines.append(_table(["", *map(_text, columns)], rows))
-    best = max(baselines, key=lambda baseline: baselines[baseline]["macro_f1"], default=None)
-    if best is not None and baselines[best]["macro_f1"] > scores["macro_f1"]:
+    best = max(baselines, key=lambda baseline: baselines[baseline].macro_f1, default=None)
+    if best is not None and baselines[best].macro_f1 > scores.macro_f1:
         lines.append(f"The baseline {_text(best)} has a higher macro-F1 than this model.")
     of_classes = (
-        [_text(label), *(f"{of[key]:.4f}" for key in ("precision", "recall", "f1")), f"{of['rows']:,}"]
-        for label, of in scores["per_class"].items()
+        [_text(label), *(f"{value:.4f}" for value in (of.precision, of.recall, of.f1)), f"{of.rows:,}"]
+        for label, of in scores.per_class.items()
     )
     lines.append(_table(["class", "precision", "recall", "F1", "rows"], of_classes))
     return "\n\n".join(lines)
 
 
-def _calibration(calibration: Mapping[str, Any], split: str) -> str:
-    facts = calibration[split]
+def _calibration(metrics: RunMetrics) -> str:
+    calibrated = metrics.calibrated
     sets = (
-        [f"{float(wanted):.0%}", f"{found['coverage']:.1%}", f"{found['labels']:.2f}"]
-        for wanted, found in facts["label_sets"].items()
+        [f"{float(wanted):.0%}", f"{found.coverage:.1%}", f"{found.labels:.2f}"]
+        for wanted, found in calibrated.label_sets.items()
     )
+    temperature = metrics.calibration.temperature
     return (
         f"## Calibration\n\nProbabilities are scaled on the validation rows (temperature "
-        f"{calibration['temperature']:.2f}): on the {split} rows the calibration error goes from "
-        f"{facts['ece_before']:.4f} to {facts['ece_after']:.4f}. Label sets, on the same rows:\n\n"
+        f"{temperature:.2f}): on the {metrics.split} rows the calibration error goes from "
+        f"{calibrated.ece_before:.4f} to {calibrated.ece_after:.4f}. Label sets, on the same rows:\n\n"
         + _table(["requested coverage", "coverage", "mean size"], sets)
     )
 
 
-def _training_data(config: Config, data: Mapping[str, Any]) -> str:
-    splits = data["splits"]
-    labels = list(splits["train"]["classes"])
+def _training_data(config: Config, data: DataFacts) -> str:
+    labels = list(data.splits["train"].classes)
     rows = [
         [
             split,
-            *(f"{count:,}" for count in (of["rows"], *of["classes"].values())),
-            f"{of['unknown_tokens']:.1%}",
+            *(f"{count:,}" for count in (of.rows, *of.classes.values())),
+            f"{of.unknown_tokens:.1%}",
         ]
-        for split, of in splits.items()
+        for split, of in data.splits.items()
     ]
     repeated = "removed before the split" if config.data.deduplicate else "kept"
-    phrases, left_out = data.get("phrases", 0), data["counts"]["train"].get("left_out", 0)
+    phrases, left_out = data.phrases, data.counts["train"].left_out
     notes = f"; {left_out:,} rows of excluded classes" if left_out else ""
     if phrases:
         notes += f"; {phrases:,} training rows are phrases, with a weight of {config.data.phrases:g}"
     return (
-        f"## Data\n\nRows of {_text(config.data.train)}: {data['duplicates']:,} repeated texts ({repeated}), "
-        f"{data['conflicting_labels']:,} texts with more than one label{notes}.\n\n"
+        f"## Data\n\nRows of {_text(config.data.train)}: {data.duplicates:,} repeated texts ({repeated}), "
+        f"{data.conflicting_labels:,} texts with more than one label{notes}.\n\n"
         + _table(["split", "rows", *map(_text, labels), "unknown tokens"], rows)
     )
 
 
-def _course(config: Config, metrics: Mapping[str, Any]) -> str:
+def _course(config: Config, metrics: RunMetrics) -> str:
     """Describe training: its epochs, or the cross-validation over a frozen LSTM."""
-    kept = metrics.get("kept") or {}
-    start = f" Training started from {_text(kept['start'])}." if kept.get("start") else ""
-    if not metrics["epochs"]:
+    began = metrics.kept.start if metrics.kept else None
+    start = f" Training started from {_text(began)}." if began else ""
+    if not metrics.epochs:
         return f"{start} The LSTM was frozen; head and linear model were fitted with cross-validation, in"
-    return f"{start} {metrics['epochs']:d} epochs of batches of {config.trainer.batch_size},"
+    return f"{start} {metrics.epochs:d} epochs of batches of {config.trainer.batch_size},"
 
 
-def _training(config: Config, metrics: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+def _training(config: Config, metrics: RunMetrics, environment: Environment) -> str:
     model = config.model
     linear = ", and a linear model of words and word pairs" if model.ngrams else ""
-    best = f"; epoch {metrics['best_epoch']:d} was the best by validation {_text(metrics['metric'])}"
-    best = best if metrics["epochs"] else ""
+    best = f"; epoch {metrics.best_epoch:d} was the best by validation {_text(metrics.metric)}"
+    best = best if metrics.epochs else ""
     return (
-        f"## Training\n\n{metrics['parameters']:,} parameters: embeddings of {model.embedding_size}, "
+        f"## Training\n\n{metrics.parameters:,} parameters: embeddings of {model.embedding_size}, "
         f"{model.layers} LSTM layer{'s' if model.layers > 1 else ''} of {model.hidden_size} per direction, "
         f"{_text(model.pooling)} pooling{linear}.{_course(config, metrics)} "
-        f"{metrics['training_s']:,.0f} s on {_text(environment['cpu'])} ({_text(environment['device'])}), "
+        f"{metrics.training_s:,.0f} s on {_text(environment.cpu)} ({_text(environment.device)}), "
         f"seed {config.seed}{best}. All settings are in `config.yaml`."
     )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from lstm_sentiment.data.dataset import Batch, TextDataset, length_batches
 from lstm_sentiment.pretraining.language_model import unigram_shares
+from lstm_sentiment.records.checkpoint_facts import LogEntry
+from lstm_sentiment.records.scores import LanguageScores
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.subwords import word_ids
 
@@ -58,14 +59,8 @@ class NextToken:
         return (costs_B * batch.weights_B).sum()
 
     @torch.inference_mode()
-    def score(self, model: nn.Module) -> dict[str, Any]:
-        """Return the full-softmax loss of the validation tokens, the same in every process.
-
-        Returns:
-            `loss`, nats per token; `perplexity`, its exponential; `perplexity_forward` and
-            `perplexity_backward`; `perplexity_unigram`, of a unigram model; `guesses`, the number of
-            predictions in each direction.
-        """
+    def score(self, model: nn.Module) -> LanguageScores:
+        """Return the scores of the validation tokens, by the full softmax, the same in every process."""
         was_training = model.training
         model.eval()
         mine = np.arange(self.processes.rank, len(self.validation), self.processes.world_size)
@@ -78,23 +73,23 @@ class NextToken:
         total = self.processes.sum(guesses, self.device)
         losses = [self.processes.sum(float(cost), self.device) / total for cost in cost_D]
         loss = sum(losses) / len(losses)
-        return {
-            "loss": loss,
-            "perplexity": _perplexity(loss),
+        return LanguageScores(
+            loss=loss,
+            perplexity=_perplexity(loss),
+            perplexity_unigram=self.unigram,
+            guesses=int(total),
             **{
                 f"perplexity_{direction}": _perplexity(of)
                 for direction, of in zip(self.directions, losses, strict=True)
             },
-            "perplexity_unigram": self.unigram,
-            "guesses": int(total),
-        }
+        )
 
-    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+    def report(self, entry: LogEntry, scores: LanguageScores, *, epochs: int, is_best: bool) -> None:
         """Log the results of an epoch, next to those of a unigram model."""
         log.info(
             "epoch %d/%d  train loss %.4f  validation loss %.4f  perplexity %.1f (unigram %.1f)  "
             "%s tokens/s%s",
-            entry["epoch"], epochs, entry["train_loss"], scores["loss"], scores["perplexity"],
+            entry["epoch"], epochs, entry["train_loss"], scores.loss, scores.perplexity,
             self.unigram, f"{entry['tokens_per_s']:,}", " *" if is_best else "",
         )  # fmt: skip
 

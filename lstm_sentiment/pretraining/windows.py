@@ -20,6 +20,7 @@ from lstm_sentiment.data.dataset import TextDataset, count_tokens
 from lstm_sentiment.data.token_store import TokenStore, join_stores
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.pretraining.config import PretrainDataConfig
+from lstm_sentiment.records.data_facts import TextFacts, TextSplitFacts
 from lstm_sentiment.text.tokenizers import Tokenizer, Vocabulary
 
 Array = npt.NDArray[Any]
@@ -42,7 +43,7 @@ class Texts:
     validation: TextDataset
     vocabulary: Vocabulary
     counts_V: Array
-    facts: dict[str, Any]
+    facts: TextFacts
     fingerprint: str
 
     @property
@@ -82,7 +83,7 @@ def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: 
     distinct = rows
     for other in apart:
         rows = rows[~np.isin(store.hashes[rows], other.hashes)]
-    facts = {"duplicates": len(store.hashes) - len(distinct), "excluded": len(distinct) - len(rows)}
+    excluded = len(distinct) - len(rows)
     random = np.random.default_rng(seed)
     if data.max_rows is not None and data.max_rows < len(rows):
         rows = np.sort(random.permutation(rows)[: data.max_rows])
@@ -98,16 +99,20 @@ def read_texts(data: PretrainDataConfig, text: TextConfig, *, seed: int, cache: 
         split = "train" if not len(train) else "validation"
         raise DataError(f"no text of two tokens or more is left for {split}", file=_names(data.train)[0])
     counts_V = np.bincount(vocabulary.encode(store.tokens), count_tokens(store, rows), len(vocabulary))
-    splits = {
-        "train": _split_facts(train, len(rows)),
-        "validation": _split_facts(validation, len(held_out_rows)),
-    }
+    facts = TextFacts(
+        splits={
+            "train": _split_facts(train, len(rows)),
+            "validation": _split_facts(validation, len(held_out_rows)),
+        },
+        duplicates=len(store.hashes) - len(distinct),
+        excluded=excluded,
+    )
     return Texts(
         train=train,
         validation=validation,
         vocabulary=vocabulary,
         counts_V=counts_V.astype(np.int64),
-        facts={"splits": splits, **facts},
+        facts=facts,
         fingerprint=_fingerprint(train, validation, text),
     )
 
@@ -152,13 +157,13 @@ def _windows(store: TokenStore, rows: Array, vocabulary: Vocabulary, text: TextC
     )
 
 
-def _split_facts(windows: TextDataset, texts: int) -> dict[str, Any]:
-    return {
-        "texts": texts,
-        "windows": len(windows),
-        "tokens": int(windows.lengths.sum()),
-        "unknown_tokens": round(windows.unknown_share(), 5),
-    }
+def _split_facts(windows: TextDataset, texts: int) -> TextSplitFacts:
+    return TextSplitFacts(
+        texts=texts,
+        windows=len(windows),
+        tokens=int(windows.lengths.sum()),
+        unknown_tokens=round(windows.unknown_share(), 5),
+    )
 
 
 def _fingerprint(train: TextDataset, validation: TextDataset, text: TextConfig) -> str:

@@ -43,7 +43,7 @@ _STYLE: dict[str, Any] = {
 WIDTH, HEIGHT = 5.2, 3.2  # inches of 72 points; narrow pages scale it down
 
 
-def learning_curves(log: list[dict[str, Any]], metric: str, best_epoch: int) -> str:
+def learning_curves(log: list[dict[str, float]], metric: str, best_epoch: int) -> str:
     """Return a chart of the losses and of the selection metric, as SVG.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,21 @@ from typing import Any
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, STARTER, is_starter, run_path
 from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
-from lstm_sentiment.checkpoints.untrusted_files import content_of
+from lstm_sentiment.checkpoints.untrusted_files import content_of, parsed
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import last_part, public_config
 from lstm_sentiment.config.schema import METRICS as METRIC_NAMES
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
-from lstm_sentiment.errors import CheckpointError, DataError, RunError, SentimentError
-from lstm_sentiment.evaluation.metrics import METRICS, compared
+from lstm_sentiment.errors import DataError, RunError, SentimentError
+from lstm_sentiment.evaluation.metrics import METRICS
 from lstm_sentiment.evaluation.significance import score_intervals
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.records.checkpoint_facts import BestFacts
+from lstm_sentiment.records.data_facts import DataFacts
+from lstm_sentiment.records.json_values import from_json, missing, to_json
+from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.records.run_reports import REPORTS, read_reports
 from lstm_sentiment.reporting import charts
 from lstm_sentiment.reporting.error_analysis import gather
 from lstm_sentiment.reporting.page import write_page
@@ -82,38 +86,48 @@ def write_report(
     classifier = load(run, device=device)
     if not (folder.path / "metrics.json").is_file():
         raise RunError(f"{folder.path}: has no metrics.json; a report needs a finished run")
-    metrics, data, environment = (
-        folder.read_json(f"{name}.json") for name in ("metrics", "data", "environment")
-    )
-    log_lines = content_of(folder.own("log.jsonl")).decode("utf-8", "replace").splitlines()
+    contents = {name: folder.read_json(name) for name in REPORTS}
+    reports = read_reports(contents, classifier.labels, run=folder.path)
+    metrics = reports.metrics
+    epochs = _epochs_of(folder, metrics.metric)
     why = ""
     if corpus is None:
         corpus, why = _rows_of(classifier, folder, trusted=rows)
     evidence = gather(classifier, corpus, seed=classifier.config.seed) if corpus is not None else None
+    if evidence is not None and evidence["held_out"] not in reports.data.splits:
+        raise missing(folder.path / DataFacts.FILE, f"splits.{evidence['held_out']}")
     if why:
         log.warning("report without individual rows: %s", why)
-    held_out = "test" if "test" in metrics else "validation"
-    try:
-        write_page(
-            folder.path / "report.html",
-            "report.html",
-            title=f"Report of {folder.path.resolve().name}",
-            held_out=held_out,
-            labels=classifier.labels,
-            metrics=metrics,
-            systems=_systems(metrics, held_out, classifier.labels),
-            names=NAMES,
-            data=data,
-            environment=environment,
-            configuration=config_yaml(public_config(classifier.config)),
-            evidence=evidence,
-            why=why,
-            **_charts(list(map(json.loads, log_lines)), metrics, evidence),
-        )
-    except (LookupError, TypeError, ValueError, AttributeError, need("jinja2", extra="report").TemplateError):
-        files = "metrics.json, data.json, environment.json or log.jsonl"
-        raise CheckpointError(f"{folder.path}: {files} is malformed") from None
+    write_page(
+        folder.path / "report.html",
+        "report.html",
+        title=f"Report of {folder.path.resolve().name}",
+        labels=classifier.labels,
+        metrics=metrics,
+        systems=_systems(metrics, classifier.labels),
+        names=NAMES,
+        data=reports.data,
+        environment=to_json(reports.environment),
+        configuration=config_yaml(public_config(classifier.config)),
+        evidence=evidence,
+        why=why,
+        **_charts(epochs, metrics, evidence),
+    )
     return folder.path / "report.html"
+
+
+def _epochs_of(folder: RunFolder, metric: str) -> list[dict[str, float]]:
+    """Return the entries of log.jsonl; raise `CheckpointError` if a number is missing."""
+    file = folder.own("log.jsonl")
+    epochs = []
+    for number, line in enumerate(content_of(file).splitlines(), start=1):
+        place = f"{file}:{number}"
+        entry = from_json(dict[str, float], parsed(place, line), file=place)
+        for name in ("epoch", "train_loss", "validation_loss", f"validation_{metric}"):
+            if name not in entry:
+                raise missing(place, name, "a number")
+        epochs.append(entry)
+    return epochs
 
 
 def _rows_of(
@@ -127,7 +141,7 @@ def _rows_of(
             refuse_untrusted(folder.path, config.data.train, "--rows")
         own = classifier.vocabulary if config.pretrained else None
         corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
-        if corpus.fingerprint != folder.load(BEST).facts["data"]:
+        if corpus.fingerprint != folder.load(BEST).facts_as(BestFacts).data:
             return None, "the rows, labels or vocabulary are no longer those of the run"
     except DataError as error:  # without its folder: pages are shared
         return None, ": ".join(filter(None, (last_part(error.file or ""), error.message)))
@@ -136,21 +150,20 @@ def _rows_of(
     return corpus, ""
 
 
-def _systems(metrics: dict[str, Any], held_out: str, labels: list[str]) -> list[dict[str, Any]]:
+def _systems(metrics: RunMetrics, labels: list[str]) -> list[dict[str, Any]]:
     """Return this run, its branches and its baselines with their scores and intervals."""
-    found = compared(metrics, held_out)
     return [
-        {"name": NAMES.get(name, name), "scores": score_intervals(scores["confusion"], labels)}
-        for name, scores in found.items()
+        {"name": NAMES.get(name, name), "scores": score_intervals(scores.confusion, labels)}
+        for name, scores in metrics.compared().items()
     ]
 
 
-def _charts(epochs: list[dict[str, Any]], metrics: dict[str, Any], evidence: Any) -> dict[str, Any]:
+def _charts(epochs: list[dict[str, float]], metrics: RunMetrics, evidence: Any) -> dict[str, Any]:
     """Return the report's charts, the only unescaped values of the page."""
     mark = need("markupsafe", extra="report").Markup
     pictures = {}
     if epochs:  # none if the LSTM was frozen
-        pictures["learning"] = charts.learning_curves(epochs, metrics["metric"], metrics["best_epoch"])
+        pictures["learning"] = charts.learning_curves(epochs, metrics.metric, metrics.best_epoch)
     if evidence is not None:
         found = evidence["reliability"]
         pictures["reliability"] = charts.reliability(found["before"], found["after"])

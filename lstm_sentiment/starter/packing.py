@@ -26,7 +26,6 @@ from lstm_sentiment.checkpoints.quantization import MOST_PACKED, dequantized, qu
 from lstm_sentiment.checkpoints.run_folder import BEST, PACKED, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, NO_ROWS, STARTER, STATEMENT, run_path
 from lstm_sentiment.checkpoints.self_test import largest_difference, tolerance_on
-from lstm_sentiment.checkpoints.untrusted_files import json_of
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import DataConfig
@@ -34,10 +33,10 @@ from lstm_sentiment.errors import CheckpointError, RunError
 from lstm_sentiment.prediction.classifier import SentimentClassifier, read_run
 from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.prediction.model_card import packed_card
+from lstm_sentiment.records.environment import Versions
 from lstm_sentiment.system.files import new_folder, write_atomically, write_json
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
-VERSIONS = ("lstm_sentiment", "torch", "packages")  # of environment.json; the rest describes the machine
 Array = npt.NDArray[Any]
 
 
@@ -85,13 +84,13 @@ def pack(
     rounded = dequantized(tensors, kinds)
     proof = self_test_of(rounded, labels=whole.labels, vocabulary=whole.vocabulary, config=config)
     facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
-    environment = _versions(folder)
-    about: dict[str, Any] = {"name": name, "labels": whole.labels, "environment": environment}
+    versions = folder.read(Versions)
+    about: dict[str, Any] = {"name": name, "labels": whole.labels, "version": versions.lstm_sentiment}
     card = packed_card(config=config, corpora=corpora, notes=notes, license=license, **about)
     compared = [*proof["texts"], *texts]
     with new_folder(Path(out)) as building:
         _begin(building, whole, config).save(BEST, {"model": tensors}, facts)
-        write_json(building / "environment.json", environment)
+        RunFolder(building).write(versions)
         write_json(building / STATEMENT, {"name": name, "corpora": [dict(corpus) for corpus in corpora]})
         write_atomically(building / CARD, card.encode("utf-8", "replace"))
         found = _cost(whole.predict_logits(compared), _logits_of(building, proof, compared))
@@ -137,14 +136,6 @@ def _begin(building: Path, whole: SentimentClassifier, config: Config) -> RunFol
         label_map=whole.label_map,
     )
     return packed
-
-
-def _versions(folder: RunFolder) -> dict[str, Any]:
-    """Return the package versions of environment.json, without facts about the machine."""
-    found = json_of(folder.own("environment.json"))
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{folder.path / 'environment.json'}: is malformed")
-    return {name: found[name] for name in VERSIONS if name in found}
 
 
 def _logits_of(building: Path, proof: Mapping[str, Any], texts: list[str]) -> Array:

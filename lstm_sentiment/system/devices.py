@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -221,7 +222,20 @@ def out_of_memory_as_error(what: str) -> Iterator[None]:
         ) from error
 
 
-def describe_machine(device: torch.device) -> dict[str, object]:
+class Machine(TypedDict):
+    """Properties of a machine (see `records.environment.Environment`)."""
+
+    python: str
+    torch: str
+    system: str
+    cpu: str
+    threads: int
+    device: str
+    bf16_on_cpu: bool
+    compiled_lstm: bool
+
+
+def describe_machine(device: torch.device) -> Machine:
     """Return the properties of the machine that results depend on."""
     return {
         "python": platform.python_version(),

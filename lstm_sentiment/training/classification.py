@@ -5,14 +5,14 @@ Legend: B rows of a batch, C classes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.data.dataset import Batch, TextDataset
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.records.checkpoint_facts import LogEntry
+from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.losses import Loss
 from lstm_sentiment.training.progress import report_epoch
@@ -60,7 +60,7 @@ class Classification:
         logits_2BC = model(*both.inputs)
         return self._loss(logits_2BC, both) + self.r_drop / 2 * symmetric_kl(logits_2BC, both.weights_B)
 
-    def score(self, model: nn.Module) -> dict[str, Any]:
+    def score(self, model: nn.Module) -> Scores:
         """Return the scores of the validation rows (see `metrics.score`), the same in every process."""
         logits_RC = predict_logits(
             model, self.validation, device=self.device, batch_size=self.batch_size, processes=self.processes
@@ -68,6 +68,6 @@ class Classification:
         probabilities_RC, rows = logits_RC.double().softmax(1).numpy(), self.validation
         return score(rows.labels, probabilities_RC, self.labels, rows.counts)
 
-    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+    def report(self, entry: LogEntry, scores: Scores, *, epochs: int, is_best: bool) -> None:
         """Log the results of an epoch."""
         report_epoch(entry, scores, self.labels, epochs=epochs, is_best=is_best)

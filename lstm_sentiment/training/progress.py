@@ -7,10 +7,12 @@ import math
 import sys
 import time
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from lstm_sentiment.records.checkpoint_facts import LogEntry
+from lstm_sentiment.records.scores import Scores
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +85,7 @@ def report_first_loss(first_loss: float, classes: int) -> None:
     )  # fmt: skip
 
 
-def report_epoch(
-    entry: dict[str, Any], scores: dict[str, Any], labels: list[str], *, epochs: int, is_best: bool
-) -> None:
+def report_epoch(entry: LogEntry, scores: Scores, labels: list[str], *, epochs: int, is_best: bool) -> None:
     """Log an epoch's losses and scores, and warn if all texts have the same predicted label.
 
     Args:
@@ -97,10 +97,10 @@ def report_epoch(
     """
     log.info(
         "epoch %d/%d  train loss %.4f  validation loss %.4f  accuracy %.4f  macro-F1 %.4f  %s tokens/s%s",
-        entry["epoch"], epochs, entry["train_loss"], scores["loss"], scores["accuracy"],
-        scores["macro_f1"], f"{entry['tokens_per_s']:,}", " *" if is_best else "",
+        entry["epoch"], epochs, entry["train_loss"], scores.loss, scores.accuracy,
+        scores.macro_f1, f"{entry['tokens_per_s']:,}", " *" if is_best else "",
     )  # fmt: skip
-    predicted = np.array(scores["confusion"]).sum(axis=0)
+    predicted = np.array(scores.confusion).sum(axis=0)
     if (predicted > 0).sum() == 1:
         log.warning(
             "every validation text is predicted as '%s': nothing is learned yet. If this lasts, lower "

@@ -1,15 +1,15 @@
-"""Interfaces and state of the training loop (see `trainer`)."""
+"""Interfaces of the training loop (see `trainer`)."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from lstm_sentiment.data.dataset import Batch
+from lstm_sentiment.records.checkpoint_facts import LogEntry
 
 
 class CheckpointStore(Protocol):
@@ -18,8 +18,18 @@ class CheckpointStore(Protocol):
     def save(self, name: str, groups: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
         """Save a checkpoint under a name, replacing an existing one."""
 
-    def write_log(self, entries: list[dict[str, Any]]) -> None:
+    def write_log(self, entries: list[LogEntry]) -> None:
         """Write the log, one entry per epoch."""
+
+
+class EpochScores(Protocol):
+    """Scores by name."""
+
+    def __contains__(self, metric: str, /) -> bool:
+        """Whether there is such a score."""
+
+    def __getitem__(self, metric: str, /) -> float:
+        """Return a score."""
 
 
 class Task(Protocol):
@@ -30,10 +40,10 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of a batch's weighted losses (see `Batch`), nats."""
 
-    def score(self, model: nn.Module) -> dict[str, Any]:
+    def score(self, model: nn.Module) -> EpochScores:
         """Return validation scores, the same in every process: ``loss`` and the selection metric."""
 
-    def report(self, entry: dict[str, Any], scores: dict[str, Any], *, epochs: int, is_best: bool) -> None:
+    def report(self, entry: LogEntry, scores: Any, *, epochs: int, is_best: bool) -> None:
         """Log the results of an epoch."""
 
 
@@ -58,36 +68,3 @@ class Watch(Protocol):
 
     def saved(self, step: int) -> None:
         """Notify of a checkpoint at a step."""
-
-
-@dataclass(kw_only=True)
-class TrainingState:
-    """Progress of training, saved with each checkpoint.
-
-    Args:
-        step: optimizer steps done.
-        averaged: last step included in the moving average.
-        epoch: epochs done.
-        step_in_epoch: steps done in the current epoch.
-        best_score: validation score of the best epoch, None before the first.
-        best_epoch: 0-based.
-        epochs_without_gain: since the best one.
-        finished: all epochs are done, or training stopped early.
-        first_loss: of the first step, nats.
-        loss_sum: of the steps of the current epoch.
-        elapsed_s: seconds of training, over all sessions.
-        history: one entry per epoch.
-    """
-
-    step: int = 0
-    averaged: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    best_score: float | None = None
-    best_epoch: int = -1
-    epochs_without_gain: int = 0
-    finished: bool = False
-    first_loss: float | None = None
-    loss_sum: float = 0.0
-    elapsed_s: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)

@@ -27,12 +27,20 @@ from lstm_sentiment.data.dataset import Array, Batch, TextDataset, plan_epoch, r
 from lstm_sentiment.errors import StoppedError, TrainingError
 from lstm_sentiment.evaluation.metrics import better
 from lstm_sentiment.models.layers import hold_frozen
+from lstm_sentiment.records.checkpoint_facts import LogEntry, SavedTraining, TrainingState
+from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.system.devices import DTYPES, out_of_memory_as_error, seed_random_numbers
 from lstm_sentiment.system.distributed import Processes, wrap_ddp
 from lstm_sentiment.training.nonfinite import culprits_of
 from lstm_sentiment.training.optimizer import adamw, clip, load_optimizer, optimizer_tensors
 from lstm_sentiment.training.progress import Progress, report_first_loss
-from lstm_sentiment.training.protocols import CheckpointStore, Scalars, Task, TrainingState, Watch
+from lstm_sentiment.training.protocols import (
+    CheckpointStore,
+    EpochScores,
+    Scalars,
+    Task,
+    Watch,
+)
 from lstm_sentiment.training.schedule import ema_decay_at, learning_rate_at, step_seed
 
 log = logging.getLogger(__name__)
@@ -154,7 +162,7 @@ class Trainer:
                 number, f"stopped by {signal.Signals(number).name} after step {self.state.step}"
             )
 
-    def _scores(self) -> dict[str, Any]:
+    def _scores(self) -> EpochScores:
         """Validate; a signal interrupts it immediately, since it may take long and can be repeated."""
         alone = self.processes.world_size == 1  # otherwise the others would wait for this process
         try:
@@ -169,15 +177,15 @@ class Trainer:
         """Return the model to validate and save: the moving average if there is one."""
         return self.average or self.model
 
-    def resume(self, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
+    def resume(self, tensors: Mapping[str, Mapping[str, Tensor]], saved: SavedTraining) -> None:
         """Restore a checkpoint that `fit` saved as ``last``."""
         self.model.load_state_dict(tensors["model"])
         if self.average is not None:
             self.average.load_state_dict(tensors["average"])
         load_optimizer(self.optimizer, self.model, tensors["optimizer"])
-        if facts["scaler"]:
-            self.scaler.load_state_dict(facts["scaler"])
-        self.state = TrainingState(**facts["training"])
+        if saved.scaler:
+            self.scaler.load_state_dict(saved.scaler)
+        self.state = saved.training
 
     def _take_memory(self) -> None:
         """Allocate memory for the longest batch by a forward and backward pass without side effects.
@@ -294,12 +302,12 @@ class Trainer:
             state.best_score, state.best_epoch, state.epochs_without_gain = value, state.epoch, 0
             if self.processes.is_main:
                 model = self.evaluated_model().state_dict()
-                facts = {**self.facts, "epoch": state.epoch, "scores": scores}
+                facts = {**self.facts, "epoch": state.epoch, "scores": to_json(scores)}
                 self.store.save("best", {"model": model}, facts)
         else:
             state.epochs_without_gain += 1
         shown = {name: scores[name] for name in METRICS if name in scores}
-        entry = {
+        entry: LogEntry = {
             "epoch": state.epoch + 1,
             "step": state.step,
             "train_loss": self._mean(state.loss_sum) / self.steps_per_epoch,
