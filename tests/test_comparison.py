@@ -26,7 +26,7 @@ from lstm_sentiment.comparison.rows import read_rows
 from lstm_sentiment.comparison.verdicts import Compared, Verdict, compare_all, compared_lines
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.evaluation import significance as comparison
-from lstm_sentiment.evaluation.metrics import metrics_of, score
+from lstm_sentiment.evaluation.metrics import confusion_scores, metrics_of, score
 from lstm_sentiment.evaluation.significance import compare, holm, system_intervals
 
 LABELS = ["negative", "neutral", "positive"]
@@ -58,17 +58,18 @@ def test_intervals_and_p_values_equal_a_paired_bootstrap() -> None:
     truth_R, first_R, second_R = answers(400, 0, (0.6, 0.66))
     found = compare(truth_R, first_R, second_R, LABELS).scores
     random = np.random.default_rng(7)
-    plain: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(400):
-        drawn = random.integers(0, 400, 400)
-        one, two = (score(truth_R[drawn], np.eye(3)[p[drawn]], LABELS) for p in (first_R, second_R))
-        for name, differences in plain.items():
-            differences.append(two[name] - one[name])
-    for name, differences in plain.items():
-        low, high = np.percentile(differences, [2.5, 97.5])
-        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=0.012), name
-        share = min(np.mean(np.array(differences) <= 0), np.mean(np.array(differences) >= 0))
-        assert found[name].p == pytest.approx(2 * share, abs=0.05), name
+    confusions = []
+    for _ in range(4000):
+        rows = random.integers(0, 400, 400)
+        cells = [3 * truth_R[rows] + predicted_R[rows] for predicted_R in (first_R, second_R)]
+        confusions.append([np.bincount(of, minlength=9).reshape(3, 3) for of in cells])
+    first, second = (confusion_scores(of, LABELS) for of in np.array(confusions).swapaxes(0, 1))
+    for name, of in found.items():
+        differences_N = second[name] - first[name]
+        low, high = np.percentile(differences_N, [2.5, 97.5])
+        assert (of.low, of.high) == pytest.approx((low, high), abs=0.006), name
+        other_sign = min((differences_N <= 0).mean(), (differences_N >= 0).mean())
+        assert of.p == pytest.approx(2 * other_sign, abs=0.05), name
 
 
 def test_seeds_are_resampled_with_the_rows() -> None:
