@@ -132,34 +132,24 @@ def compare_all(
     first, others = predictions[0], predictions[1:]
     compared = [compare(truth_R, first, other, labels) for other in others]
     verdicts = _verdicts(compared, letters, list(dict.fromkeys([metric, "accuracy"])))
-    pairs = [
-        Pair(
-            letter=letter,
-            compared=found,
-            verdicts=of,
-            slices={
-                by: [_on(each, truth_R, first, other, labels) for each in of_slices]
-                for by, of_slices in sliced.items()
-            },
-        )
-        for letter, found, of, other in zip(letters[1:], compared, verdicts, others, strict=True)
+    on_slices = [
+        {by: [_on(each, truth_R, first, other, labels) for each in of] for by, of in sliced.items()}
+        for other in others
     ]
+    predicted_by = dict(zip(letters, predictions, strict=True))
     return Compared(
         file=file,
         titles=dict(zip(letters, titles, strict=True)),
-        seeds={of: len(np.atleast_2d(made)) for of, made in zip(letters, predictions, strict=True)},
+        seeds={letter: len(np.atleast_2d(made)) for letter, made in predicted_by.items()},
         metric=metric,
-        scores={
-            letter: system_intervals(truth_R, predicted_SR, labels)
-            for letter, predicted_SR in zip(letters, predictions, strict=True)
-        },
-        pairs=pairs,
+        scores={letter: system_intervals(truth_R, made, labels) for letter, made in predicted_by.items()},
+        pairs=[
+            Pair(letter=letter, compared=found, verdicts=of, slices=on)
+            for letter, found, of, on in zip(letters[1:], compared, verdicts, on_slices, strict=True)
+        ],
         slices={
-            by: {
-                letter: slice_scores(of_slices, truth_R, predicted_SR, labels)
-                for letter, predicted_SR in zip(letters, predictions, strict=True)
-            }
-            for by, of_slices in sliced.items()
+            by: {letter: slice_scores(of, truth_R, made, labels) for letter, made in predicted_by.items()}
+            for by, of in sliced.items()
         },
     )
 
