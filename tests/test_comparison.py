@@ -501,3 +501,10 @@ def test_rows_without_a_class_are_left_out_of_predictions(tmp_path: Path) -> Non
     rows = read_rows(str(tmp_path / "rows.csv"), ["bad", "good"], label_map)
     assert (rows.truth_R.tolist(), rows.places_R.tolist(), rows.count) == ([1, 0, 1], [0, 2, 3], 4)
     assert read_predictions(str(tmp_path / "theirs.csv"), rows).tolist() == [1, 0, 0]
+
+
+def test_texts_are_matched_in_the_column_they_are_read_from(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("comment,body,id,label\n-,nice,1,good\n-,poor,2,bad\n")
+    (tmp_path / "theirs.csv").write_text("comment,body,id,prediction\nno,nice,1.0,bad\nno,poor,2.0,good\n")
+    rows = read_rows(str(tmp_path / "rows.csv"), ["bad", "good"], {}, text_column="body")
+    assert read_predictions(str(tmp_path / "theirs.csv"), rows).tolist() == [0, 1]

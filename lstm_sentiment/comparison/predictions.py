@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.comparison.rows import ID, Rows, key_of
+from lstm_sentiment.config.sections import code_of
 from lstm_sentiment.data.formats.readers import (
     TEXT_COLUMNS,
     Chunk,
@@ -183,7 +184,8 @@ def _check_rows(chunk: Chunk, start: int, rows: Rows, file: str, problems: Probl
         problems: to add to.
     """
     columns = [str(column) for column in chunk.frame.columns]
-    of_text = next((column for column in columns if column.strip().lower() in TEXT_COLUMNS), None)
+    usual = (column for column in columns if column.strip().lower() in TEXT_COLUMNS)
+    of_text = rows.text_column if rows.text_column in columns else next(usual, None)
     first, last = np.searchsorted(rows.places_R, [start, start + len(chunk.lines)])
     places_S = rows.places_R[first:last] - start
     for name, column in (("text", of_text), (ID, ID if ID in columns else None)):
@@ -191,7 +193,8 @@ def _check_rows(chunk: Chunk, start: int, rows: Rows, file: str, problems: Probl
             continue
         values = column_texts(chunk, column, file)
         for row, place in enumerate(places_S.tolist(), start=int(first)):
-            if key_of(values[place]) != rows.keys[name][row]:
+            value = values[place] if name == "text" else code_of(values[place])  # 7 and 7.0 are one id
+            if key_of(value) != rows.keys[name][row]:
                 where = f"{without_secrets(rows.file)}:{int(rows.lines_R[row])}"
                 problem = f"{shown(values[place], 30)} is not the {name} of {where}; keep the rows in order"
                 problems.add(DataError(problem, file=file, line=int(chunk.lines[place]), column=column))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.comparison.slices import slice_values
-from lstm_sentiment.config.sections import MAX_CLASSES, DataConfig
+from lstm_sentiment.config.sections import MAX_CLASSES, DataConfig, code_of
 from lstm_sentiment.data.formats.readers import (
     LABEL_COLUMNS,
     as_text,
@@ -42,6 +42,7 @@ class Rows:
         lines_R: 1-based line in the file.
         places_R: 0-based place among all rows of the file.
         count: rows of the file, also those without a class.
+        text_column: of the texts.
         keys: `text` and, if the file has it, `id` -> a hash of each row's value (see `key_of`).
         slices: what rows are sliced by -> value of each row (see `slices.slice_values`).
     """
@@ -53,6 +54,7 @@ class Rows:
     lines_R: Array
     places_R: Array
     count: int
+    text_column: str
     keys: dict[str, Array]
     slices: dict[str, list[str]]
 
@@ -84,7 +86,7 @@ def read_rows(
         rows = read_rows("test.csv", classifier.labels, classifier.label_map, slices=["length"])
     """
     values: dict[str, list[str]] = {by: [] for by in slices}
-    columns, keys, count = set[str](), dict[str, list[int]](), 0
+    columns, keys, count, of_text = set[str](), dict[str, list[int]](), 0, ""
     arrays: dict[str, list[Array]] = {"truth_R": [], "lines_R": [], "places_R": []}
     for chunk in labelled_chunks(file, labels, label_map, trained=trained, **how):
         for by, of in values.items():
@@ -92,16 +94,18 @@ def read_rows(
         columns |= set(map(str, chunk.frame.columns))
         keys.setdefault("text", []).extend(map(key_of, chunk.texts))
         if ID in chunk.frame.columns:
-            keys.setdefault(ID, []).extend(key_of(as_text(value)) for value in chunk.frame[ID])
+            keys.setdefault(ID, []).extend(key_of(code_of(as_text(value))) for value in chunk.frame[ID])
         for name, parts in arrays.items():
             parts.append(getattr(chunk, name))
         count += chunk.count
+        of_text = chunk.text_column
     joined = {name: np.concatenate(parts) for name, parts in arrays.items()}
     return Rows(
         file=file,
         labels=labels,
         label_map=label_map,
         count=count,
+        text_column=of_text,
         keys={name: np.array(of) for name, of in keys.items() if len(of) == len(joined["truth_R"])},
         slices=values,
         **joined,
