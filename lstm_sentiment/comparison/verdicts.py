@@ -277,7 +277,7 @@ def _verdict(of: Difference, metric: str, *, letter: str, p: float, test: str) -
 def _pair_lines(pair: Pair) -> list[str]:
     """Return the scores of a pair, and which rows only one of them gets right."""
     found, letter = pair.compared, pair.letter
-    lines = [f"{found.rows:,} rows{'':<6} {'A':>8} {letter:>8} {letter + ' - A':>9}   95 % of resamples"]
+    lines = [f"{f'{found.rows:,} rows':<16} {'A':>8} {letter:>8} {letter + ' - A':>9}   95 % of resamples"]
     for name, of in found.scores.items():
         lines.append(
             f"  {name:<14} {of.first:>8.4f} {of.second:>8.4f} {of.difference:>+9.4f}   "
