@@ -64,8 +64,8 @@ def main(argv: list[str]) -> None:
 
 def _show(found: Compared, format_: str, out: str | None) -> None:
     """Print a comparison; write it to a file, as a table if that is the format, otherwise as JSON."""
+    from lstm_sentiment.comparison.output import as_json, compared_lines
     from lstm_sentiment.comparison.tables import FORMATS, tables_of
-    from lstm_sentiment.comparison.verdicts import as_json, compared_lines
     from lstm_sentiment.system.files import write_atomically, write_json
 
     table = FORMATS[format_](tables_of(found)) if format_ in FORMATS else None

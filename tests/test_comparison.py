@@ -21,9 +21,10 @@ from scipy.stats import binomtest
 from lstm_sentiment import compare as command
 from lstm_sentiment import evaluate, predict, train
 from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.comparison.output import compared_lines
 from lstm_sentiment.comparison.predictions import read_predictions
 from lstm_sentiment.comparison.rows import read_rows
-from lstm_sentiment.comparison.verdicts import Compared, Verdict, compare_all, compared_lines
+from lstm_sentiment.comparison.verdicts import Compared, Verdict, compare_all
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.evaluation import significance as comparison
 from lstm_sentiment.evaluation.metrics import confusion_scores, metrics_of, score
