@@ -18,7 +18,7 @@ COMMANDS = {
     "train": "Train a classifier on labelled text and evaluate it",
     "predict": "Label texts, the rows of a file, or lines from stdin",
     "evaluate": "Score a run on labelled rows or on behavioural tests",
-    "compare": "Test whether one run is better than another on the same rows",
+    "compare": "Test which of several systems is better on the same labelled rows",
     "report": "Write a page with a run's scores, curves and mistakes",
     "explain": "Show which tokens a prediction comes from, and what the LSTM did with each",
     "doctor": "Examine data, settings and model for common faults",

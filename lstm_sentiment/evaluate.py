@@ -1,21 +1,38 @@
 """Score a run on labelled rows or on behavioural tests.
 
 With --behaviour also, or only, on texts generated from templates: are negation, "but" and emoji understood,
-and is the prediction invariant to names, places, typos and links?
+and is the prediction invariant to names, places, typos and links? With --slices also on the rows of each
+value of a column, of each length or of each file.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lstm_sentiment.checkpoints.run_paths import output_path
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import RUN, CommandParser, add_file_options, check_out, how_to_read
+from lstm_sentiment.config.command_line import (
+    RUN,
+    CommandParser,
+    add_file_options,
+    add_slices_option,
+    check_out,
+    how_to_read,
+)
 from lstm_sentiment.errors import ConfigError, without_secrets
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from lstm_sentiment.comparison.slices import Slice
+    from lstm_sentiment.prediction.classifier import SentimentClassifier
+
+    Array = npt.NDArray[Any]
 
 
 def main(argv: list[str]) -> None:
@@ -24,12 +41,7 @@ def main(argv: list[str]) -> None:
     out = Path(options.out) if options.out else output_path(options.run, "evaluation.json")
     check_out(options.out)
     from lstm_sentiment.evaluation.checklist import behaviour_lines, check_behaviour
-    from lstm_sentiment.evaluation.metrics import report_lines, score
-    from lstm_sentiment.prediction.classifier import load
-    from lstm_sentiment.prediction.score_file import (
-        predict_file,
-    )  # imports torch: not for --help, not for a typo
-    from lstm_sentiment.records.json_values import to_json
+    from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
     from lstm_sentiment.system.files import write_json
 
     classifier = load(options.run, device=options.device)
@@ -37,10 +49,7 @@ def main(argv: list[str]) -> None:
         classifier.keep_branch(options.branch)
     found: dict[str, Any] = {"branch": options.branch} if options.branch else {}
     if options.file:
-        truth_R, probabilities_RC = predict_file(classifier, options.file, **how_to_read(options))
-        scores = score(truth_R, probabilities_RC, classifier.labels)
-        say("\n".join(report_lines(scores, title=without_secrets(options.file))))
-        found |= {"file": without_secrets(options.file), **to_json(scores)}
+        found |= _scores(classifier, options)
     if options.behaviour:
         found["behaviour"] = check_behaviour(classifier.labels, classifier.predict_proba)
         say("\n".join(behaviour_lines(found["behaviour"])))
@@ -48,10 +57,61 @@ def main(argv: list[str]) -> None:
     print(f"written to {out}")
 
 
+def _scores(classifier: SentimentClassifier, options: argparse.Namespace) -> dict[str, Any]:
+    """Score all files together, print the scores and return them."""
+    import numpy as np
+
+    from lstm_sentiment.evaluation.metrics import report_lines, score
+    from lstm_sentiment.prediction.score_file import predict_file
+    from lstm_sentiment.records.json_values import to_json
+
+    names, slices = [without_secrets(file) for file in options.file], _slices(classifier, options)
+    parts = [predict_file(classifier, file, **how_to_read(options)) for file in options.file]
+    truth_R, probabilities_RC = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    scores = score(truth_R, probabilities_RC, classifier.labels)
+    say("\n".join(report_lines(scores, title=", ".join(names))))
+    found = {"file": names[0] if len(names) == 1 else names, **to_json(scores)}
+    if slices:
+        found["slices"] = _slice_scores(classifier, slices, truth_R, probabilities_RC.argmax(axis=1))
+    return found
+
+
+def _slices(classifier: SentimentClassifier, options: argparse.Namespace) -> dict[str, list[Slice]]:
+    """Return the slices of the rows of all files, by what was asked for."""
+    from lstm_sentiment.comparison.rows import read_rows
+    from lstm_sentiment.comparison.slices import slices_of
+
+    if not options.slices:
+        return {}
+    how = {"trained": classifier.config.data, "slices": options.slices, **how_to_read(options)}
+    rows = [read_rows(file, classifier.labels, classifier.label_map, **how) for file in options.file]
+    return {by: slices_of(by, [value for of in rows for value in of.slices[by]]) for by in options.slices}
+
+
+def _slice_scores(
+    classifier: SentimentClassifier, slices: dict[str, list[Slice]], truth_R: Array, predicted_R: Array
+) -> dict[str, Any]:
+    """Score the slices, print the scores and return them."""
+    from lstm_sentiment.comparison.slices import slice_lines, slice_scores
+    from lstm_sentiment.comparison.systems import metric_of
+    from lstm_sentiment.comparison.verdicts import title_of
+
+    metrics = {name: title_of(name) for name in (metric_of([classifier], classifier.labels), "accuracy")}
+    found = {}
+    for by, of_slices in slices.items():
+        scores = slice_scores(of_slices, truth_R, predicted_R, classifier.labels)
+        say("\n".join(slice_lines(by, scores, metrics)))
+        found[by] = [dataclasses.asdict(of) for of in scores]
+    return found
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog=program("evaluate"), description=__doc__)
     parser.add_argument("run", help=RUN)
-    parser.add_argument("file", nargs="?", help="labelled rows, in any format of training data")
+    parser.add_argument(
+        "file", nargs="*", help="labelled rows, in any format of training data; several are scored together"
+    )
+    add_slices_option(parser)
     parser.add_argument(
         "--behaviour", action="store_true", help="count failures on some 4,000 generated texts, by capability"
     )
@@ -62,11 +122,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--out", help="write the scores here; default RUN/evaluation.json, or ./starter-evaluation.json"
     )
     add_file_options(parser)
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     if not options.file and not options.behaviour:
         parser.error("give a file with labelled rows, --behaviour, or both")
     if not options.file:
-        for name, value in how_to_read(options).items():
+        for name, value in {"slices": options.slices, **how_to_read(options)}.items():
             if value != parser.get_default(name):
                 raise ConfigError(f"--{name.replace('_', '-')} needs a file")
     return options

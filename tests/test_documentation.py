@@ -204,7 +204,7 @@ def test_the_reference_has_every_command_with_its_options() -> None:
     assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(COMMANDS)
     parts = dict(zip(COMMANDS, page.split("\n## ")[1:], strict=True))
     assert "| `--text-column VALUE` | column with the text; auto finds it |" in parts["predict"]
-    assert "| `RUN_A` |" in parts["compare"]
+    assert "| `SYSTEMS` |" in parts["compare"]
     assert "lstm-sentiment doctor" in parts["doctor"]
     assert "--trainer.epochs" not in page, "settings have a page of their own"
     assert "_column" not in page

@@ -27,6 +27,7 @@ import lstm_sentiment.adaptation.cross_validation as cross_validation_module
 import lstm_sentiment.training.classification as classification_module
 import lstm_sentiment.training.trainer as trainer_module
 from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.checkpoints.run_paths import run_path, seed_paths
 from lstm_sentiment.config.command_line import config_yaml, parse_config
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.dataset import Batch
@@ -639,6 +640,9 @@ def test_several_seeds_are_separate_runs_with_mean_and_spread(configure: Configu
     }
     by_validation = sorted(folders, key=lambda f: metrics[folders.index(f)]["validation"]["macro_f1"])
     assert summary["median_run"] == str(by_validation[1])
+    assert (summary["best_run"], summary["metric"]) == (str(by_validation[2]), "macro_f1")
+    assert run_path(tmp_path / "run") == by_validation[2]
+    assert seed_paths(tmp_path / "run") == folders
     alone = run(configure("--seed=5", f"--out={tmp_path / 'alone'}"))
     assert alone["test"] == metrics[1]["test"]
     assert differing(weights_of(tmp_path / "alone"), weights_of(folders[1])) == []
@@ -647,6 +651,8 @@ def test_several_seeds_are_separate_runs_with_mean_and_spread(configure: Configu
 def test_several_seeds_resume_after_a_kill(configure: Configure, tmp_path: Path) -> None:
     expected = run_seeds(configure("--seeds=2", f"--out={tmp_path / 'whole'}"))
     run(configure(f"--out={tmp_path / 'run' / 'seed-0'}"))  # then a kill
+    with pytest.raises(RunError, match="the last is not finished"):
+        load(tmp_path / "run")
     found = run_seeds(configure("--seeds=2", "--resume=true"))
     assert found["scores"] == expected["scores"]
 

@@ -27,7 +27,7 @@ FLOORS = [
     "checkpoints data",
     "models evaluation provenance",
     "training prediction linear",
-    "adaptation reporting deployment",
+    "adaptation reporting deployment comparison",
     "experiment explanation",
     "pretraining diagnostics starter estimator",
     " ".join([*COMMANDS, "__main__"]),

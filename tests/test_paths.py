@@ -233,6 +233,8 @@ def test_seeds_are_trained_resumed_and_compared(
     assert run_seeds(resumed, given=given) == summary
     compare.main([first, second, str(taken.data)])
     assert f"A: {first}" in capsys.readouterr().out
+    compare.main([str(tmp_path / "seeds"), str(taken.folder), str(taken.data)])
+    assert f"A: {tmp_path / 'seeds'} (2 seeds, averaged)" in capsys.readouterr().out
 
 
 def test_topic_words_have_no_sentiment() -> None:

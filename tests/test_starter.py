@@ -315,7 +315,7 @@ def test_explain_and_compare_take_it(
     compare.main(["starter", str(trained_run), str(rows_file(tmp_path))])
     found = capsys.readouterr().out
     assert "A: starter" in found
-    assert "these rows do not show that one is right more often" in found
+    assert "A and B are level: " in found
 
 
 def test_report_is_refused_with_a_fix(starter: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lstm_sentiment.checkpoints.expected import of_language_model
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
-from lstm_sentiment.checkpoints.run_paths import is_starter
+from lstm_sentiment.checkpoints.run_paths import is_seeds, is_starter
 from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of, yaml_of
 from lstm_sentiment.config.schema import Config
@@ -79,6 +79,8 @@ def load_pretrained(config: Config) -> Pretrained | None:
         return None
     assert config.pretrained is not None
     folder = RunFolder(local_path(config.pretrained))
+    if is_seeds(folder.path):  # only classifiers are trained with several seeds
+        return None
     if folder.is_run() and classes_of_run(folder.path / "labels.json")[0]:
         return None
     try:

@@ -42,7 +42,10 @@ from lstm_sentiment.system.files import refuse_device
 
 Settings = TypeVar("Settings")
 set_loader("text", json.loads, exceptions=(ValueError,))  # lists and maps; other values stay text
-RUN = "run folder written by training, or starter: the model included in the package"
+RUN = (
+    "run folder written by training (of a folder of --seeds, the run with the best validation score), or "
+    "starter: the model included in the package"
+)
 
 
 def parse_config(argv: Sequence[str], *, program: str, description: str) -> Config:
@@ -172,6 +175,18 @@ def add_file_options(parser: argparse.ArgumentParser, *, device: bool = True) ->
     add_table_options(parser)
     if device:
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def add_slices_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--slices`, which can be repeated."""
+    parser.add_argument(
+        "--slices",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="also by the values of this column, in quartiles if they are many numbers; length: by the "
+        "text's number of tokens; source: by file; can be repeated",
+    )
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:

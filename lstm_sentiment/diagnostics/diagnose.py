@@ -15,7 +15,7 @@ from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
 from lstm_sentiment.adaptation.resolving import resolve, user_keys
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
-from lstm_sentiment.checkpoints.run_paths import NO_ROWS, run_path
+from lstm_sentiment.checkpoints.run_paths import NO_ROWS
 from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
@@ -122,6 +122,8 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
         diagnose_run("runs/tweets").sound
     """
     classifier = load(run)
+    path = classifier.run
+    assert path is not None, "loaded from a folder"
     trainer = dataclasses.replace(classifier.config.trainer, device="auto", precision="auto")
     config = dataclasses.replace(classifier.config, trainer=trainer)
     set_up_cpu(trainer.threads)
@@ -136,7 +138,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
     try:
         refuse_addresses(config.data)
         if not rows:
-            refuse_untrusted(run_path(run), config.data.train, "--rows")
+            refuse_untrusted(path, config.data.train, "--rows")
         corpus = _prepare(config, classifier.vocabulary if config.pretrained else None)
     except DataError as error:
         unread = Finding(
@@ -147,7 +149,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
         )
         return _diagnose(config, None, classifier, [unread])
     findings = []
-    if RunFolder(run_path(run)).load(BEST).facts_as(BestFacts).data != corpus.fingerprint:
+    if RunFolder(path).load(BEST).facts_as(BestFacts).data != corpus.fingerprint:
         findings.append(
             Finding(
                 severity=WARNING,

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from lstm_sentiment.checkpoints.run_paths import SEEDS
 from lstm_sentiment.checkpoints.untrusted_files import check_place
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.schema import METRICS, Config
@@ -30,9 +31,10 @@ def run_seeds(config: Config, *, given: Collection[str] = ()) -> dict[str, Any]:
         given: as in `train.run`.
 
     Returns:
-        the content of seeds.json: `runs` (folder, seed and scores of each), `median_run` (the folder of the
-        run with the median validation score: the one to use), and `scores`: name -> `mean`, `spread`
-        (standard deviation), `lowest` and `highest` on the test rows, or else on the validation rows.
+        the content of seeds.json: `runs` (folder, seed and scores of each), `metric` (of the validation
+        scores), `best_run` and `median_run` (the folders of the runs with the best validation score, which
+        commands use, and with the median one), and `scores`: name -> `mean`, `spread` (standard deviation),
+        `lowest` and `highest` on the test rows, or else on the validation rows.
 
     Raises:
         SentimentError: as `train.run`.
@@ -62,7 +64,7 @@ def run_seeds(config: Config, *, given: Collection[str] = ()) -> dict[str, Any]:
                 write_atomically(folder / "config.yaml", config_yaml(config).encode())
     summary = _summary(summaries, held_out, config.trainer.metric)
     if processes.is_main:
-        write_json(folder / "seeds.json", summary)
+        write_json(folder / SEEDS, summary)
         for line in _lines(summary, held_out, config.trainer.metric):
             log.info("%s", line)
     return summary
@@ -79,7 +81,13 @@ def _summary(runs: list[dict[str, Any]], held_out: str, metric: str) -> dict[str
             "lowest": min(values),
             "highest": max(values),
         }
-    return {"runs": runs, "median_run": worst_first[(len(runs) - 1) // 2]["out"], "scores": scores}
+    return {
+        "runs": runs,
+        "metric": metric,
+        "best_run": worst_first[-1]["out"],
+        "median_run": worst_first[(len(runs) - 1) // 2]["out"],
+        "scores": scores,
+    }
 
 
 def _lines(summary: dict[str, Any], held_out: str, metric: str) -> list[str]:
@@ -88,4 +96,7 @@ def _lines(summary: dict[str, Any], held_out: str, metric: str) -> list[str]:
         lines.append(
             f"  {name:<14} {of['mean']:.4f} ± {of['spread']:.4f} ({of['lowest']:.4f} to {of['highest']:.4f})"
         )
-    return [*lines, f"median run by validation {metric}: {summary['median_run']}"]
+    return [
+        *lines,
+        f"best run by validation {metric}: {summary['best_run']}; median run: {summary['median_run']}",
+    ]

@@ -53,7 +53,7 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
 
     Args:
         run: a run folder, or ``starter`` for the model included in the package; a folder of that name is
-            ``./starter``.
+            ``./starter``. Of a folder of ``train --seeds``, the run with the best validation score.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:

@@ -83,7 +83,7 @@ def write_report(
     refuse_starter(run)
     check_extra()
     folder = RunFolder(run_path(run))
-    classifier = load(run, device=device)
+    classifier = load(folder.path, device=device)
     if not (folder.path / "metrics.json").is_file():
         raise RunError(f"{folder.path}: has no metrics.json; a report needs a finished run")
     contents = {name: folder.read_json(name) for name in REPORTS}
