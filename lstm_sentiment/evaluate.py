@@ -94,7 +94,7 @@ def _slice_scores(
     """Score the slices, print the scores and return them."""
     from lstm_sentiment.comparison.slices import slice_lines, slice_scores
     from lstm_sentiment.comparison.systems import metric_of
-    from lstm_sentiment.comparison.verdicts import title_of
+    from lstm_sentiment.evaluation.metrics import title_of
 
     metrics = {name: title_of(name) for name in (metric_of([classifier], classifier.labels), "accuracy")}
     found = {}

@@ -6,6 +6,7 @@
       last/{model,average,optimizer}.safetensors     for resuming
       last.previous/                                 the previous one, in case `last` is damaged
       */state.json  */manifest.json                  facts; sha256 and size of every file
+      linear/model.safetensors                       the linear baseline, where it is not part of `best`
       metrics.json  log.jsonl  environment.json
       trained_texts.safetensors  held_out_rows.csv   what it was trained on, and was not (see `provenance`)
       tensorboard/                                   curves, optional
@@ -64,6 +65,7 @@ from lstm_sentiment.system.open_errors import refuse_unreadable
 log = logging.getLogger(__name__)
 
 BEST, LAST, CURVES = "best", "last", "tensorboard"
+LINEAR = "linear"  # checkpoint of the linear baseline, in a run without a linear branch
 PACKED = "packed"  # fact that says how the tensors of a checkpoint are packed (see `quantization`)
 EXPORTED = "onnx"  # default output of `export`
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
@@ -387,7 +389,7 @@ def _is_ours(entry: Path) -> bool:
     unfinished = _UNFINISHED.fullmatch(name)
     if unfinished:
         name = unfinished[1]
-    if name in (BEST, LAST, f"{BEST}.previous", f"{LAST}.previous", CURVES, EXPORTED):
+    if name in (BEST, LAST, LINEAR, *(f"{of}.previous" for of in (BEST, LAST, LINEAR)), CURVES, EXPORTED):
         return entry.is_dir()
     return name in OWN_FILES and entry.is_file()
 

@@ -6,8 +6,9 @@ import dataclasses
 from typing import Any
 
 from lstm_sentiment.comparison.slices import mark, slice_notes
-from lstm_sentiment.comparison.verdicts import Compared, Pair, notes_of, title_of
+from lstm_sentiment.comparison.verdicts import Compared, Pair, notes_of
 from lstm_sentiment.errors import escaped
+from lstm_sentiment.evaluation.metrics import title_of
 
 
 def compared_lines(found: Compared) -> list[str]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lstm_sentiment.comparison.slices import mark, slice_notes
-from lstm_sentiment.comparison.verdicts import Compared, notes_of, p_text, title_of
+from lstm_sentiment.comparison.verdicts import Compared, notes_of, p_text
 from lstm_sentiment.errors import escaped, without_secrets
+from lstm_sentiment.evaluation.metrics import title_of
 from lstm_sentiment.evaluation.significance import RESAMPLES, Difference
 
 NONE = "-"  # a cell without content

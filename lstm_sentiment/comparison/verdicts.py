@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.comparison.slices import Slice, SliceScores, slice_scores
-from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, METRICS
+from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, METRICS, title_of
 from lstm_sentiment.evaluation.significance import (
     LEVEL,
     Comparison,
@@ -153,15 +153,6 @@ def compare_all(
             for by, of in sliced.items()
         },
     )
-
-
-def title_of(metric: str) -> str:
-    """Return a metric's name within a sentence.
-
-    >>> title_of("macro_f1"), title_of("flip_rate")
-    ('macro-F1', 'flip rate')
-    """
-    return metric.replace("_", " ") if metric in LOWER_IS_BETTER else METRICS[metric].title
 
 
 def p_text(p: float) -> str:

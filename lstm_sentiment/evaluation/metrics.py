@@ -241,6 +241,15 @@ def better(score: float, than: float | None, metric: str) -> bool:
     return score < than if metric in LOWER_IS_BETTER else score > than
 
 
+def title_of(metric: str) -> str:
+    """Return a metric's name within a sentence.
+
+    >>> title_of("macro_f1"), title_of("flip_rate")
+    ('macro-F1', 'flip rate')
+    """
+    return metric.replace("_", " ") if metric in LOWER_IS_BETTER else METRICS[metric].title
+
+
 def report_lines(scores: Scores, *, title: str) -> list[str]:
     """Return scores as lines of text: totals, one line per class, the confusion matrix."""
     labels = [escaped(label) for label in scores.per_class]

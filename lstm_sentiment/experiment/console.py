@@ -1,15 +1,33 @@
-"""Log messages on data and model before training."""
+"""Log messages on data and model before training, and on scores after it."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
-from lstm_sentiment.errors import listed
+from lstm_sentiment.errors import listed, shown
+from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentence
+from lstm_sentiment.evaluation.metrics import report_lines
 from lstm_sentiment.models.network import Network
+from lstm_sentiment.records.run_metrics import Kept, RunMetrics
+from lstm_sentiment.records.scores import Scores
 
 MANY_ROWS = 10  # with fewer, classes of one row are expected
+HARDLY = 0.2  # of a class's rows: fewer predictions of it are reported
+KEPT = {  # by the kind of a `stacking.Blend`
+    "both": "the LSTM and the linear model together",
+    "head": "the LSTM alone",
+    "linear": "the linear model alone",
+}
+PARTS = {  # titles of scores, by their names in `stacking.Blend.scores`
+    "start": "START unchanged",
+    "head": "the LSTM",
+    "linear": "the linear model",
+    "both": "both",
+    "kept": "kept model",
+}
 log = logging.getLogger(__name__)
 
 
@@ -82,3 +100,83 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
     for split, shared in facts.shared_texts.items():
         if shared:
             log.warning("  %s: %s of its texts are also in the training rows", split, f"{shared:,}")
+
+
+def report_scores(metrics: RunMetrics, path: Path) -> None:
+    """Log the scores of a run."""
+    for level, line in summary(metrics):
+        log.log(level, "%s", line)
+    log.info(
+        "%.0f s in total, %.0f s of training; run folder: %s",
+        metrics.total_s,
+        metrics.training_s,
+        path,
+    )
+
+
+def summary(metrics: RunMetrics) -> list[tuple[int, str]]:
+    """Return the summary of a run, as log levels and lines."""
+    calibrated = metrics.calibrated
+    lines = []
+    if metrics.best_epoch:
+        lines.append(f"best epoch {metrics.best_epoch} by {metrics.metric}")
+    if metrics.kept is not None:
+        lines += _kept_lines(metrics.kept, metrics.metric)
+    lines += report_lines(metrics.held_out, title=metrics.split)
+    lines.append(
+        f"  calibrated on validation: temperature {metrics.calibration.temperature:.2f}, "
+        f"calibration error {calibrated.ece_before:.4f} -> {calibrated.ece_after:.4f}"
+    )
+    for wanted, found in calibrated.label_sets.items():
+        lines.append(
+            f"  label sets for {100 * float(wanted):.0f}%: {100 * found.coverage:.1f}% hold the true "
+            f"label; {found.labels:.2f} labels on average"
+        )
+    for name, branch in (metrics.branches or {}).items():
+        scores = _three_scores(branch.test or branch.validation)
+        lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch.share:.2f}")
+    lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics.baselines.items()]
+    summarised = [(logging.INFO, line) for line in lines]
+    if metrics.against_linear is not None:
+        level = logging.INFO if verdict_of(metrics.against_linear) == "ahead" else logging.WARNING
+        summarised.append((level, verdict_sentence(metrics.against_linear)))
+    summarised += [(logging.WARNING, line) for line in neglected_classes(metrics.validation)]
+    return summarised
+
+
+def _kept_lines(kept: Kept, metric: str) -> list[str]:
+    """Describe which of head and linear model is kept, with the scores of each."""
+    lines = [f"kept: {KEPT[kept.kind]}; {kept.why}"]
+    if kept.scores is not None:
+        where = "cross-validated rows" if kept.cross_validated else "held-out rows"
+        found = {name: getattr(kept.scores, key) for key, name in PARTS.items()}
+        parts = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
+        lines.append(f"  {metric} on {where}: {parts.replace('START', str(kept.start))}")
+    if kept.class_bias:
+        lines.append(f"  the kept model has a bias towards rare classes, strength {kept.class_bias:.2f} of 1")
+    return lines
+
+
+def _three_scores(scores: Scores) -> str:
+    return (
+        f"accuracy {scores.accuracy:.4f}   macro-F1 {scores.macro_f1:.4f}   "
+        f"macro recall {scores.macro_recall:.4f}"
+    )
+
+
+def neglected_classes(scores: Scores) -> list[str]:
+    """Return a line for each class that validation rows have and that is never or hardly ever predicted.
+
+    Args:
+        scores: of the validation rows.
+    """
+    lines = []
+    for place, (label, of_class) in enumerate(scores.per_class.items()):
+        predicted = sum(row[place] for row in scores.confusion)
+        if of_class.rows and predicted < HARDLY * of_class.rows:
+            times = f"only {predicted:,} times" if predicted else "never"
+            lines.append(
+                f"class {shown(label)} is {times} predicted on the validation rows; {of_class.rows:,} of "
+                f"{scores.rows:,} have it. `lstm-sentiment doctor RUN` measures what helps"
+            )
+    return lines

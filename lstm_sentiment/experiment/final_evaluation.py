@@ -6,10 +6,8 @@ Legend: R rows, C classes, K branches.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +17,7 @@ from lstm_sentiment.adaptation.cross_validation import OutOfFold
 from lstm_sentiment.adaptation.fitting import pooled_features
 from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, standard_error_of_difference
 from lstm_sentiment.adaptation.start import Start
-from lstm_sentiment.checkpoints.run_folder import BEST, Checkpoint, RunFolder
+from lstm_sentiment.checkpoints.run_folder import BEST, LINEAR, Checkpoint, RunFolder
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
@@ -27,12 +25,21 @@ from lstm_sentiment.errors import CheckpointError, TrainingError
 from lstm_sentiment.evaluation.calibration import Calibration, coverage_of, fit_calibration, fit_shares
 from lstm_sentiment.evaluation.class_bias import choose_class_bias
 from lstm_sentiment.evaluation.logits import predict_logits
-from lstm_sentiment.evaluation.metrics import better, calibration_error, report_lines, score
-from lstm_sentiment.linear.baselines import baseline_scores
-from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.evaluation.metrics import better, calibration_error, score
+from lstm_sentiment.linear.baselines import (
+    LinearBaseline,
+    against_linear,
+    baseline_scores,
+    fit_linear_baseline,
+    linear_baseline,
+)
+from lstm_sentiment.models.network import NgramBranch, TfidfBranch, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.models.stored_linear import BUCKETS, packed
 from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.records.checkpoint_facts import BestFacts
+from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.records.run_metrics import (
+    AgainstLinear,
     BranchMetrics,
     CalibratedSplit,
     CalibrationMetrics,
@@ -44,20 +51,6 @@ from lstm_sentiment.records.scores import Scores
 from lstm_sentiment.training.losses import row_weights
 from lstm_sentiment.training.trainer import Trainer
 
-log = logging.getLogger(__name__)
-
-KEPT = {  # by the kind of a `stacking.Blend`
-    "both": "the LSTM and the linear model together",
-    "head": "the LSTM alone",
-    "linear": "the linear model alone",
-}
-PARTS = {  # titles of scores, by their names in `stacking.Blend.scores`
-    "start": "START unchanged",
-    "head": "the LSTM",
-    "linear": "the linear model",
-    "both": "both",
-    "kept": "kept model",
-}
 BIASES = ("lstm.head.bias", "ngrams.bias")  # parameters that a class bias is added to
 UNBIASED = "biases_without_class_bias"  # fact of a checkpoint: parameter -> its values before
 COVERAGES = (0.8, 0.9, 0.95)  # of label sets
@@ -97,9 +90,10 @@ def assess(
         found = _logits_by_split(of, held_out, trainer)
         return {"validation": out_of_fold[name], **found} if crossed else found
 
-    branches, kept = None, None
+    branches, kept, linear = None, None, None
     if isinstance(model, WideAndDeep):
         of_branches = {name: logits_of(branch, name) for name, branch in model.named_children()}
+        linear = _linear_branch(model.ngrams, of_branches["ngrams"], corpus, config)
         branches, kept, out_of_fold[""] = _combine(best, model, of_branches, splits, corpus, config)
         kept = kept and _with_start(kept, start, corpus, config, trainer)
     logits = logits_of(model)
@@ -107,15 +101,20 @@ def assess(
     truths = {name: rows.labels for name, rows in splits.items()}
     scores, effect = calibrated_scores(calibration, logits, truths, corpus.labels)
     if trainer.processes.is_main:
-        _save_calibrated(folder, best, calibration, corpus, config)
+        _save_calibrated(folder, best, calibration, linear, corpus, config)
+        linear = linear or _fitted_linear(folder, corpus, config)
     state = trainer.state
+    baselines, against = compared_with_baselines(
+        linear, logits, truths, config, corpus, kept, seconds=state.elapsed_s
+    )
     return RunMetrics(
-        branches=branches,
+        branches=with_linear(branches, linear, truths),
         kept=kept,
         validation=scores["validation"],
         test=scores.get("test"),
         calibration=effect,
-        baselines=_baselines(config, corpus, branches if kept else None, main=trainer.processes.is_main),
+        baselines=baselines,
+        against_linear=against,
         metric=config.trainer.metric,
         cross_validated=True if crossed else None,
         best_epoch=state.best_epoch + 1,
@@ -136,12 +135,18 @@ def _logits_by_split(
 
 
 def _save_calibrated(
-    folder: RunFolder, best: Checkpoint, calibration: Calibration, corpus: Corpus, config: Config
+    folder: RunFolder,
+    best: Checkpoint,
+    calibration: Calibration,
+    linear: LinearBaseline | None,
+    corpus: Corpus,
+    config: Config,
 ) -> None:
-    """Save the best checkpoint again, with its calibration and self-test."""
+    """Save the best checkpoint again, with its calibration, that of its linear model, and its self-test."""
     weights = best.tensors["model"]
     proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
     added = {"calibration": asdict(calibration), "proof": proof}
+    added |= {"linear": to_json(linear.saved())} if linear else {}
     folder.save(BEST, best.tensors, {**best.facts, **added})
 
 
@@ -206,24 +211,97 @@ def _restore_biases(weights: dict[str, Tensor], without: dict[str, list[float]],
     weights.update(found)
 
 
-def _baselines(config: Config, corpus: Corpus, branches: Branches | None, *, main: bool) -> dict[str, Scores]:
-    """Return the baselines' scores on held-out rows, if configured; empty in other processes.
+def _linear_branch(
+    branch: NgramBranch, logits: Mapping[str, Array], corpus: Corpus, config: Config
+) -> LinearBaseline | None:
+    """Return the linear branch of a network as the baseline; None if it was trained by gradient steps."""
+    if not isinstance(branch, TfidfBranch):
+        return None
+    return linear_baseline(
+        branch,
+        logits,
+        corpus.validation,
+        labels=corpus.labels,
+        row_weights=_weights_of(corpus.validation, corpus, config),
+        metric=config.trainer.metric,
+        rows=len(corpus.train),
+    )
+
+
+def _fitted_linear(folder: RunFolder, corpus: Corpus, config: Config) -> LinearBaseline | None:
+    """Fit the linear baseline and save it in the run, if there are rows to score it on."""
+    held_out = {name: rows for name, rows in corpus.splits.items() if name != "train"}
+    if not config.baseline or not held_out:
+        return None
+    linear = fit_linear_baseline(
+        corpus.train,
+        held_out,
+        labels=corpus.labels,
+        vocabulary_size=len(corpus.vocabulary),
+        row_weights=_weights_of(corpus.train, corpus, config),
+        validation_weights=_weights_of(corpus.validation, corpus, config),
+        metric=config.trainer.metric,
+        seed=config.seed,
+    )
+    facts = {BUCKETS: linear.branch.buckets, "linear": to_json(linear.saved())}
+    folder.save(LINEAR, {"model": packed(linear.branch)}, facts)
+    return linear
+
+
+def _weights_of(rows: TextDataset, corpus: Corpus, config: Config) -> Array:
+    return row_weights(rows, len(corpus.labels), balanced=config.trainer.class_weights == "balanced")
+
+
+def with_linear(
+    branches: Branches | None, linear: LinearBaseline | None, truths: Mapping[str, Array]
+) -> Branches | None:
+    """Return the metrics of branches, those of a linear branch as of the baseline.
 
     Args:
+        branches: of a network, None if it has none.
+        linear: its linear branch, or a linear model next to it.
+        truths: class indices by split, (R,).
+    """
+    if branches is None or linear is None or len(linear.logits["validation"]) != len(truths["validation"]):
+        return branches
+    scores = {split: linear.scores(split, truth_R) for split, truth_R in truths.items()}
+    ngrams = replace(branches["ngrams"], validation=scores["validation"], test=scores.get("test"))
+    return {**branches, "ngrams": ngrams}
+
+
+def compared_with_baselines(
+    linear: LinearBaseline | None,
+    logits: Mapping[str, Array],
+    truths: Mapping[str, Array],
+    config: Config,
+    corpus: Corpus,
+    kept: Kept | None,
+    *,
+    seconds: float,
+) -> tuple[dict[str, Scores], AgainstLinear | None]:
+    """Return the scores of the baselines, if configured, and the comparison of the model with the linear one.
+
+    Args:
+        linear: the linear baseline, if there is one.
+        logits: of the model by split, (R, C).
+        truths: class indices by split, (R,).
         config: of the run.
         corpus: its rows.
-        branches: whose linear branch is the linear baseline; None to fit one.
-        main: whether this is the main process.
+        kept: which of LSTM and linear model was kept, if that was decided.
+        seconds: of the model's training.
     """
-    if not config.baseline:
-        return {}
-    if branches is not None:
-        return branch_baselines(corpus, branches)
-    held_out = [rows for name, rows in corpus.splits.items() if name != "train"]
-    if not main or not held_out:
-        return {}
-    last = held_out[-1]
-    return baseline_scores(corpus.train, last, corpus.labels, seed=config.seed)
+    if linear is None:
+        return {}, None
+    split = "test" if "test" in truths else "validation"
+    scored = config.baseline and len(linear.logits[split]) == len(truths[split])
+    baselines = {}
+    if scored:
+        scores = linear.scores(split, truths[split])
+        baselines = baseline_scores(scores, corpus.train, truths[split], rows=linear.rows)
+    if kept is not None and kept.kind == "linear":
+        return baselines, None
+    metric = config.trainer.metric
+    return baselines, against_linear(linear, logits, truths, metric=metric, seconds=seconds)
 
 
 def calibrated_scores(
@@ -301,23 +379,6 @@ def branch_metrics(
     return BranchMetrics(share=share, validation=scores["validation"], test=scores.get("test"))
 
 
-def branch_baselines(corpus: Corpus, branches: Branches) -> dict[str, Scores]:
-    """Return the scores of the majority class and of the linear branch as the linear baseline.
-
-    Args:
-        corpus: of the run.
-        branches: as in metrics.json.
-    """
-    rows = corpus.validation if corpus.test is None else corpus.test
-    counts = np.bincount(corpus.train.labels, corpus.train.weights, minlength=len(corpus.labels))
-    majority_RC = np.tile(counts / counts.sum(), (len(rows), 1))
-    linear = branches["ngrams"].test or branches["ngrams"].validation
-    return {
-        "majority": score(rows.labels, majority_RC, corpus.labels),
-        "tfidf_logistic_regression": replace(linear, training_rows=len(corpus.train)),
-    }
-
-
 def _blended(logits: dict[str, dict[str, Array]], shares_K: Array) -> Array:
     """Return the weighted sum (R, C) of the branches' logits of the validation rows."""
     blended_RC: Array = np.tensordot(shares_K, np.stack([of["validation"] for of in logits.values()]), axes=1)
@@ -368,7 +429,7 @@ def _add_class_bias(
         config: of the run.
     """
     rows, labels, trainer = corpus.validation, corpus.labels, config.trainer
-    weights_R = row_weights(rows, len(labels), balanced=trainer.class_weights == "balanced")
+    weights_R = _weights_of(rows, corpus, config)
     bias = choose_class_bias(
         logits_RC,
         rows.labels,
@@ -411,66 +472,3 @@ def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer
     assert logits_RC is not None
     rows, probabilities_RC = corpus.validation, Calibration().probabilities(logits_RC)
     return float(score(rows.labels, probabilities_RC, corpus.labels, rows.counts)[config.trainer.metric])
-
-
-def report_scores(metrics: RunMetrics, path: Path) -> None:
-    """Log the scores of a run."""
-    for level, line in summary(metrics):
-        log.log(level, "%s", line)
-    log.info(
-        "%.0f s in total, %.0f s of training; run folder: %s",
-        metrics.total_s,
-        metrics.training_s,
-        path,
-    )
-
-
-def summary(metrics: RunMetrics) -> list[tuple[int, str]]:
-    """Return the summary of a run, as log levels and lines."""
-    calibrated = metrics.calibrated
-    lines = []
-    if metrics.best_epoch:
-        lines.append(f"best epoch {metrics.best_epoch} by {metrics.metric}")
-    if metrics.kept is not None:
-        lines += _kept_lines(metrics.kept, metrics.metric)
-    lines += report_lines(metrics.held_out, title=metrics.split)
-    lines.append(
-        f"  calibrated on validation: temperature {metrics.calibration.temperature:.2f}, "
-        f"calibration error {calibrated.ece_before:.4f} -> {calibrated.ece_after:.4f}"
-    )
-    for wanted, found in calibrated.label_sets.items():
-        lines.append(
-            f"  label sets for {100 * float(wanted):.0f}%: {100 * found.coverage:.1f}% hold the true "
-            f"label; {found.labels:.2f} labels on average"
-        )
-    for name, branch in (metrics.branches or {}).items():
-        scores = _three_scores(branch.test or branch.validation)
-        lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch.share:.2f}")
-    lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics.baselines.items()]
-    summarised = [(logging.INFO, line) for line in lines]
-    linear = metrics.baselines.get("tfidf_logistic_regression")
-    if linear and linear.macro_f1 > metrics.held_out.macro_f1:
-        lead = linear.macro_f1 - metrics.held_out.macro_f1
-        hint = "more epochs, pretrained vectors (text.vectors) or more rows may help"
-        summarised.append((logging.WARNING, f"the linear baseline is ahead by {lead:.3f} macro-F1: {hint}"))
-    return summarised
-
-
-def _kept_lines(kept: Kept, metric: str) -> list[str]:
-    """Describe which of head and linear model is kept, with the scores of each."""
-    lines = [f"kept: {KEPT[kept.kind]}; {kept.why}"]
-    if kept.scores is not None:
-        where = "cross-validated rows" if kept.cross_validated else "held-out rows"
-        found = {name: getattr(kept.scores, key) for key, name in PARTS.items()}
-        parts = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
-        lines.append(f"  {metric} on {where}: {parts.replace('START', str(kept.start))}")
-    if kept.class_bias:
-        lines.append(f"  the kept model has a bias towards rare classes, strength {kept.class_bias:.2f} of 1")
-    return lines
-
-
-def _three_scores(scores: Scores) -> str:
-    return (
-        f"accuracy {scores.accuracy:.4f}   macro-F1 {scores.macro_f1:.4f}   "
-        f"macro recall {scores.macro_recall:.4f}"
-    )

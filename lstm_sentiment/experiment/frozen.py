@@ -23,9 +23,13 @@ from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
 from lstm_sentiment.evaluation.calibration import fit_calibration
 from lstm_sentiment.evaluation.logits import predict_logits
-from lstm_sentiment.experiment.final_evaluation import branch_baselines, branch_metrics, calibrated_scores
+from lstm_sentiment.experiment.final_evaluation import (
+    branch_metrics,
+    calibrated_scores,
+)
 from lstm_sentiment.experiment.resume import check_same_run
-from lstm_sentiment.models.network import Network, WideAndDeep
+from lstm_sentiment.linear.baselines import LinearBaseline, baseline_scores, linear_baseline
+from lstm_sentiment.models.network import Network, TfidfBranch, WideAndDeep
 from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.records.checkpoint_facts import RunFacts
 from lstm_sentiment.records.json_values import missing, to_json
@@ -115,7 +119,12 @@ def finished_before(folder: RunFolder, config: Config, corpus: Corpus, facts: Ru
     if "ngrams" not in branches:
         raise missing(folder.path / RunMetrics.FILE, "branches.ngrams")
     log.info("%s: is finished already", folder.path)
-    return replace(metrics, baselines=branch_baselines(corpus, branches) if config.baseline else {})
+    if not config.baseline:
+        return replace(metrics, baselines={})
+    rows = corpus.validation if corpus.test is None else corpus.test
+    linear = branches["ngrams"].test or branches["ngrams"].validation
+    baselines = baseline_scores(linear, corpus.train, rows.labels, rows=len(corpus.train))
+    return replace(metrics, baselines=baselines)
 
 
 def _assessed(
@@ -148,25 +157,56 @@ def _assessed(
     for branch, share in zip(("lstm", "ngrams"), network.shares.tolist(), strict=True):
         of_splits = {"validation": out_of_fold[branch]} | {name: of[branch] for name, of in logits.items()}
         branches[branch] = branch_metrics(of_splits, truths, corpus.labels, share=share, row_counts=counts_R)
+    linear = _linear_branch(network, fit, out_of_fold, logits, splits, corpus, config)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     saved = {**to_json(facts), "epoch": 0, "scores": to_json(scores["validation"])}
-    saved["calibration"] = asdict(calibration)
+    saved |= {"calibration": asdict(calibration), "linear": to_json(linear.saved())}
     folder.write_log([])
     proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
     folder.save(BEST, {"model": weights}, {**saved, "proof": proof})
+    kept = _kept(fit, config, corpus)
+    baselines, against = compared_with_baselines(
+        linear, held_out, truths, config, corpus, kept, seconds=training_s
+    )
     return RunMetrics(
-        branches=branches,
-        kept=_kept(fit, config, corpus),
+        branches=with_linear(branches, linear, truths),
+        kept=kept,
         validation=scores["validation"],
         test=scores.get("test"),
         calibration=effect,
-        baselines=branch_baselines(corpus, branches) if config.baseline else {},
+        baselines=baselines,
+        against_linear=against,
         metric=config.trainer.metric,
         best_epoch=0,
         epochs=0,
         steps=0,
         training_s=training_s,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def _linear_branch(
+    network: WideAndDeep,
+    fit: FrozenFit,
+    out_of_fold: dict[str, Array],
+    logits: dict[str, dict[str, Array]],
+    splits: dict[str, TextDataset],
+    corpus: Corpus,
+    config: Config,
+) -> LinearBaseline:
+    """Return the linear branch as the baseline, with a class bias of its own."""
+    assert isinstance(network.ngrams, TfidfBranch)
+    validation = splits["validation"] if "validation" in splits else corpus.train.part(fit.held)
+    balanced = config.trainer.class_weights == "balanced"
+    return linear_baseline(
+        network.ngrams,
+        {**{name: of["ngrams"] for name, of in logits.items()}, "validation": out_of_fold["ngrams"]},
+        validation,
+        labels=corpus.labels,
+        row_weights=row_weights(validation, len(corpus.labels), balanced=balanced),
+        metric=config.trainer.metric,
+        rows=len(corpus.train),
+        bias_C=network.ngrams.bias.detach().double().numpy() - fit.blend.bias_of_branch,
     )
 
 

@@ -26,8 +26,8 @@ from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.data.word_vectors import load_vectors
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.evaluation.metrics import metrics_of
-from lstm_sentiment.experiment.console import report_data, report_model
-from lstm_sentiment.experiment.final_evaluation import assess, report_scores
+from lstm_sentiment.experiment.console import report_data, report_model, report_scores
+from lstm_sentiment.experiment.final_evaluation import assess
 from lstm_sentiment.experiment.frozen import finished_before, run_frozen
 from lstm_sentiment.experiment.resume import checkpoint_to_resume
 from lstm_sentiment.experiment.session import Session

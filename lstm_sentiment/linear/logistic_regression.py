@@ -11,6 +11,7 @@ Legend: R rows, G rows of the branch's table, F features that occur in the train
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ def fit_branch(
         folds: held-out rows of each cross-validation fold.
         row_counts: multiplicity of each row (R,), independent of its loss weight; None for 1.
     """
+    started = time.perf_counter()
     row_counts = np.ones(len(train)) if row_counts is None else row_counts
     counts_RG = count_features(branch, train)
     known = np.sort(np.concatenate(folds))
@@ -146,6 +148,7 @@ def fit_branch(
         least, best, best_RC = loss, strength, logits_RC
     features = Features.of(counts_RG, train.labels, classes, row_counts)
     _store(branch, counts_RG, features, train.labels, row_weights, best, classes)
+    branch.fit_s = time.perf_counter() - started
     return LinearFit(strength=best, out_of_fold_RC=best_RC)
 
 
@@ -172,6 +175,7 @@ def fit_by_validation(
     Returns:
         the fit, with the logits of the validation rows.
     """
+    started = time.perf_counter()
     counts_RG, classes = count_features(branch, train), len(labels)
     features = Features.of(counts_RG, train.labels, classes, train.counts)
     train_RF = features.values(counts_RG)
@@ -189,6 +193,7 @@ def fit_by_validation(
             best = found, strength, logits_RC
     assert best is not None
     _store(branch, counts_RG, features, train.labels, row_weights, best[1], classes)
+    branch.fit_s = time.perf_counter() - started
     return LinearFit(strength=best[1], out_of_fold_RC=best[2])
 
 

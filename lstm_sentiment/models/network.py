@@ -147,6 +147,7 @@ class TfidfBranch(NgramBranch):
 
     def __init__(self, vocabulary_size: int, classes: int, *, buckets: int) -> None:
         super().__init__(vocabulary_size, classes, buckets=buckets)
+        self.fit_s: float | None = None  # seconds that fitting took, if it was fitted in this process
         self.idf: Tensor
         self.register_buffer("idf", torch.zeros(vocabulary_size + buckets))
         self.requires_grad_(requires_grad=False)

@@ -116,6 +116,21 @@ class SavedCalibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SavedLinear:
+    """What a linear model needs to predict alone, next to its weights.
+
+    Args:
+        bias: of each class, with the class bias.
+        temperature: divisor of its logits.
+        thresholds: of its label sets.
+    """
+
+    bias: list[float]
+    temperature: float
+    thresholds: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BestFacts:
     """Facts of the best epoch of a classifier that predictions and further trainings use.
 
@@ -123,10 +138,12 @@ class BestFacts:
         data: fingerprint of the data; None in a packed run.
         calibration: None in an unfinished run.
         biases_without_class_bias: by parameter, its values before the class bias was added, if one was.
+        linear: for predictions of the linear branch alone; None without one, and in runs of earlier versions.
         proof: self-test, checked by `self_test`; None in an unfinished run.
     """
 
     data: str | None = None
     calibration: SavedCalibration | None = None
     biases_without_class_bias: dict[str, list[float]] | None = None
+    linear: SavedLinear | None = None
     proof: Any | None = None

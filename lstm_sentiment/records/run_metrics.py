@@ -12,8 +12,8 @@ from lstm_sentiment.records.scores import LanguageScores, Scores
 Split = Literal["validation", "test"]
 # Order of keys in the file where the LSTM was frozen; elsewhere it is that of the fields.
 OF_FROZEN = (
-    "validation", "test", "calibration", "branches", "baselines", "kept", "metric", "best_epoch", "epochs",
-    "steps", "parameters", "training_s", "total_s",
+    "validation", "test", "calibration", "branches", "baselines", "against_linear", "kept", "metric",
+    "best_epoch", "epochs", "steps", "parameters", "training_s", "total_s",
 )  # fmt: skip
 
 
@@ -129,6 +129,27 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AgainstLinear:
+    """A model compared with the linear baseline on the same held-out rows (see `evaluation.against_linear`).
+
+    Args:
+        metric: compared.
+        difference: score of the model minus that of the linear model.
+        low: lower end of the 95 % interval of the paired bootstrap.
+        high: upper end.
+        linear_s: seconds that fitting the linear model took, if known.
+        model_s: seconds that training the model took.
+    """
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+    linear_s: float | None = None
+    model_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunMetrics(Record):
     """Results of a run.
 
@@ -139,6 +160,8 @@ class RunMetrics(Record):
         test: scores of the test rows, if there are any.
         calibration: effect of the calibration.
         baselines: scores of the baselines on the held-out rows, by name.
+        against_linear: comparison with the linear baseline; None if there is none, if the linear model was
+            kept, and in runs of earlier versions.
         metric: that selected the best epoch.
         cross_validated: True if the training rows were cross-validated in place of validation rows.
         best_epoch: 1-based; 0 if the LSTM was frozen, and there were none.
@@ -157,6 +180,7 @@ class RunMetrics(Record):
     test: Scores | None = None
     calibration: CalibrationMetrics
     baselines: dict[str, Scores]
+    against_linear: AgainstLinear | None = None
     metric: str
     cross_validated: bool | None = None
     best_epoch: Count
