@@ -26,9 +26,10 @@ FLOORS = [
     "text config",
     "checkpoints data",
     "models evaluation provenance",
+    "explanation",
     "training prediction linear",
     "adaptation reporting deployment",
-    "experiment explanation",
+    "experiment",
     "pretraining diagnostics starter estimator",
     " ".join([*COMMANDS, "__main__"]),
 ]

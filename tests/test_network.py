@@ -327,7 +327,7 @@ def test_an_explanation_covers_both_branches(classifier: SentimentClassifier, me
     np.testing.assert_allclose(found.scores, expected_C - expected_C.mean(), atol=1e-5)
     if method == "integrated_gradients":
         explained_C = found.scores - found.baseline
-        gap = np.abs(found.pushes.sum(axis=0) - explained_C).max()
+        gap = np.abs(found.attributions.sum(axis=0) - explained_C).max()
         assert gap < 0.02 * np.abs(explained_C).max()
 
 

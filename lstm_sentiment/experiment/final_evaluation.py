@@ -386,6 +386,8 @@ def summary(metrics: Mapping[str, Any]) -> list[tuple[int, str]]:
     for name, branch in metrics.get("branches", {}).items():
         scores = _three_scores(branch[held_out])
         lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch['share']:.2f}")
+    if metrics.get("branches"):
+        lines.append("  share: weight of a branch's logits in their sum; the mean of the shares is 1")
     lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics["baselines"].items()]
     summarised = [(logging.INFO, line) for line in lines]
     linear = metrics["baselines"].get("tfidf_logistic_regression")
