@@ -53,7 +53,8 @@ CUT_OFF = """page => {
   const found = [];
   for (const e of document.querySelectorAll("main *")) {
     const box = e.getBoundingClientRect(), style = getComputedStyle(e);
-    if (!e.checkVisibility() && !e.matches("svg title")) found.push("hidden: " + e.outerHTML.slice(0, 80));
+    if (e.matches("svg title, svg style, svg metadata *, svg metadata, svg defs *, svg defs")) continue;
+    if (!e.checkVisibility()) found.push("hidden: " + e.outerHTML.slice(0, 80));
     else if (outside(box, sheet)) found.push("beyond the sheet: " + e.outerHTML.slice(0, 80));
     if (style.overflowX !== "visible" && !e.closest("svg") && e.scrollWidth > e.clientWidth + 1)
       found.push("must be scrolled: " + e.outerHTML.slice(0, 80));
