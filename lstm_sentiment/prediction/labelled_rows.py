@@ -39,6 +39,7 @@ class LabelledChunk:
 
     Args:
         texts: of the rows.
+        text_column: that they are from.
         truth_R: class indices.
         lines_R: 1-based line in the file (row number for formats without lines).
         places_R: 0-based place among all rows of the file, also those without a class.
@@ -47,6 +48,7 @@ class LabelledChunk:
     """
 
     texts: list[str]
+    text_column: str
     truth_R: Array
     lines_R: Array
     places_R: Array
@@ -116,6 +118,7 @@ def _with_class(chunk: Chunk, class_R: Array, place: int, of_text: str, file: st
     rows = Chunk(frame=chunk.frame[kept_R], lines=chunk.lines[kept_R])
     return LabelledChunk(
         texts=column_texts(rows, of_text, file),
+        text_column=of_text,
         truth_R=class_R[kept_R],
         lines_R=rows.lines,
         places_R=place + np.flatnonzero(kept_R),

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 from lstm_sentiment.config.sections import DataConfig
+from lstm_sentiment.data.columns import text_hash
 from lstm_sentiment.data.corpus import Corpus, original_texts
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
-from lstm_sentiment.data.formats.readers import text_hash
 from lstm_sentiment.errors import SentimentError, escaped
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.logits import predict_logits
@@ -47,7 +47,7 @@ class Row:
         text: as in the file, truncated to 1,000 characters; its tokens where `original` is false.
         original: whether the text is the file's.
         store_row: row in the token store of the file.
-        hash: of the text (see `readers.text_hash`).
+        hash: of the text (see `columns.text_hash`).
     """
 
     split: str
