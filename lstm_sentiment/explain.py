@@ -222,6 +222,7 @@ def _write(
         ]
         write_json(Path(options.json), records)
     if options.html:
+        from lstm_sentiment.config.public import last_part
         from lstm_sentiment.reporting.explanation_page import Explained, write_explanations
         from lstm_sentiment.reporting.run_facts import facts_of
 
@@ -231,7 +232,7 @@ def _write(
         sections = [
             Explained(explanation=of)
             if row is None
-            else Explained(explanation=of, source=f"{file}, row {row.number}", given=row.label)
+            else Explained(explanation=of, source=f"{last_part(file)}, row {row.number}", given=row.label)
             for of, row in found
         ]
         write_explanations(Path(options.html), sections, facts, label=options.class_)

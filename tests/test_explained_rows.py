@@ -194,8 +194,9 @@ def test_json_and_page_name_the_rows(explain_it: Callable[..., str], file: Path,
         (str(file), 2, ROWS[0][1], ROWS[0][0]),
     ]
     html = page.read_text("utf-8")
-    assert f"{file}, row 9; label {ROWS[6][1]}" in html
+    assert f"{file.name}, row 9; label {ROWS[6][1]}" in html
     assert ROWS[6][0] in html
+    assert str(file.parent) not in html, "pages are shared"
 
 
 # -- the page ----------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def test_the_page_names_run_date_and_score(
         f"Run run, trained on {day}; macro-F1 on {own['rows']} test texts {of['value']:.3f} (95 % interval "
         f"{of['low']:.3f} to {of['high']:.3f}). Page of {today}."
     ) in text
-    assert "In short: positive, because of *great*" in text
+    assert "In short: positive, because of “great”" in text
 
 
 def test_a_run_without_scores_is_named_all_the_same(

@@ -14,7 +14,7 @@ LONGEST = 40  # characters of a word or label
 EMOTICONS = frozenset(":;=^")  # a token of signs with one of these is a face
 
 
-def sentence(explanation: Explanation) -> str:
+def sentence(explanation: Explanation, *, marks: tuple[str, str] = ("*", "*")) -> str:
     """Return the prediction of a text with the words that it comes from, the strongest first.
 
     At most three words for the predicted class and two against it; equal words count together. Punctuation is
@@ -22,6 +22,7 @@ def sentence(explanation: Explanation) -> str:
 
     Args:
         explanation: of `SentimentClassifier.explain`.
+        marks: before and after each word.
 
     >>> import lstm_sentiment
     >>> classifier = lstm_sentiment.load("starter", device="cpu")
@@ -36,14 +37,14 @@ def sentence(explanation: Explanation) -> str:
         for label, p in zip(explanation.labels, explanation.probabilities, strict=True)
         if p >= best - ROUNDING
     ]
-    reason = _equal(explanation, level) if len(level) > 1 else _reason(explanation)
+    reason = _equal(explanation, level, marks) if len(level) > 1 else _reason(explanation, marks)
     if explanation.cut_tokens:
         reason += f"; {explanation.cut_tokens:,} tokens were not read"
     probability = "over 0.99" if best > 0.995 else f"{best:.2f}"
     return f"{reason} (probability {probability}{' each' if len(level) > 1 else ''})"
 
 
-def _reason(explanation: Explanation) -> str:
+def _reason(explanation: Explanation, marks: tuple[str, str]) -> str:
     """Return the predicted label with the words for it and against it."""
     label = visible(explanation.label, LONGEST)
     if not any(map(_is_word, explanation.tokens)):
@@ -52,14 +53,13 @@ def _reason(explanation: Explanation) -> str:
     known = any(
         known and _is_word(token) for token, known in zip(explanation.tokens, explanation.known, strict=True)
     )
-    if not known and not pro:
-        found = [f"{label}, though no word is in the vocabulary"]
+    if pro:
+        reason = f"because of {_listed(pro, marks)}"
     else:
-        found = [
-            f"{label}, because of {_listed(pro)}" if pro else f"{label}, though no single word is for it"
-        ]
+        reason = "though no single word is for it" if known else "though no word is in the vocabulary"
+    found = [f"{label}, {reason}"]
     if contra:
-        found.append(f"against it {_listed(contra)}")
+        found.append(f"against it {_listed(contra, marks)}")
     if not known and pro:
         found.append("no word is in the vocabulary")
     if pro and explanation.faithfulness is not None and explanation.faithfulness <= 0:
@@ -67,13 +67,13 @@ def _reason(explanation: Explanation) -> str:
     return "; ".join(found)
 
 
-def _equal(explanation: Explanation, level: list[str]) -> str:
+def _equal(explanation: Explanation, level: list[str], marks: tuple[str, str]) -> str:
     """Return labels of equal probability with the words for each."""
     found = [" or ".join(visible(label, LONGEST) for label in level) + ", equally probable"]
     for label in level:
         pro, _ = _strongest(explanation, label)
         if pro:
-            found.append(f"for {visible(label, LONGEST)} {_listed(pro)}")
+            found.append(f"for {visible(label, LONGEST)} {_listed(pro, marks)}")
     return "; ".join(found)
 
 
@@ -102,5 +102,5 @@ def _is_word(token: str) -> bool:
     return len(set(token)) > 1 and not EMOTICONS.isdisjoint(token)
 
 
-def _listed(words: list[str]) -> str:
-    return ", ".join(f"*{visible(word, LONGEST)}*" for word in words)
+def _listed(words: list[str], marks: tuple[str, str]) -> str:
+    return ", ".join(visible(word, LONGEST).join(marks) for word in words)

@@ -60,7 +60,7 @@ def write_explanations(
             "found": found,
             "source": visible(part.source),
             "given": part.given,
-            "sentence": sentence(found),
+            "sentence": sentence(found, marks=("“", "”")),
             "text": visible(found.text),
             "tokens": [visible(token) for token in found.tokens],
             "class": of_class,
