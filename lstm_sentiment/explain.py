@@ -1,79 +1,84 @@
-"""Show which tokens a prediction comes from, and what the LSTM did with each."""
+"""Show which tokens a prediction comes from, and what the LSTM did with each.
+
+Explains texts, or with --file rows of a file: those of --rows, or with --worst those that the run predicts
+worst. --short says it in a sentence.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from lstm_sentiment.cli.characters import cells_of, visible
+from lstm_sentiment.checkpoints.run_paths import STARTER, is_starter
+from lstm_sentiment.cli.characters import visible
 from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import RUN, CommandParser, check_out
-from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean
+from lstm_sentiment.config.command_line import RUN, CommandParser, add_file_options, check_out, how_to_read
+from lstm_sentiment.errors import ConfigError, MissingExtraError, did_you_mean, shown, without_secrets
 from lstm_sentiment.system.extras import need
 
 if TYPE_CHECKING:
     from lstm_sentiment.explanation.attribution import Explanation
     from lstm_sentiment.explanation.gates import GateTrace
+    from lstm_sentiment.explanation.wording import Line
+    from lstm_sentiment.prediction.classifier import SentimentClassifier
+    from lstm_sentiment.prediction.file_rows import FileRow
 
-HALF_BAR = 10  # characters
-LONGEST_TOKEN = 20
+MOST_ROWS = 1000  # of a file; each takes up to a second
+LONGEST_TEXT = 200  # characters of a row's text next to its sentence
 FAINT, STRONG = 0.1, 0.5  # relative to the strongest attribution: minimum for a colour, for a filled one
-Line = list[tuple[str, float]]  # parts of a line, see `explanation_lines`
-WIDE = 100  # columns of wrapped text
-PUSH = (
-    "Attributions are in nats: a token whose attribution to one class is 0.69 higher than to another "
-    "doubles the odds of the first against the second."
-)
-READING = (
-    "Probabilities of the text up to each token, and gate activity. Let in: how much the token wrote into "
-    "memory, 0 to 1. Forgot: the share of the previous memory that was lost. Pooled: the token's share in "
-    "pooling."
-)
 
 
 def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
+    rows = _row_numbers(options.rows) if options.rows is not None else []
     check_out(options.html, options.json)
     if options.html:
         need("jinja2", extra="report")  # fail before the work
-    from lstm_sentiment.explanation.attribution import explain
+    from lstm_sentiment.explanation.attribution import method_named
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
-    from lstm_sentiment.system.files import write_json
 
+    method = method_named(options.method)
     classifier = load(options.run, device=options.device)
     if options.class_ is not None and options.class_ not in classifier.labels:
         hint = did_you_mean(options.class_, classifier.labels)
         raise ConfigError(
             f"'{options.class_}' is not one of {', '.join(classifier.labels)}.{hint}", key="--class"
         )
-    # Bytes that are invalid in the terminal's encoding arrive as unpaired surrogates.
-    texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in options.text]
-    found = [explain(classifier, text, method=options.method) for text in texts]
-    if options.json:
-        write_json(Path(options.json), [as_json(explanation) for explanation in found])
-    if options.html:
-        _write_html(Path(options.html), found, options.class_)
-    for i, explanation in enumerate(found):
-        if i:
-            print()
-        label = options.class_ or explanation.label
-        show = _printer(label)
-        for line in explanation_lines(explanation, label):
-            show(line)
-    for file in filter(None, (options.html, options.json)):
-        print(f"written to {file}")
+    found: list[tuple[Explanation, FileRow | None]] = []
+    texts = _texts(classifier, options, rows)
+    for number, (text, row) in enumerate(texts, start=1):
+        explanation = classifier.explain(text, method=method)
+        found.append((explanation, row))
+        if options.short:
+            _say_short(explanation, row)
+        else:
+            _show(explanation, row, options.class_, f"{number} of {len(texts)}")
+    _write(classifier, options, found)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog=program("explain"), description=__doc__)
     parser.add_argument("run", help=RUN)
-    parser.add_argument("text", nargs="+", help="texts to explain")
+    parser.add_argument("text", nargs="*", help="texts to explain")
+    parser.add_argument("--file", help="explain rows of this file: those of --rows or --worst")
+    parser.add_argument(
+        "--rows",
+        metavar="N,N...",
+        help="lines of --file at which the rows begin, as messages and reports number them (row numbers in "
+        "formats without lines)",
+    )
+    parser.add_argument(
+        "--worst", type=int, metavar="N", help="the N rows of --file whose own label is least probable"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="only a sentence: prediction, words for it and against it"
+    )
     parser.add_argument(
         "--method",
         default="auto",
@@ -86,116 +91,153 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--html", metavar="FILE", help="also write an HTML page with charts (needs the extra 'report')"
     )
     parser.add_argument("--json", metavar="FILE", help="also write all numbers as JSON")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    return parser.parse_intermixed_args(argv)
+    add_file_options(parser)
+    options = parser.parse_intermixed_args(argv)
+    if not options.text and not options.file:
+        parser.error("give texts, or --file with --rows or --worst")
+    _check(options)
+    for name, value in how_to_read(options).items():
+        if not options.file and value != parser.get_default(name):
+            raise ConfigError(f"--{name.replace('_', '-')} needs --file")
+    return options
 
 
-def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
-    """Return an explanation as lines of text.
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that contradict each other."""
+    if options.text and options.file:
+        raise ConfigError("give texts or --file, not both")
+    for name in ("rows", "worst"):
+        if getattr(options, name) is not None and not options.file:
+            raise ConfigError(f"--{name} needs --file")
+    if options.file and (options.rows is None) == (options.worst is None):
+        either = "either --rows, such as 476,12, or --worst, such as 20"
+        raise ConfigError(f"which rows of --file are explained? Give {either}")
+    if options.worst is not None and not 1 <= options.worst <= MOST_ROWS:
+        raise ConfigError(f"must lie between 1 and {MOST_ROWS:,}, not {options.worst}", key="--worst")
+    if options.short and options.class_ is not None:
+        raise ConfigError("--short explains the predicted class; leave out --class, or --short")
 
-    Args:
-        explanation: of `explain`.
-        label: the class whose attributions are coloured.
 
-    Returns:
-        lines, each of parts: a text, and its colour as the attribution relative to the strongest one, from -1
-        (against the class) to 1 (for it); 0 for none.
+def _row_numbers(given: str) -> list[int]:
+    """Return the numbers of ``476,12``.
 
-    Example::
+    Raises:
+        ConfigError: not numbers, a number twice, or too many.
 
-        for line in explanation_lines(explain(classifier, "so-so"), "positive"):
-            print("".join(text for text, share in line))
+    >>> _row_numbers("476, 12")
+    [476, 12]
+    >>> _row_numbers("476,1e3")
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.errors.ConfigError: --rows: '1e3' is not a row number; write numbers such as 476,12
     """
-    from lstm_sentiment.explanation.drawing import shown_classes
-
-    shown = shown_classes(explanation, label)
-    names = [visible(explanation.labels[c], 12) for c in shown]
-    probabilities = "  ".join(
-        f"{name} {explanation.probabilities[c]:.3f}" for name, c in zip(names, shown, strict=True)
-    )
-    predicted = f"{visible(explanation.label)}  ({probabilities})"
-    if not explanation.tokens:
-        nothing = "no tokens: the model reads one unknown token instead, and there are no attributions"
-        return _uncoloured([visible(explanation.text), predicted, nothing])
-    attributions_N = explanation.pushes[:, explanation.labels.index(label)]
-    shares = (attributions_N / max(float(abs(attributions_N).max()), 1e-9)).tolist()
-    text = [(visible(token), share) for token, share in zip(explanation.tokens, shares, strict=True)]
-    tokens = [
-        visible(token, LONGEST_TOKEN) + ("" if known else " ?")
-        for token, known in zip(explanation.tokens, explanation.known, strict=True)
-    ]
-    width = max(map(cells_of, tokens))
-    tokens = [token + " " * (width - cells_of(token)) for token in tokens]
-    head = "".join(f"  {name:>12}" for name in names)
-    lines = [
-        [part for token in text for part in (token, (" ", 0.0))],
-        *_uncoloured(
-            [predicted, "", f"Attributions by {explanation.method.replace('_', ' ')}", *wrap(PUSH, WIDE)]
-        ),
-        *_uncoloured([f"  {'':<{width}}{head}  away from | towards {visible(label)}"]),
-    ]
-    for n, token in enumerate(tokens):
-        row = "".join(f"  {explanation.pushes[n, c]:>+12.2f}" for c in shown)
-        lines.append([("  ", 0.0), (token, shares[n]), (f"{row}  {_bar(shares[n])}", 0.0)])
-    read = _reading_lines(explanation, tokens, head, shown)
-    trust = [line for sentence in trust_in(explanation) for line in wrap(sentence, WIDE)]
-    if not all(explanation.known):
-        trust.append("? marks tokens that are not in the vocabulary")
-    return lines + _uncoloured(["", *read, "", *trust])
+    numbers: list[int] = []
+    for part in map(str.strip, given.split(",")):
+        if not (part.isascii() and part.isdecimal() and 0 < len(part) < 16 and int(part)):
+            raise ConfigError(
+                f"{shown(part)} is not a row number; write numbers such as 476,12", key="--rows"
+            )
+        if int(part) in numbers:
+            raise ConfigError(f"{int(part)} is given twice; give each row once", key="--rows")
+        numbers.append(int(part))
+    if len(numbers) > MOST_ROWS:
+        problem = f"{len(numbers):,} rows; explain at most {MOST_ROWS:,} at a time"
+        raise ConfigError(problem, key="--rows")
+    return numbers
 
 
-def _uncoloured(lines: list[str]) -> list[Line]:
-    return [[(line, 0.0)] for line in lines]
+def _texts(
+    classifier: SentimentClassifier, options: argparse.Namespace, numbers: Sequence[int]
+) -> list[tuple[str, FileRow | None]]:
+    """Return the texts to explain, each with its row if it is from a file; say which rows these are."""
+    if not options.file:
+        # Bytes that are invalid in the terminal's encoding arrive as unpaired surrogates.
+        given = (text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in options.text)
+        return [(text, None) for text in given]
+    from lstm_sentiment.prediction.file_rows import numbered_rows, worst_rows
 
-
-def _reading_lines(explanation: Explanation, tokens: list[str], head: str, shown: list[int]) -> list[str]:
-    """Return a table of the probabilities after each token, the last layer's gates and pooling."""
-    last = [trace for trace in explanation.gates if trace.layer == explanation.gates[-1].layer]
-    indent = " " * (2 + cells_of(tokens[0]))
-    over = "".join(f"  {trace.direction:>14}" for trace in last) + f"  {'pooled':>9}"
-    kinds = "".join(f"  {kind:>9}" for kind in explanation.pooled)
-    lines = [
-        "How it was read",
-        *wrap(READING, WIDE),
-        f"{indent}{'':<{len(head)}}{over}",
-        f"{indent}{head}{'  let in  forgot' * len(last)}{kinds}",
-    ]
-    for n, token in enumerate(tokens):
-        row = "".join(f"  {explanation.prefixes[n, c]:>12.3f}" for c in shown)
-        row += "".join(f"  {trace.let_in[n]:>6.2f}  {1 - trace.kept[n]:>6.2f}" for trace in last)
-        row += "".join(f"  {share_N[n]:>9.2f}" for share_N in explanation.pooled.values())
-        lines.append(f"  {token}{row}")
-    return lines
-
-
-def trust_in(explanation: Explanation) -> list[str]:
-    """Describe the faithfulness and completeness of an explanation, in sentences.
-
-    Example::
-
-        trust_in(explain(classifier, "the seats were great but the crew was rude"))
-    """
-    removal, explained_C = explanation.removal, explanation.scores - explanation.baseline
-    if removal.faithfulness is None:
-        sentences = ["Faithfulness cannot be measured with fewer than two tokens."]
+    how = how_to_read(options)
+    if options.worst is not None:
+        rows, which = (
+            worst_rows(classifier, options.file, options.worst, **how),
+            ", the least probable label first",
+        )
     else:
-        sentences = [
-            f"Faithfulness {removal.faithfulness:+.3f}: deleting tokens by attribution lowers "
-            f"p({visible(explanation.label)}) by this much more on average than deleting them at random. 0 "
-            f"is chance level; of {len(removal.random)} random orders {removal.worse} were worse, "
-            f"{removal.better} better."
+        rows, which = numbered_rows(classifier, options.file, numbers, **how), ""
+    plural = "s" if len(rows) > 1 else ""
+    say(f"{len(rows):,} row{plural} of {without_secrets(options.file)}{which}\n")
+    return [(row.text, row) for row in rows]
+
+
+def _say_short(explanation: Explanation, row: FileRow | None) -> None:
+    """Print an explanation as a sentence; for a row also its number, label and text."""
+    from lstm_sentiment.explanation.sentence import sentence
+
+    if row is None:
+        say(sentence(explanation))
+    else:
+        labelled = f", labelled {visible(row.label)}" if row.label is not None else ""
+        say(f"row {row.number}{labelled}{_chance(explanation, row)}: {sentence(explanation)}")
+        say(f"  {visible(row.text, LONGEST_TEXT)}")
+    sys.stdout.flush()
+
+
+def _show(explanation: Explanation, row: FileRow | None, label: str | None, count: str) -> None:
+    """Print an explanation as tables; `count` is its place among all."""
+    from lstm_sentiment.explanation.wording import explanation_lines
+
+    if not count.startswith("1 "):
+        print()
+    if row is not None:
+        label_of = f": label {visible(row.label)}{_chance(explanation, row)}" if row.label is not None else ""
+        predicted = f"prediction {visible(explanation.label)} ({explanation.probabilities.max():.3f})"
+        say(f"row {row.number} ({count}){label_of}{', ' if label_of else ': '}{predicted}")
+    label = label or explanation.label
+    show = _printer(label)
+    for line in explanation_lines(explanation, label):
+        show(line)
+    sys.stdout.flush()
+
+
+def _chance(explanation: Explanation, row: FileRow) -> str:
+    """Return the probability of a row's label in brackets; nothing if it is none of the classes."""
+    if row.label not in explanation.labels:
+        return ""
+    return f" ({explanation.probabilities[explanation.labels.index(row.label)]:.3f})"
+
+
+def _write(
+    classifier: SentimentClassifier,
+    options: argparse.Namespace,
+    found: Sequence[tuple[Explanation, FileRow | None]],
+) -> None:
+    """Write the files that were asked for."""
+    from lstm_sentiment.system.files import write_json
+
+    file = without_secrets(options.file or "")
+    if options.json:
+        records = [
+            as_json(of) | ({"file": file, "row": row.number, "given": row.label} if row is not None else {})
+            for of, row in found
         ]
-    gap, most = float(abs(explanation.gap).max()), float(abs(explained_C).max())
-    of = f" ({100 * gap / most:.1f} %)" if most > 0 else ""
-    numeric = explanation.method == "integrated_gradients"
-    why = f"the error of {explanation.steps} steps" if numeric else "interactions between tokens"
-    sentences.append(
-        f"Completeness gap {gap:.3f} of {most:.3f} nats{of}: the sum of the attributions minus the score "
-        f"difference to as many unknown tokens; {why}."
-    )
-    if explanation.cut_tokens:
-        sentences.append(f"The text was truncated: {explanation.cut_tokens:,} tokens were not read.")
-    return sentences
+        write_json(Path(options.json), records)
+    if options.html:
+        from lstm_sentiment.config.public import last_part
+        from lstm_sentiment.reporting.explanation_page import Explained, write_explanations
+        from lstm_sentiment.reporting.run_facts import facts_of
+
+        name = STARTER if is_starter(options.run) else ""
+        assert classifier.run is not None  # it was loaded from a folder
+        facts = facts_of(classifier.run, classifier.labels, name=name)
+        sections = [
+            Explained(explanation=of)
+            if row is None
+            else Explained(explanation=of, source=f"{last_part(file)}, row {row.number}", given=row.label)
+            for of, row in found
+        ]
+        write_explanations(Path(options.html), sections, facts, label=options.class_)
+    for written in filter(None, (options.html, options.json)):
+        print(f"written to {written}")
 
 
 def as_json(explanation: Explanation) -> dict[str, Any]:
@@ -203,7 +245,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
 
     Example::
 
-        json.dumps(as_json(explain(classifier, "so-so")), allow_nan=False)
+        json.dumps(as_json(classifier.explain("so-so")), allow_nan=False)
     """
     removal = explanation.removal
     plain = {name: _plain(value) for name, value in vars(explanation).items()}
@@ -222,38 +264,6 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _write_html(path: Path, found: list[Explanation], label: str | None) -> None:
-    """Write a page with a section per text."""
-    from lstm_sentiment.explanation.drawing import colours, reading, removal, shown_classes
-    from lstm_sentiment.reporting.page import write_page
-
-    parts = []
-    for explanation in found:
-        of_class = label or explanation.label
-        shown = shown_classes(explanation, of_class)
-        most = max(float(abs(explanation.pushes).max(initial=0)), 1e-9)
-        parts.append({
-            "found": explanation,
-            "text": visible(explanation.text),
-            "tokens": [visible(token) for token in explanation.tokens],
-            "class": of_class,
-            "shown": sorted(shown, key=lambda c: explanation.labels[c] != of_class),
-            "colours": colours(explanation.labels),
-            "shares": explanation.pushes / most,
-            "reading": reading(explanation, of_class) if explanation.tokens else None,
-            "removal": removal(explanation) if explanation.removal.faithfulness is not None else None,
-            "trust": trust_in(explanation),
-        })  # fmt: skip
-    write_page(
-        path,
-        "explain.html",
-        title="How it was read",
-        parts=parts,
-        push=PUSH,
-        read=READING,
-    )
-
-
 def _trace_as_json(trace: GateTrace) -> dict[str, Any]:
     values = {"layer": trace.layer, "direction": trace.direction} | trace.gates
     values |= {"let_in": trace.let_in, "kept": trace.kept, "shown": trace.shown}
@@ -262,17 +272,6 @@ def _trace_as_json(trace: GateTrace) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _bar(share: float) -> str:
-    """Return a bar: to the right for the class, to the left against it.
-
-    >>> _bar(0.5), _bar(-1.0)
-    ('          |+++++     ', '----------|          ')
-    """
-    length = round(abs(share) * HALF_BAR)
-    left, right = ("", "+" * length) if share > 0 else ("-" * length, "")
-    return f"{left:>{HALF_BAR}}|{right:<{HALF_BAR}}"
 
 
 def _printer(label: str) -> Callable[[Line], None]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lstm_sentiment.explanation.attribution import explain
-from lstm_sentiment.explanation.drawing import reading, removal
 from lstm_sentiment.prediction.classifier import load
+from lstm_sentiment.reporting.drawing import reading, removal
 
 TEXT = "the seats were great but the crew was rude"
 
@@ -18,8 +17,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "pictures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    found = explain(load(options.run, device="cpu"), TEXT, method="integrated_gradients")
-    for panel in ("pushes", "trace", "gates"):
+    found = load(options.run, device="cpu").explain(TEXT, method="integrated_gradients")
+    for panel in ("attributions", "trace", "gates"):
         reading(found, found.label, panels=(panel,)).write(options.out / f"{panel}.svg")
     removal(found).write(options.out / "removal.svg")
 

@@ -45,6 +45,38 @@ def check_page(browser: Any, file: Path, scheme: str, *, pictures: int) -> None:
     page.close()
 
 
+A4 = 703  # pixels between margins of 12 mm
+CUT_OFF = """page => {
+  const outside = (inner, outer) => inner.left < outer.left - 1 || inner.right > outer.right + 1
+    || inner.top < outer.top - 1 || inner.bottom > outer.bottom + 1;
+  const sheet = {left: 0, right: page, top: 0, bottom: document.documentElement.scrollHeight};
+  const found = [];
+  for (const e of document.querySelectorAll("main *")) {
+    const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+    if (e.matches("svg title, svg style, svg metadata *, svg metadata, svg defs *, svg defs")) continue;
+    if (!e.checkVisibility()) found.push("hidden: " + e.outerHTML.slice(0, 80));
+    else if (outside(box, sheet)) found.push("beyond the sheet: " + e.outerHTML.slice(0, 80));
+    if (style.overflowX !== "visible" && !e.closest("svg") && e.scrollWidth > e.clientWidth + 1)
+      found.push("must be scrolled: " + e.outerHTML.slice(0, 80));
+    if (e.matches("svg text") && outside(box, e.closest("svg").getBoundingClientRect()))
+      found.push("beyond the picture: " + e.textContent);
+  }
+  return found;
+}"""
+
+
+def cut_off(browser: Any, file: Path, *, media: str = "print") -> list[str]:
+    """Return what cannot be seen of a page on a sheet of A4."""
+    page = browser.new_page(viewport={"width": A4, "height": 1000}, color_scheme="dark")
+    page.goto(file.as_uri())
+    page.emulate_media(media=media)
+    found: list[str] = page.evaluate(CUT_OFF, A4)
+    if media == "print":
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.close()
+    return found
+
+
 def contrast(back: str, front: str) -> float:
     """Return the contrast of two CSS colours, 1 to 21 (WCAG 2)."""
 

@@ -620,7 +620,7 @@ def test_attributions_add_up(adapted: Path) -> None:
 
     found = explain(lstm_sentiment.load(adapted, device="cpu"), "the service was great but the food awful")
     explained_C = found.scores - found.baseline
-    assert np.abs(found.pushes.sum(axis=0) - explained_C).max() < 0.02 * np.abs(explained_C).max()
+    assert np.abs(found.attributions.sum(axis=0) - explained_C).max() < 0.02 * np.abs(explained_C).max()
 
 
 def test_report_doctor_evaluation_and_card_take_the_run(adapted: Path, tmp_path: Path) -> None:

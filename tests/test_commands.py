@@ -111,6 +111,7 @@ def test_train_prints_a_summary(reviews: Path, tmp_path: Path, capsys: pytest.Ca
         "first loss 1.",
         "ln(3) = 1.099: as expected",
         "epoch 5/5",
+        " tokens/s * (best so far)\n",
         "baseline majority",
         "baseline tfidf_logistic_regression",
         str(tmp_path / "run"),

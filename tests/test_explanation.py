@@ -25,11 +25,12 @@ from lstm_sentiment.config.sections import POOLINGS, ModelConfig, TextConfig
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.explanation import attribution as explanation
-from lstm_sentiment.explanation.attribution import Explanation, explain
-from lstm_sentiment.explanation.drawing import reading, removal
+from lstm_sentiment.explanation import wording
+from lstm_sentiment.explanation.attribution import explain
 from lstm_sentiment.explanation.gates import look_inside
 from lstm_sentiment.models.cells import LSTM
 from lstm_sentiment.prediction.classifier import SentimentClassifier
+from lstm_sentiment.reporting.drawing import reading, removal
 from lstm_sentiment.text.tokenizers import Vocabulary
 
 TEXT = "the room was great and my food is awful today"
@@ -84,12 +85,12 @@ def test_integrated_gradients_are_complete(kind: str, subwords: int) -> None:
     found = explain(classifier, TEXT, method="integrated_gradients")
     text, baseline = scores_of(classifier, [TEXT])[0], found.baseline
     assert found.scores == pytest.approx(text, abs=1e-5)
-    assert found.pushes.sum(axis=0) == pytest.approx(
+    assert found.attributions.sum(axis=0) == pytest.approx(
         text - baseline, abs=0.005 * np.abs(text - baseline).max() + 1e-5
     )
-    assert found.gap == pytest.approx(found.pushes.sum(axis=0) - (text - baseline), abs=1e-5)
-    assert np.abs(found.pushes.sum(axis=1)).max() < 1e-5  # attributions sum to zero over classes
-    assert np.abs(found.pushes).max() > 0.05
+    assert found.gap == pytest.approx(found.attributions.sum(axis=0) - (text - baseline), abs=1e-5)
+    assert np.abs(found.attributions.sum(axis=1)).max() < 1e-5  # attributions sum to zero over classes
+    assert np.abs(found.attributions).max() > 0.05
 
 
 def test_the_baseline_is_unknown_tokens_of_equal_length() -> None:
@@ -117,7 +118,7 @@ def test_integrated_gradients_are_the_integral_along_the_path(kind: str) -> None
         up, down = (model.logits_of(side, torch.full((steps,), 3)).double() for side in sides)
         expected[token] = ((up - down) / (2 * small)).mean(dim=0).numpy()
     expected = (expected - expected.mean(axis=1, keepdims=True)) / 0.7
-    assert found.pushes == pytest.approx(expected, abs=0.01 * np.abs(expected).max())
+    assert found.attributions == pytest.approx(expected, abs=0.01 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,7 +128,7 @@ def test_occlusion_is_the_change_without_a_token(kind: str) -> None:
     found = explain(classifier, TEXT, method="occlusion")
     without = [" ".join([*words[:n], "zzz", *words[n + 1 :]]) for n in range(len(words))]
     expected = scores_of(classifier, [TEXT]) - scores_of(classifier, without)
-    assert found.pushes == pytest.approx(expected, abs=1e-5)
+    assert found.attributions == pytest.approx(expected, abs=1e-5)
     assert found.steps is None
 
 
@@ -135,8 +136,8 @@ def test_an_unknown_token_without_subwords_has_zero_attribution() -> None:
     for method in ("occlusion", "integrated_gradients"):
         found = explain(untrained(subwords=0), "great zzz awful", method=method)
         assert found.known == [True, False, True]
-        assert np.abs(found.pushes[1]).max() < 1e-6
-        assert np.abs(explain(untrained(), "great zzz awful", method=method).pushes[1]).max() > 1e-3
+        assert np.abs(found.attributions[1]).max() < 1e-6
+        assert np.abs(explain(untrained(), "great zzz awful", method=method).attributions[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
@@ -145,7 +146,7 @@ def test_clue_words_have_positive_attribution(trained: SentimentClassifier, meth
         found = explain(trained, f"the service was {clues[0]} and this place", method=method)
         assert found.label == label
         of_label = found.labels.index(label)
-        assert found.tokens[int(found.pushes[:, of_label].argmax())] == clues[0]
+        assert found.tokens[int(found.attributions[:, of_label].argmax())] == clues[0]
         assert (found.removal.faithfulness or 0) > 0.05
 
 
@@ -156,7 +157,9 @@ def test_deleting_by_attribution_lowers_the_probability(
     trained: SentimentClassifier,
 ) -> None:
     reader = explanation._Reader(trained, trained.tokens("the service was awful and this place is terrible"))
-    pushes = explain(trained, "the service was awful and this place is terrible", method="occlusion").pushes
+    pushes = explain(
+        trained, "the service was awful and this place is terrible", method="occlusion"
+    ).attributions
     right, reverse = explanation._remove(reader, pushes, 0), explanation._remove(reader, -pushes, 0)
     assert right.guided.mean() < right.random.mean() < reverse.guided.mean()
     assert right.faithfulness is not None
@@ -169,7 +172,7 @@ def test_deleting_by_attribution_lowers_the_probability(
 def test_deletion_predicts_the_shorter_text(trained: SentimentClassifier) -> None:
     found = explain(trained, TEXT, method="occlusion")
     words, column = TEXT.split(), found.labels.index(found.label)
-    order = np.argsort(-found.pushes[:, column], kind="stable")
+    order = np.argsort(-found.attributions[:, column], kind="stable")
     left = [" ".join(words[n] for n in sorted(order[k:])) for k in range(len(words) + 1)]
     assert found.removal.removed.tolist() == list(range(len(words) + 1))
     assert found.removal.guided == pytest.approx(trained.predict_proba(left)[:, column], abs=1e-5)
@@ -195,7 +198,7 @@ def test_a_long_text_is_explained_as_truncated() -> None:
     assert (len(found.tokens), found.cut_tokens) == (30, 12)
     assert found.tokens == classifier.tokens(text)
     assert found.probabilities == pytest.approx(classifier.predict_proba(text)[0], abs=1e-5)
-    assert "The text was truncated: 12 tokens were not read." in command.trust_in(found)
+    assert "The text was truncated: 12 tokens were not read." in wording.trust_in(found)
     assert len(found.removal.removed) == 21
     assert (found.removal.removed[0], found.removal.removed[-1]) == (0, 30)
 
@@ -205,7 +208,7 @@ def test_a_long_text_is_explained_as_truncated() -> None:
 def test_very_short_texts_are_explained(text: str, method: str) -> None:
     classifier = untrained()
     found = explain(classifier, text, method=method)
-    assert len(found.tokens) == len(found.pushes) == len(found.prefixes) == len(text.split())
+    assert len(found.tokens) == len(found.attributions) == len(found.prefixes) == len(text.split())
     assert found.removal.faithfulness is None
     assert found.probabilities == pytest.approx(classifier.predict_proba(text)[0], abs=1e-6)
     json.dumps(command.as_json(found), allow_nan=False)
@@ -214,7 +217,7 @@ def test_very_short_texts_are_explained(text: str, method: str) -> None:
 def test_two_and_many_classes_are_explained() -> None:
     for classes in (2, 30):
         found = explain(untrained(classes=classes), TEXT, method="integrated_gradients")
-        assert found.pushes.shape == (10, classes)
+        assert found.attributions.shape == (10, classes)
         assert np.abs(found.gap).max() < 0.01 * np.abs(found.scores - found.baseline).max()
         assert len(reading(found, "class 0").words) > 30
 
@@ -336,13 +339,13 @@ def test_a_picture_is_valid_xml_with_alternative_text(tmp_path: Path) -> None:
 
 def test_attributions_are_drawn_to_scale() -> None:
     found = explain(untrained(), TEXT, method="occlusion")
-    picture = reading(found, "class 1", panels=("pushes",))
+    picture = reading(found, "class 1", panels=("attributions",))
     heights = np.array([box.height for box in picture.boxes])
-    sizes = np.abs(found.pushes[:, 1])
+    sizes = np.abs(found.attributions[:, 1])
     assert heights / heights.max() == pytest.approx(sizes / sizes.max())
     zero = {
         round(box.y + box.height if push > 0 else box.y, 6)
-        for box, push in zip(picture.boxes, found.pushes[:, 1], strict=True)
+        for box, push in zip(picture.boxes, found.attributions[:, 1], strict=True)
     }
     assert len(zero) == 1  # upwards towards the class, downwards away from it
 
@@ -372,7 +375,7 @@ def test_the_command_prints_its_result(
     found = explain(trained, "this service was awful")
     assert f"negative  (negative {found.probabilities[0]:.3f}" in shown
     row = next(line for line in shown.splitlines() if line.startswith("  awful"))
-    assert row.split()[1:4] == [f"{push:+.2f}" for push in found.pushes[3]]
+    assert row.split()[1:4] == [f"{value:+.2f}" for value in found.attributions[3]]
     assert row.endswith("|++++++++++")
     assert f"Faithfulness {found.removal.faithfulness:+.3f}" in shown
     assert "Completeness gap" in shown
@@ -382,7 +385,7 @@ def test_the_command_prints_its_result(
 
 
 def test_tables_are_aligned(trained: SentimentClassifier) -> None:
-    lines = command.explanation_lines(explain(trained, "the 好 e\u0301 service was superb 😀"), "positive")
+    lines = wording.explanation_lines(explain(trained, "the 好 e\u0301 service was superb 😀"), "positive")
     plain = ["".join(text for text, _ in line) for line in lines]
     bars = {cells_of(line[: line.index("|")]) for line in plain if "|" in line}
     assert len(bars) == 1
@@ -405,15 +408,15 @@ def test_hostile_text_is_escaped(
     html = page.read_text("utf-8")
     assert "<script" not in html
     assert "&lt;" in html
-    assert command.PUSH in html
-    assert command.READING.split("'")[0] in html
-    assert command.trust_in(explain(lstm_sentiment.load(trained_run), HOSTILE))[1] in html
+    assert wording.ATTRIBUTIONS in html
+    assert wording.READING.split("'")[0] in html
+    assert wording.trust_in(explain(lstm_sentiment.load(trained_run), HOSTILE))[1] in html
     assert not re.search("[\x00-\x08\x0b-\x1f]", html)
-    assert html.count('role="img"') == html.count("<svg") == 2
+    assert html.count('role="img"') == html.count("<svg") == 3  # one for what is deleted, two for the tokens
     assert f"written to {page}" in shown
     found = json.loads(file.read_text("utf-8"), parse_constant=pytest.fail)
     assert [one["text"] for one in found] == [HOSTILE, ""]
-    assert len(found[0]["pushes"]) == len(found[0]["tokens"]) == len(found[0]["gates"][0]["let_in"])
+    assert len(found[0]["attributions"]) == len(found[0]["tokens"]) == len(found[0]["gates"][0]["let_in"])
     assert found[0]["label"] in trained_labels(found[0])
 
 
@@ -426,7 +429,7 @@ def trained_labels(found: dict[str, list[str]]) -> list[str]:
 def test_a_browser_shows_the_page(browser: Any, trained_run: Path, tmp_path: Path, scheme: str) -> None:
     page = tmp_path / "page.html"
     command.main([str(trained_run), HOSTILE, "the room was great", f"--html={page}", "--device=cpu"])
-    check_page(browser, page, scheme, pictures=4)
+    check_page(browser, page, scheme, pictures=5)
 
 
 def test_terminal_colours(
@@ -445,7 +448,7 @@ def test_terminal_colours(
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["RUN"], "required: text"),
+        (["RUN"], "give texts, or --file with --rows or --worst"),
         (["nothing", "so-so"], "is not a run folder"),
         (["RUN", "so-so", "--class=postive"], "Did you mean 'positive'?"),
         (["RUN", "so-so", "--method=magic"], "'magic' is not one of"),
@@ -471,6 +474,12 @@ def test_errors_have_no_traceback(
 
 
 def test_an_explanation_can_be_made_in_python(trained: SentimentClassifier) -> None:
-    found = explain(trained, "this service was awful")
-    assert isinstance(found, Explanation)
-    assert found.label == trained.predict("this service was awful")[0].label
+    text = "this service was awful"
+    found = trained.explain(text)
+    assert isinstance(found, lstm_sentiment.Explanation)
+    assert found.label == trained.predict(text)[0].label
+    assert command.as_json(found) == command.as_json(explain(trained, text))
+    assert found.faithfulness == found.removal.faithfulness
+    assert len(found.tokens) == len(found.attributions) == 4
+    assert trained.explain(text, method="occlusion").method == "occlusion"
+    assert trained.cut_tokens("great " * 410) == 10

@@ -26,9 +26,10 @@ FLOORS = [
     "text config records",
     "checkpoints data",
     "models evaluation provenance",
+    "explanation",
     "training prediction linear",
     "adaptation reporting deployment comparison",
-    "experiment explanation",
+    "experiment",
     "pretraining diagnostics starter estimator",
     " ".join([*COMMANDS, "__main__"]),
 ]

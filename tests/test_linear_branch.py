@@ -205,7 +205,7 @@ def test_attributions_add_up(linear_run: Path) -> None:
     classifier.model.shares.copy_(torch.tensor([0.2, 1.8]))
     found = explain(classifier, "a great service but the the awful place", method="integrated_gradients")
     explained_C = found.scores - found.baseline
-    assert np.abs(found.pushes.sum(axis=0) - explained_C).max() < 0.02 * np.abs(explained_C).max()
+    assert np.abs(found.attributions.sum(axis=0) - explained_C).max() < 0.02 * np.abs(explained_C).max()
 
 
 def test_resuming_is_exact(configure: Callable[..., object], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from lstm_sentiment.data.dataset import Batch
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.evaluation.calibration import fit_calibration, fit_shares
+from lstm_sentiment.experiment.final_evaluation import summary
 from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.explanation.attribution import explain
 from lstm_sentiment.models.network import HASH, NgramBranch, WideAndDeep, new_network
@@ -286,6 +287,10 @@ def test_a_run_reports_each_branch_and_the_blend(wide_run: Path, classifier: Sen
     shares = [branch["share"] for branch in branches.values()]
     torch.testing.assert_close(classifier.model.shares, torch.tensor(shares))
     assert shares != [1.0, 1.0]
+    lines = [line for _, line in summary(metrics)]
+    legend = lines.index("  share: weight of a branch's logits in their sum; the mean of the shares is 1")
+    assert lines[legend - 1].endswith(f"   share {shares[1]:.2f}")
+    assert sum(shares) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("branch", ["lstm", "ngrams"])
@@ -327,7 +332,7 @@ def test_an_explanation_covers_both_branches(classifier: SentimentClassifier, me
     np.testing.assert_allclose(found.scores, expected_C - expected_C.mean(), atol=1e-5)
     if method == "integrated_gradients":
         explained_C = found.scores - found.baseline
-        gap = np.abs(found.pushes.sum(axis=0) - explained_C).max()
+        gap = np.abs(found.attributions.sum(axis=0) - explained_C).max()
         assert gap < 0.02 * np.abs(explained_C).max()
 
 

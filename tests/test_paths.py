@@ -196,7 +196,7 @@ def test_an_export_gives_the_same_predictions(taken: Taken, tmp_path: Path) -> N
 def test_attributions_add_up(taken: Taken) -> None:
     found = explain(lstm_sentiment.load(taken.folder, device="cpu"), taken.texts[0])
     explained_C = found.scores - found.baseline
-    assert np.abs(found.pushes.sum(axis=0) - explained_C).max() < 0.02 * np.abs(explained_C).max()
+    assert np.abs(found.attributions.sum(axis=0) - explained_C).max() < 0.02 * np.abs(explained_C).max()
 
 
 def test_doctor_report_and_evaluation_take_it(taken: Taken, tmp_path: Path) -> None:

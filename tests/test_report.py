@@ -7,26 +7,38 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from browsing import check_page, opened
+import torch
+from browsing import check_page, cut_off, opened
 from conftest import TINY, make_rows, write_csv
 from sklearn.metrics import accuracy_score, f1_score
 
 from lstm_sentiment import report
 from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.config.schema import Config
-from lstm_sentiment.data.corpus import prepare
+from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
+from lstm_sentiment.data.corpus import original_texts, prepare
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import MissingExtraError, RunError, SentimentError
 from lstm_sentiment.evaluation.significance import score_intervals
 from lstm_sentiment.experiment.train import run
-from lstm_sentiment.prediction.classifier import load
+from lstm_sentiment.prediction.classifier import SentimentClassifier, load
 from lstm_sentiment.reporting.charts import by_length
-from lstm_sentiment.reporting.error_analysis import LISTED, accuracy_by_length, doubtful_labels, gather
+from lstm_sentiment.reporting.error_analysis import (
+    LISTED,
+    Row,
+    _shown,
+    _with_original_texts,
+    accuracy_by_length,
+    doubtful_labels,
+    gather,
+)
 from lstm_sentiment.reporting.report import write_report
 
 HOSTILE = [
@@ -115,9 +127,84 @@ def test_evidence_is_the_prediction_of_the_classifier(own_run: Path) -> None:
         answer = classifier.predict(text)[0]
         assert answer.label == row.predicted
         assert answer.probabilities[label] == pytest.approx(row.given_probability, abs=1e-5)
-        assert row.text.split()[0] == text.lower().split()[0]
+        assert (row.text, row.original) == (text, True)
     wrong = metrics["test"]["rows"] - sum(metrics["test"]["confusion"][i][i] for i in range(3))
     assert len(evidence["mistakes"]) == min(LISTED, wrong)
+
+
+ODD = ["  GREAT Food!!  It's “so” good", "Awful\tplace,\n\nNEVER again", "<b>Okay</b> \x1b[31m I guess"]
+
+
+def odd_corpus(folder: Path, monkeypatch: pytest.MonkeyPatch, **data: Any) -> tuple[Any, Any]:
+    """Return an untrained classifier, and rows that do not look like their tokens; line 2 is left out."""
+    monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
+    texts = ["out", *ODD, *ODD[:2]]
+    frame = pd.DataFrame({"text": texts, "label": list("npnpnn"), "kept": [0, 1, 1, 1, 1, 1]})
+    frame.to_csv(folder / "odd.csv", index=False)
+    config = Config(
+        data=DataConfig(train=str(folder / "odd.csv"), filter={"kept": 1}, deduplicate=False, **data),
+        model=ModelConfig(embedding_size=4, hidden_size=4),
+    )
+    corpus = prepare(config.data, config.text, seed=0, cache=cache_folder())
+    torch.manual_seed(1)
+    return SentimentClassifier(labels=corpus.labels, vocabulary=corpus.vocabulary, config=config), corpus
+
+
+def rows_shown(classifier: Any, corpus: Any) -> list[Row]:
+    evidence = gather(classifier, corpus, seed=0)
+    return [*evidence["mistakes"], *evidence["doubtful"]]
+
+
+def test_texts_are_shown_as_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, corpus = odd_corpus(tmp_path, monkeypatch, validation=None, test=None)
+    shown = {row.text: row for row in rows_shown(classifier, corpus)}
+    assert shown
+    assert set(shown) <= {text.strip().replace("\x1b", "\\x1b") for text in ODD}
+    assert all(row.original and "\x1b" not in text for text, row in shown.items())
+
+
+@pytest.mark.parametrize("fault", ["gone", "changed", "not a table"])
+def test_texts_that_cannot_be_read_again_are_shown_as_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    classifier, corpus = odd_corpus(tmp_path, monkeypatch, validation=None, test=None)
+    before = rows_shown(classifier, corpus)
+    file = tmp_path / "odd.csv"
+    if fault == "gone":
+        file.unlink()
+    else:
+        file.write_text(file.read_text().replace("good", "bad").replace("place", "").replace("guess", "x"))
+        if fault == "not a table":
+            file.write_bytes(b"\x80\x04")
+    after = rows_shown(classifier, corpus)
+    assert [(row.line, row.given) for row in after] == [(row.line, row.given) for row in before]
+    assert not any(row.original for row in after)
+    assert {row.text for row in after} <= {_shown(" ".join(classifier.tokens(text))) for text in ODD}
+
+
+def test_a_url_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier, corpus = odd_corpus(tmp_path, monkeypatch, validation=None, test=None)
+    rows = [replace(row, file="https://example.org/odd.csv") for row in rows_shown(classifier, corpus)]
+    monkeypatch.setattr("lstm_sentiment.reporting.error_analysis.original_texts", pytest.fail)
+    assert _with_original_texts(rows, classifier.config.data) == rows
+
+
+def test_phrases_of_a_sentence_keep_their_texts(tmp_path: Path) -> None:
+    """They are in one line of the file."""
+    trees = tmp_path / "trees.txt"
+    trees.write_text("(1 (1 Good) (0 BAD))\n(0 (0 Dire) (1 FINE))\n" * 3)
+    data = DataConfig(train=str(trees), phrases=0.5, deduplicate=False, validation=None, test=None)
+    store = prepare(data, TextConfig(), seed=0, cache=tmp_path / "cache").train.store
+    found = original_texts(str(trees), data, range(len(store.lines)))
+    assert {"Good BAD", "Good", "BAD", "Dire FINE", "Dire", "FINE"} == set(found.values())
+    for row, text in found.items():
+        ids = store.ids_N[store.offsets[row] : store.offsets[row + 1]]
+        assert text.lower().split() == [store.tokens[i] for i in ids]
+
+
+def test_long_texts_are_cut_in_the_table() -> None:
+    assert _shown("x" * 1000) == "x" * 1000
+    assert _shown("x" * 1001) == "x" * 1000 + " …"
 
 
 def test_a_wrong_label_in_the_file_is_named_with_its_line(
@@ -227,6 +314,10 @@ def test_errors_and_requests_of_a_page_are_detected(browser: Any, tmp_path: Path
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_the_report(browser: Any, hostile_run: Path, scheme: str) -> None:
     check_page(browser, hostile_run, scheme, pictures=3)
+
+
+def test_nothing_of_the_report_is_cut_off_in_print(browser: Any, hostile_run: Path) -> None:
+    assert cut_off(browser, hostile_run) == []
 
 
 def test_hostile_text_is_escaped(browser: Any, hostile_run: Path) -> None:

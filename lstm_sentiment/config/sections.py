@@ -59,6 +59,15 @@ def only_excludes(labels: Sequence[Any] | Mapping[Any, Any] | None) -> bool:
     return isinstance(labels, Mapping) and bool(labels) and all(name is None for name in labels.values())
 
 
+def class_folders(labels: Sequence[Any] | Mapping[Any, Any] | None) -> tuple[str, ...] | None:
+    """Return the names of the class folders that labels name, None for all.
+
+    >>> class_folders(["neg", "pos"]), class_folders({"mixed": None}), class_folders(None)
+    (('neg', 'pos'), None, None)
+    """
+    return tuple(str(code) for code in labels) if labels and not only_excludes(labels) else None
+
+
 def _codes_as_text(labels: Mapping[Any, Any]) -> dict[str, str | None]:
     """Return a label map with its keys as text, whatever their type in Python or YAML."""
     found: dict[str, str | None] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,12 +16,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.config.sections import DataConfig, TextConfig, code_of, only_excludes, sources
+from lstm_sentiment.config.sections import DataConfig, TextConfig, class_folders, code_of, sources
+from lstm_sentiment.data.columns import Rows
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
 from lstm_sentiment.data.formats.lines import form_of
 from lstm_sentiment.data.labels import class_indices, class_map
 from lstm_sentiment.data.sources.names import TREES
-from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.data.sources.sources import Source, open_source
 from lstm_sentiment.data.splits import split_rows
 from lstm_sentiment.data.token_store import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.data.word_vectors import vector_words
@@ -183,18 +184,44 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
             raise ConfigError(
                 f"{name} has none: only trees do ({' '.join(TREES)}); set this to 0", key="data.phrases"
             )
-        named = data.labels and not only_excludes(data.labels)
-        folders = tuple(str(code) for code in data.labels or ()) if named else None
-        columns = Columns(
-            text=data.text_column,
-            label=data.label_column,
-            group=data.group_column,
-            weight=data.weight_column if name == data.train else None,
-            filter=tuple((column, code_of(str(value))) for column, value in sorted(data.filter.items())),
-            classes=folders if source.format == "folder" else None,
-            phrases=phrases,
-        )
-        return tokenize_source(source, columns, tokenizer, cache)
+        return tokenize_source(source, _columns(source, name, data, phrases=phrases), tokenizer, cache)
+
+
+def _columns(source: Source, name: str, data: DataConfig, *, phrases: bool) -> Columns:
+    return Columns(
+        text=data.text_column,
+        label=data.label_column,
+        group=data.group_column,
+        weight=data.weight_column if name == data.train else None,
+        filter=tuple((column, code_of(str(value))) for column, value in sorted(data.filter.items())),
+        classes=class_folders(data.labels) if source.format == "folder" else None,
+        phrases=phrases,
+    )
+
+
+def original_texts(name: str, data: DataConfig, rows: Collection[int]) -> dict[int, str]:
+    """Return the texts of some rows of a labelled source, as they are in the file.
+
+    Args:
+        name: one of the sources of `data`.
+        data: how it is read.
+        rows: of its token store.
+
+    Raises:
+        DataError: the source cannot be read.
+
+    Example::
+
+        original_texts("reviews.csv", config.data, [0, 17])[17]
+    """
+    found: dict[int, str] = {}
+    wanted, start = set(rows), 0
+    with open_source(name, **reading_of(data)) as source:
+        phrases = name == data.train and data.phrases > 0
+        for texts in Rows(source, _columns(source, name, data, phrases=phrases)).texts():
+            found |= {start + n: text for n, text in enumerate(texts) if start + n in wanted}
+            start += len(texts)
+    return found
 
 
 def reading_of(data: TextSources) -> dict[str, Any]:

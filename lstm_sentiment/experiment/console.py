@@ -135,6 +135,8 @@ def summary(metrics: RunMetrics) -> list[tuple[int, str]]:
     for name, branch in (metrics.branches or {}).items():
         scores = _three_scores(branch.test or branch.validation)
         lines.append(f"  branch {name + ', alone':<28} {scores}   share {branch.share:.2f}")
+    if metrics.branches:
+        lines.append("  share: weight of a branch's logits in their sum; the mean of the shares is 1")
     lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics.baselines.items()]
     summarised = [(logging.INFO, line) for line in lines]
     if metrics.against_linear is not None:

@@ -26,6 +26,8 @@ from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.experiment.final_evaluation import (
     branch_metrics,
     calibrated_scores,
+    compared_with_baselines,
+    with_linear,
 )
 from lstm_sentiment.experiment.resume import check_same_run
 from lstm_sentiment.linear.baselines import LinearBaseline, baseline_scores, linear_baseline

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,14 @@ from scipy.special import softmax
 from torch import Tensor
 
 from lstm_sentiment.checkpoints.tensors import check_finite
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
+from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.explanation.gates import GateTrace, look_inside
-from lstm_sentiment.models.network import WideAndDeep, lstm_of
-from lstm_sentiment.prediction.classifier import TOKENS_AT_ONCE, SentimentClassifier
+from lstm_sentiment.models.network import Network, WideAndDeep, lstm_of
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.text.tokenization import UNKNOWN, spell
+from lstm_sentiment.text.tokenizers import Vocabulary
 
 METHODS = ("auto", "integrated_gradients", "occlusion")
 STEPS = 32  # per interval of the integration path
@@ -40,7 +42,26 @@ CLOSE_ENOUGH = 0.005  # completeness gap at which refinement stops, as a share o
 REMOVALS = 20  # most points of a deletion curve
 RANDOM_ORDERS = 20
 ROUNDING = 1e-6  # of probabilities
+TOKENS_AT_ONCE = 16_384  # padded tokens of one batch
+MOST_CLASSES = 5  # that are shown; of more, the most probable ones
 Array = npt.NDArray[Any]
+
+
+class Explainable(Protocol):
+    """A classifier whose predictions can be explained: `SentimentClassifier`, of a higher layer."""
+
+    labels: list[str]
+    vocabulary: Vocabulary
+    config: Config
+    calibration: Calibration
+    device: torch.device
+    model: Network
+
+    def tokens(self, text: str) -> list[str]:
+        """Return a text's tokens as the model reads them, truncated."""
+
+    def cut_tokens(self, text: str) -> int:
+        """Return the number of truncated tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +115,7 @@ class Explanation:
         known: whether each token is in the vocabulary.
         cut_tokens: number of truncated tokens.
         probabilities: of each class (C,), calibrated.
-        pushes: attribution of each token to each class (N, C), nats.
+        attributions: of each token to each class (N, C), nats; they sum to 0 over the classes.
         scores: of each class (C,), see the module's docstring, nats.
         baseline: scores (C,) of as many unknown tokens.
         prefixes: probabilities (N, C) of the text up to and including each token.
@@ -111,7 +132,7 @@ class Explanation:
     known: list[bool]
     cut_tokens: int
     probabilities: Array
-    pushes: Array
+    attributions: Array
     scores: Array
     baseline: Array
     prefixes: Array
@@ -125,18 +146,34 @@ class Explanation:
         return self.labels[int(self.probabilities.argmax())]
 
     @property
+    def faithfulness(self) -> float | None:
+        """How much more the prediction depends on tokens of high attribution (see `Removal`)."""
+        return self.removal.faithfulness
+
+    @property
     def gap(self) -> Array:
         """Completeness gap (C,), nats: the sum of the attributions minus (scores - baseline).
 
         With integrated gradients it is the error of the numerical integration, with occlusion the effect of
         interactions between tokens.
         """
-        gap_C: Array = self.pushes.sum(axis=0) - (self.scores - self.baseline)
+        gap_C: Array = self.attributions.sum(axis=0) - (self.scores - self.baseline)
         return gap_C
 
+    def shown_classes(self, label: str) -> list[int]:
+        """Return the classes that are shown, in their order: `label` and the most probable ones.
 
-def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto") -> Explanation:
-    """Explain a classifier's prediction for one text.
+        Example::
+
+            classifier.explain("so-so").shown_classes("positive")
+        """
+        of_label = self.labels.index(label)
+        likely = [int(i) for i in np.argsort(-self.probabilities, kind="stable") if i != of_label]
+        return sorted([of_label, *likely[: MOST_CLASSES - 1]])
+
+
+def explain(classifier: Explainable, text: str, *, method: str = "auto") -> Explanation:
+    """Explain a classifier's prediction for one text (also `SentimentClassifier.explain`).
 
     Costs about as much as predicting N variants of the text, for integrated gradients some hundred more.
 
@@ -152,17 +189,17 @@ def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto")
         ConfigError: unknown method.
         MissingExtraError: integrated_gradients without captum.
 
-    >>> from lstm_sentiment.config.schema import Config, ModelConfig, TextConfig
-    >>> from lstm_sentiment.text.tokenizers import Vocabulary
+    >>> from lstm_sentiment.config.schema import ModelConfig, TextConfig
+    >>> from lstm_sentiment.prediction.classifier import SentimentClassifier
     >>> config = Config(model=ModelConfig(embedding_size=4, hidden_size=4), text=TextConfig(subwords=0))
     >>> untrained = SentimentClassifier(labels=["bad", "good"], vocabulary=Vocabulary(["so"]), config=config)
     >>> found = explain(untrained, "so so", method="occlusion")
-    >>> found.tokens, found.pushes.shape, [trace.direction for trace in found.gates]
+    >>> found.tokens, found.attributions.shape, [trace.direction for trace in found.gates]
     (['so', 'so'], (2, 2), ['forward', 'backward'])
     """
     if not isinstance(text, str):
         raise DataError(f"a text must be a string, not {type(text).__name__}: {text!r:.60}")
-    method = _method(method)
+    method = method_named(method)
     reader = _Reader(classifier, classifier.tokens(text))
     tokens, whole_N = reader.tokens, np.arange(len(reader.tokens))
     scores_VC = reader.scores(reader.ends())
@@ -177,7 +214,6 @@ def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto")
     gates, pooled = look_inside(reader.model, reader.vectors[: len(tokens)] if tokens else reader.vectors)
     if not tokens:  # the unknown token that was read is not part of the text
         gates, pooled = [], {}
-    details = classifier.predict(text, details=True)[0]
     return Explanation(
         text=text,
         labels=classifier.labels,
@@ -185,9 +221,9 @@ def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto")
         steps=steps,
         tokens=tokens,
         known=[i != UNKNOWN for i in classifier.vocabulary.encode(tokens)],
-        cut_tokens=details.cut_tokens or 0,
+        cut_tokens=classifier.cut_tokens(text),
         probabilities=probabilities_C,
-        pushes=attributions_NC,
+        attributions=attributions_NC,
         scores=scores_VC[0],
         baseline=scores_VC[1],
         prefixes=softmax(reader.scores([whole_N[: n + 1] for n in whole_N]), axis=1),
@@ -197,7 +233,15 @@ def explain(classifier: SentimentClassifier, text: str, *, method: str = "auto")
     )
 
 
-def _method(name: str) -> str:
+def method_named(name: str) -> str:
+    """Return the method of a name: ``auto`` is integrated_gradients if its package is installed.
+
+    Raises:
+        ConfigError: unknown method.
+
+    >>> method_named("occlusion")
+    'occlusion'
+    """
     if name not in METHODS:
         raise ConfigError(
             f"'{name}' is not one of {', '.join(METHODS)}.{did_you_mean(name, METHODS)}", key="method"
@@ -219,7 +263,7 @@ class _Reader:
         tokens: of the text, as the model reads them.
     """
 
-    def __init__(self, classifier: SentimentClassifier, tokens: list[str]) -> None:
+    def __init__(self, classifier: Explainable, tokens: list[str]) -> None:
         on_cpu = classifier.device.type == "cpu"
         network = classifier.model if on_cpu else copy.deepcopy(classifier.model).cpu()
         self.model, self.ngrams = (

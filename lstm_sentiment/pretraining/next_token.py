@@ -90,7 +90,7 @@ class NextToken:
             "epoch %d/%d  train loss %.4f  validation loss %.4f  perplexity %.1f (unigram %.1f)  "
             "%s tokens/s%s",
             entry["epoch"], epochs, entry["train_loss"], scores.loss, scores.perplexity,
-            self.unigram, f"{entry['tokens_per_s']:,}", " *" if is_best else "",
+            self.unigram, f"{entry['tokens_per_s']:,}", " * (best so far)" if is_best else "",
         )  # fmt: skip
 
 

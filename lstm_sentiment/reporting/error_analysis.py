@@ -5,15 +5,19 @@ Legend: R rows of a split, C classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.config.sections import DataConfig
+from lstm_sentiment.data.columns import text_hash
+from lstm_sentiment.data.corpus import Corpus, original_texts
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
+from lstm_sentiment.errors import SentimentError, escaped
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import reliability_bins
@@ -23,7 +27,7 @@ LISTED = 20  # rows per table
 WORDS = 40  # unknown words that are listed
 MOST_ROWS = 20_000  # training or validation rows examined; of more, a sample
 LENGTH_BINS = 8
-SHOWN_CHARACTERS = 400  # of a text
+SHOWN_CHARACTERS = 1_000  # of a text
 BATCH_SIZE = 256
 Array = npt.NDArray[Any]
 
@@ -40,7 +44,10 @@ class Row:
         predicted: the most probable label.
         given_probability: of its label, calibrated.
         predicted_probability: of the most probable label.
-        text: its tokens joined by spaces, truncated to 400 characters.
+        text: as in the file, truncated to 1,000 characters; its tokens where `original` is false.
+        original: whether the text is the file's.
+        store_row: row in the token store of the file.
+        hash: of the text (see `columns.text_hash`).
     """
 
     split: str
@@ -51,6 +58,9 @@ class Row:
     given_probability: float
     predicted_probability: float
     text: str
+    original: bool
+    store_row: int
+    hash: int
 
 
 def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dict[str, Any]:
@@ -88,6 +98,8 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
         if name == held_out:
             evidence |= _of_held_out(name, part, logits_RC, probabilities_RC, corpus)
     evidence["doubtful"] = sorted(doubtful, key=lambda row: row.given_probability)[:LISTED]
+    for name in ("mistakes", "doubtful"):
+        evidence[name] = _with_original_texts(evidence[name], classifier.config.data)
     return evidence
 
 
@@ -173,14 +185,37 @@ def accuracy_by_length(lengths_R: Array, right_R: Array) -> list[dict[str, float
 
 def _row(split: str, rows: TextDataset, place: int, probabilities_RC: Array, corpus: Corpus) -> Row:
     predicted, given = int(probabilities_RC[place].argmax()), int(rows.labels[place])
-    text = " ".join(rows.store.tokens[i] for i in rows.token_ids(place))
+    store_row = int(rows.rows[place])
     return Row(
         split=split,
         file=rows.store.name,
-        line=int(rows.store.lines[rows.rows[place]]),
+        line=int(rows.store.lines[store_row]),
         given=corpus.labels[given],
         predicted=corpus.labels[predicted],
         given_probability=float(probabilities_RC[place, given]),
         predicted_probability=float(probabilities_RC[place, predicted]),
-        text=text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …",
+        text=_shown(" ".join(rows.store.tokens[i] for i in rows.token_ids(place))),
+        original=False,
+        store_row=store_row,
+        hash=int(rows.store.hashes[store_row]),
     )
+
+
+def _with_original_texts(rows: list[Row], data: DataConfig) -> list[Row]:
+    """Return rows with their texts as in the files, where these can be read; URLs are not fetched again."""
+    texts: dict[tuple[str, int], str] = {}
+    for file in {row.file for row in rows if "://" not in row.file}:
+        with contextlib.suppress(SentimentError):
+            found = original_texts(file, data, [row.store_row for row in rows if row.file == file])
+            texts |= {(file, store_row): text for store_row, text in found.items()}
+    return [
+        replace(row, text=_shown(texts[row.file, row.store_row].strip()), original=True)
+        if (row.file, row.store_row) in texts and text_hash(texts[row.file, row.store_row]) == row.hash
+        else row
+        for row in rows
+    ]
+
+
+def _shown(text: str) -> str:
+    plain = escaped(text, keep="\n\t")
+    return plain if len(plain) <= SHOWN_CHARACTERS else plain[:SHOWN_CHARACTERS] + " …"

@@ -98,7 +98,7 @@ def report_epoch(entry: LogEntry, scores: Scores, labels: list[str], *, epochs: 
     log.info(
         "epoch %d/%d  train loss %.4f  validation loss %.4f  accuracy %.4f  macro-F1 %.4f  %s tokens/s%s",
         entry["epoch"], epochs, entry["train_loss"], scores.loss, scores.accuracy,
-        scores.macro_f1, f"{entry['tokens_per_s']:,}", " *" if is_best else "",
+        scores.macro_f1, f"{entry['tokens_per_s']:,}", " * (best so far)" if is_best else "",
     )  # fmt: skip
     predicted = np.array(scores.confusion).sum(axis=0)
     if (predicted > 0).sum() == 1:
