@@ -19,6 +19,7 @@ from lstm_sentiment.cli.usage import program
 from lstm_sentiment.config.command_line import (
     RUN,
     CommandParser,
+    add_branch_option,
     add_file_options,
     add_slices_option,
     check_out,
@@ -115,9 +116,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--behaviour", action="store_true", help="count failures on some 4,000 generated texts, by capability"
     )
-    parser.add_argument(
-        "--branch", choices=["lstm", "ngrams"], help="score only this branch of a model with model.ngrams"
-    )
+    add_branch_option(parser)
     parser.add_argument(
         "--out", help="write the scores here; default RUN/evaluation.json, or ./starter-evaluation.json"
     )

@@ -14,7 +14,13 @@ from lstm_sentiment.checkpoints.run_paths import output_path
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import RUN, CommandParser, add_file_options, how_to_read
+from lstm_sentiment.config.command_line import (
+    RUN,
+    CommandParser,
+    add_branch_option,
+    add_file_options,
+    how_to_read,
+)
 from lstm_sentiment.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +41,8 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.prediction.classifier import load
 
     classifier = load(options.run, device="cpu")
+    if options.branch:
+        classifier.keep_branch(options.branch)
     assert classifier.run is not None, "loaded from a folder"
     out = Path(options.out) if options.out else output_path(options.run, EXPORTED)
     facts = export(
@@ -104,6 +112,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the network")
     parser.add_argument("--out", help="folder to write; default RUN/onnx, or ./starter-onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
+    add_branch_option(parser)
     parser.add_argument(
         "--int8",
         action="store_true",

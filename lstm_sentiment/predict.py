@@ -13,7 +13,7 @@ from lstm_sentiment.cli.characters import visible
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import RUN, CommandParser, add_table_options
+from lstm_sentiment.config.command_line import RUN, CommandParser, add_branch_option, add_table_options
 from lstm_sentiment.data.sources.names import DELIMITERS
 from lstm_sentiment.errors import ConfigError
 
@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
 
     classifier = load(options.run, device=options.device)
+    if options.branch:
+        classifier.keep_branch(options.branch)
     if options.file:
         _predict_file(classifier, options)
     elif options.text:
@@ -73,6 +75,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--text-column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of --file")
     add_table_options(parser)
+    add_branch_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
         "--coverage",

@@ -314,17 +314,18 @@ def call(module: str, arguments: list[str], *, log: Path, launch: str, threads: 
 
 def linear_baseline(config: Config, *, seed: int, test: str, metric: str) -> dict[str, float]:
     """Score TF-IDF with logistic regression, fitted on the training rows only; with its seconds."""
+    from sklearn_baseline import linear_scores
+
     from lstm_sentiment.data.corpus import prepare
     from lstm_sentiment.data.token_store import cache_folder
-    from lstm_sentiment.linear.baselines import baseline_scores
 
     data = dataclasses.replace(config.data, test=test)
     corpus = prepare(data, config.text, seed=seed, cache=cache_folder())
     assert corpus.test is not None
     started = time.perf_counter()
-    scores = baseline_scores(corpus.train, corpus.test, corpus.labels, seed=seed)
+    scores = linear_scores(corpus.train, corpus.test, corpus.labels, seed=seed)
     seconds = time.perf_counter() - started
-    return {"linear": scores["tfidf_logistic_regression"][metric], "linear_s": seconds}
+    return {"linear": scores[metric], "linear_s": seconds}
 
 
 def code_of(config: str) -> str:

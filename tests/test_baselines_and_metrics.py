@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,29 @@ import pytest
 from conftest import make_rows, write_csv
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from lstm_sentiment.config.schema import METRICS
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.evaluation import metrics
-from lstm_sentiment.evaluation.metrics import better, confusion_scores, metrics_of, report_lines, score
+from lstm_sentiment.evaluation.against_linear import compare_with_linear, verdict_of, verdict_sentence
+from lstm_sentiment.evaluation.calibration import likelihood_loss
+from lstm_sentiment.evaluation.metrics import (
+    better,
+    confusion_scores,
+    metrics_of,
+    neglected_classes,
+    report_lines,
+    score,
+)
 from lstm_sentiment.linear import baselines
-from lstm_sentiment.linear.baselines import baseline_scores
+from lstm_sentiment.linear.baselines import baseline_scores, fit_linear_baseline
+from lstm_sentiment.linear.logistic_regression import STRENGTHS, LinearFit, fit_by_validation
+from lstm_sentiment.models.network import TfidfBranch
 from lstm_sentiment.records.json_values import to_json
+from lstm_sentiment.records.run_metrics import AgainstLinear
+from lstm_sentiment.training.losses import row_weights
 
 LABELS = ["negative", "neutral", "positive"]
 PREDICTED = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40)
@@ -209,11 +221,29 @@ def held_out(corpus: Corpus) -> TextDataset:
     return corpus.test
 
 
+def baselines_of(corpus: Corpus, *, metric: str = "macro_f1", seed: int = 0, **given: Any) -> dict[str, Any]:
+    """Return the scores of both baselines on the test rows, and the fitted linear model."""
+    splits = {name: rows for name, rows in corpus.splits.items() if name != "train"}
+    linear = fit_linear_baseline(
+        corpus.train,
+        splits,
+        labels=corpus.labels,
+        vocabulary_size=len(corpus.vocabulary),
+        row_weights=given.get("row_weights", corpus.train.weights),
+        validation_weights=given.get("validation_weights", corpus.validation.weights),
+        metric=metric,
+        seed=seed,
+    )
+    truth_R = held_out(corpus).labels
+    found = baseline_scores(linear.scores("test", truth_R), corpus.train, truth_R, rows=linear.rows)
+    return {**found, "fit": linear}
+
+
 def test_the_majority_is_that_of_the_training_rows(tmp_path: Path) -> None:
     rows = [(f"text n{i}", "abbbcc"[i % 6]) for i in range(60)]
     test = write_csv(tmp_path / "test.csv", [("x", "a"), ("y", "a"), ("z", "b"), ("q", "c")])
     corpus = corpus_of(tmp_path, rows, test=str(test), validation=0.2)
-    found = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)["majority"]
+    found = baselines_of(corpus)["majority"]
     expected = counted([0, 0, 1, 2], [1, 1, 1, 1])
     assert found.confusion == expected["confusion"]
     assert found["accuracy"] == pytest.approx(expected["accuracy"])
@@ -224,14 +254,14 @@ def test_the_majority_is_that_of_the_training_rows(tmp_path: Path) -> None:
 
 def test_the_linear_baseline_learns_from_one_word(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path, make_rows(240), test=0.2)
-    scores = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    scores = baselines_of(corpus)
     linear = scores["tfidf_logistic_regression"]
     assert linear["accuracy"] > 0.9
     assert linear["macro_f1"] > 0.9
     assert linear["training_rows"] == len(corpus.train)
     assert scores["majority"]["accuracy"] < 0.5
-    again = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
-    assert again == scores
+    again = baselines_of(corpus)
+    assert {**again, "fit": None} == {**scores, "fit": None}
 
 
 def test_the_linear_baseline_converges_on_long_texts(tmp_path: Path) -> None:
@@ -243,23 +273,16 @@ def test_the_linear_baseline_converges_on_long_texts(tmp_path: Path) -> None:
         words = random.choice(2000, 250, p=tilt / tilt.sum())
         rows.append((" ".join(f"w{word}" for word in words), ["negative", "positive"][i % 2]))
     corpus = corpus_of(tmp_path, rows)
-    found = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
-    documents = [
-        [" ".join(baselines._documents(split, np.array([row]))) for row in range(len(split))]
-        for split in (corpus.train, held_out(corpus))
-    ]
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    train, test = vectorizer.fit_transform(documents[0]), vectorizer.transform(documents[1])
-    exact = LogisticRegression(C=5.0, solver="newton-cg", tol=1e-8).fit(train, corpus.train.labels)
-    expected = -np.log(exact.predict_proba(test)[np.arange(test.shape[0]), held_out(corpus).labels]).mean()
-    assert found["tfidf_logistic_regression"]["loss"] == pytest.approx(expected, abs=0.005)
+    found = baselines_of(corpus)
+    assert found["tfidf_logistic_regression"]["loss"] < 0.8 * math.log(2)
+    assert found["tfidf_logistic_regression"]["accuracy"] > 0.8
 
 
 def test_the_linear_baseline_reads_texts_of_any_kind(tmp_path: Path) -> None:
     """Empty ones, and test words that no training row has."""
     test = write_csv(tmp_path / "test.csv", [("", "negative"), ("quokka", "neutral"), ("great", "positive")])
     corpus = corpus_of(tmp_path, [*make_rows(90), ("", "negative")], test=str(test))
-    found = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    found = baselines_of(corpus)
     linear = found["tfidf_logistic_regression"]
     assert linear["rows"] == 3
     assert math.isfinite(linear["loss"])
@@ -272,42 +295,138 @@ def test_the_linear_baseline_sees_training_rows_alone(tmp_path: Path) -> None:
     told = [(f"tell{i % 2} n{i}", LABELS[i % 2]) for i in range(100, 140)]
     test = write_csv(tmp_path / "test.csv", told)
     corpus = corpus_of(tmp_path, train, test=str(test), validation=0.2)
-    found = baseline_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    found = baselines_of(corpus)
     assert found["tfidf_logistic_regression"]["accuracy"] == pytest.approx(0.5, abs=0.2)
-
-
-def test_a_class_without_training_rows_keeps_its_column(tmp_path: Path) -> None:
-    corpus = corpus_of(tmp_path, make_rows(90), test=0.2)
-    seen = np.flatnonzero(corpus.train.labels != 1)
-    probabilities_RC = baselines._linear_probabilities(corpus.train, seen, held_out(corpus), 3)
-    assert probabilities_RC.shape == (len(held_out(corpus)), 3)
-    assert (probabilities_RC[:, 1] == 0).all()
-    assert probabilities_RC.sum(axis=1) == pytest.approx(np.ones(len(probabilities_RC)))
 
 
 def test_a_large_corpus_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of rows of the linear model is bounded; they are sampled from all rows by the seed."""
     corpus = corpus_of(tmp_path, make_rows(240), test=0.2)
-    test = held_out(corpus)
-    whole = baseline_scores(corpus.train, test, corpus.labels, seed=0)["tfidf_logistic_regression"]
-    monkeypatch.setattr(baselines, "MAX_TOKENS", int(corpus.train.lengths.sum()) // 3)
-    monkeypatch.setattr(baselines, "ROWS_AT_ONCE", 7)
-    first, again, other = (
-        baseline_scores(corpus.train, test, corpus.labels, seed=seed)["tfidf_logistic_regression"]
-        for seed in (0, 0, 1)
-    )
+    whole = baselines_of(corpus)["tfidf_logistic_regression"]
+    monkeypatch.setattr(baselines, "MOST_TOKENS", int(corpus.train.lengths.sum()) // 3)
+    first, again, other = (baselines_of(corpus, seed=seed)["tfidf_logistic_regression"] for seed in (0, 0, 1))
     assert first == again
     assert first["loss"] != other["loss"]
-    assert whole["training_rows"] * 0.25 < first["training_rows"] < whole["training_rows"] * 0.42
+    assert whole.training_rows * 0.25 < first.training_rows < whole.training_rows * 0.42
     assert first["accuracy"] > 0.6
 
 
-def test_reading_the_test_rows_in_parts_changes_nothing(
+def skewed(count: int) -> list[tuple[str, str]]:
+    """Rows of which a tenth are of the rare class, with weak clues."""
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        rare = i % 10 == 0
+        clue = "dirty" if random.random() < (0.6 if rare else 0.1) else "clean"
+        others = " ".join(f"w{word}" for word in random.integers(40, size=6))
+        rows.append((f"the room was {clue} {others}", "bad" if rare else "good"))
+    return rows
+
+
+def test_the_linear_baseline_has_a_class_bias_if_the_metric_asks_for_it(tmp_path: Path) -> None:
+    """Without it the rare class is hardly predicted, which would flatter the model that is compared."""
+    corpus = corpus_of(tmp_path, skewed(900), test=0.3)
+    by_f1, by_accuracy = (baselines_of(corpus, metric=metric) for metric in ("macro_f1", "accuracy"))
+    f1 = [of["tfidf_logistic_regression"]["macro_f1"] for of in (by_f1, by_accuracy)]
+    assert f1[0] > f1[1] + 0.05
+    bias_C = by_f1["fit"].branch.bias.detach().numpy()
+    assert by_f1["fit"].bias_C[corpus.labels.index("bad")] > bias_C[corpus.labels.index("bad")] + 0.1
+    assert by_accuracy["fit"].bias_C == pytest.approx(by_accuracy["fit"].branch.bias.detach().numpy())
+
+
+def test_the_linear_baseline_uses_the_class_weights_of_the_run(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path, skewed(900), test=0.3)
+    balanced = {
+        name: row_weights(rows, 2, balanced=True)
+        for name, rows in (("row_weights", corpus.train), ("validation_weights", corpus.validation))
+    }
+    plain, weighted = (
+        baselines_of(corpus, metric="accuracy"),
+        baselines_of(corpus, metric="accuracy", **balanced),
+    )
+    recall = [of["tfidf_logistic_regression"].per_class["bad"].recall for of in (plain, weighted)]
+    assert recall[1] > recall[0] + 0.2
+
+
+def test_the_penalty_is_that_of_the_best_validation_likelihood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus = corpus_of(tmp_path, make_rows(120), test=0.3)
-    rows = np.arange(len(corpus.train))
-    whole = baselines._linear_probabilities(corpus.train, rows, held_out(corpus), 3)
-    monkeypatch.setattr(baselines, "ROWS_AT_ONCE", 5)
-    parts = baselines._linear_probabilities(corpus.train, rows, held_out(corpus), 3)
-    assert parts == pytest.approx(whole)
+    corpus = corpus_of(tmp_path, skewed(600), test=0.3)
+    train, validation = corpus.train, corpus.validation
+
+    def fit(*strengths: float) -> LinearFit:
+        monkeypatch.setattr("lstm_sentiment.linear.logistic_regression.STRENGTHS", strengths)
+        branch = TfidfBranch(len(corpus.vocabulary), 2, buckets=1000)
+        return fit_by_validation(branch, train, validation, classes=2, row_weights=train.weights)
+
+    fits = [fit(strength) for strength in STRENGTHS]
+    losses = [likelihood_loss(of.out_of_fold_RC, validation.labels, validation.counts) for of in fits]
+    assert fit(*STRENGTHS).strength == STRENGTHS[int(np.argmin(losses))]
+
+
+def test_it_is_as_good_as_that_of_scikit_learn(tmp_path: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+    from sklearn_baseline import linear_scores  # type: ignore[import-not-found]
+
+    corpus = corpus_of(tmp_path, make_rows(400), test=0.3)
+    reference = linear_scores(corpus.train, held_out(corpus), corpus.labels, seed=0)
+    found = baselines_of(corpus)["tfidf_logistic_regression"]
+    assert found["macro_f1"] >= reference.macro_f1 - 0.03
+    assert found["loss"] <= reference.loss + 0.05
+
+
+# --- comparison with the linear model ---
+
+
+def compared(**given: Any) -> AgainstLinear:
+    return AgainstLinear(
+        **{"metric": "macro_f1", "difference": 0.01, "low": 0.005, "high": 0.02, "model_s": 9.0} | given
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        ({}, "ahead"),
+        ({"low": -0.01}, "level"),
+        ({"low": 0.0}, "level"),
+        ({"difference": -0.01, "low": -0.02, "high": -0.001}, "behind"),
+        ({"metric": "ordinal_error"}, "behind"),
+        ({"metric": "flip_rate", "difference": -0.01, "low": -0.02, "high": -0.001}, "ahead"),
+    ],
+)
+def test_the_verdict_follows_the_interval(given: dict[str, Any], verdict: str) -> None:
+    found = compared(**given)
+    assert verdict_of(found) == verdict
+    assert verdict in verdict_sentence(found)
+
+
+def test_level_models_are_compared_by_their_training_time() -> None:
+    level = {"low": -0.01}
+    assert "at 40 times its training time" in verdict_sentence(compared(model_s=20.0, linear_s=0.5, **level))
+    assert "time" not in verdict_sentence(compared(model_s=0.6, linear_s=0.5, **level))
+    assert "time" not in verdict_sentence(compared(model_s=20.0, linear_s=None, **level))
+
+
+def test_equal_predictions_are_level_and_better_ones_ahead() -> None:
+    truth_R = np.arange(300) % 3
+    right_RC, labels = np.eye(3)[truth_R], ["a", "b", "c"]
+    how: dict[str, Any] = {"labels": labels, "metric": "loss", "linear_s": 1.0, "model_s": 2.0}
+    worse_RC = np.where(np.arange(300)[:, None] % 5 == 0, np.roll(right_RC, 1, axis=1), right_RC)
+    assert verdict_of(compare_with_linear(right_RC, right_RC, truth_R, **how)) == "level"
+    ahead = compare_with_linear(worse_RC, right_RC, truth_R, **how)
+    assert (verdict_of(ahead), ahead.metric) == ("ahead", "macro_f1")
+    assert verdict_of(compare_with_linear(right_RC, worse_RC, truth_R, **how)) == "behind"
+
+
+@pytest.mark.parametrize(
+    ("predicted", "lines"),
+    [
+        ([0] * 50 + [1] * 50, []),
+        ([0] * 100, ["class 'b' is never predicted; 50 of 100 rows have it"]),
+        ([0] * 95 + [1] * 5, ["class 'b' is only 5 times predicted; 50 of 100 rows have it"]),
+    ],
+)
+def test_classes_that_are_hardly_predicted_are_named(predicted: list[int], lines: list[str]) -> None:
+    truth_R = np.repeat([0, 1], 50)
+    assert neglected_classes(score(truth_R, np.eye(2)[predicted], ["a", "b"])) == lines

@@ -29,6 +29,7 @@ from lstm_sentiment.data.formats.trees import read_tree
 from lstm_sentiment.data.formats.writers import open_table
 from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError, DataError, RunError
+from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.linear.baselines import baseline_scores
 from lstm_sentiment.training.losses import balanced_weights
@@ -341,7 +342,9 @@ def test_the_majority_baseline_uses_weights(tmp_path: Path, load: Callable[..., 
     trees: list[Tree] = [(4, [(0, "not"), (0, "bad"), (4, f"good{i}")]) for i in range(20)]
     trees += [(0, [(0, f"poor{i}"), (0, f"dull{i}")]) for i in range(5)]
     corpus = load(write_trees(tmp_path / "train.txt", trees), phrases=0.01, deduplicate=False, test=None)
-    scores = baseline_scores(corpus.train, corpus.validation, corpus.labels, seed=0)
+    truth_R = corpus.validation.labels
+    linear = score(truth_R, np.eye(len(corpus.labels))[truth_R], corpus.labels)
+    scores = baseline_scores(linear, corpus.train, truth_R, rows=len(corpus.train))
     counts = Counter(label for _, label in rows_of(corpus, corpus.train))
     predicted = np.array(scores["majority"].confusion).sum(axis=0)
     assert counts["0"] > counts["4"], "by rows alone"

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from lstm_sentiment.checkpoints.run_paths import STARTER, is_seeds, is_starter, seed_paths
 from lstm_sentiment.comparison.predictions import is_predictions, read_predictions
 from lstm_sentiment.comparison.rows import Rows
+from lstm_sentiment.config.command_line import BRANCHES
 from lstm_sentiment.errors import ConfigError, RunError, did_you_mean, shown, without_secrets
 from lstm_sentiment.evaluation.metrics import metrics_of
-from lstm_sentiment.models.network import BRANCHES
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
 from lstm_sentiment.prediction.score_file import predict_file
 from lstm_sentiment.system.files import local_path

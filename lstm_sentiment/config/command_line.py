@@ -42,6 +42,7 @@ from lstm_sentiment.system.files import refuse_device
 
 Settings = TypeVar("Settings")
 set_loader("text", json.loads, exceptions=(ValueError,))  # lists and maps; other values stay text
+BRANCHES = ("lstm", "ngrams", "linear")  # parts of a run that predict alone
 RUN = (
     "run folder written by training (of a folder of --seeds, the run with the best validation score), or "
     "starter: the model included in the package"
@@ -186,6 +187,15 @@ def add_slices_option(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="also by the values of this column, in quartiles if they are many numbers; length: by the "
         "text's number of tokens; source: by file; can be repeated",
+    )
+
+
+def add_branch_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--branch`` to a command that predicts."""
+    parser.add_argument(
+        "--branch",
+        choices=BRANCHES,
+        help="use only this part: lstm or ngrams of a model with model.ngrams; linear: the linear baseline",
     )
 
 

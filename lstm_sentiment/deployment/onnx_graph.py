@@ -71,6 +71,18 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
             + ("" if int8 else ", or export with --int8")
         )
     graph, model = _Graph(onnx, int8=int8), lstm_of(network)
+    if isinstance(network, WideAndDeep) and not network.shares[0]:  # the linear model alone
+        share = graph.constant("share1", np.float32(network.shares[1]))
+        graph.add("Mul", _wide(graph, network.ngrams), share, output="logits")
+    else:
+        _add_network(graph, network, model)
+    scaled_BC = graph.add("Div", "logits", graph.constant("temperature", np.float32(temperature)))
+    graph.add("Softmax", scaled_BC, axis=1, output="probabilities")
+    return graph.finish(model)
+
+
+def _add_network(graph: _Graph, network: Network, model: SentimentLSTM) -> None:
+    """Add all nodes from the inputs to the logits."""
     tokens_TB = graph.add("Transpose", "tokens", perm=[1, 0])
     lengths_B = graph.add("Cast", "lengths", to=INT32)
     states_TBF = _embedded(graph, model, tokens_TB)
@@ -88,9 +100,6 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
         graph.add("Add", *weighed, output="logits")
     else:
         graph.add("Gemm", features_BP, *head, transB=1, output="logits")
-    scaled_BC = graph.add("Div", "logits", graph.constant("temperature", np.float32(temperature)))
-    graph.add("Softmax", scaled_BC, axis=1, output="probabilities")
-    return graph.finish(model)
 
 
 class _Graph:

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.errors import escaped
+from lstm_sentiment.errors import escaped, shown
 from lstm_sentiment.records.scores import ClassScores, Scores
 
 Array = npt.NDArray[Any]
 
 BINS = 15  # of the expected calibration error
+HARDLY = 0.2  # of a class's rows: fewer predictions of it are reported
 LOWER_IS_BETTER = {"loss"}  # and those of METRICS
 _NEGATIVE, _POSITIVE = {"negative", "neg", "bad"}, {"positive", "pos", "good"}
 
@@ -273,4 +274,24 @@ def report_lines(scores: Scores, *, title: str) -> list[str]:
             f"  {label:<{width}} {of.precision:>9.4f} {of.recall:>7.4f} {of.f1:>7.4f} "
             f"{of.rows:>7,}                 {counts}"
         )
+    return lines
+
+
+def neglected_classes(scores: Scores) -> list[str]:
+    """Return a line for each class that validation rows have and that is never or hardly ever predicted.
+
+    Args:
+        scores: of the validation rows.
+
+    Example::
+
+        neglected_classes(score(truth_R, probabilities_RC, labels))
+    """
+    lines = []
+    for place, (label, of_class) in enumerate(scores.per_class.items()):
+        predicted = sum(row[place] for row in scores.confusion)
+        if of_class.rows and predicted < HARDLY * of_class.rows:
+            times = f"only {predicted:,} times" if predicted else "never"
+            share = f"{of_class.rows:,} of {scores.rows:,} rows have it"
+            lines.append(f"class {shown(label)} is {times} predicted; {share}")
     return lines

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
-from lstm_sentiment.errors import listed, shown
+from lstm_sentiment.errors import listed
 from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentence
-from lstm_sentiment.evaluation.metrics import report_lines
+from lstm_sentiment.evaluation.metrics import neglected_classes, report_lines
 from lstm_sentiment.models.network import Network
 from lstm_sentiment.records.run_metrics import Kept, RunMetrics
 from lstm_sentiment.records.scores import Scores
 
 MANY_ROWS = 10  # with fewer, classes of one row are expected
-HARDLY = 0.2  # of a class's rows: fewer predictions of it are reported
 KEPT = {  # by the kind of a `stacking.Blend`
     "both": "the LSTM and the linear model together",
     "head": "the LSTM alone",
@@ -142,7 +141,10 @@ def summary(metrics: RunMetrics) -> list[tuple[int, str]]:
     if metrics.against_linear is not None:
         level = logging.INFO if verdict_of(metrics.against_linear) == "ahead" else logging.WARNING
         summarised.append((level, verdict_sentence(metrics.against_linear)))
-    summarised += [(logging.WARNING, line) for line in neglected_classes(metrics.validation)]
+    summarised += [
+        (logging.WARNING, f"validation: {line}; `lstm-sentiment doctor RUN` measures what helps")
+        for line in neglected_classes(metrics.validation)
+    ]
     return summarised
 
 
@@ -164,21 +166,3 @@ def _three_scores(scores: Scores) -> str:
         f"accuracy {scores.accuracy:.4f}   macro-F1 {scores.macro_f1:.4f}   "
         f"macro recall {scores.macro_recall:.4f}"
     )
-
-
-def neglected_classes(scores: Scores) -> list[str]:
-    """Return a line for each class that validation rows have and that is never or hardly ever predicted.
-
-    Args:
-        scores: of the validation rows.
-    """
-    lines = []
-    for place, (label, of_class) in enumerate(scores.per_class.items()):
-        predicted = sum(row[place] for row in scores.confusion)
-        if of_class.rows and predicted < HARDLY * of_class.rows:
-            times = f"only {predicted:,} times" if predicted else "never"
-            lines.append(
-                f"class {shown(label)} is {times} predicted on the validation rows; {of_class.rows:,} of "
-                f"{scores.rows:,} have it. `lstm-sentiment doctor RUN` measures what helps"
-            )
-    return lines

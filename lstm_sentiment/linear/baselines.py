@@ -105,10 +105,8 @@ def fit_linear_baseline(
     some, weights_R = train.part(kept), row_weights[kept]
     branch = TfidfBranch(vocabulary_size, len(labels), buckets=buckets_for(len(train)))
     if "validation" in held_out:
-        fit = fit_by_validation(
-            branch, some, held_out["validation"], labels=labels, row_weights=weights_R, metric=metric
-        )
         validation = held_out["validation"]
+        fit = fit_by_validation(branch, some, validation, classes=len(labels), row_weights=weights_R)
         logits = {"validation": fit.out_of_fold_RC}
     else:
         folds = folds_of(some.labels, texts=some.texts, seed=seed, most=3)

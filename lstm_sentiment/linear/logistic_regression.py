@@ -26,8 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from lstm_sentiment.data.dataset import TextDataset
-from lstm_sentiment.evaluation.calibration import Calibration, likelihood_loss
-from lstm_sentiment.evaluation.metrics import better, score
+from lstm_sentiment.evaluation.calibration import likelihood_loss
 from lstm_sentiment.models.network import TfidfBranch
 from lstm_sentiment.text.tokenization import PAD
 
@@ -153,48 +152,39 @@ def fit_branch(
 
 
 def fit_by_validation(
-    branch: TfidfBranch,
-    train: TextDataset,
-    validation: TextDataset,
-    *,
-    labels: list[str],
-    row_weights: Array,
-    metric: str,
+    branch: TfidfBranch, train: TextDataset, validation: TextDataset, *, classes: int, row_weights: Array
 ) -> LinearFit:
-    """Fit a branch's weights to training rows, in place, with the penalty that validation rows choose.
+    """Fit a branch's weights to training rows, in place, with the penalty of the best validation likelihood.
 
     Args:
         branch: all its weights are replaced.
         train: rows, with their labels.
         validation: other rows.
-        labels: class names.
+        classes: C.
         row_weights: loss weight of each training row (R,).
-        metric: score of the validation rows to choose by (see `metrics.score`); of equal ones, the stronger
-            penalty.
 
     Returns:
         the fit, with the logits of the validation rows.
     """
     started = time.perf_counter()
-    counts_RG, classes = count_features(branch, train), len(labels)
+    counts_RG = count_features(branch, train)
     features = Features.of(counts_RG, train.labels, classes, train.counts)
     train_RF = features.values(counts_RG)
     held_out_RF = features.values(count_features(branch, validation))
-    best: tuple[float, float, Array] | None = None
+    least, best, best_RC = np.inf, STRENGTHS[0], np.zeros((len(validation), classes))
     start: tuple[Array, Array] | None = None
     for strength in STRENGTHS:
         weights_CF, bias_C = start = logistic_regression(
             train_RF, train.labels, row_weights, strength, classes, start=start, tolerance=ROUGH
         )
         logits_RC = held_out_RF @ weights_CF.T + bias_C
-        probabilities_RC = Calibration().probabilities(logits_RC)
-        found = score(validation.labels, probabilities_RC, labels, validation.counts)[metric]
-        if best is None or better(found, best[0], metric):
-            best = found, strength, logits_RC
-    assert best is not None
-    _store(branch, counts_RG, features, train.labels, row_weights, best[1], classes)
+        loss = likelihood_loss(logits_RC, validation.labels, validation.counts)
+        if loss >= least:  # weaker penalties do not help from here on
+            break
+        least, best, best_RC = loss, strength, logits_RC
+    _store(branch, counts_RG, features, train.labels, row_weights, best, classes)
     branch.fit_s = time.perf_counter() - started
-    return LinearFit(strength=best[1], out_of_fold_RC=best[2])
+    return LinearFit(strength=best, out_of_fold_RC=best_RC)
 
 
 @dataclass(frozen=True, kw_only=True)

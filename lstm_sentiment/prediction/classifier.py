@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from lstm_sentiment.checkpoints.expected import of_classifier
-from lstm_sentiment.checkpoints.run_folder import BEST, SHARED_FILES, RunFolder
+from lstm_sentiment.checkpoints.run_folder import BEST, LINEAR, SHARED_FILES, RunFolder
 from lstm_sentiment.checkpoints.run_paths import run_path
 from lstm_sentiment.checkpoints.self_test import check_self_test
 from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
@@ -28,11 +28,12 @@ from lstm_sentiment.data.dataset import TextDataset, padded_length
 from lstm_sentiment.data.token_store import TokenStore
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.evaluation.calibration import Calibration
-from lstm_sentiment.models.network import BRANCHES, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.models.network import BRANCHES, TfidfBranch, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.models.stored_linear import expected_linear, unpacked
 from lstm_sentiment.prediction.hub import Published
 from lstm_sentiment.prediction.pickling import reduce_classifier
 from lstm_sentiment.prediction.types import Prediction, as_texts, checked_text
-from lstm_sentiment.records.checkpoint_facts import BestFacts
+from lstm_sentiment.records.checkpoint_facts import BestFacts, LinearFacts, SavedLinear
 from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
 from lstm_sentiment.text.encoder import Encoder, cut
@@ -110,7 +111,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
             f"{folder.path}: weights, vocabulary and configuration do not fit: {' '.join(str(error).split())}"
         ) from None
     classifier.label_map = label_map
-    classifier.proof, classifier.run = facts.proof, folder.path
+    classifier.proof, classifier.run, classifier.linear = facts.proof, folder.path, facts.linear
     return classifier
 
 
@@ -146,6 +147,7 @@ class SentimentClassifier(Published):
         self.vocabulary = vocabulary
         self.proof: Any = None  # see `self_test`
         self.run: Path | None = None  # the folder it was loaded from, for `save_pretrained`
+        self.linear: SavedLinear | None = None  # of the linear branch alone
         self.config = config
         self.calibration = calibration or Calibration()
         self.device = pick_device(device)
@@ -199,25 +201,58 @@ class SentimentClassifier(Published):
         )
 
     def keep_branch(self, name: str) -> None:
-        """Use only one branch of the model from now on, with uncalibrated probabilities.
+        """Use only one branch of the model from now on.
 
         Args:
-            name: ``lstm``, or ``ngrams`` (see `network`).
+            name: ``lstm``, or ``ngrams`` (see `network`), with uncalibrated probabilities; or ``linear``: the
+                linear baseline of the run with its calibration, as metrics.json scores it.
 
         Raises:
-            ConfigError: the model has no such branch.
+            ConfigError: the model has no such branch, or the run no linear model.
+            CheckpointError: the linear model is damaged.
 
         Example::
 
             classifier = lstm_sentiment.load("runs/sentiment")
             classifier.keep_branch("lstm")
         """
+        if name == LINEAR:
+            self._keep_linear()
+            return
         if not isinstance(self.model, WideAndDeep) or name not in BRANCHES:
             found = " and ".join(BRANCHES) if isinstance(self.model, WideAndDeep) else "none: it is one LSTM"
             problem = f"no branch {shown(name)}; the model has {found}"
             raise ConfigError(problem, key="branch", where=str(self.run))
         self.model.shares.copy_(torch.tensor([float(branch == name) for branch in BRANCHES]))
         self.calibration = Calibration()
+
+    @torch.no_grad()
+    def _keep_linear(self) -> None:
+        saved, network = self.linear, self.model
+        if not isinstance(network, WideAndDeep) or not isinstance(network.ngrams, TfidfBranch):
+            branch, saved = self._read_linear()
+            network = WideAndDeep(lstm_of(network), branch).to(self.device).eval().requires_grad_(False)
+            own = replace(self.config.model, ngrams=branch.buckets, ngram_kind="tfidf")
+            self.config = replace(self.config, model=own)
+        self.model = network
+        network.shares.copy_(torch.tensor([0.0, 1.0]))
+        self.calibration = Calibration()
+        if saved is None:
+            return
+        try:
+            network.ngrams.bias.copy_(torch.tensor(saved.bias).expand(len(self.labels)))
+            self.calibration = Calibration(temperature=saved.temperature, thresholds=saved.thresholds)
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointError(f"{self.run}: its linear model is damaged: {error}") from None
+
+    def _read_linear(self) -> tuple[TfidfBranch, SavedLinear]:
+        """Read the linear baseline that a run keeps next to a model without one."""
+        if self.run is None or not RunFolder(self.run).has(LINEAR):
+            problem = "the run has no linear model; train it again with --baseline true and held-out rows"
+            raise ConfigError(problem, key="branch", where=str(self.run))
+        checkpoint = RunFolder(self.run).load(LINEAR, expected_linear(len(self.labels)))
+        branch = unpacked(checkpoint, len(self.vocabulary), len(self.labels))
+        return branch, checkpoint.facts_as(LinearFacts).linear
 
     def predict(
         self,

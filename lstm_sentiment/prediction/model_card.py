@@ -14,6 +14,7 @@ import yaml
 
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import ModelConfig
+from lstm_sentiment.evaluation.against_linear import verdict_sentence
 from lstm_sentiment.records.data_facts import DataFacts
 from lstm_sentiment.records.environment import Environment
 from lstm_sentiment.records.run_metrics import RunMetrics
@@ -161,7 +162,7 @@ def _use(name: str) -> str:
 
 
 def _results(metrics: RunMetrics, shared: int) -> str:
-    scores, baselines = metrics.held_out, metrics.baselines
+    scores = metrics.held_out
     lines = [f"## Results\n\nOn {scores.rows:,} {metrics.split} held-out rows."]
     if metrics.split == "validation" and (metrics.kept or metrics).cross_validated:
         lines = [
@@ -175,9 +176,9 @@ def _results(metrics: RunMetrics, shared: int) -> str:
     columns = metrics.compared()
     rows = ([title, *(f"{of[key]:.4f}" for of in columns.values())] for key, (_, title) in SCORES.items())
     lines.append(_table(["", *map(_text, columns)], rows))
-    best = max(baselines, key=lambda baseline: baselines[baseline].macro_f1, default=None)
-    if best is not None and baselines[best].macro_f1 > scores.macro_f1:
-        lines.append(f"The baseline {_text(best)} has a higher macro-F1 than this model.")
+    if metrics.against_linear is not None:
+        sentence = verdict_sentence(metrics.against_linear)
+        lines.append(f"{sentence[0].upper()}{sentence[1:]}.")
     of_classes = (
         [_text(label), *(f"{value:.4f}" for value in (of.precision, of.recall, of.f1)), f"{of.rows:,}"]
         for label, of in scores.per_class.items()

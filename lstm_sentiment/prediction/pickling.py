@@ -36,7 +36,7 @@ def reduce_classifier(classifier: Any) -> tuple[Callable[..., Any], tuple[Any, .
         "calibration": classifier.calibration,
         "device": str(classifier.device),
     }
-    own = {name: getattr(classifier, name) for name in ("label_map", "proof", "run")}
+    own = {name: getattr(classifier, name) for name in ("label_map", "proof", "run", "linear")}
     return made_again, (type(classifier), settings, own)
 
 

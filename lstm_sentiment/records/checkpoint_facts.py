@@ -131,6 +131,17 @@ class SavedLinear:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinearFacts:
+    """Facts of the linear baseline that a run keeps next to a model without a linear branch.
+
+    Args:
+        linear: its bias and calibration.
+    """
+
+    linear: SavedLinear
+
+
+@dataclass(frozen=True, kw_only=True)
 class BestFacts:
     """Facts of the best epoch of a classifier that predictions and further trainings use.
 

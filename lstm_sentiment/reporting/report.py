@@ -16,7 +16,8 @@ from lstm_sentiment.config.schema import METRICS as METRIC_NAMES
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import DataError, RunError, SentimentError
-from lstm_sentiment.evaluation.metrics import METRICS
+from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentence
+from lstm_sentiment.evaluation.metrics import METRICS, neglected_classes
 from lstm_sentiment.evaluation.significance import score_intervals
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
 from lstm_sentiment.records.checkpoint_facts import BestFacts
@@ -106,6 +107,9 @@ def write_report(
         metrics=metrics,
         systems=_systems(metrics, classifier.labels),
         names=NAMES,
+        verdict=metrics.against_linear and verdict_of(metrics.against_linear),
+        sentence=metrics.against_linear and verdict_sentence(metrics.against_linear),
+        neglected=neglected_classes(metrics.validation),
         data=reports.data,
         environment=to_json(reports.environment),
         configuration=config_yaml(public_config(classifier.config)),
