@@ -269,13 +269,13 @@ def test_the_linear_baseline_converges_on_long_texts(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     rows = []
     for i in range(600):
-        tilt = np.where(np.arange(2000) % 2 == i % 2, 1.12, 1.0)
+        tilt = np.where(np.arange(2000) % 2 == i % 2, 1.4, 1.0)
         words = random.choice(2000, 250, p=tilt / tilt.sum())
         rows.append((" ".join(f"w{word}" for word in words), ["negative", "positive"][i % 2]))
     corpus = corpus_of(tmp_path, rows)
     found = baselines_of(corpus)
-    assert found["tfidf_logistic_regression"]["loss"] < 0.8 * math.log(2)
-    assert found["tfidf_logistic_regression"]["accuracy"] > 0.8
+    assert found["tfidf_logistic_regression"]["loss"] < 0.5 * math.log(2)
+    assert found["tfidf_logistic_regression"]["accuracy"] > 0.9
 
 
 def test_the_linear_baseline_reads_texts_of_any_kind(tmp_path: Path) -> None:
@@ -345,7 +345,7 @@ def test_the_linear_baseline_uses_the_class_weights_of_the_run(tmp_path: Path) -
         baselines_of(corpus, metric="accuracy", **balanced),
     )
     recall = [of["tfidf_logistic_regression"].per_class["bad"].recall for of in (plain, weighted)]
-    assert recall[1] > recall[0] + 0.2
+    assert recall[1] > recall[0] + 0.1
 
 
 def test_the_penalty_is_that_of_the_best_validation_likelihood(
