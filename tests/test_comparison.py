@@ -497,11 +497,11 @@ def test_predictions_that_do_not_fit_are_named(
 def test_rows_without_a_class_are_left_out_of_predictions(tmp_path: Path) -> None:
     """A label map that excludes a label: the file of predictions still has a row for each row."""
     (tmp_path / "rows.csv").write_text("text,label\na,4\nb,2\nc,0\nd,4\n")
-    (tmp_path / "theirs.csv").write_text("text,label\na,4\nb,0\nc,bad\nd,bad\n")
+    (tmp_path / "theirs.csv").write_text("text,label\na,4\nb,0\nc,bad\nd,good\n")
     label_map: dict[str, str | None] = {"0": "bad", "2": None, "4": "good"}
     rows = read_rows(str(tmp_path / "rows.csv"), ["bad", "good"], label_map)
     assert (rows.truth_R.tolist(), rows.places_R.tolist(), rows.count) == ([1, 0, 1], [0, 2, 3], 4)
-    assert read_predictions(str(tmp_path / "theirs.csv"), rows).tolist() == [1, 0, 0]
+    assert read_predictions(str(tmp_path / "theirs.csv"), rows).tolist() == [1, 0, 1]
 
 
 def test_texts_are_matched_in_the_column_they_are_read_from(tmp_path: Path) -> None:
