@@ -26,7 +26,7 @@ from lstm_sentiment.data.dataset import Batch
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.evaluation.calibration import fit_calibration, fit_shares
-from lstm_sentiment.experiment.final_evaluation import summary
+from lstm_sentiment.experiment.console import summary
 from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.explanation.attribution import explain
 from lstm_sentiment.models.network import HASH, NgramBranch, WideAndDeep, new_network
