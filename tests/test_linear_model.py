@@ -1,0 +1,109 @@
+"""The linear baseline is kept in the run, predicts as metrics.json scores it, and can be exported."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lstm_sentiment import SentimentClassifier, load
+from lstm_sentiment import predict as predict_command
+from lstm_sentiment.checkpoints.run_folder import LINEAR, RunFolder
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.deployment.exporter import export, load_runtime
+from lstm_sentiment.errors import CheckpointError, ConfigError
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.experiment.train import run
+from lstm_sentiment.prediction.classifier import SentimentClassifier as Classifier
+from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.records.scores import Scores
+
+TEXTS = ["so good", "the crew was rude", "", "good good bad"]
+
+
+def test_rows(run_folder: Path, reviews: Path) -> list[tuple[str, str]]:
+    """Return texts and labels of the test rows that the run names."""
+    with reviews.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    with (run_folder / "held_out_rows.csv").open(encoding="utf-8", newline="") as file:
+        lines = [int(row["line"]) for row in csv.DictReader(file) if row["split"] == "test"]
+    return [(rows[line - 1][0], rows[line - 1][1]) for line in lines]
+
+
+test_rows.__test__ = False  # type: ignore[attr-defined]
+
+
+def scored(classifier: Classifier, rows: list[tuple[str, str]]) -> Scores:
+    truth_R = np.array([classifier.labels.index(label) for _, label in rows])
+    return score(truth_R, classifier.predict_proba([text for text, _ in rows]), classifier.labels)
+
+
+@pytest.fixture
+def trained(request: pytest.FixtureRequest, configure: Callable[..., Config], trained_run: Path) -> Path:
+    """A run without a linear branch, or one that was fitted on top of another run."""
+    way = ["--trainer.epochs=1"] if request.param == "plain" else [f"--pretrained={trained_run}"]
+    config = configure("--baseline=true", "--data.validation=0.2", "--data.test=0.3", *way)
+    run(config)
+    return Path(config.out)
+
+
+@pytest.mark.parametrize("trained", ["plain", "frozen"], indirect=True)
+def test_the_linear_model_predicts_as_it_was_scored(trained: Path, reviews: Path, tmp_path: Path) -> None:
+    metrics = RunFolder(trained).read(RunMetrics)
+    expected = metrics.baselines["tfidf_logistic_regression"]
+    classifier = load(trained)
+    whole = classifier.predict_proba(TEXTS)
+    classifier.keep_branch("linear")
+    found = scored(classifier, test_rows(trained, reviews))
+    assert found.confusion == expected.confusion
+    assert found.loss == pytest.approx(expected.loss, abs=1e-4)
+    assert found.ece == pytest.approx(expected.ece, abs=1e-3)
+    alone = classifier.predict_proba(TEXTS)
+    assert not np.allclose(alone, whole)
+    assert [p.label_set is not None for p in classifier.predict(TEXTS, coverage=0.9)] == [True] * len(TEXTS)
+
+    again: SentimentClassifier = pickle.loads(pickle.dumps(classifier))
+    assert np.allclose(again.predict_proba(TEXTS), alone, atol=1e-6)
+    export(classifier, trained, tmp_path / "exported")
+    assert np.allclose(load_runtime(tmp_path / "exported").predict_proba(TEXTS), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", ["plain"], indirect=True)
+def test_a_missing_or_damaged_linear_model_is_an_error(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict_command.main([str(trained), "so good", "--branch=linear"])
+    assert "so good" in capsys.readouterr().out
+    file = trained / LINEAR / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="sha256"):
+        load(trained).keep_branch("linear")
+    shutil.rmtree(trained / LINEAR)
+    with pytest.raises(ConfigError, match="has no linear model; train it again with --baseline true"):
+        load(trained).keep_branch("linear")
+    load(trained).predict(TEXTS)
+
+
+def test_a_linear_model_of_another_size_is_refused(trained_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    best = folder.load("best")
+    folder.save(LINEAR, {"model": best.tensors["model"]}, {"buckets": 1 << 40})
+    with pytest.raises(CheckpointError, match="the linear model does not fit this run"):
+        load(tmp_path / "run").keep_branch("linear")
+
+
+@pytest.mark.parametrize("trained", ["plain"], indirect=True)
+def test_a_run_says_how_it_compares_with_the_linear_model(trained: Path) -> None:
+    """After one epoch the LSTM is behind a model that learns these texts from one word."""
+    against = RunFolder(trained).read(RunMetrics).against_linear
+    assert against is not None
+    assert against.low <= against.difference <= against.high < 0
+    assert against.linear_s is not None
+    assert against.metric == "macro_f1"
