@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     check_out(options.out)
     from lstm_sentiment.comparison.rows import labels_in, read_rows  # imports torch: not for --help
     from lstm_sentiment.comparison.slices import slices_of
-    from lstm_sentiment.comparison.systems import classes_of, metric_of, open_system
+    from lstm_sentiment.comparison.systems import TRAINED, classes_of, metric_of, open_system, seen_by
     from lstm_sentiment.comparison.verdicts import compare_all
 
     how = how_to_read(options)
@@ -50,6 +50,9 @@ def main(argv: list[str]) -> None:
     metric = metric_of(runs, labels, options.metric)
     trained = runs[0].config.data if runs else None
     rows = read_rows(options.file, labels, label_map, trained=trained, slices=options.slices, **how)
+    slices = {by: slices_of(by, values) for by, values in rows.slices.items()}
+    if seen := seen_by(systems, options.file, how):
+        slices[TRAINED] = slices_of(TRAINED, seen)
     found = compare_all(
         file=without_secrets(options.file),
         titles=[system.title for system in systems],
@@ -57,7 +60,7 @@ def main(argv: list[str]) -> None:
         predictions=[system.predictions(rows, how) for system in systems],
         labels=labels,
         metric=metric,
-        slices={by: slices_of(by, values) for by, values in rows.slices.items()},
+        slices=slices,
     )
     _show(found, options.format, options.out)
 

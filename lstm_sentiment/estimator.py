@@ -47,8 +47,8 @@ from lstm_sentiment.prediction.classifier import load, read_run
 from lstm_sentiment.system.devices import device_here, one_training_at_a_time
 from lstm_sentiment.system.files import new_folder, write_atomically
 
-NOT_KEPT = ("last", "last.previous", "log.jsonl", "status.json")  # training state of a run folder
-NOT_KEPT += ("held_out_rows.csv", "trained_texts.safetensors")  # of rows that are given in memory
+NOT_KEPT = {"last", "last.previous", "log.jsonl", "status.json"}  # training state of a run folder
+NOT_KEPT |= {"held_out_rows.csv", "trained_texts.safetensors"}  # of rows that are given in memory
 log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from lstm_sentiment.comparison.slices import Slice
     from lstm_sentiment.prediction.classifier import SentimentClassifier
+    from lstm_sentiment.provenance.trained_texts import Seen
 
     Array = npt.NDArray[Any]
 
@@ -72,9 +73,38 @@ def _scores(classifier: SentimentClassifier, options: argparse.Namespace) -> dic
     scores = score(truth_R, probabilities_RC, classifier.labels)
     say("\n".join(report_lines(scores, title=", ".join(names))))
     found = {"file": names[0] if len(names) == 1 else names, **to_json(scores)}
+    if (seen := _seen(classifier, options)) is not None:
+        found["trained_on"] = _without_seen(seen, truth_R, probabilities_RC, classifier.labels)
     if slices:
         found["slices"] = _slice_scores(classifier, slices, truth_R, probabilities_RC.argmax(axis=1))
     return found
+
+
+def _seen(classifier: SentimentClassifier, options: argparse.Namespace) -> Seen | None:
+    """Return which rows of all files the run was trained on; None if there are none, or it is not known."""
+    from lstm_sentiment.prediction.score_file import seen_rows
+    from lstm_sentiment.provenance.trained_texts import joined_seen
+
+    parts = [seen_rows(classifier, file, **how_to_read(options)) for file in options.file]
+    known = [part for part in parts if part is not None]
+    seen = joined_seen(known) if known else None
+    return seen if seen is not None and seen.either.any() else None
+
+
+def _without_seen(seen: Seen, truth_R: Array, probabilities_RC: Array, labels: list[str]) -> dict[str, Any]:
+    """Say how many rows the run was trained on, score the others and return both."""
+    from lstm_sentiment.evaluation.metrics import report_lines, score
+    from lstm_sentiment.provenance.trained_texts import seen_line
+    from lstm_sentiment.records.json_values import to_json
+
+    say(f"warning: {seen_line(seen)}")
+    found: dict[str, Any] = {"exactly": int(seen.exactly.sum()), "nearly": int(seen.nearly.sum())}
+    others_R = ~seen.either
+    if not others_R.any():
+        return {**found, "others": None}
+    others = score(truth_R[others_R], probabilities_RC[others_R], labels)
+    say("\n".join(report_lines(others, title="rows that it was not trained on")))
+    return {**found, "others": to_json(others)}
 
 
 def _slices(classifier: SentimentClassifier, options: argparse.Namespace) -> dict[str, list[Slice]]:

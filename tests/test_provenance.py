@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_sentiment import load
+from lstm_sentiment import compare, evaluate, load
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.experiment.train import run
@@ -111,3 +114,39 @@ def test_damaged_hashes_are_refused(damage: str, trained_run: Path, tmp_path: Pa
 
 def test_a_run_of_an_earlier_version_has_no_hashes(tmp_path: Path) -> None:
     assert TrainedTexts.read(tmp_path) is None
+
+
+def labelled(path: Path, rows: list[tuple[str, str]]) -> str:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    return str(path)
+
+
+def test_evaluate_and_compare_name_training_texts_and_score_the_others(
+    configure: Callable[..., Config], reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(configure("--trainer.epochs=1", "--data.validation=0.2", "--data.test=null"))
+    with reviews.open(encoding="utf-8", newline="") as file:
+        trained = [(text, label) for text, label in list(csv.reader(file))[1:]]
+    with (tmp_path / "run" / "held_out_rows.csv").open(encoding="utf-8", newline="") as file:
+        held_out = {int(row["line"]) for row in csv.DictReader(file)}
+    mixed = labelled(tmp_path / "mixed.csv", trained)
+    new = labelled(tmp_path / "new.csv", [trained[line - 2] for line in sorted(held_out)])
+
+    evaluate.main([str(tmp_path / "run"), mixed, "--out", str(tmp_path / "mixed.json")])
+    capsys.readouterr()
+    evaluate.main([str(tmp_path / "run"), new, "--out", str(tmp_path / "new.json")])
+    found, alone = (json.loads((tmp_path / name).read_text("utf-8")) for name in ("mixed.json", "new.json"))
+    assert found["trained_on"]["exactly"] == len(trained) - len(held_out)
+    others = alone.get("trained_on", {}).get(
+        "others", alone
+    )  # without near-duplicates, of which chance makes some
+    assert found["trained_on"]["others"] == {name: others[name] for name in found["trained_on"]["others"]}
+    assert 0 <= len(held_out) - others["rows"] == found["trained_on"]["nearly"] < 5
+    capsys.readouterr()
+
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    compare.main([str(tmp_path / "run"), str(tmp_path / "other"), mixed])
+    shown = capsys.readouterr().out
+    assert re.search(rf"macro-F1 by training.*\n.*new +{others['rows']}\b", shown)
+    assert re.search(rf"trained on +{len(trained) - others['rows']}\b", shown)

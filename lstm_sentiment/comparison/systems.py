@@ -6,6 +6,7 @@ Legend: R rows, S seeds.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,13 @@ from lstm_sentiment.config.command_line import BRANCHES
 from lstm_sentiment.errors import ConfigError, RunError, did_you_mean, shown, without_secrets
 from lstm_sentiment.evaluation.metrics import metrics_of
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
-from lstm_sentiment.prediction.score_file import predict_file
+from lstm_sentiment.prediction.score_file import predict_file, seen_rows
+from lstm_sentiment.provenance.trained_texts import seen_line
 from lstm_sentiment.system.files import local_path
 
+log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
+TRAINED = "training"  # what rows are sliced by if a system was trained on some of them
 IF_UNKNOWN = "macro_f1"  # the metric where no run has one that labels alone determine
 
 
@@ -180,3 +184,29 @@ def _predicted(classifier: SentimentClassifier, rows: Rows, how: Mapping[str, An
         raise RunError(f"{problem}; see data.labels of both, and compare runs with the same")
     predicted_R: Array = index_C[probabilities_RC.argmax(axis=1)]
     return predicted_R
+
+
+def seen_by(systems: Sequence[System], file: str, how: Mapping[str, Any]) -> list[str]:
+    """Return for each row whether some system was trained on it, as values to slice by; log how many were.
+
+    Args:
+        systems: to compare.
+        file: labelled rows.
+        how: columns and further arguments of `labelled_chunks`.
+
+    Returns:
+        ``trained on`` or ``new`` for each row; empty if no system is known to have been trained on any.
+
+    Example::
+
+        seen_by([open_system("runs/reviews")], "test.csv", {})
+    """
+    either_R: Array | None = None
+    for system in systems:
+        for classifier in system.classifiers:
+            seen = seen_rows(classifier, file, **how)
+            if seen is None or not seen.either.any():
+                continue
+            log.warning("%s: %s", system.title, seen_line(seen))
+            either_R = seen.either if either_R is None else either_R | seen.either
+    return [] if either_R is None else ["trained on" if seen else "new" for seen in either_R]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.labelled_rows import labelled_chunks
+from lstm_sentiment.provenance.trained_texts import Seen, TrainedTexts, joined_seen
 
 log = logging.getLogger(__name__)
 
@@ -47,3 +48,31 @@ def predict_file(classifier: SentimentClassifier, file: str, **how: Any) -> tupl
     if left_out:
         log.warning("%s: %s rows left out by the run's data.labels", file, f"{left_out:,}")
     return np.concatenate(truth), np.concatenate(probabilities)
+
+
+def seen_rows(classifier: SentimentClassifier, file: str, **how: Any) -> Seen | None:
+    """Return which of the rows that `predict_file` scores the run was trained on.
+
+    Args:
+        classifier: of the run.
+        file: labelled rows.
+        how: as in `predict_file`.
+
+    Returns:
+        the rows in order; None if the run keeps no hashes of its training texts, such as the starter.
+
+    Raises:
+        DataError: as `predict_file`.
+        CheckpointError: the hashes are damaged.
+
+    Example::
+
+        seen = seen_rows(classifier, "test.csv")
+    """
+    trained = None if classifier.run is None else TrainedTexts.read(classifier.run)
+    if trained is None:
+        return None
+    chunks = labelled_chunks(
+        file, classifier.labels, classifier.label_map, trained=classifier.config.data, **how
+    )
+    return joined_seen([trained.seen(chunk.texts, classifier.tokenizer) for chunk in chunks])

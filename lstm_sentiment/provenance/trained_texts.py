@@ -144,6 +144,21 @@ class TrainedTexts:
         return Seen(exactly=exactly, nearly=nearly_R, all_known=self.texts <= MOST_SKETCHES)
 
 
+def joined_seen(parts: Sequence[Seen]) -> Seen:
+    """Return what parts say about consecutive texts, for all of them.
+
+    >>> one = Seen(exactly=np.array([True]), nearly=np.array([False]), all_known=True)
+    >>> joined_seen([one, one]).either.tolist()
+    [True, True]
+    """
+    none = np.zeros(0, bool)
+    return Seen(
+        exactly=np.concatenate([none, *(part.exactly for part in parts)]),
+        nearly=np.concatenate([none, *(part.nearly for part in parts)]),
+        all_known=all(part.all_known for part in parts),
+    )
+
+
 def seen_line(seen: Seen) -> str:
     """Return a sentence on how many texts a run was trained on; empty for none.
 
