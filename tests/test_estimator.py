@@ -11,8 +11,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -27,6 +25,7 @@ import pytest
 import sklearn
 import torch
 from conftest import make_rows, write_csv
+from forks import FORKS
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import DataConversionWarning, FitFailedWarning, NotFittedError, SkipTestWarning
@@ -669,24 +668,19 @@ def test_sigterm_reaches_an_existing_handler(monkeypatch: pytest.MonkeyPatch) ->
     assert (heard, caught.value.code) == ([signal.SIGTERM], 143)
 
 
-TERMINATED = """
-import os, sys, tempfile
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-tempfile.tempdir = sys.argv[2]
-from test_estimator import *
-with pytest.MonkeyPatch.context() as patch:
-    stop_in_first_fold(patch, signal.SIGTERM)
-    cross_val_score(tiny(epochs=1), TEXTS, LABELS, cv=2)
-"""
+def end_in_first_fold(folder: Path) -> None:
+    """Get a SIGTERM in a search; temporary files are in the folder."""
+    tempfile.tempdir = str(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in_first_fold(patch, signal.SIGTERM)
+        cross_val_score(tiny(epochs=1), TEXTS, LABELS, cv=2)
 
 
 def test_sigterm_ends_the_process_without_leftovers(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", TERMINATED, str(Path(__file__).parent), str(tmp_path)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGTERM, done.stderr
+    process = FORKS.Process(target=end_in_first_fold, args=(tmp_path,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGTERM
     assert list(tmp_path.glob("lstm_sentiment-*")) == []
 
 
