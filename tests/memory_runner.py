@@ -228,9 +228,9 @@ FILES: dict[str, Make] = {
     "a workbook": workbook(
         "rows.xlsx", '<row r="{0}"><c t="s"><v>{0}</v></c></row>', 1_700, "{} " + WORDS[:30_000], 2_000
     ),
-    "a workbook of many rows": workbook("heights.xlsx", '<row r="{}" ht="15"><c><v>1</v></c></row>', 150_000),
+    "a workbook of many rows": workbook("heights.xlsx", '<row r="{}" ht="15"><c><v>1</v></c></row>', 300_000),
     "a workbook of many texts": workbook(
-        "texts.xlsx", '<row r="{0}"><c t="s"><v>{0}</v></c></row>', 5_000, "{}", 300_000
+        "texts.xlsx", '<row r="{0}"><c t="s"><v>{0}</v></c></row>', 5_000, "{}", 600_000
     ),
     "parquet of lists of a dictionary": parquet(
         "listed.parquet", lambda: {"text": ["so"] * 100, "x": [[WORDS] * 10] * 100}
