@@ -491,7 +491,7 @@ UNASKED = "best: unexpected files for a checkpoint of this kind"
 
 
 def sparse_tensors(name: str, tensor: str | None = None) -> Callable[[Place], None]:
-    """Return an attack that puts 2 GiB of zeros into a tensor file, as a sparse file.
+    """Return an attack that puts 512 MiB of zeros into a tensor file, as a sparse file.
 
     Args:
         name: of the file.
@@ -506,7 +506,7 @@ def sparse_tensors(name: str, tensor: str | None = None) -> Callable[[Place], No
             header.pop("__metadata__", None)
             shapes = {key: (of["dtype"], of["shape"]) for key, of in header.items()}
         found = shapes.get(tensor or "", ("F32", [1]))[1]
-        shapes[tensor or "extra"] = ("F32", [(1 << 29) // math.prod(found[1:]), *found[1:]])
+        shapes[tensor or "extra"] = ("F32", [(1 << 27) // math.prod(found[1:]), *found[1:]])
         described, start = {}, 0
         for key, (kind, shape) in shapes.items():
             size = math.prod(shape) * {"F32": 4}.get(kind, 8)
@@ -563,8 +563,8 @@ def size_attacks() -> Iterator[Attack]:
     yield Attack("weights that are not the configuration's", sparse_tensors(WEIGHTS), "missing or added")
     large = "asks for|do not fit|holds .* of the"
     for name in ("lstm.embedding.weight", "lstm.head.bias"):
-        yield Attack(f"{name} of 2 GiB", sparse_tensors(WEIGHTS, name), large)
-        yield Attack(f"{name} of 2 GiB to start from", sparse_tensors(WEIGHTS, name), large, "pretrained")
+        yield Attack(f"{name} of 512 MiB", sparse_tensors(WEIGHTS, name), large)
+        yield Attack(f"{name} of 512 MiB to start from", sparse_tensors(WEIGHTS, name), large, "pretrained")
     big = tensors_file({"a": one(shape=(2**31,), offsets=(0, 2**33))})
     yield Attack("weights of 8 GB that are not there", put(WEIGHTS, big), "does not match its content")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import shutil
@@ -61,13 +62,20 @@ def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use a separate token cache and one torch thread in tests."""
+    """Use a separate token cache and one torch thread in tests, and do not wait for the disk."""
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     for variable in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # commands switch it on; hypothesis needs the smallest numbers
     torch.manual_seed(0)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # it waits for the disk; only a power cut could show it
+
+
+def pytest_collection_finish() -> None:
+    """Leave imported modules and collected tests out of garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 class Killed(BaseException):

@@ -23,10 +23,10 @@ FORKS.set_forkserver_preload(
 
 
 class Job:
-    """Two processes under torchrun; they and its real launcher are forks of the server.
+    """A process, or two under torchrun; they and its real launcher are forks of the server.
 
     Args:
-        process: the launcher's.
+        process: its own, or the launcher's.
         folder: which has files of what all of them write.
     """
 
@@ -35,7 +35,7 @@ class Job:
         self._folder = folder
 
     def wait(self, timeout_s: float) -> int:
-        """Return torchrun's exit code.
+        """Return the exit code of the process.
 
         Raises:
             TimeoutError: the job is still running.
@@ -44,6 +44,11 @@ class Job:
         if self.process.exitcode is None:
             raise TimeoutError(self.stderr)
         return self.process.exitcode
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
 
     @property
     def stdout(self) -> str:
@@ -82,6 +87,28 @@ def start_job(
     process = FORKS.Process(target=_launch, args=(server, argv, folder))
     process.start()
     return Job(process, folder)
+
+
+def start_code(code: str, *argv: str, folder: Path) -> Job:
+    """Run Python code in a process, as ``python -c CODE ARGV`` would.
+
+    Args:
+        code: of its main module.
+        argv: its arguments.
+        folder: where files `stdout` and `stderr` get what it writes.
+    """
+    for name in ("stdout", "stderr"):
+        (folder / name).touch()
+    (folder / "variables").write_text(json.dumps(dict(os.environ)), "utf-8")
+    process = FORKS.Process(target=_run_code, args=(code, argv, folder))
+    process.start()
+    return Job(process, folder)
+
+
+def _run_code(code: str, argv: tuple[str, ...], folder: Path) -> None:
+    _move_in(folder)
+    sys.argv = ["-c", *argv]
+    exec(compile(code, "code", "exec"), {"__name__": "__main__"})
 
 
 def _launch(server: str, argv: tuple[str, ...], folder: Path) -> None:

@@ -30,12 +30,6 @@ TENSORS = {
 CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
-@pytest.fixture(autouse=True)
-def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fsync takes most of the time of these tests and has no effect without a power cut."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     """A started run without a checkpoint."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 
 import lstm_sentiment
 from lstm_sentiment.cli.exits import run_command
-from lstm_sentiment.config.command_line import CommandParser, config_yaml, parse_config
+from lstm_sentiment.config.command_line import CommandParser, config_yaml, parse_config, read_config
 from lstm_sentiment.config.schema import Config, TrainerConfig, flatten
 from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
 from lstm_sentiment.config.yaml_files import keys_of
@@ -595,6 +596,27 @@ def test_a_yaml_alias_is_refused(tmp_path: Path) -> None:
 
 def test_a_deeply_nested_file_is_refused(tmp_path: Path) -> None:
     assert yaml_refusal(tmp_path, "out: " + "[" * 1000 + "\n").startswith("FILE:")
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    """Settings are kept by their content, and a mistake has the place that it has now."""
+    file = tmp_path / "config.yaml"
+    for epochs in (3, 4, 3):
+        file.write_text(f"trainer: {{epochs: {epochs}}}\n")
+        assert read_config(file).trainer.epochs == epochs
+    for line in (1, 3):
+        file.write_text("\n" * (line - 1) + "trainer: {epochs: 0}\n")
+        with pytest.raises(ConfigError, match=rf"config\.yaml:{line}: trainer\.epochs: "):
+            read_config(file)
+
+
+def test_threads_parse_at_the_same_time() -> None:
+    numbers = list(range(1, 41))
+    with ThreadPoolExecutor(4) as pool:
+        found = [
+            config.trainer.epochs for config in pool.map(lambda n: parse(f"--trainer.epochs={n}"), numbers)
+        ]
+    assert found == numbers
 
 
 # --- commands ---

@@ -11,8 +11,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -27,6 +25,7 @@ import pytest
 import sklearn
 import torch
 from conftest import make_rows, write_csv
+from forks import FORKS
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import DataConversionWarning, FitFailedWarning, NotFittedError, SkipTestWarning
@@ -405,11 +404,16 @@ def test_labels_keep_their_type(names: Any, tmp_path: Path) -> None:
         (tuple(TEXTS), np.array(LABELS)),
     ],
 )
-def test_texts_may_be_a_list_an_array_or_a_series(texts: Any, labels: Any) -> None:
-    found, expected = (
-        tiny(epochs=1).fit(*of).predict_proba(of[0]) for of in ((texts, labels), (TEXTS, LABELS))
-    )
-    assert (found == expected).all()
+def test_texts_may_be_a_list_an_array_or_a_series(texts: Any, labels: Any, of_lists: np.ndarray) -> None:
+    assert (tiny(epochs=1).fit(texts, labels).predict_proba(texts) == of_lists).all()
+
+
+@pytest.fixture(scope="module")
+def of_lists() -> np.ndarray:
+    """Probabilities of an estimator fitted on lists."""
+    probabilities_RC = tiny(epochs=1).fit(TEXTS, LABELS).predict_proba(TEXTS)
+    torch.set_flush_denormal(False)
+    return probabilities_RC
 
 
 def test_texts_may_contain_any_string(caplog: pytest.LogCaptureFixture) -> None:
@@ -669,24 +673,19 @@ def test_sigterm_reaches_an_existing_handler(monkeypatch: pytest.MonkeyPatch) ->
     assert (heard, caught.value.code) == ([signal.SIGTERM], 143)
 
 
-TERMINATED = """
-import os, sys, tempfile
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-tempfile.tempdir = sys.argv[2]
-from test_estimator import *
-with pytest.MonkeyPatch.context() as patch:
-    stop_in_first_fold(patch, signal.SIGTERM)
-    cross_val_score(tiny(epochs=1), TEXTS, LABELS, cv=2)
-"""
+def end_in_first_fold(folder: Path) -> None:
+    """Get a SIGTERM in a search; temporary files are in the folder."""
+    tempfile.tempdir = str(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in_first_fold(patch, signal.SIGTERM)
+        cross_val_score(tiny(epochs=1), TEXTS, LABELS, cv=2)
 
 
 def test_sigterm_ends_the_process_without_leftovers(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", TERMINATED, str(Path(__file__).parent), str(tmp_path)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGTERM, done.stderr
+    process = FORKS.Process(target=end_in_first_fold, args=(tmp_path,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGTERM
     assert list(tmp_path.glob("lstm_sentiment-*")) == []
 
 

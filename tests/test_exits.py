@@ -20,7 +20,8 @@ from typing import Any
 import faults
 import pytest
 from attacks import GOOD_RUN
-from conftest import TINY, make_rows, write_csv
+from conftest import TINY, make_rows, time_limit, write_csv
+from forks import Job, start_code
 
 from lstm_sentiment import compare, doctor, evaluate, explain, export, predict, pretrain, report, train
 from lstm_sentiment.cli.exits import run_command
@@ -366,32 +367,29 @@ run_command(predict.main)
 
 
 @contextlib.contextmanager
-def labelling(place: Path) -> Iterator[subprocess.Popen[str]]:
+def labelling(place: Path) -> Iterator[Job]:
     """Start a command that is in the middle of labelling a file."""
     argv = [str(place / "run"), f"--file={place / 'rows.csv'}", f"--out={place / 'out.csv'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", LABELS_SLOWLY, *argv],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    (place / "process").mkdir()
+    job = start_code(LABELS_SLOWLY, *argv, folder=place / "process")
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        yield process
+        with time_limit(240):
+            while job.stdout != "begun\n":
+                assert job.process.is_alive(), job.stderr
+                time.sleep(0.02)
+        yield job
     finally:
-        process.kill()
-        process.communicate()
+        job.process.kill()
+        job.process.join()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_terminated_command_leaves_no_files(place: Path, name: str) -> None:
-    with labelling(place) as process:
+    with labelling(place) as job:
         assert len(left_in(place)) == 1
-        process.send_signal(getattr(signal, name))
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 128 + getattr(signal, name)
-        assert "Traceback" not in errors
+        os.kill(job.pid, getattr(signal, name))
+        assert job.wait(60) == 128 + getattr(signal, name)
+        assert "Traceback" not in job.stderr
     assert left_in(place) == []
     assert not (place / "out.csv").exists()
 
@@ -399,9 +397,9 @@ def test_a_terminated_command_leaves_no_files(place: Path, name: str) -> None:
 def test_leftovers_of_a_kill_are_removed_by_the_next_command(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with labelling(place) as process:
-        process.kill()
-        process.wait()
+    with labelling(place) as job:
+        job.process.kill()
+        job.wait(60)
     [left] = left_in(place)  # the control: it could not be removed
     argv = [str(place / "run"), f"--file={place / 'rows.csv'}", f"--out={place / 'out.csv'}"]
     assert code_of(predict.main, argv, monkeypatch) == 0
@@ -415,12 +413,12 @@ def test_files_being_written_by_another_process_are_not_removed(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argv = [str(place / "run"), f"--file={place / 'rows.csv'}", f"--out={place / 'out.csv'}"]
-    with labelling(place) as process:
+    with labelling(place) as job:
         [unfinished_name] = left_in(place)
         os.utime(place / unfinished_name, (0, 0))
         assert code_of(predict.main, argv, monkeypatch) == 0
         assert left_in(place) == [unfinished_name]
-        assert process.poll() is None
+        assert job.process.is_alive()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "explain", "export"])

@@ -42,12 +42,6 @@ TRAIN = (sys.executable, "-m", "lstm_sentiment.train")
 WEIGHTS = ("best/model", "last/model", "last/optimizer")
 
 
-@pytest.fixture(autouse=True)
-def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """fsync takes half the time of these tests and has no effect without a power cut."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-
-
 def weights_of(folder: str | Path) -> dict[str, bytes]:
     """Return the bytes of all weights and optimizer states that a resumed run must reproduce."""
     files = sorted(f for name in (BEST, LAST) for f in (Path(folder) / name).glob("*.safetensors"))

@@ -137,6 +137,10 @@ print(pick_precision("auto", cpu), facts["bf16_on_cpu"], lstm_takes_bf16(), libr
 
 
 @pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="other CPUs know no AVX")
+@pytest.mark.skipif(
+    any(name in os.environ for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")),
+    reason="the abilities of the CPU are limited already",
+)
 @pytest.mark.parametrize(
     "mask",
     [

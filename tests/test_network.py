@@ -109,7 +109,8 @@ def test_word_pairs_collide_as_rarely_as_random_hashes(buckets: int, known: int)
     branch = NgramBranch(known, 2, buckets=buckets)
     random = np.random.default_rng(0)
     frequent_first_NP = (known ** random.random((2 * buckets, 2))).astype(np.int64) + 1  # as words are
-    pairs_NP = np.unique(frequent_first_NP, axis=0)
+    codes_N = np.unique(frequent_first_NP @ np.array([known + 2, 1]))  # faster than of rows
+    pairs_NP = np.stack(np.divmod(codes_N, known + 2), axis=1)
     pairs_NP = random.permutation(pairs_NP[pairs_NP[:, 0] != pairs_NP[:, 1]])
 
     def place_of(pairs_NP: np.ndarray) -> np.ndarray:

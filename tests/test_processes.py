@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import joblib
 import numpy as np
 import pytest
 from conftest import TINY, make_rows, write_csv
+from forked import predict_in_child, send, train_in_child
+from forks import FORKS
 
 from lstm_sentiment import SentimentClassifier, load
 from lstm_sentiment.config.command_line import parse_config
@@ -29,41 +32,6 @@ needs_fork = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
 )
 
-FORKS = """
-import multiprocessing, os, sys, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # a process with threads is forked
-import torch
-import lstm_sentiment
-from lstm_sentiment.system import devices
-from lstm_sentiment.deployment.exporter import load_runtime
-from pathlib import Path
-
-folder, kind, threads, way = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-texts = ["great", "awful service", "so-so", "x " * 300] * 50
-if kind == "runtime":
-    answering = type(load_runtime(Path(folder)))(folder, threads=threads)
-else:
-    answering = lstm_sentiment.load(folder, device="cpu")
-    torch.set_num_threads(threads)
-devices._after_fork.computed &= way != "unhelped"
-expected = answering.predict_proba(texts) if way != "loaded" else None
-
-def ask(_):
-    answers = answering.predict_proba(texts)
-    return True if expected is None else bool(abs(answers - expected).max() < 1e-6)
-
-if way == "pool":
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        print(all(pool.map(ask, range(4))), flush=True)
-else:
-    pid = os.fork()
-    if pid == 0:
-        os.write(1, str(ask(0)).encode())
-        os._exit(0)
-    os.waitpid(pid, 0)
-os._exit(0)
-"""
-
 
 @pytest.fixture(scope="module")
 def exported(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -72,20 +40,19 @@ def exported(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-def forked(folder: Path, kind: str, threads: int, way: str, *, patience_s: int = 60) -> str:
-    """Return the result of the child, or None if it hung."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", FORKS, str(folder), kind, str(threads), way],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        said, errors = process.communicate(timeout=patience_s)
-    except subprocess.TimeoutExpired:
+def forked(folder: Path, kind: str, threads: int, way: str, place: Path, *, patience_s: int = 60) -> str:
+    """Return the result of the child, or nothing if it hung."""
+    result = place / "result"
+    process = FORKS.Process(target=predict_in_child, args=(folder, kind, threads, way, result))
+    process.start()
+    process.join(patience_s)
+    if process.exitcode is None:
+        assert process.pid is not None
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.join()
         return ""
-    assert process.returncode == 0, errors
-    return said.strip()
+    assert process.exitcode == 0
+    return result.read_text()
 
 
 @needs_fork
@@ -93,39 +60,31 @@ def forked(folder: Path, kind: str, threads: int, way: str, *, patience_s: int =
 @pytest.mark.parametrize("way", ["loaded", "used", "pool"])
 @pytest.mark.parametrize("kind", ["classifier", "runtime"])
 def test_a_forked_child_predicts(
-    trained_run: Path, exported: Path, kind: str, way: str, threads: int
+    trained_run: Path, exported: Path, tmp_path: Path, kind: str, way: str, threads: int
 ) -> None:
-    assert forked(exported if kind == "runtime" else trained_run, kind, threads, way) == "True"
+    folder = exported if kind == "runtime" else trained_run
+    assert forked(folder, kind, threads, way, tmp_path) == "True"
 
 
 @needs_fork
 @pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP of GCC")
-def test_without_the_fork_handler_a_forked_child_hangs(trained_run: Path) -> None:
-    """The control: it waits for the parent's threads, or crashes."""
-    assert forked(trained_run, "classifier", 2, "unhelped", patience_s=15) == ""
-
-
-TRAINS = """
-import os, sys, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-import lstm_sentiment, torch
-from lstm_sentiment.experiment.train import run
-from lstm_sentiment.config.command_line import parse_config
-lstm_sentiment.load(sys.argv[1], device="cpu").predict(["a word"] * 500)
-pid = os.fork()
-if pid == 0:
-    run(parse_config(sys.argv[2:], program="", description=""))
-    os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
+def test_without_the_fork_handler_a_forked_child_hangs(trained_run: Path, tmp_path: Path) -> None:
+    """The control: it waits for the parent's threads, or crashes before it has a result."""
+    found = "crashed"
+    with contextlib.suppress(FileNotFoundError):
+        found = forked(trained_run, "classifier", 2, "unhelped", tmp_path, patience_s=8)
+    assert found in ("", "crashed")
 
 
 @needs_fork
 def test_a_forked_child_trains(trained_run: Path, tmp_path: Path) -> None:
-    data = write_csv(tmp_path / "data.csv", make_rows(240))
-    argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--trainer.threads=4"]
+    data = write_csv(tmp_path / "data.csv", make_rows(60))
+    argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--trainer.threads=2"]
     argv += ["--trainer.epochs=1", "--baseline=false"]
-    subprocess.run([sys.executable, "-c", TRAINS, str(trained_run), *argv], check=True, timeout=100)
+    process = FORKS.Process(target=train_in_child, args=(trained_run, argv))
+    process.start()
+    process.join(100)
+    assert process.exitcode == 0
     assert load(tmp_path / "run").labels == ["negative", "neutral", "positive"]
 
 
@@ -172,33 +131,32 @@ def test_joblib_can_store_and_send_a_classifier(classifier: SentimentClassifier)
     np.testing.assert_array_equal(joblib.load(file).predict_proba(TEXTS), expected_RC)
 
 
-def test_other_processes_predict_with_a_pickled_classifier(classifier: SentimentClassifier) -> None:
+@pytest.fixture(scope="module")
+def spawned() -> Iterator[ProcessPoolExecutor]:
+    """A process that was spawned."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def test_other_processes_predict_with_a_pickled_classifier(
+    classifier: SentimentClassifier, spawned: ProcessPoolExecutor
+) -> None:
     expected_RC = classifier.predict_proba(TEXTS)
     tasks = (joblib.delayed(classifier.predict_proba)(TEXTS) for _ in range(2))
     for answers_RC in joblib.Parallel(n_jobs=2)(tasks):  # by loky and cloudpickle
         np.testing.assert_allclose(answers_RC, expected_RC, atol=1e-6)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        answers_RC = pool.submit(classifier.predict_proba, TEXTS).result(timeout=120)
+    answers_RC = spawned.submit(classifier.predict_proba, TEXTS).result(timeout=120)
     np.testing.assert_allclose(answers_RC, expected_RC, atol=1e-6)
-
-
-SENT = """
-import sys
-from multiprocessing.reduction import ForkingPickler
-import torch.multiprocessing  # teaches it how tensors are sent
-from lstm_sentiment import SentimentClassifier, load
-classifier = load(sys.argv[1], device="cpu")
-if sys.argv[2] == "as it is":
-    del SentimentClassifier.__reduce__
-open(sys.argv[3], "wb").write(bytes(ForkingPickler.dumps(classifier)))
-"""
 
 
 @pytest.mark.parametrize("how", ["taken apart", "as it is"])
 def test_a_classifier_outlives_the_process_that_sent_it(trained_run: Path, tmp_path: Path, how: str) -> None:
     """And the control: plain pickling shares tensors in memory that ends with the process."""
     sent = tmp_path / "sent"
-    subprocess.run([sys.executable, "-c", SENT, str(trained_run), how, str(sent)], check=True, timeout=100)
+    process = FORKS.Process(target=send, args=(trained_run, how, sent))
+    process.start()
+    process.join(100)
+    assert process.exitcode == 0
     if how == "as it is":
         with pytest.raises((OSError, RuntimeError)):
             pickle.loads(sent.read_bytes())

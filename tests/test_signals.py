@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Killed, killed_at_save
-from forks import FORKS
+from conftest import Killed, killed_at_save, time_limit
+from forks import FORKS, Job, start_code
 
 from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
 from lstm_sentiment.config.schema import Config
@@ -222,18 +220,15 @@ def test_signals_are_not_handled_outside_the_main_thread(configure: Configure) -
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def start_slowly(config: Config, seconds: float) -> subprocess.Popen[str]:
+def start_slowly(config: Config, seconds: float, folder: Path) -> Job:
     """Start the command and return after three steps."""
     argv = ["--config", f"{config.out}/config.yaml", "--resume=true"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW.format(seconds=seconds), *argv],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("THREE"):
-            return process
-    raise AssertionError(process.communicate())
+    job = start_code(SLOW.format(seconds=seconds), *argv, folder=folder)
+    with time_limit(240):
+        while "THREE" not in job.stdout.splitlines():
+            assert job.process.is_alive(), job.stderr
+            time.sleep(0.02)
+    return job
 
 
 @pytest.fixture
@@ -249,27 +244,25 @@ def begun(configure: Configure) -> Config:
 
 @BOTH
 def test_the_command_exits_within_seconds_and_resumes_exactly(
-    begun: Config, whole: Config, configure: Configure, number: int
+    begun: Config, whole: Config, configure: Configure, tmp_path: Path, number: int
 ) -> None:
-    process = start_slowly(begun, 0.2)
+    job = start_slowly(begun, 0.2, tmp_path)
     started = time.monotonic()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
+    os.kill(job.pid, number)
+    assert job.wait(30) == 128 + number
     assert time.monotonic() - started < 10
-    assert f"stopped by {signal.Signals(number).name} after step " in errors
-    assert "Traceback" not in errors
+    assert f"stopped by {signal.Signals(number).name} after step " in job.stderr
+    assert "Traceback" not in job.stderr
     assert 4 <= status_of(begun.out)["step"] < STEPS
     run(configure("--resume=true"))
     assert same_end(begun.out, whole.out)
 
 
-def test_a_second_signal_stops_at_once(begun: Config) -> None:
-    process = start_slowly(begun, 60)
-    process.send_signal(signal.SIGINT)
+def test_a_second_signal_stops_at_once(begun: Config, tmp_path: Path) -> None:
+    job = start_slowly(begun, 60, tmp_path)
+    os.kill(job.pid, signal.SIGINT)
     time.sleep(1)
-    assert process.poll() is None, "the step goes on"
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
-    assert process.returncode == -signal.SIGINT, "which a shell tells as 130"
+    assert job.process.is_alive(), "the step goes on"
+    os.kill(job.pid, signal.SIGINT)
+    assert job.wait(10) == -signal.SIGINT, "which a shell tells as 130"
     assert RunFolder(begun.out).load(LAST).facts["training"]["step"] == 1

@@ -7,10 +7,13 @@ so that an unknown one is reported with its file, line and the nearest key.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import json
 import re
 import sys
+import threading
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -78,8 +81,7 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
     """
     argv = _as_spelt(argv, ["--print_config"])
     printing = [word for word in argv if word.partition("=")[0] == "--print_config"]
-    parser = _parser(kind, prog=program, description=description)
-    parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
+    parser = _parser(kind, program, description)
     if {"-h", "--help"} & {*argv}:
         parser.parse_args(["--help"])
     files, typed, problems = _split(kind, [word for word in argv if word not in printing])
@@ -116,7 +118,20 @@ def read_settings(file: str | Path, kind: type[Settings]) -> Settings:
     >>> read_settings(file, Config).trainer.epochs
     3
     """
-    return _parse_all(kind, _parser(kind), *read_file(kind, str(file)))
+    given, problems = read_file(kind, str(file))
+    if not problems:
+        with contextlib.suppress(ConfigError):  # which is raised below, with the place of each mistake
+            settings: Settings = _settings_of(
+                typing.cast("type", kind), *((key, text) for key, (text, _) in given.items())
+            )
+            return settings
+    return _parse_all(kind, _parser(kind), given, problems)
+
+
+@functools.lru_cache(maxsize=16)
+def _settings_of(kind: type, *values: tuple[str, str]) -> Any:
+    """Parse keys and their values; a run's settings are read several times, by different checks."""
+    return _parse_all(kind, _parser(kind), {key: (text, "") for key, text in values}, [])
 
 
 def config_of(values: Mapping[str, str]) -> Config:
@@ -135,13 +150,25 @@ def config_of(values: Mapping[str, str]) -> Config:
     return _parse_all(Config, _parser(Config), given, problems)
 
 
-def _parser(kind: type, **texts: Any) -> ArgumentParser:
-    parser = ArgumentParser(formatter_class=Help, exit_on_error=False, parser_mode="text", **texts)
+def _parser(kind: type, program: str | None = None, description: str | None = None) -> ArgumentParser:
+    """Return the parser of a configuration class; with a program's name, of its command line."""
+    return _parser_of_thread(kind, program, description, threading.get_ident())
+
+
+@functools.lru_cache(maxsize=16)  # building one takes longer than parsing
+def _parser_of_thread(
+    kind: type, program: str | None, description: str | None, _thread: int
+) -> ArgumentParser:
+    parser = ArgumentParser(
+        formatter_class=Help, exit_on_error=False, parser_mode="text", prog=program, description=description
+    )
     parser.add_class_arguments(kind, as_group=True)
     for action in parser._actions:  # of jsonargparse's own, --data FILE and --teacher+ NAME are not accepted
         action.option_strings = [option for option in action.option_strings if not option.endswith("+")]
         if action.dest in SECTIONS:
             action.help = argparse.SUPPRESS
+    if program is not None:
+        parser.add_argument("--config", action="config", help="YAML file; options given here win over it")
     return parser
 
 
