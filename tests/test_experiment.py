@@ -80,12 +80,15 @@ def test_a_run_writes_its_documented_files(configure: Configure) -> None:
         "config.yaml",
         "data.json",
         "environment.json",
+        "held_out_rows.csv",
         "labels.json",
         "last",
         "last.previous",
         "log.jsonl",
+        "linear",
         "metrics.json",
         "status.json",
+        "trained_texts.safetensors",
         "vocabulary.json",
     }
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -606,7 +609,7 @@ def test_no_file_of_a_run_is_a_pickle(configure: Configure) -> None:
     config = configure("--trainer.epochs=1")
     run(config)
     files = [file for file in Path(config.out).rglob("*") if file.is_file()]
-    assert {file.suffix for file in files} == {".json", ".jsonl", ".yaml", ".safetensors"}
+    assert {file.suffix for file in files} == {".json", ".jsonl", ".yaml", ".safetensors", ".csv"}
     for file in files:
         content = file.read_bytes()
         if file.suffix == ".safetensors":
