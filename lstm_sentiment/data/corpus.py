@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.config.sections import DataConfig, TextConfig, code_of, only_excludes, sources
+from lstm_sentiment.config.sections import DataConfig, TextConfig, class_folders, code_of, sources
+from lstm_sentiment.data.columns import Rows
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
 from lstm_sentiment.data.formats.lines import form_of
 from lstm_sentiment.data.labels import class_indices, class_map
+from lstm_sentiment.data.review.decisions import matching_rows, read_suspects, to_leave_out
 from lstm_sentiment.data.sources.names import TREES
-from lstm_sentiment.data.sources.sources import open_source
-from lstm_sentiment.data.splits import split_rows
+from lstm_sentiment.data.sources.sources import Source, open_source
+from lstm_sentiment.data.splits import RowSplit, split_rows
 from lstm_sentiment.data.token_store import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.data.word_vectors import vector_words
 from lstm_sentiment.errors import ConfigError, DataError, Problems, shown
@@ -103,6 +105,7 @@ def prepare(
     labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
     classes = class_indices(stores, label_map, labels)
     cut = split_rows(stores["train"], classes["train"], data, seed=seed)
+    cut, excluded = _without_suspects(cut, stores["train"], classes["train"], data)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
     words = [*words, *(vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ())]
     more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
@@ -125,6 +128,7 @@ def prepare(
         vocabulary=vocabulary,
         facts={
             "duplicates": cut.duplicates,
+            "excluded_rows": excluded,
             "conflicting_labels": cut.conflicting,
             "counts": {split: _counts(store, classes[split]) for split, store in stores.items()},
             "unlabelled": {"texts": len(unlabelled)} if unlabelled else {},
@@ -145,7 +149,12 @@ def refuse_addresses(data: DataConfig) -> None:
     >>> refuse_addresses(DataConfig(train="reviews.csv"))
     """
     alone = [source for source in (data.train, data.validation, data.test) if isinstance(source, str)]
-    for source in (*alone, *(sources(data.unlabelled) or ()), *(sources(data.exclude) or ())):
+    for source in (
+        *alone,
+        *(sources(data.unlabelled) or ()),
+        *(sources(data.exclude) or ()),
+        *(sources(data.exclude_rows) or ()),
+    ):
         if "://" in source:
             raise DataError("is a URL in a run folder, which is untrusted, and is not fetched", file=source)
 
@@ -182,18 +191,44 @@ def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phr
             raise ConfigError(
                 f"{name} has none: only trees do ({' '.join(TREES)}); set this to 0", key="data.phrases"
             )
-        named = data.labels and not only_excludes(data.labels)
-        folders = tuple(str(code) for code in data.labels or ()) if named else None
-        columns = Columns(
-            text=data.text_column,
-            label=data.label_column,
-            group=data.group_column,
-            weight=data.weight_column if name == data.train else None,
-            filter=tuple((column, code_of(str(value))) for column, value in sorted(data.filter.items())),
-            classes=folders if source.format == "folder" else None,
-            phrases=phrases,
-        )
-        return tokenize_source(source, columns, tokenizer, cache)
+        return tokenize_source(source, _columns(source, name, data, phrases=phrases), tokenizer, cache)
+
+
+def _columns(source: Source, name: str, data: DataConfig, *, phrases: bool) -> Columns:
+    return Columns(
+        text=data.text_column,
+        label=data.label_column,
+        group=data.group_column,
+        weight=data.weight_column if name == data.train else None,
+        filter=tuple((column, code_of(str(value))) for column, value in sorted(data.filter.items())),
+        classes=class_folders(data.labels) if source.format == "folder" else None,
+        phrases=phrases,
+    )
+
+
+def original_texts(name: str, data: DataConfig, rows: Collection[int]) -> dict[int, str]:
+    """Return the texts of some rows of a labelled source, as they are in the file.
+
+    Args:
+        name: one of the sources of `data`.
+        data: how it is read.
+        rows: of its token store.
+
+    Raises:
+        DataError: the source cannot be read.
+
+    Example::
+
+        original_texts("reviews.csv", config.data, [0, 17])[17]
+    """
+    found: dict[int, str] = {}
+    wanted, start = set(rows), 0
+    with open_source(name, **reading_of(data)) as source:
+        phrases = name == data.train and data.phrases > 0
+        for texts in Rows(source, _columns(source, name, data, phrases=phrases)).texts():
+            found |= {start + n: text for n, text in enumerate(texts) if start + n in wanted}
+            start += len(texts)
+    return found
 
 
 def reading_of(data: TextSources) -> dict[str, Any]:
@@ -303,6 +338,32 @@ def _datasets(
             counts=stores[origin].weights[rows],
         )
     return splits
+
+
+def _without_suspects(
+    cut: RowSplit, store: TokenStore, classes: Array, data: DataConfig
+) -> tuple[RowSplit, int]:
+    """Leave the rows of `data.exclude_rows` out of the training rows; also return how many they were.
+
+    A repeated text that was removed as a duplicate of one of them takes its place.
+    """
+    if data.exclude_rows is None:
+        return cut, 0
+    named = to_leave_out(read_suspects(data.exclude_rows))
+    excluded = matching_rows(named, store.lines, store.hashes)
+    if not excluded.any():
+        problem = f"none of its {len(named):,} rows is a row of {store.name}; name the table of these data"
+        raise DataError(problem, file=data.exclude_rows)
+    excluded |= store.phrases & np.isin(store.lines, store.lines[excluded & ~store.phrases])
+    train = cut.rows["train"]
+    stay, again = train[~excluded[train]], np.zeros(0, np.int64)
+    if data.deduplicate:
+        others = np.flatnonzero(~excluded & (classes >= 0) & (store.weights > 0))
+        again = others[np.isin(store.hashes[others], store.hashes[train[excluded[train]]])]
+        again = again[np.unique(store.hashes[again], return_index=True)[1]]
+    rows = {**cut.rows, "train": np.union1d(stay, again)}
+    counted = np.union1d(cut.counted[~excluded[cut.counted]], again)
+    return replace(cut, rows=rows, counted=counted), len(train) - len(rows["train"])
 
 
 def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:

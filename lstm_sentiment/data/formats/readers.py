@@ -7,6 +7,7 @@ Rows are read in chunks, so that a file may be larger than memory.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -252,6 +253,16 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
     return str(value)
+
+
+def text_hash(text: str) -> int:
+    """Return a 64-bit hash of a text, the same for texts that differ in surrounding space only.
+
+    >>> text_hash(" so good\\n") == text_hash("so good")
+    True
+    """
+    stripped = text.strip().encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(stripped, digest_size=8).digest(), "little")
 
 
 def _chunks(source: Source, classes: list[str] | None, phrases: bool, labelled: bool) -> Iterator[Chunk]:
