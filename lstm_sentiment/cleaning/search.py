@@ -95,9 +95,9 @@ class Marked:
 
     Args:
         rows: indices.
-        scores: from 0 to 1. Wrong label: probability of the prediction minus that of the label; duplicate
-            with another label: 1 minus the probability of the label; near-duplicate: Jaccard index of the
-            tokens; out of language: share of rare words; empty: 1.
+        scores: from 0 to 1. Wrong label, and duplicate with another label: 1 minus the probability of the
+            label; near-duplicate: Jaccard index of the tokens; out of language: share of rare words;
+            empty: 1.
         others: index of the row that each duplicates; -1 for none.
     """
 
@@ -169,7 +169,7 @@ def _marked(corpus: Corpus, rows: AllRows, probabilities_RC: Array, errors: Labe
     share_R, foreign_R = rare_shares(rows.data)
     foreign, empty = np.flatnonzero(foreign_R), np.flatnonzero(rows.data.full_lengths == 0)
     return {
-        WRONG_LABEL: _without_others(errors.rows, errors.margins),
+        WRONG_LABEL: _without_others(errors.rows, errors.scores),
         OTHER_LABEL: _other_labels(rows.data.texts, rows.data.labels, probabilities_RC),
         OTHER_SPLIT: _other_splits(corpus, rows),
         FOREIGN: _without_others(foreign, share_R[foreign]),
