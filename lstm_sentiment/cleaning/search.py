@@ -17,7 +17,7 @@ import torch
 
 from lstm_sentiment.adaptation.resolving import BUCKETS, Plan, resolve, user_keys
 from lstm_sentiment.cleaning.out_of_fold import FrozenLSTM, OutOfFold, folds_with_groups, out_of_fold
-from lstm_sentiment.cleaning.rare_words import rare_shares
+from lstm_sentiment.cleaning.rare_words import rare_words
 from lstm_sentiment.cleaning.rows import AllRows, all_rows
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, original_texts
@@ -166,7 +166,7 @@ def predict_all(plan: Plan, rows: AllRows) -> OutOfFold:
 
 def _marked(corpus: Corpus, rows: AllRows, probabilities_RC: Array, errors: LabelErrors) -> dict[str, Marked]:
     log.info("comparing texts ...")
-    share_R, foreign_R = rare_shares(rows.data)
+    share_R, foreign_R = rare_words(rows.data)
     foreign, empty = np.flatnonzero(foreign_R), np.flatnonzero(rows.data.full_lengths == 0)
     return {
         WRONG_LABEL: _without_others(errors.rows, errors.scores),
