@@ -511,6 +511,21 @@ def test_a_repeated_text_takes_the_place_of_a_row_that_is_left_out(tmp_path: Pat
     assert lines_in(prepared(file, exclude_rows=str(table)), "train") == list(range(3, 34))
 
 
+def test_phrases_of_a_left_out_sentence_are_left_out_too(tmp_path: Path) -> None:
+    trees = [
+        "(1 (1 bad) (2 food))",
+        "(3 (3 good) (2 film))",
+        "(1 (1 worse) (2 room))",
+        "(3 (3 fine) (2 day))",
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(trees) + "\n")
+    table = table_of([("a.txt", 2, "good film", "")], tmp_path / "suspects.csv")
+    settings = {"phrases": 0.5, "labels": {1: "negative", 3: "positive", 2: None}}
+    file = tmp_path / "a.txt"
+    assert set(lines_in(prepared(file, **settings), "train")) == {1, 2, 3, 4}
+    assert set(lines_in(prepared(file, exclude_rows=str(table), **settings), "train")) == {1, 3, 4}
+
+
 def test_a_table_of_other_data_is_refused(excluding: Callable[..., Corpus]) -> None:
     with pytest.raises(DataError, match=r"suspects\.csv: none of its 1 rows is a row of .*rows\.csv"):
         excluding((2, "another text", ""))

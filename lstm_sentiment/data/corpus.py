@@ -104,8 +104,7 @@ def prepare(
     label_map = class_map(data.labels, stores["train"])
     labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
     classes = class_indices(stores, label_map, labels)
-    cut = split_rows(stores["train"], classes["train"], data, seed=seed)
-    cut, excluded = _without_suspects(cut, stores["train"], classes["train"], data)
+    cut = _split(stores["train"], classes["train"], data, seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
     words = [*words, *(vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ())]
     more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
@@ -127,9 +126,7 @@ def prepare(
         label_map=label_map,
         vocabulary=vocabulary,
         facts={
-            "duplicates": cut.duplicates,
-            "excluded_rows": excluded,
-            "conflicting_labels": cut.conflicting,
+            **cut.facts,
             "counts": {split: _counts(store, classes[split]) for split, store in stores.items()},
             "unlabelled": {"texts": len(unlabelled)} if unlabelled else {},
             "phrases": int(stores["train"].phrases[cut.rows["train"]].sum()),
@@ -340,15 +337,14 @@ def _datasets(
     return splits
 
 
-def _without_suspects(
-    cut: RowSplit, store: TokenStore, classes: Array, data: DataConfig
-) -> tuple[RowSplit, int]:
-    """Leave the rows of `data.exclude_rows` out of the training rows; also return how many they were.
+def _split(store: TokenStore, classes: Array, data: DataConfig, seed: int) -> RowSplit:
+    """Split the rows, and leave those of `data.exclude_rows` out of the training rows.
 
     A repeated text that was removed as a duplicate of one of them takes its place.
     """
+    cut = split_rows(store, classes, data, seed=seed)
     if data.exclude_rows is None:
-        return cut, 0
+        return cut
     named = to_leave_out(read_suspects(data.exclude_rows))
     excluded = matching_rows(named, store.lines, store.hashes)
     if not excluded.any():
@@ -361,9 +357,13 @@ def _without_suspects(
         others = np.flatnonzero(~excluded & (classes >= 0) & (store.weights > 0))
         again = others[np.isin(store.hashes[others], store.hashes[train[excluded[train]]])]
         again = again[np.unique(store.hashes[again], return_index=True)[1]]
-    rows = {**cut.rows, "train": np.union1d(stay, again)}
-    counted = np.union1d(cut.counted[~excluded[cut.counted]], again)
-    return replace(cut, rows=rows, counted=counted), len(train) - len(rows["train"])
+    left = np.union1d(stay, again)
+    return replace(
+        cut,
+        rows={**cut.rows, "train": left},
+        counted=np.union1d(cut.counted[~excluded[cut.counted]], again),
+        excluded=len(train) - len(left),
+    )
 
 
 def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:
