@@ -363,6 +363,15 @@ def test_rows_of_other_files_are_counted_and_ignored(tmp_path: Path) -> None:
     assert (copied.rows, copied.dropped, copied.of_others) == (1, 1, 1)
 
 
+def test_a_table_without_rows_changes_nothing(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "rows.csv", rows := make_rows(30, longest=5))
+    (tmp_path / "suspects.csv").write_text(",".join(COLUMNS) + "\n")
+    table, out = str(tmp_path / "suspects.csv"), tmp_path / "fixed.csv"
+    write_fixed_copy(DataConfig(train=str(file)), table, str(out))
+    assert [(row["text"], row["label"]) for row in dicts_in(out)] == rows
+    assert len(prepared(file, exclude_rows=table).train) == 30
+
+
 Row = tuple[str, int, str, str]
 REFUSED: dict[str, tuple[list[Row], str]] = {
     "a decision that is neither": (

@@ -347,7 +347,7 @@ def _split(store: TokenStore, classes: Array, data: DataConfig, seed: int) -> Ro
         return cut
     named = to_leave_out(read_suspects(data.exclude_rows))
     excluded = matching_rows(named, store.lines, store.hashes)
-    if not excluded.any():
+    if named and not excluded.any():
         problem = f"none of its {len(named):,} rows is a row of {store.name}; name the table of these data"
         raise DataError(problem, file=data.exclude_rows)
     excluded |= store.phrases & np.isin(store.lines, store.lines[excluded & ~store.phrases])

@@ -58,7 +58,12 @@ class Chunk:
 
 
 def read_chunks(
-    source: Source, *, classes: list[str] | None = None, phrases: bool = False, labelled: bool = True
+    source: Source,
+    *,
+    classes: list[str] | None = None,
+    phrases: bool = False,
+    labelled: bool = True,
+    may_be_empty: bool = False,
 ) -> Iterator[Chunk]:
     """Read a source in chunks of at most `CHUNK_ROWS` rows or trees and about `CHUNK_BYTES`.
 
@@ -67,6 +72,7 @@ def read_chunks(
         classes: for a folder, the class folders to read; None for all.
         phrases: for trees, include their phrases, after each sentence, and a column `lines.PHRASE`.
         labelled: whether labels are required; plain text lines, which have none, are then refused.
+        may_be_empty: whether a source without rows is accepted.
 
     Raises:
         DataError: an invalid row, with file and line.
@@ -83,7 +89,7 @@ def read_chunks(
     for chunk in _chunks(source, classes, phrases, labelled):
         empty = empty and chunk.frame.empty
         yield chunk
-    if empty:
+    if empty and not may_be_empty:
         raise DataError("has no rows; add one for each text", file=source.name)
 
 

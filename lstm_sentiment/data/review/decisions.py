@@ -80,7 +80,7 @@ def read_suspects(file: str) -> list[Reviewed]:
     found: list[Reviewed] = []
     problems = Problems[DataError]()
     with open_source(file, encoding_errors="replace") as opened:  # texts are not used
-        for chunk in read_chunks(opened):
+        for chunk in read_chunks(opened, may_be_empty=True):
             found += _rows_of(chunk, file, problems)
     problems.raise_any()
     return found

@@ -115,7 +115,7 @@ def _of_file(reviewed: Sequence[Reviewed], name: str, suspects: str) -> list[Rev
     name = without_secrets(name)
     here = [row for row in reviewed if row.source == name]
     here = here or [row for row in reviewed if Path(row.source).name == Path(name).name]
-    if not here:
+    if reviewed and not here:
         found = listed(dict.fromkeys(row.source for row in reviewed), most=3, quoted=True)
         raise DataError(f"has no row of {name}, but of {found}; name one of these as the data", file=suspects)
     return here
