@@ -1,14 +1,18 @@
-"""Measure how well suspect rows are found: flip labels at random, and count how many of them are listed.
+"""Measure how well wrong labels are found: flip labels at random, and count how many of them are listed.
 
     python scripts/label_noise.py --out label-noise.jsonl \\
         phrasebank=financial_phrasebank_50agree.parquet sst2=sst2/dev.parquet,sst2/test.parquet
 
 Of each corpus (tables with the columns text and label, the codes 0, 1, or 0, 1, 2) training rows are sampled
 with each seed, and a tenth of their labels replaced by another class, drawn uniformly. All rows are ranked by
-the out-of-fold probability of their label, by the command `suspects` and by its linear model alone; precision
-and recall of the flips are those of the first tenth. Then a classifier is trained on all rows, without the
-listed rows and with the true labels, and scored on test rows with their true labels. The log has a line for
-each corpus and seed; the table of all is printed.
+the out-of-fold probability of their label, as the command `suspects` does, and by that of its linear model
+alone; precision and recall of the flips are those of the first tenth. Then classifiers are fitted over the
+frozen LSTM, as training with few rows does, and scored on test rows with their true labels: on all rows,
+without the rows listed as wrong labels, without the first tenth of the rows, with these corrected, and with
+all true labels. The log has a line for each corpus and seed; the table of all is printed. Corpora and seeds
+that the log has are not run again.
+
+Legend: R rows, C classes, P pooled features.
 """
 
 from __future__ import annotations
@@ -20,28 +24,44 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import torch
 from result_log import commit_of, markdown, read_log, repository
 
+from lstm_sentiment.adaptation.fitting import fit_frozen, pooled_features
 from lstm_sentiment.adaptation.resolving import resolve
-from lstm_sentiment.cleaning.rows import all_rows
-from lstm_sentiment.cleaning.search import WRONG_LABEL, find_suspects, predict_all
-from lstm_sentiment.cleaning.table import write_suspects
-from lstm_sentiment.config.schema import Config, DataConfig, TrainerConfig
+from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.cleaning.out_of_fold import FrozenLSTM, folds_with_groups, out_of_fold
+from lstm_sentiment.config.schema import Config, TrainerConfig
+from lstm_sentiment.config.sections import DataConfig
+from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.evaluation.confident_learning import find_label_errors
-from lstm_sentiment.experiment.train import run
+from lstm_sentiment.evaluation.logits import predict_logits
+from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.experiment.train import initial_model
+from lstm_sentiment.models.network import TfidfBranch, WideAndDeep
 from lstm_sentiment.system.devices import set_up_cpu
+from lstm_sentiment.system.distributed import Processes
 
 ROOT = Path(__file__).parents[1]
 NAMES = {2: ["negative", "positive"], 3: ["negative", "neutral", "positive"]}
 GIVEN = frozenset({"pretrained", "adapt", "data.validation", "data.test"})
-PRUNINGS = ("noise_rate", "class", "both")
+CPU = torch.device("cpu")
+TRAINED = [
+    "all rows",
+    "without the listed",
+    "without the first tenth",
+    "first tenth corrected",
+    "true labels",
+]
+Array = npt.NDArray[Any]
 
 
 def main(argv: list[str]) -> None:
@@ -53,15 +73,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--noise", type=float, default=0.1, help="share of the labels that are flipped")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--pretrained", default="starter", help="as for train")
     parser.add_argument("--out", type=Path, required=True, help="log to append to")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     set_up_cpu(options.threads)
     facts = repository(ROOT, "lstm_sentiment", "scripts/label_noise.py")
+    done = {(entry["corpus"], entry["seed"]) for entry in read_log(options.out)}
     for seed in range(options.seeds):
         for named in options.corpora:
             name, _, files = named.partition("=")
+            if (name, seed) in done:
+                continue
             frame = read_corpus(files.split(","))
             with tempfile.TemporaryDirectory() as folder:
                 entry = facts | {"corpus": name, "seed": seed, **measure(frame, seed, options, Path(folder))}
@@ -90,92 +112,99 @@ def measure(frame: pd.DataFrame, seed: int, options: argparse.Namespace, folder:
     noisy = train["label"].tolist()
     for row in flipped:
         noisy[row] = random.choice([name for name in names if name != noisy[row]])
-    for file, rows in (("noisy", train.assign(label=noisy)), ("true", train), ("test", test)):
+    for file, rows in (("train", train.assign(label=noisy)), ("test", test)):
         rows.to_json(folder / f"{file}.jsonl", orient="records", lines=True, force_ascii=False)
-    config = Config(
-        out=str(folder / "run"),
-        pretrained=None if options.pretrained == "null" else options.pretrained,
-        adapt="auto" if options.pretrained == "null" else "frozen",
-        baseline=False,
-        overwrite=True,
-        data=DataConfig(train=str(folder / "noisy.jsonl"), validation=None, test=None),
-        trainer=TrainerConfig(threads=options.threads),
-    )
-    found = ranked(config, flipped)
-    started = time.perf_counter()
-    suspects = find_suspects(config, given=GIVEN)
-    found["suspects_s"] = round(time.perf_counter() - started, 1)
-    write_suspects(suspects, str(folder / "suspects.csv"))
-    wrong = [row.line - 1 for row in suspects.suspects if WRONG_LABEL in row.reasons]
-    found["listed"] = shares(np.array(wrong, np.int64), flipped)
-    if config.pretrained is not None:
-        found["macro_f1"] = trained(config, folder)
-    return {"rows": count, "test_rows": len(test), "flips": len(flipped), **found}
-
-
-def ranked(config: Config, flipped: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Return precision and recall of the flips among the first rows of each ranking, and by each pruning."""
+    data = DataConfig(train=f"{folder}/train.jsonl", validation=None, test=f"{folder}/test.jsonl")
+    trainer = TrainerConfig(threads=options.threads)
+    config = Config(pretrained="starter", adapt="frozen", data=data, trainer=trainer)
     plan = resolve(config, GIVEN, cache=cache_folder())
-    if plan.corpus is None:
-        raise SystemExit("label_noise: needs a classifier to start from")
-    rows = all_rows(plan.corpus, grouped=False)
-    predicted = predict_all(plan, rows)
-    lines_R, labels_R, found = rows.lines() - 1, rows.data.labels, {}
-    for name, probabilities_RC in (
-        ("blend", predicted.probabilities_RC), ("linear", predicted.linear_RC)
-    ):  # fmt: skip
-        own_R = probabilities_RC[np.arange(len(labels_R)), labels_R]
-        first = np.argsort(own_R, kind="stable")[: len(flipped)]
-        found[name] = {"first": shares(lines_R[first], flipped)} | {
-            by: shares(lines_R[find_label_errors(labels_R, probabilities_RC, by=by).rows], flipped)
-            for by in PRUNINGS
-        }
-    return found | {"model": predicted.model}
+    assert plan.corpus is not None
+    assert plan.start is not None
+    network = initial_model(plan.config, plan.corpus, start=plan.start, fitted=False).eval()
+    assert isinstance(network, WideAndDeep)
+    rows_R = plan.corpus.train.store.lines[plan.corpus.train.rows] - 1  # a line for each row
+    true_R = np.array([plan.corpus.labels.index(name) for name in train["label"]])[rows_R]
+    found = {"rows": count, "test_rows": len(test), "flips": len(flipped)}
+    return found | results(network, plan.start, plan.corpus, np.isin(rows_R, flipped), true_R)
 
 
-def shares(chosen: np.ndarray[Any, Any], flipped: np.ndarray[Any, Any]) -> dict[str, Any]:
+def results(
+    network: WideAndDeep, start: Start, corpus: Corpus, flipped_R: Array, true_R: Array
+) -> dict[str, Any]:
+    """Return precision and recall of the rankings, and the scores after training."""
+    assert corpus.test is not None
+    began, train = time.perf_counter(), corpus.train
+    branch = TfidfBranch(len(corpus.vocabulary), len(corpus.labels), buckets=network.ngrams.buckets)
+    frozen = FrozenLSTM(start=start, lstm=network.lstm, device=CPU)
+    folds = folds_with_groups(train, None, seed=0)
+    with torch.no_grad():
+        predicted = out_of_fold(train, corpus.labels, branch, folds, frozen=frozen)
+    seconds = time.perf_counter() - began
+    found: dict[str, Any] = {"model": predicted.model, "seconds": round(seconds, 1)}
+    every, count = np.arange(len(train)), int(flipped_R.sum())
+    for name, probabilities_RC in (("linear", predicted.linear_RC), ("blend", predicted.probabilities_RC)):
+        first = np.argsort(probabilities_RC[every, train.labels], kind="stable")[:count]
+        listed = find_label_errors(train.labels, probabilities_RC).rows
+        found[name] = {"first": shares(first, flipped_R), "listed": shares(listed, flipped_R)}
+    corrected_R = train.labels.copy()
+    corrected_R[first] = true_R[first]
+    of_rows = [(every, train.labels), (np.setdiff1d(every, listed), train.labels)]
+    of_rows += [(np.setdiff1d(every, first), train.labels), (every, corrected_R), (every, true_R)]
+    features = [
+        pooled_features(network.lstm, of, device=CPU, processes=Processes()) for of in (train, corpus.test)
+    ]
+    found["macro_f1"] = {
+        name: trained(network, start, corpus, (rows, labels_R), features)
+        for name, (rows, labels_R) in zip(TRAINED, of_rows, strict=True)
+    }
+    return found
+
+
+@torch.no_grad()
+def trained(
+    network: WideAndDeep, start: Start, corpus: Corpus, learned: tuple[Array, Array], features: list[Array]
+) -> float:
+    """Return the macro-F1 on test rows after training on some rows with some labels."""
+    rows, labels_R = learned
+    part = corpus.train.joined(corpus.train.store, corpus.train.rows[rows], labels_R[rows])
+    fit_frozen(
+        network, start, part, features[0][rows],
+        labels=corpus.labels, row_weights=np.ones(len(rows)), metric="macro_f1", seed=0,
+    )  # fmt: skip
+    assert isinstance(corpus.test, TextDataset)
+    of_lstm_RC = network.lstm.head(torch.from_numpy(features[1]))
+    of_ngrams_RC = predict_logits(network.ngrams, corpus.test, device=CPU, batch_size=256)
+    logits_RC = network.shares[0] * of_lstm_RC + network.shares[1] * of_ngrams_RC
+    scores = score(corpus.test.labels, logits_RC.double().softmax(1).numpy(), corpus.labels)
+    return round(float(scores["macro_f1"]), 4)
+
+
+def shares(chosen: Array, flipped_R: Array) -> dict[str, Any]:
     """Return how many rows were chosen, and the precision and recall of the flips among them."""
-    hits = int(np.isin(chosen, flipped).sum())
-    precision, recall = hits / max(1, len(chosen)), hits / max(1, len(flipped))
+    hits = int(flipped_R[chosen].sum())
+    precision, recall = hits / max(1, len(chosen)), hits / max(1, int(flipped_R.sum()))
     return {"rows": len(chosen), "precision": round(precision, 4), "recall": round(recall, 4)}
 
 
-def trained(config: Config, folder: Path) -> dict[str, float]:
-    """Return the macro-F1 on test rows of classifiers trained on all, unsuspected and true rows."""
-    noisy = replace(config.data, test=str(folder / "test.jsonl"))
-    of_rows = {
-        "all rows": noisy,
-        "without suspects": replace(noisy, exclude_rows=str(folder / "suspects.csv")),
-        "true labels": replace(noisy, train=str(folder / "true.jsonl")),
-    }
-    return {
-        name: round(run(replace(config, data=data), given=GIVEN)["test"]["macro_f1"], 4)
-        for name, data in of_rows.items()
-    }
-
-
 def table(entries: list[dict[str, Any]]) -> str:
-    """Return the means over seeds, with standard deviations, as Markdown."""
+    """Return the means over seeds, with standard deviations, as two tables in Markdown."""
     of_corpus: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in entries:
         of_corpus[entry["corpus"]].append(entry)
-    head = ["corpus", "rows", "precision = recall at 10 %", "linear model", "listed", "precision", "recall"]
-    head += ["macro-F1, all rows", "without suspects", "true labels"]
-    rows = []
+    flips, scores = [], []
     for name, of in of_corpus.items():
-        cells = [f"{name} ({len(of)})", f"{of[0]['rows']:,}"]
-        cells += [
+        first = [
             spread([entry[model]["first"]["precision"] for entry in of]) for model in ("blend", "linear")
         ]
-        cells += [f"{np.mean([entry['listed']['rows'] for entry in of]):.0f}"]
-        cells += [spread([entry["listed"][share] for entry in of]) for share in ("precision", "recall")]
-        cells += [
-            spread([entry["macro_f1"][which] for entry in of])
-            for which in ("all rows", "without suspects", "true labels")
-        ]
-        rows.append(cells)
+        listed = [f"{np.mean([entry['blend']['listed']['rows'] for entry in of]):.0f}"]
+        listed += [spread([entry["blend"]["listed"][of_] for entry in of]) for of_ in ("precision", "recall")]
+        flips.append([name, f"{of[0]['rows']:,}", *first, *listed])
+        scores.append([name, *(spread([entry["macro_f1"][which] for entry in of]) for which in TRAINED)])
+    found = markdown(
+        ["corpus", "rows", "first tenth", "linear model alone", "rows listed", "precision", "recall"], flips
+    )
     commits = ", ".join(sorted({commit_of(entry) for entry in entries}))
-    return f"{markdown(head, rows)}\n\nCommit {commits}."
+    return f"{found}\n\n{markdown(['corpus', *TRAINED], scores)}\n\nCommit {commits}."
 
 
 def spread(values: list[float]) -> str:
