@@ -67,7 +67,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in flipped:
         text, label = rows[row]
         rows[row] = text, random.Random(row).choice([of for of in CLUES if of != label])
-    odd = [("a great\nday", "positive"), ("a great\nday", "negative"), ("", "neutral"), (" ", "neutral")]
+    odd = [("a great\nday", "positive"), ("a great\nday", "negative"), ("", "neutral"), (" ", "negative")]
     odd += [(FOREIGN_TEXT, "negative"), (LONG.format("lovely"), "positive")]
     write_rows(folder / "rows.csv", [*odd, *rows])
     write_csv(folder / "test.csv", [*make_rows(30, seed=5, longest=8), (LONG.format("superb"), "positive")])

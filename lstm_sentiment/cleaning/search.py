@@ -21,6 +21,7 @@ from lstm_sentiment.cleaning.rare_words import rare_words
 from lstm_sentiment.cleaning.rows import AllRows, all_rows
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, original_texts
+from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.formats.readers import text_hash
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.diagnostics.near_duplicates import near_duplicates
@@ -170,7 +171,7 @@ def _marked(corpus: Corpus, rows: AllRows, probabilities_RC: Array, errors: Labe
     foreign, empty = np.flatnonzero(foreign_R), np.flatnonzero(rows.data.full_lengths == 0)
     return {
         WRONG_LABEL: _without_others(errors.rows, errors.scores),
-        OTHER_LABEL: _other_labels(rows.data.texts, rows.data.labels, probabilities_RC),
+        OTHER_LABEL: _other_labels(rows.data, probabilities_RC),
         OTHER_SPLIT: _other_splits(corpus, rows),
         FOREIGN: _without_others(foreign, share_R[foreign]),
         EMPTY: _without_others(empty, np.ones(len(empty))),
@@ -181,13 +182,16 @@ def _without_others(rows: Array, scores: Array) -> Marked:
     return Marked(rows=rows, scores=scores, others=np.full(len(rows), -1))
 
 
-def _other_labels(texts_R: Array, labels_R: Array, probabilities_RC: Array) -> Marked:
+def _other_labels(data: TextDataset, probabilities_RC: Array) -> Marked:
     """Mark all rows of texts with several labels; each with the first row of the text with another label."""
+    texts_R, labels_R = data.texts, data.labels
     order = np.lexsort((np.arange(len(texts_R)), texts_R))
-    starts = np.flatnonzero(np.diff(texts_R[order], prepend=texts_R[order][:1] + 1))
-    rows, others = [], []
-    for of_text in np.split(order, starts[1:]):
-        unlike = of_text[labels_R[of_text] != labels_R[of_text[0]]]
+    order = order[data.full_lengths[order] > 0]  # empty texts have a reason of their own
+    starts = np.flatnonzero(texts_R[order][1:] != texts_R[order][:-1]) + 1
+    rows: list[int] = []
+    others: list[int] = []
+    for of_text in np.split(order, starts):
+        unlike = of_text[labels_R[of_text] != labels_R[of_text[:1]]]
         if len(unlike):
             rows += of_text.tolist()
             first, second = of_text[0], unlike[0]
@@ -208,13 +212,7 @@ def _other_splits(corpus: Corpus, rows: AllRows) -> Marked:
     for n, split in enumerate(splits):
         for other in splits[n + 1 :]:
             mine, theirs = rows.places_of(split), rows.places_of(other)
-            _, first, place = np.unique(other.texts, return_index=True, return_inverse=True)
-            same = {text: first[at] for text, at in zip(other.texts.tolist(), place, strict=True)}
-            found = {row: (1.0, same[text]) for row, text in enumerate(split.texts.tolist()) if text in same}
-            near = near_duplicates(split, other)
-            for row, at, jaccard in zip(near.rows.tolist(), near.others, near.jaccard.tolist(), strict=True):
-                found.setdefault(row, (jaccard, at))
-            for row, (jaccard, at) in found.items():
+            for row, (jaccard, at) in _similar(split, other).items():
                 best[mine[row]] = max(best.get(mine[row], (0.0, -1)), (jaccard, theirs[at]))
     marked = sorted(best)
     return Marked(
@@ -222,6 +220,17 @@ def _other_splits(corpus: Corpus, rows: AllRows) -> Marked:
         scores=np.array([best[row][0] for row in marked]),
         others=np.array([best[row][1] for row in marked], np.int64),
     )
+
+
+def _similar(split: TextDataset, other: TextDataset) -> dict[int, tuple[float, int]]:
+    """Return the rows that have a duplicate or near-duplicate in another split: Jaccard index and row."""
+    same = {text: row for row, text in reversed(list(enumerate(other.texts.tolist())))}
+    texts, filled = split.texts.tolist(), np.flatnonzero(split.full_lengths > 0).tolist()
+    found = {row: (1.0, same[texts[row]]) for row in filled if texts[row] in same}
+    near = near_duplicates(split, other)
+    for row, at, jaccard in zip(near.rows.tolist(), near.others.tolist(), near.jaccard.tolist(), strict=True):
+        found.setdefault(row, (jaccard, at))
+    return found
 
 
 def _suspects(
