@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def write_fixed_copy(data: DataConfig, suspects: str, out: str, *, encoding_erro
     here = _of_file(reviewed, data.train, suspects)
     reading = {name: getattr(data, name) for name in ("encoding", "quoting", "header", "sheet")}
     with open_source(data.train, **reading, encoding_errors=encoding_errors) as source:
-        values, keys = _look_through(source, data)
+        values, keys = _look_through(source, data, {(row.line, row.hash) for row in here})
         decisions = _decisions(here, values, keys, suspects, source.name)
         like = source.path if source.format == ".parquet" else None
         columns = None if format_of(out) in (".jsonl", ".json") else columns_of(source)
@@ -121,15 +122,14 @@ def _of_file(reviewed: Sequence[Reviewed], name: str, suspects: str) -> list[Rev
     return here
 
 
-def _look_through(source: Source, data: DataConfig) -> tuple[dict[str, Any], dict[Key, int]]:
-    """Return a stored value for each label and class name, and how many rows have each line and text."""
+def _look_through(source: Source, data: DataConfig, wanted: set[Key]) -> tuple[dict[str, Any], Counter[Key]]:
+    """Return a stored value for each label and class name, and how many rows have each wanted key."""
     values: dict[str, Any] = {}
     of_classes: dict[str, Any] = {}
-    keys: dict[Key, int] = {}
+    keys: Counter[Key] = Counter()
     for chunk in read_chunks(source, classes=_folders(source, data)):
         texts, labels, column = _cells(chunk, source, data)
-        for key in _keys(chunk, texts):
-            keys[key] = keys.get(key, 0) + 1
+        keys.update(key for key in _keys(chunk, texts) if key in wanted)
         for label, value in zip(labels, chunk.frame[column], strict=True):
             if label not in values:
                 values[label] = value
