@@ -15,7 +15,7 @@ import pytest
 from conftest import CLUES, make_rows, write_csv
 
 from lstm_sentiment import suspects
-from lstm_sentiment.adaptation import heads, linear
+from lstm_sentiment.adaptation import heads
 from lstm_sentiment.cleaning.out_of_fold import folds_with_groups, out_of_fold
 from lstm_sentiment.cleaning.rows import all_rows
 from lstm_sentiment.cleaning.search import (
@@ -39,6 +39,7 @@ from lstm_sentiment.data.review.fixed_copy import write_fixed_copy
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError, DataError
 from lstm_sentiment.experiment.resume import FREE_ON_RESUME, NOTED_ON_RESUME
+from lstm_sentiment.linear import logistic_regression
 from lstm_sentiment.models.network import TfidfBranch
 
 FOREIGN_TEXT = "das zimmer war leider gar nicht sauber und der kaffee kalt"
@@ -164,7 +165,7 @@ def test_labels_of_a_fold_do_not_influence_its_own_probabilities(
     reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the penalty fixed: it is chosen by all rows."""
-    monkeypatch.setattr(linear, "STRENGTHS", (2.0,))
+    monkeypatch.setattr(logistic_regression, "STRENGTHS", (2.0,))
     monkeypatch.setattr(heads, "PENALTIES", (0.1,))
     corpus = prepared(reviews)
     rows = all_rows(corpus, grouped=False).data

@@ -20,10 +20,10 @@ from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 
 from lstm_sentiment.adaptation.fitting import fit_head_of, pooled_features
-from lstm_sentiment.adaptation.linear import fit_branch, folds_of
 from lstm_sentiment.adaptation.stacking import choose_blend
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.linear.logistic_regression import fit_branch, folds_of
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import TfidfBranch
 from lstm_sentiment.system.distributed import Processes
