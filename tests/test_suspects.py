@@ -38,6 +38,7 @@ from lstm_sentiment.data.review.decisions import COLUMNS, hash_cell
 from lstm_sentiment.data.review.fixed_copy import write_fixed_copy
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import ConfigError, DataError
+from lstm_sentiment.experiment.console import report_data
 from lstm_sentiment.experiment.resume import FREE_ON_RESUME, NOTED_ON_RESUME
 from lstm_sentiment.linear import logistic_regression
 from lstm_sentiment.models.network import TfidfBranch
@@ -492,6 +493,15 @@ def test_only_training_rows_are_left_out(excluding: Callable[..., Corpus]) -> No
         assert lines_in(after, split) == lines_in(before, split)
     assert after.facts["excluded_rows"] == 5
     assert after.fingerprint != before.fingerprint, "resuming compares it"
+
+
+def test_the_log_counts_the_rows_that_are_left_out(
+    excluding: Callable[..., Corpus], caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = excluding((2, make_rows(90, longest=6)[0][0], ""))
+    with caplog.at_level("INFO"):
+        report_data(corpus, Config(data=DataConfig(exclude_rows="suspects.csv")), "")
+    assert "  train: 1 rows left out by suspects.csv" in caplog.text
 
 
 def test_if_some_are_decided_the_others_stay(excluding: Callable[..., Corpus]) -> None:
