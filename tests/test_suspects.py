@@ -16,6 +16,7 @@ from conftest import CLUES, make_rows, write_csv
 
 from lstm_sentiment import suspects
 from lstm_sentiment.adaptation import heads
+from lstm_sentiment.cleaning import search
 from lstm_sentiment.cleaning.out_of_fold import folds_with_groups, out_of_fold
 from lstm_sentiment.cleaning.rows import all_rows
 from lstm_sentiment.cleaning.search import (
@@ -149,6 +150,12 @@ def test_the_starter_finds_flips_that_a_linear_model_cannot(place: Path, tmp_pat
     config = Config(pretrained="starter", data=data, trainer=TrainerConfig(threads=1))
     wrong = with_reason(find_suspects(config), WRONG_LABEL)
     assert {row.line for row in wrong[:2]} == {5, 14}
+
+
+def test_a_file_that_changes_meanwhile_is_detected(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "original_texts", lambda *of: dict.fromkeys(of[2], "another text"))
+    with pytest.raises(DataError, match=r"rows\.csv: has changed while it was examined; start again"):
+        find_suspects(config_of(place))
 
 
 # -- out of fold -----------------------------------------------------------------------------------
