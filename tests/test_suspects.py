@@ -30,6 +30,7 @@ from lstm_sentiment.cleaning.search import (
     Suspect,
     find_suspects,
 )
+from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.config.schema import Config, TrainerConfig
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
@@ -43,6 +44,7 @@ from lstm_sentiment.experiment.console import report_data
 from lstm_sentiment.experiment.resume import FREE_ON_RESUME, NOTED_ON_RESUME
 from lstm_sentiment.linear import logistic_regression
 from lstm_sentiment.models.network import TfidfBranch
+from lstm_sentiment.prediction.model_card import model_card
 
 FOREIGN_TEXT = "das zimmer war leider gar nicht sauber und der kaffee kalt"
 LONG = "the room was very {} and the staff of this place is with us every single day"
@@ -509,6 +511,17 @@ def test_the_log_counts_the_rows_that_are_left_out(
     with caplog.at_level("INFO"):
         report_data(corpus, Config(data=DataConfig(exclude_rows="suspects.csv")), "")
     assert "  train: 1 rows left out by suspects.csv" in caplog.text
+
+
+def test_the_model_card_counts_the_rows_that_were_left_out(trained_run: Path) -> None:
+    names = ("metrics.json", "data.json", "environment.json")
+    reports = {name: json.loads((trained_run / name).read_text()) for name in names}
+    assert reports["data.json"]["excluded_rows"] == 0
+    config = read_config(trained_run / "config.yaml")
+    assert "suspect" not in model_card(name="me/tweets", config=config, reports=reports)
+    reports["data.json"]["excluded_rows"] = 5
+    card = model_card(name="me/tweets", config=config, reports=reports)
+    assert "; 5 suspect rows left out of the training rows." in card
 
 
 def test_if_some_are_decided_the_others_stay(excluding: Callable[..., Corpus]) -> None:

@@ -211,7 +211,9 @@ def _training_data(config: Config, data: Mapping[str, Any]) -> str:
     ]
     repeated = "removed before the split" if config.data.deduplicate else "kept"
     phrases, left_out = data.get("phrases", 0), data["counts"]["train"].get("left_out", 0)
+    suspect = data.get("excluded_rows", 0)
     notes = f"; {left_out:,} rows of excluded classes" if left_out else ""
+    notes += f"; {suspect:,} suspect rows left out of the training rows" if suspect else ""
     if phrases:
         notes += f"; {phrases:,} training rows are phrases, with a weight of {config.data.phrases:g}"
     return (
