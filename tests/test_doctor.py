@@ -21,7 +21,6 @@ from lstm_sentiment.diagnostics.data_checks import class_shift, data_lines, exam
 from lstm_sentiment.diagnostics.diagnose import diagnose, diagnose_run
 from lstm_sentiment.diagnostics.findings import ERROR, NOTE, WARNING, Finding
 from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_findings
-from lstm_sentiment.diagnostics.near_duplicates import near_duplicates
 from lstm_sentiment.diagnostics.sanity_checks import Probes
 from lstm_sentiment.diagnostics.unused_settings import unused_settings
 from lstm_sentiment.errors import ConfigError, DataError, RunError
@@ -29,6 +28,7 @@ from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.pooling import Pooling, States
 from lstm_sentiment.prediction.classifier import load
+from lstm_sentiment.provenance.near_duplicates import near_duplicates
 from lstm_sentiment.system.devices import lstm_takes_bf16
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
 from tests.conftest import FILLERS, make_rows, write_csv
@@ -95,8 +95,8 @@ def test_near_duplicates_equal_an_all_pairs_search(seed: int, monkeypatch: pytes
     expected = nearest_by_brute_force(mine, others)
     assert len(expected) > 10
     for rows_at_once, pairs_at_once in ((50_000, 1_000_000), (37, 50)):  # parts make no difference
-        monkeypatch.setattr("lstm_sentiment.diagnostics.near_duplicates.ROWS_AT_ONCE", rows_at_once)
-        monkeypatch.setattr("lstm_sentiment.diagnostics.near_duplicates.PAIRS_AT_ONCE", pairs_at_once)
+        monkeypatch.setattr("lstm_sentiment.provenance.near_duplicates.ROWS_AT_ONCE", rows_at_once)
+        monkeypatch.setattr("lstm_sentiment.provenance.near_duplicates.PAIRS_AT_ONCE", pairs_at_once)
         found = near_duplicates(dataset_of(mine), dataset_of(others))
         assert found.examined == 120
         assert found.rows.tolist() == list(expected)
@@ -108,7 +108,7 @@ def test_large_corpora_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"all of these are the very same but n{i}" for i in range(200)]
     every = near_duplicates(dataset_of(texts[:100]), dataset_of(texts[100:]))
     assert (every.examined, len(every.rows)) == (100, 100)
-    monkeypatch.setattr("lstm_sentiment.diagnostics.near_duplicates.MOST_PAIRS", 2500)
+    monkeypatch.setattr("lstm_sentiment.provenance.near_duplicates.MOST_PAIRS", 2500)
     some = near_duplicates(dataset_of(texts[:100]), dataset_of(texts[100:]))
     assert 0 < some.examined < 100
     assert len(some.rows) == some.examined

@@ -23,7 +23,18 @@ from attacks import GOOD_RUN
 from conftest import TINY, make_rows, time_limit, write_csv
 from forks import Job, start_code
 
-from lstm_sentiment import compare, doctor, evaluate, explain, export, predict, pretrain, report, train
+from lstm_sentiment import (
+    compare,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    predict,
+    pretrain,
+    report,
+    suspects,
+    train,
+)
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import log_to
 from lstm_sentiment.data.formats.writers import open_table
@@ -47,6 +58,7 @@ MAINS: dict[str, Main] = {
     "report": report.main,
     "explain": explain.main,
     "doctor": doctor.main,
+    "suspects": suspects.main,
     "export": export.main,
     "pretrain": pretrain.main,
 }
@@ -77,6 +89,7 @@ def place(tmp_path: Path) -> Path:
 def arguments(command: str, place: Path, out: Path) -> list[str]:
     """Return a command line that writes the output of a command to `out`."""
     run, rows = str(place / "run"), str(place / "rows.csv")
+    alone = ["--pretrained=null", "--data.validation=null", "--data.test=null", "--trainer.threads=1"]
     quick = [*TINY, "--trainer.epochs=1", f"--out={out}"]
     return {
         "train": [f"--data.train={place / 'train.csv'}", "--pretrained=null", "--baseline=false", *quick],
@@ -86,6 +99,7 @@ def arguments(command: str, place: Path, out: Path) -> list[str]:
         "report": [run],
         "explain": [run, "great", "--method=occlusion", f"--html={out}.html", f"--json={out}.json"],
         "doctor": [run, f"--json={out}.json"],
+        "suspects": [str(place / "train.csv"), *alone, f"--out={out}.csv"],
         "export": [run, f"--out={out}"],
         "pretrain": [f"--data.train={place / 'train.csv'}", *quick],
     }[command]
@@ -176,6 +190,7 @@ WRITTEN = {  # command -> expected part of the message that names the output
     "report": "report.html: cannot be written: ",
     "explain": "out.json: cannot be written: ",
     "doctor": "out.json: cannot be written: ",
+    "suspects": "out.csv: cannot be written: ",
     "export": "out: cannot be written: ",
     "pretrain": "vocabulary.json: cannot be written: ",
 }
@@ -187,9 +202,10 @@ def test_a_file_that_cannot_be_written_is_code_5_and_named(
 ) -> None:
     """The OS error of a file size limit is used for that of a full disk."""
     argv = arguments(command, place, place / "out")
-    if command in ("train", "pretrain"):  # the cache is written before the run
+    if command in ("train", "pretrain", "suspects"):  # the cache is written before the run
         monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(place / "cache"))
-        assert code_of(MAINS[command], [*argv, f"--out={place / 'first'}"], monkeypatch) == 0
+        first = place / ("first.csv" if command == "suspects" else "first")
+        assert code_of(MAINS[command], [*argv, f"--out={first}"], monkeypatch) == 0
         capsys.readouterr()
     with no_file_larger_than(100):
         code = code_of(MAINS[command], argv, monkeypatch)
@@ -328,6 +344,7 @@ DEVICES = {
     "compare": ["run", "run", "rows.csv", "--out=DEVICE"],
     "explain": ["run", "great", "--json=DEVICE"],
     "doctor": ["run", "--json=DEVICE"],
+    "suspects": ["rows.csv", "--out=DEVICE"],
     "predict": ["run", "--file=rows.csv", "--out=DEVICE"],
 }
 

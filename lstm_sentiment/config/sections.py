@@ -125,6 +125,8 @@ class DataConfig:
             Texts that occur in any split are excluded.
         exclude: other such sources whose texts are excluded from `unlabelled` too, such as held-out test
             rows.
+        exclude_rows: table of suspect rows, as `suspects` writes it, that are left out of the training rows:
+            those with a decision, or all if none has one. Validation and test rows stay the same.
         filter: keep only rows whose columns have these values, such as {source: imdb}.
         group_column: rows with the same value here stay on the same side of a split.
         weight_column: column of `train` with the sample weight of each row: 2 counts as two rows, 0 as none;
@@ -152,6 +154,7 @@ class DataConfig:
     phrases: float = 0.0
     unlabelled: str | list[str] | None = None
     exclude: str | list[str] | None = None
+    exclude_rows: str | None = None
     filter: dict[str, str | int] = field(default_factory=dict)
     group_column: str | None = None
     weight_column: str | None = None
@@ -183,6 +186,11 @@ class DataConfig:
             )
         either = self.exclude is None or self.unlabelled is not None
         check(either, "data.exclude", "there are no texts to exclude from; set data.unlabelled")
+        check(
+            self.exclude_rows is None or bool(self.exclude_rows.strip()),
+            "data.exclude_rows",
+            "must not be empty",
+        )
         check(self.max_rows is None or self.max_rows >= 1, "data.max_rows", "must be at least 1 or null")
         if isinstance(self.labels, dict):
             object.__setattr__(self, "labels", _codes_as_text(self.labels))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from lstm_sentiment.data.formats.readers import (
     column_texts,
     pick_column,
     read_chunks,
+    text_hash,
 )
 from lstm_sentiment.data.numbering import group_number, label_number
 from lstm_sentiment.data.sources.names import DELIMITERS
@@ -145,13 +145,3 @@ class Rows:
         numbers = self.label_numbers
         labels = zip(column_labels(chunk, column, name), chunk.lines.tolist(), strict=True)
         self.labels.extend(label_number(numbers, label, file=name, line=line) for label, line in labels)
-
-
-def text_hash(text: str) -> int:
-    """Return a 64-bit hash of a text, without white space at its ends.
-
-    >>> text_hash(" so-so\\n") == text_hash("so-so")
-    True
-    """
-    stripped = text.strip().encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(stripped, digest_size=8).digest(), "little")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,9 +21,10 @@ from lstm_sentiment.data.columns import Rows
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
 from lstm_sentiment.data.formats.lines import form_of
 from lstm_sentiment.data.labels import class_indices, class_map
+from lstm_sentiment.data.review.decisions import matching_rows, read_suspects, to_leave_out
 from lstm_sentiment.data.sources.names import TREES
 from lstm_sentiment.data.sources.sources import Source, open_source
-from lstm_sentiment.data.splits import split_rows
+from lstm_sentiment.data.splits import RowSplit, split_rows
 from lstm_sentiment.data.token_store import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.data.word_vectors import vector_words
 from lstm_sentiment.errors import ConfigError, DataError, Problems, shown
@@ -104,7 +105,7 @@ def prepare(
     label_map = class_map(data.labels, stores["train"])
     labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
     classes = class_indices(stores, label_map, labels)
-    cut = split_rows(stores["train"], classes["train"], data, seed=seed)
+    cut = _split(stores["train"], classes["train"], data, seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
     words = [*words, *(vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ())]
     more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
@@ -128,6 +129,7 @@ def prepare(
         facts=DataFacts(
             duplicates=cut.duplicates,
             conflicting_labels=cut.conflicting,
+            excluded_rows=cut.excluded if data.exclude_rows is not None else None,
             counts={split: _counts(store, classes[split]) for split, store in stores.items()},
             unlabelled=Unlabelled(texts=len(unlabelled) if unlabelled else None),
             phrases=int(stores["train"].phrases[cut.rows["train"]].sum()),
@@ -147,7 +149,12 @@ def refuse_addresses(data: DataConfig) -> None:
     >>> refuse_addresses(DataConfig(train="reviews.csv"))
     """
     alone = [source for source in (data.train, data.validation, data.test) if isinstance(source, str)]
-    for source in (*alone, *(sources(data.unlabelled) or ()), *(sources(data.exclude) or ())):
+    for source in (
+        *alone,
+        *(sources(data.unlabelled) or ()),
+        *(sources(data.exclude) or ()),
+        *(sources(data.exclude_rows) or ()),
+    ):
         if "://" in source:
             raise DataError("is a URL in a run folder, which is untrusted, and is not fetched", file=source)
 
@@ -331,6 +338,35 @@ def _datasets(
             counts=stores[origin].weights[rows],
         )
     return splits
+
+
+def _split(store: TokenStore, classes: Array, data: DataConfig, seed: int) -> RowSplit:
+    """Split the rows, and leave those of `data.exclude_rows` out of the training rows.
+
+    A repeated text that was removed as a duplicate of one of them takes its place.
+    """
+    cut = split_rows(store, classes, data, seed=seed)
+    if data.exclude_rows is None:
+        return cut
+    named = to_leave_out(read_suspects(data.exclude_rows))
+    excluded = matching_rows(named, store.lines, store.hashes)
+    if named and not excluded.any():
+        problem = f"none of its {len(named):,} rows is a row of {store.name}; name the table of these data"
+        raise DataError(problem, file=data.exclude_rows)
+    excluded |= store.phrases & np.isin(store.lines, store.lines[excluded & ~store.phrases])
+    train = cut.rows["train"]
+    stay, again = train[~excluded[train]], np.zeros(0, np.int64)
+    if data.deduplicate:
+        others = np.flatnonzero(~excluded & (classes >= 0) & (store.weights > 0))
+        again = others[np.isin(store.hashes[others], store.hashes[train[excluded[train]]])]
+        again = again[np.unique(store.hashes[again], return_index=True)[1]]
+    left = np.union1d(stay, again)
+    return replace(
+        cut,
+        rows={**cut.rows, "train": left},
+        counted=np.union1d(cut.counted[~excluded[cut.counted]], again),
+        excluded=len(train) - len(left),
+    )
 
 
 def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocabulary) -> str:

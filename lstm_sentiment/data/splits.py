@@ -44,12 +44,14 @@ class RowSplit:
             sentences, which may have no class.
         duplicates: rows that repeat an earlier text, not counting phrases.
         conflicting: texts with more than one label.
+        excluded: training rows that were left out (``data.exclude_rows``).
     """
 
     rows: dict[str, Array]
     counted: Array
     duplicates: int
     conflicting: int
+    excluded: int = 0
 
 
 def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int) -> RowSplit:

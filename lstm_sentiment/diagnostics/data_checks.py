@@ -17,8 +17,8 @@ from scipy.stats import chi2_contingency
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.diagnostics.findings import NOTE, WARNING, Finding
-from lstm_sentiment.diagnostics.near_duplicates import LEAST, SHORTEST, near_duplicates
 from lstm_sentiment.errors import shown
+from lstm_sentiment.provenance.near_duplicates import LEAST, SHORTEST, near_duplicates
 from lstm_sentiment.records.json_values import to_json
 
 PERCENTILES = (50, 90, 99, 100)

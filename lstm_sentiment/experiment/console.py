@@ -66,6 +66,8 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
         f"{facts.duplicates:,}", removed, f"{facts.conflicting_labels:,}",
         f"{len(corpus.vocabulary):,}",
     )  # fmt: skip
+    if facts.excluded_rows is not None:
+        log.info("  train: %s rows left out by %s", f"{facts.excluded_rows:,}", config.data.exclude_rows)
     if facts.phrases:
         log.info("  train: %s phrases with weight %g each", f"{facts.phrases:,}", config.data.phrases)
     for source, counts in facts.counts.items():

@@ -214,7 +214,9 @@ def _training_data(config: Config, data: DataFacts) -> str:
     ]
     repeated = "removed before the split" if config.data.deduplicate else "kept"
     phrases, left_out = data.phrases, data.counts["train"].left_out
+    suspect = data.excluded_rows
     notes = f"; {left_out:,} rows of excluded classes" if left_out else ""
+    notes += f"; {suspect:,} suspect rows left out of the training rows" if suspect else ""
     if phrases:
         notes += f"; {phrases:,} training rows are phrases, with a weight of {config.data.phrases:g}"
     return (

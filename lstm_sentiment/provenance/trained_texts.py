@@ -20,8 +20,8 @@ from safetensors.numpy import save
 
 from lstm_sentiment.checkpoints.manifest import read_tensors
 from lstm_sentiment.checkpoints.untrusted_files import check_bytes, check_place
-from lstm_sentiment.data.columns import text_hash
 from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.data.formats.readers import text_hash
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.provenance.sketches import BITS, similar, sketches
 from lstm_sentiment.system.files import write_atomically

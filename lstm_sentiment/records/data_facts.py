@@ -87,6 +87,7 @@ class DataFacts(Record):
     Args:
         duplicates: repeated texts.
         conflicting_labels: texts with more than one label.
+        excluded_rows: training rows left out by `data.exclude_rows`; None without it.
         counts: of each source, by the split that it was given for.
         unlabelled: counts of unlabelled data.
         phrases: training rows that are phrases of a tree.
@@ -99,6 +100,7 @@ class DataFacts(Record):
 
     duplicates: Count
     conflicting_labels: Count
+    excluded_rows: Count | None = None
     counts: dict[str, SourceCounts]
     unlabelled: Unlabelled | None = None
     phrases: Count | None = None

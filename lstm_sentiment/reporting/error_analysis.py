@@ -14,9 +14,9 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 from lstm_sentiment.config.sections import DataConfig
-from lstm_sentiment.data.columns import text_hash
 from lstm_sentiment.data.corpus import Corpus, original_texts
 from lstm_sentiment.data.dataset import TextDataset, count_tokens
+from lstm_sentiment.data.formats.readers import text_hash
 from lstm_sentiment.errors import SentimentError, escaped
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.logits import predict_logits

@@ -7,6 +7,7 @@ Rows are read in chunks, so that a file may be larger than memory.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +58,12 @@ class Chunk:
 
 
 def read_chunks(
-    source: Source, *, classes: list[str] | None = None, phrases: bool = False, labelled: bool = True
+    source: Source,
+    *,
+    classes: list[str] | None = None,
+    phrases: bool = False,
+    labelled: bool = True,
+    may_be_empty: bool = False,
 ) -> Iterator[Chunk]:
     """Read a source in chunks of at most `CHUNK_ROWS` rows or trees and about `CHUNK_BYTES`.
 
@@ -66,6 +72,7 @@ def read_chunks(
         classes: for a folder, the class folders to read; None for all.
         phrases: for trees, include their phrases, after each sentence, and a column `lines.PHRASE`.
         labelled: whether labels are required; plain text lines, which have none, are then refused.
+        may_be_empty: whether a source without rows is accepted.
 
     Raises:
         DataError: an invalid row, with file and line.
@@ -82,7 +89,7 @@ def read_chunks(
     for chunk in _chunks(source, classes, phrases, labelled):
         empty = empty and chunk.frame.empty
         yield chunk
-    if empty:
+    if empty and not may_be_empty:
         raise DataError("has no rows; add one for each text", file=source.name)
 
 
@@ -252,6 +259,16 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
     return str(value)
+
+
+def text_hash(text: str) -> int:
+    """Return a 64-bit hash of a text, the same for texts that differ in surrounding space only.
+
+    >>> text_hash(" so good\\n") == text_hash("so good")
+    True
+    """
+    stripped = text.strip().encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(stripped, digest_size=8).digest(), "little")
 
 
 def _chunks(source: Source, classes: list[str] | None, phrases: bool, labelled: bool) -> Iterator[Chunk]:

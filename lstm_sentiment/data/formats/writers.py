@@ -49,13 +49,16 @@ _MAYBE_COMPUTED = re.compile(rf"[{_SIGNS}]|^[\t\r\n]")
 
 
 @contextlib.contextmanager
-def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = False) -> Iterator[Write]:
+def open_table(
+    name: str, *, like: Path | None = None, spreadsheet_safe: bool = False, header: bool = True
+) -> Iterator[Write]:
     """Open a table for writing: yield a function that appends a frame's rows; the file is created atomically.
 
     Args:
         name: a path whose ending gives the format, as in `readers`.
         like: a Parquet file whose column types a new Parquet file adopts.
         spreadsheet_safe: prefix ' to text in CSV or TSV that a spreadsheet would treat as a formula.
+        header: whether CSV, TSV and Excel begin with the names of the columns.
 
     Raises:
         DataError: unsupported format, no such folder, or a value that the format cannot represent.
@@ -74,13 +77,13 @@ def open_table(name: str, *, like: Path | None = None, spreadsheet_safe: bool = 
             if ending in (".parquet", ".feather"):
                 yield _arrow_writer(file, name, like, stack, parquet=ending == ".parquet")
             elif ending == ".xlsx":
-                yield stack.enter_context(_workbook_writer(file, name))
+                yield stack.enter_context(_workbook_writer(file, name, header))
             else:
                 raw = stack.enter_context(_compressed(file, name))
                 out = stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
                 cell = _inert if spreadsheet_safe else _cell
                 yield stack.enter_context(
-                    _json_writer(out) if ending == ".json" else _line_writer(out, name, cell)
+                    _json_writer(out) if ending == ".json" else _line_writer(out, name, cell, header)
                 )
             stack.close()  # writes the rest
             temporary.replace(path)
@@ -149,8 +152,8 @@ def _compressed(file: IO[bytes], name: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _line_writer(out: IO[str], name: str, cell: Callable[[Any], str]) -> Iterator[Write]:
-    yield _jsonl_writer(out) if format_of(name) == ".jsonl" else _delimited_writer(out, name, cell)
+def _line_writer(out: IO[str], name: str, cell: Callable[[Any], str], named: bool) -> Iterator[Write]:
+    yield _jsonl_writer(out) if format_of(name) == ".jsonl" else _delimited_writer(out, name, cell, named)
 
 
 @contextlib.contextmanager
@@ -175,7 +178,7 @@ def _jsonl_writer(out: IO[str]) -> Write:
     return write
 
 
-def _delimited_writer(out: IO[str], name: str, cell: Callable[[Any], str]) -> Write:
+def _delimited_writer(out: IO[str], name: str, cell: Callable[[Any], str], named: bool) -> Write:
     separator = DELIMITERS[format_of(name)]
     header: list[Any] | None = None
 
@@ -185,7 +188,7 @@ def _delimited_writer(out: IO[str], name: str, cell: Callable[[Any], str]) -> Wr
         texts = _with_columns(frame, header, name).map(cell).rename(columns=cell)
         if cell is _inert:  # a number at the start of a line is read together with what follows it
             texts.isetitem(0, [_COMPUTED.sub("'", first, count=1) for first in texts.iloc[:, 0]])
-        texts.to_csv(out, sep=separator, index=False, header=is_first, lineterminator="\r\n")
+        texts.to_csv(out, sep=separator, index=False, header=named and is_first, lineterminator="\r\n")
 
     return write
 
@@ -263,7 +266,7 @@ def _arrow_writer(
 
 
 @contextlib.contextmanager
-def _workbook_writer(file: IO[bytes], name: str) -> Iterator[Write]:
+def _workbook_writer(file: IO[bytes], name: str, named: bool) -> Iterator[Write]:
     """Write a workbook with one sheet. Text is never stored as a formula."""
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
@@ -283,7 +286,8 @@ def _workbook_writer(file: IO[bytes], name: str) -> Iterator[Write]:
         nonlocal rows, header
         if not header:
             header = list(frame.columns)
-            sheet.append([cell(str(column)) for column in header])
+            if named:
+                sheet.append([cell(str(column)) for column in header])
         frame = _with_columns(frame, header, name)
         rows += len(frame)
         if rows >= MOST_SHEET_ROWS:

@@ -1,0 +1,1 @@
+"""Finds rows that are likely wrong: labels, duplicates, foreign languages, empty texts."""

@@ -1,0 +1,1 @@
+"""A reviewed table of suspect rows: reading it, leaving out its rows, writing a fixed copy."""
