@@ -473,7 +473,7 @@ def test_a_backward_lstm_that_starts_on_padding_is_found(
         return place_TB.flatten()
 
     monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # has no such index
-    monkeypatch.setattr("lstm_sentiment.models.lstm.reversal", whole)
+    monkeypatch.setattr("lstm_sentiment.models.cells.reversal", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
         "in small mixed batches", "padded, next to a long text",
     }  # fmt: skip
