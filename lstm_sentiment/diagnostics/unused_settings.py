@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lstm_sentiment.adaptation.resolving import AUTO, chosen_by_rows
+from lstm_sentiment.adaptation.start import TAKEN
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.config.sections import TextConfig
 from lstm_sentiment.data.corpus import Corpus
@@ -70,12 +71,12 @@ def set_by_hand(config: Config, corpus: Corpus) -> set[str]:
 
         set_by_hand(Config(seed=3), corpus)  # {"seed"}
     """
-    automatic = chosen_by_rows(Config(), corpus, config.adapt) if config.adapt != AUTO else {}
-    return {
-        key
-        for key, value in flatten(config).items()
-        if value != DEFAULTS[key] and (key not in automatic or value != automatic[key])
-    }
+    by_hand = {key: value for key, value in flatten(config).items() if value != DEFAULTS[key]}
+    if config.adapt == AUTO:  # nothing was chosen
+        return set(by_hand)
+    automatic = chosen_by_rows(Config(), corpus, config.adapt)
+    chosen = {key for key, value in by_hand.items() if key in automatic and value == automatic[key]}
+    return by_hand.keys() - chosen - {*TAKEN, "pretrained", "adapt", "model.ngram_kind"}
 
 
 Found = Iterator[tuple[str, str, str]]  # key, what, why
