@@ -26,6 +26,7 @@ LOSS_OFF = 0.35  # nats between first loss and ln C, as in the trainer's report
 VANISHED = 1e-5  # of the largest block's gradient norm
 EXPLODED = 100.0  # gradient norm at the first step, before clipping
 IMBALANCED = 2 / 3  # of the training rows are of one class
+NEARLY_ALL = 0.99  # of the validation rows are predicted correctly: more steps gain nothing
 MOSTLY_UNKNOWN = 0.9  # of the training rows' tokens
 Facts = dict[str, Any]
 
@@ -76,7 +77,9 @@ def run_findings(
         )
         for line in (_neglected(metrics) if metrics else ())
     ]
-    return findings + [of for of in (_few_steps(config, corpus, epochs), _metric(config, corpus)) if of]
+    room = metrics is None or metrics.validation.accuracy < NEARLY_ALL
+    few = _few_steps(config, corpus, falls=room and still_falls(epochs))
+    return findings + [of for of in (few, _metric(config, corpus)) if of is not None]
 
 
 def _neglected(metrics: RunMetrics) -> list[str]:
@@ -85,11 +88,10 @@ def _neglected(metrics: RunMetrics) -> list[str]:
     return neglected_classes(metrics.validation) if (predicted_C > 0).sum() > 1 else []
 
 
-def _few_steps(config: Config, corpus: Corpus, epochs: Epochs) -> Finding | None:
+def _few_steps(config: Config, corpus: Corpus, *, falls: bool) -> Finding | None:
     per_epoch, steps = steps_of(config, corpus)
     if not per_epoch or steps >= FEW_STEPS:
         return None
-    falls = still_falls(epochs)
     needed = math.ceil(FEW_STEPS / per_epoch)
     return Finding(
         severity=WARNING if falls else NOTE,

@@ -160,24 +160,28 @@ def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -
             key="data.train",
         )
         return _diagnose(config, None, classifier, [unread])
-    findings = []
-    if RunFolder(path).load(BEST).facts_as(BestFacts).data != corpus.fingerprint:
-        findings.append(
-            Finding(
-                severity=WARNING,
-                what="the rows, labels or vocabulary are not those the run was trained on",
-                why="the data have changed, or this version reads them differently; the following is about "
-                "the current data",
-                key="data.train",
-            )
-        )
     metrics, epochs = _results(RunFolder(path))
-    findings += run_findings(config, corpus, metrics, epochs)
+    findings = [*_changed(RunFolder(path), corpus), *run_findings(config, corpus, metrics, epochs)]
     learned = metrics is not None and linear_generalises(metrics)
     diagnosis = _diagnose(config, corpus, classifier, findings, linear_learns=learned)
     if not minutes:
         return diagnosis
     return _with_advice(diagnosis, config, corpus, metrics, epochs, minutes=minutes)
+
+
+def _changed(folder: RunFolder, corpus: Corpus) -> list[Finding]:
+    """Return a finding if a run was trained on other rows than these."""
+    if folder.load(BEST).facts_as(BestFacts).data == corpus.fingerprint:
+        return []
+    return [
+        Finding(
+            severity=WARNING,
+            what="the rows, labels or vocabulary are not those the run was trained on",
+            why="the data have changed, or this version reads them differently; the following is about "
+            "the current data",
+            key="data.train",
+        )
+    ]
 
 
 def _results(folder: RunFolder) -> tuple[RunMetrics | None, list[dict[str, float]]]:

@@ -46,7 +46,7 @@ from lstm_sentiment.experiment.train import initial_model, read_rows
 from lstm_sentiment.linear.baselines import fit_linear_baseline
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.records.checkpoint_facts import LogEntry
-from lstm_sentiment.system.devices import one_training_at_a_time, pick_device, pick_precision
+from lstm_sentiment.system.devices import DTYPES, one_training_at_a_time, pick_device, pick_precision
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.losses import row_weights, training_loss
@@ -264,6 +264,7 @@ class _Trainings:
         apart = with_validation(corpus)
         self.train, self.validation = apart.train, apart.validation
         self.device = pick_device(config.trainer.device)
+        self.precision = pick_precision(config.trainer.precision, self.device)
         self.pretrained = load_pretrained(config)
         self.places = np.arange(len(self.train))
 
@@ -343,7 +344,9 @@ class _Trainings:
         for number, [places] in enumerate(plan[:4]):
             started = time.monotonic() if number == min(1, len(plan) - 1) else started
             batch = own.corpus.train.batch(places % len(own.corpus.train)).to(self.device)
-            loss(network(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+            with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+                of_batch = loss(network(*batch.inputs), batch)
+            of_batch.backward()  # type: ignore[no-untyped-call]
             rows += len(places) if number >= min(1, len(plan) - 1) else 0
         return max(1e-6, (time.monotonic() - started) / rows)
 
@@ -425,7 +428,7 @@ class _Trainings:
                 corpus.train,
                 network.to(self.device),
                 processes=processes,
-                precision=pick_precision(config.trainer.precision, self.device),
+                precision=self.precision,
                 store=_OnlyBest(folder),
                 facts={},
                 watch=_Deadline(self.ends),

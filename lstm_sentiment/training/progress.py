@@ -133,7 +133,7 @@ def report_epoch(entry: LogEntry, scores: Scores, labels: list[str], *, epochs: 
     predicted = np.array(scores.confusion).sum(axis=0)
     if (predicted > 0).sum() == 1:
         log.warning(
-            "every validation text is predicted as '%s': nothing is learned yet. If this lasts, lower "
-            "trainer.learning_rate, set trainer.class_weights balanced, or check the labels",
+            "every validation text is predicted as '%s': nothing is learned yet. If this lasts, "
+            "`lstm-sentiment doctor RUN` measures what helps",
             labels[int(predicted.argmax())],
         )
