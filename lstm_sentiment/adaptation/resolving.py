@@ -126,7 +126,7 @@ def resolve(config: Config, given: frozenset[str], *, cache: Path) -> Plan:
     rows = len(corpus.train)
     adapt, why = _adapt_of(read, given, rows, cross_validated=set_aside and read.data.validation is None)
     chosen |= {"adapt": adapt}
-    chosen |= {key: value for key, value in _by_rows(config, corpus, adapt).items() if key not in given}
+    chosen |= {key: value for key, value in chosen_by_rows(config, corpus, adapt).items() if key not in given}
     config = replaced(config, chosen)
     if (config.data, config.text) != (read.data, read.text):
         corpus = _prepared(config, words, cache)
@@ -241,8 +241,18 @@ def _prepared_if_few(
         return _prepared(replaced(config, chosen), words, cache)
 
 
-def _by_rows(config: Config, corpus: Corpus, adapt: str) -> dict[str, Any]:
-    """Return the settings that depend on the training rows."""
+def chosen_by_rows(config: Config, corpus: Corpus, adapt: str) -> dict[str, Any]:
+    """Return the settings that are chosen by the training rows where training starts from a classifier.
+
+    Args:
+        config: of the run, before they are chosen.
+        corpus: the rows.
+        adapt: frozen or finetune.
+
+    Example::
+
+        chosen_by_rows(Config(), corpus, "finetune")["trainer.epochs"]
+    """
     rows = len(corpus.train)
     longest = int(np.quantile(corpus.train.full_lengths, 0.99))  # 99 % of the texts are not truncated
     chosen: dict[str, Any] = {

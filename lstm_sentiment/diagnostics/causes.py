@@ -9,15 +9,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lstm_sentiment.config.schema import TrainerConfig
+import numpy as np
+
+from lstm_sentiment.config.schema import Config, TrainerConfig
+from lstm_sentiment.data.corpus import Corpus
+from lstm_sentiment.diagnostics.alternatives import FEW_STEPS, Epochs, steps_of, still_falls
 from lstm_sentiment.diagnostics.data_checks import MAJORITY_SHARE
-from lstm_sentiment.diagnostics.findings import ERROR, WARNING, Finding
+from lstm_sentiment.diagnostics.findings import ERROR, NOTE, WARNING, Finding
 from lstm_sentiment.diagnostics.sanity_checks import ERRORS, collapsed, leak_line
 from lstm_sentiment.errors import shown
+from lstm_sentiment.evaluation.metrics import neglected_classes, title_of
+from lstm_sentiment.linear.baselines import LINEAR
+from lstm_sentiment.records.run_metrics import RunMetrics
 
 LOSS_OFF = 0.35  # nats between first loss and ln C, as in the trainer's report
 VANISHED = 1e-5  # of the largest block's gradient norm
 EXPLODED = 100.0  # gradient norm at the first step, before clipping
+IMBALANCED = 2 / 3  # of the training rows are of one class
+NEARLY_ALL = 0.99  # of the validation rows are predicted correctly: more steps gain nothing
 MOSTLY_UNKNOWN = 0.9  # of the training rows' tokens
 Facts = dict[str, Any]
 
@@ -44,7 +53,89 @@ def probe_findings(probes: Facts) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def most_likely_cause(data: Facts, probes: Facts, *, trainer: TrainerConfig, subwords: int) -> Finding | None:
+def run_findings(
+    config: Config, corpus: Corpus, metrics: RunMetrics | None = None, epochs: Epochs = ()
+) -> list[Finding]:
+    """Return findings about the classes that a run predicts, its number of steps and its metric.
+
+    Args:
+        config: of the run, resolved.
+        corpus: its rows.
+        metrics: of the run, if it is finished.
+        epochs: its log (see `report.epochs_of`).
+
+    Example::
+
+        run_findings(config, corpus)
+    """
+    findings = [
+        Finding(
+            severity=WARNING,
+            what=f"validation: {line}",
+            why="weigh the classes, add rows of it, or merge it with another class (data.labels)",
+            key="trainer.class_weights",
+        )
+        for line in (_neglected(metrics) if metrics else ())
+    ]
+    room = metrics is None or metrics.validation.accuracy < NEARLY_ALL
+    few = _few_steps(config, corpus, falls=room and still_falls(epochs))
+    return findings + [of for of in (few, _metric(config, corpus)) if of is not None]
+
+
+def _neglected(metrics: RunMetrics) -> list[str]:
+    """Return a line per neglected class, unless only one class is predicted, which is another finding."""
+    predicted_C = np.array(metrics.validation.confusion).sum(axis=0)
+    return neglected_classes(metrics.validation) if (predicted_C > 0).sum() > 1 else []
+
+
+def _few_steps(config: Config, corpus: Corpus, *, falls: bool) -> Finding | None:
+    per_epoch, steps = steps_of(config, corpus)
+    if not per_epoch or steps >= FEW_STEPS:
+        return None
+    needed = math.ceil(FEW_STEPS / per_epoch)
+    return Finding(
+        severity=WARNING if falls else NOTE,
+        what=f"{steps:,} steps ({per_epoch:,} per epoch, {config.trainer.epochs} epochs) are few"
+        + ("; the training loss still falls in the last epoch" if falls else ""),
+        why=f"{FEW_STEPS} take {needed} epochs, or smaller batches (trainer.batch_size)",
+        key="trainer.epochs",
+    )
+
+
+def _metric(config: Config, corpus: Corpus) -> Finding | None:
+    counts_C = np.bincount(corpus.train.labels, minlength=len(corpus.labels))
+    share, label = counts_C.max() / counts_C.sum(), corpus.labels[int(counts_C.argmax())]
+    if config.trainer.metric not in ("accuracy", "loss") or share < IMBALANCED:
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"epochs are selected by {title_of(config.trainer.metric)}, and {share:.0%} of the training "
+        f"rows are {shown(label)}",
+        why="rare classes hardly count in it: predicting one class for all texts has "
+        f"{share:.0%} accuracy; select by macro_f1",
+        key="trainer.metric",
+    )
+
+
+def linear_generalises(metrics: RunMetrics) -> bool:
+    """Whether the linear baseline of a run is better than chance: the labels are related to the texts.
+
+    Example::
+
+        linear_generalises(RunFolder("runs/tweets").read(RunMetrics))
+    """
+    scores = metrics.baselines.get(LINEAR)
+    if scores is None:
+        return False
+    rows_P = np.array([of.rows for of in scores.per_class.values() if of.rows])
+    chance = 1 / len(rows_P)
+    error = math.sqrt((chance * (1 - chance) / rows_P).sum()) / len(rows_P)
+    return scores.macro_recall > chance + ERRORS * error
+
+
+def most_likely_cause(
+    data: Facts, probes: Facts, *, trainer: TrainerConfig, subwords: int, linear_learns: bool = False
+) -> Finding | None:
     """Return the most likely cause of the probes' findings; None if there are none.
 
     Args:
@@ -52,6 +143,7 @@ def most_likely_cause(data: Facts, probes: Facts, *, trainer: TrainerConfig, sub
         probes: as for `probe_findings`, of all probes.
         trainer: the section that was probed.
         subwords: ``text.subwords``.
+        linear_learns: whether a linear model of the same rows is better than chance.
 
     Example::
 
@@ -67,6 +159,7 @@ def most_likely_cause(data: Facts, probes: Facts, *, trainer: TrainerConfig, sub
         _cannot_learn(probes),
         _leak(probes["control"]),
         _one_class(data),
+        _too_little(probes) if linear_learns else None,
         _labels_at_random(probes),
     )
     return next((cause for cause in causes if cause is not None), None)
@@ -80,16 +173,18 @@ def probe_lines(probes: Facts) -> list[str]:
         f"first loss      {first['loss']:.3f}; uniform: {first['guess']:.3f}",
         f"gradient norms  {norms}",
         f"one batch       {overfit['rows']} rows overfit: loss {overfit['first']:.3f} to "
-        f"{overfit['last']:.3f} in {overfit['steps']} steps; goal {overfit['goal']:.3f}",
+        f"{overfit['last']:.3f} in {overfit['steps']} steps; goal {overfit['goal']:.3f}: "
+        f"{'as expected' if overfit['learned'] else 'not reached'}",
     ]
     if control["failure"]:
         lines.append(f"short training  stopped: {control['failure']}")
     else:
         lines.append(
             f"short training  {control['rows']:,} rows, {control['steps']} steps: macro recall "
-            f"{control['true']:.3f}; with shuffled labels {control['shuffled']:.3f}; chance "
-            f"{control['chance']:.3f} ± {control['standard_error']:.3f}"
+            f"{control['true']:.3f}; chance {control['chance']:.3f} ± {control['standard_error']:.3f}"
         )
+        expected = "above chance: see below" if _leak(control) else "near chance, as expected"
+        lines.append(f"  control       with shuffled labels: {control['shuffled']:.3f}, {expected}")
         lines.append(f"  predicted     {_counted(control['predicted'])} of {_counted(control['validation'])}")
     if "predicted" in probes:
         lines.append(f"best epoch      {_counted(probes['predicted'])} of {_counted(probes['validation'])}")
@@ -253,6 +348,17 @@ def _one_class(data: Facts) -> Finding | None:
         what=f"{share:.0%} of the training rows are {shown(label)}, predicted for almost all rows",
         why="set it to balanced, or give more rows of the other classes",
         key="trainer.class_weights",
+    )
+
+
+def _too_little(probes: Facts) -> Finding | None:
+    if probes["control"]["failure"] or _control(probes["control"]) is None:
+        return None
+    return Finding(
+        severity=WARNING,
+        what="a linear model of these rows generalises, but a short training of the LSTM does not",
+        why="it needs more steps or a higher learning rate, or more rows",
+        key="trainer.learning_rate",
     )
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
 from lstm_sentiment.adaptation.resolving import resolve, user_keys
@@ -20,7 +18,14 @@ from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
-from lstm_sentiment.diagnostics.causes import most_likely_cause, probe_findings, probe_lines
+from lstm_sentiment.diagnostics.alternatives import alternatives
+from lstm_sentiment.diagnostics.causes import (
+    linear_generalises,
+    most_likely_cause,
+    probe_findings,
+    probe_lines,
+    run_findings,
+)
 from lstm_sentiment.diagnostics.data_checks import data_lines, examine_data
 from lstm_sentiment.diagnostics.findings import (
     ERROR,
@@ -33,11 +38,14 @@ from lstm_sentiment.diagnostics.findings import (
 )
 from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_findings, invariance_lines
 from lstm_sentiment.diagnostics.sanity_checks import Probes, predicted_classes
+from lstm_sentiment.diagnostics.short_trainings import try_alternatives, with_validation
 from lstm_sentiment.diagnostics.unused_settings import unused_settings
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment.train import check_metric, initial_model, read_rows
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
 from lstm_sentiment.records.checkpoint_facts import BestFacts
+from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.reporting.report import epochs_of
 from lstm_sentiment.system.devices import pick_device, set_up_cpu
 from lstm_sentiment.text.tokenizers import Vocabulary
 
@@ -51,14 +59,16 @@ class Diagnosis:
     Args:
         findings: worst first.
         cause: most likely cause of the probes' findings; None if there are none.
-        facts: `data`, `probes` and `invariance`, the numbers behind the findings.
+        facts: `data`, `probes`, `invariance` and `alternatives`, the numbers behind the findings.
         lines: the facts as text.
+        advice: which other settings were tried, and what helps, as text; empty if none were tried.
     """
 
     findings: list[Finding]
     cause: Finding | None
     facts: dict[str, Any]
     lines: list[str]
+    advice: list[str] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
@@ -78,7 +88,7 @@ class Diagnosis:
         lines = [*self.lines, "", *(finding_lines(self.findings) or ["nothing found"])]
         if self.cause is not None:
             lines += ["", f"most likely cause: {self.cause.what}", f"  {self.cause.why} [{self.cause.key}]"]
-        return lines
+        return [*lines, "", *self.advice] if self.advice else lines
 
 
 def diagnose(config: Config, *, given: Collection[str] = ()) -> Diagnosis:
@@ -102,10 +112,11 @@ def diagnose(config: Config, *, given: Collection[str] = ()) -> Diagnosis:
     config, corpus = plan.config, plan.corpus
     assert corpus is not None
     check_metric(config.trainer.metric, corpus.labels)
-    return _diagnose(config, corpus, None, [], pretrained, plan.start)
+    findings = run_findings(config, corpus)
+    return _diagnose(config, corpus, None, findings, pretrained, plan.start, given=fixed)
 
 
-def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
+def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -> Diagnosis:
     """Diagnose a trained run: like `diagnose`, plus the trained model's predictions on this machine.
 
     If its data cannot be read, only the model is examined, and a finding says so.
@@ -113,6 +124,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
     Args:
         run: its folder.
         rows: read the run's data even if it was not trained on this machine.
+        minutes: time for trying other settings (see `short_trainings`); 0 tries none.
 
     Raises:
         SentimentError: not a run, or a damaged one.
@@ -148,18 +160,56 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
             key="data.train",
         )
         return _diagnose(config, None, classifier, [unread])
-    findings = []
-    if RunFolder(path).load(BEST).facts_as(BestFacts).data != corpus.fingerprint:
-        findings.append(
-            Finding(
-                severity=WARNING,
-                what="the rows, labels or vocabulary are not those the run was trained on",
-                why="the data have changed, or this version reads them differently; the following is about "
-                "the current data",
-                key="data.train",
-            )
+    metrics, epochs = _results(RunFolder(path))
+    findings = [*_changed(RunFolder(path), corpus), *run_findings(config, corpus, metrics, epochs)]
+    learned = metrics is not None and linear_generalises(metrics)
+    diagnosis = _diagnose(config, corpus, classifier, findings, linear_learns=learned)
+    if not minutes:
+        return diagnosis
+    return _with_advice(diagnosis, config, corpus, metrics, epochs, minutes=minutes)
+
+
+def _changed(folder: RunFolder, corpus: Corpus) -> list[Finding]:
+    """Return a finding if a run was trained on other rows than these."""
+    if folder.load(BEST).facts_as(BestFacts).data == corpus.fingerprint:
+        return []
+    return [
+        Finding(
+            severity=WARNING,
+            what="the rows, labels or vocabulary are not those the run was trained on",
+            why="the data have changed, or this version reads them differently; the following is about "
+            "the current data",
+            key="data.train",
         )
-    return _diagnose(config, corpus, classifier, findings)
+    ]
+
+
+def _results(folder: RunFolder) -> tuple[RunMetrics | None, list[dict[str, float]]]:
+    """Return the metrics and the log of a run; None and an empty one of an unfinished run."""
+    if not (folder.path / RunMetrics.FILE).is_file():
+        return None, []
+    metrics = folder.read(RunMetrics)
+    return metrics, epochs_of(folder, metrics.metric) if metrics.epochs else []
+
+
+def _with_advice(
+    diagnosis: Diagnosis,
+    config: Config,
+    corpus: Corpus,
+    metrics: RunMetrics | None,
+    epochs: list[dict[str, float]],
+    *,
+    minutes: float,
+) -> Diagnosis:
+    """Try other settings, and return the diagnosis with what helps."""
+    if config.teacher is not None or corpus.unlabelled is not None:
+        lines = ["other settings are not tried: the run learned from unlabelled texts"]
+        return dataclasses.replace(diagnosis, advice=lines)
+    log.info("trying other settings for up to %g min ...", minutes)
+    found = alternatives(config, corpus, metrics=metrics, epochs=epochs)
+    advice = try_alternatives(config, corpus, found, minutes=minutes)
+    facts = {**diagnosis.facts, "alternatives": advice.as_json()}
+    return dataclasses.replace(diagnosis, facts=facts, advice=advice.lines())
 
 
 def _diagnose(
@@ -169,6 +219,8 @@ def _diagnose(
     findings: list[Finding],
     pretrained: Pretrained | None = None,
     start: Start | None = None,
+    given: Collection[str] | None = None,
+    linear_learns: bool = False,
 ) -> Diagnosis:
     facts: dict[str, Any] = {}
     lines: list[str] = []
@@ -178,7 +230,7 @@ def _diagnose(
         device = pick_device(config.trainer.device)
         model = initial_model(config, corpus, pretrained, start=start, fitted=False)
         facts["data"], found = examine_data(corpus)
-        findings = [*findings, *found, *unused_settings(config, corpus)]
+        findings = [*findings, *found, *unused_settings(config, corpus, given)]
         fresh = classifier or SentimentClassifier(
             labels=corpus.labels,
             vocabulary=corpus.vocabulary,
@@ -186,14 +238,18 @@ def _diagnose(
             weights=model.state_dict(),
             device=config.trainer.device,
         )
-        probes = facts["probes"] = _probe(Probes(model.to(device), _with_validation(corpus), config))
+        probes = facts["probes"] = _probe(Probes(model.to(device), with_validation(corpus), config))
         if classifier is not None and classifier.labels == corpus.labels:
             probes["predicted"] = _predictions(classifier, corpus)
             validation = "train" if corpus.cross_validated else "validation"
             probes["validation"] = facts["data"]["splits"][validation]["classes"]
         findings += probe_findings(probes)
         cause = most_likely_cause(
-            facts["data"], probes, trainer=config.trainer, subwords=config.text.subwords
+            facts["data"],
+            probes,
+            trainer=config.trainer,
+            subwords=config.text.subwords,
+            linear_learns=linear_learns,
         )
         lines += [*data_lines(facts["data"]), "", *probe_lines(probes), ""]
         classifier = fresh
@@ -213,20 +269,14 @@ def _prepare(config: Config, vocabulary: Vocabulary | None) -> Corpus:
     return prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=vocabulary)
 
 
-def _with_validation(corpus: Corpus) -> Corpus:
-    """Return a corpus with validation rows: every fourth training row if there are none."""
-    if not corpus.cross_validated:
-        return corpus
-    apart_R = np.arange(len(corpus.train)) % 4 == 3
-    train, validation = (corpus.train.part(np.flatnonzero(of_R)) for of_R in (~apart_R, apart_R))
-    return dataclasses.replace(corpus, train=train, validation=validation)
-
-
 def _probe(probes: Probes) -> dict[str, Any]:
     found: dict[str, Any] = {"first_loss": probes.first_loss(), "gradient_norms": probes.gradient_norms()}
-    log.info("overfitting one batch ...")
+    log.info("check: can a copy of the model memorise one batch? ...")
     found["overfit"] = probes.overfit()
-    log.info("training briefly, with true and with shuffled labels ...")
+    log.info(
+        "check: short trainings of copies, with true labels and, as a control, with shuffled labels, from "
+        "which nothing can be learned ..."
+    )
     found["control"] = probes.control()
     return found
 

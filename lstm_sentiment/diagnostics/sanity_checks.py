@@ -7,11 +7,12 @@ Legend: B rows of a batch, R rows, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,15 @@ class Probes:
         """Return the untrained model's loss on its first batch, and that of a uniform prediction, in nats.
 
         Returns:
-            `loss`: mean cross-entropy without dropout or smoothing; `guess`: ln C.
+            `loss`: mean cross-entropy without dropout, smoothing or class weights; `guess`: that of a uniform
+            prediction of the same rows, ln C unless these have sample weights.
         """
         batch = self.corpus.train.batch(self._first_rows).to(self.device)
         with torch.no_grad():
             logits_BC = copy.deepcopy(self.model).eval()(*batch.inputs)
-        loss = float(cross_entropy(None, 0.0)(logits_BC, batch))
-        return {"loss": loss, "guess": math.log(self.classes)}
+        loss = cross_entropy(None, 0.0)
+        uniform_BC = torch.zeros(len(batch.labels_B), self.classes, device=self.device)
+        return {"loss": float(loss(logits_BC, batch)), "guess": float(loss(uniform_BC, batch))}
 
     def gradient_norms(self) -> dict[str, float]:
         """Return the gradient norm at the first step, by block of the model.
@@ -164,20 +167,25 @@ class Probes:
             "failure": None,
         }
         try:
-            predicted_R = self._train_briefly(train, validation)
-            facts["true"] = macro_recall(validation.labels, predicted_R)
-            facts["predicted"] = _per_class(predicted_R, self.corpus.labels)
-            scores: list[float] = []
-            for shuffle in range(SHUFFLES):
-                random = np.random.default_rng([self.config.seed, shuffle])
-                shuffled = _labelled(train, random.permutation(train.labels), self.corpus, self.config)
-                scores.append(macro_recall(validation.labels, self._train_briefly(shuffled, validation)))
-                if scores[0] <= leak_line(facts):
-                    break
-            facts["shuffled"] = float(np.median(scores))
+            with silent():
+                predicted_R = self._train_briefly(train, validation)
+                facts["true"] = macro_recall(validation.labels, predicted_R)
+                facts["predicted"] = _per_class(predicted_R, self.corpus.labels)
+                facts["shuffled"] = self._shuffled_score(train, validation, facts)
         except TrainingError as stopped:
             facts["failure"] = str(stopped)
         return facts
+
+    def _shuffled_score(self, train: TextDataset, validation: TextDataset, facts: dict[str, Any]) -> float:
+        """Return the score after training with shuffled labels; the median of several if it is suspicious."""
+        scores: list[float] = []
+        for shuffle in range(SHUFFLES):
+            random = np.random.default_rng([self.config.seed, shuffle])
+            shuffled = _labelled(train, random.permutation(train.labels), self.corpus, self.config)
+            scores.append(macro_recall(validation.labels, self._train_briefly(shuffled, validation)))
+            if scores[0] <= leak_line(facts):
+                break
+        return float(np.median(scores))
 
     def _overfit_batch(self) -> Batch:
         """Return the first batch, truncated, without repeated texts, whose labels could conflict."""
@@ -249,6 +257,24 @@ class Probes:
             raise TrainingError("the trained model's logits are non-finite")
         predicted_R: Array = logits_RC.argmax(dim=1).numpy()
         return predicted_R
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Log errors only: the messages of a short training are not about the run.
+
+    Example::
+
+        with silent():
+            trainer.fit()
+    """
+    package = logging.getLogger("lstm_sentiment")
+    level = package.level
+    package.setLevel(max(logging.ERROR, package.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        package.setLevel(level)
 
 
 class _Nowhere:

@@ -7,11 +7,13 @@ finding names, training gives the same weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
+from lstm_sentiment.adaptation.resolving import AUTO, chosen_by_rows
+from lstm_sentiment.adaptation.start import TAKEN
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.config.sections import TextConfig
 from lstm_sentiment.data.corpus import Corpus
@@ -24,22 +26,31 @@ LIMITS = ("text.max_vocabulary", "text.max_tokens", "data.max_rows")  # may be h
 LEAST_DECAY = 2.0**-25  # a smaller relative change is lost in float32
 
 
-def unused_settings(config: Config, corpus: Corpus) -> list[Finding]:
-    """Return a finding per setting without effect: a warning if it is not the default.
+def unused_settings(config: Config, corpus: Corpus, given: Collection[str] | None = None) -> list[Finding]:
+    """Return a finding per setting that was set and has no effect: a warning if it is not the default.
 
-    Defaults without effect and limits that are not reached are notes.
+    Defaults that were set, and limits that are not reached, are notes.
+
+    Args:
+        config: of a run, resolved.
+        corpus: its rows.
+        given: keys set by the user; None for those that differ from the defaults and from what is chosen
+            automatically (see `chosen_by_rows`), as for the configuration of a finished run.
 
     Example::
 
         unused_settings(Config(), prepare(...))
     """
     settings = flatten(config)
+    given = set_by_hand(config, corpus) if given is None else given
     findings = []
     for key, what, why in (
         *_of_data(config, corpus),
         *_of_text(config, corpus),
         *_of_training(config, corpus),
     ):
+        if key not in given:
+            continue
         chosen = settings[key] != DEFAULTS[key] and key not in LIMITS
         findings.append(
             Finding(
@@ -47,6 +58,25 @@ def unused_settings(config: Config, corpus: Corpus) -> list[Finding]:
             )
         )
     return findings
+
+
+def set_by_hand(config: Config, corpus: Corpus) -> set[str]:
+    """Return the keys that have neither their default nor an automatically chosen value.
+
+    Args:
+        config: of a run, resolved.
+        corpus: its rows.
+
+    Example::
+
+        set_by_hand(Config(seed=3), corpus)  # {"seed"}
+    """
+    by_hand = {key: value for key, value in flatten(config).items() if value != DEFAULTS[key]}
+    if config.adapt == AUTO:  # nothing was chosen
+        return set(by_hand)
+    automatic = chosen_by_rows(Config(), corpus, config.adapt)
+    chosen = {key for key, value in by_hand.items() if key in automatic and value == automatic[key]}
+    return by_hand.keys() - chosen - {*TAKEN, "pretrained", "adapt", "model.ngram_kind"}
 
 
 Found = Iterator[tuple[str, str, str]]  # key, what, why

@@ -58,6 +58,10 @@ class NextToken:
         costs_B: Tensor = model(*batch.inputs).mean(dim=1) / predicted_B
         return (costs_B * batch.weights_B).sum()
 
+    def uniform_loss(self, batch: Batch) -> float:
+        """Return the loss of a unigram model, where training starts."""
+        return math.log(self.choices) * float(batch.weights_B.sum())
+
     @torch.inference_mode()
     def score(self, model: nn.Module) -> LanguageScores:
         """Return the scores of the validation tokens, by the full softmax, the same in every process."""

@@ -90,7 +90,7 @@ def write_report(
     contents = {name: folder.read_json(name) for name in REPORTS}
     reports = read_reports(contents, classifier.labels, run=folder.path)
     metrics = reports.metrics
-    epochs = _epochs_of(folder, metrics.metric)
+    epochs = epochs_of(folder, metrics.metric)
     why = ""
     if corpus is None:
         corpus, why = _rows_of(classifier, folder, trusted=rows)
@@ -120,8 +120,20 @@ def write_report(
     return folder.path / "report.html"
 
 
-def _epochs_of(folder: RunFolder, metric: str) -> list[dict[str, float]]:
-    """Return the entries of log.jsonl; raise `CheckpointError` if a number is missing."""
+def epochs_of(folder: RunFolder, metric: str) -> list[dict[str, float]]:
+    """Return the entries of log.jsonl, one per epoch.
+
+    Args:
+        folder: of the run.
+        metric: that selected the best epoch.
+
+    Raises:
+        CheckpointError: the file is damaged, or a number is missing.
+
+    Example::
+
+        epochs_of(RunFolder("runs/tweets"), "macro_f1")[-1]["train_loss"]
+    """
     file = folder.own("log.jsonl")
     epochs = []
     for number, line in enumerate(content_of(file).splitlines(), start=1):

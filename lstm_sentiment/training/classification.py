@@ -60,6 +60,14 @@ class Classification:
         logits_2BC = model(*both.inputs)
         return self._loss(logits_2BC, both) + self.r_drop / 2 * symmetric_kl(logits_2BC, both.weights_B)
 
+    def uniform_loss(self, batch: Batch) -> float:
+        """Return the loss of a uniform prediction, with the weights of classes and rows as in `loss`.
+
+        R-Drop and VAT add a divergence, which is 0 for it.
+        """
+        uniform_BC = torch.zeros(len(batch.labels_B), self.choices, device=batch.labels_B.device)
+        return float(self._loss(uniform_BC, batch))
+
     def score(self, model: nn.Module) -> Scores:
         """Return the scores of the validation rows (see `metrics.score`), the same in every process."""
         logits_RC = predict_logits(

@@ -74,15 +74,45 @@ class Progress:
             )  # fmt: skip
 
 
-def report_first_loss(first_loss: float, classes: int) -> None:
-    """Log the first loss (nats) next to that of a uniform prediction."""
-    expected = math.log(classes)
-    usual = abs(first_loss - expected) < 0.35
-    verdict = "as expected" if usual else "unusual: are the vectors very large?"
-    log.info(
-        "first loss %.3f; uniform over %d classes it is ln(%d) = %.3f: %s",
-        first_loss, classes, classes, expected, verdict,
-    )  # fmt: skip
+LOSS_OFF = 0.35  # nats between the first loss and that of a uniform prediction, at a mean weight of 1
+
+
+def report_first_loss(first_loss: float, classes: int, expected: float) -> None:
+    """Log the first loss next to that of a uniform prediction of the same rows.
+
+    Args:
+        first_loss: nats, with the weights of classes and rows.
+        classes: number of them.
+        expected: the loss of a uniform prediction with the same weights, nats.
+    """
+    log.info("%s", first_loss_line(first_loss, classes, expected))
+
+
+def first_loss_line(first_loss: float, classes: int, expected: float) -> str:
+    """Return the line of `report_first_loss`.
+
+    >>> first_loss_line(1.1, 3, math.log(3))
+    'first loss 1.100; uniform over 3 classes it is ln(3) = 1.099: as expected'
+    >>> first_loss_line(1.5, 3, 1.3 * math.log(3))
+    'first loss 1.500; uniform over 3 classes it is 1.30 x ln(3) = 1.428, as weighted: as expected'
+    >>> first_loss_line(0.4, 2, math.log(2)).partition(": ")[2]
+    'as expected'
+    >>> first_loss_line(0.1, 2, math.log(2)).partition(": ")[2]
+    'lower, since the initial model is fitted'
+    """
+    scale = expected / math.log(classes)
+    off = (first_loss - expected) / max(1.0, scale)
+    verdict = "as expected"
+    if off >= LOSS_OFF or math.isnan(off):
+        verdict = "unusual: are the vectors very large?"
+    elif off <= -LOSS_OFF:
+        verdict = "lower, since the initial model is fitted"
+    weighted = abs(scale - 1) >= 0.005
+    factor, why = (f"{scale:.2f} x ", ", as weighted") if weighted else ("", "")
+    return (
+        f"first loss {first_loss:.3f}; uniform over {classes} classes it is {factor}ln({classes}) = "
+        f"{expected:.3f}{why}: {verdict}"
+    )
 
 
 def report_epoch(entry: LogEntry, scores: Scores, labels: list[str], *, epochs: int, is_best: bool) -> None:
@@ -103,7 +133,7 @@ def report_epoch(entry: LogEntry, scores: Scores, labels: list[str], *, epochs: 
     predicted = np.array(scores.confusion).sum(axis=0)
     if (predicted > 0).sum() == 1:
         log.warning(
-            "every validation text is predicted as '%s': nothing is learned yet. If this lasts, lower "
-            "trainer.learning_rate, set trainer.class_weights balanced, or check the labels",
+            "every validation text is predicted as '%s': nothing is learned yet. If this lasts, "
+            "`lstm-sentiment doctor RUN` measures what helps",
             labels[int(predicted.argmax())],
         )

@@ -35,7 +35,10 @@ class EpochScores(Protocol):
 class Task(Protocol):
     """A training objective (see `classification.Classification`)."""
 
-    choices: int  # a uniform prediction has the loss ln(choices)
+    choices: int  # a uniform prediction of a row of weight 1 has the loss ln(choices)
+
+    def uniform_loss(self, batch: Batch) -> float:
+        """Return the loss of a uniform prediction of a batch, nats, to compare the first loss with."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of a batch's weighted losses (see `Batch`), nats."""

@@ -232,9 +232,10 @@ class Trainer:
         )
         self.optimizer.set_learning_rate(rate)
         share = rank_share(batches, rank=self.processes.rank, world_size=self.processes.world_size)
-        total = 0.0
+        total, uniform = 0.0, 0.0
         for i, (rows, weights) in enumerate(share):
             batch = self.train.batch(rows, weights).to(self.device)
+            uniform += self.task.uniform_loss(batch) if state.step == 0 else 0.0
             if isinstance(self._parallel, DistributedDataParallel):  # all-reduce once per step
                 self._parallel.require_backward_grad_sync = i == len(share) - 1
             with self._in_memory(batch):
@@ -251,7 +252,8 @@ class Trainer:
         self.scaler.update()
         if state.step == 0:
             state.first_loss = sum(losses) / len(losses)
-            report_first_loss(state.first_loss, self.task.choices)
+            expected = self._mean(uniform)
+            report_first_loss(state.first_loss, self.task.choices, expected)
         state.loss_sum += total
         state.step += 1
         if state.step % AVERAGE_EVERY == 0:
