@@ -107,14 +107,14 @@ def prepare(
     classes = class_indices(stores, label_map, labels)
     cut = _split(stores["train"], classes["train"], data, seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
-    words = [*words, *(vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ())]
+    of_vectors = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ()
     more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
     vocabulary = vocabulary or build_vocabulary(
         more[0] if more else stores["train"],
         np.concatenate([cut.counted, more[1]]) if more else cut.counted,
         min_frequency=text.min_frequency,
         most=text.max_vocabulary,
-        more=words,
+        more=[*words, *of_vectors],
     )
     splits = _datasets(stores, classes, cut.rows, vocabulary, data, text)
     unlabelled = splits["train"].joined(*more, np.zeros(len(more[1]), np.int64)) if more else None
@@ -126,17 +126,28 @@ def prepare(
         labels=labels,
         label_map=label_map,
         vocabulary=vocabulary,
-        facts=DataFacts(
-            duplicates=cut.duplicates,
-            conflicting_labels=cut.conflicting,
-            excluded_rows=cut.excluded if data.exclude_rows is not None else None,
-            counts={split: _counts(store, classes[split]) for split, store in stores.items()},
-            unlabelled=Unlabelled(texts=len(unlabelled) if unlabelled else None),
-            phrases=int(stores["train"].phrases[cut.rows["train"]].sum()),
-            splits={name: _split_facts(split, labels) for name, split in splits.items()},
-            shared_texts=_shared_texts(splits),
-        ),
+        facts=_facts(stores, classes, cut, splits, unlabelled, labels),
         fingerprint=_fingerprint([*splits.values(), *filter(None, [unlabelled])], labels, vocabulary),
+    )
+
+
+def _facts(
+    stores: dict[str, TokenStore],
+    classes: dict[str, Array],
+    cut: RowSplit,
+    splits: dict[str, TextDataset],
+    unlabelled: TextDataset | None,
+    labels: list[str],
+) -> DataFacts:
+    return DataFacts(
+        duplicates=cut.duplicates,
+        conflicting_labels=cut.conflicting,
+        excluded_rows=cut.excluded,
+        counts={split: _counts(store, classes[split]) for split, store in stores.items()},
+        unlabelled=Unlabelled(texts=len(unlabelled) if unlabelled else None),
+        phrases=int(stores["train"].phrases[cut.rows["train"]].sum()),
+        splits={name: _split_facts(split, labels) for name, split in splits.items()},
+        shared_texts=_shared_texts(splits),
     )
 
 

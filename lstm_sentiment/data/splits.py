@@ -44,14 +44,14 @@ class RowSplit:
             sentences, which may have no class.
         duplicates: rows that repeat an earlier text, not counting phrases.
         conflicting: texts with more than one label.
-        excluded: training rows that were left out (``data.exclude_rows``).
+        excluded: training rows that were left out; None without ``data.exclude_rows``.
     """
 
     rows: dict[str, Array]
     counted: Array
     duplicates: int
     conflicting: int
-    excluded: int = 0
+    excluded: int | None = None
 
 
 def split_rows(store: TokenStore, classes: Array, data: DataConfig, *, seed: int) -> RowSplit:

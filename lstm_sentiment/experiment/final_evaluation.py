@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -57,6 +58,16 @@ COVERAGES = (0.8, 0.9, 0.95)  # of label sets
 Branches = dict[str, BranchMetrics]  # by name: lstm, ngrams
 
 
+class OfTraining(TypedDict):
+    """Fields of `RunMetrics` that training determines."""
+
+    best_epoch: int
+    epochs: int
+    steps: int
+    training_s: float
+    parameters: int
+
+
 def assess(
     folder: RunFolder,
     config: Config,
@@ -103,26 +114,31 @@ def assess(
     if trainer.processes.is_main:
         _save_calibrated(folder, best, calibration, linear, corpus, config)
         linear = linear or _fitted_linear(folder, corpus, config)
-    state = trainer.state
-    baselines, against = compared_with_baselines(
-        linear, logits, truths, config, corpus, kept, seconds=state.elapsed_s
-    )
+    took = trainer.state.elapsed_s
+    found = compared_with_baselines(linear, logits, truths, config, corpus, kept, seconds=took)
     return RunMetrics(
         branches=with_linear(branches, linear, truths),
         kept=kept,
         validation=scores["validation"],
         test=scores.get("test"),
         calibration=effect,
-        baselines=baselines,
-        against_linear=against,
+        baselines=found[0],
+        against_linear=found[1],
         metric=config.trainer.metric,
         cross_validated=True if crossed else None,
-        best_epoch=state.best_epoch + 1,
-        epochs=state.epoch,
-        steps=state.step,
-        training_s=round(state.elapsed_s, 1),
-        parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        **_of_training(trainer),
     )
+
+
+def _of_training(trainer: Trainer) -> OfTraining:
+    state = trainer.state
+    return {
+        "best_epoch": state.best_epoch + 1,
+        "epochs": state.epoch,
+        "steps": state.step,
+        "training_s": round(state.elapsed_s, 1),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+    }
 
 
 def _logits_by_split(

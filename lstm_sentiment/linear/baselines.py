@@ -116,10 +116,7 @@ def fit_linear_baseline(
         held = np.sort(np.concatenate(folds))
         validation, logits = some.part(held), {"validation": fit.out_of_fold_RC[held]}
         validation_weights = weights_R[held]
-    for name in held_out.keys() - logits.keys():
-        logits[name] = predict_logits(
-            branch, held_out[name], device=torch.device("cpu"), batch_size=BATCH_SIZE
-        ).numpy()
+    logits |= {name: _logits(branch, held_out[name]) for name in held_out.keys() - logits.keys()}
     return linear_baseline(
         branch,
         logits,
@@ -233,6 +230,11 @@ def buckets_for(rows: int) -> int:
     True
     """
     return BUCKETS if rows < MANY_ROWS else MANY_BUCKETS
+
+
+def _logits(branch: TfidfBranch, rows: TextDataset) -> Array:
+    found_RC: Array = predict_logits(branch, rows, device=torch.device("cpu"), batch_size=BATCH_SIZE).numpy()
+    return found_RC
 
 
 def _sampled(train: TextDataset, seed: int) -> Array:
