@@ -34,6 +34,7 @@ TINY = (
     "--trainer.threads=1",
     "--trainer.precision=fp32",
     "--text.min_frequency=1",
+    "--trainer.keep_for_resume=true",  # tests compare the last checkpoints
 )
 FILLERS = ["the", "service", "was", "and", "this", "place", "is", "a", "very", "with"]
 FILLERS += ["my", "of", "in", "it", "I", "we", "they", "food", "room", "day"]

@@ -567,6 +567,37 @@ def test_resume_never_throws_a_finished_run_away(configure: Configure, flag: str
     assert snapshot(Path(config.out)) == before
 
 
+def test_a_finished_run_keeps_what_prediction_needs_and_reports_again(configure: Configure) -> None:
+    """Weights and optimizer state to resume from are removed: at most 1.5 times the model is left."""
+    small = ("--trainer.keep_for_resume=false", "--trainer.epochs=2")
+    config = configure(*small)
+    metrics = run(config)
+    folder = RunFolder(config.out)
+    assert folder.load(LAST).tensors == {}
+    assert not (folder.path / "last.previous").exists()
+    model = (folder.path / BEST / "model.safetensors").stat().st_size
+    assert sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file()) < 1.5 * model
+    weights = (folder.path / BEST / "model.safetensors").read_bytes()
+    (folder.path / "metrics.json").unlink()
+    again = run(configure(*small, "--resume=true"))
+    assert (folder.path / BEST / "model.safetensors").read_bytes() == weights
+    assert again | {"total_s": 0} == metrics | {"total_s": 0}
+    with pytest.raises(
+        RunError, match=r"trainer\.epochs 2 and cannot be resumed with 9.*--pretrained "
+    ) as raised:
+        run(configure(*small, "--trainer.epochs=9", "--resume=true"))
+    assert raised.value.exit_code == 2
+
+
+def test_an_unfinished_checkpoint_without_weights_is_refused(configure: Configure) -> None:
+    config = configure()
+    run_until_save(config, "last", 1)
+    folder = RunFolder(config.out)
+    folder.drop_tensors(LAST)
+    with pytest.raises(CheckpointError, match="has no weights to resume from"):
+        run(configure("--resume=true"))
+
+
 @pytest.mark.parametrize(
     "flag",
     [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import better, calibration_error, report_lines, score
 from lstm_sentiment.linear.baselines import baseline_scores
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, lstm_of, new_network
+from lstm_sentiment.prediction.drift import MONITORING, profile_of, unknown_when_left_out
 from lstm_sentiment.prediction.make_self_test import self_test_of
+from lstm_sentiment.system.files import write_json
 from lstm_sentiment.training.losses import row_weights
 from lstm_sentiment.training.trainer import Trainer
 
@@ -105,9 +107,47 @@ def assess(
         proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
         added = {"calibration": asdict(calibration), "proof": proof}
         folder.save(BEST, best.tensors, {**best.facts, **added})
+        probabilities_RC = calibration.probabilities(logits["validation"])
+        write_monitoring(folder, probabilities_RC, corpus, config, kept=start.tokens if start else ())
     if config.baseline:
         metrics["baselines"] = _baselines(config, corpus, metrics, main=processes.is_main)
     return metrics | {"metric": config.trainer.metric, **_of_training(trainer, cross_validated=bool(crossed))}
+
+
+def write_monitoring(
+    folder: RunFolder,
+    probabilities_RC: Array,
+    corpus: Corpus,
+    config: Config,
+    *,
+    kept: Collection[str] = (),
+    crossed_R: Array | None = None,
+) -> None:
+    """Write what new texts are compared with (see `drift`): the predictions for the validation rows.
+
+    Args:
+        folder: of the run.
+        probabilities_RC: calibrated, of the validation rows.
+        corpus: its rows.
+        config: of the run.
+        kept: tokens that are in the vocabulary whatever the rows.
+        crossed_R: the rows that were cross-validated, if they were; None for all.
+
+    Raises:
+        DiskError: it cannot be written.
+
+    Example::
+
+        write_monitoring(RunFolder("runs/tweets"), calibration.probabilities(logits_RC), corpus, config)
+    """
+    rows = corpus.validation
+    tokens_R, unknown_R = rows.count_unknown()
+    if corpus.cross_validated:
+        unknown_R = unknown_when_left_out(rows, least=config.text.min_frequency, kept=kept)
+        places = slice(None) if crossed_R is None else crossed_R
+        tokens_R, unknown_R = tokens_R[places], unknown_R[places]
+    profile = profile_of(corpus.labels, probabilities_RC, tokens_R, unknown_R)
+    write_json(folder.path / MONITORING, profile.as_json())
 
 
 def _combine(

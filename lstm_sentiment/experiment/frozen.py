@@ -26,7 +26,12 @@ from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.evaluation.calibration import fit_calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import score
-from lstm_sentiment.experiment.final_evaluation import branch_baselines, calibrated_scores, summary
+from lstm_sentiment.experiment.final_evaluation import (
+    branch_baselines,
+    calibrated_scores,
+    summary,
+    write_monitoring,
+)
 from lstm_sentiment.experiment.resume import METRICS_FILE, check_same_run
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.prediction.make_self_test import self_test_of
@@ -89,7 +94,7 @@ def run_frozen(
                 seed=config.seed,
             )
             training_s = time.perf_counter() - started
-            metrics = _assessed(folder, config, corpus, network, fit, splits, features, facts)
+            metrics = _assessed(folder, config, corpus, network, fit, splits, features, facts, start.tokens)
             metrics["training_s"] = round(training_s, 1)
             write_json(folder.path / METRICS_FILE, metrics)
         else:
@@ -132,10 +137,10 @@ def _assessed(
     splits: dict[str, TextDataset],
     features: dict[str, Array],
     facts: dict[str, Any],
+    known: list[str],
 ) -> dict[str, Any]:
     """Calibrate on out-of-fold or validation rows, score, and write the weights."""
-    # Shares have mean 1, so that the network's logits are a multiple of the blended ones.
-    out_of_fold = fit.out_of_fold()
+    out_of_fold = fit.out_of_fold()  # shares have mean 1: the network's logits are a multiple of the blended
     out_of_fold[""] = out_of_fold[""] * 2 / sum(fit.blend.weights)
     truths = {"validation": corpus.train.labels[fit.held]} | {
         name: rows.labels for name, rows in splits.items()
@@ -145,6 +150,8 @@ def _assessed(
         out_of_fold = {branch: of["validation"] for branch, of in _by_branch(logits).items()}
     counts_R = splits["validation"].counts if "validation" in splits else corpus.train.counts[fit.held]
     calibration = fit_calibration(out_of_fold[""], truths["validation"], counts_R)
+    found_RC = calibration.probabilities(out_of_fold[""])
+    write_monitoring(folder, found_RC, corpus, config, kept=known, crossed_R=fit.held)
     held_out = {"validation": out_of_fold[""]} | {name: of[""] for name, of in logits.items()}
     metrics = calibrated_scores(calibration, held_out, truths, corpus.labels)
     branches: dict[str, Any] = {}
@@ -156,10 +163,10 @@ def _assessed(
             for name, logits_RC in of_splits.items()
         }
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    kept = {**facts, "epoch": 0, "scores": metrics["validation"], "calibration": asdict(calibration)}
     folder.write_log([])
     proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
-    folder.save(BEST, {"model": weights}, {**kept, "proof": proof})
+    kept = {"epoch": 0, "scores": metrics["validation"], "calibration": asdict(calibration), "proof": proof}
+    folder.save(BEST, {"model": weights}, facts | kept)
     metrics |= {"branches": branches, "baselines": {}}
     if config.baseline:
         metrics["baselines"] = branch_baselines(corpus, branches)

@@ -34,7 +34,7 @@ METRICS_FILE = "metrics.json"  # a run folder that has it is finished
 
 # Settings that may differ when a run is resumed: none of them changes what is learned. No other may.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
-FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout"}
+FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout", "trainer.keep_for_resume"}
 # These may differ, too, but their outcome is a fact of the run (below), and a difference is logged.
 NOTED_ON_RESUME = {"trainer.device", "trainer.threads"}
 ROUNDED_BY = ("threads", "world_size", "device", "precision", "torch")  # facts that the last digits depend on
@@ -124,11 +124,27 @@ def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
         for key in refused
         if old.get(key) != new.get(key)
     ]
+    if differing and old.get("trainer.epochs") != new.get("trainer.epochs") and _is_finished(folder):
+        _refuse_more_epochs(folder, old, new)
     if differing:
         raise RunError(
             f"{folder.path}: {'; '.join(differing)}; resume with the run's own settings (--config "
             f"{folder.path / 'config.yaml'}), or start another run"
         )
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    return (folder.path / METRICS_FILE).is_file()
+
+
+def _refuse_more_epochs(folder: RunFolder, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse another number of epochs for a finished run, with the way to train on from its weights."""
+    further = f"; --pretrained {folder.path} starts it from the weights of this one" if "adapt" in new else ""
+    raise RunError(
+        f"{folder.path}: is finished after trainer.epochs {old.get('trainer.epochs')} and cannot be resumed "
+        f"with {new.get('trainer.epochs')}: its learning rate has fallen to zero, and its optimizer state is "
+        f"removed. Set another --out for a run of more epochs{further}"
+    )
 
 
 def checkpoint_to_resume(
@@ -159,6 +175,8 @@ def checkpoint_to_resume(
         expected = of_training(shapes, data=facts["data"])
     checkpoint = folder.load(LAST, expected)
     _check_facts(checkpoint.facts, folder)
+    if not checkpoint.tensors and not checkpoint.facts["training"]["finished"]:
+        raise CheckpointError(f"{folder.path / LAST}: has no weights to resume from; start another run")
     check_same_run(checkpoint.facts, facts, folder, data)
     if checkpoint.facts["training"]["best_epoch"] >= 0:
         folder.load(BEST)  # it is needed at the end: damage should show now

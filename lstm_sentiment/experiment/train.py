@@ -156,6 +156,7 @@ def _finished(session: Session, config: Config, corpus: Corpus, metrics: dict[st
     path = session.folder.path
     if session.processes.is_main:
         write_json(path / METRICS_FILE, metrics)
+        session.tidy(config)
         report_scores(metrics, path)
         if config.report:
             log.info("report: %s", write_report(path, corpus=corpus, device=config.trainer.device))

@@ -64,6 +64,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         metrics = _measured(folder, trainer) | {"total_s": session.seconds()}
         if processes.is_main:
             write_json(folder.path / METRICS_FILE, metrics)
+            session.tidy(config)
             _report(metrics, folder.path)
         return metrics
 

@@ -170,14 +170,16 @@ class Trainer:
         return self.average or self.model
 
     def resume(self, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-        """Restore a checkpoint that `fit` saved as ``last``."""
+        """Restore a checkpoint that `fit` saved as ``last``; of a finished run only its state is needed."""
+        self.state = TrainingState(**facts["training"])
+        if self.state.finished and not tensors:
+            return
         self.model.load_state_dict(tensors["model"])
         if self.average is not None:
             self.average.load_state_dict(tensors["average"])
         load_optimizer(self.optimizer, self.model, tensors["optimizer"])
         if facts["scaler"]:
             self.scaler.load_state_dict(facts["scaler"])
-        self.state = TrainingState(**facts["training"])
 
     def _take_memory(self) -> None:
         """Allocate memory for the longest batch by a forward and backward pass without side effects.
