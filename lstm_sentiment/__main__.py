@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "Write a page with a run's scores, curves and mistakes",
     "explain": "Show which tokens a prediction comes from, and what the LSTM did with each",
     "doctor": "Examine data, settings and model for common faults",
+    "relabel": "Rename the classes of a finished run",
     "export": "Write an ONNX model and a runtime that needs no PyTorch",
     "pretrain": "Train language models on unlabelled text",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -72,6 +72,18 @@ class Corpus:
         validation = None if self.cross_validated else self.validation
         found = {"train": self.train, "validation": validation, "test": self.test}
         return {name: rows for name, rows in found.items() if rows is not None}
+
+    def is_of(self, facts: Mapping[str, Any]) -> bool:
+        """Whether these are the rows that a run began with.
+
+        Args:
+            facts: of its checkpoint: `data`, the fingerprint, and `labels`, the class names before they were
+                renamed, if they were.
+        """
+        rows = [*self.splits.values(), *filter(None, [self.unlabelled])]
+        return bool(
+            _fingerprint(rows, facts.get("labels", self.labels), self.vocabulary) == facts.get("data")
+        )
 
 
 def prepare(

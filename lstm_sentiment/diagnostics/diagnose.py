@@ -146,7 +146,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
         )
         return _diagnose(config, None, classifier, [unread])
     findings = []
-    if RunFolder(run_path(run)).load(BEST).facts.get("data") != corpus.fingerprint:
+    if not corpus.is_of(RunFolder(run_path(run)).load(BEST).facts):
         findings.append(
             Finding(
                 severity=WARNING,

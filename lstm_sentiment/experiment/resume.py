@@ -29,6 +29,7 @@ from lstm_sentiment.training.protocols import TrainingState
 
 log = logging.getLogger(__name__)
 
+RELABELLED = "relabelled.json"  # of a run whose classes were renamed (see `relabelling`)
 METRICS_FILE = "metrics.json"  # a run folder that has it is finished
 
 
@@ -90,6 +91,11 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
     False
     """
     if config.resume and folder.is_run():
+        if (folder.path / RELABELLED).is_file():
+            raise RunError(
+                f"{folder.path}: its classes were renamed (see {RELABELLED}), and it cannot be resumed; set "
+                "another --out for a new run"
+            )
         _refuse_other_settings(folder, config)
         if folder.has(LAST):
             return True

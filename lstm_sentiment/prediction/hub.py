@@ -23,6 +23,7 @@ from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabular
 from lstm_sentiment.config.command_line import config_yaml, read_config
 from lstm_sentiment.config.public import public_config
 from lstm_sentiment.errors import CheckpointError, RunError, shown
+from lstm_sentiment.prediction.drift import MONITORING
 from lstm_sentiment.prediction.model_card import model_card
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.system.files import local_path, make_folder, new_folder, write_atomically, write_json
@@ -30,7 +31,7 @@ from lstm_sentiment.system.open_errors import reading
 
 REPORTS = ("metrics.json", "data.json", "environment.json")
 WEIGHTS = tuple(f"{BEST}/{name}" for name in ("manifest.json", "model.safetensors", "state.json"))
-FILES = (*SHARED_FILES, *WEIGHTS, *REPORTS, "README.md")
+FILES = (*SHARED_FILES, *WEIGHTS, *REPORTS, MONITORING, "README.md")
 _NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 T = TypeVar("T", bound="Published")
 
@@ -197,6 +198,7 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
     if not (run.path / "metrics.json").is_file():
         raise RunError(f"{run.path}: has no metrics.json: is it finished? Resume it with --resume true")
     reports = {report: run.read_json(report) for report in REPORTS}
+    monitoring = run.read_json(MONITORING) if (run.path / MONITORING).is_file() else None
     labels, label_map = classes_of_run(run.own("labels.json"))
     vocabulary = vocabulary_of(run.own("vocabulary.json"), known_tokens(best.tensors["model"]))
     with new_folder(folder) as building:
@@ -210,6 +212,8 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
         published.save(BEST, best.tensors, best.facts)
         for report, facts in reports.items():
             write_json(building / report, facts)
+        if monitoring is not None:
+            write_json(building / MONITORING, monitoring)
         try:
             text = model_card(name=name, config=config, reports=reports, **card)
         except (LookupError, TypeError, ValueError, AttributeError):
