@@ -85,12 +85,15 @@ def test_a_run_writes_its_documented_files(configure: Configure) -> None:
         "config.yaml",
         "data.json",
         "environment.json",
+        "held_out_rows.csv",
         "labels.json",
         "last",
         "last.previous",
         "log.jsonl",
         "metrics.json",
+        "monitoring.json",
         "status.json",
+        "trained_texts.safetensors",
         "vocabulary.json",
     }
     metrics = json.loads((folder / "metrics.json").read_text())
