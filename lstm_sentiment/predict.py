@@ -235,9 +235,10 @@ class _Labelling:
         options = self._options
         if self._missing:
             done = "left out of the output" if options.on_missing == "skip" else "given no label"
-            _note(f"{options.file}: {self._missing:,} texts are missing and were {done}")
+            _note(f"{options.file}: texts that are missing and were {done}: {self._missing:,}")
         if self._unread:
-            _note(f"{options.file}: {self._unread:,} texts have no token: their labels do not depend on them")
+            told = "texts without a token, whose labels do not depend on them"
+            _note(f"{options.file}: {told}: {self._unread:,}")
         if self._reference is None or not self._found.rows:
             return
         found = shifts(self._reference, self._found)

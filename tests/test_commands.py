@@ -345,8 +345,8 @@ def test_rows_without_a_text_are_left_out_or_have_no_label(
         predict.main([*argv, *flags])
         done = "left out of the output" if flags else "given no label"
         assert capsys.readouterr().err.splitlines() == [
-            f"{source}: 4 texts are missing and were {done}",
-            f"{source}: 1 texts have no token: their labels do not depend on them",
+            f"{source}: texts that are missing and were {done}: 4",
+            f"{source}: texts without a token, whose labels do not depend on them: 1",
         ]
         found = read_rows(written)
         assert [int(row["n"]) for row in found] == kept
