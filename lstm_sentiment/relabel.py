@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import argparse
 
-import yaml
-
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
 from lstm_sentiment.cli.usage import program
 from lstm_sentiment.config.command_line import CommandParser
-from lstm_sentiment.config.safe_yaml import has_aliases_or_tags
 from lstm_sentiment.config.schema import Config
-from lstm_sentiment.config.yaml_files import typed_collection
+from lstm_sentiment.config.yaml_files import as_option
 from lstm_sentiment.errors import ConfigError, shown
 
 
@@ -56,16 +53,13 @@ def names_of(text: str) -> dict[str, str]:
     >>> names_of("{pos: positive, 0: no}")
     {'pos': 'positive', '0': 'no'}
     """
-    expected = "a map of old to new names, such as '{pos: positive}'"
-    if has_aliases_or_tags(text):
-        raise ConfigError(f"{shown(text)} holds an alias or a tag; write {expected}")
     try:
-        found = yaml.safe_load(typed_collection(Config, "data.labels", text))
-    except (ConfigError, yaml.YAMLError, ValueError):
+        found = json.loads(as_option(Config, "data.labels", text))
+    except (ConfigError, ValueError):
         found = None
     if not isinstance(found, dict) or not found or not all(isinstance(new, str) for new in found.values()):
-        raise ConfigError(f"{shown(text)} is not {expected}")
-    return {str(old): new for old, new in found.items()}
+        raise ConfigError(f"{shown(text)} is not a map of old to new names, such as '{{pos: positive}}'")
+    return found
 
 
 if __name__ == "__main__":
