@@ -7,6 +7,7 @@ the change. The run can predict, be evaluated, explained and exported as before,
 from __future__ import annotations
 
 import argparse
+import json
 
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import say
