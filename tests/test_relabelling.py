@@ -21,7 +21,7 @@ from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.data.corpus import prepare
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.deployment.exporter import export, load_runtime
-from lstm_sentiment.errors import ConfigError, DiskError, RunError, SentimentError
+from lstm_sentiment.errors import CheckpointError, ConfigError, DiskError, RunError, SentimentError
 from lstm_sentiment.experiment.resume import check_folder
 from lstm_sentiment.prediction import relabelling
 from lstm_sentiment.prediction.relabelling import NOTE
@@ -168,6 +168,25 @@ def test_the_way_to_merge_classes_trains_them(finished: Path, tmp_path: Path) ->
         relabelling.relabel(finished, {"neutral": "negative"})
     labels = json.loads(str(raised.value).partition("--data.labels '")[2].removesuffix("'"))
     assert labels == {"negative": "negative", "neutral": "negative", "positive": "positive"}
+
+
+def test_links_are_copied_as_files_and_never_written_through(finished: Path, tmp_path: Path) -> None:
+    """As in the cache of the Hugging Face Hub, whose files other runs may share."""
+    shared, state = tmp_path / "run" / "shared.json", finished / "best" / "state.json"
+    state.rename(shared)
+    state.symlink_to(shared)
+    before = shared.read_bytes()
+    relabelling.relabel(finished, NAMES, out=tmp_path / "new")
+    assert shared.read_bytes() == before
+    assert not (tmp_path / "new" / "best" / "state.json").is_symlink()
+    (tmp_path / "secret.txt").write_text("secret")
+    (finished / "best" / "leak.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(SentimentError):
+        relabelling.relabel(finished, NAMES)
+    (finished / "best" / "leak.txt").unlink()
+    (finished / "leak.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(CheckpointError, match="points outside the run folder"):
+        relabelling.relabel(finished, NAMES)
 
 
 def test_other_runs_are_refused(finished: Path, tmp_path: Path) -> None:

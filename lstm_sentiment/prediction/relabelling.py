@@ -21,7 +21,13 @@ from lstm_sentiment.checkpoints.expected import of_classifier
 from lstm_sentiment.checkpoints.manifest import MANIFEST, write_manifest
 from lstm_sentiment.checkpoints.run_folder import BEST, EXPORTED, LAST, SHARED_FILES, RunFolder
 from lstm_sentiment.checkpoints.trusted_runs import is_trusted, remember
-from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, json_of
+from lstm_sentiment.checkpoints.untrusted_files import (
+    MOST_VOCABULARY_BYTES,
+    check_place,
+    classes_of_run,
+    content_of,
+    json_of,
+)
 from lstm_sentiment.config.command_line import config_yaml, read_config
 from lstm_sentiment.config.schema import METRICS, Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, did_you_mean, listed, shown
@@ -75,7 +81,7 @@ def relabel(run: Path, names: Names, *, out: Path | None = None) -> list[str]:
     renamed = _renamed_labels(labels, names, label_map, config, run)
     trusted = is_trusted(run)
     if out is not None:
-        with new_folder(out) as building:
+        with new_folder(out) as building, writing(out):
             _write(folder, building, names, config, out)
     else:
         with held(run):
@@ -137,10 +143,12 @@ def _write(folder: RunFolder, building: Path, names: Names, config: Config, out:
     for entry in sorted(folder.path.iterdir()):
         if entry.name in NOT_COPIED or entry.name.endswith(".tmp"):
             continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, building / entry.name, symlinks=True)
-        else:
-            shutil.copy2(folder.own(entry.name), building / entry.name)
+        for path in (entry, *entry.rglob("*")):
+            check_place(path, folder.path)
+            if path.is_symlink() and path.is_dir():
+                raise RunError(f"{path}: is a link to a folder; put the folder itself here")
+        copy: Callable[..., Any] = shutil.copytree if entry.is_dir() else shutil.copy2
+        copy(entry, building / entry.name)  # files, not links to them, which are rewritten below
     for name, rewrite in _REWRITTEN.items():
         if (building / name).is_file():
             (building / name).write_bytes(rewrite(building / name, names))
@@ -205,10 +213,12 @@ def _renamed(content: Any, names: Names) -> Any:
 
 
 def _export_file(file: Path, names: Names) -> bytes:
-    facts = json_of(file)
-    if not isinstance(facts, dict) or not isinstance(facts.get("labels"), list):
-        raise CheckpointError(f"{file}: does not hold labels; export the run again")
-    return as_json(facts | {"labels": [names.get(name, name) for name in facts["labels"]]}, indent=None)
+    try:
+        facts = json.loads(content_of(file, MOST_VOCABULARY_BYTES))  # it has the vocabulary
+        facts["labels"] = [names.get(name, name) for name in facts["labels"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{file}: does not hold labels; export the run again") from None
+    return as_json(facts, indent=None)
 
 
 def _rows_file(file: Path, names: Names) -> bytes:
