@@ -640,7 +640,7 @@ def test_no_file_of_a_run_is_a_pickle(configure: Configure) -> None:
     config = configure("--trainer.epochs=1")
     run(config)
     files = [file for file in Path(config.out).rglob("*") if file.is_file()]
-    assert {file.suffix for file in files} == {".json", ".jsonl", ".yaml", ".safetensors"}
+    assert {file.suffix for file in files} == {".csv", ".json", ".jsonl", ".yaml", ".safetensors"}
     for file in files:
         content = file.read_bytes()
         if file.suffix == ".safetensors":

@@ -142,9 +142,8 @@ def _assessed(
     """Calibrate on out-of-fold or validation rows, score, and write the weights."""
     out_of_fold = fit.out_of_fold()  # shares have mean 1: the network's logits are a multiple of the blended
     out_of_fold[""] = out_of_fold[""] * 2 / sum(fit.blend.weights)
-    truths = {"validation": corpus.train.labels[fit.held]} | {
-        name: rows.labels for name, rows in splits.items()
-    }
+    truths = {"validation": corpus.train.labels[fit.held]}
+    truths |= {name: rows.labels for name, rows in splits.items()}
     logits = {name: _logits(network, rows, features[name], fit.blend) for name, rows in splits.items()}
     if "validation" in splits:  # a separate split
         out_of_fold = {branch: of["validation"] for branch, of in _by_branch(logits).items()}
