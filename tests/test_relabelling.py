@@ -207,20 +207,25 @@ def test_other_runs_are_refused(finished: Path, tmp_path: Path) -> None:
 # -- kills and full disks --------------------------------------------------------------------------
 
 
-STEPS = (
-    [(shutil, "copytree", 1)]
-    + [(shutil, "copy2", count) for count in (1, 4)]
-    + [(relabelling, name, 1) for name in ("_new_config", "_add_note", "write_manifest", "replace_folder")]
-    + [(relabelling, "sync_file", 3), (files, "_exchanged", 1), (files, "sync_folder", 1)]
-)
+# module, function, which of its calls, and whether the process is killed before or after that call
+STEPS: list[tuple[Any, str, int, str]] = [
+    (shutil, "copytree", 1, "before"),
+    (shutil, "copy2", 4, "before"),
+    (relabelling, "_new_config", 1, "before"),
+    (relabelling, "write_manifest", 1, "before"),
+    (relabelling, "sync_file", 3, "after"),
+    (relabelling, "replace_folder", 1, "before"),
+    (relabelling, "replace_folder", 1, "after"),
+    (files, "_exchanged", 1, "before"),
+    (files, "_exchanged", 1, "after"),
+]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step[1]}-{step[2]}")
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: f"{step[3]} {step[1]}")
 def test_a_kill_leaves_the_old_or_the_new_run(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, step: Any, moment: str
+    finished: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str, int, str]
 ) -> None:
-    module, name, count = step
+    module, name, count, moment = step
     real, calls = getattr(module, name), []
 
     def killed(*args: Any, **options: Any) -> Any:

@@ -37,6 +37,7 @@ from lstm_sentiment.system.files import (
     held_unfinished,
     new_folder,
     replace_folder,
+    sweep,
     sync_file,
     sync_folder,
     unfinished,
@@ -128,6 +129,7 @@ def _replace(folder: RunFolder, names: Names, config: Config) -> None:
     if path.is_symlink():
         raise RunError(f"{folder.path}: is a link; name its target, or write another folder with --out")
     building = unfinished(path)
+    sweep(path.parent, path.name)
     try:
         with writing(path, kept="the run is unchanged"):
             building.mkdir()
