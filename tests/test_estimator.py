@@ -49,6 +49,7 @@ from lstm_sentiment.training.trainer import Trainer
 
 NOT_OFFERED = {
     "checkpoint_every",
+    "keep_for_resume",
     "tensorboard",
     "timeout",
 }  # there is no run folder to resume or inspect
@@ -484,8 +485,8 @@ def test_a_saved_estimator_is_an_ordinary_run_folder(fitted: SentimentEstimator,
     loaded = lstm_sentiment.load(tmp_path / "deep" / "run")
     assert (loaded.predict_proba(FRESH) == fitted.predict_proba(FRESH)).all()
     assert {file.name for file in (tmp_path / "deep" / "run").iterdir()} == {
-        "best", "config.yaml", "data.json", "environment.json", "labels.json", "metrics.json",
-        "vocabulary.json",
+        "best", "config.yaml", "data.json", "environment.json", "held_out_rows.csv", "labels.json",
+        "metrics.json", "monitoring.json", "trained_texts.safetensors", "vocabulary.json",
     }  # fmt: skip
     with pytest.raises(RunError, match="not empty"):
         fitted.save(tmp_path / "deep" / "run")

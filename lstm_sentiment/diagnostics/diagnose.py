@@ -149,7 +149,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False) -> Diagnosis:
         )
         return _diagnose(config, None, classifier, [unread])
     findings = []
-    if RunFolder(path).load(BEST).facts_as(BestFacts).data != corpus.fingerprint:
+    if not corpus.is_of(RunFolder(path).load(BEST).facts_as(BestFacts)):
         findings.append(
             Finding(
                 severity=WARNING,

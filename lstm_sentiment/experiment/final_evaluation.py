@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from lstm_sentiment.linear.baselines import (
 )
 from lstm_sentiment.models.network import NgramBranch, TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.models.stored_linear import BUCKETS, packed
+from lstm_sentiment.monitoring.validation_profile import write_monitoring
 from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.records.json_values import to_json
@@ -103,10 +105,10 @@ def assess(
     if trainer.processes.is_main:
         _save_calibrated(folder, best, calibration, linear, corpus, config)
         linear = linear or _fitted_linear(folder, corpus, config)
-    state = trainer.state
-    baselines, against = compared_with_baselines(
-        linear, logits, truths, config, corpus, kept, seconds=state.elapsed_s
-    )
+        found_RC = calibration.probabilities(logits["validation"])
+        write_monitoring(folder, found_RC, corpus, config, kept=start.tokens if start else ())
+    of_baselines = functools.partial(compared_with_baselines, seconds=trainer.state.elapsed_s)
+    baselines, against = of_baselines(linear, logits, truths, config, corpus, kept)
     return RunMetrics(
         branches=with_linear(branches, linear, truths),
         kept=kept,
@@ -115,14 +117,22 @@ def assess(
         calibration=effect,
         baselines=baselines,
         against_linear=against,
-        metric=config.trainer.metric,
-        cross_validated=True if crossed else None,
-        best_epoch=state.best_epoch + 1,
-        epochs=state.epoch,
-        steps=state.step,
-        training_s=round(state.elapsed_s, 1),
-        parameters=sum(parameter.numel() for parameter in trainer.model.parameters()),
+        **_of_training(trainer, crossed),
     )
+
+
+def _of_training(trainer: Trainer, crossed: OutOfFold | None) -> dict[str, Any]:
+    """Return the metrics of the training itself."""
+    state = trainer.state
+    return {
+        "metric": trainer.config.metric,
+        "cross_validated": True if crossed else None,
+        "best_epoch": state.best_epoch + 1,
+        "epochs": state.epoch,
+        "steps": state.step,
+        "training_s": round(state.elapsed_s, 1),
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+    }
 
 
 def _logits_by_split(

@@ -117,9 +117,8 @@ def fit_linear_baseline(
         validation, logits = some.part(held), {"validation": fit.out_of_fold_RC[held]}
         validation_weights = weights_R[held]
     for name in held_out.keys() - logits.keys():
-        logits[name] = predict_logits(
-            branch, held_out[name], device=torch.device("cpu"), batch_size=BATCH_SIZE
-        ).numpy()
+        found_RC = predict_logits(branch, held_out[name], device=torch.device("cpu"), batch_size=BATCH_SIZE)
+        logits[name] = found_RC.numpy()
     return linear_baseline(
         branch,
         logits,
