@@ -45,6 +45,7 @@ TOLD = {
 OTHERS: dict[str, Any] = {  # than the default, with an effect on training or rows
     "seed": 1, "seeds": 2, "pretrained": "runs/other", "adapt": "frozen", "teacher": "runs/other",
     "data.train": "b.csv", "data.validation": 0.2, "data.test": None, "data.exclude": "c.csv",
+    "data.exclude_rows": "suspects.csv",
     "data.text_column": "review", "data.label_column": "stars", "data.labels": ["no", "yes"],
     "data.phrases": 0.5, "data.unlabelled": "more.csv", "data.filter": {"source": "imdb"},
     "data.group_column": "author", "data.deduplicate": False, "data.encoding": "latin-1",
