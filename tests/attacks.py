@@ -412,6 +412,7 @@ def text_attacks() -> Iterator[Attack]:
     yield Attack("state of 1 GB", sparse(STATE, 10**9), "larger than")
     yield Attack("manifest of 1 GB", sparse("best/manifest.json", 10**9), "larger than")
     yield Attack("metrics of 1 GB", sparse("metrics.json", 10**9), "larger than", "report")
+    yield Attack("monitoring of 1 GB", sparse("monitoring.json", 10**9), "larger than", "label")
     yield Attack("log of 1 GB", sparse("log.jsonl", 10**9), "larger than", "report")
     yield Attack("state of lists in lists", put(STATE, "[" + "[]," * 1_390_000 + "[]]"), "lists and maps")
     yield Attack("state of maps", put(STATE, "[" + "{}," * 1_390_000 + "{}]"), "lists and maps")
@@ -677,6 +678,8 @@ def path_attacks() -> Iterator[Attack]:
     for name in ("metrics.json", "log.jsonl"):
         made = linked(name, secret='{"password": "hunter2"}')
         yield Attack(f"a link for {name}", made, "points outside the run folder", "report")
+    made = linked("monitoring.json", secret="{}")
+    yield Attack("a link for monitoring.json", made, "points outside the run folder", "label")
     yield Attack("a link to publish", linked("data.json", secret="{}"), "points outside the run", "publish")
     yield Attack("a folder that is a link", linked_folder, "points outside the run folder")
     yield Attack("a hard link", linked(STATE, hard=True), None)

@@ -16,10 +16,13 @@ import pytest
 import torch
 
 from lstm_sentiment.__main__ import COMMANDS as COMMANDS
-from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.checkpoints.run_folder import LINEAR, RunFolder
 from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.experiment.train import run
+from lstm_sentiment.models.network import TfidfBranch
+from lstm_sentiment.models.stored_linear import BUCKETS, packed
+from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
 CLUES = {
     "negative": ["awful", "terrible", "broken", "hate", "worst"],
@@ -35,6 +38,7 @@ TINY = (
     "--trainer.threads=1",
     "--trainer.precision=fp32",
     "--text.min_frequency=1",
+    "--trainer.keep_for_resume=true",  # tests compare the last checkpoints
 )
 FILLERS = ["the", "service", "was", "and", "this", "place", "is", "a", "very", "with"]
 FILLERS += ["my", "of", "in", "it", "I", "we", "they", "food", "room", "day"]
@@ -128,6 +132,18 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(parse_config(argv, program="test", description=""))
     torch.set_flush_denormal(False)
     return folder / "run"
+
+
+def add_linear_model(run_folder: Path) -> None:
+    """Add a linear baseline with random weights to a copy of `trained_run`."""
+    folder = RunFolder(run_folder)
+    words = len(folder.read_json("vocabulary.json")) + len(SPECIAL_TOKENS)
+    branch = TfidfBranch(words, 3, buckets=8)
+    branch.idf.fill_(1.0)
+    with torch.no_grad():
+        branch.weights.weight.normal_(generator=torch.Generator().manual_seed(0))
+    saved = {"bias": [0.0, 0.1, 0.2], "temperature": 1.0, "thresholds": []}
+    folder.save(LINEAR, {"model": packed(branch)}, {BUCKETS: branch.buckets, "linear": saved})
 
 
 @pytest.fixture

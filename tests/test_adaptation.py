@@ -52,7 +52,8 @@ TOPICS = {
 
 
 def config_of(data: Path, out: Path, *argv: str) -> tuple[Config, frozenset[str]]:
-    own = [f"--data.train={data}", f"--out={out}", "--trainer.threads=1", *argv]
+    own = [f"--data.train={data}", f"--out={out}", "--trainer.threads=1", "--trainer.keep_for_resume=true"]
+    own += argv
     return parse_config(own, program="test", description=""), given_keys(own)
 
 

@@ -230,6 +230,8 @@ def test_texts_without_a_token_are_one_unknown_token(trained: Trained, with_basi
 def test_a_value_that_is_not_a_string_is_an_error(trained: Trained, texts: Any) -> None:
     with pytest.raises(DataError, match="must be a string, not"):
         trained.classifier.predict(texts)
+    with pytest.raises(DataError, match=r"row \d \(texts\[\d\]\)"):
+        trained.classifier.predict(texts)
 
 
 @pytest.mark.parametrize("texts", [None, 5, 1.5])

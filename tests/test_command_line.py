@@ -101,7 +101,11 @@ def test_help_spells_options_consistently(name: str, capsys: pytest.CaptureFixtu
         command_line.main([name, "--help"])
     help_text = capsys.readouterr().out
     options = re.findall(r"--\w[\w.-]*", help_text)
-    assert "--text-column" in options or "--data.text-column" in options or name in ("report", "doctor")
+    assert (
+        "--text-column" in options
+        or "--data.text-column" in options
+        or name in ("report", "doctor", "relabel")
+    )
     assert [option for option in options if "_" in option] == []
 
 

@@ -323,6 +323,52 @@ def test_predict_keeps_columns_rows_and_their_order(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([file, out])
 
 
+SOME_MISSING = [{"text": "great", "n": 1}, {"text": None, "n": 2}, {"text": "", "n": 3}, {"n": 4}]
+SOME_MISSING += [{"text": None, "n": 5}, {"text": None, "n": 6}]
+
+
+@pytest.mark.parametrize("out", ["o.csv", "o.jsonl", "o.parquet"])
+@pytest.mark.parametrize("file", ["i.jsonl", "i.parquet"])
+def test_rows_without_a_text_are_left_out_or_have_no_label(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    out: str,
+) -> None:
+    """Also where they fill a chunk; they are counted on stderr, and so are empty texts."""
+    monkeypatch.setattr(lstm_sentiment.data.formats.readers, "CHUNK_ROWS", 2)
+    source, written = write_rows(tmp_path / file, SOME_MISSING), tmp_path / out
+    argv = [str(trained), f"--file={source}", f"--out={written}"]
+    for flags, kept in (([], [1, 2, 3, 4, 5, 6]), (["--on-missing=skip"], [1, 3])):
+        capsys.readouterr()
+        predict.main([*argv, *flags])
+        done = "left out of the output" if flags else "given no label"
+        assert capsys.readouterr().err.splitlines() == [
+            f"{source}: texts that are missing and were {done}: 4",
+            f"{source}: texts without a token, whose labels do not depend on them: 1",
+        ]
+        found = read_rows(written)
+        assert [int(row["n"]) for row in found] == kept
+        assert [bool(row["predicted_label"]) for row in found] == [n in (1, 3) for n in kept]
+        assert [row["predicted_score"] not in ("", None) for row in found] == [n in (1, 3) for n in kept]
+    written.unlink()
+    with pytest.raises(DataError, match=r"i\.\w+:2: column 'text': the text is missing; .*--on-missing skip"):
+        predict.main([*argv, "--on-missing=raise"])
+    assert not written.exists()
+
+
+def test_lines_without_a_token_are_marked(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"great\n\n"), encoding="utf-8"))
+    predict.main([str(trained)])
+    assert [strictly(line).get("unread") for line in capsys.readouterr().out.splitlines()] == [None, True]
+    predict.main([str(trained), ""])
+    assert "[no token was read]" in capsys.readouterr().out
+
+
 def test_predict_without_out_prints_rows_as_json(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -721,7 +767,8 @@ def test_predict_prints_sets_abstentions_and_details(
     assert [row["predicted_label"] for row in rows] == ["", ""]
     sets = [p.label_set or [] for p in classifier.predict(["qwertz", ""], coverage=0.99)]
     assert [row["label_set"] for row in rows] == ["|".join(of_row) for of_row in sets]
-    assert [(row["unknown_share"], row["cut_tokens"]) for row in rows] == [("1.0", "0"), ("0.0", "0")]
+    details = [(row["unknown_share"], row["cut_tokens"], row["unread"]) for row in rows]
+    assert details == [("1.0", "0", "false"), ("0.0", "0", "true")]
 
     predict.main([str(trained), "--file", str(file), *asked])
     records = [strictly(line) for line in capsys.readouterr().out.splitlines()]

@@ -49,6 +49,7 @@ from lstm_sentiment.training.trainer import Trainer
 
 NOT_OFFERED = {
     "checkpoint_every",
+    "keep_for_resume",
     "tensorboard",
     "timeout",
 }  # there is no run folder to resume or inspect
@@ -485,7 +486,7 @@ def test_a_saved_estimator_is_an_ordinary_run_folder(fitted: SentimentEstimator,
     assert (loaded.predict_proba(FRESH) == fitted.predict_proba(FRESH)).all()
     assert {file.name for file in (tmp_path / "deep" / "run").iterdir()} == {
         "best", "config.yaml", "data.json", "environment.json", "labels.json", "metrics.json",
-        "vocabulary.json",
+        "monitoring.json", "vocabulary.json",
     }  # fmt: skip
     with pytest.raises(RunError, match="not empty"):
         fitted.save(tmp_path / "deep" / "run")

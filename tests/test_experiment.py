@@ -26,7 +26,7 @@ from forks import FORKS
 import lstm_sentiment.adaptation.cross_validation as cross_validation_module
 import lstm_sentiment.training.classification as classification_module
 import lstm_sentiment.training.trainer as trainer_module
-from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, LINEAR, RunFolder
 from lstm_sentiment.checkpoints.run_paths import run_path, seed_paths
 from lstm_sentiment.config.command_line import config_yaml, parse_config
 from lstm_sentiment.config.schema import Config
@@ -87,6 +87,7 @@ def test_a_run_writes_its_documented_files(configure: Configure) -> None:
         "log.jsonl",
         "linear",
         "metrics.json",
+        "monitoring.json",
         "status.json",
         "trained_texts.safetensors",
         "vocabulary.json",
@@ -570,6 +571,44 @@ def test_resume_never_throws_a_finished_run_away(configure: Configure, flag: str
     assert snapshot(Path(config.out)) == before
 
 
+def test_a_finished_run_keeps_what_prediction_needs_and_reports_again(configure: Configure) -> None:
+    """Weights and optimizer state to resume from are removed: at most 1.5 times the model is left.
+
+    That includes the linear baseline and the hashes of the training texts.
+    """
+    small = ("--trainer.keep_for_resume=false", "--trainer.epochs=2", "--baseline=true")
+    config = configure(*small)
+    metrics = run(config)
+    folder = RunFolder(config.out)
+    assert folder.load(LAST).tensors == {}
+    assert not (folder.path / "last.previous").exists()
+    assert folder.has(LINEAR)
+    assert (folder.path / "trained_texts.safetensors").is_file()
+    model = (folder.path / BEST / "model.safetensors").stat().st_size
+    assert sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file()) < 1.5 * model
+    weights = (folder.path / BEST / "model.safetensors").read_bytes()
+    (folder.path / "metrics.json").unlink()
+    again = run(configure(*small, "--resume=true"))
+    assert (folder.path / BEST / "model.safetensors").read_bytes() == weights
+    for found in (metrics, again):
+        del found["total_s"], found["against_linear"]["linear_s"]
+    assert again == metrics
+    with pytest.raises(
+        RunError, match=r"trainer\.epochs 2 and cannot be resumed with 9.*--pretrained "
+    ) as raised:
+        run(configure(*small, "--trainer.epochs=9", "--resume=true"))
+    assert raised.value.exit_code == 2
+
+
+def test_an_unfinished_checkpoint_without_weights_is_refused(configure: Configure) -> None:
+    config = configure()
+    run_until_save(config, "last", 1)
+    folder = RunFolder(config.out)
+    folder.drop_tensors(LAST)
+    with pytest.raises(CheckpointError, match="has no weights to resume from"):
+        run(configure("--resume=true"))
+
+
 @pytest.mark.parametrize(
     "flag",
     [
@@ -609,7 +648,7 @@ def test_no_file_of_a_run_is_a_pickle(configure: Configure) -> None:
     config = configure("--trainer.epochs=1")
     run(config)
     files = [file for file in Path(config.out).rglob("*") if file.is_file()]
-    assert {file.suffix for file in files} == {".json", ".jsonl", ".yaml", ".safetensors", ".csv"}
+    assert {file.suffix for file in files} == {".csv", ".json", ".jsonl", ".yaml", ".safetensors"}
     for file in files:
         content = file.read_bytes()
         if file.suffix == ".safetensors":

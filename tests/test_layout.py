@@ -28,7 +28,7 @@ FLOORS = [
     "models evaluation provenance",
     "explanation",
     "training prediction linear",
-    "adaptation reporting deployment comparison",
+    "adaptation reporting deployment comparison monitoring",
     "experiment",
     "pretraining diagnostics cleaning starter estimator",
     " ".join([*COMMANDS, "__main__"]),

@@ -58,6 +58,7 @@ SMALL = (
     "--model.hidden_size=16",
     "--text.min_frequency=1",
     "--trainer.threads=1",
+    "--trainer.keep_for_resume=true",
     "--trainer.precision=fp32",
     "--trainer.batch_size=16",
 )

@@ -36,6 +36,7 @@ HARMLESS = {
     "trainer.checkpoint_every": "a checkpoint changes nothing (resuming from every step is exact)",
     "trainer.tensorboard": "curves are drawn from what happens anyway",
     "trainer.timeout": "how long processes wait, not what for",
+    "trainer.keep_for_resume": "what is removed after the end",
 }
 TOLD = {
     "trainer.device": "numbers are rounded differently: the device is a fact of the run, see below",
@@ -44,6 +45,7 @@ TOLD = {
 OTHERS: dict[str, Any] = {  # than the default, with an effect on training or rows
     "seed": 1, "seeds": 2, "pretrained": "runs/other", "adapt": "frozen", "teacher": "runs/other",
     "data.train": "b.csv", "data.validation": 0.2, "data.test": None, "data.exclude": "c.csv",
+    "data.exclude_rows": "suspects.csv",
     "data.text_column": "review", "data.label_column": "stars", "data.labels": ["no", "yes"],
     "data.phrases": 0.5, "data.unlabelled": "more.csv", "data.filter": {"source": "imdb"},
     "data.group_column": "author", "data.deduplicate": False, "data.encoding": "latin-1",
@@ -64,7 +66,13 @@ OTHERS: dict[str, Any] = {  # than the default, with an effect on training or ro
     "trainer.patience": 1,
 }  # fmt: skip
 NEW = {"out": "moved", "baseline": False, "report": True, "trainer.checkpoint_every": 3}
-NEW |= {"trainer.tensorboard": True, "trainer.timeout": 5, "trainer.device": "cuda", "trainer.threads": 7}
+NEW |= {
+    "trainer.tensorboard": True,
+    "trainer.timeout": 5,
+    "trainer.keep_for_resume": True,
+    "trainer.device": "cuda",
+    "trainer.threads": 7,
+}
 KINDS = [Config(), PretrainConfig()]
 KEYS = [(kind, key) for kind in KINDS for key in flatten(kind)]
 

@@ -17,8 +17,9 @@ import torch
 
 from lstm_sentiment import SentimentClassifier, load
 from lstm_sentiment.deployment.exporter import export, load_runtime
-from lstm_sentiment.errors import DataError
+from lstm_sentiment.errors import ConfigError, DataError
 from lstm_sentiment.text.given import texts_in
+from lstm_sentiment.text.tokenizers import count_unknown
 
 TEXTS = ["a great room", "awful", "it was okay"]
 FRAME = pd.DataFrame({"id": [1, 2, 3], "Review": TEXTS})
@@ -138,11 +139,82 @@ def test_a_data_frame_is_not_taken_for_its_column_names(kind: str) -> None:
         texts_in(given)
 
 
+MISSING = [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT]
+
+
 @pytest.mark.parametrize(
-    "texts", [pd.Series(["good", None]), pa.array(["good", None]), [["good"]], [b"good"]]
+    "texts",
+    [pd.Series(["good", None]), pa.array(["good", None]), ["good", ["good"]], ["good", b"good"]]
+    + [["good", value] for value in MISSING],
 )
-def test_a_missing_text_is_refused(classifier: SentimentClassifier, runtime: Any, texts: Any) -> None:
-    with pytest.raises(DataError, match="a text must be a string, not "):
-        classifier.predict(texts)
-    with pytest.raises(TypeError, match="a text must be a string, not "):
-        runtime.predict(texts)
+def test_a_missing_text_is_refused_with_its_row(
+    classifier: SentimentClassifier, runtime: Any, texts: Any
+) -> None:
+    told = r"row 2 \(texts\[1\]\): a text must be a string, not "
+    for ask in (classifier.predict, classifier.predict_proba, classifier.predict_logits):
+        with pytest.raises(DataError, match=told):
+            ask(texts)
+    for ask in (runtime.predict, runtime.predict_proba):
+        with pytest.raises(TypeError, match=told):
+            ask(texts)
+
+
+@pytest.mark.parametrize("count", [1, 30])
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+def test_missing_texts_are_left_out_or_have_no_label(
+    classifier: SentimentClassifier, runtime: Any, missing: Any, count: int
+) -> None:
+    """The other texts have the predictions that they have alone, at their own places."""
+    texts = [missing, *TEXTS, missing, missing, *TEXTS * count, missing]
+    present = [text for text in texts if text is not missing]
+    for model in (classifier, runtime):
+        expected_RC = model.predict_proba(present)
+        assert model.predict(texts, on_missing="skip") == model.predict(present)
+        np.testing.assert_array_equal(model.predict_proba(texts, on_missing="skip"), expected_RC)
+        predictions = model.predict(texts, on_missing="null")
+        found_RC = model.predict_proba(texts, on_missing="null")
+        assert len(predictions) == len(found_RC) == len(texts)
+        assert [p.label is None for p in predictions] == [text is missing for text in texts]
+        assert [p for p in predictions if p.label is not None] == model.predict(present)
+        np.testing.assert_array_equal(found_RC[[text is not missing for text in texts]], expected_RC)
+        assert np.isnan(found_RC[[text is missing for text in texts]]).all()
+        assert predictions[0].unread
+        assert np.isnan([predictions[0].score, *predictions[0].probabilities.values()]).all()
+
+
+@pytest.mark.parametrize("blank", ["", " \t\n", "\u200b"])
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_text_without_a_token_is_marked_as_unread(
+    classifier: SentimentClassifier, runtime: Any, blank: str, count: int
+) -> None:
+    texts = [*TEXTS, blank, "xyzzyplugh", "!", *TEXTS * count]
+    for model in (classifier, runtime):
+        assert [p.unread for p in model.predict(texts)] == [text == blank for text in texts]
+        assert model.predict(blank)[0].label in model.labels
+    assert [p.unread for p in classifier.predict(texts)] == [not classifier.tokens(text) for text in texts]
+
+
+def test_another_rule_for_missing_texts_is_refused(classifier: SentimentClassifier, runtime: Any) -> None:
+    with pytest.raises(ConfigError, match=r"'skipp' is not one of raise, skip, null\. Did you mean 'skip'"):
+        classifier.predict(TEXTS, on_missing="skipp")
+    with pytest.raises(ValueError, match="on_missing must be one of raise, skip, null, not 'skipp'"):
+        runtime.predict(TEXTS, on_missing="skipp")
+
+
+def test_an_error_of_a_generator_is_not_changed(classifier: SentimentClassifier) -> None:
+    def broken() -> Any:
+        yield "good"
+        raise TypeError("of the caller")
+
+    with pytest.raises(TypeError, match="of the caller"):
+        classifier.predict(broken())
+
+
+def test_tokens_are_counted_alike_for_few_and_many_texts(
+    classifier: SentimentClassifier,
+) -> None:
+    texts = ["", "awful", "xyzzyplugh room", "a great quokka!", "one " * 500]
+    few, many = classifier.read(texts, counted=True), classifier.read(texts * 10, counted=True)
+    expected = [count_unknown(text, classifier._tokenizer, classifier.vocabulary) for text in texts]
+    assert list(zip(few.tokens_R.tolist(), few.unknown_R.tolist(), strict=True)) == expected
+    assert list(zip(many.tokens_R.tolist(), many.unknown_R.tolist(), strict=True)) == expected * 10

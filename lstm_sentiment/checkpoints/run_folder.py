@@ -3,11 +3,11 @@
     RUN/
       config.yaml  vocabulary.json  labels.json      written once, before training
       best/model.safetensors                         for prediction
-      last/{model,average,optimizer}.safetensors     for resuming
+      last/{model,average,optimizer}.safetensors     for resuming; a finished run has only its state.json
       last.previous/                                 the previous one, in case `last` is damaged
       */state.json  */manifest.json                  facts; sha256 and size of every file
       linear/model.safetensors                       the linear baseline, where it is not part of `best`
-      metrics.json  log.jsonl  environment.json
+      metrics.json  monitoring.json  log.jsonl  environment.json
       trained_texts.safetensors  held_out_rows.csv   what it was trained on, and was not (see `provenance`)
       tensorboard/                                   curves, optional
       .lock                                          while training: the process (see `lock`)
@@ -66,12 +66,15 @@ log = logging.getLogger(__name__)
 
 BEST, LAST, CURVES = "best", "last", "tensorboard"
 LINEAR = "linear"  # checkpoint of the linear baseline, in a run without a linear branch
+MONITORING = "monitoring.json"  # what new texts are compared with (see `monitoring`)
 PACKED = "packed"  # fact that says how the tensors of a checkpoint are packed (see `quantization`)
 EXPORTED = "onnx"  # default output of `export`
 SHARED_FILES = ("config.yaml", "vocabulary.json", "labels.json")
 OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metrics.json"}
 OWN_FILES |= {
     "evaluation.json",
+    MONITORING,
+    "relabelled.json",
     "report.html",
     "status.json",
     "trained_texts.safetensors",
@@ -235,6 +238,27 @@ class RunFolder:
         sync_folder(self.path)
         if name == BEST:
             shutil.rmtree(previous, ignore_errors=True)
+
+    def drop_tensors(self, name: str) -> None:
+        """Remove the tensors of a checkpoint, and the previous one; its facts are kept.
+
+        Args:
+            name: of a checkpoint.
+
+        Raises:
+            CheckpointError: no checkpoint of that name is intact.
+            DiskError: it cannot be written.
+
+        >>> import tempfile, torch
+        >>> run = RunFolder(Path(tempfile.mkdtemp()) / "run")
+        >>> run.begin(config_yaml="seed: 0", vocabulary=["good"], labels=["neg", "pos"], label_map={})
+        >>> run.save(LAST, {"model": {"w": torch.ones(2)}}, {"step": 3})
+        >>> run.drop_tensors(LAST)
+        >>> run.load(LAST)
+        Checkpoint(tensors={}, facts={'step': 3})
+        """
+        self.save(name, {}, self.load(name).facts)
+        shutil.rmtree(self.path / f"{name}.previous", ignore_errors=True)
 
     def has(self, name: str) -> bool:
         """Whether there is a checkpoint of that name, intact or not."""

@@ -67,6 +67,8 @@ class TrainerConfig:
             predicted as the opposite polarity, distance on the ordinal scale.
         patience: stop after this many epochs without a better score; 0 disables early stopping.
         checkpoint_every: steps between checkpoints to resume from, in addition to the end of each epoch.
+        keep_for_resume: keep the last checkpoint, with its optimizer state, in a finished run; it takes about
+            eight times the space of the model. A stopped run always keeps it.
         timeout: seconds that a rank waits for the others before it considers one lost and exits; work of
             rank 0 alone, such as tokenising, may take longer.
         tensorboard: write curves of losses, scores, learning rate and gradient norm to `out`/tensorboard.
@@ -93,6 +95,7 @@ class TrainerConfig:
     metric: Metric = "macro_f1"
     patience: int = 0
     checkpoint_every: int = 1000
+    keep_for_resume: bool = False
     timeout: int = 600
     tensorboard: bool = False
 

@@ -28,6 +28,7 @@ from lstm_sentiment.data.splits import RowSplit, split_rows
 from lstm_sentiment.data.token_store import Columns, TokenStore, join_stores, tokenize_source
 from lstm_sentiment.data.word_vectors import vector_words
 from lstm_sentiment.errors import ConfigError, DataError, Problems, shown
+from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.records.data_facts import DataFacts, SourceCounts, SplitFacts, Unlabelled
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Tokenizer, Vocabulary
@@ -76,6 +77,15 @@ class Corpus:
         found = {"train": self.train, "validation": validation, "test": self.test}
         return {name: rows for name, rows in found.items() if rows is not None}
 
+    def is_of(self, facts: BestFacts) -> bool:
+        """Whether these are the rows that a run began with; its classes may have been renamed since.
+
+        Args:
+            facts: of its best checkpoint.
+        """
+        rows = [*self.splits.values(), *filter(None, [self.unlabelled])]
+        return _fingerprint(rows, facts.labels or self.labels, self.vocabulary) == facts.data
+
 
 def prepare(
     data: DataConfig,
@@ -107,14 +117,13 @@ def prepare(
     classes = class_indices(stores, label_map, labels)
     cut = _split(stores["train"], classes["train"], data, seed)
     _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
-    of_vectors = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ()
     more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
-    vocabulary = vocabulary or build_vocabulary(
+    vocabulary = vocabulary or _vocabulary(
         more[0] if more else stores["train"],
         np.concatenate([cut.counted, more[1]]) if more else cut.counted,
-        min_frequency=text.min_frequency,
-        most=text.max_vocabulary,
-        more=[*words, *of_vectors],
+        text=text,
+        words=words,
+        cache=cache,
     )
     splits = _datasets(stores, classes, cut.rows, vocabulary, data, text)
     unlabelled = splits["train"].joined(*more, np.zeros(len(more[1]), np.int64)) if more else None
@@ -377,6 +386,20 @@ def _split(store: TokenStore, classes: Array, data: DataConfig, seed: int) -> Ro
         rows={**cut.rows, "train": left},
         counted=np.union1d(cut.counted[~excluded[cut.counted]], again),
         excluded=len(train) - len(left),
+    )
+
+
+def _vocabulary(
+    store: TokenStore, rows: Array, *, text: TextConfig, words: Sequence[str], cache: Path
+) -> Vocabulary:
+    """Return the tokens of some rows, with some words, and those of word vectors if they are configured."""
+    of_vectors = vector_words(text.vectors, text.vector_words, cache=cache) if text.vectors else ()
+    return build_vocabulary(
+        store,
+        rows,
+        min_frequency=text.min_frequency,
+        most=text.max_vocabulary,
+        more=[*words, *of_vectors],
     )
 
 

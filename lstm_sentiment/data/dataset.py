@@ -24,6 +24,7 @@ from lstm_sentiment.text.tokenizers import Vocabulary
 PAD_MULTIPLE = 8  # kernels are built per shape: rounding up limits the number of shapes
 POOL_BATCHES = 50  # batches whose rows are sorted by length together
 RELEASE_EVERY = 256  # rows between releases of a large store's pages: Linux maps up to 2 MB per row
+ROWS_AT_ONCE = 20_000  # whose tokens are counted, so that memory does not grow with the corpus
 log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
@@ -226,11 +227,43 @@ class TextDataset:
         r = self.rows[row]
         return np.asarray(self.store.ids_N[self.store.offsets[r] : self.store.offsets[r + 1]])
 
+    @property
+    def known_V(self) -> Array:  # noqa: N802 - the dimension of the array
+        """Which tokens of the store are in the vocabulary, bool (V,)."""
+        ids = word_ids(torch.from_numpy(self._lookup), self._known).numpy()
+        return np.asarray(ids != UNKNOWN)[: len(self.store.tokens)]
+
+    def count_unknown(self) -> tuple[Array, Array]:
+        """Return each row's number of tokens, before truncation, and of those out of vocabulary: (R,), (R,).
+
+        >>> store = TokenStore.in_memory(np.array([0, 1, 1]), np.array([2, 1, 0]), ["so", "odd"])
+        >>> rows, labels, vocabulary = np.arange(3), np.zeros(3, np.int64), Vocabulary(["so"])
+        >>> rows = TextDataset(store, rows, labels, vocabulary=vocabulary, max_tokens=9, truncate="head")
+        >>> [counts_R.tolist() for counts_R in rows.count_unknown()]
+        [[2, 1, 0], [1, 1, 0]]
+        """
+        unknown_V, unknown_R = ~self.known_V, np.zeros(len(self), np.int64)
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            numbers_N, row_N = self.token_numbers(start, start + ROWS_AT_ONCE)
+            unknown_R += np.bincount(row_N[unknown_V[numbers_N]], minlength=len(self))
+        return np.asarray(self.full_lengths, np.int64), unknown_R
+
+    def token_numbers(self, start: int, end: int) -> tuple[Array, Array]:
+        """Return the untruncated token numbers (in the store) of the rows `start` to `end`, and their rows.
+
+        Both are (N,): a value for each token.
+        """
+        lengths = np.asarray(self.full_lengths[start:end], np.int64)
+        row_N = np.repeat(np.arange(start, start + len(lengths)), lengths)
+        first_N = np.repeat(self._start_R[start:end] - (np.cumsum(lengths) - lengths), lengths)
+        numbers_N = np.asarray(self._ids_N[first_N + np.arange(len(first_N))])
+        self.store.release()
+        return numbers_N, row_N
+
     def unknown_share(self) -> float:
         """Return the share of out-of-vocabulary tokens."""
-        known = word_ids(torch.from_numpy(self._lookup), self._known).numpy() != UNKNOWN
         counts = count_tokens(self.store, self.rows)
-        return 1 - float(counts[known[: len(counts)]].sum()) / max(1, int(counts.sum()))
+        return 1 - float(counts[self.known_V].sum()) / max(1, int(counts.sum()))
 
 
 def padded_length(longest: int) -> int:
@@ -253,9 +286,8 @@ def count_tokens(store: TokenStore, rows: Array, *, weighted: bool = False) -> A
     counts = np.zeros(len(store.tokens), np.int64)
     times_R = np.zeros(len(store.offsets) - 1, np.int64)
     times_R[rows] = np.maximum(1, np.rint(store.weights[rows])) if weighted else 1
-    step = 20_000  # rows at a time, so that memory does not grow with the corpus
-    for start in range(0, len(times_R), step):
-        end = min(start + step, len(times_R))
+    for start in range(0, len(times_R), ROWS_AT_ONCE):
+        end = min(start + ROWS_AT_ONCE, len(times_R))
         lengths = np.diff(store.offsets[start : end + 1])
         part = np.asarray(store.ids_N[store.offsets[start] : store.offsets[end]])
         times_N = np.repeat(times_R[start:end], lengths)

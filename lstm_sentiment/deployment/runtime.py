@@ -18,6 +18,7 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,9 +30,9 @@ import numpy.typing as npt
 
 from lstm_sentiment.evaluation.conformal import label_sets
 from lstm_sentiment.text.encoder import Encoder
-from lstm_sentiment.text.given import texts_in
+from lstm_sentiment.text.given import present, texts_in
 from lstm_sentiment.text.portions import bytes_of, portions
-from lstm_sentiment.text.tokenization import PAD, number_unknown
+from lstm_sentiment.text.tokenization import PAD, UNKNOWN, number_unknown
 
 FORMAT = 1  # of model.json
 MODEL, FACTS = "model.onnx", "model.json"
@@ -42,12 +43,16 @@ TOKENS_AT_ONCE = 4096  # padded tokens of one batch
 
 
 class Prediction(NamedTuple):
-    """The prediction for one text: label, its probability, all probabilities, label set if requested."""
+    """The prediction for one text: label, its probability, all probabilities, label set if requested.
 
-    label: str
+    `unread` marks a text without a token, or a missing one; the latter has no label and NaN probabilities.
+    """
+
+    label: str | None
     score: float
     probabilities: dict[str, float]
     label_set: list[str] | None = None
+    unread: bool = False
 
 
 class Classifier:
@@ -126,48 +131,75 @@ class Classifier:
             normalize=text.get("normalize", "none"),  # missing in earlier exports
         )
 
-    def predict(self, texts: str | Iterable[str], *, coverage: float | None = None) -> list[Prediction]:
+    def predict(
+        self, texts: str | Iterable[str | None], *, coverage: float | None = None, on_missing: str = "raise"
+    ) -> list[Prediction]:
         """Return one `Prediction` per text, in the order given; one string counts as one text.
 
         Args:
             texts: a list, an array, a column of a table, a generator.
             coverage: also return the conformal prediction set at this coverage, such as 0.9.
+            on_missing: for None, NaN or pandas' NA among the texts: raise an error that names the row,
+                skip it, or null for a prediction with the label None.
 
         Raises:
-            TypeError: not strings, such as a table of several columns.
-            ValueError: coverage is not between 0 and 1, or the run has no thresholds.
+            TypeError: not strings, such as a table of several columns; a missing text.
+            ValueError: coverage is not between 0 and 1, or the run has no thresholds; another on_missing.
         """
         if coverage is not None and not 0 < coverage < 1:
             raise ValueError(f"coverage must lie between 0 and 1, not {coverage}")
         if coverage is not None and not self._thresholds:
             raise ValueError("this model has no thresholds for label sets")
-        probabilities_RC = self.predict_proba(texts)
+        missing: list[int] = []
+        probabilities_RC, unread = self._predict_all(present(texts_in(texts), on_missing, missing))
         sets: list[Any] = [None] * len(probabilities_RC)
         if coverage is not None:
             sets_RC = label_sets(probabilities_RC, self._thresholds, coverage)
             sets = [[self.labels[i] for i in row_C.nonzero()[0]] for row_C in sets_RC]
         predictions = []
-        for row_C, label_set in zip(probabilities_RC.tolist(), sets, strict=True):
+        for row_C, label_set, blank in zip(probabilities_RC.tolist(), sets, unread, strict=True):
             score = max(row_C)
             of_labels = dict(zip(self.labels, row_C, strict=True))
-            predictions.append(Prediction(self.labels[row_C.index(score)], score, of_labels, label_set))
+            label = self.labels[row_C.index(score)]
+            predictions.append(Prediction(label, score, of_labels, label_set, blank))
+        for place in missing if on_missing == "null" else ():
+            predictions.insert(
+                place, Prediction(None, math.nan, dict.fromkeys(self.labels, math.nan), None, True)
+            )
         return predictions
 
-    def predict_proba(self, texts: str | Iterable[str]) -> npt.NDArray[np.float64]:
+    def predict_proba(
+        self, texts: str | Iterable[str | None], *, on_missing: str = "raise"
+    ) -> npt.NDArray[np.float64]:
         """Return probabilities (R, C): a row per text in the given order, columns as in `labels`.
 
-        Raises:
-            TypeError: not strings, such as a table of several columns.
-        """
-        some = portions(texts_in(texts), most=TEXTS_AT_ONCE, size=BYTES_AT_ONCE, of=bytes_of)
-        return np.concatenate([np.zeros((0, len(self.labels))), *map(self._predict, some)])
+        Args:
+            texts: a list, an array, a column of a table, a generator.
+            on_missing: as in `predict`; with null the row of a missing text is NaN.
 
-    def _predict(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Predict in batches of similar length, longest first."""
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"a text must be a string, not {type(text).__name__}: {text!r:.60}")
-        rows = [self._encode(text) for text in texts]
+        Raises:
+            TypeError: not strings, such as a table of several columns; a missing text.
+        """
+        missing: list[int] = []
+        found_RC, _ = self._predict_all(present(texts_in(texts), on_missing, missing))
+        if on_missing != "null":
+            return found_RC
+        return np.insert(found_RC, np.array(missing, int) - np.arange(len(missing)), np.nan, axis=0)
+
+    def _predict_all(self, texts: Iterable[str]) -> tuple[npt.NDArray[np.float64], list[bool]]:
+        """Return the probabilities (R, C), and which texts have no token."""
+        parts, unread = [np.zeros((0, len(self.labels)))], list[bool]()
+        for some in portions(texts, most=TEXTS_AT_ONCE, size=BYTES_AT_ONCE, of=bytes_of):
+            rows = [self._encode(text) for text in some]
+            unread += [
+                row == [UNKNOWN] and not self._encode.has_tokens(text)
+                for text, row in zip(some, rows, strict=True)
+            ]
+            parts.append(self._predict(rows))
+        return np.concatenate(parts), unread
+
+    def _predict(self, rows: Sequence[list[int | str]]) -> npt.NDArray[np.float64]:
+        """Predict encoded texts in batches of similar length, longest first."""
         order_R = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         probabilities_RC = np.empty((len(rows), len(self.labels)))
         start = 0
@@ -217,9 +249,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         for text in argv or _lines():
             found = classifier.predict(text)[0]
-            record = {"text": text, "label": found.label, "score": found.score}
-            # ASCII is safe on any terminal.
-            print(json.dumps({**record, "probabilities": found.probabilities}), flush=True)
+            record: dict[str, Any] = {"text": text, "label": found.label, "score": found.score}
+            record |= {"probabilities": found.probabilities, **({"unread": True} if found.unread else {})}
+            print(json.dumps(record), flush=True)  # ASCII is safe on any terminal
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

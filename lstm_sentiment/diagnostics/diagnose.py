@@ -171,7 +171,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -
 
 def _changed(folder: RunFolder, corpus: Corpus) -> list[Finding]:
     """Return a finding if a run was trained on other rows than these."""
-    if folder.load(BEST).facts_as(BestFacts).data == corpus.fingerprint:
+    if corpus.is_of(folder.load(BEST).facts_as(BestFacts)):
         return []
     return [
         Finding(

@@ -36,6 +36,7 @@ from lstm_sentiment.linear.baselines import (
 )
 from lstm_sentiment.models.network import NgramBranch, TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.models.stored_linear import BUCKETS, packed
+from lstm_sentiment.monitoring.validation_profile import write_monitoring
 from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.records.json_values import to_json
@@ -61,6 +62,8 @@ Branches = dict[str, BranchMetrics]  # by name: lstm, ngrams
 class OfTraining(TypedDict):
     """Fields of `RunMetrics` that training determines."""
 
+    metric: str
+    cross_validated: bool | None
     best_epoch: int
     epochs: int
     steps: int
@@ -79,7 +82,7 @@ def assess(
 ) -> RunMetrics:
     """Calibrate the best checkpoint on validation, score it on validation and test; called by all processes.
 
-    The calibration is saved with the weights. The test rows are used here, and nowhere else.
+    Test rows are used here, and nowhere else.
 
     Args:
         folder: of the run.
@@ -114,6 +117,8 @@ def assess(
     if trainer.processes.is_main:
         _save_calibrated(folder, best, calibration, linear, corpus, config)
         linear = linear or _fitted_linear(folder, corpus, config)
+        found_RC = calibration.probabilities(logits["validation"])
+        write_monitoring(folder, found_RC, corpus, config, kept=start.tokens if start else ())
     took = trainer.state.elapsed_s
     found = compared_with_baselines(linear, logits, truths, config, corpus, kept, seconds=took)
     return RunMetrics(
@@ -124,15 +129,15 @@ def assess(
         calibration=effect,
         baselines=found[0],
         against_linear=found[1],
-        metric=config.trainer.metric,
-        cross_validated=True if crossed else None,
-        **_of_training(trainer),
+        **_of_training(trainer, crossed),
     )
 
 
-def _of_training(trainer: Trainer) -> OfTraining:
+def _of_training(trainer: Trainer, crossed: OutOfFold | None) -> OfTraining:
     state = trainer.state
     return {
+        "metric": trainer.config.metric,
+        "cross_validated": True if crossed else None,
         "best_epoch": state.best_epoch + 1,
         "epochs": state.epoch,
         "steps": state.step,

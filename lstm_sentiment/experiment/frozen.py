@@ -32,6 +32,7 @@ from lstm_sentiment.experiment.final_evaluation import (
 from lstm_sentiment.experiment.resume import check_same_run
 from lstm_sentiment.linear.baselines import LinearBaseline, baseline_scores, linear_baseline
 from lstm_sentiment.models.network import Network, TfidfBranch, WideAndDeep
+from lstm_sentiment.monitoring.validation_profile import write_monitoring
 from lstm_sentiment.prediction.make_self_test import self_test_of
 from lstm_sentiment.records.checkpoint_facts import RunFacts
 from lstm_sentiment.records.json_values import missing, to_json
@@ -95,7 +96,7 @@ def run_frozen(
             )
             training_s = round(time.perf_counter() - started, 1)
             metrics = _assessed(
-                folder, config, corpus, network, fit, splits, features, facts, training_s=training_s
+                folder, config, corpus, network, fit, splits, features, facts, start, training_s=training_s
             )
             folder.write(metrics)
         else:
@@ -138,21 +139,22 @@ def _assessed(
     splits: dict[str, TextDataset],
     features: dict[str, Array],
     facts: RunFacts,
+    start: Start,
     *,
     training_s: float,
 ) -> RunMetrics:
     """Calibrate on out-of-fold or validation rows, score, and write the weights."""
-    # Shares have mean 1, so that the network's logits are a multiple of the blended ones.
-    out_of_fold = fit.out_of_fold()
+    out_of_fold = fit.out_of_fold()  # shares have mean 1: the network's logits are a multiple of the blended
     out_of_fold[""] = out_of_fold[""] * 2 / sum(fit.blend.weights)
-    truths = {"validation": corpus.train.labels[fit.held]} | {
-        name: rows.labels for name, rows in splits.items()
-    }
+    truths = {"validation": corpus.train.labels[fit.held]}
+    truths |= {name: rows.labels for name, rows in splits.items()}
     logits = {name: _logits(network, rows, features[name], fit.blend) for name, rows in splits.items()}
     if "validation" in splits:  # a separate split
         out_of_fold = {branch: of["validation"] for branch, of in _by_branch(logits).items()}
     counts_R = splits["validation"].counts if "validation" in splits else corpus.train.counts[fit.held]
     calibration = fit_calibration(out_of_fold[""], truths["validation"], counts_R)
+    found_RC = calibration.probabilities(out_of_fold[""])
+    write_monitoring(folder, found_RC, corpus, config, kept=start.tokens, crossed_R=fit.held)
     held_out = {"validation": out_of_fold[""]} | {name: of[""] for name, of in logits.items()}
     scores, effect = calibrated_scores(calibration, held_out, truths, corpus.labels)
     branches = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import yaml
@@ -28,9 +29,10 @@ from lstm_sentiment.text.tokenizers import Vocabulary
 
 log = logging.getLogger(__name__)
 
+RELABELLED = "relabelled.json"  # of a run whose classes were renamed (see `relabelling`)
 # Settings that may differ when a run is resumed: none of them changes what is learned. No other may.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
-FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout"}
+FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout", "trainer.keep_for_resume"}
 # These may differ, too, but their outcome is a fact of the run (below), and a difference is logged.
 NOTED_ON_RESUME = {"trainer.device", "trainer.threads"}
 ROUNDED_BY = ("threads", "world_size", "device", "precision", "torch")  # facts that the last digits depend on
@@ -68,6 +70,11 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
     False
     """
     if config.resume and folder.is_run():
+        if (folder.path / RELABELLED).is_file():
+            raise RunError(
+                f"{folder.path}: its classes were renamed (see {RELABELLED}), and it cannot be resumed; set "
+                "another --out for a new run"
+            )
         _refuse_other_settings(folder, config)
         if folder.has(LAST):
             return True
@@ -102,11 +109,27 @@ def _refuse_other_settings(folder: RunFolder, config: Any) -> None:
         for key in refused
         if old.get(key) != new.get(key)
     ]
+    if differing and old.get("trainer.epochs") != new.get("trainer.epochs") and _is_finished(folder):
+        _refuse_more_epochs(folder, old, new)
     if differing:
         raise RunError(
             f"{folder.path}: {'; '.join(differing)}; resume with the run's own settings (--config "
             f"{folder.path / 'config.yaml'}), or start another run"
         )
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    return (folder.path / RunMetrics.FILE).is_file()
+
+
+def _refuse_more_epochs(folder: RunFolder, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Refuse another number of epochs for a finished run, with the way to train on from its weights."""
+    further = f"; --pretrained {folder.path} starts it from the weights of this one" if "adapt" in new else ""
+    raise RunError(
+        f"{folder.path}: is finished after trainer.epochs {old.get('trainer.epochs')} and cannot be resumed "
+        f"with {new.get('trainer.epochs')}: its learning rate has fallen to zero, and its optimizer state is "
+        f"removed. Set another --out for a run of more epochs{further}"
+    )
 
 
 def checkpoint_to_resume(folder: RunFolder, facts: RunFacts, data: RunData, config: Any = None) -> Checkpoint:
@@ -133,6 +156,8 @@ def checkpoint_to_resume(folder: RunFolder, facts: RunFacts, data: RunData, conf
         expected = of_training(shapes, data=facts.data)
     checkpoint = folder.load(LAST, expected)
     saved = checkpoint.facts_as(LastFacts)
+    if not checkpoint.tensors and not saved.training.finished:
+        raise CheckpointError(f"{folder.path / LAST}: has no weights to resume from; start another run")
     check_same_run(saved, facts, folder, data)
     if saved.training.best_epoch >= 0:
         folder.load(BEST)  # it is needed at the end: damage should show now

@@ -18,7 +18,7 @@ from typing import Any, TypedDict, TypeVar
 import torch
 
 from lstm_sentiment.checkpoints.read_back import check_loadable
-from lstm_sentiment.checkpoints.run_folder import CURVES, Checkpoint, RunFolder
+from lstm_sentiment.checkpoints.run_folder import CURVES, LAST, Checkpoint, RunFolder
 from lstm_sentiment.checkpoints.trusted_runs import remember
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import public_config
@@ -165,6 +165,11 @@ class Session:
         curves = self.curves.after(trainer.state.step) if self.curves else contextlib.nullcontext()
         with self.watch.gently(), curves:
             trainer.fit()
+
+    def tidy(self, config: Any) -> None:
+        """Remove the weights and optimizer state to resume from, in a finished run (see `TrainerConfig`)."""
+        if self.processes.is_main and not config.trainer.keep_for_resume and self.folder.has(LAST):
+            self.folder.drop_tensors(LAST)
 
     def seconds(self) -> float:
         """Return the seconds since the session began, to a tenth."""

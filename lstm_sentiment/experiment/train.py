@@ -161,6 +161,7 @@ def _finished(session: Session, config: Config, corpus: Corpus, metrics: RunMetr
     path = session.folder.path
     if session.processes.is_main:
         session.folder.write(metrics)
+        session.tidy(config)
         report_scores(metrics, path)
         if config.report:
             log.info("report: %s", write_report(path, corpus=corpus, device=config.trainer.device))

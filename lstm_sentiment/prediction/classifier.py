@@ -32,7 +32,7 @@ from lstm_sentiment.models.network import BRANCHES, TfidfBranch, WideAndDeep, ls
 from lstm_sentiment.models.stored_linear import expected_linear, unpacked
 from lstm_sentiment.prediction.hub import Published
 from lstm_sentiment.prediction.pickling import reduce_classifier
-from lstm_sentiment.prediction.types import Prediction, as_texts, checked_text
+from lstm_sentiment.prediction.types import Prediction, Reading, given_texts
 from lstm_sentiment.records.checkpoint_facts import BestFacts, LinearFacts, SavedLinear
 from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
@@ -256,38 +256,54 @@ class SentimentClassifier(Published):
 
     def predict(
         self,
-        texts: str | Iterable[str],
+        texts: str | Iterable[str | None],
         *,
         coverage: float | None = None,
         abstain_below: float = 0.0,
         details: bool = False,
+        on_missing: str = "raise",
     ) -> list[Prediction]:
         """Return one `Prediction` per text, in the order given; one string counts as one text.
+
+        A text without a token, such as an empty one, is marked as `unread`.
 
         Args:
             texts: a list, an array, a column of a table, a generator.
             coverage: also return the conformal prediction set at this coverage (see `Calibration`).
             abstain_below: return no label if its probability is lower.
             details: also return the share of unknown tokens and the number of truncated ones.
+            on_missing: for None, NaN or pandas' NA among the texts: ``raise`` an error that names the row,
+                ``skip`` it, so that there are fewer predictions than texts, or ``null`` for a prediction
+                with the label None.
 
         Raises:
-            DataError: not strings, such as a table of several columns.
+            DataError: not strings, such as a table of several columns; a missing text.
             CheckpointError: the model's output is non-finite.
-            ConfigError: a coverage or probability is not between 0 and 1.
+            ConfigError: a coverage or probability is not between 0 and 1; an unknown `on_missing`.
+
+        Example::
+
+            classifier.predict(["good", None], on_missing="null")[1].label  # None
         """
         if not 0 <= abstain_below <= 1:
             raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
-        texts = as_texts(texts)
-        if details:
-            texts = list(texts)
-        probabilities_RC = self.predict_proba(texts)
+        missing: list[int] = []
+        read = self.read(given_texts(texts, on_missing, missing), counted=details)
+        probabilities_RC = self._calibrated(read.logits_RC)
         predictions = [self._prediction(row_C, abstain_below) for row_C in probabilities_RC]
+        for place in np.flatnonzero(read.tokens_R == 0).tolist():
+            predictions[place] = replace(predictions[place], unread=True)
         if coverage is not None:
             sets_RC = self.calibration.label_sets(probabilities_RC, coverage)
             of_texts = [[self.labels[i] for i in row_C.nonzero()[0]] for row_C in sets_RC]
             predictions = [replace(p, label_set=s) for p, s in zip(predictions, of_texts, strict=True)]
         if details:
-            predictions = [replace(p, **self._details(t)) for p, t in zip(predictions, texts, strict=True)]
+            counts = zip(read.tokens_R.tolist(), read.unknown_R.tolist(), strict=True)
+            predictions = [
+                replace(p, **self._details(*of)) for p, of in zip(predictions, counts, strict=True)
+            ]
+        for place in missing if on_missing == "null" else ():
+            predictions.insert(place, Prediction.of_missing(self.labels))
         return predictions
 
     def explain(self, text: str, *, method: str = "auto") -> Explanation:
@@ -318,17 +334,22 @@ class SentimentClassifier(Published):
 
         return explain(self, text, method=method)
 
-    def predict_proba(self, texts: str | Iterable[str]) -> Probabilities:
+    def predict_proba(self, texts: str | Iterable[str | None], *, on_missing: str = "raise") -> Probabilities:
         """Return probabilities (R, C): a row per text in the given order, columns as in `labels`.
 
+        Args:
+            texts: a list, an array, a column of a table, a generator.
+            on_missing: as in `predict`; with ``null`` the row of a missing text is NaN.
+
         Raises:
-            DataError: not strings, such as a table of several columns.
+            DataError: not strings, such as a table of several columns; a missing text.
         """
-        logits_RC = self.predict_logits(texts)
-        try:
-            return self.calibration.probabilities(logits_RC)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.run or 'the weights given'}: {error}") from None
+        missing: list[int] = []
+        read = self.read(given_texts(texts, on_missing, missing))
+        probabilities_RC = self._calibrated(read.logits_RC)
+        if on_missing != "null":
+            return probabilities_RC
+        return np.insert(probabilities_RC, np.array(missing, int) - np.arange(len(missing)), np.nan, axis=0)
 
     def predict_logits(self, texts: str | Iterable[str]) -> npt.NDArray[np.float64]:
         """Return the model's logits (R, C), before calibration.
@@ -336,10 +357,33 @@ class SentimentClassifier(Published):
         Raises:
             DataError: not strings, such as a table of several columns.
         """
-        checked = map(checked_text, as_texts(texts))
+        return self.read(texts).logits_RC
+
+    def read(self, texts: str | Iterable[str], *, counted: bool = False) -> Reading:
+        """Return the logits of texts before calibration, and their numbers of tokens.
+
+        Args:
+            texts: a list, an array, a column of a table, a generator.
+            counted: whether all numbers are needed; otherwise only 0 tokens are exact.
+
+        Raises:
+            DataError: not strings, such as a table of several columns.
+
+        Example::
+
+            read = classifier.read(texts, counted=True)
+            read.unknown_R.sum() / read.tokens_R.sum()
+        """
+        checked = given_texts(texts, "raise", [])
         some = portions(checked, most=TEXTS_AT_ONCE, size=BYTES_AT_ONCE, of=bytes_of)
-        parts = [self._logits(part) for part in some]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.labels)))
+        parts = [
+            self._read_many(part) if len(part) >= MANY else self._read_few(part, counted) for part in some
+        ]
+        if not parts:
+            nothing = np.zeros(0, np.int64)
+            return Reading(logits_RC=np.zeros((0, len(self.labels))), tokens_R=nothing, unknown_R=nothing)
+        fields = ("logits_RC", "tokens_R", "unknown_R")
+        return Reading(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
     def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
         """Return the model's input: token ids of each text, and subword ids of unknown tokens (X, K)."""
@@ -359,7 +403,7 @@ class SentimentClassifier(Published):
 
     def cut_tokens(self, text: str) -> int:
         """Return the number of a text's tokens that are truncated."""
-        return int(self._details(text)["cut_tokens"])
+        return int(self._details(*count_unknown(text, self._tokenizer, self.vocabulary))["cut_tokens"])
 
     @classmethod
     def _from_run(cls, run: Path, device: str) -> SentimentClassifier:
@@ -372,25 +416,39 @@ class SentimentClassifier(Published):
         probabilities = dict(zip(self.labels, row_C.tolist(), strict=True))
         return Prediction(label=label, score=score, probabilities=probabilities)
 
-    def _details(self, text: str) -> dict[str, Any]:
-        count, unknown = count_unknown(text, self._tokenizer, self.vocabulary)
+    def _calibrated(self, logits_RC: npt.NDArray[np.float64]) -> Probabilities:
+        try:
+            return self.calibration.probabilities(logits_RC)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.run or 'the weights given'}: {error}") from None
+
+    def _details(self, tokens: int, unknown: int) -> dict[str, Any]:
         return {
-            "unknown_share": unknown / max(1, count),
-            "cut_tokens": max(0, count - self.config.text.max_tokens),
+            "unknown_share": unknown / max(1, tokens),
+            "cut_tokens": max(0, tokens - self.config.text.max_tokens),
         }
 
-    def _logits(self, texts: list[str]) -> npt.NDArray[np.float64]:
-        return self._logits_of_many(texts) if len(texts) >= MANY else self._logits_of_few(texts)
-
-    def _logits_of_few(self, texts: list[str]) -> npt.NDArray[np.float64]:
+    def _read_few(self, texts: list[str], counted: bool) -> Reading:
         """Predict with low latency: without threads, with cached encodings of known pieces."""
         rows, spelling_XK = self.encode(texts)
+        counts = [
+            count_unknown(text, self._tokenizer, self.vocabulary)
+            if counted or len(row) == 1  # it may be that of an empty text
+            else (len(row), 0)
+            for text, row in zip(texts, rows, strict=True)
+        ]
+        tokens_R, unknown_R = np.array(counts, np.int64).T
+        return Reading(
+            logits_RC=self._logits_of_few(rows, spelling_XK), tokens_R=tokens_R, unknown_R=unknown_R
+        )
+
+    def _logits_of_few(self, rows: list[list[int]], spelling_XK: torch.Tensor) -> npt.NDArray[np.float64]:
         lengths_B = [len(row) for row in rows]
         width = padded_length(max(lengths_B))
         tokens_BT = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
         return self._forward(tokens_BT, torch.tensor(lengths_B), spelling_XK)
 
-    def _logits_of_many(self, texts: list[str]) -> npt.NDArray[np.float64]:
+    def _read_many(self, texts: list[str]) -> Reading:
         """Predict like training: encode all texts as arrays, then batch by length."""
         lexicon = Lexicon(self._tokenizer)
         numbers_N, lengths_R = lexicon.encode(texts)
@@ -412,7 +470,8 @@ class SentimentClassifier(Published):
             rows_B = order_R[start : start + max(1, TOKENS_AT_ONCE // width)]
             start += len(rows_B)
             logits_RC[rows_B] = self._forward(*dataset.batch(rows_B).inputs)
-        return logits_RC
+        tokens_R, unknown_R = dataset.count_unknown()
+        return Reading(logits_RC=logits_RC, tokens_R=tokens_R, unknown_R=unknown_R)
 
     @torch.inference_mode()
     def _forward(self, *inputs: torch.Tensor) -> npt.NDArray[np.float64]:

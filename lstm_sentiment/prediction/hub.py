@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lstm_sentiment.checkpoints.expected import of_classifier
-from lstm_sentiment.checkpoints.run_folder import BEST, SHARED_FILES, RunFolder
+from lstm_sentiment.checkpoints.run_folder import BEST, MONITORING, SHARED_FILES, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, NO_ROWS, STATEMENT, run_path
 from lstm_sentiment.checkpoints.tensors import known_tokens
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run, vocabulary_of
@@ -30,7 +30,7 @@ from lstm_sentiment.system.files import local_path, make_folder, new_folder, wri
 from lstm_sentiment.system.open_errors import reading
 
 WEIGHTS = tuple(f"{BEST}/{name}" for name in ("manifest.json", "model.safetensors", "state.json"))
-FILES = (*SHARED_FILES, *WEIGHTS, *REPORTS, "README.md")
+FILES = (*SHARED_FILES, *WEIGHTS, *REPORTS, MONITORING, "README.md")
 _NAME = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 T = TypeVar("T", bound="Published")
 
@@ -198,6 +198,7 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
         raise RunError(f"{run.path}: has no metrics.json: is it finished? Resume it with --resume true")
     labels, label_map = classes_of_run(run.own("labels.json"))
     contents = {name: run.read_json(name) for name in REPORTS}
+    monitoring = {MONITORING: run.read_json(MONITORING)} if (run.path / MONITORING).is_file() else {}
     card["reports"] = read_reports(contents, labels, run=run.path)
     vocabulary = vocabulary_of(run.own("vocabulary.json"), known_tokens(best.tensors["model"]))
     with new_folder(folder) as building:
@@ -209,7 +210,7 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
             label_map=label_map,
         )
         published.save(BEST, best.tensors, best.facts)
-        for report, content in contents.items():
+        for report, content in (contents | monitoring).items():
             write_json(building / report, content)
         text = model_card(name=name, config=config, **card)
         write_atomically(building / "README.md", text.encode("utf-8", "replace"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lstm_sentiment.errors import DataError
-from lstm_sentiment.text.given import texts_in
+import numpy as np
+import numpy.typing as npt
+
+from lstm_sentiment.errors import ConfigError, DataError, did_you_mean, shown
+from lstm_sentiment.text.given import ON_MISSING, NotTextError, present, texts_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,13 +19,15 @@ class Prediction:
     """The prediction for one text.
 
     Args:
-        label: the most probable class; None if the classifier abstains.
-        score: the probability of the most probable class.
-        probabilities: of every class, in the order of the classifier's labels; they sum to 1.
+        label: the most probable class; None if the classifier abstains, or for a missing text.
+        score: the probability of the most probable class; NaN for a missing text.
+        probabilities: of every class, in the order of the classifier's labels; they sum to 1. NaN for a
+            missing text.
         label_set: conformal prediction set at the requested coverage; None unless requested.
         unknown_share: share of the text's tokens that are not in the vocabulary, 0 for an empty text; None
             unless requested.
         cut_tokens: number of truncated tokens; None unless requested.
+        unread: whether the text has no token, or is missing: the prediction is the same for all such texts.
     """
 
     label: str | None
@@ -30,6 +36,32 @@ class Prediction:
     label_set: list[str] | None = None
     unknown_share: float | None = None
     cut_tokens: int | None = None
+    unread: bool = False
+
+    @classmethod
+    def of_missing(cls, labels: Iterable[str]) -> Prediction:
+        """Return the prediction for a missing text.
+
+        >>> Prediction.of_missing(["bad", "good"])
+        Prediction(label=None, score=nan, probabilities={'bad': nan, 'good': nan}, label_set=None, \
+unknown_share=None, cut_tokens=None, unread=True)
+        """
+        return cls(label=None, score=math.nan, probabilities=dict.fromkeys(labels, math.nan), unread=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Logits of some texts, and how much of them the model could read.
+
+    Args:
+        logits_RC: before calibration, (R, C).
+        tokens_R: number of tokens of each text, before truncation, (R,).
+        unknown_R: number of those that are not in the vocabulary, (R,).
+    """
+
+    logits_RC: npt.NDArray[np.float64]
+    tokens_R: npt.NDArray[np.int64]
+    unknown_R: npt.NDArray[np.int64]
 
 
 def as_texts(given: Any) -> Iterable[str]:
@@ -47,15 +79,27 @@ def as_texts(given: Any) -> Iterable[str]:
         raise DataError(str(error)) from None
 
 
-def checked_text(text: object) -> str:
-    """Return a text unchanged.
+def given_texts(given: Any, on_missing: str, missing: list[int]) -> Iterator[str]:
+    """Yield the texts of an argument that are not missing (see `present`).
+
+    Args:
+        given: a list of texts, or anything else that `texts_in` takes.
+        on_missing: raise, skip or null.
+        missing: the indices of missing texts are appended to it.
 
     Raises:
-        DataError: not a string.
+        ConfigError: another `on_missing`.
+        DataError: not a list of texts, a text that is not a string, or a missing one with ``raise``.
 
-    >>> checked_text("so-so")
-    'so-so'
+    >>> missing = []
+    >>> list(given_texts(["so-so", None], "skip", missing)), missing
+    (['so-so'], [1])
     """
-    if not isinstance(text, str):
-        raise DataError(f"a text must be a string, not {type(text).__name__}: {text!r:.60}")
-    return text
+    if on_missing not in ON_MISSING:
+        hint = did_you_mean(str(on_missing), ON_MISSING)
+        problem = f"{shown(str(on_missing))} is not one of {', '.join(ON_MISSING)}.{hint}"
+        raise ConfigError(problem, key="on_missing")
+    try:
+        yield from present(as_texts(given), on_missing, missing)
+    except NotTextError as error:
+        raise DataError(str(error)) from None

@@ -66,6 +66,7 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         metrics = _measured(folder, trainer, total_s=session.seconds())
         if processes.is_main:
             folder.write(metrics)
+            session.tidy(config)
             _report(metrics, folder.path)
         return metrics.as_json()
 

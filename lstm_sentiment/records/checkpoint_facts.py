@@ -147,6 +147,7 @@ class BestFacts:
 
     Args:
         data: fingerprint of the data; None in a packed run.
+        labels: class names that the fingerprint was computed with, if they were renamed.
         calibration: None in an unfinished run.
         biases_without_class_bias: by parameter, its values before the class bias was added, if one was.
         linear: for predictions of the linear branch alone; None without one, and in runs of earlier versions.
@@ -154,6 +155,7 @@ class BestFacts:
     """
 
     data: str | None = None
+    labels: list[str] | None = None
     calibration: SavedCalibration | None = None
     biases_without_class_bias: dict[str, list[float]] | None = None
     linear: SavedLinear | None = None

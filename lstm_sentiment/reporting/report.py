@@ -157,7 +157,7 @@ def _rows_of(
             refuse_untrusted(folder.path, config.data.train, "--rows")
         own = classifier.vocabulary if config.pretrained else None
         corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
-        if corpus.fingerprint != folder.load(BEST).facts_as(BestFacts).data:
+        if not corpus.is_of(folder.load(BEST).facts_as(BestFacts)):
             return None, "the rows, labels or vocabulary are no longer those of the run"
     except DataError as error:  # without its folder: pages are shared
         return None, ": ".join(filter(None, (last_part(error.file or ""), error.message)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -25,6 +26,7 @@ except ImportError:  # Windows
 
 ABANDONED_S = 60.0  # younger files may belong to a process that is about to lock them
 DAY_S = 86_400.0
+AT_FDCWD, EXCHANGE = -100, 2  # of renameat2
 _HINTS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or choose another place"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "allow writing, or choose another place"),
@@ -267,6 +269,51 @@ def new_folder(path: Path) -> Iterator[Path]:
                 sync_folder(path.parent)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def replace_folder(path: Path, new: Path) -> None:
+    """Put a new folder in the place of an existing one, which is removed.
+
+    On Linux and macOS both change places in one step. Elsewhere a kill in between leaves the old one under
+    its name with ``.old``.
+
+    Args:
+        path: of the existing folder.
+        new: the folder that takes its place, next to it.
+
+    Raises:
+        OSError: it cannot be replaced; the existing one is unchanged.
+
+    >>> import tempfile
+    >>> path, new = (Path(tempfile.mkdtemp()) for _ in range(2))
+    >>> _ = (new / "a.txt").write_text("a")
+    >>> replace_folder(path, new)
+    >>> [file.name for file in path.iterdir()], new.exists()
+    (['a.txt'], False)
+    """
+    if _exchanged(path, new):
+        old = new
+    else:
+        old = path.with_name(f"{path.name}.old")
+        path.rename(old)
+        new.rename(path)
+    sync_folder(path.parent)
+    shutil.rmtree(old)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two entries of a file system in one step; False if the system cannot."""
+    names = os.fsencode(one), os.fsencode(other)
+    libc: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if hasattr(libc, "renameat2"):  # Linux
+        failed = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], EXCHANGE)
+    elif hasattr(libc, "renamex_np"):  # macOS
+        failed = libc.renamex_np(*names, EXCHANGE)
+    else:
+        return False
+    if failed and ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return not failed
 
 
 def sync_file(path: Path) -> None:

@@ -75,6 +75,13 @@ class Encoder:
             row = self._row(self._tokenize(text))
         return cut(row, self._max_tokens, self._truncate) or [UNKNOWN]
 
+    def has_tokens(self, text: str) -> bool:
+        """Whether a text has a token at all."""
+        if self._tokenize is not None:
+            return bool(self._tokenize(text))
+        prepared = prepare(text, lowercase=self._lowercase, escapes=self._escapes)
+        return any(self._rows[found[0]] for found in _PIECE.finditer(prepared))
+
     def _split_row(self, piece: str) -> Ids:
         return self._row(split_piece(piece, negation=self._negation))
 

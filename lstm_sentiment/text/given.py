@@ -7,11 +7,19 @@ without PyTorch (see `export`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 LISTED = 6  # names in a message
 USUAL = ("text", "review", "sentence", "tweet", "comment")
+ON_MISSING = ("raise", "skip", "null")  # what is done with a missing text
+_MISSING_TYPES = ("NoneType", "NAType", "NaTType")  # None, and pandas' NA and NaT
+
+
+class NotTextError(TypeError):
+    """A text that is not a string, or is missing; the message names its row."""
 
 
 def texts_in(given: Any, *, name: str = "texts") -> Iterable[Any]:
@@ -50,6 +58,51 @@ def texts_in(given: Any, *, name: str = "texts") -> Iterable[Any]:
     if not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a string or an iterable of strings, not {kind}")
     return given.to_pylist() if hasattr(given, "to_pylist") else given  # of Arrow, whose values are not str
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for no text: None, NaN, and NA or NaT of pandas.
+
+    >>> [is_missing(value) for value in (None, float("nan"), "", 0.0)]
+    [True, True, False, False]
+    """
+    if type(value).__name__ in _MISSING_TYPES:
+        return True
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def present(texts: Iterable[Any], on_missing: str, missing: list[int]) -> Iterator[str]:
+    """Yield the texts that are not missing, in order, and collect the indices of the others.
+
+    Args:
+        texts: of `texts_in`.
+        on_missing: ``raise``, or ``skip`` or ``null``, which are the same here.
+        missing: the indices of missing texts are appended to it.
+
+    Raises:
+        NotTextError: an item that is neither a string nor missing, or missing with ``raise``.
+        ValueError: another `on_missing`.
+
+    >>> missing = []
+    >>> list(present(["good", None, "bad"], "null", missing)), missing
+    (['good', 'bad'], [1])
+    >>> list(present(["good", None], "raise", []))
+    Traceback (most recent call last):
+        ...
+    lstm_sentiment.text.given.NotTextError: row 2 (texts[1]): a text must be a string, not NoneType: ...
+    """
+    if on_missing not in ON_MISSING:
+        raise ValueError(f"on_missing must be one of {', '.join(ON_MISSING)}, not {on_missing!r:.60}")
+    for place, text in enumerate(texts):
+        if isinstance(text, str):
+            yield text
+            continue
+        absent = is_missing(text)
+        if not absent or on_missing == "raise":
+            hint = '; on_missing="skip" leaves missing texts out, "null" predicts None' if absent else ""
+            found = f"a text must be a string, not {type(text).__name__}: {text!r:.60}"
+            raise NotTextError(f"row {place + 1} (texts[{place}]): {found}{hint}")
+        missing.append(place)
 
 
 def _column(given: Any, shape: tuple[int, ...], kind: str, name: str) -> Any:

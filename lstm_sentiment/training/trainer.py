@@ -178,14 +178,16 @@ class Trainer:
         return self.average or self.model
 
     def resume(self, tensors: Mapping[str, Mapping[str, Tensor]], saved: SavedTraining) -> None:
-        """Restore a checkpoint that `fit` saved as ``last``."""
+        """Restore a checkpoint that `fit` saved as ``last``; of a finished run only its state is needed."""
+        self.state = saved.training
+        if self.state.finished and not tensors:
+            return
         self.model.load_state_dict(tensors["model"])
         if self.average is not None:
             self.average.load_state_dict(tensors["average"])
         load_optimizer(self.optimizer, self.model, tensors["optimizer"])
         if saved.scaler:
             self.scaler.load_state_dict(saved.scaler)
-        self.state = saved.training
 
     def _take_memory(self) -> None:
         """Allocate memory for the longest batch by a forward and backward pass without side effects.

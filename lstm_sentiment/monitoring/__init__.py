@@ -1,0 +1,1 @@
+"""Comparison of new texts with the validation rows of a run."""

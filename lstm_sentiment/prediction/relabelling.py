@@ -1,0 +1,276 @@
+"""Rename the classes of a finished run.
+
+The weights stay as they are. All files that name classes are written anew, with new manifests, into a new
+folder; it takes the place of the run in one step, so that a kill leaves the old run or the new one. The new
+run cannot be resumed: the rows that it began with had other labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lstm_sentiment.checkpoints.expected import of_classifier
+from lstm_sentiment.checkpoints.manifest import MANIFEST, verify, write_manifest
+from lstm_sentiment.checkpoints.run_folder import (
+    BEST,
+    EXPORTED,
+    LAST,
+    LINEAR,
+    MONITORING,
+    SHARED_FILES,
+    RunFolder,
+)
+from lstm_sentiment.checkpoints.trusted_runs import is_trusted, remember
+from lstm_sentiment.checkpoints.untrusted_files import (
+    MOST_VOCABULARY_BYTES,
+    check_place,
+    classes_of_run,
+    content_of,
+    json_of,
+)
+from lstm_sentiment.config.command_line import config_yaml, read_config
+from lstm_sentiment.config.schema import METRICS, Config
+from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, did_you_mean, listed, shown
+from lstm_sentiment.evaluation.metrics import metrics_of
+from lstm_sentiment.system.files import (
+    as_json,
+    held_unfinished,
+    new_folder,
+    replace_folder,
+    sweep,
+    sync_file,
+    sync_folder,
+    unfinished,
+    writing,
+)
+from lstm_sentiment.system.lock import LOCK, held
+from lstm_sentiment.version import __version__
+
+NOTE = "relabelled.json"  # of a run: its renamings, the latest last
+NOT_COPIED = (
+    LAST,
+    f"{LAST}.previous",
+    f"{BEST}.previous",
+    f"{LINEAR}.previous",
+    LOCK,
+    "report.html",
+    "evaluation.json",
+)
+_OF_CLASSES = ("classes", "per_class", "predicted")  # keys of maps from class names
+Names = Mapping[str, str]
+
+
+def relabel(run: Path, names: Names, *, out: Path | None = None) -> list[str]:
+    """Rename classes of a finished run.
+
+    Args:
+        run: its folder.
+        names: old name -> new name; two classes may change names.
+        out: a new folder for the renamed run; None to replace the run.
+
+    Returns:
+        the new class names, in the order of the run.
+
+    Raises:
+        ConfigError: a class that the run does not have, an invalid name, or one name for two classes.
+        RunError: the run is not finished, or is in use; `out` exists.
+        CheckpointError: a file of the run is missing or damaged.
+        DiskError: the new folder cannot be written; the run is unchanged.
+
+    Example::
+
+        relabel(Path("runs/reviews"), {"pos": "positive", "neg": "negative"})
+    """
+    folder = RunFolder(run)
+    folder.load(BEST, of_classifier(run))
+    _check_whole(folder)
+    if not (run / "metrics.json").is_file():
+        raise RunError(f"{run}: is not finished; finish it with --resume true, then rename its classes")
+    labels, label_map = classes_of_run(folder.own("labels.json"))
+    config = read_config(run / "config.yaml")
+    renamed = _renamed_labels(labels, names, label_map, config, run)
+    trusted = is_trusted(run)
+    if out is not None:
+        with new_folder(out) as building, writing(out):
+            _write(folder, building, names, config, out)
+    else:
+        with held(run):
+            _replace(folder, names, config)
+    if trusted:
+        remember(out or run)
+    return renamed
+
+
+def _checkpoints(folder: RunFolder) -> list[str]:
+    """Return the names of the checkpoints that the renamed run has."""
+    return [name for name in (BEST, LINEAR) if folder.has(name)]
+
+
+def _check_whole(folder: RunFolder) -> None:
+    """Refuse a damaged checkpoint, which would get a new manifest."""
+    for name in _checkpoints(folder):
+        try:
+            verify(folder.path / name, depends_on=[folder.path / shared for shared in SHARED_FILES])
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}. Restore it from a copy, or train again") from None
+
+
+def _renamed_labels(
+    labels: list[str], names: Names, label_map: Mapping[str, str | None], config: Config, run: Path
+) -> list[str]:
+    """Return the new class names; refuse names that do not fit the run."""
+    for name, new in names.items():
+        if name not in labels:
+            hint = did_you_mean(name, labels)
+            raise ConfigError(f"{run}: has no class {shown(name)}, only {listed(labels)}.{hint}")
+        if not new.strip() or new != new.strip() or not new.isprintable():
+            raise ConfigError(f"{shown(new)} is not a class name; write printable text without outer spaces")
+    if all(names.get(name, name) == name for name in labels):
+        raise ConfigError(f"no new name; the classes of {run} are {listed(labels)}")
+    renamed = [names.get(name, name) for name in labels]
+    twice = [name for name in renamed if renamed.count(name) > 1]
+    if twice:
+        merged = listed([old for old in labels if names.get(old, old) == twice[0]], quoted=True)
+        wanted = {code: None if name is None else names.get(name, name) for code, name in label_map.items()}
+        raise ConfigError(
+            f"{merged} would all be {shown(twice[0])}: classes of a finished run cannot be merged. Train "
+            f"another one: train --config {run / 'config.yaml'} --out NEW --data.labels "
+            f"'{json.dumps(wanted, ensure_ascii=False)}'"
+        )
+    metric = config.trainer.metric
+    if metric not in {"loss", *metrics_of(renamed)}:
+        raise ConfigError(
+            f"the run was selected by trainer.metric {metric}, which is not defined for the classes "
+            f"{listed(renamed)}; keep the names negative and positive"
+        )
+    return renamed
+
+
+def _replace(folder: RunFolder, names: Names, config: Config) -> None:
+    """Put the renamed run in the place of a run."""
+    path = folder.path.absolute()
+    if path.is_symlink():
+        raise RunError(f"{folder.path}: is a link; name its target, or write another folder with --out")
+    building = unfinished(path)
+    sweep(path.parent, path.name)
+    try:
+        with writing(path, kept="the run is unchanged"):
+            building.mkdir()
+            with held_unfinished(building):
+                _write(folder, building, names, config, Path(config.out))
+            replace_folder(path, building)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write(folder: RunFolder, building: Path, names: Names, config: Config, out: Path) -> None:
+    """Write the renamed run into an empty folder, and sync it."""
+    for entry in sorted(folder.path.iterdir()):
+        if entry.name in NOT_COPIED or entry.name.endswith(".tmp"):
+            continue
+        for path in (entry, *entry.rglob("*")):
+            check_place(path, folder.path)
+            if path.is_symlink() and path.is_dir():
+                raise RunError(f"{path}: is a link to a folder; put the folder itself here")
+        copy: Callable[..., Any] = shutil.copytree if entry.is_dir() else shutil.copy2
+        copy(entry, building / entry.name)  # files, not links to them, which are rewritten below
+    for name, rewrite in _REWRITTEN.items():
+        if (building / name).is_file():
+            (building / name).write_bytes(rewrite(building / name, names))
+    labels, label_map = classes_of_run(building / "labels.json")
+    (building / "config.yaml").write_text(_new_config(config, labels, label_map, out), "utf-8")
+    _add_note(building, names)
+    state = building / BEST / "state.json"
+    began_with = classes_of_run(folder.own("labels.json"))[0]
+    state.write_bytes(as_json({"labels": began_with} | _renamed(json_of(state), names)))  # of the fingerprint
+    for checkpoint in _checkpoints(folder):
+        (building / checkpoint / MANIFEST).unlink()
+        write_manifest(building / checkpoint, depends_on=[building / name for name in SHARED_FILES])
+    for path in building.rglob("*"):
+        sync_folder(path) if path.is_dir() else sync_file(path)
+    RunFolder(building).load(BEST, of_classifier(building))
+
+
+def _new_config(config: Config, labels: list[str], label_map: Mapping[str, str | None], out: Path) -> str:
+    """Return the configuration with which training gives the renamed classes."""
+    data = config.data
+    if label_map:
+        if [*dict.fromkeys(name for name in label_map.values() if name is not None)] != labels:
+            raise CheckpointError("labels.json: its map does not have the order of its labels")
+        data = dataclasses.replace(data, labels=dict[int | str, str | None](label_map.items()))
+    return config_yaml(dataclasses.replace(config, data=data, out=str(out)))
+
+
+def _add_note(building: Path, names: Names) -> None:
+    """Append a renaming to those of the run."""
+    earlier = json_of(building / NOTE) if (building / NOTE).is_file() else []
+    if not isinstance(earlier, list):
+        raise CheckpointError(f"{NOTE}: is not a list of renamings; remove it")
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    note = {"date": now, "lstm_sentiment": __version__, "names": dict(names)}
+    (building / NOTE).write_bytes(as_json([*earlier, note]))
+
+
+def _labels_file(file: Path, names: Names) -> bytes:
+    labels, label_map = classes_of_run(file)
+    new_map = {code: None if name is None else names.get(name, name) for code, name in label_map.items()}
+    return as_json({"labels": [names.get(name, name) for name in labels], "map": new_map})
+
+
+def _facts_file(file: Path, names: Names) -> bytes:
+    return as_json(_renamed(json_of(file), names))
+
+
+def _renamed(content: Any, names: Names) -> Any:
+    """Rename the keys of maps from class names, at any depth, and drop scores that the new names lack."""
+    if isinstance(content, list):
+        return [_renamed(item, names) for item in content]
+    if not isinstance(content, dict):
+        return content
+    found = {}
+    for key, value in content.items():
+        if key in _OF_CLASSES and isinstance(value, dict):
+            value = {names.get(name, name): of for name, of in value.items()}
+        found[key] = _renamed(value, names)
+    if isinstance(found.get("per_class"), dict):
+        defined = {"loss", *metrics_of(list(found["per_class"]))}
+        found = {key: value for key, value in found.items() if key not in METRICS or key in defined}
+    return found
+
+
+def _export_file(file: Path, names: Names) -> bytes:
+    try:
+        facts = json.loads(content_of(file, MOST_VOCABULARY_BYTES))  # it has the vocabulary
+        facts["labels"] = [names.get(name, name) for name in facts["labels"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{file}: does not hold labels; export the run again") from None
+    return as_json(facts, indent=None)
+
+
+def _rows_file(file: Path, names: Names) -> bytes:
+    """Rename the labels of a CSV file with a column ``label``."""
+    with file.open(encoding="utf-8", errors="surrogatepass", newline="") as opened:
+        rows = list(csv.reader(opened))
+    column = rows[0].index("label") if rows and "label" in rows[0] else -1
+    out = io.StringIO()
+    for place, row in enumerate(rows):
+        if place and 0 <= column < len(row):
+            row[column] = names.get(row[column], row[column])
+        csv.writer(out).writerow(row)
+    return out.getvalue().encode("utf-8", "surrogatepass")
+
+
+_REWRITTEN: dict[str, Callable[[Path, Names], bytes]] = {
+    "labels.json": _labels_file,
+    "held_out_rows.csv": _rows_file,
+    f"{EXPORTED}/model.json": _export_file,
+    **dict.fromkeys(("metrics.json", "data.json", MONITORING), _facts_file),
+}
