@@ -374,6 +374,8 @@ def losing_at(
     plain = cross_entropy(None, 0.0)
 
     def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        if not logits_BC.requires_grad:  # a uniform prediction, to compare the first loss with
+            return plain(logits_BC, batch)
         calls.append(1)
         value = plain(logits_BC, batch)
         if len(calls) != call + 1:  # before the first step, the longest batch is tried
@@ -454,6 +456,8 @@ def test_an_out_of_memory_batch_is_an_error(configure: Configure, short: str, ca
     calls: list[tuple[int, ...]] = []
 
     def loss(logits_BC: Tensor, batch: Batch) -> Tensor:
+        if not logits_BC.requires_grad:  # a uniform prediction, to compare the first loss with
+            return cross_entropy(None, 0.0)(logits_BC, batch)
         calls.append(tuple(batch.tokens_BT.shape))
         if len(calls) == call:
             SHORT[short]()
