@@ -254,8 +254,8 @@ class RunFolder:
         >>> run.begin(config_yaml="seed: 0", vocabulary=["good"], labels=["neg", "pos"], label_map={})
         >>> run.save(LAST, {"model": {"w": torch.ones(2)}}, {"step": 3})
         >>> run.drop_tensors(LAST)
-        >>> run.load(LAST)
-        Checkpoint(tensors={}, facts={'step': 3})
+        >>> run.load(LAST).tensors, run.load(LAST).facts
+        ({}, {'step': 3})
         """
         self.save(name, {}, self.load(name).facts)
         shutil.rmtree(self.path / f"{name}.previous", ignore_errors=True)
