@@ -232,12 +232,12 @@ def test_a_run_without_scores_is_named_all_the_same(
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("metrics.json", "[]", "metrics.json: is malformed"),
-        ("metrics.json", '{"validation": {"confusion": [[1]]}}', "metrics.json: is malformed"),
+        ("metrics.json", "[]", "metrics.json: the content is a list of 0, not an object"),
+        ("metrics.json", '{"validation": {"confusion": [[1]]}}', "metrics.json: validation.rows is missing"),
         (
             "metrics.json",
             '{"test": {"confusion": [[-1, 2], [0, 1]], "rows": 2}, "metric": "x"}',
-            "is malformed",
+            "metrics.json: validation is missing",
         ),
         ("status.json", '{"time": "yesterday"}', "status.json: has no time; remove the file"),
         ("status.json", '{"time": 3}', "status.json: has no time"),
