@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lstm_sentiment.monitoring.drift import Profile, Shift
     from lstm_sentiment.prediction.classifier import SentimentClassifier
     from lstm_sentiment.prediction.types import Prediction
+    from lstm_sentiment.provenance.trained_texts import Seen
 
 LINES_AT_ONCE = 256
 BYTES_AT_ONCE = 4 << 20  # of lines held in memory at a time
@@ -212,11 +213,14 @@ class _Labelling:
 
     def __init__(self, classifier: SentimentClassifier, options: argparse.Namespace) -> None:
         from lstm_sentiment.monitoring.drift import profile_of_predictions
+        from lstm_sentiment.provenance.trained_texts import TrainedTexts
 
         self._classifier, self._options = classifier, options
         self._reference = _reference_of(classifier, options)
         self._found = profile_of_predictions(classifier.labels, [])
         self._missing = self._unread = 0
+        self._trained = None if classifier.run is None else TrainedTexts.read(classifier.run)
+        self._seen: list[Seen] = []
 
     def frames(self, source: Source, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
         """Yield a file's rows with predictions; each chunk has all `columns`, if given."""
@@ -232,6 +236,9 @@ class _Labelling:
                 asked = {**_asked(options), "details": options.details or self._reference is not None}
                 predictions = self._classifier.predict(texts, **asked, on_missing=options.on_missing)
                 self._count(texts, predictions)
+                if self._trained is not None and self._has_labels(chunk):
+                    given = [text for text in texts if text is not None]
+                    self._seen.append(self._trained.seen(given, self._classifier.tokenizer))
                 frame = chunk.frame if columns is None else filled(chunk.frame, columns)
                 if options.on_missing == "skip":
                     frame = frame[[text is not None for text in texts]]
@@ -241,9 +248,12 @@ class _Labelling:
     def report(self) -> None:
         """Say on stderr how many texts were missing or empty, and how the others differ from the run's."""
         from lstm_sentiment.monitoring.drift import drift_lines, shifts
+        from lstm_sentiment.provenance.trained_texts import joined_seen, seen_line
         from lstm_sentiment.system.files import write_json
 
         options = self._options
+        if line := seen_line(joined_seen(self._seen)):
+            _note(f"{options.file}: {line}")
         if self._missing:
             done = "left out of the output" if options.on_missing == "skip" else "given no label"
             _note(f"{options.file}: texts that are missing and were {done}: {self._missing:,}")
@@ -278,6 +288,13 @@ class _Labelling:
             "validation": self._reference.as_json(),
             "new": self._found.as_json(),
         }  # fmt: skip
+
+    def _has_labels(self, chunk: Chunk) -> bool:
+        """Whether a chunk has a column of labels: of this run, or of a usual name."""
+        from lstm_sentiment.data.formats.readers import LABEL_COLUMNS
+
+        names = {str(column).strip().lower() for column in chunk.frame.columns}
+        return not names.isdisjoint({*LABEL_COLUMNS, self._classifier.config.data.label_column.lower()})
 
     def _texts_of(self, chunk: Chunk) -> list[str | None]:
         """Return the texts of a chunk, None for missing ones."""

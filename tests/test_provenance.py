@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_sentiment import compare, evaluate, load
+from lstm_sentiment import compare, evaluate, load, predict
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.experiment.train import run
@@ -144,6 +145,14 @@ def test_evaluate_and_compare_name_training_texts_and_score_the_others(
     assert found["trained_on"]["others"] == {name: others[name] for name in found["trained_on"]["others"]}
     assert 0 <= len(held_out) - others["rows"] == found["trained_on"]["nearly"] < 5
     capsys.readouterr()
+
+    predict.main([str(tmp_path / "run"), "--file", mixed, "--out", str(tmp_path / "out.csv")])
+    exactly = len(trained) - len(held_out)
+    assert f"trained on {exactly} of {len(trained)} texts exactly and" in capsys.readouterr().err
+    unlabelled = write_csv(tmp_path / "unlabelled.csv", [(text, "x") for text, _ in trained])
+    unlabelled.write_text(unlabelled.read_text("utf-8").replace("text,label", "text,note", 1), "utf-8")
+    predict.main([str(tmp_path / "run"), "--file", str(unlabelled), "--out", str(tmp_path / "out.csv")])
+    assert "trained on" not in capsys.readouterr().err
 
     shutil.copytree(tmp_path / "run", tmp_path / "other")
     compare.main([str(tmp_path / "run"), str(tmp_path / "other"), mixed])
