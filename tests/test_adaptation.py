@@ -466,7 +466,8 @@ def test_metrics_have_the_score_of_each_part(train: Train, count: int, both: boo
     scores = metrics["kept"]["scores"]
     assert list(scores) == ["start", "head", "linear", "both", "kept"]
     assert scores["head"] == metrics["branches"]["lstm"]["validation"]["macro_f1"]
-    assert scores["linear"] == metrics["branches"]["ngrams"]["validation"]["macro_f1"]
+    with_bias = metrics["branches"]["ngrams"]["validation"]["macro_f1"]  # of a class bias of its own
+    assert with_bias >= scores["linear"] - 0.02
     assert scores["kept"] == metrics["validation"]["macro_f1"]
     assert (scores["both"] is not None) == both
     assert metrics["kept"]["class_bias"] > 0
@@ -513,8 +514,10 @@ def test_the_report_of_an_older_run_omits_the_start(train: Train, tmp_path: Path
     train(make_rows(40, seed=5), "--data.test=null", "--resume=true")
 
 
-def test_the_bias_costs_the_linear_baseline_nothing(train: Train, tmp_path: Path) -> None:
-    """The baseline is the same for every metric; the kept model is not."""
+def test_the_linear_baseline_has_the_class_bias_that_the_metric_asks_for(
+    train: Train, tmp_path: Path
+) -> None:
+    """Like the kept model; otherwise the comparison would flatter it."""
     test = write_csv(tmp_path / "test.csv", skewed_rows(400, seed=12))
     found = {
         metric: train(
@@ -523,8 +526,8 @@ def test_the_bias_costs_the_linear_baseline_nothing(train: Train, tmp_path: Path
         for metric in ("macro_f1", "accuracy")
     }
     first, second = (of["baselines"]["tfidf_logistic_regression"] for of in found.values())
-    assert first["confusion"] == second["confusion"]
-    assert first["loss"] == pytest.approx(second["loss"], abs=1e-6)
+    assert first["macro_recall"] > second["macro_recall"]
+    assert first["accuracy"] <= second["accuracy"] + 0.02
     assert found["macro_f1"]["kept"]["class_bias"] > 0 == found["accuracy"]["kept"]["class_bias"]
     assert found["macro_f1"]["test"]["macro_recall"] > found["accuracy"]["test"]["macro_recall"]
     assert found["macro_f1"]["test"]["ece"] < found["accuracy"]["test"]["ece"] + 0.04

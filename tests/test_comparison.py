@@ -408,7 +408,7 @@ def test_tables_are_printed_or_written(
         (["good", "poor", "nothing.csv"], "nothing.csv"),
         (["good", "poor", "data.csv", "--out", "no/such/folder.json"], "no such folder"),
         (["good", "data.csv"], "give 2 to 26 systems, then a file with labelled rows"),
-        (["good", "good:ngram", "data.csv"], "no part 'ngram' of a run; there are lstm, ngrams. Did"),
+        (["good", "good:ngram", "data.csv"], "no part 'ngram' of a run; there are lstm, ngrams, linear. Did"),
         (["good", "poor:lstm", "data.csv"], "no branch 'lstm'; the model has none: it is one LSTM"),
         (["good", "poor", "data.csv", "--metric=f1"], "--metric: 'f1' is not a metric of these classes"),
         (["good", "poor", "data.csv", "--slices=lable"], "no column 'lable' (--slices); the file has '"),

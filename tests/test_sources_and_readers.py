@@ -34,7 +34,14 @@ from lstm_sentiment.data.formats.readers import (
     read_chunks,
 )
 from lstm_sentiment.data.sources import sources
-from lstm_sentiment.data.sources.names import COMPRESSIONS, FORMATS, compression_of, format_of
+from lstm_sentiment.data.sources.names import (
+    COMPRESSIONS,
+    DELIMITERS,
+    FORMATS,
+    TREES,
+    compression_of,
+    format_of,
+)
 from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import DataError, MissingExtraError
 
@@ -784,3 +791,8 @@ def test_an_ambiguous_column_is_refused(wanted: str, columns: list[str], parts: 
     assert message.startswith("a.csv: ")
     assert all(part in message for part in [*parts, "data.text_column"])
     assert message.isprintable()
+
+
+def test_every_format_has_a_reader() -> None:
+    """A format without one would be a KeyError for the user."""
+    assert sorted(FORMATS) == sorted({*DELIMITERS, *readers.COLUMNS, *readers.RECORDS, *TREES})

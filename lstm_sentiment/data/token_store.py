@@ -17,7 +17,7 @@ import logging
 import mmap
 import shutil
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +187,7 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
         source.quoting,
         source.header,
         source.sheet,
-        columns.text,
-        columns.label,
-        columns.group,
-        columns.weight,
-        columns.filter,
-        columns.classes,
-        columns.phrases,
+        *(getattr(columns, field.name) for field in fields(columns)),
         tokenizer.name,
         tokenizer.lowercase,
         tokenizer.normalize,
