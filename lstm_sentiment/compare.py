@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
     metric = metric_of(runs, labels, options.metric)
     trained = runs[0].config.data if runs else None
     rows = read_rows(options.file, labels, label_map, trained=trained, slices=options.slices, **how)
+    predictions = [system.predictions(rows, how) for system in systems]
     slices = {by: slices_of(by, values) for by, values in rows.slices.items()}
     if seen := seen_by(systems, options.file, how):
         slices[TRAINED] = slices_of(TRAINED, seen)
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
         file=without_secrets(options.file),
         titles=[system.title for system in systems],
         truth_R=rows.truth_R,
-        predictions=[system.predictions(rows, how) for system in systems],
+        predictions=predictions,
         labels=labels,
         metric=metric,
         slices=slices,

@@ -478,6 +478,11 @@ class ManyCorpora:
         loss_KB = -(target_BC * log_KBC * allowed_BC).sum(dim=2)
         return (loss_KB.mean(dim=0) * batch.weights_B).sum()
 
+    def uniform_loss(self, batch: Batch) -> float:
+        """Return the loss of a uniform prediction over the classes that each row's corpus has."""
+        allowed_B = self._allowed_SC[self._corpus_R[batch.rows_B.cpu()]].sum(dim=1)
+        return float((allowed_B.log() * batch.weights_B.cpu()).sum())
+
     def score(self, model: nn.Module) -> Scores:
         """Return the scores of the held-out rows, each with the bias of its corpus."""
         assert isinstance(model, Corpora)

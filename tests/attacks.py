@@ -422,10 +422,10 @@ def text_attacks() -> Iterator[Attack]:
     yield Attack("state with a key twice", put(STATE, '{"a": 1, "a": 2}'), "duplicate")
     for value in ("x", {"a": 1}, -1, float("nan")):
         made = change(STATE, calibration={"temperature": value, "thresholds": []})
-        yield Attack(f"temperature {value!r}", made, "do not fit")
-    yield Attack("thresholds of text", change(STATE, calibration={"thresholds": ["a"]}), "do not fit")
+        yield Attack(f"temperature {value!r}", made, r"do not fit|calibration\.temperature is")
+    yield Attack("thresholds of text", change(STATE, calibration={"thresholds": ["a"]}), "calibration")
     call = {"__reduce__": ["os.system", "touch x"], "cls": "os.system", "_target_": "os.system"}
-    yield Attack("keys that call", change(STATE, **call, calibration=call), "do not fit")
+    yield Attack("keys that call", change(STATE, **call, calibration=call), "calibration")
     yield Attack(
         "half a million proofs", change(STATE, proof={"texts": ["a"] * 500_000, "logits": []}), "self-test"
     )

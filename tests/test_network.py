@@ -31,6 +31,8 @@ from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.explanation.attribution import explain
 from lstm_sentiment.models.network import HASH, NgramBranch, WideAndDeep, new_network
 from lstm_sentiment.prediction.classifier import SentimentClassifier
+from lstm_sentiment.records.json_values import from_json
+from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.text.tokenization import UNKNOWN
 from lstm_sentiment.text.tokenizers import Vocabulary
 from lstm_sentiment.training.losses import cross_entropy
@@ -288,7 +290,7 @@ def test_a_run_reports_each_branch_and_the_blend(wide_run: Path, classifier: Sen
     shares = [branch["share"] for branch in branches.values()]
     torch.testing.assert_close(classifier.model.shares, torch.tensor(shares))
     assert shares != [1.0, 1.0]
-    lines = [line for _, line in summary(metrics)]
+    lines = [line for _, line in summary(from_json(RunMetrics, metrics, file="metrics.json"))]
     legend = lines.index("  share: weight of a branch's logits in their sum; the mean of the shares is 1")
     assert lines[legend - 1].endswith(f"   share {shares[1]:.2f}")
     assert sum(shares) == pytest.approx(2)

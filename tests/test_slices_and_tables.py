@@ -79,7 +79,7 @@ def test_scores_of_a_slice_are_those_of_its_rows() -> None:
         mine = np.array(values) == of.name
         expected = score(truth_R[mine], np.eye(3)[predicted_R[mine]], LABELS)
         assert of.rows == expected["rows"] == mine.sum()
-        intervals = score_intervals(expected["confusion"], LABELS)
+        intervals = score_intervals(expected.confusion, LABELS)
         for metric, interval in of.scores.items():
             assert interval["value"] == pytest.approx(expected[metric])
             assert interval["low"] == pytest.approx(intervals[metric]["low"], abs=0.02)

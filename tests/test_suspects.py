@@ -273,6 +273,7 @@ def test_a_run_names_its_data_if_it_was_trained_here(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "suspects.csv"
+    monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(tmp_path / "cache"))  # of a user who trained nothing
     with pytest.raises(DataError, match="untrusted; add --rows to read it"):
         suspects.main([str(trained_run), f"--out={out}"])
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(trained_run.parent / "cache"))

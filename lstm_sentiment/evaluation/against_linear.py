@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, METRICS, title_of
-from lstm_sentiment.evaluation.significance import compare
 from lstm_sentiment.records.run_metrics import AgainstLinear
 
 LONGER = 2  # times the training time of the linear model that are mentioned
@@ -38,6 +37,8 @@ def compare_with_linear(
         linear_s: seconds of fitting the linear model, if known.
         model_s: seconds of training the model.
     """
+    from lstm_sentiment.evaluation.significance import compare  # imports SciPy: not to predict
+
     compared = metric if metric in METRICS else "macro_f1"
     found = compare(truth_R, linear_RC.argmax(axis=1), model_RC.argmax(axis=1), labels).scores[compared]
     return AgainstLinear(
