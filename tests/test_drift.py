@@ -244,7 +244,7 @@ def test_predictions_of_one_branch_are_not_compared(
 def test_a_run_without_a_profile_predicts_without_a_comparison(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, rows = tmp_path / "run", write_csv(tmp_path / "rows.csv", make_rows(9))
+    run, rows = tmp_path / "run", write_csv(tmp_path / "rows.csv", make_rows(9, seed=77))
     shutil.copytree(trained_run, run)
     (run / MONITORING).unlink()
     predict.main([str(run), f"--file={rows}", "--device=cpu"])
