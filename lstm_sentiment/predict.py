@@ -258,8 +258,8 @@ class _Labelling:
             done = "left out of the output" if options.on_missing == "skip" else "given no label"
             _note(f"{options.file}: texts that are missing and were {done}: {self._missing:,}")
         if self._unread:
-            told = "texts without a token, whose labels do not depend on them"
-            _note(f"{options.file}: {told}: {self._unread:,}")
+            unread = "texts without a token, whose labels do not depend on them"
+            _note(f"{options.file}: {unread}: {self._unread:,}")
         if self._reference is None or not self._found.rows:
             return
         found = shifts(self._reference, self._found)

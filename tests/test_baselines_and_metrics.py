@@ -19,7 +19,7 @@ from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.evaluation import metrics
-from lstm_sentiment.evaluation.against_linear import compare_with_linear, verdict_of, verdict_sentence
+from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentence
 from lstm_sentiment.evaluation.calibration import likelihood_loss
 from lstm_sentiment.evaluation.metrics import (
     better,
@@ -30,7 +30,7 @@ from lstm_sentiment.evaluation.metrics import (
     score,
 )
 from lstm_sentiment.linear import baselines
-from lstm_sentiment.linear.baselines import baseline_scores, fit_linear_baseline
+from lstm_sentiment.linear.baselines import baseline_scores, compare_with_linear, fit_linear_baseline
 from lstm_sentiment.linear.logistic_regression import STRENGTHS, LinearFit, fit_by_validation
 from lstm_sentiment.models.network import TfidfBranch
 from lstm_sentiment.records.json_values import to_json

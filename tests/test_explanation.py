@@ -157,10 +157,10 @@ def test_deleting_by_attribution_lowers_the_probability(
     trained: SentimentClassifier,
 ) -> None:
     reader = explanation._Reader(trained, trained.tokens("the service was awful and this place is terrible"))
-    pushes = explain(
+    attributions = explain(
         trained, "the service was awful and this place is terrible", method="occlusion"
     ).attributions
-    right, reverse = explanation._remove(reader, pushes, 0), explanation._remove(reader, -pushes, 0)
+    right, reverse = (explanation._remove(reader, values, 0) for values in (attributions, -attributions))
     assert right.guided.mean() < right.random.mean() < reverse.guided.mean()
     assert right.faithfulness is not None
     assert reverse.faithfulness is not None

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import write_csv
 
-from lstm_sentiment import SentimentClassifier, load
+from lstm_sentiment import SentimentClassifier, compare, evaluate, load
+from lstm_sentiment import export as export_command
 from lstm_sentiment import predict as predict_command
 from lstm_sentiment.checkpoints.run_folder import LINEAR, RunFolder
 from lstm_sentiment.config.schema import Config
@@ -26,16 +28,13 @@ from lstm_sentiment.records.scores import Scores
 TEXTS = ["so good", "the crew was rude", "", "good good bad"]
 
 
-def test_rows(run_folder: Path, reviews: Path) -> list[tuple[str, str]]:
+def held_out_test_rows(run_folder: Path, reviews: Path) -> list[tuple[str, str]]:
     """Return texts and labels of the test rows that the run names."""
     with reviews.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     with (run_folder / "held_out_rows.csv").open(encoding="utf-8", newline="") as file:
         lines = [int(row["line"]) for row in csv.DictReader(file) if row["split"] == "test"]
     return [(rows[line - 1][0], rows[line - 1][1]) for line in lines]
-
-
-test_rows.__test__ = False  # type: ignore[attr-defined]
 
 
 def scored(classifier: Classifier, rows: list[tuple[str, str]]) -> Scores:
@@ -59,7 +58,7 @@ def test_the_linear_model_predicts_as_it_was_scored(trained: Path, reviews: Path
     classifier = load(trained)
     whole = classifier.predict_proba(TEXTS)
     classifier.keep_branch("linear")
-    found = scored(classifier, test_rows(trained, reviews))
+    found = scored(classifier, held_out_test_rows(trained, reviews))
     assert found.confusion == expected.confusion
     assert found.loss == pytest.approx(expected.loss, abs=1e-4)
     assert found.ece == pytest.approx(expected.ece, abs=1e-3)
@@ -107,3 +106,20 @@ def test_a_run_says_how_it_compares_with_the_linear_model(trained: Path) -> None
     assert against.low <= against.difference <= against.high < 0
     assert against.linear_s is not None
     assert against.metric == "macro_f1"
+
+
+@pytest.mark.parametrize("trained", ["plain"], indirect=True)
+def test_commands_take_the_linear_model(
+    trained: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = str(write_csv(tmp_path / "test.csv", held_out_test_rows(trained, reviews)))
+    expected = RunFolder(trained).read(RunMetrics).baselines["tfidf_logistic_regression"]
+    evaluate.main([str(trained), rows, "--branch=linear", f"--out={tmp_path / 'scores.json'}"])
+    assert f"macro-F1 {expected.macro_f1:.4f}" in capsys.readouterr().out
+    compare.main([str(trained), f"{trained}:linear", rows])
+    assert "B is ahead of A" in capsys.readouterr().out, "after one epoch"
+    export_command.main([str(trained), "--branch=linear", f"--out={tmp_path / 'exported'}"])
+    exported = load_runtime(tmp_path / "exported")
+    classifier = load(trained)
+    classifier.keep_branch("linear")
+    assert np.allclose(exported.predict_proba(TEXTS), classifier.predict_proba(TEXTS), atol=1e-5)

@@ -8,10 +8,9 @@ Legend: R rows, C classes.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.cli.terminal import logging_from
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
@@ -189,7 +189,7 @@ def cross_validate(
         log.info("cross-validation: fold %d of %d", number, len(folds))
         others = np.setdiff1d(np.arange(len(train)), fold)
         part = dataclasses.replace(corpus, train=train.part(others), validation=train.part(fold))
-        with _quietly():
+        with logging_from(logging.WARNING):
             fitted = new_trainer(
                 unending, part, part.train, network_for(part).to(device), kind=_Held,
                 precision=precision, processes=processes, store=_Nowhere(), facts={},
@@ -219,15 +219,3 @@ def _together(
         probabilities_RC = torch.from_numpy(of_epoch[""]).double().softmax(1).numpy()
         scores.append(score(train.labels, probabilities_RC, labels, train.counts))
     return OutOfFold(logits=logits, scores=scores)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Suppress log messages below warnings."""
-    package = logging.getLogger("lstm_sentiment")
-    level = package.level
-    package.setLevel(max(logging.WARNING, package.getEffectiveLevel()))
-    try:
-        yield
-    finally:
-        package.setLevel(level)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from typing import ClassVar, TextIO
 
 from lstm_sentiment.errors import escaped, without_secrets
@@ -43,6 +45,23 @@ class SafeHandler(logging.StreamHandler):  # type: ignore[type-arg]  # which Pyt
             SafeHandler.lost = SafeHandler.lost or error
         else:
             super().handleError(record)
+
+
+@contextlib.contextmanager
+def logging_from(level: int) -> Iterator[None]:
+    """Suppress the package's log messages below a level while a block runs.
+
+    >>> with logging_from(logging.ERROR):
+    ...     logging.getLogger("lstm_sentiment.training").isEnabledFor(logging.WARNING)
+    False
+    """
+    package = logging.getLogger("lstm_sentiment")
+    before = package.level
+    package.setLevel(max(level, package.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        package.setLevel(before)
 
 
 def writable(text: str, stream: TextIO) -> str:

@@ -7,12 +7,11 @@ Legend: B rows of a batch, R rows, C classes.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.cli.terminal import logging_from
 from lstm_sentiment.config.schema import Config, TrainerConfig
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Batch, TextDataset, plan_epoch
@@ -167,7 +167,7 @@ class Probes:
             "failure": None,
         }
         try:
-            with silent():
+            with logging_from(logging.ERROR):  # the messages of a short training are not about the run
                 predicted_R = self._train_briefly(train, validation)
                 facts["true"] = macro_recall(validation.labels, predicted_R)
                 facts["predicted"] = _per_class(predicted_R, self.corpus.labels)
@@ -257,24 +257,6 @@ class Probes:
             raise TrainingError("the trained model's logits are non-finite")
         predicted_R: Array = logits_RC.argmax(dim=1).numpy()
         return predicted_R
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Log errors only: the messages of a short training are not about the run.
-
-    Example::
-
-        with silent():
-            trainer.fit()
-    """
-    package = logging.getLogger("lstm_sentiment")
-    level = package.level
-    package.setLevel(max(logging.ERROR, package.getEffectiveLevel()))
-    try:
-        yield
-    finally:
-        package.setLevel(level)
 
 
 class _Nowhere:

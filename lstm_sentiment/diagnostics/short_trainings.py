@@ -30,13 +30,13 @@ from lstm_sentiment.adaptation.fitting import fit_frozen, pooled_features
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
 from lstm_sentiment.adaptation.resolving import Plan, resolve
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
+from lstm_sentiment.cli.terminal import logging_from
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import TextDataset, plan_epoch
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.diagnostics.alternatives import LINEAR, Alternative
-from lstm_sentiment.diagnostics.sanity_checks import silent
 from lstm_sentiment.errors import SentimentError, StoppedError
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, metrics_of, title_of
@@ -273,7 +273,7 @@ class _Trainings:
         every = frozenset(flatten(self.config))
         predictions: dict[str, _Predicted] = {}
         left_out: dict[str, str] = {}
-        with silent():
+        with logging_from(logging.ERROR):
             own = self._read(resolve(self.config, every, cache=cache_folder()), self.pretrained)
             self.places = stratified(self.train.labels, self._rows(own), seed=self.config.seed)
         for alternative in (None, *self.found):
@@ -284,7 +284,7 @@ class _Trainings:
             log.info("  %s ...", option or "the settings of the run")
             started = time.monotonic()
             try:
-                with silent():
+                with logging_from(logging.ERROR):
                     predicted_R = self._predicted(alternative, own)
             except StoppedError:
                 left_out[option] = NO_TIME

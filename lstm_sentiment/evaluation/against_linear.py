@@ -1,54 +1,13 @@
-"""Comparison of a model with the linear baseline: is it worth its training time?
-
-Legend: R rows, C classes.
-"""
+"""The verdict on a model and the linear baseline (see `linear.baselines`), as a word and as a sentence."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import numpy.typing as npt
-
-from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, METRICS, title_of
+from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, title_of
 from lstm_sentiment.records.run_metrics import AgainstLinear
 
 LONGER = 2  # times the training time of the linear model that are mentioned
-Array = npt.NDArray[Any]
-
-
-def compare_with_linear(
-    linear_RC: Array,
-    model_RC: Array,
-    truth_R: Array,
-    *,
-    labels: list[str],
-    metric: str,
-    linear_s: float | None,
-    model_s: float,
-) -> AgainstLinear:
-    """Compare a model with the linear baseline on the same rows by the paired bootstrap.
-
-    Args:
-        linear_RC: logits of the linear model, with its class bias.
-        model_RC: logits of the model, with its class bias.
-        truth_R: class indices.
-        labels: class names.
-        metric: that selected the model; macro-F1 is compared in place of the loss.
-        linear_s: seconds of fitting the linear model, if known.
-        model_s: seconds of training the model.
-    """
-    from lstm_sentiment.evaluation.significance import compare  # imports SciPy: not to predict
-
-    compared = metric if metric in METRICS else "macro_f1"
-    found = compare(truth_R, linear_RC.argmax(axis=1), model_RC.argmax(axis=1), labels).scores[compared]
-    return AgainstLinear(
-        metric=compared,
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        linear_s=None if linear_s is None else round(linear_s, 2),
-        model_s=round(model_s, 2),
-    )
 
 
 def verdict_of(found: AgainstLinear) -> Literal["ahead", "level", "behind"]:

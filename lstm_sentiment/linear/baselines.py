@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 
 from lstm_sentiment.data.dataset import TextDataset
-from lstm_sentiment.evaluation.against_linear import compare_with_linear
 from lstm_sentiment.evaluation.calibration import Calibration, fit_calibration
 from lstm_sentiment.evaluation.class_bias import choose_class_bias
 from lstm_sentiment.evaluation.logits import predict_logits
-from lstm_sentiment.evaluation.metrics import score
+from lstm_sentiment.evaluation.metrics import METRICS, score
+from lstm_sentiment.evaluation.significance import compare
 from lstm_sentiment.linear.logistic_regression import MOST_TOKENS, fit_branch, fit_by_validation, folds_of
 from lstm_sentiment.models.network import TfidfBranch
 from lstm_sentiment.records.checkpoint_facts import SavedLinear
@@ -220,6 +220,39 @@ def against_linear(
         metric=metric,
         linear_s=linear.branch.fit_s,
         model_s=seconds,
+    )
+
+
+def compare_with_linear(
+    linear_RC: Array,
+    model_RC: Array,
+    truth_R: Array,
+    *,
+    labels: list[str],
+    metric: str,
+    linear_s: float | None,
+    model_s: float,
+) -> AgainstLinear:
+    """Compare a model with the linear baseline on the same rows by the paired bootstrap.
+
+    Args:
+        linear_RC: logits of the linear model, with its class bias.
+        model_RC: logits of the model, with its class bias.
+        truth_R: class indices.
+        labels: class names.
+        metric: that selected the model; macro-F1 is compared in place of the loss.
+        linear_s: seconds of fitting the linear model, if known.
+        model_s: seconds of training the model.
+    """
+    compared = metric if metric in METRICS else "macro_f1"
+    found = compare(truth_R, linear_RC.argmax(axis=1), model_RC.argmax(axis=1), labels).scores[compared]
+    return AgainstLinear(
+        metric=compared,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        linear_s=None if linear_s is None else round(linear_s, 2),
+        model_s=round(model_s, 2),
     )
 
 

@@ -155,7 +155,7 @@ def _renamed_labels(
 
 
 def _replace(folder: RunFolder, names: Names, config: Config) -> None:
-    """Put the renamed run in the place of a run."""
+    """Replace a run by the renamed one."""
     path = folder.path.absolute()
     if path.is_symlink():
         raise RunError(f"{folder.path}: is a link; name its target, or write another folder with --out")

@@ -130,7 +130,7 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class AgainstLinear:
-    """A model compared with the linear baseline on the same held-out rows (see `evaluation.against_linear`).
+    """A model compared with the linear baseline on the same held-out rows (see `linear.baselines`).
 
     Args:
         metric: compared.

@@ -272,7 +272,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(path: Path, new: Path) -> None:
-    """Put a new folder in the place of an existing one, which is removed.
+    """Replace an existing folder by a new one; the old one is removed.
 
     On Linux and macOS both change places in one step. Elsewhere a kill in between leaves the old one under
     its name with ``.old``.

@@ -61,7 +61,7 @@ def texts_in(given: Any, *, name: str = "texts") -> Iterable[Any]:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value stands for no text: None, NaN, and NA or NaT of pandas.
+    """Whether a value is a missing text: None, NaN, and NA or NaT of pandas.
 
     >>> [is_missing(value) for value in (None, float("nan"), "", 0.0)]
     [True, True, False, False]
