@@ -123,3 +123,15 @@ def test_commands_take_the_linear_model(
     classifier = load(trained)
     classifier.keep_branch("linear")
     assert np.allclose(exported.predict_proba(TEXTS), classifier.predict_proba(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("baseline", ["true", "false"])
+def test_without_baselines_the_log_does_not_compare(
+    baseline: str, configure: Callable[..., Config], trained_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The estimator trains without them, and its users see warnings."""
+    with caplog.at_level("INFO"):
+        run(configure(f"--baseline={baseline}", f"--pretrained={trained_run}"))
+    assert any("the linear model" in line and "this model is" in line for line in caplog.messages) == (
+        baseline == "true"
+    )

@@ -140,7 +140,7 @@ def summary(metrics: RunMetrics) -> list[tuple[int, str]]:
         lines.append("  share: weight of a branch's logits in their sum; the mean of the shares is 1")
     lines += [f"  baseline {name:<26} {_three_scores(of)}" for name, of in metrics.baselines.items()]
     summarised = [(logging.INFO, line) for line in lines]
-    if metrics.against_linear is not None:
+    if metrics.baselines and metrics.against_linear is not None:
         level = logging.INFO if verdict_of(metrics.against_linear) == "ahead" else logging.WARNING
         summarised.append((level, verdict_sentence(metrics.against_linear)))
     summarised += [
