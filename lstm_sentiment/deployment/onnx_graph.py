@@ -28,11 +28,13 @@ from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import (
     HASH,
     SHORTEST,
+    MergedClasses,
     Network,
     NgramBranch,
     TfidfBranch,
     WideAndDeep,
     lstm_of,
+    unmerged,
 )
 from lstm_sentiment.models.pooling import FLOAT, Nodes, pooling_of
 from lstm_sentiment.system.extras import need
@@ -44,11 +46,11 @@ MOST_BYTES = 2**31 - 2**20  # limit of protobuf files
 Array = npt.NDArray[Any]
 
 
-def build_graph(network: Network, *, temperature: float, int8: bool = False) -> Any:
+def build_graph(network: Network | MergedClasses, *, temperature: float, int8: bool = False) -> Any:
     """Return an `onnx.ModelProto` equivalent to the model.
 
     Args:
-        network: on the CPU.
+        network: on the CPU; merged classes are added at the temperature of its logits.
         temperature: divisor of the logits before the softmax.
         int8: store embeddings and LSTM matrices as int8 with a scale per row, a quarter of the size; they
             are used as float32.
@@ -71,18 +73,23 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
             + ("" if int8 else ", or export with --int8")
         )
     graph, model = _Graph(onnx, int8=int8), lstm_of(network)
-    if isinstance(network, WideAndDeep) and not network.shares[0]:  # the linear model alone
-        share = graph.constant("share1", np.float32(network.shares[1]))
-        graph.add("Mul", _wide(graph, network.ngrams), share, output="logits")
-    else:
-        _add_network(graph, network, model)
+    classes, output = model.head.out_features, "logits"
+    if isinstance(network, MergedClasses):
+        classes, output = max(network.merged) + 1, "unmerged"
+    _add_network(graph, unmerged(network), model, output)
+    if isinstance(network, MergedClasses):
+        _merge(graph, network, output)
     scaled_BC = graph.add("Div", "logits", graph.constant("temperature", np.float32(temperature)))
     graph.add("Softmax", scaled_BC, axis=1, output="probabilities")
-    return graph.finish(model)
+    return graph.finish(model, classes)
 
 
-def _add_network(graph: _Graph, network: Network, model: SentimentLSTM) -> None:
-    """Add all nodes from the inputs to the logits."""
+def _add_network(graph: _Graph, network: Network, model: SentimentLSTM, output: str) -> None:
+    """Add all nodes from the inputs to the logits, which are named `output`."""
+    if isinstance(network, WideAndDeep) and not network.shares[0]:  # the linear model alone
+        share = graph.constant("share1", np.float32(network.shares[1]))
+        graph.add("Mul", _wide(graph, network.ngrams), share, output=output)
+        return
     tokens_TB = graph.add("Transpose", "tokens", perm=[1, 0])
     lengths_B = graph.add("Cast", "lengths", to=INT32)
     states_TBF = _embedded(graph, model, tokens_TB)
@@ -97,9 +104,24 @@ def _add_network(graph: _Graph, network: Network, model: SentimentLSTM) -> None:
         branches = graph.add("Gemm", features_BP, *head, transB=1), _wide(graph, network.ngrams)
         shares = [graph.constant(f"share{k}", np.float32(share)) for k, share in enumerate(network.shares)]
         weighed = [graph.add("Mul", *pair) for pair in zip(branches, shares, strict=True)]
-        graph.add("Add", *weighed, output="logits")
+        graph.add("Add", *weighed, output=output)
     else:
-        graph.add("Gemm", features_BP, *head, transB=1, output="logits")
+        graph.add("Gemm", features_BP, *head, transB=1, output=output)
+
+
+def _merge(graph: _Graph, network: MergedClasses, logits_BS: str) -> None:
+    """Add the logits (B, C) of merged classes, like `network.merged_logits`."""
+    divisor, columns = graph.constant("temperature", np.float32(network.temperature)), []
+    for shown in range(max(network.merged) + 1):
+        members = [one for one, of in enumerate(network.merged) if of == shown]
+        column = graph.add("Gather", logits_BS, graph.numbers(*members), axis=1)
+        if len(members) > 1:
+            most_B1 = graph.add("ReduceMax", column, axes=[1], keepdims=1)
+            scaled = graph.add("Div", graph.add("Sub", column, most_B1), divisor)
+            sum_B1 = graph.add("ReduceSum", graph.add("Exp", scaled), graph.numbers(1), keepdims=1)
+            column = graph.add("Add", graph.add("Mul", graph.add("Log", sum_B1), divisor), most_B1)
+        columns.append(column)
+    graph.add("Concat", *columns, axis=1, output="logits")
 
 
 class _Graph:
@@ -151,7 +173,7 @@ class _Graph:
     def _to_float(self, rounded: str, scale: str) -> str:
         return self.add("Mul", self.add("Cast", rounded, to=FLOAT), scale)
 
-    def finish(self, model: SentimentLSTM) -> Any:
+    def finish(self, model: SentimentLSTM, classes: int) -> Any:
         """Return the checked model."""
         helper = self._onnx.helper
         inputs = [
@@ -160,7 +182,7 @@ class _Graph:
         ]
         if model.subwords is not None:
             inputs.append(helper.make_tensor_value_info("spelling", INT32, ["X", MOST_PLACES]))
-        shape = ["B", model.head.out_features]
+        shape = ["B", classes]
         outputs = [helper.make_tensor_value_info(name, FLOAT, shape) for name in ("logits", "probabilities")]
         constants = list(self._constants.values())
         graph = helper.make_graph(

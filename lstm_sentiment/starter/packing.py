@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from lstm_sentiment.checkpoints.manifest import MERGED
 from lstm_sentiment.checkpoints.quantization import MOST_PACKED, dequantized, quantized
 from lstm_sentiment.checkpoints.run_folder import BEST, PACKED, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, NO_ROWS, STARTER, STATEMENT, run_path
@@ -82,8 +83,12 @@ def pack(
     tensors, kinds = quantized(_weights_of(folder))
     config = neutral_config(whole.config, whole.labels)
     rounded = dequantized(tensors, kinds)
-    proof = self_test_of(rounded, labels=whole.labels, vocabulary=whole.vocabulary, config=config)
-    facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
+    about_run: dict[str, Any] = {"labels": whole.labels, "vocabulary": whole.vocabulary, "config": config}
+    about_run |= {"merged": whole.merged, "calibration": whole.calibration}
+    proof = self_test_of(rounded, **about_run)
+    facts: dict[str, Any] = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof}
+    facts |= {PACKED: kinds}
+    facts |= {MERGED: whole.merged} if whole.merged is not None else {}
     versions = folder.read(Versions)
     about: dict[str, Any] = {"name": name, "labels": whole.labels, "version": versions.lstm_sentiment}
     card = packed_card(config=config, corpora=corpora, notes=notes, license=license, **about)
