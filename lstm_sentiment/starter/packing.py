@@ -82,13 +82,8 @@ def pack(
     whole = read_run(run, device="cpu")
     tensors, kinds = quantized(_weights_of(folder))
     config = neutral_config(whole.config, whole.labels)
-    rounded = dequantized(tensors, kinds)
-    about_run: dict[str, Any] = {"labels": whole.labels, "vocabulary": whole.vocabulary, "config": config}
-    about_run |= {"merged": whole.merged, "calibration": whole.calibration}
-    proof = self_test_of(rounded, **about_run)
-    facts: dict[str, Any] = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof}
-    facts |= {PACKED: kinds}
-    facts |= {MERGED: whole.merged} if whole.merged is not None else {}
+    facts = _facts_of(whole, config, tensors, kinds)
+    proof = facts["proof"]
     versions = folder.read(Versions)
     about: dict[str, Any] = {"name": name, "labels": whole.labels, "version": versions.lstm_sentiment}
     card = packed_card(config=config, corpora=corpora, notes=notes, license=license, **about)
@@ -129,6 +124,22 @@ def _weights_of(folder: RunFolder) -> Mapping[str, Tensor]:
     if count > MOST_PACKED:
         raise RunError(f"{folder.path}: has {count:,} parameters; at most {MOST_PACKED:,} can be packed")
     return weights
+
+
+def _facts_of(
+    whole: SentimentClassifier, config: Config, tensors: Mapping[str, Tensor], kinds: dict[str, str]
+) -> dict[str, Any]:
+    """Return the facts of the packed checkpoint."""
+    proof = self_test_of(
+        dequantized(tensors, kinds),
+        labels=whole.labels,
+        vocabulary=whole.vocabulary,
+        config=config,
+        merged=whole.merged,
+        calibration=whole.calibration,
+    )
+    facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
+    return facts | ({MERGED: whole.merged} if whole.merged is not None else {})
 
 
 def _begin(building: Path, whole: SentimentClassifier, config: Config) -> RunFolder:
