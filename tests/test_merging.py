@@ -23,6 +23,7 @@ from lstm_sentiment.checkpoints.manifest import MERGED
 from lstm_sentiment.checkpoints.quantization import quantized
 from lstm_sentiment.checkpoints.run_folder import BEST, LINEAR, PACKED, RELABELLED, RunFolder
 from lstm_sentiment.checkpoints.trusted_runs import remember
+from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import cache_folder
@@ -32,6 +33,7 @@ from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.experiment.resume import check_folder
 from lstm_sentiment.experiment.teachers import load_teachers
+from lstm_sentiment.experiment.train import run as train
 from lstm_sentiment.monitoring.drift import profile_of_json
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.score_file import predict_file
@@ -40,6 +42,7 @@ from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.records.data_facts import DataFacts
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.relabelling.renaming import relabel as renamed
+from lstm_sentiment.relabelling.scoring import _fitted_again
 from lstm_sentiment.reporting.report import write_report
 from lstm_sentiment.starter.packing import pack
 
@@ -242,6 +245,65 @@ def test_scores_are_those_of_the_merged_predictions(merged: Path, pair: tuple[Pa
     profile = profile_of_json(RunFolder(merged).read_json("monitoring.json"), NEW)
     assert list(profile.predicted.values()) == np.sum(metrics.validation.confusion, axis=0).tolist()
     assert after.merged == [0, 0, 1]
+
+
+@pytest.fixture(scope="module")
+def frozen_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run from the starter with few rows, cross-validated, with a class bias and baselines; and merged."""
+    folder = tmp_path_factory.mktemp("frozen")
+    data = write_csv(folder / "data.csv", make_rows(120)[10:])
+    argv = [f"--data.train={data}", f"--out={folder / 'before'}", "--trainer.threads=1", "--data.test=0.2"]
+    train(parse_config(argv, program="test", description=""))
+    torch.set_flush_denormal(False)
+    renamed(folder / "before", MAP, out=folder / "after")
+    return folder / "before", folder / "after"
+
+
+def test_cross_validated_rows_are_scored_again_by_the_same_fits(frozen_pair: tuple[Path, Path]) -> None:
+    """Control arm: the same code gives the metrics that training wrote, before merging."""
+    before, after = (RunFolder(run).read(RunMetrics) for run in frozen_pair)
+    classifiers = [load(run, device="cpu") for run in frozen_pair]
+    corpus = corpus_of(classifiers[0], frozen_pair[0])
+    fitted = _fitted_again(classifiers[0], corpus)
+    assert fitted is not None
+    logits_RS, held_R, _ = fitted
+    probabilities_RS = classifiers[0].calibration.probabilities(logits_RS)
+    truth_R = corpus.train.labels[held_R]
+    assert score(truth_R, probabilities_RS, classifiers[0].labels).confusion == before.validation.confusion
+    expected = score(np.array([0, 0, 1])[truth_R], sums(probabilities_RS), NEW)
+    assert after.validation.confusion == expected.confusion
+    assert after.validation.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert after.branches is None
+    assert after.kept is not None
+    assert after.kept.scores is None
+    profile = profile_of_json(RunFolder(frozen_pair[1]).read_json("monitoring.json"), NEW)
+    assert profile.rows == len(held_R)
+
+
+def test_baselines_are_scored_again(frozen_pair: tuple[Path, Path]) -> None:
+    before, after = (RunFolder(run).read(RunMetrics) for run in frozen_pair)
+    classifier = load(frozen_pair[0], device="cpu")
+    classifier.keep_branch(LINEAR)
+    test = corpus_of(classifier, frozen_pair[0]).test
+    texts = [" ".join(test.store.tokens[i] for i in test.token_ids(row)) for row in range(len(test))]
+    expected = score(np.array([0, 0, 1])[test.labels], sums(classifier.predict_proba(texts)), NEW)
+    found = after.baselines["tfidf_logistic_regression"]
+    assert found.confusion == expected.confusion
+    assert found.loss == pytest.approx(expected.loss, rel=1e-4)
+    assert found.training_rows == before.baselines["tfidf_logistic_regression"].training_rows
+    assert np.sum(after.baselines["majority"].confusion, axis=0).tolist() == [len(test), 0]
+    assert (after.against_linear is None) == (before.against_linear is None)
+
+
+def test_other_cross_validated_runs_have_no_scores(frozen_pair: tuple[Path, Path]) -> None:
+    """Where another fit gives other weights, or training took steps."""
+    classifier = load(frozen_pair[0], device="cpu")
+    corpus = corpus_of(classifier, frozen_pair[0])
+    classifier.config = dataclasses.replace(classifier.config, adapt="finetune")
+    assert _fitted_again(classifier, corpus) is None
+    classifier = load(frozen_pair[0], device="cpu")
+    classifier.model.get_parameter("lstm.head.bias").add_(0.01)
+    assert _fitted_again(classifier, corpus) is None
 
 
 def corpus_of(classifier: SentimentClassifier, run: Path) -> Any:

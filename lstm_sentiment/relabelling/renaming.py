@@ -44,7 +44,8 @@ from lstm_sentiment.config.schema import METRICS, Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, did_you_mean, listed, shown
 from lstm_sentiment.evaluation.metrics import metrics_of
 from lstm_sentiment.records.run_metrics import RunMetrics
-from lstm_sentiment.relabelling.merging import Merging, merged_data, merged_state, merging_of, score_again
+from lstm_sentiment.relabelling.merging import Merging, merged_data, merged_state, merging_of
+from lstm_sentiment.relabelling.scoring import score_again
 from lstm_sentiment.system.files import (
     as_json,
     held_unfinished,
