@@ -22,6 +22,7 @@ from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.models.reversal import by_place, is_full, reversal
 
 Array = npt.NDArray[Any]
+Sums = tuple[Tensor, ...]
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
 
@@ -84,6 +85,20 @@ class Pooling(abc.ABC):
         """Return one vector (B, F) per text; padding has no influence on it."""
 
     @abc.abstractmethod
+    def add(self, sums: Sums | None, states_TF: Tensor, attention: nn.Linear | None) -> Sums:
+        """Return what pooling keeps of the tokens so far, after the next ones of a text that comes in pieces.
+
+        Args:
+            sums: of the tokens before, which stay as they are; None at the start of a text.
+            states_TF: of the next tokens, at least one.
+            attention: as in `States`.
+        """
+
+    def result(self, sums: Sums, count: int) -> Tensor:  # noqa: ARG002
+        """Return the pooled vector (F,) of `count` tokens."""
+        return sums[0]
+
+    @abc.abstractmethod
     def token_shares(self, states_NF: Tensor, *, backward: int, attention: nn.Linear | None) -> Array:
         """Return each token's share (N,) in the pooled vector of one text; shares sum to 1.
 
@@ -109,6 +124,9 @@ class _Last(Pooling):
         pooled = [of.gather(0, place_1B1.expand(1, *of.shape[1:]))[0] for of in states.read]
         return torch.cat(pooled, dim=1)
 
+    def add(self, sums: Sums | None, states_TF: Tensor, attention: nn.Linear | None) -> Sums:  # noqa: ARG002
+        return (states_TF[-1],)
+
     def token_shares(self, states_NF: Tensor, *, backward: int, attention: nn.Linear | None) -> Array:  # noqa: ARG002
         tokens, features = states_NF.shape
         return _shares_of(np.repeat([tokens - 1, 0], [features - backward, backward]), states_NF)
@@ -125,6 +143,15 @@ class _Mean(Pooling):
             return torch.cat([of.mean(dim=0) for of in states.read], dim=1)
         shares_TB1 = (states.real / states.lengths_B)[:, :, None]
         return torch.cat([(of * shares_TB1).sum(dim=0) for of in states.read], dim=1)
+
+    def add(self, sums: Sums | None, states_TF: Tensor, attention: nn.Linear | None) -> Sums:  # noqa: ARG002
+        sum_F, *others = states_TF if sums is None else (sums[0], *states_TF)
+        for state_F in others:  # in this order, as the compiled kernel does
+            sum_F = sum_F + state_F
+        return (sum_F,)
+
+    def result(self, sums: Sums, count: int) -> Tensor:
+        return sums[0] / torch.tensor(count, dtype=sums[0].dtype, device=sums[0].device)
 
     def token_shares(self, states_NF: Tensor, *, backward: int, attention: nn.Linear | None) -> Array:  # noqa: ARG002
         return np.full(len(states_NF), 1 / len(states_NF))
@@ -150,6 +177,10 @@ class _Max(Pooling):
         pooled = [MaxOverTime.apply(of, states.real) for of in states.read]  # type: ignore[no-untyped-call]
         return torch.cat(pooled, dim=1)
 
+    def add(self, sums: Sums | None, states_TF: Tensor, attention: nn.Linear | None) -> Sums:  # noqa: ARG002
+        largest_F = states_TF.amax(dim=0)
+        return (largest_F if sums is None else torch.maximum(sums[0], largest_F),)
+
     def token_shares(self, states_NF: Tensor, *, backward: int, attention: nn.Linear | None) -> Array:  # noqa: ARG002
         return _shares_of(states_NF.argmax(dim=0).numpy(), states_NF)
 
@@ -168,6 +199,24 @@ class _Attention(Pooling):
         scores_TB: Tensor = states.attention(states_TBF).squeeze(2)
         shares_TB = scores_TB.masked_fill(~states.real, -torch.inf).softmax(dim=0)
         return (states_TBF * shares_TB[:, :, None]).sum(dim=0)
+
+    def add(self, sums: Sums | None, states_TF: Tensor, attention: nn.Linear | None) -> Sums:
+        """Keep the largest score, and relative to it the sums of weights and of weighted states."""
+        assert attention is not None
+        for state_F in states_TF:  # token by token: the same bits however a text is cut
+            score = attention(state_F[None])[0, 0]
+            if sums is None:
+                sums = (score, torch.ones_like(score), state_F)
+                continue
+            largest, weights, weighted_F = sums
+            now = torch.maximum(largest, score)
+            before, here = (largest - now).exp(), (score - now).exp()
+            sums = now, weights * before + here, weighted_F * before + state_F * here
+        assert sums is not None, "at least one token"
+        return sums
+
+    def result(self, sums: Sums, count: int) -> Tensor:  # noqa: ARG002
+        return sums[2] / sums[1]
 
     def token_shares(self, states_NF: Tensor, *, backward: int, attention: nn.Linear | None) -> Array:  # noqa: ARG002
         assert attention is not None
