@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lstm_sentiment.config.schema import Config
+from lstm_sentiment.deployment import exporter
 from lstm_sentiment.errors import CheckpointError, ConfigError, DataError
 from lstm_sentiment.evaluation.calibration import LEVELS, Calibration
 from lstm_sentiment.kernels import lstm as kernel
@@ -333,3 +334,40 @@ def test_invalid_weights_are_an_error() -> None:
         classifier.model.head.bias[0] = float("nan")
     with pytest.raises(CheckpointError, match="non-finite"):
         classifier.stream().add("good")
+
+
+@pytest.mark.parametrize(("name", "int8"), [*((name, False) for name in CLASSIFIERS), ("TF-IDF", True)])
+def test_the_exported_model_reads_in_pieces_too(
+    name: str, int8: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "check_texts", lambda *_: ["", "good bad goood 我我 so", "x" * 70] * 2)
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    (run / "best" / "model.safetensors").write_bytes(b"")
+    classifier = CLASSIFIERS[name]
+    exporter.export(classifier, run, tmp_path / "onnx", stream=True, int8=int8)
+    runtime = exporter.load_runtime(tmp_path / "onnx")
+    text = "good bad good bad goood, so  gooood bad <br /> 我我 n't " * 3
+    stream, reference, so_far = runtime.stream(coverage=0.9), classifier.stream(coverage=0.9), ""
+    for piece in ["", *in_pieces(text, [7, 1, 30])]:
+        so_far += piece
+        found, expected = stream.add(piece), reference.add(piece)
+        assert found.unread == expected.unread == (so_far == "")
+        if int8:  # another model: that of the same file which reads at once
+            np.testing.assert_allclose(
+                list(found.probabilities.values()), runtime.predict_proba(so_far)[0], atol=1e-5
+            )
+            continue
+        assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+        assert found.label_set == expected.label_set
+
+
+def test_an_export_without_streams_says_so(trained_run: Path, tmp_path: Path) -> None:
+    classifier = load(trained_run, device="cpu")
+    with pytest.raises(ConfigError, match=r"model\.bidirectional"):
+        exporter.export(classifier, trained_run, tmp_path / "onnx", stream=True)
+    assert not (tmp_path / "onnx").exists()
+    exporter.export(classifier, trained_run, tmp_path / "onnx")
+    with pytest.raises(ValueError, match="export it again with --stream"):
+        exporter.load_runtime(tmp_path / "onnx").stream()
+    assert not (tmp_path / "onnx" / "stream.onnx").exists()

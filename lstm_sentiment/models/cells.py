@@ -54,6 +54,7 @@ class Cell(abc.ABC):
     operator: ClassVar[str]  # of ONNX
     onnx_gates: ClassVar[Sequence[int]]  # PyTorch's gates in the order of the ONNX operator
     onnx_attributes: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    onnx_states: ClassVar[Sequence[str]] = ("hidden",)  # the operator's outputs after the first one
 
     @abc.abstractmethod
     def initialise(self, layer: nn.RNNBase) -> None:
@@ -118,6 +119,7 @@ class LSTM(Cell):
     module = nn.LSTM
     operator = "LSTM"
     onnx_gates = (0, 3, 1, 2)
+    onnx_states = ("hidden", "cell")
 
     def initialise(self, layer: nn.RNNBase) -> None:
         """Set orthogonal recurrent, Xavier input weights and zero biases, with open forget gates."""

@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 Sums = tuple[Tensor, ...]
 
 FLOAT = 1  # onnx.TensorProto.FLOAT
+LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class States:
 class Graph(Protocol):
     """A graph of ONNX nodes that is being written (see `deployment.onnx_graph`)."""
 
-    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add a node and return the name of its result."""
 
     def constant(self, name: str, value: Any) -> str:
@@ -111,6 +112,27 @@ class Pooling(abc.ABC):
             attention: as in `States`.
         """
 
+    def onnx_starts(self, features: int) -> list[Array]:
+        """Return what `onnx_add` gets at the start of a text, (1, any) each."""
+        return [np.zeros((1, features), np.float32)]
+
+    @abc.abstractmethod
+    def onnx_add(
+        self, graph: Graph, sums: list[str], state_1F: str, attention: nn.Linear | None
+    ) -> list[str]:
+        """Add nodes for the next token of a text that comes in pieces, like `add`.
+
+        Args:
+            graph: of one token.
+            sums: names of what is kept of the tokens before, as many as `onnx_starts`.
+            state_1F: name of the token's state.
+            attention: as in `States`.
+        """
+
+    def onnx_result(self, graph: Graph, sums: list[str], count_11: str) -> str:  # noqa: ARG002
+        """Add nodes for the pooled vector (1, F) of the tokens so far, like `result`."""
+        return sums[0]
+
     @abc.abstractmethod
     def onnx(self, graph: Graph, nodes: Nodes, attention: nn.Linear | None) -> str:
         """Add nodes to a graph and return the name of the pooled vectors (B, F)."""
@@ -133,6 +155,9 @@ class _Last(Pooling):
 
     def onnx(self, graph: Graph, nodes: Nodes, attention: nn.Linear | None) -> str:  # noqa: ARG002
         return nodes.last_BF
+
+    def onnx_add(self, graph: Graph, sums: list[str], state_1F: str, _: nn.Linear | None) -> list[str]:  # noqa: ARG002
+        return [graph.add("Identity", state_1F)]
 
 
 class _Mean(Pooling):
@@ -167,6 +192,12 @@ class _Mean(Pooling):
         lengths_B1 = graph.add("Unsqueeze", graph.add("Cast", "lengths", to=FLOAT), graph.numbers(1))
         return graph.add("Div", sum_BF, lengths_B1)
 
+    def onnx_add(self, graph: Graph, sums: list[str], state_1F: str, _: nn.Linear | None) -> list[str]:
+        return [graph.add("Add", sums[0], state_1F)]
+
+    def onnx_result(self, graph: Graph, sums: list[str], count_11: str) -> str:
+        return graph.add("Div", sums[0], count_11)
+
 
 class _Max(Pooling):
     """The largest value of each feature over a text's states."""
@@ -188,6 +219,12 @@ class _Max(Pooling):
         lowest = graph.constant("lowest", np.float32(-np.inf))
         masked_TBF = graph.add("Where", nodes.real_TB1, nodes.states_TBF, lowest)
         return graph.add("ReduceMax", masked_TBF, axes=[0], keepdims=0)
+
+    def onnx_starts(self, features: int) -> list[Array]:
+        return [np.full((1, features), LOWEST, np.float32)]
+
+    def onnx_add(self, graph: Graph, sums: list[str], state_1F: str, _: nn.Linear | None) -> list[str]:
+        return [graph.add("Max", sums[0], state_1F)]
 
 
 class _Attention(Pooling):
@@ -231,6 +268,32 @@ class _Attention(Pooling):
         shares_TB1 = graph.add("Softmax", graph.add("Where", nodes.real_TB1, scores_TB1, lowest), axis=0)
         weighted_TBF = graph.add("Mul", nodes.states_TBF, shares_TB1)
         return graph.add("ReduceSum", weighted_TBF, graph.numbers(0), keepdims=0)
+
+    def onnx_starts(self, features: int) -> list[Array]:
+        return [
+            np.full((1, 1), LOWEST, np.float32),
+            np.zeros((1, 1), np.float32),
+            *super().onnx_starts(features),
+        ]
+
+    def onnx_add(
+        self, graph: Graph, sums: list[str], state_1F: str, attention: nn.Linear | None
+    ) -> list[str]:
+        assert attention is not None
+        weights_F1 = graph.constant("attention", attention.weight.detach().cpu().float().numpy().T.copy())
+        score_11 = graph.add("MatMul", state_1F, weights_F1)
+        largest_11, weights_11, weighted_1F = sums
+        now_11 = graph.add("Max", largest_11, score_11)
+        before_11 = graph.add("Exp", graph.add("Sub", largest_11, now_11))
+        here_11 = graph.add("Exp", graph.add("Sub", score_11, now_11))
+        return [
+            now_11,
+            graph.add("Add", graph.add("Mul", weights_11, before_11), here_11),
+            graph.add("Add", graph.add("Mul", weighted_1F, before_11), graph.add("Mul", state_1F, here_11)),
+        ]
+
+    def onnx_result(self, graph: Graph, sums: list[str], count_11: str) -> str:  # noqa: ARG002
+        return graph.add("Div", sums[2], sums[1])
 
 
 POOLINGS: dict[str, Pooling] = {"last": _Last(), "mean": _Mean(), "max": _Max(), "attention": _Attention()}
