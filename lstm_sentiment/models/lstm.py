@@ -225,7 +225,7 @@ def row_sums(layer: nn.Linear, values_BP: Tensor) -> Tensor:
     True
     """
     at_once = max(1, PRODUCTS_AT_ONCE // layer.weight.numel())
-    sums = [(some_P[:, None, :] * layer.weight).sum(dim=2) for some_P in values_BP.split(at_once)]
+    sums = [(some_P[:, None, :] * layer.weight).sum(dim=2) for some_P in torch.split(values_BP, at_once)]
     return torch.cat(sums) + layer.bias
 
 
