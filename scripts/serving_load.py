@@ -30,6 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENTS, ROUNDS, MALFORMED = 32, 3, 1000
+COLUMNS = {"per_second": 0, "p50_ms": 1, "p99_ms": 1, "errors": 0}  # of the table, with digits
 WORDS = [
     "the",
     "flight",
@@ -278,8 +279,8 @@ def table(found: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     lines = ["| server | requests/s | p50, ms | p99, ms | errors |", "| --- | --: | --: | --: | --: |"]
     for name, of in found["arms"].items():
-        values = f"{of['per_second']:,.0f} | {of['p50_ms']:.1f} | {of['p99_ms']:.1f} | {of['errors']:.0f}"
-        lines.append(f"| {name} | {values} |")
+        values = (f"{of[key]:,.{digits}f}" for key, digits in COLUMNS.items())
+        lines.append(f"| {' | '.join([name, *values])} |")
     if of := found.get("soak"):
         lines.append(
             f"\n{of['minutes']:g} minutes at {of['per_second']:,.0f} requests/s: {of['requests']:,} requests, "
