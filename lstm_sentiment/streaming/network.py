@@ -134,7 +134,7 @@ class NetworkReader:
                 pooling_of(kind).result(sums, state.lstm.count)
                 for kind, sums in zip(self._lstm.pooling, state.lstm.sums, strict=True)
             ]
-            found.append(self._lstm.head(torch.cat(pooled)[None]).float())
+            found.append(self._lstm.pooled_logits(torch.cat(pooled)[None]))
         if state.ngrams is not None and self._branch is not None:
             found.append(_linear_logits(self._branch, state.ngrams)[None])
         logits_C: Tensor = found[0][0]
