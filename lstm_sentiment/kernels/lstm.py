@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.kernels.library import applies_to, call, fields
+from lstm_sentiment.kernels.library import applies_to, call, fields, library
 
 MOST_DIRECTIONS = 2
 HIDDEN_MULTIPLE = 16  # columns of one product of the backward pass, COLUMNS in lstm.c
@@ -89,11 +89,20 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     return list(_Recurrence.apply(values_TBX, lengths_B.long().contiguous(), learning, *weights))  # type: ignore[no-untyped-call]
 
 
+def applies_to_rest(values_TX: Tensor, lstm: nn.LSTM) -> bool:
+    """Whether `read_on` can compute this layer on these values; not by a library built before it was added.
+
+    >>> applies_to_rest(torch.zeros(3, 8), nn.LSTM(8, 15))
+    False
+    """
+    return applies(values_TX, [lstm]) and hasattr(library(), "lstm_continue")
+
+
 @torch.no_grad()
 def read_on(
     values_TX: Tensor, state: tuple[Tensor, Tensor] | None, lstm: nn.LSTM
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Read the next tokens of one text, to the states of `read` however it is cut; `applies` must be True.
+    """Read the next tokens of one text, to the states of `read` however it is cut; see `applies_to_rest`.
 
     Args:
         values_TX: inputs of the next tokens, at least one, float32.
@@ -108,7 +117,7 @@ def read_on(
     ...     first_TH, state = read_on(values_TX[:3], None, lstm)
     ...     return torch.cat([first_TH, read_on(values_TX[3:], state, lstm)[0]])
     >>> whole = lambda lstm: read(values_TX[:, None], torch.tensor([5]), [lstm])[0][:, 0]
-    >>> not applies(values_TX, [lstm]) or torch.equal(parts_of(lstm), whole(lstm))
+    >>> not applies_to_rest(values_TX, lstm) or torch.equal(parts_of(lstm), whole(lstm))
     True
     """
     before, size = 0 if state is None else 1, lstm.hidden_size

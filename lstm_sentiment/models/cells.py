@@ -142,7 +142,7 @@ class LSTM(Cell):
 
     def read_on(self, values_TX: Tensor, state: Any, layer: Any) -> tuple[Tensor, Any]:
         """Read the next tokens as `Cell.read_on`, by the compiled kernel where it applies."""
-        if kernel.applies(values_TX, [layer]):
+        if kernel.applies_to_rest(values_TX, layer):
             return kernel.read_on(values_TX, state, layer)
         return super().read_on(values_TX, state, layer)
 
