@@ -30,10 +30,13 @@ from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.deployment.exporter import export, load_runtime
 from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_findings
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
+from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.experiment.resume import check_folder
 from lstm_sentiment.experiment.teachers import load_teachers
 from lstm_sentiment.experiment.train import run as train
+from lstm_sentiment.kernels.library import library
+from lstm_sentiment.models.network import unmerged
 from lstm_sentiment.monitoring.drift import profile_of_json
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.score_file import predict_file
@@ -45,6 +48,7 @@ from lstm_sentiment.relabelling.renaming import relabel as renamed
 from lstm_sentiment.relabelling.scoring import _fitted_again
 from lstm_sentiment.reporting.report import write_report
 from lstm_sentiment.starter.packing import pack
+from lstm_sentiment.text.tokenization import PAD
 
 TEXTS = ["a great room", "awful", "it was okay", "", "the worst best usual place", "n3 zzz unknown words"]
 MAP = {"neutral": "negative"}
@@ -86,6 +90,46 @@ def test_probabilities_are_sums(pair: tuple[Path, Path], count: int) -> None:
     logits_RC = after.predict_logits(texts)
     assert logits_RC.shape == (len(texts), 2)
     np.testing.assert_array_equal(logits_RC[:, 1], before.predict_logits(texts)[:, 2])
+
+
+@pytest.mark.skipif(library() is None, reason="the kernels are not compiled for this CPU")
+def test_a_prediction_is_the_same_bits_in_any_batch(pair: tuple[Path, Path]) -> None:
+    after = load(pair[1], device="cpu")
+    texts = [text for text, _ in make_rows(70, seed=3)] + TEXTS
+    alone_RC = np.concatenate([after.predict_proba([text]) for text in texts])
+    for size in (2, 7, 16, len(texts)):
+        parts = [after.predict_proba(texts[start : start + size]) for start in range(0, len(texts), size)]
+        assert np.array_equal(np.concatenate(parts), alone_RC), size
+
+
+@pytest.mark.parametrize("branch", [None, LINEAR])
+def test_streams_predict_the_sums(merged: Path, tmp_path: Path, branch: str | None) -> None:
+    """Of a network that reads forward only, as an export does too."""
+    classifier = load(merged, device="cpu")
+    torch.manual_seed(0)
+    forward = dataclasses.replace(classifier.config.model, bidirectional=False)
+    config = dataclasses.replace(classifier.config, model=forward)
+    settings: dict[str, Any] = {"vocabulary": classifier.vocabulary, "config": config, "device": "cpu"}
+    settings["calibration"] = Calibration(temperature=0.7)
+    before = SentimentClassifier(labels=["negative", "neutral", "positive"], **settings)
+    weights = unmerged(before.model).state_dict()
+    after = SentimentClassifier(labels=NEW, merged=[0, 0, 1], weights=weights, **settings)
+    after.run = before.run = merged
+    if branch is not None:
+        for of in (before, after):
+            of.keep_branch(branch)
+            unmerged(of.model).get_buffer("shares").copy_(torch.tensor([0.7, 1.3]))
+            unmerged(of.model).get_buffer("ngrams.idf")[PAD] = 0.0  # as fitting leaves it
+    text = "the awful room was great and okay"
+    stream = after.stream()
+    found = [stream.add(piece).probabilities for piece in (text[:9], text[9:])]
+    expected_RC = sums(before.predict_proba([text[:9], text]))
+    np.testing.assert_allclose([list(of.values()) for of in found], expected_RC, rtol=1e-5)
+    pytest.importorskip("onnxruntime")
+    export(after, merged, tmp_path / "onnx", stream=True)
+    exported = load_runtime(tmp_path / "onnx", threads=1).stream()
+    found = [exported.add(piece).probabilities for piece in (text[:9], text[9:])]
+    np.testing.assert_allclose([list(of.values()) for of in found], expected_RC, rtol=1e-4)
 
 
 def test_the_most_probable_class_need_not_be_that_of_the_most_probable_member(

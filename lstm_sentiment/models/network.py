@@ -168,8 +168,9 @@ class TfidfBranch(NgramBranch):
         real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
         places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
         counts_BN = _repetitions(places_BN).to(self.idf.dtype)
+        # cumsum adds in order: the padding of a batch does not change a text's sum, as it does with sum
         values_BN = self.idf[places_BN] * (1 + counts_BN.log())
-        length_B1 = (values_BN.square() / counts_BN).sum(dim=1, keepdim=True).sqrt()
+        length_B1 = (values_BN.square() / counts_BN).cumsum(dim=1)[:, -1:].sqrt()
         return values_BN / counts_BN / length_B1.clamp(min=SHORTEST), places_BN
 
     @torch.no_grad()
@@ -276,7 +277,11 @@ class MergedClasses(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the logits (B, C); the arguments are those of `SentimentLSTM.forward`."""
-        return merged_logits(self.network(*inputs), self.merged, temperature=self.temperature)
+        return self.of_classes(self.network(*inputs))
+
+    def of_classes(self, logits_BS: Tensor) -> Tensor:
+        """Return the logits (B, C) of the classes that are shown, given those of the network."""
+        return merged_logits(logits_BS, self.merged, temperature=self.temperature)
 
 
 def merged_logits(logits_BS: Tensor, merged: Sequence[int], *, temperature: float) -> Tensor:
@@ -284,7 +289,7 @@ def merged_logits(logits_BS: Tensor, merged: Sequence[int], *, temperature: floa
 
     Their softmax at a temperature is the sum of the probabilities that the members of each class have at it:
     a class of several has the logarithm of the sum of the exponentials of their logits divided by the
-    temperature, times the temperature.
+    temperature, times the temperature. A text's logits are the same bits in any batch: sums are in order.
 
     Args:
         logits_BS: of all classes of the network.
@@ -299,16 +304,26 @@ def merged_logits(logits_BS: Tensor, merged: Sequence[int], *, temperature: floa
     """
     if logits_BS.device.type != "mps":
         logits_BS = logits_BS.double()
+    logits, columns = logits_BS.unbind(dim=1), []
+    for first, *others in members_of(merged):
+        most_B = logits[first]
+        for other in others:
+            most_B = torch.maximum(most_B, logits[other])
+        odds = [((logits[of] - most_B) / temperature).exp() for of in (first, *others)]
+        columns.append(most_B + temperature * torch.log(sum(odds[1:], odds[0])) if others else most_B)
+    return torch.stack(columns, dim=1)
+
+
+def members_of(merged: Sequence[int]) -> list[list[int]]:
+    """Return the classes that are shown as each one.
+
+    >>> members_of([0, 1, 0])
+    [[0, 2], [1]]
+    """
     members: list[list[int]] = [[] for _ in range(max(merged) + 1)]
     for one, shown in enumerate(merged):
         members[shown].append(one)
-    columns = [
-        logits_BS[:, of[0]]
-        if len(of) == 1
-        else (logits_BS[:, of] / temperature).logsumexp(dim=1) * temperature
-        for of in members
-    ]
-    return torch.stack(columns, dim=1)
+    return members
 
 
 def shown_logits(network: Network | MergedClasses, logits_BS: Tensor, *, temperature: float) -> Tensor:
