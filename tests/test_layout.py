@@ -29,7 +29,7 @@ FLOORS = [
     "explanation",
     "training prediction linear",
     "adaptation reporting deployment comparison monitoring",
-    "experiment",
+    "experiment bulk",
     "pretraining diagnostics cleaning starter estimator",
     " ".join([*COMMANDS, "__main__"]),
 ]

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lstm_sentiment import evaluate
 from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.config.sections import DataConfig, TextConfig
 from lstm_sentiment.data.corpus import original_texts, prepare
@@ -311,3 +312,17 @@ def test_globs_and_lists_on_the_command_line(typed: str, expected: str | list[st
     file = tmp_path / "c.yaml"
     file.write_text(json.dumps({"data": {"train": expected}}))
     assert parse_config(["--config", str(file)], program="x", description="").data.train == expected
+
+
+def test_evaluation_slices_by_shard(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shards(tmp_path / "in", ".csv")
+    whole = write(tmp_path / "whole.csv", ROWS)
+    for n, name in enumerate((whole, tmp_path / "in")):
+        argv = [str(trained_run), str(name), "--slices", "source", "--out", str(tmp_path / f"{n}.json")]
+        evaluate.main(argv)
+    one, several = (json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2))
+    assert several["accuracy"] == one["accuracy"]
+    slices = {of["name"]: of["rows"] for of in several["slices"]["source"]}
+    assert slices == {f"{tmp_path}/in/part-{n}.csv": count for n, count in enumerate(COUNTS) if count}
