@@ -26,7 +26,7 @@ FLOORS = [
     "text config records",
     "checkpoints data",
     "models evaluation provenance",
-    "explanation",
+    "explanation streaming",
     "training prediction linear",
     "adaptation reporting deployment comparison monitoring",
     "experiment bulk",
