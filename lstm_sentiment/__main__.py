@@ -25,6 +25,7 @@ COMMANDS = {
     "suspects": "List rows that are likely wrong, and write a fixed copy of the data",
     "relabel": "Rename the classes of a finished run",
     "export": "Write an ONNX model and a runtime that needs no PyTorch",
+    "serve": "Answer predictions over HTTP, with a page to try them on",
     "pretrain": "Train language models on unlabelled text",
 }
 

@@ -22,6 +22,7 @@ import pytest
 import yaml
 from conftest import make_rows, write_csv
 
+from lstm_sentiment import serve
 from lstm_sentiment.__main__ import COMMANDS
 from lstm_sentiment.__main__ import main as lstm_sentiment_command
 from lstm_sentiment.config.command_line import parse_config
@@ -38,7 +39,7 @@ DOCS = ROOT / "docs"
 TEXTS = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 GUIDES = [ROOT / "README.md", DOCS / "index.md", *sorted((DOCS / "guides").glob("*.md"))]
 GUIDES += [DOCS / "starter.md", DOCS / "reference" / "api.md"]
-NOT_RUN = ("pip", "git", "mkdocs")  # of the installation; scripts have tests of their own
+NOT_RUN = ("pip", "git", "mkdocs", "curl", "docker")  # tests/test_serving.py sends the requests
 FIRST = "lstm-sentiment train --data.train reviews.csv --out runs/reviews"
 BLOCK = re.compile(r"(<!-- not run: .*? -->\n+)?^```(bash|python|yaml)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -90,6 +91,8 @@ class Session:
         self.done.add(line)
         if words[0] == "torchrun":  # tests/test_distributed.py starts several processes
             parse_config(words[words.index("lstm_sentiment.train") + 1 :], program="", description="")
+        elif words[:2] == ["lstm-sentiment", "serve"]:  # it does not end
+            assert serve.options_of(words[2:]).run
         elif script := script_of(words):
             assert (ROOT / script).is_file(), line
         else:
@@ -114,6 +117,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("documentation")
     for name, seed, count in [("reviews", 0, 150), ("new", 1, 12), ("test", 2, 30), ("more", 3, 90)]:
         write_csv(folder / f"{name}.csv", make_rows(count, seed=seed, longest=8))
+    (folder / "shards").mkdir()
+    for n in range(3):
+        write_csv(folder / "shards" / f"part-{n}.csv", make_rows(40, seed=5 + n, longest=8))
     write_csv(folder / "unlabelled.csv", make_rows(60, seed=4, longest=8))
     with (folder / "stars.csv").open("w", encoding="utf-8", newline="") as file:
         stars = {"negative": (1, 2), "neutral": (3, 3), "positive": (4, 5)}

@@ -26,11 +26,11 @@ FLOORS = [
     "text config records",
     "checkpoints data",
     "models evaluation provenance",
-    "explanation",
+    "explanation streaming",
     "training prediction linear",
     "adaptation reporting deployment comparison monitoring",
-    "experiment",
-    "pretraining diagnostics cleaning starter estimator",
+    "experiment bulk",
+    "pretraining diagnostics cleaning starter estimator serving",
     " ".join([*COMMANDS, "__main__"]),
 ]
 WITHIN_DATA = ["data.sources", "data.formats.arrow", "data.formats", "data.review", "data"]

@@ -25,6 +25,8 @@ from lstm_sentiment.models.reversal import by_place, reversal
 from lstm_sentiment.text.subwords import FoldedVectors, SubwordVectors, nothing_spelt, table, word_ids
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
+PRODUCTS_AT_ONCE = 1 << 20  # of `row_sums`, held in memory
+
 
 class SentimentLSTM(nn.Module):
     """Text to class logits.
@@ -158,7 +160,18 @@ class SentimentLSTM(nn.Module):
 
     def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
         """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C)."""
-        logits_BC: Tensor = self.head(self._drop(self._pool_all(read, lengths_B))).float()
+        return self.pooled_logits(self._drop(self._pool_all(read, lengths_B)))
+
+    def pooled_logits(self, pooled_BP: Tensor) -> Tensor:
+        """Return the logits (B, C) of pooled features (B, P).
+
+        Without gradients, on a CPU, each text's sums have the same order in any batch (see `row_sums`).
+        """
+        learning = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        apply = (
+            self.head if learning or pooled_BP.device.type != "cpu" else lambda of: row_sums(self.head, of)
+        )
+        logits_BC: Tensor = apply(pooled_BP).float()
         return logits_BC
 
     def _pool_all(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
@@ -200,6 +213,23 @@ class SentimentLSTM(nn.Module):
         for lstm in (*self.forward_lstms, *self.backward_lstms):
             assert isinstance(lstm, nn.RNNBase)
             self.cell.initialise(lstm)
+
+
+def row_sums(layer: nn.Linear, values_BP: Tensor) -> Tensor:
+    """Return what a linear layer returns, (B, C), bit-identical for a row in any batch.
+
+    A matrix library sums in an order that depends on the number of rows.
+
+    >>> layer, values_BP = nn.Linear(50, 3).requires_grad_(False), torch.randn(9, 50)
+    >>> together_BC = row_sums(layer, values_BP)
+    >>> torch.allclose(together_BC, layer(values_BP), atol=1e-5)
+    True
+    >>> torch.equal(together_BC, torch.cat([row_sums(layer, values_1P) for values_1P in values_BP.split(1)]))
+    True
+    """
+    at_once = max(1, PRODUCTS_AT_ONCE // layer.weight.numel())
+    sums = [(some_P[:, None, :] * layer.weight).sum(dim=2) for some_P in torch.split(values_BP, at_once)]
+    return torch.cat(sums) + layer.bias
 
 
 def _dropout_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Tensor:

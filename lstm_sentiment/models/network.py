@@ -167,8 +167,9 @@ class TfidfBranch(NgramBranch):
         real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
         places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
         counts_BN = _repetitions(places_BN).to(self.idf.dtype)
+        # cumsum adds in order: the padding of a batch does not change a text's sum, as it does with sum
         values_BN = self.idf[places_BN] * (1 + counts_BN.log())
-        length_B1 = (values_BN.square() / counts_BN).sum(dim=1, keepdim=True).sqrt()
+        length_B1 = (values_BN.square() / counts_BN).cumsum(dim=1)[:, -1:].sqrt()
         return values_BN / counts_BN / length_B1.clamp(min=SHORTEST), places_BN
 
     @torch.no_grad()
