@@ -50,12 +50,14 @@ def main(argv: list[str]) -> None:
         classifier.run,
         out,
         int8=options.int8,
+        stream=options.stream,
         overwrite=options.overwrite,
         file=options.file,
         **how_to_read(options),
     )
     say("\n".join(_lines(facts, options.file)))
-    print(f"written to {out}: model.onnx, model.json, runtime.py")
+    models = "model.onnx, stream.onnx" if options.stream else "model.onnx"
+    print(f"written to {out}: {models}, model.json, runtime.py")
     if options.benchmark:
         print("\n".join(_benchmark(classifier, out, options)))
 
@@ -117,6 +119,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--int8",
         action="store_true",
         help="quantize weights to 8 bits, a quarter of the size; reports the loss",
+    )
+    parser.add_argument(
+        "--stream",
+        action="store_true",
+        help="also a model that reads a text in pieces; not for bidirectional ones",
     )
     parser.add_argument(
         "--benchmark", action="store_true", help="compare speed with PyTorch, one text and 64 at a time"

@@ -26,10 +26,10 @@ FLOORS = [
     "text config records",
     "checkpoints data",
     "models evaluation provenance",
-    "explanation",
+    "explanation streaming",
     "training prediction linear",
     "adaptation reporting deployment comparison monitoring",
-    "experiment",
+    "experiment bulk",
     "pretraining diagnostics cleaning starter estimator serving",
     " ".join([*COMMANDS, "__main__"]),
 ]

@@ -1,8 +1,9 @@
 """Exports a run to ONNX, with a runtime that needs no PyTorch, verified against PyTorch.
 
     OUT/model.onnx    the network (see `onnx_graph`)
+        stream.onnx   with `stream`: the network that reads token by token (see `stream_graph`)
         model.json    labels, vocabulary, text settings, temperature, conformal thresholds, check results
-        runtime.py    one file that needs numpy and onnxruntime: six modules of this package
+        runtime.py    one file that needs numpy and onnxruntime: seven modules of this package
 
 Legend: R texts, C classes.
 """
@@ -28,7 +29,8 @@ from lstm_sentiment.checkpoints.run_folder import BEST
 from lstm_sentiment.checkpoints.self_test import FIXED
 from lstm_sentiment.deployment import runtime
 from lstm_sentiment.deployment.onnx_graph import build_graph
-from lstm_sentiment.deployment.runtime import FACTS, FORMAT, MODEL
+from lstm_sentiment.deployment.runtime import FACTS, FORMAT, MODEL, STREAM_MODEL
+from lstm_sentiment.deployment.stream_graph import build_stream_graph
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.evaluation import conformal
 from lstm_sentiment.evaluation.metrics import score
@@ -45,12 +47,13 @@ from lstm_sentiment.system.files import (
     write_json,
     writing,
 )
-from lstm_sentiment.text import encoder, given, portions, tokenization
+from lstm_sentiment.text import encoder, given, portions, token_stream, tokenization
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.version import __version__
 
 TOLERANCE = 1e-5  # of probabilities; float32 rounding is about a hundredth of it
 TEXTS = 200
+STREAMED = 5  # every fifth of them is checked in pieces
 LONGEST = 1000  # words of a test text
 ODD = (" \t\n", "😀", "!!!???", "<br />&lt;3", "\x00\ud800", "x" * 500, "www.a.b @me #so 1,000.50", "très İ")
 RUNTIME = "runtime.py"
@@ -63,6 +66,7 @@ def export(
     out: Path,
     *,
     int8: bool = False,
+    stream: bool = False,
     overwrite: bool = False,
     file: str | None = None,
     **columns: str,
@@ -77,7 +81,8 @@ def export(
         run: its folder.
         out: folder to write, atomically.
         int8: quantize the weights, a quarter of the size.
-        overwrite: replace an existing export.
+        stream: also export a model that reads a text in pieces, `Classifier.stream` of the runtime.
+        overwrite: replace an export.
         file: labelled rows to score before and after quantization.
         columns: of the file; see `score_file.predict_file`.
 
@@ -86,7 +91,7 @@ def export(
 
     Raises:
         DataError: the file cannot be used.
-        ConfigError: the run's tokenizer cannot be exported.
+        ConfigError: the run's tokenizer cannot be exported; `stream` of a bidirectional model.
         RunError: `out` exists.
         DiskError: it cannot be written.
         CheckpointError: the exported model gives other probabilities; nothing is written.
@@ -94,17 +99,21 @@ def export(
     """
     need("onnxruntime", extra="export")
     check_target(out, overwrite=overwrite)
+    if stream:
+        classifier.stream()  # refuses models that cannot
     facts = _facts(classifier, run)
     words = classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :]
     texts = check_texts(words, classifier.config.text.max_tokens)
     expected_RC = classifier.predict_proba(texts)
     with _folder(out) as building:
         (building / RUNTIME).write_text(runtime_source(), "utf-8")
-        _write_model(building, classifier, facts, int8=False)
+        _write_model(building, classifier, facts, int8=False, stream=stream)
         largest = _checked(load_runtime(building), texts, expected_RC, out)
+        if stream:
+            largest = max(largest, _check_streams(load_runtime(building), classifier, texts[::STREAMED], out))
         facts["check"] = {"texts": TEXTS, "largest_difference": largest}
         if int8:
-            _write_model(building, classifier, facts, int8=True)
+            _write_model(building, classifier, facts, int8=True, stream=stream)
             rounded = load_runtime(building)
             facts["int8"] = _loss(expected_RC, rounded.predict_proba(texts))
             if file is not None:
@@ -152,14 +161,14 @@ def check_texts(words: Sequence[str], max_tokens: int) -> list[str]:
 
 
 def runtime_source() -> str:
-    """Return the source of runtime.py: six modules of this package in one file.
+    """Return the source of runtime.py: seven modules of this package in one file.
 
     >>> source = runtime_source()
     >>> "import lstm_sentiment" in source or "from lstm_sentiment" in source
     False
     """
     docstring, modules, names, bodies = "", set[str](), dict[str, set[str]](), list[str]()
-    for module in (tokenization, encoder, portions, given, conformal, runtime):
+    for module in (tokenization, token_stream, encoder, portions, given, conformal, runtime):
         source = inspect.getsource(module)
         tree = ast.parse(source)
         docstring = ast.get_docstring(tree, clean=False) or ""
@@ -173,7 +182,7 @@ def runtime_source() -> str:
     lines = [f"from {module} import {', '.join(sorted(of))}" for module, of in sorted(names.items())]
     parts = [
         f'"""{docstring}"""',
-        f"# Part of lstm_sentiment {__version__} (MIT License): six of its modules.",
+        f"# Part of lstm_sentiment {__version__} (MIT License): seven of its modules.",
         "from __future__ import annotations",
         "\n".join([*sorted(modules), *lines]),
         *bodies,
@@ -226,18 +235,29 @@ def _facts(classifier: SentimentClassifier, run: Path) -> dict[str, Any]:
         "text": {name: getattr(text, name) for name in names},
         "bytes": {},
         "int8": None,
+        "stream": None,
         **asdict(classifier.calibration),
         "vocabulary": classifier.vocabulary.tokens,
     }
 
 
-def _write_model(folder: Path, classifier: SentimentClassifier, facts: dict[str, Any], *, int8: bool) -> None:
-    """Write model.onnx and model.json."""
+def _write_model(
+    folder: Path, classifier: SentimentClassifier, facts: dict[str, Any], *, int8: bool, stream: bool
+) -> None:
+    """Write model.onnx, stream.onnx and model.json."""
     temperature = classifier.calibration.temperature
     content: bytes = build_graph(classifier.model, temperature=temperature, int8=int8).SerializeToString()
     (folder / MODEL).write_bytes(content)
     facts["sha256"] = sha256_of(folder / MODEL)
     facts["bytes"]["int8" if int8 else "float32"] = len(content)
+    if stream:
+        graph, starts = build_stream_graph(classifier.model, temperature=temperature, int8=int8)
+        (folder / STREAM_MODEL).write_bytes(graph.SerializeToString())
+        kept = {
+            name: {"shape": list(of.shape), "dtype": str(of.dtype), "value": of.flat[0].item()}
+            for name, of in starts.items()
+        }
+        facts["stream"] = {"sha256": sha256_of(folder / STREAM_MODEL), "kept": kept}
     _write_facts(folder, facts)
 
 
@@ -252,7 +272,22 @@ def _checked(loaded: Any, texts: list[str], expected_RC: Array, out: Path) -> fl
         CheckpointError: it is too large; the message names the text.
     """
     alone_RC = np.concatenate([loaded.predict_proba(text) for text in texts])
-    differences = [np.abs(found_RC - expected_RC) for found_RC in (loaded.predict_proba(texts), alone_RC)]
+    return _largest((loaded.predict_proba(texts), alone_RC), texts, expected_RC, out)
+
+
+def _check_streams(loaded: Any, classifier: SentimentClassifier, texts: list[str], out: Path) -> float:
+    """Return the largest difference of probabilities of texts in two pieces, as `_checked`."""
+
+    def end_of(stream: Any, text: str) -> list[float]:
+        halves = text[: len(text) // 2], text[len(text) // 2 :]
+        return [list(stream.add(half).probabilities.values()) for half in halves][-1]
+
+    found, expected = (np.array([end_of(of.stream(), text) for text in texts]) for of in (loaded, classifier))
+    return _largest([found], texts, expected, out)
+
+
+def _largest(found: Sequence[Array], texts: list[str], expected_RC: Array, out: Path) -> float:
+    differences = [np.abs(found_RC - expected_RC) for found_RC in found]
     largest_R = np.max(differences, axis=(0, 2))
     worst = int(np.argmax(largest_R))  # the first NaN, if any
     if not largest_R[worst] <= TOLERANCE:

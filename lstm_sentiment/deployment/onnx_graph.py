@@ -16,6 +16,7 @@ G gates of the recurrent cell.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,10 @@ from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, PAD, UNKNOWN
 
 OPSET, IR_VERSION = 17, 8  # onnxruntime 1.12 or later
 INT32, INT64 = 6, 7  # of onnx.TensorProto
+OUTPUTS = ("logits", "probabilities")
 MOST_BYTES = 2**31 - 2**20  # limit of protobuf files
 Array = npt.NDArray[Any]
+Values = Mapping[str, tuple[int, Sequence[int | str]]]
 
 
 def build_graph(network: Network, *, temperature: float, int8: bool = False) -> Any:
@@ -62,6 +65,33 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
         graph = build_graph(classifier.model, temperature=0.9)
         Path("model.onnx").write_bytes(graph.SerializeToString())
     """
+    graph, model = new_graph(network, int8=int8), lstm_of(network)
+    if isinstance(network, WideAndDeep) and not network.shares[0]:  # the linear model alone
+        share = graph.constant("share1", np.float32(network.shares[1]))
+        graph.add("Mul", _wide(graph, network.ngrams), share, output="logits")
+    else:
+        _add_network(graph, network, model)
+    add_probabilities(graph, temperature)
+    inputs = {"tokens": (INT64, ["B", "T"]), "lengths": (INT64, ["B"])}
+    shape: Sequence[int | str] = ["B", model.head.out_features]
+    return graph.finish(model, inputs, dict.fromkeys(OUTPUTS, (FLOAT, shape)), doc=__doc__)
+
+
+def new_graph(network: Network, *, int8: bool) -> OnnxGraph:
+    """Return an empty graph for a network.
+
+    Args:
+        network: its weights are counted.
+        int8: see `build_graph`.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        ConfigError: the weights are larger than an ONNX file can be.
+
+    Example::
+
+        graph = new_graph(classifier.model, int8=False)
+    """
     onnx = need("onnx", extra="export")
     size = sum(p.numel() for p in network.parameters()) * (1 if int8 else 4)
     if size > MOST_BYTES:
@@ -70,29 +100,36 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
             "train with a smaller text.max_vocabulary or model.embedding_size"
             + ("" if int8 else ", or export with --int8")
         )
-    graph, model = _Graph(onnx, int8=int8), lstm_of(network)
-    if isinstance(network, WideAndDeep) and not network.shares[0]:  # the linear model alone
-        share = graph.constant("share1", np.float32(network.shares[1]))
-        graph.add("Mul", _wide(graph, network.ngrams), share, output="logits")
-    else:
-        _add_network(graph, network, model)
+    return OnnxGraph(onnx, int8=int8)
+
+
+def add_probabilities(graph: OnnxGraph, temperature: float) -> None:
+    """Add the nodes from logits to calibrated probabilities.
+
+    Args:
+        graph: with the result ``logits``.
+        temperature: divisor of the logits.
+
+    Example::
+
+        add_probabilities(graph, 0.9)
+    """
     scaled_BC = graph.add("Div", "logits", graph.constant("temperature", np.float32(temperature)))
     graph.add("Softmax", scaled_BC, axis=1, output="probabilities")
-    return graph.finish(model)
 
 
-def _add_network(graph: _Graph, network: Network, model: SentimentLSTM) -> None:
+def _add_network(graph: OnnxGraph, network: Network, model: SentimentLSTM) -> None:
     """Add all nodes from the inputs to the logits."""
     tokens_TB = graph.add("Transpose", "tokens", perm=[1, 0])
     lengths_B = graph.add("Cast", "lengths", to=INT32)
-    states_TBF = _embedded(graph, model, tokens_TB)
+    states_TBF = embedded(graph, model, tokens_TB)
     for layer in range(len(model.forward_lstms)):
         states_TBF, last_BF = _read(graph, model, layer, states_TBF, lengths_B)
     real_TB1 = _real(graph) if set(model.pooling) != {"last"} else ""
     nodes = Nodes(states_TBF=states_TBF, last_BF=last_BF, real_TB1=real_TB1)
     pooled = [pooling_of(kind).onnx(graph, nodes, model.attention) for kind in model.pooling]
     features_BP = graph.add("Concat", *pooled, axis=1)
-    head = [graph.constant(f"head.{name}", _array(p)) for name, p in model.head.named_parameters()]
+    head = [graph.constant(f"head.{name}", array_of(p)) for name, p in model.head.named_parameters()]
     if isinstance(network, WideAndDeep):
         branches = graph.add("Gemm", features_BP, *head, transB=1), _wide(graph, network.ngrams)
         shares = [graph.constant(f"share{k}", np.float32(share)) for k, share in enumerate(network.shares)]
@@ -102,18 +139,25 @@ def _add_network(graph: _Graph, network: Network, model: SentimentLSTM) -> None:
         graph.add("Gemm", features_BP, *head, transB=1, output="logits")
 
 
-class _Graph:
-    """Collects nodes and constants; every node's output has a name."""
+class OnnxGraph:
+    """Collects nodes and constants; every node's output has a name.
+
+    Args:
+        onnx: the package.
+        int8: store weights as int8.
+    """
 
     def __init__(self, onnx: Any, *, int8: bool) -> None:
         self._onnx, self._int8 = onnx, int8
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
 
-    def add(self, kind: str, *inputs: str, output: str = "", last: bool = False, **attributes: Any) -> str:
-        """Add a node and return the name of its output; with `last` a second one is named ``<name>_last``."""
+    def add(
+        self, kind: str, *inputs: str, output: str = "", also: Sequence[str] = (), **attributes: Any
+    ) -> str:
+        """Add a node and return the name of its output; further ones are named ``<name>_<also>``."""
         name = output or f"{kind}_{len(self._nodes)}"
-        outputs = [name, f"{name}_last"] if last else [name]
+        outputs = [name, *(f"{name}_{other}" for other in also)]
         self._nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, name=name, **attributes))
         return name
 
@@ -151,21 +195,24 @@ class _Graph:
     def _to_float(self, rounded: str, scale: str) -> str:
         return self.add("Mul", self.add("Cast", rounded, to=FLOAT), scale)
 
-    def finish(self, model: SentimentLSTM) -> Any:
-        """Return the checked model."""
+    def finish(self, model: SentimentLSTM, inputs: Values, outputs: Values, *, doc: str | None) -> Any:
+        """Return the checked model.
+
+        Args:
+            model: the LSTM; with subwords ``spelling`` is an input too.
+            inputs: type and shape by name.
+            outputs: type and shape by name.
+            doc: description for readers of the file.
+        """
         helper = self._onnx.helper
-        inputs = [
-            helper.make_tensor_value_info("tokens", INT64, ["B", "T"]),
-            helper.make_tensor_value_info("lengths", INT64, ["B"]),
-        ]
         if model.subwords is not None:
-            inputs.append(helper.make_tensor_value_info("spelling", INT32, ["X", MOST_PLACES]))
-        shape = ["B", model.head.out_features]
-        outputs = [helper.make_tensor_value_info(name, FLOAT, shape) for name in ("logits", "probabilities")]
+            inputs = {**inputs, "spelling": (INT32, ["X", MOST_PLACES])}
+        values = [
+            [helper.make_tensor_value_info(name, *of) for name, of in some.items()]
+            for some in (inputs, outputs)
+        ]
         constants = list(self._constants.values())
-        graph = helper.make_graph(
-            self._nodes, "lstm_sentiment", inputs, outputs, constants, doc_string=__doc__
-        )
+        graph = helper.make_graph(self._nodes, "lstm_sentiment", *values, constants, doc_string=doc)
         opset = [helper.make_opsetid("", OPSET)]
         built = helper.make_model(
             graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="lstm_sentiment"
@@ -174,9 +221,19 @@ class _Graph:
         return built
 
 
-def _embedded(graph: _Graph, model: SentimentLSTM, tokens_TB: str) -> str:
-    """Return embeddings (T, B, E): of the word, plus subword vectors for unknown tokens."""
-    table_VE = _array(model.token_vectors())
+def embedded(graph: OnnxGraph, model: SentimentLSTM, tokens_TB: str) -> str:
+    """Return embeddings (T, B, E): of the word, plus subword vectors for unknown tokens.
+
+    Args:
+        graph: with the input ``spelling`` if there are subwords.
+        model: on the CPU.
+        tokens_TB: name of the token ids.
+
+    Example::
+
+        embedded(graph, model, graph.add("Transpose", "tokens", perm=[1, 0]))
+    """
+    table_VE = array_of(model.token_vectors())
     if model.subwords is None:
         return graph.rows("embedding", table_VE, tokens_TB)
     known = graph.constant("known", np.int64(len(table_VE)))
@@ -186,12 +243,12 @@ def _embedded(graph: _Graph, model: SentimentLSTM, tokens_TB: str) -> str:
     beyond_TB = graph.add("Sub", tokens_TB, graph.constant("last_known", np.int64(len(table_VE) - 1)))
     places_TB = graph.add("Max", beyond_TB, graph.constant("zero", np.int64(0)))
     nothing_1E = graph.constant("nothing", np.zeros((1, table_VE.shape[1]), np.float32))
-    letters_XE = _of_letters(graph, _array(model.subwords.table.weight))
+    letters_XE = _of_letters(graph, array_of(model.subwords.table.weight))
     added = graph.add("Gather", graph.add("Concat", nothing_1E, letters_XE, axis=0), places_TB)
     return graph.add("Add", graph.rows("embedding", table_VE, words_TB), added)
 
 
-def _of_letters(graph: _Graph, table_GE: Array) -> str:
+def _of_letters(graph: OnnxGraph, table_GE: Array) -> str:
     """Return the subword vectors (X, E) of unknown tokens: the sum over n-grams / root of their count."""
     table_GE = table_GE.copy()
     table_GE[NOTHING] = 0.0
@@ -203,10 +260,10 @@ def _of_letters(graph: _Graph, table_GE: Array) -> str:
     return graph.add("Div", sum_XE, graph.add("Sqrt", float_X1))
 
 
-def _wide(graph: _Graph, branch: NgramBranch) -> str:
+def _wide(graph: OnnxGraph, branch: NgramBranch) -> str:
     """Return the logits (B, C) of the wide branch."""
     places_BN = _places(graph, branch)
-    table = _array(branch.weights.weight).copy()
+    table = array_of(branch.weights.weight).copy()
     table[PAD] = 0.0
     weights_BNC = graph.rows("pairs", table, places_BN)
     if isinstance(branch, TfidfBranch):
@@ -219,10 +276,10 @@ def _wide(graph: _Graph, branch: NgramBranch) -> str:
         count_B = graph.add("Sub", twice_B, graph.constant("single", np.float32(1)))
         root_B1 = graph.add("Unsqueeze", graph.add("Sqrt", count_B), graph.numbers(1))
         logits_BC = graph.add("Div", logits_BC, root_B1)
-    return graph.add("Add", logits_BC, graph.constant("pairs.bias", _array(branch.bias)))
+    return graph.add("Add", logits_BC, graph.constant("pairs.bias", array_of(branch.bias)))
 
 
-def _places(graph: _Graph, branch: NgramBranch) -> str:
+def _places(graph: OnnxGraph, branch: NgramBranch) -> str:
     """Return the table rows of tokens, then of pairs, (B, N), like `NgramBranch.places`."""
     known, none = (
         graph.constant("known", np.int64(branch.vocabulary_size)),
@@ -246,12 +303,12 @@ def _places(graph: _Graph, branch: NgramBranch) -> str:
     return graph.add("Concat", words_BT, pairs_BT, axis=1)
 
 
-def _tfidf(graph: _Graph, branch: TfidfBranch, places_BN: str) -> str:
+def _tfidf(graph: OnnxGraph, branch: TfidfBranch, places_BN: str) -> str:
     """Return the feature values of tokens and pairs, (B, N), like `TfidfBranch.features`."""
     here_BN1, there_B1N = (graph.add("Unsqueeze", places_BN, graph.numbers(axis)) for axis in (2, 1))
     same_BNN = graph.add("Cast", graph.add("Equal", here_BN1, there_B1N), to=FLOAT)
     counts_BN = graph.add("ReduceSum", same_BNN, graph.numbers(2), keepdims=0)
-    idf_BN = graph.add("Gather", graph.constant("idf", _array(branch.idf)), places_BN)
+    idf_BN = graph.add("Gather", graph.constant("idf", array_of(branch.idf)), places_BN)
     sublinear_BN = graph.add("Add", graph.add("Log", counts_BN), graph.constant("single", np.float32(1)))
     values_BN = graph.add("Mul", idf_BN, sublinear_BN)
     squares_BN = graph.add("Div", graph.add("Mul", values_BN, values_BN), counts_BN)
@@ -260,12 +317,12 @@ def _tfidf(graph: _Graph, branch: TfidfBranch, places_BN: str) -> str:
     return graph.add("Div", graph.add("Div", values_BN, counts_BN), length_B1)
 
 
-def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_B: str) -> tuple[str, str]:
+def _read(graph: OnnxGraph, model: SentimentLSTM, layer: int, states: str, lengths_B: str) -> tuple[str, str]:
     """Add a layer; return its states (T, B, F), directions concatenated, and its last states (B, F)."""
     lstms: list[Any] = [model.forward_lstms[layer]]
     if len(model.backward_lstms):
         lstms.append(model.backward_lstms[layer])
-    weights = [_onnx_weights(lstm, model.cell) for lstm in lstms]
+    weights = [onnx_weights(lstm, model.cell) for lstm in lstms]
     inputs, recurrent, biases = (np.stack(parts) for parts in zip(*weights, strict=True))
     read_TDBH = graph.add(
         model.cell.operator,
@@ -276,7 +333,7 @@ def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_
         lengths_B,
         hidden_size=lstms[0].hidden_size,
         direction="bidirectional" if len(lstms) == 2 else "forward",
-        last=True,
+        also=("last",),
         **model.cell.onnx_attributes,
     )
     by_place_TBDH = graph.add("Transpose", read_TDBH, perm=[0, 2, 1, 3])
@@ -288,7 +345,7 @@ def _read(graph: _Graph, model: SentimentLSTM, layer: int, states: str, lengths_
     )
 
 
-def _real(graph: _Graph) -> str:
+def _real(graph: OnnxGraph) -> str:
     """Return the padding mask, True for tokens, bool (T, B, 1)."""
     steps = graph.add("Squeeze", graph.add("Shape", "tokens", start=1, end=2))
     zero, one = graph.constant("zero", np.int64(0)), graph.constant("step", np.int64(1))
@@ -296,11 +353,16 @@ def _real(graph: _Graph) -> str:
     return graph.add("Unsqueeze", graph.add("Less", place_T1, "lengths"), graph.numbers(2))
 
 
-def _onnx_weights(layer: Any, cell: Cell) -> tuple[Array, Array, Array]:
-    """Return input (G·H, E), recurrent (G·H, H) weights and both biases (2·G·H,), gates in ONNX's order."""
+def onnx_weights(layer: Any, cell: Cell) -> tuple[Array, Array, Array]:
+    """Return input (G·H, E), recurrent (G·H, H) weights and both biases (2·G·H,), gates in ONNX's order.
+
+    Example::
+
+        inputs, recurrent, biases = onnx_weights(model.forward_lstms[0], model.cell)
+    """
 
     def reordered(weight: Tensor) -> Array:
-        gates = np.split(_array(weight), len(cell.onnx_gates))
+        gates = np.split(array_of(weight), len(cell.onnx_gates))
         return np.concatenate([gates[of] for of in cell.onnx_gates])
 
     biases = np.concatenate([reordered(layer.bias_ih_l0), reordered(layer.bias_hh_l0)])
@@ -319,6 +381,11 @@ def _to_int8(values: Array) -> tuple[Array, Array]:
     return np.rint(values / scale).astype(np.int8), scale
 
 
-def _array(tensor: Tensor) -> Array:
+def array_of(tensor: Tensor) -> Array:
+    """Return a tensor as a float32 array.
+
+    >>> array_of(Tensor([1.0, 2.0])).dtype
+    dtype('float32')
+    """
     array: Array = tensor.detach().cpu().float().numpy()
     return array

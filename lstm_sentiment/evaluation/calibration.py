@@ -78,6 +78,15 @@ class Calibration:
         >>> calibration.label_sets(np.array([[0.99, 0.01], [0.5, 0.5]]), 0.9).tolist()
         [[True, False], [True, True]]
         """
+        self.check_coverage(coverage)
+        return label_sets(probabilities_RC, self.thresholds, coverage)
+
+    def check_coverage(self, coverage: float) -> None:
+        """Check that label sets can be made at a coverage.
+
+        Raises:
+            ConfigError: coverage out of range, or a run without thresholds.
+        """
         if not 0 < coverage < 1:
             raise ConfigError(f"must lie between 0 and 1, not {coverage}", key="coverage")
         if not self.thresholds:
@@ -85,7 +94,6 @@ class Calibration:
                 "this run has no thresholds for label sets; they are fitted at the end of training",
                 key="coverage",
             )
-        return label_sets(probabilities_RC, self.thresholds, coverage)
 
 
 def fit_calibration(logits_RC: Array, truth_R: Array, row_counts: Array | None = None) -> Calibration:

@@ -226,10 +226,10 @@ static int64_t texts_at(const Layer *layer, int64_t t, int64_t *b, int64_t last,
     return count;
 }
 
-/* Forward pass of the texts from `first` to `last` over all steps; the states of padding are 0. */
-static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+/* Steps from `step` on of the texts from `first` to `last`; the states of padding are 0. */
+static void forward_from(const Layer *layer, int64_t d, int64_t first, int64_t last, int64_t step) {
     const int64_t X = layer->inputs, H = layer->hidden, B = layer->batch;
-    for (int64_t t = 0; t < layer->steps; t++) {
+    for (int64_t t = step; t < layer->steps; t++) {
         for (int64_t b = first; b < last; b++)
             if (t >= layer->lengths[b])
                 memset(layer->states + ((d * layer->steps + t) * B + b) * H, 0, (size_t)H * sizeof(float));
@@ -257,6 +257,14 @@ static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) 
         }
     }
     _mm_sfence(); /* makes the records visible to all threads */
+}
+
+static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+    forward_from(layer, d, first, last, 0);
+}
+
+static void forward_on(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+    forward_from(layer, d, first, last, 1);
 }
 
 /* Backward step of one text, for 8 states; `sums` has the gradients from the following step, if any. */
@@ -482,6 +490,9 @@ static void gradients(const Layer *layer) {
 int64_t kernels_interface(void) { return 1; }
 
 void lstm_forward(const Layer *layer) { run(layer, layer->hidden / WIDTH, pack_forward, forward); }
+
+/* The same from the second step on, with the first step's states and cells as they are. */
+void lstm_continue(const Layer *layer) { run(layer, layer->hidden / WIDTH, pack_forward, forward_on); }
 
 void lstm_backward(const Layer *layer) {
     run(layer, (layer->hidden + whole(layer->inputs)) / COLUMNS, pack_backward, backward);

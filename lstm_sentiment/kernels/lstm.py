@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.kernels.library import applies_to, call, fields
+from lstm_sentiment.kernels.library import applies_to, call, fields, library
 
 MOST_DIRECTIONS = 2
 HIDDEN_MULTIPLE = 16  # columns of one product of the backward pass, COLUMNS in lstm.c
@@ -89,6 +89,56 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     return list(_Recurrence.apply(values_TBX, lengths_B.long().contiguous(), learning, *weights))  # type: ignore[no-untyped-call]
 
 
+def applies_to_rest(values_TX: Tensor, lstm: nn.LSTM) -> bool:
+    """Whether `read_on` can compute this layer on these values; not by a library built before it was added.
+
+    >>> applies_to_rest(torch.zeros(3, 8), nn.LSTM(8, 15))
+    False
+    """
+    return applies(values_TX, [lstm]) and hasattr(library(), "lstm_continue")
+
+
+@torch.no_grad()
+def read_on(
+    values_TX: Tensor, state: tuple[Tensor, Tensor] | None, lstm: nn.LSTM
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Read the next tokens of one text, to the states of `read` however it is cut; see `applies_to_rest`.
+
+    Args:
+        values_TX: inputs of the next tokens, at least one, float32.
+        state: hidden state (H,) and cell (H,) before them, never changed; None at the start of a text.
+        lstm: a unidirectional layer.
+
+    Returns:
+        the hidden states (T, H), and the state after the last token.
+
+    >>> lstm, values_TX = nn.LSTM(8, 16), torch.randn(5, 8)
+    >>> def parts_of(lstm):
+    ...     first_TH, state = read_on(values_TX[:3], None, lstm)
+    ...     return torch.cat([first_TH, read_on(values_TX[3:], state, lstm)[0]])
+    >>> whole = lambda lstm: read(values_TX[:, None], torch.tensor([5]), [lstm])[0][:, 0]
+    >>> not applies_to_rest(values_TX, lstm) or torch.equal(parts_of(lstm), whole(lstm))
+    True
+    """
+    before, size = 0 if state is None else 1, lstm.hidden_size
+    steps = before + len(values_TX)
+    values_T1X = values_TX.new_zeros(steps, 1, values_TX.shape[1])
+    values_T1X[before:, 0] = values_TX
+    states_1T1H, cells_11H = values_TX.new_empty(1, steps, 1, size), values_TX.new_empty(1, 1, size)
+    if state is not None:
+        states_1T1H[0, 0, 0], cells_11H[0, 0] = state
+    arrays = {
+        "values": values_T1X,
+        "lengths": torch.tensor([steps]),
+        "states": states_1T1H,
+        "cells": cells_11H,
+    }
+    weights = [getattr(lstm, name) for name in WEIGHTS]
+    _call("lstm_forward" if state is None else "lstm_continue", arrays, weights)
+    states_TH = states_1T1H[0, before:, 0]
+    return states_TH, (states_TH[-1], cells_11H[0, 0])
+
+
 class _Recurrence(torch.autograd.Function):
     """From inputs (T, B, X) to hidden states, D times (T, B, H); D of each kind in `WEIGHTS`."""
 
@@ -140,4 +190,4 @@ def _call(
     lists = {kind: whole[place * directions :][:directions] for place, kind in enumerate(kinds)}
     sizes = {"directions": directions, "steps": steps, "batch": batch, "inputs": inputs}
     numbers = {**sizes, "hidden": size, "threads": torch.get_num_threads()}
-    call(name, _Layer, numbers, {**arrays, **room, **lists})
+    call(name, _Layer, numbers, {**room, **arrays, **lists})

@@ -54,6 +54,7 @@ class Cell(abc.ABC):
     operator: ClassVar[str]  # of ONNX
     onnx_gates: ClassVar[Sequence[int]]  # PyTorch's gates in the order of the ONNX operator
     onnx_attributes: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    onnx_states: ClassVar[Sequence[str]] = ("hidden",)  # the operator's outputs after the first one
 
     @abc.abstractmethod
     def initialise(self, layer: nn.RNNBase) -> None:
@@ -71,6 +72,23 @@ class Cell(abc.ABC):
         if len(layers) > 1:
             orders.append(reversed_texts(values_TBX, reversal(len(values_TBX), lengths_B)))
         return [layer(order_TBX)[0] for layer, order_TBX in zip(layers, orders, strict=True)]
+
+    def read_on(self, values_TX: Tensor, state: Any, layer: Any) -> tuple[Tensor, Any]:
+        """Read the next tokens of one text; the states do not depend on how it is cut.
+
+        Args:
+            values_TX: inputs of the next tokens, at least one.
+            state: of the layer before them, from the last call; None at the start of a text.
+            layer: reads forward.
+
+        Returns:
+            the hidden states (T, H), and the state of the layer.
+        """
+        states = []
+        for value_X in values_TX:  # more tokens at once would be summed in another order
+            read_11H, state = layer(value_X[None, None], state)
+            states.append(read_11H[0])
+        return torch.cat(states), state
 
     @abc.abstractmethod
     def steps(self, layer: Any, inputs_NX: Tensor) -> Steps:
@@ -101,6 +119,7 @@ class LSTM(Cell):
     module = nn.LSTM
     operator = "LSTM"
     onnx_gates = (0, 3, 1, 2)
+    onnx_states = ("hidden", "cell")
 
     def initialise(self, layer: nn.RNNBase) -> None:
         """Set orthogonal recurrent, Xavier input weights and zero biases, with open forget gates."""
@@ -120,6 +139,12 @@ class LSTM(Cell):
         if kernel.applies(values_TBX, layers):
             return kernel.read(values_TBX, lengths_B, layers)
         return super().read(values_TBX, lengths_B, layers)
+
+    def read_on(self, values_TX: Tensor, state: Any, layer: Any) -> tuple[Tensor, Any]:
+        """Read the next tokens as `Cell.read_on`, by the compiled kernel where it applies."""
+        if kernel.applies_to_rest(values_TX, layer):
+            return kernel.read_on(values_TX, state, layer)
+        return super().read_on(values_TX, state, layer)
 
     def steps(self, layer: Any, inputs_NX: Tensor) -> Steps:
         """Compute the gates and states of each step, as `Cell.steps`."""

@@ -159,11 +159,14 @@ class SentimentLSTM(nn.Module):
         return self._pool_all(self._read(embedded_TBE, lengths_B), lengths_B)
 
     def head_logits(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
-        """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C).
+        """Pool each direction's states (T, B, H), in the order it reads in, and return logits (B, C)."""
+        return self.pooled_logits(self._drop(self._pool_all(read, lengths_B)))
+
+    def pooled_logits(self, pooled_BP: Tensor) -> Tensor:
+        """Return the logits (B, C) of pooled features (B, P).
 
         Without gradients, on a CPU, each text's sums have the same order in any batch (see `row_sums`).
         """
-        pooled_BP = self._drop(self._pool_all(read, lengths_B))
         learning = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
         apply = (
             self.head if learning or pooled_BP.device.type != "cpu" else lambda of: row_sums(self.head, of)

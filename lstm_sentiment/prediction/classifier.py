@@ -32,8 +32,9 @@ from lstm_sentiment.models.network import BRANCHES, TfidfBranch, WideAndDeep, ls
 from lstm_sentiment.models.stored_linear import expected_linear, unpacked
 from lstm_sentiment.prediction.hub import Published
 from lstm_sentiment.prediction.pickling import reduce_classifier
-from lstm_sentiment.prediction.types import Prediction, Reading, given_texts
+from lstm_sentiment.prediction.types import Prediction, Reading, given_texts, predictions_of
 from lstm_sentiment.records.checkpoint_facts import BestFacts, LinearFacts, SavedLinear
+from lstm_sentiment.streaming.stream import Stream
 from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
 from lstm_sentiment.text.encoder import Encoder, cut
@@ -285,18 +286,10 @@ class SentimentClassifier(Published):
 
             classifier.predict(["good", None], on_missing="null")[1].label  # None
         """
-        if not 0 <= abstain_below <= 1:
-            raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
+        self._check_options(coverage, abstain_below)
         missing: list[int] = []
         read = self.read(given_texts(texts, on_missing, missing), counted=details)
-        probabilities_RC = self._calibrated(read.logits_RC)
-        predictions = [self._prediction(row_C, abstain_below) for row_C in probabilities_RC]
-        for place in np.flatnonzero(read.tokens_R == 0).tolist():
-            predictions[place] = replace(predictions[place], unread=True)
-        if coverage is not None:
-            sets_RC = self.calibration.label_sets(probabilities_RC, coverage)
-            of_texts = [[self.labels[i] for i in row_C.nonzero()[0]] for row_C in sets_RC]
-            predictions = [replace(p, label_set=s) for p, s in zip(predictions, of_texts, strict=True)]
+        predictions = self._predictions(read.logits_RC, read.tokens_R, coverage, abstain_below)
         if details:
             counts = zip(read.tokens_R.tolist(), read.unknown_R.tolist(), strict=True)
             predictions = [
@@ -409,12 +402,37 @@ class SentimentClassifier(Published):
     def _from_run(cls, run: Path, device: str) -> SentimentClassifier:
         return load(run, device=device)
 
-    def _prediction(self, row_C: npt.NDArray[np.float64], abstain_below: float) -> Prediction:
-        best = int(row_C.argmax())
-        score = float(row_C[best])
-        label = self.labels[best] if score >= abstain_below else None
-        probabilities = dict(zip(self.labels, row_C.tolist(), strict=True))
-        return Prediction(label=label, score=score, probabilities=probabilities)
+    def stream(self, *, coverage: float | None = None, abstain_below: float = 0.0) -> Stream[Prediction]:
+        """Return a `Stream`, which predicts after each piece of a text at the cost of that piece.
+
+        Raises:
+            ConfigError: the model is bidirectional; its tokenizer needs the whole text; as in `predict`.
+
+        Example::
+
+            stream = classifier.stream()
+            labels = [stream.add(f"{caption} ").label for caption in captions]
+        """
+        self._check_options(coverage, abstain_below)
+
+        def predict(logits_C: torch.Tensor, tokens: int) -> Prediction:
+            logits_1C = logits_C[None].double().cpu().numpy()
+            return self._predictions(logits_1C, np.array([tokens]), coverage, abstain_below)[0]
+
+        return Stream(self.model, self.vocabulary.ids, self.config.text, device=self.device, predict=predict)
+
+    def _check_options(self, coverage: float | None, abstain_below: float) -> None:
+        if not 0 <= abstain_below <= 1:
+            raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
+        if coverage is not None:
+            self.calibration.check_coverage(coverage)
+
+    def _predictions(
+        self, logits_RC: Probabilities, tokens_R: Any, coverage: float | None, abstain_below: float
+    ) -> list[Prediction]:
+        probabilities_RC = self._calibrated(logits_RC)
+        sets_RC = None if coverage is None else self.calibration.label_sets(probabilities_RC, coverage)
+        return predictions_of(probabilities_RC, tokens_R, self.labels, abstain_below, sets_RC)
 
     def _calibrated(self, logits_RC: npt.NDArray[np.float64]) -> Probabilities:
         try:

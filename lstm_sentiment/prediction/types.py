@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,41 @@ class Reading:
     logits_RC: npt.NDArray[np.float64]
     tokens_R: npt.NDArray[np.int64]
     unknown_R: npt.NDArray[np.int64]
+
+
+def predictions_of(
+    probabilities_RC: npt.NDArray[np.float64],
+    tokens_R: npt.NDArray[np.int64],
+    labels: Sequence[str],
+    abstain_below: float = 0.0,
+    sets_RC: npt.NDArray[np.bool_] | None = None,
+) -> list[Prediction]:
+    """Return a prediction per row of probabilities.
+
+    Args:
+        probabilities_RC: (R, C), calibrated.
+        tokens_R: number of tokens of each text (R,).
+        labels: class names (C,).
+        abstain_below: no label if its probability is lower.
+        sets_RC: which labels are in each conformal set (R, C); None if they were not requested.
+
+    >>> predictions_of(np.array([[0.4, 0.6]]), np.array([3]), ["bad", "good"])[0].label
+    'good'
+    """
+    found = []
+    for row, row_C in enumerate(probabilities_RC):
+        best = int(row_C.argmax())
+        score = float(row_C[best])
+        found.append(
+            Prediction(
+                label=labels[best] if score >= abstain_below else None,
+                score=score,
+                probabilities=dict(zip(labels, row_C.tolist(), strict=True)),
+                label_set=None if sets_RC is None else [labels[i] for i in sets_RC[row].nonzero()[0]],
+                unread=bool(tokens_R[row] == 0),
+            )
+        )
+    return found
 
 
 def as_texts(given: Any) -> Iterable[str]:

@@ -1,0 +1,1 @@
+"""Reading a text that comes in pieces, with constant memory (`SentimentClassifier.stream`)."""
