@@ -84,8 +84,11 @@ export function readingChart(reading) {
   const ends = reading.labels.map((label, c) => `${label} ${percent(last[c])}`).join(", ");
   const legend = reading.labels.map((label) => element("span", { class: colourOf(reading.labels, label) }, "▬ ", label, "  "));
   for (const item of legend) item.style.color = "var(--class)";
-  return element("figure", {},
-    drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Prediction after each of ${count} words; at the end ${ends}` }, parts),
+  const name = `Prediction after each of ${count} words; at the end ${ends}`;
+  const chart = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name }, parts);
+  chart.style.maxWidth = `${Math.round(1.2 * width)}px`;
+  chart.style.minWidth = `${Math.round(0.6 * width)}px`;
+  return element("figure", {}, element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Chart of the reading" }, chart),
     element("figcaption", {}, "The prediction after each word, and below what the gates let into memory and how much of it they forgot. ", legend));
 }
 
