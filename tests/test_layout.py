@@ -29,7 +29,7 @@ FLOORS = [
     "explanation streaming",
     "training prediction linear",
     "adaptation reporting deployment comparison monitoring tracking",
-    "experiment",
+    "experiment bulk",
     "pretraining diagnostics cleaning starter estimator serving",
     " ".join([*COMMANDS, "__main__"]),
 ]

@@ -28,6 +28,7 @@ from lstm_sentiment.experiment.resume import RunData, check_folder
 from lstm_sentiment.experiment.signals import RunWatch, job_of
 from lstm_sentiment.records.checkpoint_facts import LastFacts, RunFacts
 from lstm_sentiment.records.environment import Environment
+from lstm_sentiment.system.blas import one_blas_thread
 from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.system.distributed import Processes, process_environment, process_group, shared_errors
 from lstm_sentiment.system.files import as_json
@@ -130,7 +131,7 @@ class Session:
         """
         processes, folder = self.processes, self.folder
         group = process_group(processes, self.device, timeout_s=config.trainer.timeout)
-        with only_writer(folder, processes), group, self.watch, shared_errors():
+        with one_blas_thread(), only_writer(folder, processes), group, self.watch, shared_errors():
             resuming = check_folder(folder, config)
             curves = new_curves(folder, config, processes)
             self.trackers = new_trackers(folder, config, processes)

@@ -13,6 +13,7 @@ from lstm_sentiment.checkpoints.untrusted_files import content_of, parsed
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import last_part, public_config
 from lstm_sentiment.config.schema import METRICS as METRIC_NAMES
+from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import DataError, RunError, SentimentError
@@ -154,7 +155,7 @@ def _rows_of(
     try:
         refuse_addresses(config.data)
         if not trusted:
-            refuse_untrusted(folder.path, config.data.train, "--rows")
+            refuse_untrusted(folder.path, name_of(config.data.train), "--rows")
         own = classifier.vocabulary if config.pretrained else None
         corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
         if not corpus.is_of(folder.load(BEST).facts_as(BestFacts)):
