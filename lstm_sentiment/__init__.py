@@ -20,19 +20,21 @@ from typing import TYPE_CHECKING, Any
 from lstm_sentiment.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from lstm_sentiment.bulk.predictor import BatchPredictor
     from lstm_sentiment.estimator import SentimentEstimator
     from lstm_sentiment.explanation.attribution import Explanation
     from lstm_sentiment.prediction.classifier import SentimentClassifier, load
     from lstm_sentiment.prediction.types import Prediction
 
 MODULES = {
+    "BatchPredictor": "bulk.predictor",
     "Explanation": "explanation.attribution",
     "Prediction": "prediction.types",
     "SentimentClassifier": "prediction.classifier",
     "SentimentEstimator": "estimator",
     "load": "prediction.classifier",
 }
-__all__ = ["Explanation", "Prediction", "SentimentClassifier", "SentimentEstimator", "load"]
+__all__ = ["BatchPredictor", "Explanation", "Prediction", "SentimentClassifier", "SentimentEstimator", "load"]
 
 
 def __getattr__(name: str) -> Any:

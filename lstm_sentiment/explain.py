@@ -177,7 +177,7 @@ def _say_short(explanation: Explanation, row: FileRow | None) -> None:
         say(sentence(explanation))
     else:
         labelled = f", labelled {visible(row.label)}" if row.label is not None else ""
-        say(f"row {row.number}{labelled}{_chance(explanation, row)}: {sentence(explanation)}")
+        say(f"row {row.place}{labelled}{_chance(explanation, row)}: {sentence(explanation)}")
         say(f"  {visible(row.text, LONGEST_TEXT)}")
     sys.stdout.flush()
 
@@ -191,7 +191,7 @@ def _show(explanation: Explanation, row: FileRow | None, label: str | None, coun
     if row is not None:
         label_of = f": label {visible(row.label)}{_chance(explanation, row)}" if row.label is not None else ""
         predicted = f"prediction {visible(explanation.label)} ({explanation.probabilities.max():.3f})"
-        say(f"row {row.number} ({count}){label_of}{', ' if label_of else ': '}{predicted}")
+        say(f"row {row.place} ({count}){label_of}{', ' if label_of else ': '}{predicted}")
     label = label or explanation.label
     show = _printer(label)
     for line in explanation_lines(explanation, label):
@@ -217,7 +217,8 @@ def _write(
     file = without_secrets(options.file or "")
     if options.json:
         records = [
-            as_json(of) | ({"file": file, "row": row.number, "given": row.label} if row is not None else {})
+            as_json(of)
+            | ({"file": row.shard or file, "row": row.number, "given": row.label} if row is not None else {})
             for of, row in found
         ]
         write_json(Path(options.json), records)
@@ -232,7 +233,9 @@ def _write(
         sections = [
             Explained(explanation=of)
             if row is None
-            else Explained(explanation=of, source=f"{last_part(file)}, row {row.number}", given=row.label)
+            else Explained(
+                explanation=of, source=f"{last_part(row.shard or file)}, row {row.number}", given=row.label
+            )
             for of, row in found
         ]
         write_explanations(Path(options.html), sections, facts, label=options.class_)

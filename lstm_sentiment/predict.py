@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,18 +22,15 @@ from lstm_sentiment.config.command_line import (
     add_table_options,
     check_out,
 )
-from lstm_sentiment.data.sources.names import DELIMITERS
-from lstm_sentiment.errors import ConfigError, without_secrets
+from lstm_sentiment.config.sections import name_of
+from lstm_sentiment.data.sources.names import DELIMITERS, has_format
+from lstm_sentiment.errors import ConfigError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from lstm_sentiment.data.formats.readers import Chunk
-    from lstm_sentiment.data.sources.sources import Source
+    from lstm_sentiment.bulk.labelling import Asked, Counts, Labelling
     from lstm_sentiment.monitoring.drift import Profile, Shift
     from lstm_sentiment.prediction.classifier import SentimentClassifier
     from lstm_sentiment.prediction.types import Prediction
-    from lstm_sentiment.provenance.trained_texts import Seen
 
 LINES_AT_ONCE = 256
 BYTES_AT_ONCE = 4 << 20  # of lines held in memory at a time
@@ -43,18 +40,24 @@ def main(argv: list[str]) -> None:
     """Run the command; see `--help`."""
     options = _parse(argv)
     if options.text and options.file:
+        if all(map(has_format, options.text)):
+            raise ConfigError("several files follow --file; quote a glob: --file 'in/*.csv'")
         raise ConfigError("give texts or --file, not both")
     for option in ("out", "drift_report"):
         if getattr(options, option) and not options.file:
             raise ConfigError(f"--{option.replace('_', '-')} needs --file")
+    for option in ("address", "workers"):
+        if getattr(options, option) is not None and options.engine != "ray":
+            raise ConfigError("needs --engine ray", key=f"--{option}")
+    if options.engine == "ray" and not (options.file and options.out):
+        raise ConfigError("writes a folder of shards; give --file and --out", key="--engine")
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"must be at least 1, not {options.workers}", key="--workers")
     if options.drift_report and options.branch:
         raise ConfigError("--drift-report compares predictions of the whole model; omit --branch")
     check_out(options.drift_report)
-    delimited = rf"({'|'.join(map(re.escape, DELIMITERS))})(\.\w+)?$"
-    if options.spreadsheet_safe and not re.search(delimited, options.out or "", re.IGNORECASE):
-        raise ConfigError(
-            f"--spreadsheet-safe needs --out with a name that ends in {' or '.join(DELIMITERS)}"
-        )
+    if options.spreadsheet_safe and (not options.out or has_format(options.out)):
+        _check_delimited(options.out or "")
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
 
     classifier = load(options.run, device=options.device)
@@ -71,22 +74,19 @@ def main(argv: list[str]) -> None:
         _predict_lines(classifier, options)
 
 
+def _check_delimited(out: str) -> None:
+    """Refuse --spreadsheet-safe for a table of another format."""
+    if not re.search(rf"({'|'.join(map(re.escape, DELIMITERS))})(\.\w+)?$", out, re.IGNORECASE):
+        raise ConfigError(
+            f"--spreadsheet-safe needs --out with a name that ends in {' or '.join(DELIMITERS)}"
+        )
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog=program("predict"), description=__doc__)
     parser.add_argument("run", help=RUN)
     parser.add_argument("text", nargs="*", help="texts; without any and without --file, lines from stdin")
-    parser.add_argument(
-        "--file", help="label the rows of this table (.csv .xlsx ...), or the lines of this .txt file"
-    )
-    parser.add_argument(
-        "--out",
-        help="write rows and predictions to this table (.csv .xlsx ...); without it, JSON lines on stdout",
-    )
-    parser.add_argument(
-        "--spreadsheet-safe",
-        action="store_true",
-        help="in --out, put ' before text that a spreadsheet would interpret as a formula",
-    )
+    _add_file_options(parser)
     parser.add_argument("--text-column", default="auto", help="column with the text; auto finds it")
     parser.add_argument("--encoding", default="utf-8", help="encoding of --file")
     add_table_options(parser)
@@ -117,7 +117,38 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="write the comparison of --file with the run's validation rows to this JSON file; a difference "
         "that is large and beyond chance is reported in any case, except with --branch",
     )
-    return parser.parse_intermixed_args(argv)
+    options = parser.parse_intermixed_args(argv)
+    if options.file and len(options.file) == 1:
+        options.file = options.file[0]
+    return options
+
+
+def _add_file_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of files, output and engines."""
+    parser.add_argument(
+        "--file",
+        action="append",
+        help="label the rows of this table (.csv .xlsx ...), or the lines of this .txt file; many files: a "
+        "folder of shards, a quoted glob such as 'in/*.parquet', or several --file",
+    )
+    parser.add_argument(
+        "--out",
+        help="write rows and predictions to this table (.csv .xlsx ...); without it, JSON lines on stdout. A "
+        "folder gets a shard for each file; the same command goes on with those that are missing",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="for an --out that is a folder: ray predicts its shards with a pool of Ray Data's actors",
+    )
+    parser.add_argument("--address", help="of a running Ray cluster, such as auto; default this machine")
+    parser.add_argument("--workers", type=int, help="actors of Ray; default one per core of the cluster")
+    parser.add_argument(
+        "--spreadsheet-safe",
+        action="store_true",
+        help="in --out, put ' before text that a spreadsheet would interpret as a formula",
+    )
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
@@ -177,205 +208,132 @@ def _lines_of_stdin() -> Iterator[str]:
 
 
 def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) -> None:
-    """Label a file's rows chunk by chunk, in constant memory."""
-    from lstm_sentiment.data.formats.readers import columns_of
-    from lstm_sentiment.data.formats.writers import open_table, records_of, to_json_line
-    from lstm_sentiment.data.sources.names import format_of
+    """Label a file's rows chunk by chunk, in constant memory; or those of many files, shard by shard."""
+    from lstm_sentiment.bulk.labelling import Labelling
+    from lstm_sentiment.bulk.output_folder import is_folder
+    from lstm_sentiment.data.formats.writers import records_of, to_json_line
+    from lstm_sentiment.data.sources.shards import shards_of
     from lstm_sentiment.data.sources.sources import open_source
 
-    labelling = _Labelling(classifier, options)
-    how = {name: getattr(options, name) for name in ("encoding", "quoting", "header", "sheet")}
-    with open_source(options.file, **how, encoding_errors="replace") as source:
+    labelling = Labelling(classifier, _asked_of(options))
+    if options.out and is_folder(options.out, shards_of(options.file)):
+        _report(labelling.reference, _predict_shards(labelling, options), options)
+        return
+    if options.engine != "local":
+        raise ConfigError(
+            f"writes a folder of shards; give --out a folder, not {options.out}", key="--engine"
+        )
+    with open_source(options.file, **_reading(options), encoding_errors="replace") as source:
         if options.out:
-            like = source.path if source.format == ".parquet" else None
-            columns = None if format_of(options.out) in (".jsonl", ".json") else columns_of(source)
-            with open_table(options.out, like=like, spreadsheet_safe=options.spreadsheet_safe) as write:
-                for frame in labelling.frames(source, columns):
-                    write(frame)
+            labelling.write(source, options.out, spreadsheet_safe=options.spreadsheet_safe)
         else:
             for frame in labelling.frames(source):
                 for record in records_of(frame):
                     print(to_json_line(record))
-    labelling.report()
+    _report(labelling.reference, labelling.counts, options)
 
 
-class _Labelling:
-    """Labels the rows of a file, and counts what is to be reported at the end.
+def _predict_shards(labelling: Labelling, options: argparse.Namespace) -> Counts:
+    """Write an output shard for each input shard that has none yet, and say how many there are."""
+    from lstm_sentiment.bulk.engines import Work, predict_shards, predict_shards_with_ray
+    from lstm_sentiment.bulk.output_folder import opened
+    from lstm_sentiment.checkpoints.run_paths import is_starter, run_path
 
-    Args:
-        classifier: to predict with.
-        options: of the command.
-
-    Raises:
-        CheckpointError: the run's validation profile is damaged.
-        RunError: a drift report is requested, and the run has no such profile.
-    """
-
-    def __init__(self, classifier: SentimentClassifier, options: argparse.Namespace) -> None:
-        from lstm_sentiment.monitoring.drift import profile_of_predictions
-        from lstm_sentiment.provenance.trained_texts import TrainedTexts
-
-        self._classifier, self._options = classifier, options
-        self._reference = _reference_of(classifier, options)
-        self._found = profile_of_predictions(classifier.labels, [])
-        self._missing = self._unread = 0
-        self._trained = None if classifier.run is None else TrainedTexts.read(classifier.run)
-        self._seen: list[Seen] = []
-
-    def frames(self, source: Source, columns: list[str] | None = None) -> Iterator[pd.DataFrame]:
-        """Yield a file's rows with predictions; each chunk has all `columns`, if given."""
-        from tqdm import tqdm
-
-        from lstm_sentiment.data.formats.readers import read_chunks
-        from lstm_sentiment.data.formats.writers import filled
-
-        options = self._options
-        with tqdm(unit=" rows", desc="predict", disable=not sys.stderr.isatty()) as bar:
-            for chunk in read_chunks(source, labelled=False):
-                texts = self._texts_of(chunk)
-                asked = {**_asked(options), "details": options.details or self._reference is not None}
-                predictions = self._classifier.predict(texts, **asked, on_missing=options.on_missing)
-                self._count(texts, predictions)
-                if self._trained is not None and self._has_labels(chunk):
-                    given = [text for text in texts if text is not None]
-                    self._seen.append(self._trained.seen(given, self._classifier.tokenizer))
-                frame = chunk.frame if columns is None else filled(chunk.frame, columns)
-                if options.on_missing == "skip":
-                    frame = frame[[text is not None for text in texts]]
-                yield self._with_predictions(frame, predictions)
-                bar.update(len(chunk.frame))
-
-    def report(self) -> None:
-        """Say on stderr how many texts were missing or empty, and how the others differ from the run's."""
-        from lstm_sentiment.monitoring.drift import drift_lines, shifts
-        from lstm_sentiment.provenance.trained_texts import joined_seen, seen_line
-        from lstm_sentiment.system.files import write_json
-
-        options = self._options
-        if line := seen_line(joined_seen(self._seen)):
-            _note(f"{options.file}: {line}")
-        if self._missing:
-            done = "left out of the output" if options.on_missing == "skip" else "given no label"
-            _note(f"{options.file}: texts that are missing and were {done}: {self._missing:,}")
-        if self._unread:
-            unread = "texts without a token, whose labels do not depend on them"
-            _note(f"{options.file}: {unread}: {self._unread:,}")
-        if self._reference is None or not self._found.rows:
-            return
-        found = shifts(self._reference, self._found)
-        if lines := drift_lines(self._reference, self._found, found):
+    asked, how = _asked_of(options), _reading(options)
+    run = options.run if is_starter(options.run) else str(Path(run_path(options.run)).absolute())
+    work = Work(
+        run=run,
+        device=options.device,
+        asked=asked,
+        how=how,
+        spreadsheet_safe=options.spreadsheet_safe,
+    )
+    settings = {
+        "run": labelling.run_hash,
+        **dataclasses.asdict(dataclasses.replace(asked, drift=False)),
+        **how,
+        "spreadsheet_safe": options.spreadsheet_safe,
+        "file": name_of(options.file),
+    }
+    with opened(options.out, options.file, settings) as folder:
+        if folder.is_complete:
+            _note(f"{options.out}: is complete; nothing to do")
+            return labelling.counts
+        for job in folder.jobs if options.spreadsheet_safe else ():
+            _check_delimited(job.out)
+        done = len(folder.jobs) - len(folder.missing)
+        if done:
             _note(
-                f"{options.file}: drift: its texts differ from the run's validation rows, so that its scores "
-                f"may not hold here. Label some of these rows and score them (evaluate {options.run} FILE); "
-                "if the scores are lower, train again with them"
+                f"{options.out}: {done:,} of {len(folder.jobs):,} shards are there; going on with the others"
             )
-            _note("".join(f"  {line}\n" for line in lines).rstrip())
-        if options.drift_report:
-            write_json(Path(options.drift_report), self._drift_report(found))
+        if options.engine == "ray":
+            counts = predict_shards_with_ray(
+                folder.missing, work, address=options.address, workers=options.workers
+            )
+        else:
+            counts = predict_shards(labelling, folder.missing, work)
+        folder.finish()
+    plural = "s" if len(folder.missing) > 1 else ""
+    _note(f"{options.out}: {counts.rows:,} rows of {len(folder.missing):,} shard{plural}")
+    return counts
 
-    def _drift_report(self, found: Mapping[str, Shift]) -> dict[str, Any]:
-        assert self._reference is not None
-        return {
-            "file": without_secrets(self._options.file),
-            "run": str(self._options.run),
-            "drift": any(shift.alarming for shift in found.values()),
-            "shifts": {
-                name: {
-                    "psi": shift.psi, "size": shift.size, "p_value": shift.p_value, "alarming": shift.alarming
-                }
-                for name, shift in found.items()
-            },
-            "validation": self._reference.as_json(),
-            "new": self._found.as_json(),
-        }  # fmt: skip
 
-    def _has_labels(self, chunk: Chunk) -> bool:
-        """Whether a chunk has a column of labels: of this run, or of a usual name."""
-        from lstm_sentiment.data.formats.readers import LABEL_COLUMNS
+def _asked_of(options: argparse.Namespace) -> Asked:
+    from lstm_sentiment.bulk.labelling import Asked
 
-        names = {str(column).strip().lower() for column in chunk.frame.columns}
-        return not names.isdisjoint({*LABEL_COLUMNS, self._classifier.config.data.label_column.lower()})
+    names = ("text_column", "branch", "coverage", "abstain_below", "details", "on_missing")
+    return Asked(**{name: getattr(options, name) for name in names}, drift=bool(options.drift_report))
 
-    def _texts_of(self, chunk: Chunk) -> list[str | None]:
-        """Return the texts of a chunk, None for missing ones."""
-        from lstm_sentiment.data.formats.readers import TEXT_COLUMNS, column_texts, pick_column
-        from lstm_sentiment.errors import DataError
-        from lstm_sentiment.text.given import is_missing
 
-        options, file = self._options, self._options.file
-        column = pick_column(
-            options.text_column,
-            list(chunk.frame.columns),
-            candidates=TEXT_COLUMNS,
-            key="--text-column",
-            file=file,
-            trained=self._classifier.config.data.text_column,
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("encoding", "quoting", "header", "sheet")}
+
+
+def _report(reference: Profile | None, counts: Counts, options: argparse.Namespace) -> None:
+    """Say on stderr how many texts were missing or empty, and how the others differ from the run's."""
+    from lstm_sentiment.monitoring.drift import drift_lines, shifts
+    from lstm_sentiment.provenance.trained_texts import counts_line
+    from lstm_sentiment.system.files import write_json
+
+    named, found = name_of(options.file), counts.profile
+    if line := counts_line(counts.exactly, counts.nearly, counts.labelled, all_known=counts.all_known):
+        _note(f"{named}: {line}")
+    if counts.missing:
+        done = "left out of the output" if options.on_missing == "skip" else "given no label"
+        _note(f"{named}: texts that are missing and were {done}: {counts.missing:,}")
+    if counts.unread:
+        unread = "texts without a token, whose labels do not depend on them"
+        _note(f"{named}: {unread}: {counts.unread:,}")
+    if reference is None or found is None or not found.rows:
+        return
+    differences = shifts(reference, found)
+    if lines := drift_lines(reference, found, differences):
+        _note(
+            f"{named}: drift: its texts differ from the run's validation rows, so that its scores "
+            f"may not hold here. Label some of these rows and score them (evaluate {options.run} FILE); "
+            "if the scores are lower, train again with them"
         )
-        read = zip(chunk.frame[column], column_texts(chunk, column, file), strict=True)
-        texts = [None if is_missing(value) else text for value, text in read]
-        if None in texts and options.on_missing == "raise":
-            problem = "the text is missing; add it, or choose --on-missing skip or null"
-            line = int(chunk.lines[texts.index(None)])
-            raise DataError(problem, file=file, line=line, column=column)
-        return texts
-
-    def _count(self, texts: list[str | None], predictions: list[Prediction]) -> None:
-        from lstm_sentiment.monitoring.drift import profile_of_predictions
-
-        missing = texts.count(None)
-        self._missing += missing
-        nulls = missing if self._options.on_missing == "null" else 0
-        self._unread += sum(prediction.unread for prediction in predictions) - nulls
-        if self._reference is not None:
-            self._found += profile_of_predictions(self._classifier.labels, predictions)
-
-    def _with_predictions(self, frame: pd.DataFrame, predictions: list[Prediction]) -> pd.DataFrame:
-        """Add columns predicted_label, predicted_score and one probability per class.
-
-        If requested, also label_set (names joined by a bar), unknown_share, cut_tokens and unread.
-        """
-        import pandas as pd
-
-        from lstm_sentiment.errors import DataError
-
-        added: dict[str, list[object]] = {
-            "predicted_label": [p.label for p in predictions],
-            "predicted_score": [_number(p.score) for p in predictions],
-        }
-        for label in self._classifier.labels:
-            added[f"probability_{label}"] = [_number(p.probabilities[label]) for p in predictions]
-        for name in _more(self._options):
-            values = [getattr(p, name) for p in predictions]
-            added[name] = ["|".join(of or ()) for of in values] if name == "label_set" else values
-        taken = [name for name in added if name in frame.columns]
-        if taken:
-            problem = f"already has a column '{taken[0]}', which this command adds; rename it"
-            raise DataError(problem, file=self._options.file)
-        return pd.concat([frame, pd.DataFrame(added, index=frame.index, dtype=object)], axis=1)
-
-
-def _reference_of(classifier: SentimentClassifier, options: argparse.Namespace) -> Profile | None:
-    """Return the profile of a run's validation rows; None if it has none, or for one branch alone."""
-    from lstm_sentiment.checkpoints.run_folder import MONITORING, RunFolder
-    from lstm_sentiment.errors import RunError
-    from lstm_sentiment.monitoring.drift import profile_of_json
-
-    if options.branch:  # its predictions are others than those of the whole model
-        return None
-    assert classifier.run is not None
-    folder = RunFolder(classifier.run)
-    if (folder.path / MONITORING).is_file():
-        return profile_of_json(folder.read_json(MONITORING), classifier.labels)
+        _note("".join(f"  {line}\n" for line in lines).rstrip())
     if options.drift_report:
-        raise RunError(
-            f"{folder.path}: has no {MONITORING} to compare with; train it again, or omit --drift-report"
-        )
-    return None
+        write_json(Path(options.drift_report), _drift_report(reference, found, differences, options))
 
 
-def _number(value: float) -> float | None:
-    """Return a probability, None for that of a missing text."""
-    return None if math.isnan(value) else value
+def _drift_report(
+    reference: Profile, found: Profile, differences: Mapping[str, Shift], options: argparse.Namespace
+) -> dict[str, Any]:
+    return {
+        "file": name_of(options.file),
+        "run": str(options.run),
+        "drift": any(shift.alarming for shift in differences.values()),
+        "shifts": {
+            name: {
+                "psi": shift.psi, "size": shift.size, "p_value": shift.p_value, "alarming": shift.alarming
+            }
+            for name, shift in differences.items()
+        },
+        "validation": reference.as_json(),
+        "new": found.as_json(),
+    }  # fmt: skip
 
 
 def _note(text: str) -> None:

@@ -28,6 +28,7 @@ from lstm_sentiment.config.command_line import (
     read_config,
 )
 from lstm_sentiment.config.schema import Config, flatten
+from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.sources.names import DELIMITERS
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.system.files import local_path
@@ -86,7 +87,7 @@ def _config_of_run(run: Path, *, rows: bool) -> tuple[Config, frozenset[str]]:
     config = read_config(run / "config.yaml")
     refuse_addresses(config.data)
     if not rows:
-        refuse_untrusted(run, config.data.train, "--rows")
+        refuse_untrusted(run, name_of(config.data.train), "--rows")
     here = dataclasses.replace(config.trainer, device="auto", precision="auto")
     return dataclasses.replace(config, trainer=here), frozenset(flatten(config))
 

@@ -54,6 +54,11 @@ def content(name: str, data: bytes) -> Make:
     return make
 
 
+def empty_folder(folder: Path) -> Path:
+    (folder / "nothing").mkdir()
+    return folder / "nothing"
+
+
 def table(name: str, rows: bytes, end: bytes = BAD) -> Make:
     return content(f"{name}.csv", HEADER + rows + end)
 
@@ -312,7 +317,8 @@ MADE: dict[str, Make] = {
     "formats/feather_as_csv": content("feather_as_csv.csv", feather_bytes()),
     "paths/missing": lambda folder: content("reviews.csv", HEADER)(folder).with_name("reveiws.csv"),
     "paths/no_ending": content("no_ending", HEADER + GOOD),
-    "paths/folder_without_classes": lambda folder: folder,
+    "paths/folder_without_classes": empty_folder,
+    "paths/glob_without_a_match": lambda folder: empty_folder(folder) / "*.parquet",
     "paths/class_folders": class_folders,
     "paths/dangling_link": link("dangling_link.csv", "gone.csv"),
     "paths/pipe": pipe,

@@ -117,6 +117,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("documentation")
     for name, seed, count in [("reviews", 0, 150), ("new", 1, 12), ("test", 2, 30), ("more", 3, 90)]:
         write_csv(folder / f"{name}.csv", make_rows(count, seed=seed, longest=8))
+    (folder / "shards").mkdir()
+    for n in range(3):
+        write_csv(folder / "shards" / f"part-{n}.csv", make_rows(40, seed=5 + n, longest=8))
     write_csv(folder / "unlabelled.csv", make_rows(60, seed=4, longest=8))
     with (folder / "stars.csv").open("w", encoding="utf-8", newline="") as file:
         stars = {"negative": (1, 2), "neutral": (3, 3), "positive": (4, 5)}

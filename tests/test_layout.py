@@ -28,8 +28,8 @@ FLOORS = [
     "models evaluation provenance",
     "explanation streaming",
     "training prediction linear",
-    "adaptation reporting deployment comparison monitoring",
-    "experiment",
+    "adaptation reporting deployment comparison monitoring tracking",
+    "experiment bulk",
     "pretraining diagnostics cleaning starter estimator serving relabelling",
     " ".join([*COMMANDS, "__main__"]),
 ]

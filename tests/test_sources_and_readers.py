@@ -607,8 +607,8 @@ def test_only_the_requested_class_folders_are_read(tmp_path: Path, monkeypatch: 
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
-    expected = f"{tmp_path}: a folder must hold one subfolder of .txt files per class"
-    for make in (lambda: None, lambda: (tmp_path / "neg").mkdir(), lambda: (tmp_path / "a.txt").touch()):
+    expected = f"{tmp_path}: a folder must hold tables, or one subfolder of .txt files per class"
+    for make in (lambda: None, lambda: (tmp_path / "neg").mkdir(), lambda: (tmp_path / "a.md").touch()):
         make()
         with pytest.raises(DataError) as caught:
             read(tmp_path)

@@ -179,6 +179,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda entry: rewrite_meta(entry, counts=dict.fromkeys(cache_entry.COUNTS, "a")),
         "lacks the counts",
     ),
+    "rows of files that do not add up": (
+        lambda entry: rewrite_rows(entry, rows_of_files=np.array([59])),
+        "numbers of rows of files",
+    ),
+    "a file that is not there": (
+        lambda entry: rewrite_meta(entry, counts=dict.fromkeys(cache_entry.COUNTS, 1)),
+        "names a file that is not there",
+    ),
     "brackets": (lambda entry: (entry / META).write_text("[" * 100_000), "recursion"),
 }
 
@@ -265,7 +273,7 @@ def test_checksums_of_a_hundred_megabytes_are_fast(tmp_path: Path) -> None:
     tokens_N = np.arange(25_000_000, dtype=np.int32) % 1000
     tokens_N.tofile(tmp_path / IDS)
     arrays = {name: np.zeros(1, kind) for name, kind in cache_entry.ROW_ARRAYS.items()}
-    arrays["offsets"] = np.array([0, len(tokens_N)])
+    arrays |= {"offsets": np.array([0, len(tokens_N)]), cache_entry.FILES: np.ones(1, np.int64)}
     meta = {"tokens": list(map(str, range(1000))), "label_values": ["a"]}
     write_entry(tmp_path, arrays, {**meta, "counts": dict.fromkeys(cache_entry.COUNTS, 0)})
     started = time.process_time()

@@ -81,7 +81,9 @@ def test_a_store_has_every_row_in_order(file: Path, cache: Path) -> None:
     assert labels_of(store) == ["positive", "negative", "negative", "positive"]
     assert store.lines.tolist() == [2, 3, 4, 5]
     assert store.groups.tolist() == [0, 0, 0, 0]
-    assert store.counts == {"filtered": 0, "empty": 1, "replaced": 0, "swallowed": 0, "swallowed_line": 0}
+    assert store.counts == {"filtered": 0, "empty": 1, "replaced": 0, "swallowed": 0, "swallowed_line": 0} | {
+        "swallowed_shard": 0
+    }
     assert store.name == str(file)
     assert [a.dtype for a in (store.ids_N, store.offsets, store.labels)] == [np.int32, np.int64, np.int32]
 
@@ -199,7 +201,9 @@ def test_a_filter_keeps_rows_with_all_its_values(file: Path, cache: Path) -> Non
     store = load(file, cache, filter=(("source", "yelp"),))
     assert labels_of(store) == ["negative", "positive"]
     assert store.lines.tolist() == [4, 5]
-    assert store.counts == {"filtered": 2, "empty": 1, "replaced": 0, "swallowed": 0, "swallowed_line": 0}
+    assert store.counts == {"filtered": 2, "empty": 1, "replaced": 0, "swallowed": 0, "swallowed_line": 0} | {
+        "swallowed_shard": 0
+    }
     both = load(file, cache, filter=(("author", "ann"), ("source", "yelp")))
     assert both.lines.tolist() == [4]
     assert both.counts["filtered"] == 3

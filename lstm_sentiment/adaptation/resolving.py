@@ -19,6 +19,7 @@ from lstm_sentiment.checkpoints.run_folder import RunFolder
 from lstm_sentiment.checkpoints.run_paths import STARTER, learned_packages
 from lstm_sentiment.checkpoints.untrusted_files import yaml_of
 from lstm_sentiment.config.schema import Config, flatten
+from lstm_sentiment.config.sections import sources
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.splits import TooFewRowsError
 from lstm_sentiment.data.token_store import cache_folder
@@ -173,8 +174,8 @@ def _adapt_of(config: Config, given: frozenset[str], rows: int, *, cross_validat
 
 def _learned_before(start: Start, config: Config) -> str:
     """Return a warning if rows come from a package whose texts the classifier was trained on."""
-    named = [config.data.train, config.data.validation, config.data.test]
-    files = [name for name in named if isinstance(name, str) and name.startswith("package:")]
+    named = (config.data.train, config.data.validation, config.data.test)
+    files = [name for of in named for name in sources(of) if name.startswith("package:")]
     packages = {name.removeprefix("package:").partition("/")[0] for name in files}
     known = sorted(packages & learned_packages(start.name))
     if not known:

@@ -23,12 +23,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class AllRows:
-    """The labelled rows of all files of a corpus, file by file.
+    """The labelled rows of all sources of a corpus, source by source.
 
     Args:
         data: the rows, encoded like the training rows.
-        stores: the files.
-        file_R: index of each row's file in `stores`.
+        stores: the sources.
+        file_R: index of each row's source in `stores`.
         row_R: its row in that store.
         groups_R: a number, equal for rows of one group and for rows with the same text; None without groups.
     """
@@ -49,10 +49,10 @@ class AllRows:
         found: Array = here[np.searchsorted(self.row_R[here], split.rows)]
         return found
 
-    def lines(self) -> Array:
-        """Return the line of each row in its file (R,)."""
-        lines = [self.stores[n].lines[self.row_R[self.file_R == n]] for n in range(len(self.stores))]
-        return np.concatenate(lines)
+    def place(self, row: int) -> tuple[str, int]:
+        """Return the file of a row, and its line there."""
+        store: TokenStore = self.stores[self.file_R[row]]
+        return store.place(int(self.row_R[row]))
 
 
 def all_rows(corpus: Corpus, *, grouped: bool) -> AllRows:

@@ -250,7 +250,7 @@ def _suspects(
             if other >= 0:
                 others.setdefault(row, other)
     texts = _texts(config, rows, list(reasons))
-    lines_R = rows.lines()
+    places = {row: rows.place(row) for row in reasons}
     order = sorted(reasons, key=lambda row: (REASONS.index(reasons[row][0]), -scores[row], row))
     suspects = []
     for row in order:
@@ -258,15 +258,15 @@ def _suspects(
         place = others.get(row)
         suspects.append(
             Suspect(
-                source=rows.stores[rows.file_R[row]].name,
-                line=int(lines_R[row]),
+                source=places[row][0],
+                line=places[row][1],
                 text=texts[row],
                 label=corpus.labels[label],
                 prediction=corpus.labels[predicted],
                 probability=float(probabilities_RC[row, predicted]),
                 label_probability=float(probabilities_RC[row, label]),
                 reasons=tuple(reasons[row]),
-                other="" if place is None else f"{rows.stores[rows.file_R[place]].name}:{lines_R[place]}",
+                other="" if place is None else "{}:{}".format(*rows.place(place)),
                 score=scores[row],
             )
         )
@@ -279,17 +279,15 @@ def _texts(config: Config, rows: AllRows, wanted: list[int]) -> dict[int, str]:
     Raises:
         DataError: a file has changed since it was read.
     """
-    named = [
-        name
-        for name in (config.data.train, config.data.validation, config.data.test)
-        if isinstance(name, str)
-    ]
+    of_splits = (config.data.train, config.data.validation, config.data.test)
+    named = [name for name in of_splits if isinstance(name, str | list)]
     texts: dict[int, str] = {}
     for n, (name, store) in enumerate(zip(named, rows.stores, strict=True)):
         of_file = {int(rows.row_R[row]): row for row in wanted if rows.file_R[row] == n}
         found = original_texts(name, config.data, of_file)
         for at, row in of_file.items():
             if at not in found or text_hash(found[at]) != int(store.hashes[at]):
-                raise DataError("has changed while it was examined; start again", file=store.name)
+                problem = "has changed while it was examined; start again"
+                raise DataError(problem, file=store.place(at)[0])
             texts[row] = found[at]
     return texts

@@ -79,12 +79,12 @@ def read_predictions(file: str, rows: Rows) -> Array:
     with open_source(file) as source:
         for chunk in read_chunks(source, labelled=False):
             columns = [str(column) for column in chunk.frame.columns]
-            found = predicted_columns(columns, rows.labels, file=file)
-            _check_rows(chunk, count, rows, file, problems)
+            found = predicted_columns(columns, rows.labels, file=chunk.file)
+            _check_rows(chunk, count, rows, problems)
             if found.probabilities:
-                parts.append(_most_probable(chunk, found.probabilities, file, problems))
+                parts.append(_most_probable(chunk, found.probabilities, problems))
             else:
-                parts.append(_classes(chunk, found.label, rows, file, problems))
+                parts.append(_classes(chunk, found.label, rows, problems))
             count += len(chunk.lines)
     if count != rows.count:
         problem = (
@@ -136,9 +136,9 @@ def predicted_columns(columns: Sequence[str], labels: Sequence[str], *, file: st
     )
 
 
-def _most_probable(chunk: Chunk, columns: Sequence[str], file: str, problems: Problems[DataError]) -> Array:
+def _most_probable(chunk: Chunk, columns: Sequence[str], problems: Problems[DataError]) -> Array:
     """Return the most probable class of each row; add values that are no probabilities to the problems."""
-    probabilities_RC = np.zeros((len(chunk.lines), len(columns)))
+    file, probabilities_RC = chunk.file, np.zeros((len(chunk.lines), len(columns)))
     for c, column in enumerate(columns):
         for r, (value, line) in enumerate(zip(chunk.frame[column], chunk.lines.tolist(), strict=True)):
             probability = _probability(as_text(value) if not isinstance(value, list | dict) else "a list")
@@ -158,9 +158,9 @@ def _probability(value: str) -> float | None:
     return number if math.isfinite(number) and 0 <= number <= 1 else None
 
 
-def _classes(chunk: Chunk, column: str, rows: Rows, file: str, problems: Problems[DataError]) -> Array:
+def _classes(chunk: Chunk, column: str, rows: Rows, problems: Problems[DataError]) -> Array:
     """Return the class of each row; add labels that are no classes to the problems."""
-    values = column_labels(chunk, column, file)
+    file, values = chunk.file, column_labels(chunk, column, chunk.file)
     classes = {label: label for label in rows.labels} | dict(rows.label_map)
     entries = entries_of(set(values), {name: of for name, of in classes.items() if of is not None})
     index: dict[str | None, int] = {label: i for i, label in enumerate(rows.labels)}
@@ -173,16 +173,16 @@ def _classes(chunk: Chunk, column: str, rows: Rows, file: str, problems: Problem
     return np.array([index[classes[entries[value]]] if value in entries else 0 for value in values], np.int64)
 
 
-def _check_rows(chunk: Chunk, start: int, rows: Rows, file: str, problems: Problems[DataError]) -> None:
+def _check_rows(chunk: Chunk, start: int, rows: Rows, problems: Problems[DataError]) -> None:
     """Add rows whose text or id is not that of the row in the same place to the problems.
 
     Args:
         chunk: of the predictions.
         start: place of its first row.
         rows: that are predicted.
-        file: of the predictions.
         problems: to add to.
     """
+    file = chunk.file
     columns = [str(column) for column in chunk.frame.columns]
     usual = (column for column in columns if column.strip().lower() in TEXT_COLUMNS)
     of_text = rows.text_column if rows.text_column in columns else next(usual, None)
@@ -195,6 +195,6 @@ def _check_rows(chunk: Chunk, start: int, rows: Rows, file: str, problems: Probl
         for row, place in enumerate(places_S.tolist(), start=int(first)):
             value = values[place] if name == "text" else code_of(values[place])  # 7 and 7.0 are one id
             if key_of(value) != rows.keys[name][row]:
-                where = f"{without_secrets(rows.file)}:{int(rows.lines_R[row])}"
+                where = f"{rows.files_R[row]}:{int(rows.lines_R[row])}"
                 problem = f"{shown(values[place], 30)} is not the {name} of {where}; keep the rows in order"
                 problems.add(DataError(problem, file=file, line=int(chunk.lines[place]), column=column))

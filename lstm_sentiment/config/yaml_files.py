@@ -202,8 +202,16 @@ def as_option(kind: type, key: str, text: str, where: str | None = None) -> str:
             check_yaml(events, "", tags=False)
         except ConfigError as error:
             raise ConfigError(error.message, key=key, where=where) from None
+    if any(isinstance(event, yaml.AliasEvent) for event in events):  # a glob, such as *.csv
+        return text
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     takes_collection = {list, dict} & {typing.get_origin(part) for part in takes}
+    if (
+        isinstance(node, yaml.MappingNode)
+        and not node.flow_style
+        and {str, list} <= {*takes, *takes_collection}
+    ):
+        return text  # the name of a file, such as a: b.csv
     return (
         _collection(kind, key, node, where)
         if isinstance(node, yaml.CollectionNode) and takes_collection

@@ -49,7 +49,7 @@ class Rows:
     """Reads a source's columns; yields the texts in batches and collects everything else.
 
     Args:
-        source: from `open_source`.
+        source: from `open_source`; of one file or several.
         columns: which are read.
 
     Example::
@@ -65,7 +65,8 @@ class Rows:
         self._group_numbers: dict[str, int] = {}
         self.labels, self.groups, self.weights = array("i"), array("i"), array("d")
         self.hashes, self.lines, self.phrases = array("Q"), array("q"), array("b")
-        self.filtered = self.replaced = self.swallowed = self.swallowed_line = 0
+        self.filtered = self.replaced = self.swallowed = self.swallowed_line = self.swallowed_shard = 0
+        self.counts = [0] * len(source.files)  # rows of each file
         self._problems, self._label_column = Problems[DataError](), ""
 
     def texts(self) -> Iterator[list[str]]:
@@ -84,7 +85,7 @@ class Rows:
         self._problems.raise_any()
 
     def _take(self, chunk: Chunk) -> list[str]:
-        name, wanted = self._source.name, self._columns
+        name, wanted = chunk.file, self._columns
         columns = [str(c) for c in chunk.frame.columns]
         text_column = pick_column(
             wanted.text, columns, candidates=TEXT_COLUMNS, key="data.text_column", file=name
@@ -93,8 +94,9 @@ class Rows:
             pick_column(column, columns, candidates=(), key="data.filter", file=name)
             keep = np.array([code_of(as_text(found)) == value for found in chunk.frame[column]], bool)
             self.filtered += int((~keep).sum())
-            chunk = Chunk(frame=chunk.frame[keep], lines=chunk.lines[keep])
+            chunk = chunk.part(keep)
         texts = column_texts(chunk, text_column, name)
+        self.counts[chunk.shard] += len(texts)
         self._take_labels(chunk, columns)
         if wanted.group is None:
             self.groups.extend([0] * len(texts))
@@ -111,7 +113,8 @@ class Rows:
         for text, line in zip(texts, chunk.lines, strict=True):
             if "\n" in text and self._holds_rows(text):
                 self.swallowed += 1
-                self.swallowed_line = self.swallowed_line or int(line)
+                if self.swallowed == 1:
+                    self.swallowed_line, self.swallowed_shard = int(line), chunk.shard
         return texts
 
     def _holds_rows(self, text: str) -> bool:
@@ -121,7 +124,7 @@ class Rows:
         return any(field.strip() in self.label_numbers for of_line in fields for field in of_line)
 
     def _take_weights(self, chunk: Chunk, columns: list[str]) -> None:
-        column, name = self._columns.weight, self._source.name
+        column, name = self._columns.weight, chunk.file
         if column is None:
             self.weights.extend([1.0] * len(chunk.lines))
             return
@@ -136,7 +139,7 @@ class Rows:
             self.weights.append(1.0)
 
     def _take_labels(self, chunk: Chunk, columns: list[str]) -> None:
-        name, wanted = self._source.name, self._columns.label
+        name, wanted = chunk.file, self._columns.label
         if wanted is None:
             self.labels.extend([0] * len(chunk.lines))
             return

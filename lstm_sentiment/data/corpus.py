@@ -120,7 +120,7 @@ def prepare(
     labels = list(dict.fromkeys(name for name in label_map.values() if name is not None))
     classes = class_indices(stores, label_map, labels)
     cut = _split(stores["train"], classes["train"], data, seed)
-    _check_every_class(classes["train"][cut.rows["train"]], labels, data.train)
+    _check_every_class(classes["train"][cut.rows["train"]], labels, stores["train"].name)
     more = _unlabelled(stores, cut.rows, data, tokenizer, cache)
     vocabulary = vocabulary or _vocabulary(
         more[0] if more else stores["train"],
@@ -172,13 +172,8 @@ def refuse_addresses(data: DataConfig) -> None:
 
     >>> refuse_addresses(DataConfig(train="reviews.csv"))
     """
-    alone = [source for source in (data.train, data.validation, data.test) if isinstance(source, str)]
-    for source in (
-        *alone,
-        *(sources(data.unlabelled) or ()),
-        *(sources(data.exclude) or ()),
-        *(sources(data.exclude_rows) or ()),
-    ):
+    named = (data.train, data.validation, data.test, data.unlabelled, data.exclude, data.exclude_rows)
+    for source in (source for of in named for source in sources(of)):
         if "://" in source:
             raise DataError("is a URL in a run folder, which is untrusted, and is not fetched", file=source)
 
@@ -199,7 +194,7 @@ def _stores(data: DataConfig, tokenizer: Tokenizer, cache: Path) -> dict[str, To
     stores, problems = {}, Problems[DataError]()
     for split in SPLITS:
         source = getattr(data, split)
-        if isinstance(source, str):
+        if isinstance(source, str | list):
             phrases = split == "train" and data.phrases > 0
             try:
                 stores[split] = _load(source, data, tokenizer, cache, phrases=phrases)
@@ -209,16 +204,19 @@ def _stores(data: DataConfig, tokenizer: Tokenizer, cache: Path) -> dict[str, To
     return stores
 
 
-def _load(name: str, data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool) -> TokenStore:
+def _load(
+    name: str | list[str], data: DataConfig, tokenizer: Tokenizer, cache: Path, *, phrases: bool
+) -> TokenStore:
     with open_source(name, **reading_of(data)) as source:
-        if phrases and (source.format not in TREES or form_of(source, labelled=True) != "trees"):
+        if phrases and (source.format not in TREES or form_of(source.files[0], labelled=True) != "trees"):
             raise ConfigError(
-                f"{name} has none: only trees do ({' '.join(TREES)}); set this to 0", key="data.phrases"
+                f"{source.name} has none: only trees do ({' '.join(TREES)}); set this to 0",
+                key="data.phrases",
             )
         return tokenize_source(source, _columns(source, name, data, phrases=phrases), tokenizer, cache)
 
 
-def _columns(source: Source, name: str, data: DataConfig, *, phrases: bool) -> Columns:
+def _columns(source: Source, name: str | list[str], data: DataConfig, *, phrases: bool) -> Columns:
     return Columns(
         text=data.text_column,
         label=data.label_column,
@@ -230,7 +228,7 @@ def _columns(source: Source, name: str, data: DataConfig, *, phrases: bool) -> C
     )
 
 
-def original_texts(name: str, data: DataConfig, rows: Collection[int]) -> dict[int, str]:
+def original_texts(name: str | list[str], data: DataConfig, rows: Collection[int]) -> dict[int, str]:
     """Return the texts of some rows of a labelled source, as they are in the file.
 
     Args:
@@ -314,7 +312,7 @@ def _unlabelled(
         return None
     train = stores["train"]
     more, others = (
-        [load_texts(name, data, tokenizer, cache) for name in sources(named) or []]
+        [load_texts(name, data, tokenizer, cache) for name in sources(named)]
         for named in (data.unlabelled, data.exclude)
     )
     joined = join_stores([train, *more])
@@ -373,11 +371,12 @@ def _split(store: TokenStore, classes: Array, data: DataConfig, seed: int) -> Ro
     if data.exclude_rows is None:
         return cut
     named = to_leave_out(read_suspects(data.exclude_rows))
-    excluded = matching_rows(named, store.lines, store.hashes)
+    excluded = matching_rows(named, store.lines, store.hashes, files=store.files, rows_F=store.rows_of_files)
     if named and not excluded.any():
         problem = f"none of its {len(named):,} rows is a row of {store.name}; name the table of these data"
         raise DataError(problem, file=data.exclude_rows)
-    excluded |= store.phrases & np.isin(store.lines, store.lines[excluded & ~store.phrases])
+    line_R = store.sentences()
+    excluded |= store.phrases & np.isin(line_R, line_R[excluded & ~store.phrases])
     train = cut.rows["train"]
     stay, again = train[~excluded[train]], np.zeros(0, np.int64)
     if data.deduplicate:
@@ -419,10 +418,14 @@ def _fingerprint(splits: list[TextDataset], labels: list[str], vocabulary: Vocab
 
 def _counts(store: TokenStore, classes: Array) -> SourceCounts:
     """Return the counts of the reader, and of the rows that `data.labels` excludes."""
-    empty = np.flatnonzero(store.offsets[1:] == store.offsets[:-1])
+    empty = np.flatnonzero(store.offsets[1:] == store.offsets[:-1])[:5]
+    counts, several = dict(store.counts), len(store.files) > 1
+    shard = counts.pop("swallowed_shard")
     return SourceCounts(
-        **store.counts,
-        empty_lines=store.lines[empty[:5]].tolist(),
+        **counts,
+        swallowed_file=store.files[shard] if several and counts["swallowed"] else None,
+        empty_lines=store.lines[empty].tolist(),
+        empty_files=[store.place(row)[0] for row in empty.tolist()] if several else None,
         left_out=int((classes[~store.phrases] < 0).sum()),
         weightless=int((store.weights <= 0).sum()),
     )

@@ -135,9 +135,15 @@ class TextDataset:
         return len(self.rows)
 
     def where(self, rows: Array) -> str:
-        """Return the location of some rows for messages: file and lines (or row numbers)."""
-        lines = np.unique(self.store.lines[self.rows[rows]])
-        return f"{escaped(self.store.name)}: line{'s' if len(lines) > 1 else ''} {listed(map(str, lines))}"
+        """Return the location of some rows for messages: files and lines (or row numbers)."""
+        lines_of: dict[str, set[int]] = {}
+        for row in self.rows[rows].tolist():
+            file, line = self.store.place(row)
+            lines_of.setdefault(file, set()).add(line)
+        return "; ".join(
+            f"{escaped(file)}: line{'s' if len(lines) > 1 else ''} {listed(map(str, sorted(lines)))}"
+            for file, lines in lines_of.items()
+        )
 
     def part(self, places: Array) -> TextDataset:
         """Return a subset of the rows as a dataset, in the order of `places` (R,)."""

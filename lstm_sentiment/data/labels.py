@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from lstm_sentiment.config.sections import MAX_CLASSES, code_of, only_excludes
 from lstm_sentiment.data.token_store import TokenStore
-from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
+from lstm_sentiment.errors import DataError, Problems, did_you_mean, escaped, listed, shown
 
 NO_LABEL = (
     'has no label; add one, or exclude such rows: in data.labels, map "" to null and each other label '
@@ -49,8 +50,7 @@ def class_map(
             by_code.setdefault(code_of(value), value)
     values = sorted(by_code.values(), key=_natural)
     if "" in values:
-        lines = store.lines[store.labels == store.label_values.index("")].tolist()
-        unknown_labels({"": lines}, {}, file=store.name).raise_any()
+        unknown_labels(_places(store, [store.label_values.index("")]), {}).raise_any()
     if len(values) < 2:
         every = f"every row has the label {shown(values[0])}" if values else "data.labels excludes every row"
         raise DataError(f"{every}; a classifier needs at least two: add others", file=store.name)
@@ -84,13 +84,10 @@ def class_indices(
     index[None] = -1
     classes, problems = {}, Problems[DataError]()
     for split, store in stores.items():
-        unknown: dict[str, list[int]] = {}
         entries = entries_of(store.label_values, label_map)
-        known = np.array([value in entries for value in store.label_values])
-        for row in np.flatnonzero(~known[store.labels]):
-            unknown.setdefault(store.label_values[store.labels[row]], []).append(int(store.lines[row]))
+        unknown = [number for number, value in enumerate(store.label_values) if value not in entries]
         try:
-            unknown_labels(unknown, label_map, file=store.name).raise_any()
+            unknown_labels(_places(store, unknown), label_map).raise_any()
         except DataError as error:
             problems.add(error)
             continue
@@ -113,27 +110,54 @@ def entries_of(values: Iterable[str], label_map: Mapping[str, str | None]) -> di
     return {value: entry for value, entry in found.items() if entry is not None}
 
 
-def unknown_labels(
-    found: Mapping[str, Sequence[int]], label_map: Mapping[str, str | None], *, file: str
-) -> Problems[DataError]:
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a label is.
+
+    Args:
+        file: of the first row that has it.
+        line: of that row.
+        row: its place among all rows.
+        count: rows that have it.
+    """
+
+    file: str
+    line: int
+    row: int
+    count: int
+
+
+def _places(store: TokenStore, values: Iterable[int]) -> dict[str, Places]:
+    """Return the places of some label values, by their numbers, of those that rows have."""
+    found = {}
+    for number in values:
+        rows = np.flatnonzero(store.labels == number)
+        if len(rows):
+            file, line = store.place(int(rows[0]))
+            places = Places(file=file, line=line, row=int(rows[0]), count=len(rows))
+            found[store.label_values[number]] = places
+    return found
+
+
+def unknown_labels(found: Mapping[str, Places], label_map: Mapping[str, str | None]) -> Problems[DataError]:
     """Return the errors for labels without a class.
 
     Args:
-        found: unknown label -> lines of its rows.
+        found: unknown label -> where it is.
         label_map: known labels.
-        file: for messages.
 
-    >>> unknown_labels({"postive": [17, 30]}, {"negative": None, "positive": None}, file="a.csv").raise_any()
+    >>> found = {"postive": Places(file="a.csv", line=17, row=15, count=2)}
+    >>> unknown_labels(found, {"negative": None, "positive": None}).raise_any()
     Traceback (most recent call last):
         ...
     lstm_sentiment.errors.DataError: a.csv:17: label 'postive' is not one of negative, positive. Did you ...
     """
     problems = Problems[DataError]()
     if found and (turned := _inverted(found, label_map)):
-        first = min(lines[0] for lines in found.values())
+        first = min(found.values(), key=lambda places: places.row)
         problem = f"data.labels maps names to labels, not labels to names; write {turned}"
-        return Problems.of(DataError(problem, file=file, line=first))
-    for value, lines in sorted(found.items(), key=lambda item: item[1][0]):
+        return Problems.of(DataError(problem, file=first.file, line=first.line))
+    for value, places in sorted(found.items(), key=lambda item: item[1].row):
         if len(problems.first) == problems.MOST:  # finding the closest name is slow
             problems.add(DataError(""))
             continue
@@ -146,8 +170,8 @@ def unknown_labels(
             )
         else:
             problem += did_you_mean(value, label_map) or " Correct it, or exclude such rows"
-        problem += f" ({len(lines):,} rows)" if len(lines) > 1 else ""
-        problems.add(DataError(problem, file=file, line=lines[0]))
+        problem += f" ({places.count:,} rows)" if places.count > 1 else ""
+        problems.add(DataError(problem, file=places.file, line=places.line))
     return problems
 
 
@@ -164,24 +188,27 @@ def _refuse_doubtful(values: list[str], store: TokenStore) -> None:
     """Refuse labels that look like one class in two spellings or like missing values, unless mapped."""
     problems = Problems[DataError]()
     spelt: dict[float | str, str] = {}
-    for value in sorted(values, key=lambda value: _first_line(store, value)):
+    for value in sorted(values, key=lambda value: _first_row(store, value)):
         folded = value.casefold()
         same = spelt.setdefault(float(value) if _is_number(value) else folded, value)
         problem = ""
         if same != value:
-            problem = f"looks like {shown(same)} at line {_first_line(store, same)}; spell them alike"
+            other, line = store.place(_first_row(store, same))
+            where = f"line {line}" if other == store.name else f"{escaped(other)}:{line}"
+            problem = f"looks like {shown(same)} at {where}; spell them alike"
         elif folded in MISSING:
             problem = "looks like a missing value; write the label"
         elif not value.isprintable():
             problem = "contains an invisible character; remove it"
         if problem:
             problem = f"label {shown(value)} {problem}, or map each label in data.labels"
-            problems.add(DataError(problem, file=store.name, line=_first_line(store, value)))
+            file, line = store.place(_first_row(store, value))
+            problems.add(DataError(problem, file=file, line=line))
     problems.raise_any()
 
 
-def _first_line(store: TokenStore, value: str) -> int:
-    return int(store.lines[np.argmax(store.labels == store.label_values.index(value))])
+def _first_row(store: TokenStore, value: str) -> int:
+    return int(np.argmax(store.labels == store.label_values.index(value)))
 
 
 def _is_number(value: str) -> bool:

@@ -137,7 +137,8 @@ def _phrases(
     unseen_R = ~np.isin(store.hashes, held)
     without_class_R = ~store.phrases & (classes < 0) & unseen_R & (data.max_rows is None)
     sentences = np.sort(np.concatenate([train, np.flatnonzero(without_class_R)]))
-    known_R = np.isin(store.lines, store.lines[sentences])
+    line_R = store.sentences()
+    known_R = np.isin(line_R, line_R[sentences])
     found = np.flatnonzero(store.phrases & (classes >= 0) & known_R & unseen_R)
     if data.deduplicate:
         found = found[~np.isin(store.hashes[found], store.hashes[train])]
@@ -191,9 +192,10 @@ def _too_few(rows: Array, classes: Array, count: int, store: TokenStore) -> TooF
         problem = f"{few}: {counts}; add rows, or change the share to hold out"
         return TooFewRowsError(problem, file=store.name, rows=len(rows))
     first = rows[classes[rows] == rare][0]
-    label, line = store.label_values[store.labels[first]], int(store.lines[first])
+    label, (file, line) = store.label_values[store.labels[first]], store.place(int(first))
+    where = f"at line {line}" if file == store.name else f"at {escaped(file)}:{line}"
     problem = (
-        f"{few}: the label {shown(label)} has 1 row, at line {line}; add some, or exclude "
+        f"{few}: the label {shown(label)} has 1 row, {where}; add some, or exclude "
         f"such rows: in data.labels, map {escaped(label)} to null and each other label to its name"
     )
     return TooFewRowsError(problem, file=store.name, rows=len(rows), rare=(label, line))

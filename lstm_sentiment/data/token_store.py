@@ -1,11 +1,14 @@
 """Token store: a source's rows as token numbers, tokenised once and memory-mapped from a cache.
 
+A source of several files is one store, with the rows file by file.
+
     CACHE/<key>/ids.bin      all tokens of all rows, one flat int32 array (N,)
-                rows.npz     offsets (R + 1,), labels, groups, weights, hashes, lines, phrases (R,)
+                rows.npz     offsets (R + 1,), labels, groups, weights, hashes, lines, phrases (R,),
+                             rows of each file (F,)
                 meta.json    the tokens of the numbers, label values, counts
                 sums.json    a checksum of each of the files above (see `cache_entry`)
 
-The key is a hash of the file's contents and of every setting that the numbers depend on, but not
+The key is a hash of the files' contents and of every setting that the numbers depend on, but not
 of the split or the vocabulary: a second run with another seed, vocabulary or length reuses it.
 """
 
@@ -17,7 +20,8 @@ import logging
 import mmap
 import shutil
 from array import array
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,7 @@ from lstm_sentiment.system.cache_folder import cache_folder as cache_folder
 from lstm_sentiment.system.files import held_unfinished, sweep, sync_folder, unfinished, writing
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer
 
-FORMAT = 8
+FORMAT = 9
 log = logging.getLogger(__name__)
 LARGE_BYTES = 256 * 2**20  # mapped pages of larger stores are released during training
 Array = npt.NDArray[Any]
@@ -57,8 +61,10 @@ class TokenStore:
         tokens: by number.
         label_values: distinct labels as the file spells them.
         counts: rows that were filtered out, without tokens, with replaced bytes, that may contain other rows
-            after an unclosed quote, and the line of the first of these.
+            after an unclosed quote, and the line and the file of the first of these.
         fingerprint: the cache key.
+        files: names of its files, in order.
+        rows_of_files: (F,) int64, rows of each file; the rows of a file follow each other.
     """
 
     name: str
@@ -74,6 +80,8 @@ class TokenStore:
     label_values: list[str]
     counts: dict[str, int]
     fingerprint: str
+    files: Sequence[str] = ()
+    rows_of_files: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def in_memory(cls, ids_N: Array, lengths_R: Array, tokens: list[str]) -> TokenStore:
@@ -89,6 +97,24 @@ class TokenStore:
             weights=np.ones(len(lengths_R)), hashes=np.arange(len(lengths_R), dtype=np.uint64),
             lines=nothing, phrases=nothing > 0, tokens=tokens, label_values=[], counts={}, fingerprint="",
         )  # fmt: skip
+
+    def file_of(self, rows: Array) -> Array:
+        """Return the index in `files` of the file that each of some rows is from."""
+        found: Array = np.searchsorted(np.cumsum(self.rows_of_files), rows, side="right")
+        return found
+
+    def place(self, row: int) -> tuple[str, int]:
+        """Return the file of a row, and its line there."""
+        file = self.files[int(self.file_of(np.array(row)))] if self.files else self.name
+        return file, int(self.lines[row])
+
+    def sentences(self) -> Array:
+        """Return a number for each row (R,), the same for rows of one line of one file, such as phrases."""
+        if len(self.files) < 2:
+            return self.lines
+        start_F = np.cumsum([0, *(self.lines.max(initial=0) + 1,) * (len(self.files) - 1)])
+        numbers: Array = self.lines + np.repeat(start_F, self.rows_of_files)
+        return numbers
 
     def release(self) -> None:
         """Release the mapped pages of a large store; they are read again when needed."""
@@ -121,6 +147,8 @@ def join_stores(stores: list[TokenStore]) -> TokenStore:
         weights=np.concatenate([np.zeros(0), *(store.weights for store in stores)]),
         hashes=np.concatenate([np.zeros(0, np.uint64), *(store.hashes for store in stores)]),
         lines=np.concatenate([np.zeros(0, np.int64), *(store.lines for store in stores)]),
+        files=[file for store in stores for file in store.files],
+        rows_of_files=np.concatenate([np.zeros(0, np.int64), *(store.rows_of_files for store in stores)]),
         fingerprint=" ".join(store.fingerprint for store in stores),
     )
 
@@ -132,7 +160,7 @@ def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cach
         DataError: an invalid row or column, with file and line.
     """
     folder = cache / _key(source, columns, tokenizer)
-    store = _opened(folder, source.name)
+    store = _opened(folder, source)
     if store is None:
         with writing(cache):
             cache.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -147,7 +175,7 @@ def tokenize_source(source: Source, columns: Columns, tokenizer: Tokenizer, cach
                     _put(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        store = _opened(folder, source.name)
+        store = _opened(folder, source)
     if store is None:
         raise DataError(f"its tokens cannot be cached in {cache}; set LSTM_SENTIMENT_CACHE", file=source.name)
     return store
@@ -177,17 +205,19 @@ def content_hash(path: Path) -> str:
 
 
 def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
+    files = [
+        [content_hash(file.path), file.format, compression_of(file.name), file.partition]
+        for file in source.files
+    ]
     facts = [
         FORMAT,
-        content_hash(source.path),
-        source.format,
-        compression_of(source.name),
+        files,
         source.encoding,
         source.encoding_errors,
         source.quoting,
         source.header,
         source.sheet,
-        *(getattr(columns, field.name) for field in fields(columns)),
+        *(getattr(columns, of.name) for of in fields(columns)),
         tokenizer.name,
         tokenizer.lowercase,
         tokenizer.normalize,
@@ -195,7 +225,7 @@ def _key(source: Source, columns: Columns, tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _opened(folder: Path, name: str) -> TokenStore | None:
+def _opened(folder: Path, source: Source) -> TokenStore | None:
     """Return a cache entry, None if it is missing or damaged; damage is logged."""
     if not folder.exists():
         return None
@@ -204,7 +234,11 @@ def _opened(folder: Path, name: str) -> TokenStore | None:
     except DamagedError as error:
         log.warning("%s: is damaged (%s); the text is tokenised again", folder, error)
         return None
-    return TokenStore(name=name, ids_N=ids_N, fingerprint=folder.name, **arrays, **meta)
+    files = [file.name for file in source.files]
+    if len(arrays["rows_of_files"]) != len(files):
+        log.warning("%s: is of other files; the text is tokenised again", folder)
+        return None
+    return TokenStore(name=source.name, ids_N=ids_N, fingerprint=folder.name, files=files, **arrays, **meta)
 
 
 def _is_intact(folder: Path) -> bool:
@@ -240,11 +274,13 @@ def _build(source: Source, columns: Columns, tokenizer: Tokenizer, folder: Path)
         "hashes": rows.hashes,
         "lines": rows.lines,
         "phrases": rows.phrases,
+        "rows_of_files": rows.counts,
     }
     meta = {
         "tokens": lexicon.tokens,
         "label_values": list(rows.label_numbers),
         "counts": {"filtered": rows.filtered, "empty": empty, "replaced": rows.replaced}
-        | {"swallowed": rows.swallowed, "swallowed_line": rows.swallowed_line},
+        | {"swallowed": rows.swallowed, "swallowed_line": rows.swallowed_line}
+        | {"swallowed_shard": rows.swallowed_shard},
     }
     write_entry(folder, arrays, meta)

@@ -87,9 +87,9 @@ def texts_of_file(file: str, *, text_column: str, trained: str, **how: Any) -> l
         for chunk in read_chunks(source, labelled=False):
             column = pick_column(
                 text_column, [str(c) for c in chunk.frame.columns], candidates=TEXT_COLUMNS,
-                key="--text-column", file=file, trained=trained,
+                key="--text-column", file=chunk.file, trained=trained,
             )  # fmt: skip
-            texts += column_texts(chunk, column, file)
+            texts += column_texts(chunk, column, chunk.file)
             if len(texts) >= _needed():
                 break
     return texts[: _needed()]

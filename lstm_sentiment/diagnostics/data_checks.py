@@ -155,7 +155,8 @@ def _all_similar(splits: dict[str, TextDataset]) -> dict[str, Any]:
 def _place(split: TextDataset, row: int) -> dict[str, Any]:
     store = split.store
     text = " ".join(store.tokens[n] for n in split.token_ids(row))
-    return {"file": store.name, "line": int(store.lines[split.rows[row]]), "text": text[:200]}
+    file, line = store.place(int(split.rows[row]))
+    return {"file": file, "line": line, "text": text[:200]}
 
 
 def _repeated(facts: dict[str, Any], splits: dict[str, TextDataset]) -> list[Finding]:

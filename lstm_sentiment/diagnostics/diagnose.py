@@ -16,6 +16,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import NO_ROWS
 from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
 from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.corpus import Corpus, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.diagnostics.alternatives import alternatives
@@ -150,7 +151,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -
     try:
         refuse_addresses(config.data)
         if not rows:
-            refuse_untrusted(path, config.data.train, "--rows")
+            refuse_untrusted(path, name_of(config.data.train), "--rows")
         facts = RunFolder(path).load(BEST).facts_as(BestFacts)
         corpus = rows_of_run(
             config,

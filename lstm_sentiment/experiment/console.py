@@ -6,11 +6,13 @@ import logging
 from pathlib import Path
 
 from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.errors import listed
 from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentence
 from lstm_sentiment.evaluation.metrics import neglected_classes, report_lines
 from lstm_sentiment.models.network import Network
+from lstm_sentiment.records.data_facts import SourceCounts
 from lstm_sentiment.records.run_metrics import Kept, RunMetrics
 from lstm_sentiment.records.scores import Scores
 
@@ -52,7 +54,7 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
     facts = corpus.facts
     if why:
         log.info("start: %s", why)
-    log.info("data: %s", config.data.train)
+    log.info("data: %s", name_of(config.data.train))
     for split, of_split in facts.splits.items():
         classes = ", ".join(f"{label} {count:,}" for label, count in of_split.classes.items())
         log.info(
@@ -79,13 +81,13 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
             log.info("  %s: %s rows left out by data.filter", source, f"{counts.filtered:,}")
         if counts.empty:
             log.info(
-                "  %s: %s empty texts, kept as one unknown token; the first at line %s",
-                source, f"{counts.empty:,}", ", ".join(map(str, counts.empty_lines or [])),
+                "  %s: %s empty texts, kept as one unknown token; the first at %s",
+                source, f"{counts.empty:,}", _places(counts.empty_files, counts.empty_lines or []),
             )  # fmt: skip
         if counts.swallowed:
             log.warning(
-                "  %s: %s rows seem to hold others, the first at line %d: is a quote left open?",
-                source, f"{counts.swallowed:,}", counts.swallowed_line,
+                "  %s: %s rows seem to hold others, the first at %s: is a quote left open?",
+                source, f"{counts.swallowed:,}", _first_place(counts),
             )  # fmt: skip
         if counts.replaced and config.data.encoding_errors == "replace":
             log.warning(
@@ -101,6 +103,19 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
     for split, shared in facts.shared_texts.items():
         if shared:
             log.warning("  %s: %s of its texts are also in the training rows", split, f"{shared:,}")
+
+
+def _first_place(counts: SourceCounts) -> str:
+    """Return the place of the first row that seems to hold others."""
+    file = counts.swallowed_file
+    return _places(None if file is None else [file], [counts.swallowed_line or 0])
+
+
+def _places(files: list[str] | None, lines: list[int]) -> str:
+    """Return lines for messages, with their files if there are several."""
+    if files is None:
+        return f"line {', '.join(map(str, lines))}"
+    return ", ".join(f"{file}:{line}" for file, line in zip(files, lines, strict=True))
 
 
 def report_scores(metrics: RunMetrics, path: Path) -> None:

@@ -21,7 +21,7 @@ from lstm_sentiment.data.formats.readers import (
 )
 from lstm_sentiment.data.labels import entries_of
 from lstm_sentiment.data.sources.sources import open_source
-from lstm_sentiment.errors import DataError
+from lstm_sentiment.errors import DataError, without_secrets
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.labelled_rows import labelled_chunks
 
@@ -31,15 +31,26 @@ class FileRow:
     """A row of a file.
 
     Args:
+        shard: its file, of a source of several; else empty.
         number: 1-based line of the file at which it begins, as in messages and reports (row number for
             formats without lines).
         text: as in the file.
         label: its class, or the label as in the file if it is none of the classes; None without labels.
     """
 
+    shard: str
     number: int
     text: str
     label: str | None
+
+    @property
+    def place(self) -> str:
+        """The number, after the file if the source has several.
+
+        >>> FileRow(shard="in/a.csv", number=7, text="so good", label=None).place
+        'in/a.csv:7'
+        """
+        return f"{self.shard}:{self.number}" if self.shard else str(self.number)
 
 
 def numbered_rows(
@@ -55,14 +66,14 @@ def numbered_rows(
 
     Args:
         classifier: whose columns and classes are looked for.
-        file: in any format of training data, or plain lines; labels are optional.
+        file: one file, in any format of training data, or plain lines; labels are optional.
         numbers: of the rows (see `FileRow`).
         text_column: column of the text; auto detects it.
         label_column: column of the label; auto detects it, if there is one.
         how: further arguments of `open_source`: encoding, quoting, header and sheet.
 
     Raises:
-        DataError: the file or a column cannot be used; or there is no row of a number.
+        DataError: the file or a column cannot be used; there is no row of a number; there are several files.
 
     Example::
 
@@ -71,12 +82,14 @@ def numbered_rows(
     found: dict[int, FileRow] = {}
     seen: list[int] = []
     with open_source(file, encoding_errors="replace", **how) as source:
+        if len(source.files) > 1:
+            problem = f"is {len(source.files):,} files, each with rows of these numbers; name one of them"
+            raise DataError(problem, file=source.name)
         for chunk in read_chunks(source, labelled=False):
             seen += chunk.lines.tolist()
             chosen_R = np.isin(chunk.lines, numbers)
             if chosen_R.any():
-                some = Chunk(frame=chunk.frame[chosen_R], lines=chunk.lines[chosen_R])
-                found |= _rows(some, classifier, (text_column, label_column), file)
+                found |= _rows(chunk.part(chosen_R), classifier, (text_column, label_column))
             if len(found) == len(set(numbers)):
                 return [found[number] for number in numbers]
     missing = next(number for number in numbers if number not in found)
@@ -111,15 +124,16 @@ def worst_rows(classifier: SentimentClassifier, file: str, count: int, **how: An
         of_label_R = probabilities_RC[np.arange(len(chunk.texts)), chunk.truth_R]
         for r in np.argsort(of_label_R, kind="stable")[:count].tolist():
             label = labels[chunk.truth_R[r]]
-            row = FileRow(number=int(chunk.lines_R[r]), text=chunk.texts[r], label=label)
+            row = FileRow(
+                shard=_shard(chunk.file, file), number=int(chunk.lines_R[r]), text=chunk.texts[r], label=label
+            )
             worst.append((float(of_label_R[r]), row))
         worst = sorted(worst, key=lambda found: found[0])[:count]
     return [row for _, row in worst]
 
 
-def _rows(
-    chunk: Chunk, classifier: SentimentClassifier, wanted: tuple[str, str], file: str
-) -> dict[int, FileRow]:
+def _rows(chunk: Chunk, classifier: SentimentClassifier, wanted: tuple[str, str]) -> dict[int, FileRow]:
+    file = chunk.file
     trained, columns = classifier.config.data, [str(column) for column in chunk.frame.columns]
     of_text = pick_column(
         wanted[0],
@@ -139,9 +153,13 @@ def _rows(
         labels = [classes[entries[value]] if value in entries else None for value in values]
         labels = [label or value or None for label, value in zip(labels, values, strict=True)]
     return {
-        number: FileRow(number=number, text=text, label=label)
+        number: FileRow(shard="", number=number, text=text, label=label)
         for number, text, label in zip(chunk.lines.tolist(), texts, labels, strict=True)
     }
+
+
+def _shard(file: str, named: str) -> str:
+    return "" if file == without_secrets(named) else file
 
 
 def _label_column(wanted: str, columns: list[str], trained: DataConfig, file: str) -> str | None:

@@ -5,14 +5,14 @@ Legend: R rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_sentiment.config.sections import DataConfig
+from lstm_sentiment.config.sections import DataConfig, name_of
 from lstm_sentiment.data.formats.readers import (
     LABEL_COLUMNS,
     TEXT_COLUMNS,
@@ -22,7 +22,7 @@ from lstm_sentiment.data.formats.readers import (
     pick_column,
     read_chunks,
 )
-from lstm_sentiment.data.labels import entries_of, unknown_labels
+from lstm_sentiment.data.labels import Places, entries_of, unknown_labels
 from lstm_sentiment.data.numbering import LONGEST, MOST_LABELS
 from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import DataError
@@ -38,15 +38,17 @@ class LabelledChunk:
     """Consecutive labelled rows of a file that have a class; R of them.
 
     Args:
+        file: that they are from.
         texts: of the rows.
         text_column: that they are from.
         truth_R: class indices.
         lines_R: 1-based line in the file (row number for formats without lines).
-        places_R: 0-based place among all rows of the file, also those without a class.
+        places_R: 0-based place among all rows of the source, also those without a class.
         frame: the rows with all columns.
         count: rows of the chunk, also those without a class.
     """
 
+    file: str
     texts: list[str]
     text_column: str
     truth_R: Array
@@ -57,7 +59,7 @@ class LabelledChunk:
 
 
 def labelled_chunks(
-    file: str,
+    file: str | Sequence[str],
     labels: list[str],
     label_map: Mapping[str, str | None],
     *,
@@ -69,7 +71,7 @@ def labelled_chunks(
     """Yield the labelled rows of a file, chunk by chunk.
 
     Args:
-        file: labelled rows, in any format of training data.
+        file: labelled rows, in any format of training data; several files as for `open_source`.
         labels: class names.
         label_map: label in files -> class name, or None for rows that training leaves out; they are left out
             here too.
@@ -89,35 +91,38 @@ def labelled_chunks(
     classes = {label: label for label in labels} | dict(label_map)
     index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
     index[None] = -1
-    trained, unknown, place, found = trained or DataConfig(), dict[str, list[int]](), 0, False
+    trained, unknown, place, found = trained or DataConfig(), dict[str, Places](), 0, False
     with open_source(file, encoding_errors="replace", **how) as source:
         for chunk in read_chunks(source):
-            of_text, of_label = _columns(chunk, (text_column, label_column), trained, file)
-            values = column_labels(chunk, of_label, file)
+            of_text, of_label = _columns(chunk, (text_column, label_column), trained)
+            values = column_labels(chunk, of_label, chunk.file)
             entries = entries_of(set(values), classes)
             for label, line in zip(values, chunk.lines.tolist(), strict=True):
                 if label not in entries:
-                    unknown.setdefault(label[:LONGEST], []).append(line)
+                    first = Places(file=chunk.file, line=line, row=len(unknown), count=0)
+                    places = unknown.get(label[:LONGEST], first)
+                    unknown[label[:LONGEST]] = replace(places, count=places.count + 1)
             if unknown:  # no more rows; collect further labels, unless this is a column of texts
                 if len(unknown) > MOST_LABELS:
                     break
                 continue
             class_R = np.array([index[classes[entries[label]]] for label in values], np.int64)
-            yield _with_class(chunk, class_R, place, of_text, file)
+            yield _with_class(chunk, class_R, place, of_text)
             place += len(values)
             found = found or bool((class_R >= 0).any())
-    unknown_labels(unknown, classes, file=file).raise_any()
+    unknown_labels(unknown, classes).raise_any()
     if not found:
         problem = "every row is left out by the run's data.labels; give rows of its classes"
-        raise DataError(problem, file=file)
+        raise DataError(problem, file=name_of(file))
 
 
-def _with_class(chunk: Chunk, class_R: Array, place: int, of_text: str, file: str) -> LabelledChunk:
+def _with_class(chunk: Chunk, class_R: Array, place: int, of_text: str) -> LabelledChunk:
     """Return the rows of a chunk that have a class; `place` is that of its first row."""
     kept_R = class_R >= 0
-    rows = Chunk(frame=chunk.frame[kept_R], lines=chunk.lines[kept_R])
+    rows = chunk.part(kept_R)
     return LabelledChunk(
-        texts=column_texts(rows, of_text, file),
+        file=chunk.file,
+        texts=column_texts(rows, of_text, chunk.file),
         text_column=of_text,
         truth_R=class_R[kept_R],
         lines_R=rows.lines,
@@ -127,8 +132,9 @@ def _with_class(chunk: Chunk, class_R: Array, place: int, of_text: str, file: st
     )
 
 
-def _columns(chunk: Chunk, wanted: tuple[str, str], trained: DataConfig, file: str) -> tuple[str, str]:
+def _columns(chunk: Chunk, wanted: tuple[str, str], trained: DataConfig) -> tuple[str, str]:
     """Return the text column and the label column."""
+    file = chunk.file
     columns = [str(c) for c in chunk.frame.columns]
     text, label = (
         pick_column(name, columns, candidates=candidates, key=f"--{kind}-column", file=file, trained=known)

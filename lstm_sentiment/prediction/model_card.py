@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from lstm_sentiment.config.schema import Config
-from lstm_sentiment.config.sections import ModelConfig
+from lstm_sentiment.config.sections import ModelConfig, name_of
 from lstm_sentiment.evaluation.against_linear import verdict_sentence
 from lstm_sentiment.records.data_facts import DataFacts
 from lstm_sentiment.records.environment import Environment
@@ -51,7 +51,7 @@ def model_card(
         language: ISO codes such as ``en``; left out when None.
     """
     metrics, data, environment = reports.metrics, reports.data, reports.environment
-    facts = _front_matter(name, config.data.train, metrics)
+    facts = _front_matter(name, name_of(config.data.train), metrics)
     facts |= {key: value for key, value in (("license", license), ("language", language)) if value}
     parts = [
         "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
@@ -225,8 +225,9 @@ def _training_data(config: Config, data: DataFacts) -> str:
     if data.conflicting_labels is not None:
         notes = f", {data.conflicting_labels:,} texts with more than one label{notes}"
     return (
-        f"## Data\n\nRows of {_text(config.data.train)}: {data.duplicates:,} repeated texts ({repeated})"
-        f"{notes}.\n\n" + _table(["split", "rows", *map(_text, labels), "unknown tokens"], rows)
+        f"## Data\n\nRows of {_text(name_of(config.data.train))}: "
+        f"{data.duplicates:,} repeated texts ({repeated}){notes}.\n\n"
+        + _table(["split", "rows", *map(_text, labels), "unknown tokens"], rows)
     )
 
 

@@ -6,12 +6,14 @@ Legend: R rows, C classes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.labelled_rows import labelled_chunks
 from lstm_sentiment.provenance.trained_texts import Seen, TrainedTexts, joined_seen
@@ -21,7 +23,9 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 
-def predict_file(classifier: SentimentClassifier, file: str, **how: Any) -> tuple[Array, Array]:
+def predict_file(
+    classifier: SentimentClassifier, file: str | Sequence[str], **how: Any
+) -> tuple[Array, Array]:
     """Return the true class index (R,) and the predicted probabilities (R, C) of every row of a file.
 
     Args:
@@ -46,11 +50,11 @@ def predict_file(classifier: SentimentClassifier, file: str, **how: Any) -> tupl
         probabilities.append(classifier.predict_proba(chunk.texts))
         left_out += chunk.count - len(chunk.texts)
     if left_out:
-        log.warning("%s: %s rows left out by the run's data.labels", file, f"{left_out:,}")
+        log.warning("%s: %s rows left out by the run's data.labels", name_of(file), f"{left_out:,}")
     return np.concatenate(truth), np.concatenate(probabilities)
 
 
-def seen_rows(classifier: SentimentClassifier, file: str, **how: Any) -> Seen | None:
+def seen_rows(classifier: SentimentClassifier, file: str | Sequence[str], **how: Any) -> Seen | None:
     """Return which of the rows that `predict_file` scores the run was trained on.
 
     Args:

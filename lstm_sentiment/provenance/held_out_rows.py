@@ -19,8 +19,9 @@ COLUMNS = ("split", "source", "line", "label")
 def write_held_out_rows(run: Path, corpus: Corpus) -> None:
     """Write the validation and test rows as a CSV file with the columns split, source, line and label.
 
-    ``line`` is the 1-based line of the row in its source; for formats without lines, such as Parquet, it is
-    the row number. A cross-validated run without a test split has no rows here.
+    ``source`` is the file of the row, one of several for a folder of shards; ``line`` is its 1-based line
+    there, for formats without lines, such as Parquet, the row number. A cross-validated run without a test
+    split has no rows here.
 
     Args:
         run: folder of the run.
@@ -39,7 +40,11 @@ def write_held_out_rows(run: Path, corpus: Corpus) -> None:
     for name, split in corpus.splits.items():
         if name == "train":
             continue
-        source = without_secrets(split.store.name)
-        lines, order = split.store.lines[split.rows], np.argsort(split.rows, kind="stable")
-        writer.writerows((name, source, int(lines[row]), corpus.labels[split.labels[row]]) for row in order)
+        store, order = split.store, np.argsort(split.rows, kind="stable")
+        files = [without_secrets(file) for file in store.files] or [without_secrets(store.name)]
+        file_R = store.file_of(split.rows) if store.files else np.zeros(len(split.rows), np.int64)
+        lines_R = store.lines[split.rows]
+        writer.writerows(
+            (name, files[file_R[row]], int(lines_R[row]), corpus.labels[split.labels[row]]) for row in order
+        )
     write_atomically(run / FILE, out.getvalue().encode("utf-8", "surrogatepass"))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
 from lstm_sentiment.config.public import last_part
 from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.labels import class_indices
@@ -50,7 +51,7 @@ def own_rows(
     try:
         refuse_addresses(config.data)
         if not trusted:
-            refuse_untrusted(run, config.data.train, "--rows")
+            refuse_untrusted(run, name_of(config.data.train), "--rows")
         corpus = rows_of_run(config, facts, **about)
     except DataError as error:  # without its folder: pages are shared
         return None, ": ".join(filter(None, (last_part(error.file or ""), error.message)))

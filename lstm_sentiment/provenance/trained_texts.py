@@ -165,11 +165,20 @@ def seen_line(seen: Seen) -> str:
     >>> seen_line(Seen(exactly=np.array([True, False]), nearly=np.array([False, False]), all_known=True))
     'this run was trained on 1 of 2 texts exactly and 0 nearly; scores on these say little about new texts'
     """
-    exactly, nearly, rows = int(seen.exactly.sum()), int(seen.nearly.sum()), len(seen.exactly)
+    exactly, nearly = int(seen.exactly.sum()), int(seen.nearly.sum())
+    return counts_line(exactly, nearly, len(seen.exactly), all_known=seen.all_known)
+
+
+def counts_line(exactly: int, nearly: int, texts: int, *, all_known: bool) -> str:
+    """Return the sentence of `seen_line` for counts of texts.
+
+    >>> counts_line(0, 0, 3, all_known=True)
+    ''
+    """
     if not exactly + nearly:
         return ""
-    at_least = "" if seen.all_known else "at least "
-    counts = f"{at_least}{exactly:,} of {rows:,} texts exactly and {nearly:,} nearly"
+    at_least = "" if all_known else "at least "
+    counts = f"{at_least}{exactly:,} of {texts:,} texts exactly and {nearly:,} nearly"
     return f"this run was trained on {counts}; scores on these say little about new texts"
 
 

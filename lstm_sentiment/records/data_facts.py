@@ -18,7 +18,9 @@ class SourceCounts:
         replaced: rows with bytes that could not be decoded.
         swallowed: rows that seem to hold others, behind an open quote.
         swallowed_line: line of the first of them.
+        swallowed_file: its file, if the source has several.
         empty_lines: lines of the first five empty texts.
+        empty_files: their files, if the source has several.
         left_out: rows of classes that `data.labels` excludes.
         weightless: rows of weight 0.
     """
@@ -28,7 +30,9 @@ class SourceCounts:
     replaced: Count
     swallowed: Count | None = None
     swallowed_line: Count | None = None
+    swallowed_file: str | None = None
     empty_lines: list[Count] | None = None
+    empty_files: list[str] | None = None
     left_out: Count | None = None
     weightless: Count | None = None
 

@@ -39,7 +39,8 @@ class Row:
 
     Args:
         split: train, validation or test.
-        file: source file.
+        source: which of `data.train`, `data.validation` and `data.test` it is from, by name.
+        file: of the source.
         line: 1-based line (or row, for formats without lines) in that file.
         given: its label.
         predicted: the most probable label.
@@ -47,11 +48,12 @@ class Row:
         predicted_probability: of the most probable label.
         text: as in the file, truncated to 1,000 characters; its tokens where `original` is false.
         original: whether the text is the file's.
-        store_row: row in the token store of the file.
+        store_row: row in the token store of the source.
         hash: of the text (see `columns.text_hash`).
     """
 
     split: str
+    source: str
     file: str
     line: int
     given: str
@@ -79,7 +81,7 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
         label looks wrong), `doubtful_share` and `looked_through` per split, `unknown_words` with counts,
         `unknown_distinct`.
     """
-    held_out = "test" if corpus.test is not None else "train" if corpus.cross_validated else "validation"
+    held_out = held_out_split(corpus)
     random = np.random.default_rng(seed)
     evidence: dict[str, Any] = {"held_out": held_out, "doubtful_share": {}, "looked_through": {}}
     doubtful: list[Row] = []
@@ -99,6 +101,28 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
     for name in ("mistakes", "doubtful"):
         evidence[name] = _with_original_texts(evidence[name], classifier.config.data)
     return evidence
+
+
+def worst_mistakes(classifier: SentimentClassifier, corpus: Corpus) -> list[Row]:
+    """Return the most confident mistakes among a run's held-out rows, at most 20.
+
+    Args:
+        classifier: of the run.
+        corpus: its rows.
+
+    Example::
+
+        worst_mistakes(classifier, corpus)[0].text
+    """
+    name = held_out_split(corpus)
+    part = corpus.splits[name]
+    found = _of_held_out(name, part, *_probabilities(classifier, part), corpus)
+    return _with_original_texts(found["mistakes"], classifier.config.data)
+
+
+def held_out_split(corpus: Corpus) -> str:
+    """Return the split that a report scores: test, or validation, or train where rows are cross-validated."""
+    return "test" if corpus.test is not None else "train" if corpus.cross_validated else "validation"
 
 
 def _probabilities(classifier: SentimentClassifier, rows: TextDataset) -> tuple[Array, Array]:
@@ -194,10 +218,12 @@ def accuracy_by_length(lengths_R: Array, right_R: Array) -> list[dict[str, float
 def _row(split: str, rows: TextDataset, place: int, probabilities_RC: Array, corpus: Corpus) -> Row:
     predicted, given = int(probabilities_RC[place].argmax()), int(rows.labels[place])
     store_row = int(rows.rows[place])
+    file, line = rows.store.place(store_row)
     return Row(
         split=split,
-        file=rows.store.name,
-        line=int(rows.store.lines[store_row]),
+        source="train" if rows.store is corpus.train.store else split,
+        file=file,
+        line=line,
         given=corpus.labels[given],
         predicted=corpus.labels[predicted],
         given_probability=float(probabilities_RC[place, given]),
@@ -212,13 +238,14 @@ def _row(split: str, rows: TextDataset, place: int, probabilities_RC: Array, cor
 def _with_original_texts(rows: list[Row], data: DataConfig) -> list[Row]:
     """Return rows with their texts as in the files, where these can be read; URLs are not fetched again."""
     texts: dict[tuple[str, int], str] = {}
-    for file in {row.file for row in rows if "://" not in row.file}:
+    for source in {row.source for row in rows if "://" not in row.file}:
         with contextlib.suppress(SentimentError):
-            found = original_texts(file, data, [row.store_row for row in rows if row.file == file])
-            texts |= {(file, store_row): text for store_row, text in found.items()}
+            wanted = [row.store_row for row in rows if row.source == source]
+            found = original_texts(getattr(data, source), data, wanted)
+            texts |= {(source, store_row): text for store_row, text in found.items()}
     return [
-        replace(row, text=_shown(texts[row.file, row.store_row].strip()), original=True)
-        if (row.file, row.store_row) in texts and text_hash(texts[row.file, row.store_row]) == row.hash
+        replace(row, text=_shown(texts[row.source, row.store_row].strip()), original=True)
+        if (row.source, row.store_row) in texts and text_hash(texts[row.source, row.store_row]) == row.hash
         else row
         for row in rows
     ]

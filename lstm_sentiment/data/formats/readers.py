@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from lstm_sentiment.data.formats.json_lines import read_json_lines
 from lstm_sentiment.data.formats.lines import read_lines
 from lstm_sentiment.data.formats.workbooks import read_workbook
 from lstm_sentiment.data.sources.names import DELIMITERS, TREES
-from lstm_sentiment.data.sources.sources import MAX_LINE, Source, text_files
+from lstm_sentiment.data.sources.sources import MAX_LINE, Source, is_blank, text_files
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
 from lstm_sentiment.text.portions import MOST_COLUMNS, bytes_of, portions
 
@@ -50,11 +50,19 @@ class Chunk:
 
     Args:
         frame: the rows; from CSV and TSV every value is text, from others as stored.
-        lines: 1-based line of each row (row number for formats without lines), for messages.
+        lines: 1-based line of each row in its file (row number for formats without lines), for messages.
+        file: that the rows are from.
+        shard: its place among the files of the source.
     """
 
     frame: pd.DataFrame
     lines: np.ndarray[Any, np.dtype[np.int64]] = field(repr=False)
+    file: str = ""
+    shard: int = 0
+
+    def part(self, keep_R: np.ndarray[Any, np.dtype[np.bool_]]) -> Chunk:
+        """Return some of the rows: those where `keep_R` (R,) is true."""
+        return replace(self, frame=self.frame[keep_R], lines=self.lines[keep_R])
 
 
 def read_chunks(
@@ -65,7 +73,7 @@ def read_chunks(
     labelled: bool = True,
     may_be_empty: bool = False,
 ) -> Iterator[Chunk]:
-    """Read a source in chunks of at most `CHUNK_ROWS` rows or trees and about `CHUNK_BYTES`.
+    """Read a source, file by file, in chunks of at most `CHUNK_ROWS` rows or trees and about `CHUNK_BYTES`.
 
     Args:
         source: from `open_source`.
@@ -75,7 +83,7 @@ def read_chunks(
         may_be_empty: whether a source without rows is accepted.
 
     Raises:
-        DataError: an invalid row, with file and line.
+        DataError: an invalid row, with file and line; files with different columns.
 
     >>> import pathlib, tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "a.csv"
@@ -85,12 +93,45 @@ def read_chunks(
     ...     next(read_chunks(source)).frame.to_dict("records")
     [{'text': 'NA', 'label': '007'}]
     """
-    empty = True
-    for chunk in _chunks(source, classes, phrases, labelled):
-        empty = empty and chunk.frame.empty
-        yield chunk
+    empty, first = True, None
+    for number, file in enumerate(source.files):
+        if source.shards and is_blank(file):  # as parallel writers leave them
+            continue
+        in_folder = any(column.lower() in LABEL_COLUMNS for column, _ in file.partition)
+        for chunk in _chunks(file, classes, phrases, labelled and not in_folder):
+            placed = _with_partition(replace(chunk, file=file.name, shard=number), file)
+            first = first or placed
+            if file.format not in RECORDS:
+                _check_columns(placed, first)
+            empty = empty and placed.frame.empty
+            yield placed
     if empty and not may_be_empty:
         raise DataError("has no rows; add one for each text", file=source.name)
+
+
+def _with_partition(chunk: Chunk, source: Source) -> Chunk:
+    """Add the columns that the folders of a file name."""
+    if not source.partition:
+        return chunk
+    for column, value in source.partition:
+        if column in chunk.frame.columns:
+            problem = f"a folder above it, {column}={value}, names a column that the file has too; rename one"
+            raise DataError(problem, file=chunk.file, column=column)
+    return replace(chunk, frame=chunk.frame.assign(**dict(source.partition)).astype(object))
+
+
+def _check_columns(chunk: Chunk, first: Chunk) -> None:
+    """Refuse a file with other columns than the first one; their order may differ."""
+    here, there = (set(map(str, of.frame.columns)) for of in (chunk, first))
+    if chunk.shard == first.shard or here == there:
+        return
+    lacks, has = sorted(there - here), sorted(here - there)
+    parts = [f"lacks {listed(lacks, most=3, quoted=True)}"] if lacks else []
+    parts += [f"has {listed(has, most=3, quoted=True)}"] if has else []
+    problem = f"its columns are not those of {first.file}: it {' and '.join(parts)}; give files with the same"
+    headed = any(ending in first.file.lower() for ending in HEADED)
+    hint = " columns, or set data.header false if their first lines are rows" if headed else " columns"
+    raise DataError(problem + hint, file=chunk.file)
 
 
 def columns_of(source: Source) -> list[str] | None:
@@ -181,7 +222,7 @@ def check_header_is_not_row(
             f"the first line looks like a row: {shown(column)} is a label in other rows; set data.header "
             "false and name columns by number (data.text_column 1), or rename the column"
         )
-        problems.add(DataError(problem, file=source.name, line=1))
+        problems.add(DataError(problem, file=source.files[0].name, line=1))
 
 
 def _if_a_row(key: str, file: str) -> str:
@@ -323,7 +364,8 @@ def _read_folder(source: Source, classes: list[str] | None) -> Iterator[Chunk]:
     }
     found = [name for name, files in files_of.items() if files]
     if not found:
-        raise DataError("a folder must hold one subfolder of .txt files per class", file=source.name)
+        problem = "a folder must hold tables, or one subfolder of .txt files per class"
+        raise DataError(problem, file=source.name)
     codes = None if classes is None else {code_of(name) for name in classes}
     wanted = [name for name in found if codes is None or code_of(name) in codes]
     if not wanted:

@@ -23,6 +23,7 @@ from lstm_sentiment.system.files import (
     local_path,
     refuse_device,
     sweep,
+    sync_file,
     unfinished,
     writing,
 )
@@ -86,6 +87,7 @@ def open_table(
                     _json_writer(out) if ending == ".json" else _line_writer(out, name, cell, header)
                 )
             stack.close()  # writes the rest
+            sync_file(temporary)
             temporary.replace(path)
     except UnicodeEncodeError as error:
         raise DataError(

@@ -130,7 +130,14 @@ def to_leave_out(reviewed: Sequence[Reviewed]) -> list[Reviewed]:
     return decided or list(reviewed)
 
 
-def matching_rows(reviewed: Sequence[Reviewed], lines_R: Array, hashes_R: Array) -> Array:
+def matching_rows(
+    reviewed: Sequence[Reviewed],
+    lines_R: Array,
+    hashes_R: Array,
+    *,
+    files: Sequence[str] = (),
+    rows_F: Array | None = None,
+) -> Array:
     """Return whether each row of the data is named by a table (R,).
 
     A row is named by its line and the hash of its text. If no row of the data has that line and that text, as
@@ -140,6 +147,8 @@ def matching_rows(reviewed: Sequence[Reviewed], lines_R: Array, hashes_R: Array)
         reviewed: rows of the table.
         lines_R: lines of the data's rows.
         hashes_R: hashes of their texts.
+        files: of the data; of several, a row has to be in the file that the table names, if this is one.
+        rows_F: rows of each file, which follow each other.
 
     >>> rows = [Reviewed(source="a", line=2, hash=7, decision="", at=2)]
     >>> matching_rows(rows, np.array([2, 3, 4]), np.array([7, 7, 8], np.uint64)).tolist()
@@ -147,6 +156,13 @@ def matching_rows(reviewed: Sequence[Reviewed], lines_R: Array, hashes_R: Array)
     >>> matching_rows(rows, np.array([9, 3, 4]), np.array([7, 7, 8], np.uint64)).tolist()
     [True, True, False]
     """
+    if len(files) > 1 and rows_F is not None and {row.source for row in reviewed} <= set(files):
+        ends_F = np.cumsum(rows_F)
+        found_R = np.zeros(len(lines_R), bool)
+        for file, start, end in zip(files, ends_F - rows_F, ends_F, strict=True):
+            here = [row for row in reviewed if row.source == file]
+            found_R[start:end] = matching_rows(here, lines_R[start:end], hashes_R[start:end])
+        return found_R
     named = {(row.line, row.hash) for row in reviewed}
     wanted = np.array(sorted({row.hash for row in reviewed}), np.uint64)
     chosen_R = np.isin(hashes_R, wanted)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lstm_sentiment.config.sections import DataConfig, class_folders, code_of, only_excludes
+from lstm_sentiment.config.sections import DataConfig, class_folders, code_of, only_excludes, sources
 from lstm_sentiment.data.formats.readers import (
     HEADED,
     LABEL_COLUMNS,
@@ -27,13 +27,13 @@ from lstm_sentiment.data.formats.writers import filled, open_table
 from lstm_sentiment.data.review.decisions import DROP, Reviewed, read_suspects
 from lstm_sentiment.data.sources.names import format_of
 from lstm_sentiment.data.sources.sources import Source, open_source
-from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown, without_secrets
+from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
 from lstm_sentiment.system.files import local_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Key = tuple[int, int]  # line of a row, hash of its text
+Key = tuple[int, int, int]  # place of a row's file in the source, line, hash of the text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,8 @@ class Copied:
 def write_fixed_copy(data: DataConfig, suspects: str, out: str, *, encoding_errors: str = "strict") -> Copied:
     """Write a copy of `data.train` in which decided rows are dropped or have their right label.
 
-    All other cells keep their values. Nothing is written if a decision or a row does not fit.
+    All other cells keep their values. Several files become one table. Nothing is written if a decision or a
+    row does not fit.
 
     Args:
         data: file, columns, labels and how the file is read.
@@ -72,13 +73,14 @@ def write_fixed_copy(data: DataConfig, suspects: str, out: str, *, encoding_erro
 
         write_fixed_copy(DataConfig(train="reviews.csv"), "suspects.csv", "fixed.csv")
     """
-    _refuse_overwriting(out, data.train, suspects)
+    _refuse_overwriting(out, *sources(data.train), suspects)
     reviewed = read_suspects(suspects)
-    here = _of_file(reviewed, data.train, suspects)
     reading = {name: getattr(data, name) for name in ("encoding", "quoting", "header", "sheet")}
     with open_source(data.train, **reading, encoding_errors=encoding_errors) as source:
-        values, keys = _look_through(source, data, {(row.line, row.hash) for row in here})
-        decisions = _decisions(here, values, keys, suspects, source.name)
+        _refuse_overwriting(out, *(str(file.path) for file in source.files))
+        here = _of_files(reviewed, source, suspects)
+        values, keys = _look_through(source, data, {key for key, _ in here})
+        decisions = _decisions(here, values, keys, suspects, source)
         like = source.path if source.format == ".parquet" else None
         columns = None if format_of(out) in (".jsonl", ".json") else columns_of(source)
         header = source.header or source.format not in HEADED
@@ -111,15 +113,18 @@ def _refuse_overwriting(out: str, *read: str) -> None:
             raise DataError("is read by this command and is not overwritten; name another --out", file=out)
 
 
-def _of_file(reviewed: Sequence[Reviewed], name: str, suspects: str) -> list[Reviewed]:
-    """Return the rows of a table that are of a file: by its name as given, or else by the last part of it."""
-    name = without_secrets(name)
-    here = [row for row in reviewed if row.source == name]
-    here = here or [row for row in reviewed if Path(row.source).name == Path(name).name]
-    if reviewed and not here:
-        found = listed(dict.fromkeys(row.source for row in reviewed), most=3, quoted=True)
-        raise DataError(f"has no row of {name}, but of {found}; name one of these as the data", file=suspects)
-    return here
+def _of_files(reviewed: Sequence[Reviewed], source: Source, suspects: str) -> list[tuple[Key, Reviewed]]:
+    """Return the rows of a table that are of the data: by the name of a file, or else by its last part."""
+    names = [file.name for file in source.files]
+    for shorten in (str, lambda name: Path(name).name):
+        of_name = {shorten(name): n for n, name in enumerate(names)}
+        of_rows = [(of_name.get(shorten(row.source)), row) for row in reviewed]
+        here = [((n, row.line, row.hash), row) for n, row in of_rows if n is not None]
+        if here or not reviewed:
+            return here
+    found = listed(dict.fromkeys(row.source for row in reviewed), most=3, quoted=True)
+    problem = f"has no row of {source.name}, but of {found}; name one of these as the data"
+    raise DataError(problem, file=suspects)
 
 
 def _look_through(source: Source, data: DataConfig, wanted: set[Key]) -> tuple[dict[str, Any], Counter[Key]]:
@@ -128,7 +133,7 @@ def _look_through(source: Source, data: DataConfig, wanted: set[Key]) -> tuple[d
     of_classes: dict[str, Any] = {}
     keys: Counter[Key] = Counter()
     for chunk in read_chunks(source, classes=_folders(source, data)):
-        texts, labels, column = _cells(chunk, source, data)
+        texts, labels, column = _cells(chunk, data)
         keys.update(key for key in _keys(chunk, texts) if key in wanted)
         for label, value in zip(labels, chunk.frame[column], strict=True):
             if label not in values:
@@ -153,11 +158,11 @@ def class_of(label: str, labels: Sequence[str] | Mapping[Any, str | None] | None
 
 
 def _decisions(
-    here: Sequence[Reviewed],
+    here: Sequence[tuple[Key, Reviewed]],
     values: Mapping[str, Any],
     keys: Mapping[Key, int],
     suspects: str,
-    name: str,
+    source: Source,
 ) -> dict[Key, Any]:
     """Return the stored value to write for each decided row, or `DROPPED`.
 
@@ -167,11 +172,11 @@ def _decisions(
     problems = Problems[DataError]()
     if any(of.casefold() == DROP for of in values):
         problem = f"has the label {shown(DROP)}, which in a table of suspects removes a row; rename it"
-        raise DataError(problem, file=name)
+        raise DataError(problem, file=source.name)
     found: dict[Key, Any] = {}
-    for row in here:
-        key = row.line, row.hash
+    for key, row in here:
         if key not in keys:
+            name = source.files[key[0]].name
             problem = f"{name} has another text at line {row.line}; name the file that was examined"
             problems.add(DataError(problem, file=suspects, line=row.at, column="text_hash"))
             continue
@@ -201,7 +206,7 @@ def _fixed(
 ) -> Iterator[tuple[pd.DataFrame, int]]:
     """Yield the rows that stay, and how many of them have a new label."""
     for chunk in read_chunks(source, classes=_folders(source, data)):
-        texts, _, column = _cells(chunk, source, data)
+        texts, _, column = _cells(chunk, data)
         keys = _keys(chunk, texts)
         keep = np.array([decisions.get(key) is not DROPPED for key in keys], bool)
         frame, changed = chunk.frame, 0
@@ -221,17 +226,17 @@ def _as_column(cells: list[Any], frame: pd.DataFrame) -> pd.Series[Any]:
     return pd.Series(cells, index=frame.index, dtype=object)
 
 
-def _cells(chunk: Chunk, source: Source, data: DataConfig) -> tuple[list[str], list[str], str]:
+def _cells(chunk: Chunk, data: DataConfig) -> tuple[list[str], list[str], str]:
     """Return texts and labels of some rows, and the column of the labels."""
     columns = [str(column) for column in chunk.frame.columns]
     text, label = (
-        pick_column(wanted, columns, candidates=candidates, key=f"data.{kind}_column", file=source.name)
+        pick_column(wanted, columns, candidates=candidates, key=f"data.{kind}_column", file=chunk.file)
         for kind, wanted, candidates in (
             ("text", data.text_column, TEXT_COLUMNS),
             ("label", data.label_column, LABEL_COLUMNS),
         )
     )
-    return column_texts(chunk, text, source.name), column_labels(chunk, label, source.name), label
+    return column_texts(chunk, text, chunk.file), column_labels(chunk, label, chunk.file), label
 
 
 def _folders(source: Source, data: DataConfig) -> list[str] | None:
@@ -241,4 +246,5 @@ def _folders(source: Source, data: DataConfig) -> list[str] | None:
 
 
 def _keys(chunk: Chunk, texts: Sequence[str]) -> list[Key]:
-    return [(line, text_hash(text)) for line, text in zip(chunk.lines.tolist(), texts, strict=True)]
+    lines = chunk.lines.tolist()
+    return [(chunk.shard, line, text_hash(text)) for line, text in zip(lines, texts, strict=True)]

@@ -42,7 +42,7 @@ def fetched(url: str) -> Iterator[Path]:
         except ImportError as error:
             raise MissingExtraError(f"{without_secrets(url)}: {error}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise DataError(f"cannot be fetched: {_without_parts(str(error), url)}", file=url) from None
+            raise DataError(f"cannot be fetched: {without_parts(str(error), url)}", file=url) from None
         yield path
 
 
@@ -108,8 +108,12 @@ def _opened(url: str) -> IO[bytes]:
     return found
 
 
-def _without_parts(message: str, url: str) -> str:
-    """Remove the secret parts of a URL from a library's message, which may quote them separately."""
+def without_parts(message: str, url: str) -> str:
+    """Remove the secret parts of a URL from a library's message, which may quote them separately.
+
+    >>> without_parts("no route to alice at example.org", "sftp://alice:pw@example.org/a.csv")
+    'no route to ... at example.org'
+    """
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:  # for example an unclosed bracket of an IPv6 address

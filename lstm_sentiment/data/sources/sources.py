@@ -1,4 +1,4 @@
-"""Open data sources: a local file or folder, a file in an installed package, or a URL."""
+"""Open data sources: a file or folder, several of them, a file in an installed package, or a URL."""
 
 from __future__ import annotations
 
@@ -12,18 +12,29 @@ import itertools
 import lzma
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.sources.downloads import fetched
 from lstm_sentiment.data.sources.names import compression_of, format_of, has_format
+from lstm_sentiment.data.sources.shards import Partition, Shard, shards_of
 from lstm_sentiment.data.sources.xz_files import UnpackedXz
 from lstm_sentiment.data.sources.zip_files import BUFFER_BYTES, DAMAGED, only_member, open_member
-from lstm_sentiment.errors import DataError, MissingExtraError, escaped, nearest_file, shown, without_secrets
+from lstm_sentiment.errors import (
+    DataError,
+    MissingExtraError,
+    escaped,
+    listed,
+    nearest_file,
+    shown,
+    without_secrets,
+)
 from lstm_sentiment.system.files import local_path
 
+MOST_BLANK = 1_024  # bytes of a compressed file that holds nothing
 MAX_LINE = 1 << 22  # characters of a line, field or row
 PICKLE = "a pickle, which can run code; write the rows as .parquet or .jsonl"
 OTHER_KINDS = {  # magic bytes -> what such a file is, and how to fix it
@@ -60,6 +71,9 @@ class Source:
         header: whether the first line of CSV, TSV and Excel names the columns; else they are named 1, 2, ...
         sheet: of a workbook, by name; None for the first.
         member: file in a zip archive to read; else empty.
+        partition: columns of the rows that are named by folders, with their values (see `shards`).
+        shards: the files of a source of several, in order; the other fields are then those of the first
+            file, except for the name. Empty for a source of one file.
     """
 
     name: str
@@ -70,10 +84,19 @@ class Source:
     header: bool = True
     sheet: str | None = None
     member: str = ""
+    partition: Partition = ()
+    shards: tuple[Source, ...] = ()
+
+    @property
+    def files(self) -> tuple[Source, ...]:
+        """The files of the source, in order."""
+        return self.shards or (self,)
 
     @property
     def format(self) -> str:
         """``folder``, or the format of the file's name: one of `names.FORMATS`."""
+        if self.shards:
+            return self.shards[0].format
         if self.path.is_dir():
             return "folder"
         return format_of(self.member if has_format(self.member) else self.name)
@@ -91,7 +114,7 @@ class Source:
 
 @contextlib.contextmanager
 def open_source(
-    name: str,
+    name: str | Sequence[str],
     *,
     encoding: str = "utf-8",
     encoding_errors: str = "strict",
@@ -102,7 +125,8 @@ def open_source(
     """Open the source of a name; a URL is downloaded for the duration of the block.
 
     Args:
-        name: a path, ``package:NAME/PATH``, or a URL that fsspec or urllib can open.
+        name: a path, ``package:NAME/PATH``, or a URL that fsspec or urllib can open; a folder of shards or a
+            glob, of these kinds; or a list of such names (see `shards`).
         encoding: of text files.
         encoding_errors: ``strict`` or ``replace``.
         quoting: of CSV and TSV (see `Source`).
@@ -110,36 +134,67 @@ def open_source(
         sheet: of a workbook.
 
     Raises:
-        DataError: there is no such file, package or format.
+        DataError: there is no such file, package or format; files of several formats.
         MissingExtraError: the URL's filesystem package is not installed.
     """
+    of_all = name_of(name)
     try:
         b" ".decode(encoding, "replace")
     except (LookupError, ValueError):
         raise DataError(
-            f"{shown(encoding)} is not a text encoding that Python knows; try utf-8 or latin-1", file=name
+            f"{shown(encoding)} is not a text encoding that Python knows; try utf-8 or latin-1", file=of_all
         ) from None
+    how = {"encoding": encoding, "encoding_errors": encoding_errors, "quoting": quoting, "header": header}
     with contextlib.ExitStack() as stack:
-        if name.startswith("package:"):
-            path = _package_path(name)
-        elif "://" in name:
-            path = stack.enter_context(fetched(name))
-        else:
-            path = local_path(name)
-        _check_readable(path, name)
-        zipped = compression_of(name) == ".zip" and not path.is_dir()
-        source = Source(
-            name=without_secrets(name),
-            path=path,
-            encoding=encoding,
-            encoding_errors=encoding_errors,
-            quoting=quoting,
-            header=header,
-            sheet=sheet,
-            member=only_member(path, name) if zipped else "",
-        )
-        _ = source.format  # raises for an unsupported one
-        yield source
+        found = shards_of(name)
+        if found is None:
+            assert isinstance(name, str)
+            yield _opened(Shard(name=name, inside=name), stack, {**how, "sheet": sheet})
+            return
+        files = [_opened(shard, stack, {**how, "sheet": sheet}) for shard in found]
+        _check_alike(files)
+        yield replace(files[0], name=of_all, shards=tuple(files))
+
+
+def _opened(shard: Shard, stack: contextlib.ExitStack, how: dict[str, Any]) -> Source:
+    """Return one file, downloaded if necessary, as a source."""
+    name = shard.name
+    if name.startswith("package:"):
+        path = _package_path(name)
+    elif "://" in name:
+        path = stack.enter_context(fetched(name))
+    else:
+        path = local_path(name)
+    _check_readable(path, name)
+    zipped = compression_of(name) == ".zip" and not path.is_dir()
+    source = Source(
+        name=without_secrets(name),
+        path=path,
+        member=only_member(path, name) if zipped else "",
+        partition=shard.partition,
+        **how,
+    )
+    _ = source.format  # raises for an unsupported one
+    return source
+
+
+def _check_alike(files: Sequence[Source]) -> None:
+    """Refuse files of several formats, or in folders that name other columns."""
+    first = files[0]
+    for file in files[1:]:
+        if file.format != first.format:
+            raise DataError(
+                f"its format is {file.format}, that of {first.name} {first.format}; give files of one format",
+                file=file.name,
+            )
+        here, there = ([column for column, _ in of.partition] for of in (file, first))
+        if here != there:
+            problem = f"its folders name {_columns(here)}, those of {first.name} {_columns(there)}"
+            raise DataError(f"{problem}; name them alike", file=file.name)
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"the columns {listed(names)}" if names else "no column"
 
 
 def _check_readable(path: Path, name: str) -> None:
@@ -288,6 +343,28 @@ def open_binary(file: Path | IO[bytes], compression: str, mode: Literal["rb", "w
         return UnpackedXz(file)
     opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[compression]
     return opener(file, mode)
+
+
+def is_blank(source: Source) -> bool:
+    """Whether a file holds no byte, after decompression.
+
+    Raises:
+        DataError: it is damaged.
+
+    >>> is_blank(Source(name="nothing", path=Path("/dev/null")))
+    True
+    """
+    if source.path.is_dir() or source.path.stat().st_size > MOST_BLANK:
+        return False
+    if not source.path.stat().st_size:
+        return True
+    if not (source.member or compression_of(source.name)):
+        return False
+    try:
+        with source.open() as opened:
+            return not opened.read(1)
+    except (OSError, ValueError, lzma.LZMAError, *DAMAGED) as error:
+        raise _unreadable(source, error) from None
 
 
 def _package_path(name: str) -> Path:

@@ -1,0 +1,1 @@
+"""Bulk prediction: rows of tables, folders of shards, many processes and machines."""
