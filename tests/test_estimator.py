@@ -50,6 +50,7 @@ from lstm_sentiment.training.trainer import Trainer
 NOT_OFFERED = {
     "checkpoint_every",
     "keep_for_resume",
+    "log_to",
     "tensorboard",
     "timeout",
 }  # there is no run folder to resume or inspect

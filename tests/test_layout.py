@@ -28,7 +28,7 @@ FLOORS = [
     "models evaluation provenance",
     "explanation streaming",
     "training prediction linear",
-    "adaptation reporting deployment comparison monitoring",
+    "adaptation reporting deployment comparison monitoring tracking",
     "experiment bulk",
     "pretraining diagnostics cleaning starter estimator serving",
     " ".join([*COMMANDS, "__main__"]),

@@ -35,6 +35,7 @@ HARMLESS = {
     "report": "a page, written at the end",
     "trainer.checkpoint_every": "a checkpoint changes nothing (resuming from every step is exact)",
     "trainer.tensorboard": "curves are drawn from what happens anyway",
+    "trainer.log_to": "the same, elsewhere",
     "trainer.timeout": "how long processes wait, not what for",
     "trainer.keep_for_resume": "what is removed after the end",
 }
@@ -68,6 +69,7 @@ OTHERS: dict[str, Any] = {  # than the default, with an effect on training or ro
 NEW = {"out": "moved", "baseline": False, "report": True, "trainer.checkpoint_every": 3}
 NEW |= {
     "trainer.tensorboard": True,
+    "trainer.log_to": ["mlflow"],
     "trainer.timeout": 5,
     "trainer.keep_for_resume": True,
     "trainer.device": "cuda",

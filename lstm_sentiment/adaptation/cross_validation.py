@@ -182,7 +182,7 @@ def cross_validate(
         return None
     train = corpus.train
     folds = folds_of(train.labels, texts=train.texts, seed=config.seed, most=FOLDS)
-    trainer = dataclasses.replace(config.trainer, patience=0, tensorboard=False)
+    trainer = dataclasses.replace(config.trainer, patience=0, tensorboard=False, log_to=None)
     unending = dataclasses.replace(config, trainer=trainer)
     found: list[list[Logits]] = []
     for number, fold in enumerate(folds, start=1):

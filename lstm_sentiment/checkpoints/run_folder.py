@@ -9,7 +9,7 @@
       linear/model.safetensors                       the linear baseline, where it is not part of `best`
       metrics.json  monitoring.json  log.jsonl  environment.json
       trained_texts.safetensors  held_out_rows.csv   what it was trained on, and was not (see `provenance`)
-      tensorboard/                                   curves, optional
+      tensorboard/  tracking.json                    curves; ids of the run in tracking tools; optional
       .lock                                          while training: the process (see `lock`)
 
 A checkpoint is written to a temporary folder, fsynced, and renamed. It stores named tensors and facts and
@@ -66,6 +66,7 @@ log = logging.getLogger(__name__)
 
 BEST, LAST, CURVES = "best", "last", "tensorboard"
 LINEAR = "linear"  # checkpoint of the linear baseline, in a run without a linear branch
+TRACKING = "tracking.json"  # ids of the run in MLflow and Weights & Biases
 MONITORING = "monitoring.json"  # what new texts are compared with (see `monitoring`)
 PACKED = "packed"  # fact that says how the tensors of a checkpoint are packed (see `quantization`)
 EXPORTED = "onnx"  # default output of `export`
@@ -74,6 +75,7 @@ OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metri
 OWN_FILES |= {
     "evaluation.json",
     MONITORING,
+    TRACKING,
     "relabelled.json",
     "report.html",
     "status.json",

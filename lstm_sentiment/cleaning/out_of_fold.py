@@ -26,6 +26,7 @@ from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.linear.logistic_regression import fit_branch, folds_of
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import TfidfBranch
+from lstm_sentiment.system.blas import one_blas_thread
 from lstm_sentiment.system.distributed import Processes
 
 FOLDS = 5
@@ -88,6 +89,17 @@ def out_of_fold(
 
         found = out_of_fold(rows, labels, branch, folds_with_groups(rows, None, seed=0))
     """
+    with one_blas_thread():
+        return _out_of_fold(rows, labels, branch, folds, frozen)
+
+
+def _out_of_fold(
+    rows: TextDataset,
+    labels: list[str],
+    branch: TfidfBranch,
+    folds: Sequence[Array],
+    frozen: FrozenLSTM | None,
+) -> OutOfFold:
     settings: dict[str, Any] = {"row_weights": np.ones(len(rows)), "folds": folds}
     linear_RC = fit_branch(branch, rows, classes=len(labels), **settings).out_of_fold_RC
     of_linear_RC = softmax(linear_RC, axis=1)

@@ -30,6 +30,7 @@ MOST = {
     "timeout": 86_400,
 }
 Metric = Literal["macro_f1", "accuracy", "macro_recall", "loss", "polar_f1", "flip_rate", "ordinal_error"]
+SINKS = ("tensorboard", "mlflow", "wandb")  # of curves
 METRICS: tuple[str, ...] = get_args(Metric)  # computed in `evaluation.metrics`
 
 
@@ -72,6 +73,9 @@ class TrainerConfig:
         timeout: seconds that a rank waits for the others before it considers one lost and exits; work of
             rank 0 alone, such as tokenising, may take longer.
         tensorboard: write curves of losses, scores, learning rate and gradient norm to `out`/tensorboard.
+        log_to: tools that get these curves, and others than TensorBoard also settings, scores and the model:
+            a list of tensorboard, mlflow and wandb. Their clients find the server by their own variables,
+            such as ``MLFLOW_TRACKING_URI``. Null: none.
     """
 
     epochs: int = 3
@@ -98,8 +102,19 @@ class TrainerConfig:
     keep_for_resume: bool = False
     timeout: int = 600
     tensorboard: bool = False
+    log_to: str | list[str] | None = None
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The tools of `log_to` and `tensorboard`."""
+        named = [self.log_to] if isinstance(self.log_to, str) else self.log_to or []
+        return tuple(name for name in SINKS if name in named or (name == "tensorboard" and self.tensorboard))
 
     def __post_init__(self) -> None:
+        named = [self.log_to] if isinstance(self.log_to, str) else self.log_to or []
+        for name in named:
+            known = f"'{name}' is not one of {', '.join(SINKS)}"
+            check(name in SINKS, "trainer.log_to", known)
         for name in ("epochs", "batch_size", "accumulate", "checkpoint_every", "timeout"):
             at_least(1, getattr(self, name), f"trainer.{name}")
         for name in ("unfreeze", "threads", "patience"):

@@ -46,6 +46,7 @@ from lstm_sentiment.experiment.train import initial_model, read_rows
 from lstm_sentiment.linear.baselines import fit_linear_baseline
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.records.checkpoint_facts import LogEntry
+from lstm_sentiment.system.blas import one_blas_thread
 from lstm_sentiment.system.devices import DTYPES, one_training_at_a_time, pick_device, pick_precision
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
@@ -179,7 +180,7 @@ def try_alternatives(config: Config, corpus: Corpus, found: list[Alternative], *
     began = time.monotonic()
     ends = began + 60 * minutes
     metric = config.trainer.metric if config.trainer.metric in metrics_of(corpus.labels) else "macro_f1"
-    with one_training_at_a_time, torch.random.fork_rng(devices=[]):
+    with one_training_at_a_time, one_blas_thread(), torch.random.fork_rng(devices=[]):
         trainings = _Trainings(config, corpus, found, ends=ends)
         predictions, left_out = trainings.run()
     control = predictions.pop("", None)

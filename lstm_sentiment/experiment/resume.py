@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 RELABELLED = "relabelled.json"  # of a run whose classes were renamed (see `relabelling`)
 # Settings that may differ when a run is resumed: none of them changes what is learned. No other may.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
-FREE_ON_RESUME |= {"trainer.tensorboard", "trainer.timeout", "trainer.keep_for_resume"}
+FREE_ON_RESUME |= {"trainer.log_to", "trainer.tensorboard", "trainer.timeout", "trainer.keep_for_resume"}
 # These may differ, too, but their outcome is a fact of the run (below), and a difference is logged.
 NOTED_ON_RESUME = {"trainer.device", "trainer.threads"}
 ROUNDED_BY = ("threads", "world_size", "device", "precision", "torch")  # facts that the last digits depend on

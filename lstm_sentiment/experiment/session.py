@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -22,16 +22,19 @@ from lstm_sentiment.checkpoints.run_folder import CURVES, LAST, Checkpoint, RunF
 from lstm_sentiment.checkpoints.trusted_runs import remember
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.public import public_config
+from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.errors import RunError
 from lstm_sentiment.experiment.resume import RunData, check_folder
 from lstm_sentiment.experiment.signals import RunWatch, job_of
 from lstm_sentiment.records.checkpoint_facts import LastFacts, RunFacts
 from lstm_sentiment.records.environment import Environment
+from lstm_sentiment.system.blas import one_blas_thread
 from lstm_sentiment.system.devices import describe_machine, pick_device, pick_precision, set_up_cpu
 from lstm_sentiment.system.distributed import Processes, process_environment, process_group, shared_errors
 from lstm_sentiment.system.files import as_json
 from lstm_sentiment.system.lock import held
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
+from lstm_sentiment.tracking.trackers import Trackers
 from lstm_sentiment.training.tensorboard import Curves
 from lstm_sentiment.training.trainer import Trainer
 from lstm_sentiment.version import __version__
@@ -82,7 +85,8 @@ class Session:
         self.precision = pick_precision(config.trainer.precision, self.device)
         self.folder = RunFolder(config.out)
         self.watch = RunWatch(self.folder, writes=self.processes.is_main, job=self.processes.job)
-        self.curves: Curves | None = None
+        self.curves: Sinks | None = None
+        self.trackers: Trackers | None = None
 
     @property
     def means(self) -> Means:
@@ -127,10 +131,13 @@ class Session:
         """
         processes, folder = self.processes, self.folder
         group = process_group(processes, self.device, timeout_s=config.trainer.timeout)
-        with only_writer(folder, processes), group, self.watch, shared_errors():
+        with one_blas_thread(), only_writer(folder, processes), group, self.watch, shared_errors():
             resuming = check_folder(folder, config)
-            self.curves = new_curves(folder, config, processes)
-            yield resuming
+            curves = new_curves(folder, config, processes)
+            self.trackers = new_trackers(folder, config, processes)
+            self.curves = Sinks(curves, self.trackers) if curves or self.trackers else None
+            with self.trackers or contextlib.nullcontext():
+                yield resuming
 
     def begin(self, config: Any, data: RunData, *, cache: Path | None = None) -> None:
         """Clear the folder and write what does not change while training; the main process does.
@@ -147,6 +154,8 @@ class Session:
         if self.processes.is_main:
             begin(self.folder, config, data, self.device, self.watch)
             remember(self.folder.path, own_cache=cache)
+        if self.trackers:
+            self.trackers.open()
 
     def train(self, trainer: Trainer, checkpoint: Checkpoint | None) -> None:
         """Train to the end, from a checkpoint if there is one; every process calls this.
@@ -161,6 +170,8 @@ class Session:
             trainer.resume(checkpoint.tensors, checkpoint.facts_as(LastFacts))
             log.info("resuming at step %d of %d", trainer.state.step, trainer.total_steps)
             self.watch.begun(trainer.state.step)
+            if self.trackers:
+                self.trackers.open()
         trainer.processes.barrier()
         curves = self.curves.after(trainer.state.step) if self.curves else contextlib.nullcontext()
         with self.watch.gently(), curves:
@@ -256,11 +267,72 @@ def new_curves(folder: RunFolder, config: Any, processes: Processes) -> Curves |
     >>> new_curves(RunFolder("runs/of-tomorrow"), Config(), Processes()) is None
     True
     """
-    if not config.trainer.tensorboard:
+    if CURVES not in config.trainer.sinks:
         return None
     curves = Curves(folder.own(CURVES), settings=config_yaml(public_config(config)), writes=processes.is_main)
     log.info("curves: tensorboard --logdir %s", folder.path / CURVES)
     return curves
+
+
+def new_trackers(folder: RunFolder, config: Any, processes: Processes) -> Trackers | None:
+    """Return the runs in tracking tools, or None where there are none; only the main process has any.
+
+    Raises:
+        MissingExtraError: the client of a tool is not installed.
+
+    >>> from lstm_sentiment.config.schema import Config
+    >>> new_trackers(RunFolder("runs/of-tomorrow"), Config(), Processes()) is None
+    True
+    """
+    names = [name for name in config.trainer.sinks if name != CURVES]
+    if not names:
+        return None
+    from lstm_sentiment.tracking.clients import TRACKERS
+
+    trackers = [TRACKERS[name]() for name in names]
+    return Trackers(trackers, folder, flatten(public_config(config))) if processes.is_main else None
+
+
+class Sinks:
+    """Several sinks of curves as one; a context manager.
+
+    Args:
+        curves: of TensorBoard, if any.
+        trackers: other tools, if any.
+
+    Example::
+
+        with Sinks(curves, trackers).after(20) as sinks:
+            sinks.add(30, {"train/loss": 1.05})
+    """
+
+    def __init__(self, curves: Curves | None, trackers: Trackers | None) -> None:
+        self._curves, self._all = curves, [of for of in (curves, trackers) if of is not None]
+        self._context = contextlib.ExitStack()
+
+    def after(self, step: int) -> Sinks:
+        """Resume after this step; call it before the first point."""
+        if self._curves is not None:
+            self._curves.after(step)
+        return self
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to curves, by name."""
+        for sink in self._all:
+            sink.add(step, values)
+
+    def flush(self) -> None:
+        """Write or send all points."""
+        for sink in self._all:
+            sink.flush()
+
+    def __enter__(self) -> Sinks:
+        if self._curves is not None:
+            self._context.enter_context(self._curves)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
 
 
 def _check_agreement(trainer: Trainer, checkpoint: Checkpoint | None) -> None:

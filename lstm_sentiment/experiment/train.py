@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,21 @@ def _finished(session: Session, config: Config, corpus: Corpus, metrics: RunMetr
         report_scores(metrics, path)
         if config.report:
             log.info("report: %s", write_report(path, corpus=corpus, device=config.trainer.device))
+        if session.trackers:
+            session.trackers.finish(tracked_scores(metrics.as_json()))
     return metrics.as_json()
+
+
+def tracked_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores of metrics.json for a tracking tool.
+
+    >>> tracked_scores({"test": {"accuracy": 0.8, "rows": 9}, "validation": None})
+    {'score/test/accuracy': 0.8}
+    """
+    splits = {of: metrics.get(of) or {} for of in ("validation", "test")}
+    return {
+        f"score/{of}/{name}": found[name] for of, found in splits.items() for name in METRICS if name in found
+    }
 
 
 def check_metric(metric: str, labels: list[str]) -> None:

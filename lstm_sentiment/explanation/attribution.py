@@ -206,8 +206,7 @@ def explain(classifier: Explainable, text: str, *, method: str = "auto") -> Expl
     if not tokens:
         attributions_NC, steps = np.zeros((0, len(classifier.labels))), None
     elif method == "occlusion":
-        without_NN = np.where(np.eye(len(tokens), dtype=bool), reader.unknown, whole_N)  # one token a row
-        attributions_NC, steps = scores_VC[0] - reader.scores(list(without_NN)), None
+        attributions_NC, steps = reader.occluded(scores_VC[0]), None
     else:
         attributions_NC, steps = _integrated_gradients(reader)
     probabilities_C = softmax(scores_VC[0])
@@ -230,6 +229,56 @@ def explain(classifier: Explainable, text: str, *, method: str = "auto") -> Expl
         removal=_remove(reader, attributions_NC, int(probabilities_C.argmax())),
         gates=gates,
         pooled=pooled,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LiveReading:
+    """The parts of an `Explanation` that are fast enough to follow typing; attributions are by occlusion.
+
+    Args:
+        tokens: as read by the model, N of them.
+        known: whether each token is in the vocabulary.
+        cut_tokens: number of truncated tokens.
+        attributions: of each token to each class (N, C), nats.
+        prefixes: probabilities (N, C) of the text up to and including each token.
+        gates: of each layer and direction, in the order of reading; none for an empty text.
+    """
+
+    tokens: list[str]
+    known: list[bool]
+    cut_tokens: int
+    attributions: Array
+    prefixes: Array
+    gates: list[GateTrace]
+
+
+def read_live(classifier: Explainable, text: str) -> LiveReading:
+    """Return how a classifier reads a text, at the cost of predicting it 2 N times.
+
+    >>> from lstm_sentiment.config.schema import ModelConfig, TextConfig
+    >>> from lstm_sentiment.prediction.classifier import SentimentClassifier
+    >>> config = Config(model=ModelConfig(embedding_size=4, hidden_size=4), text=TextConfig(subwords=0))
+    >>> untrained = SentimentClassifier(labels=["bad", "good"], vocabulary=Vocabulary(["so"]), config=config)
+    >>> live, found = read_live(untrained, "so so"), explain(untrained, "so so", method="occlusion")
+    >>> bool((live.attributions == found.attributions).all() and (live.prefixes == found.prefixes).all())
+    True
+    """
+    reader = _Reader(classifier, classifier.tokens(text))
+    tokens, whole_N = reader.tokens, np.arange(len(reader.tokens))
+    attributions_NC = prefixes_NC = np.zeros((0, len(classifier.labels)))
+    gates: list[GateTrace] = []
+    if tokens:
+        attributions_NC = reader.occluded(reader.scores(reader.ends())[0])
+        prefixes_NC = softmax(reader.scores([whole_N[: n + 1] for n in whole_N]), axis=1)
+        gates, _ = look_inside(reader.model, reader.vectors[: len(tokens)])
+    return LiveReading(
+        tokens=tokens,
+        known=[i != UNKNOWN for i in classifier.vocabulary.encode(tokens)],
+        cut_tokens=classifier.cut_tokens(text),
+        attributions=attributions_NC,
+        prefixes=prefixes_NC,
+        gates=gates,
     )
 
 
@@ -307,6 +356,12 @@ class _Reader:
             scores.append(scores_BC.double().numpy())
             check_finite(scores[-1])
         return np.concatenate(scores)
+
+    def occluded(self, scores_C: Array) -> Array:
+        """Return what the scores of the text lose without each token, (N, C)."""
+        whole_N = np.arange(len(self.tokens))
+        without_NN = np.where(np.eye(len(whole_N), dtype=bool), self.unknown, whole_N)  # one token a row
+        return np.asarray(scores_C - self.scores(list(without_NN)))
 
     def score(self, vectors_TBE: Tensor, lengths_B: Tensor) -> Tensor:
         """Return the LSTM's part of the scores (B, C) of embedded texts, differentiable."""

@@ -64,6 +64,9 @@ def pretrain(config: PretrainConfig, *, cache: Path | None = None) -> dict[str, 
         session.train(trainer, checkpoint)
         processes.barrier()
         metrics = _measured(folder, trainer, total_s=session.seconds())
+        if session.trackers:
+            perplexity = {"score/validation/perplexity": metrics.validation.perplexity}
+            session.trackers.finish(perplexity, with_model=False)
         if processes.is_main:
             folder.write(metrics)
             session.tidy(config)

@@ -80,7 +80,7 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
         label looks wrong), `doubtful_share` and `looked_through` per split, `unknown_words` with counts,
         `unknown_distinct`.
     """
-    held_out = "test" if corpus.test is not None else "train" if corpus.cross_validated else "validation"
+    held_out = held_out_split(corpus)
     random = np.random.default_rng(seed)
     evidence: dict[str, Any] = {"held_out": held_out, "doubtful_share": {}, "looked_through": {}}
     doubtful: list[Row] = []
@@ -103,6 +103,31 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
     for name in ("mistakes", "doubtful"):
         evidence[name] = _with_original_texts(evidence[name], classifier.config.data)
     return evidence
+
+
+def worst_mistakes(classifier: SentimentClassifier, corpus: Corpus) -> list[Row]:
+    """Return the most confident mistakes among a run's held-out rows, at most 20.
+
+    Args:
+        classifier: of the run.
+        corpus: its rows.
+
+    Example::
+
+        worst_mistakes(classifier, corpus)[0].text
+    """
+    name = held_out_split(corpus)
+    part = corpus.splits[name]
+    logits_RC = predict_logits(
+        classifier.model, part, device=classifier.device, batch_size=BATCH_SIZE
+    ).numpy()
+    found = _of_held_out(name, part, logits_RC, classifier.calibration.probabilities(logits_RC), corpus)
+    return _with_original_texts(found["mistakes"], classifier.config.data)
+
+
+def held_out_split(corpus: Corpus) -> str:
+    """Return the split that a report scores: test, or validation, or train where rows are cross-validated."""
+    return "test" if corpus.test is not None else "train" if corpus.cross_validated else "validation"
 
 
 def doubtful_labels(truth_R: Array, probabilities_RC: Array) -> Array:

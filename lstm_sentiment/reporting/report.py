@@ -94,7 +94,7 @@ def write_report(
     epochs = epochs_of(folder, metrics.metric)
     why = ""
     if corpus is None:
-        corpus, why = _rows_of(classifier, folder, trusted=rows)
+        corpus, why = rows_of(classifier, folder, trusted=rows)
     evidence = gather(classifier, corpus, seed=classifier.config.seed) if corpus is not None else None
     if evidence is not None and evidence["held_out"] not in reports.data.splits:
         raise missing(folder.path / DataFacts.FILE, f"splits.{evidence['held_out']}")
@@ -147,10 +147,20 @@ def epochs_of(folder: RunFolder, metric: str) -> list[dict[str, float]]:
     return epochs
 
 
-def _rows_of(
+def rows_of(
     classifier: SentimentClassifier, folder: RunFolder, *, trusted: bool
 ) -> tuple[Corpus | None, str]:
-    """Reload the rows of a run; None and the reason if this fails."""
+    """Reload the rows of a run; None and the reason if this fails.
+
+    Args:
+        classifier: of the run.
+        folder: of the run.
+        trusted: read the run's data even if it was not trained on this machine.
+
+    Example::
+
+        corpus, why = rows_of(classifier, RunFolder("runs/tweets"), trusted=False)
+    """
     config = classifier.config
     try:
         refuse_addresses(config.data)

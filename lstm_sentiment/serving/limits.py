@@ -169,7 +169,7 @@ def _is_loopback(host: bytes) -> bool:
 def _group(path: str) -> str:
     if path.startswith("/v2/models/"):
         return "/v2/models/{name}/infer" if path.endswith("/infer") else "/v2/models/{name}"
-    return "other"
+    return "/page" if path.startswith("/page/") else "other"
 
 
 def _place_of(error: BaseException) -> str:
