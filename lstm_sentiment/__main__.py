@@ -16,6 +16,7 @@ from lstm_sentiment.version import __version__
 
 COMMANDS = {
     "train": "Train a classifier on labelled text and evaluate it",
+    "search": "Search settings of train, by trials on validation rows",
     "predict": "Label texts, the rows of a file, or lines from stdin",
     "evaluate": "Score a run on labelled rows or on behavioural tests",
     "compare": "Test which of several systems is better on the same labelled rows",

@@ -52,12 +52,20 @@ from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.losses import row_weights
+from lstm_sentiment.training.protocols import Scalars
 
 log = logging.getLogger(__name__)
 
 
 @one_training_at_a_time
-def run(config: Config, *, cache: Path | None = None, given: Collection[str] = ()) -> dict[str, Any]:
+def run(
+    config: Config,
+    *,
+    cache: Path | None = None,
+    given: Collection[str] = (),
+    with_test: bool = True,
+    scalars: Scalars | None = None,
+) -> dict[str, Any]:
     """Train, evaluate and report as configured, into ``config.out``.
 
     Waits while another thread of this process trains.
@@ -67,6 +75,8 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         cache: folder for tokenized text, if it is not the user's.
         given: keys that were set by hand, even to their defaults; where training starts from a classifier,
             all others may be chosen automatically (see `adaptation.resolving`).
+        with_test: whether test rows are scored; they are set aside in any case.
+        scalars: another sink for curves.
 
     Returns:
         the content of metrics.json.
@@ -76,13 +86,13 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
     """
     if config.report:
         check_extra()
-    session = Session(config)
+    session = Session(config, scalars)
     folder, device, processes = session.folder, session.device, session.processes
     config, fixed = adopted(session.restarted(config), user_keys(config, given), folder)
     pretrained = load_pretrained(config)
     with session.open(config) as resuming:
         plan, corpus = _decided(config, fixed, pretrained, processes, cache or cache_folder())
-        config = plan.config
+        config, corpus = plan.config, corpus if with_test else dataclasses.replace(corpus, test=None)
         teachers = load_teachers(config, device=str(device))
         supervised, learned = _rows_to_learn(corpus, teachers, processes)
         facts = _facts(session, corpus, plan.start or pretrained, teachers)
