@@ -1,7 +1,8 @@
-"""Rename the classes of a finished run.
+"""Rename the classes of a finished run, or merge several.
 
 The weights stay as they are; labels, scores and configuration get the new names, and relabelled.json notes
-the change. The run can predict, be evaluated, explained and exported as before, but not resumed.
+the change. Classes with the same new name are merged: their probabilities are added. The run can predict, be
+evaluated, explained and exported as before, but not resumed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lstm_sentiment.cli.usage import program
 from lstm_sentiment.config.command_line import CommandParser
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.yaml_files import as_option
-from lstm_sentiment.errors import ConfigError, shown
+from lstm_sentiment.errors import ConfigError, listed, shown
 
 
 def main(argv: list[str]) -> None:
@@ -23,25 +24,40 @@ def main(argv: list[str]) -> None:
     options = _parse(argv)
     names = names_of(options.names)
     from lstm_sentiment.checkpoints.run_paths import is_starter
-    from lstm_sentiment.prediction.relabelling import relabel  # imports torch: not for --help, not for a typo
+    from lstm_sentiment.relabelling.renaming import (  # imports torch: not for --help, not for a typo
+        LEFT_OUT,
+        relabel,
+    )
     from lstm_sentiment.system.files import local_path
 
     if is_starter(options.run):
         raise ConfigError("the starter belongs to the package; train a run from it, and rename its classes")
     out = local_path(options.out) if options.out else None
     run = local_path(options.run)
-    stale = [name for name in ("report.html", "evaluation.json") if (run / name).is_file()]
-    labels = relabel(run, names, out=out)
+    before = [name for name in LEFT_OUT if (run / name).exists()]
+    labels = relabel(run, names, out=out, rows=options.rows)
     say(f"{out or run}: classes {', '.join(labels)}")
+    stale = {name: LEFT_OUT[name] for name in before if not ((out or run) / name).exists()}
     if stale:
-        say(f"left out, with the old names: {' and '.join(stale)}; write them again: report, evaluate")
+        commands = ", ".join(dict.fromkeys(filter(None, stale.values())))
+        again = f"; write them again: {commands}" if commands else ""
+        say(f"left out, since they are of the old classes: {listed(stale)}{again}")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = CommandParser(prog=program("relabel"), description=__doc__)
     parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("names", help="map of old to new names, such as '{pos: positive, neg: negative}'")
+    parser.add_argument(
+        "names",
+        help="map of old to new names, such as '{pos: positive, neg: negative}'; classes with the same new "
+        "name are merged",
+    )
     parser.add_argument("--out", help="write the renamed run to this new folder; default: replace the run")
+    parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="read the run's data, to score merged classes, even if it was not trained on this machine",
+    )
     return parser.parse_args(argv)
 
 

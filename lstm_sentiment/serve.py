@@ -16,6 +16,7 @@ from lstm_sentiment.system.extras import need
 
 TOKEN = "LSTM_SENTIMENT_TOKEN"  # noqa: S105 - the name of an environment variable
 SHORTEST_TOKEN = 8
+SWITCH_S = 0.0005  # the thread of the model waits so long for that of the requests, at most
 MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 
 
@@ -31,16 +32,19 @@ def main(argv: list[str]) -> None:
         import torch  # not for --help, not for a taken port
 
         from lstm_sentiment.serving.answers import Limits
-        from lstm_sentiment.serving.application import OPEN_PATHS, Server, create_app
+        from lstm_sentiment.serving.application import OPEN_PATHS, create_app
         from lstm_sentiment.serving.limits import Access
         from lstm_sentiment.serving.models import open_models
+        from lstm_sentiment.serving.server import Server
 
         torch.set_num_threads(options.threads)
+        sys.setswitchinterval(SWITCH_S)
         need("prometheus_client", extra="serve").disable_created_metrics()
         models = open_models(options.run, device=options.device, threads=options.threads)
         limits = Limits(body=options.max_body, texts=options.max_texts, characters=options.max_characters)
         queueing = {"batch": options.batch, "most_waiting": options.queue}
-        server = Server(models, limits=limits, wait_s=options.wait_ms / 1000, **queueing)
+        wait_s = options.wait_ms / 1000
+        server = Server(models, limits=limits, wait_s=wait_s, rows=options.rows, **queueing)
         loopback = is_loopback(options.host)
         access = Access(
             token=options.token,
@@ -59,7 +63,7 @@ def main(argv: list[str]) -> None:
         names = ", ".join(model.name for model in models)
 
         def ready() -> None:
-            say(f"serving {names} on http://{named}:{port} (API: /docs); stop with Ctrl+C")
+            say(f"serving {names} on http://{named}:{port} (page: /, API: /docs); stop with Ctrl+C")
             sys.stdout.flush()
 
         new_server(create_app(server, access), ready).run([listening])
@@ -87,7 +91,7 @@ def options_of(argv: list[str]) -> argparse.Namespace:
         default=os.environ.get(TOKEN) or None,
         help=f"requests must have the header Authorization: Bearer TOKEN; default: the variable {TOKEN}",
     )
-    parser.add_argument("--batch", type=int, default=64, help="most texts predicted at once; 1: each alone")
+    parser.add_argument("--batch", type=int, default=24, help="most texts predicted at once; 1: each alone")
     parser.add_argument(
         "--wait-ms", type=float, default=2.0, help="longest wait of a request for others, in milliseconds"
     )
@@ -97,6 +101,11 @@ def options_of(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-characters", type=int, default=250_000, help="most characters of a text")
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of the model; one more answers requests"
+    )
+    parser.add_argument(
+        "--rows",
+        action="store_true",
+        help="show mistakes also of runs that were not trained on this machine, which name the files to read",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(

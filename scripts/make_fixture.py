@@ -1,6 +1,6 @@
 """Create the fixture of a checkpoint format: ``python scripts/make_fixture.py``, once per format.
 
-A tiny run with a tensor of every kind, its export and its predictions are written to
+A tiny run with a tensor of every kind and merged classes, its export and its predictions are written to
 ``tests/fixtures/format-N``, where N is the checkpoint format. An existing fixture is never overwritten: it
 was written by the version with that format. `tests/test_old_checkpoints.py` reads all of them.
 """
@@ -20,6 +20,7 @@ from lstm_sentiment.checkpoints.run_folder import EXPORTED
 from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.deployment.exporter import export
 from lstm_sentiment.experiment.train import run
+from lstm_sentiment.relabelling.renaming import relabel
 from lstm_sentiment.system.files import new_folder
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
@@ -40,8 +41,10 @@ def main() -> None:
     if place.exists():
         sys.exit(f"{place} exists: only a new format needs a new fixture")
     with tempfile.TemporaryDirectory() as temporary, new_folder(place) as building:
+        os.environ["LSTM_SENTIMENT_CACHE"] = str(Path(temporary) / "cache")
         os.chdir(temporary)  # the run's configuration has the path of its data, which must not be a local one
         finished = trained()
+        relabel(finished, {"neutral": "negative"}, rows=True)
         classifier = load(finished)
         export(classifier, finished, building / EXPORTED)
         (building / EXPORTED / "runtime.py").unlink()  # code of this version, not part of the format

@@ -283,8 +283,8 @@ def table(found: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join([name, *values])} |")
     if of := found.get("soak"):
         lines.append(
-            f"\n{of['minutes']:g} minutes at {of['per_second']:,.0f} requests/s: {of['requests']:,} requests, "
-            f"{of['errors']} errors, p99 {of['p99_ms']:.1f} ms, "
+            f"\n{of['minutes']:g} minutes at {of['per_second']:,.0f} requests/s: "
+            f"{of['requests']:,} requests, {of['errors']} errors, p99 {of['p99_ms']:.1f} ms, "
             f"memory {of['before_mb']} MB, then {of['after_mb']} MB"
         )
     of = found["faults"]

@@ -11,14 +11,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lstm_sentiment.serving.answers import Limits
-from lstm_sentiment.serving.application import OPEN_PATHS, Server, create_app
+from lstm_sentiment.serving.application import OPEN_PATHS, create_app
 from lstm_sentiment.serving.lifecycle import bound, new_server
 from lstm_sentiment.serving.limits import Access
 from lstm_sentiment.serving.models import Model
+from lstm_sentiment.serving.server import Server
 
 
 @contextlib.contextmanager
-def serving(models: Sequence[Model], *, limits: Limits | None = None, **settings: Any) -> Iterator[int]:
+def serving(
+    models: Sequence[Model], *, port: int = 0, limits: Limits | None = None, **settings: Any
+) -> Iterator[int]:
     """Serve models within the block; yield the port."""
     access = {name: settings.pop(name) for name in ("token", "log_requests") if name in settings}
     limits = limits or Limits()
@@ -26,7 +29,7 @@ def serving(models: Sequence[Model], *, limits: Limits | None = None, **settings
         Server(models, limits=limits, **settings), Access(open_paths=OPEN_PATHS, body=limits.body, **access)
     )
     started = threading.Event()
-    with bound("127.0.0.1", 0) as listening:
+    with bound("127.0.0.1", port) as listening:
         server = new_server(app, started.set)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -32,8 +33,9 @@ class Lengths:
 
 
 def run(test: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine, for 20 seconds at most."""
-    return asyncio.run(asyncio.wait_for(test, 20))
+    """Run a coroutine for 20 seconds at most, on a thread: Playwright's event loop occupies the main one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(asyncio.wait_for(test, 20))).result()
 
 
 @pytest.mark.parametrize(("most", "calls"), [(8, 5), (1, 40)])  # alone: the control arm

@@ -69,7 +69,8 @@ def test_a_newer_format_is_refused_with_both_versions_and_a_fix(tmp_path: Path, 
         load(run)
     assert str(caught.value) == (
         f"{run}/best: was written by version '9.8.7' of lstm_sentiment in format '{version}'; "
-        f"this is version {__version__}, which reads format {FORMAT}: pip install --upgrade lstm_sentiment"
+        f"this is version {__version__}, which reads formats up to {FORMAT}: "
+        "pip install --upgrade lstm_sentiment"
     )
     (run / "environment.json").unlink()
     with pytest.raises(CheckpointError, match=rf"best: was written in format '{version}'; this is version"):

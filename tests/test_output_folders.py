@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from lstm_sentiment import predict
@@ -76,6 +77,21 @@ def test_folders_of_partitions_and_lines_are_kept(place: Path, label: Callable[.
     (place / "lines" / "a.txt").write_text("so good\nso bad\n")
     label(file="lines", out="lines-out")
     assert [row["text"] for row in rows_of(place / "lines-out" / "a.jsonl")] == ["so good", "so bad"]
+
+
+def test_remote_shards_are_predicted_one_by_one(
+    place: Path, trained_run: Path, label: Callable[..., None]
+) -> None:
+    files = fsspec.filesystem("memory")
+    for name in ("part-0.csv", "part-2.csv"):
+        files.pipe(f"/in/lang=en/{name}", (place / "in" / name).read_bytes())
+    predict.main([str(trained_run), "--file=memory://in", f"--out={place / 'out'}"])
+    label(file="in/part-[02].csv", out="local")
+    assert rows_of(place / "out") == [row | {"lang": "en"} for row in rows_of(place / "local")]
+    (place / "out" / "lang=en" / "part-2.csv").unlink()
+    (place / "out" / "_SUCCESS").unlink()
+    predict.main([str(trained_run), "--file=memory://in", f"--out={place / 'out'}"])
+    assert rows_of(place / "out") == [row | {"lang": "en"} for row in rows_of(place / "local")]
 
 
 def test_the_same_command_goes_on_with_missing_shards(

@@ -142,7 +142,7 @@ def test_another_value_than_an_object_is_refused(name: str, content: Any) -> Non
 @pytest.mark.parametrize("name", REPORTS)
 def test_every_field_is_checked(name: str) -> None:
     """Without it, or with a value of another type, the file is refused by its name, or makes a model card."""
-    run = FIXTURES[-1]
+    run = FIXTURES[0]
     contents, labels, config = contents_of(run), labels_of(run), read_config(run / "config.yaml")
     refused = 0
     for place in places(contents[name]):
@@ -176,14 +176,14 @@ def test_every_field_is_checked(name: str) -> None:
     ],
 )
 def test_scores_must_fit_each_other(change: Callable[[Any], None], message: str) -> None:
-    contents = contents_of(FIXTURES[-1])
+    contents = contents_of(FIXTURES[0])
     change(contents["metrics.json"])
     with pytest.raises(CheckpointError, match=rf"metrics\.json: {message}"):
-        read_reports(contents, labels_of(FIXTURES[-1]), run=FIXTURES[-1])
+        read_reports(contents, labels_of(FIXTURES[0]), run=FIXTURES[0])
 
 
 def test_reports_must_be_of_the_classes_of_the_run() -> None:
-    run = FIXTURES[-1]
+    run = FIXTURES[0]
     contents, labels = contents_of(run), labels_of(run)
     with pytest.raises(CheckpointError, match=r"metrics\.json: validation\.per_class must be the classes of"):
         read_reports(contents, labels[::-1], run=run)

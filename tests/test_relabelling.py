@@ -14,7 +14,7 @@ import pytest
 from conftest import Killed, add_linear_model, make_rows, write_csv
 
 from lstm_sentiment import load, relabel
-from lstm_sentiment.checkpoints.run_folder import RunFolder
+from lstm_sentiment.checkpoints.run_folder import RELABELLED, RunFolder
 from lstm_sentiment.checkpoints.trusted_runs import is_trusted, remember
 from lstm_sentiment.checkpoints.untrusted_files import classes_of_run
 from lstm_sentiment.config.command_line import read_config
@@ -23,10 +23,9 @@ from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.deployment.exporter import export, load_runtime
 from lstm_sentiment.errors import CheckpointError, ConfigError, DiskError, RunError, SentimentError
 from lstm_sentiment.experiment.resume import check_folder
-from lstm_sentiment.prediction import relabelling
-from lstm_sentiment.prediction.relabelling import NOTE
 from lstm_sentiment.prediction.score_file import predict_file
 from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.relabelling import renaming
 from lstm_sentiment.reporting.report import write_report
 from lstm_sentiment.system import files
 
@@ -75,8 +74,8 @@ def test_no_file_of_a_renamed_run_has_an_old_name(finished: Path) -> None:
     """But for the labels in the files that it was trained on, and the note."""
     export(load(finished, device="cpu"), finished, finished / "onnx")
     (finished / "mine.txt").write_text("positive")
-    relabelling.relabel(finished, NAMES)
-    named = (NOTE, "vocabulary.json", "labels.json", "best/state.json")
+    renaming.relabel(finished, NAMES)
+    named = (RELABELLED, "vocabulary.json", "labels.json", "best/state.json")
     for name, content in contents(finished).items():
         if name.endswith((".json", ".csv", ".jsonl")) and name not in named:
             text = content.decode()
@@ -87,7 +86,7 @@ def test_no_file_of_a_renamed_run_has_an_old_name(finished: Path) -> None:
     assert classes_of_run(finished / "labels.json") == (NEW, NAMES | {"neutral": "neutral"})
     exported = load_runtime(finished / "onnx")
     assert [p.label for p in exported.predict(TEXTS)] == [p.label for p in load(finished).predict(TEXTS)]
-    note = json.loads((finished / NOTE).read_text("utf-8"))
+    note = json.loads((finished / RELABELLED).read_text("utf-8"))
     assert [of["names"] for of in note] == [NAMES]
     with (finished / "held_out_rows.csv").open(encoding="utf-8") as rows:
         assert {row["label"] for row in csv.DictReader(rows)} == {*NEW}
@@ -100,7 +99,7 @@ def test_a_renamed_run_is_evaluated_reported_and_prepared_again(
 ) -> None:
     rows = write_csv(tmp_path / "rows.csv", make_rows(30, seed=7))
     before = predict_file(load(finished, device="cpu"), str(rows))
-    relabelling.relabel(finished, NAMES)
+    renaming.relabel(finished, NAMES)
     renamed = [(text, NAMES.get(label, label)) for text, label in make_rows(30, seed=7)]
     for file in (rows, write_csv(tmp_path / "new.csv", renamed)):  # with the old labels, and with the new
         found = predict_file(load(finished, device="cpu"), str(file))
@@ -125,7 +124,7 @@ def test_the_linear_baseline_predicts_as_before_under_new_names(finished: Path) 
     branch = {name: metrics[name] for name in ("validation", "test") if name in metrics}
     metrics |= {"baselines": {"majority": scores}, "branches": {"ngrams": {"share": 1.0, **branch}}}
     (finished / "metrics.json").write_text(json.dumps(metrics))
-    relabelling.relabel(finished, NAMES)
+    renaming.relabel(finished, NAMES)
     assert RunFolder(finished).read(RunMetrics).labels == NEW  # those of all scores must be the same
     np.testing.assert_array_equal(linear_predictions(finished), probabilities_RC)
 
@@ -138,18 +137,18 @@ def linear_predictions(run: Path) -> Any:
 
 def test_names_can_be_exchanged_and_renamed_back(finished: Path) -> None:
     before = RunFolder(finished).read_json("metrics.json")
-    relabelling.relabel(finished, {"positive": "negative", "negative": "positive"})
+    renaming.relabel(finished, {"positive": "negative", "negative": "positive"})
     assert load(finished, device="cpu").labels == ["positive", "neutral", "negative"]
-    relabelling.relabel(finished, {"positive": "negative", "negative": "positive"})
+    renaming.relabel(finished, {"positive": "negative", "negative": "positive"})
     assert load(finished, device="cpu").labels == ["negative", "neutral", "positive"]
     assert RunFolder(finished).read_json("metrics.json") == before
-    assert len(RunFolder(finished).read_json(NOTE)) == 2
+    assert len(RunFolder(finished).read_json(RELABELLED)) == 2
 
 
 def test_a_renamed_run_cannot_be_resumed(finished: Path) -> None:
-    relabelling.relabel(finished, NAMES)
+    renaming.relabel(finished, NAMES)
     config = dataclasses.replace(read_config(finished / "config.yaml"), out=str(finished), resume=True)
-    with pytest.raises(RunError, match=r"its classes were renamed .* cannot be resumed; set another --out"):
+    with pytest.raises(RunError, match=r"its classes were renamed or merged .* cannot be resumed; train"):
         check_folder(RunFolder(finished), config)
 
 
@@ -157,15 +156,15 @@ def test_a_renamed_run_cannot_be_resumed(finished: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (
             "{postive: warm}",
             r"has no class 'postive', only negative, neutral, positive\. Did you mean 'positive'",
         ),
         (
-            "{positive: neutral}",
-            r"'neutral', 'positive' would all be 'neutral': .* cannot be merged\. Train ",
+            "{positive: neutral, negative: neutral}",
+            r"'negative', 'neutral', 'positive' would all be 'neutral'; leave at least two classes",
         ),
         ("{positive: ' '}", r"' ' is not a class name"),
         ("{positive: positive}", "no new name; the classes of"),
@@ -176,19 +175,11 @@ def test_a_renamed_run_cannot_be_resumed(finished: Path) -> None:
         ("{a: &x b, c: *x}", "is not a map of old to new names"),
     ],
 )
-def test_names_that_do_not_fit_are_refused(trained_run: Path, names: str, told: str) -> None:
+def test_names_that_do_not_fit_are_refused(trained_run: Path, names: str, message: str) -> None:
     before = contents(trained_run)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         relabel.main([str(trained_run), names])
     assert contents(trained_run) == before
-
-
-def test_the_way_to_merge_classes_trains_them(finished: Path, tmp_path: Path) -> None:
-    """The command in the message is valid for the run's data."""
-    with pytest.raises(ConfigError) as raised:
-        relabelling.relabel(finished, {"neutral": "negative"})
-    labels = json.loads(str(raised.value).partition("--data.labels '")[2].removesuffix("'"))
-    assert labels == {"negative": "negative", "neutral": "negative", "positive": "positive"}
 
 
 def test_links_are_copied_as_files_and_never_written_through(finished: Path, tmp_path: Path) -> None:
@@ -197,28 +188,28 @@ def test_links_are_copied_as_files_and_never_written_through(finished: Path, tmp
     state.rename(shared)
     state.symlink_to(shared)
     before = shared.read_bytes()
-    relabelling.relabel(finished, NAMES, out=tmp_path / "new")
+    renaming.relabel(finished, NAMES, out=tmp_path / "new")
     assert shared.read_bytes() == before
     assert not (tmp_path / "new" / "best" / "state.json").is_symlink()
     (tmp_path / "secret.txt").write_text("secret")
     (finished / "best" / "leak.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(SentimentError):
-        relabelling.relabel(finished, NAMES)
+        renaming.relabel(finished, NAMES)
     (finished / "best" / "leak.txt").unlink()
     (finished / "leak.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(CheckpointError, match="points outside the run folder"):
-        relabelling.relabel(finished, NAMES)
+        renaming.relabel(finished, NAMES)
 
 
 def test_other_runs_are_refused(finished: Path, tmp_path: Path) -> None:
     (finished / "metrics.json").rename(tmp_path / "metrics.json")
     with pytest.raises(RunError, match="is not finished; finish it with --resume true"):
-        relabelling.relabel(finished, NAMES)
+        renaming.relabel(finished, NAMES)
     (tmp_path / "metrics.json").rename(finished / "metrics.json")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="exists and is not empty"):
-        relabelling.relabel(finished, NAMES, out=tmp_path / "full")
+        renaming.relabel(finished, NAMES, out=tmp_path / "full")
     with pytest.raises(ConfigError, match="the starter belongs to the package"):
         relabel.main(["starter", "{positive: warm}"])
     with pytest.raises(RunError, match="is not a run folder"):
@@ -233,7 +224,7 @@ def test_a_damaged_checkpoint_gets_no_new_manifest(finished: Path, checkpoint: s
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     before = contents(finished)
     with pytest.raises(CheckpointError, match=rf"{checkpoint}/model\.safetensors: is damaged .*Restore"):
-        relabelling.relabel(finished, NAMES)
+        renaming.relabel(finished, NAMES)
     assert contents(finished) == before
 
 
@@ -244,11 +235,11 @@ def test_a_damaged_checkpoint_gets_no_new_manifest(finished: Path, checkpoint: s
 STEPS: list[tuple[Any, str, int, str]] = [
     (shutil, "copytree", 1, "before"),
     (shutil, "copy2", 4, "before"),
-    (relabelling, "_new_config", 1, "before"),
-    (relabelling, "write_manifest", 1, "before"),
-    (relabelling, "sync_file", 3, "after"),
-    (relabelling, "replace_folder", 1, "before"),
-    (relabelling, "replace_folder", 1, "after"),
+    (renaming, "_new_config", 1, "before"),
+    (renaming, "write_manifest", 1, "before"),
+    (renaming, "sync_file", 3, "after"),
+    (renaming, "replace_folder", 1, "before"),
+    (renaming, "replace_folder", 1, "after"),
     (files, "_exchanged", 1, "before"),
     (files, "_exchanged", 1, "after"),
 ]
@@ -273,10 +264,10 @@ def test_a_kill_leaves_the_old_or_the_new_run(
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process does not clear up
     monkeypatch.setattr(module, name, killed)
     with pytest.raises(Killed):
-        relabelling.relabel(finished, NAMES)
+        renaming.relabel(finished, NAMES)
     monkeypatch.undo()
     assert load(finished, device="cpu").labels in (NEW, ["negative", "neutral", "positive"])
-    relabelling.relabel(finished, {"neutral": "so-so"})
+    renaming.relabel(finished, {"neutral": "so-so"})
     assert load(finished, device="cpu").labels[1] == "so-so"
 
 
@@ -286,9 +277,9 @@ def test_a_full_disk_leaves_the_run_unchanged(finished: Path, monkeypatch: pytes
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(relabelling, "write_manifest", full)
+    monkeypatch.setattr(renaming, "write_manifest", full)
     with pytest.raises(DiskError, match=r"No space left on device .*; the run is unchanged"):
-        relabelling.relabel(finished, NAMES)
+        renaming.relabel(finished, NAMES)
     assert contents(finished) == before
     assert [entry.name for entry in finished.parent.iterdir()] == ["run"]
 
@@ -297,10 +288,10 @@ def test_where_folders_cannot_be_exchanged_they_are_renamed(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "_exchanged", lambda *_: False)
-    relabelling.relabel(finished, NAMES)
+    renaming.relabel(finished, NAMES)
     assert load(finished, device="cpu").labels == NEW
     assert [entry.name for entry in finished.parent.iterdir()] == ["run"]
     finished.rename(finished.with_name("real"))
     finished.symlink_to("real")
     with pytest.raises(SentimentError, match="is a link; name its target"):
-        relabelling.relabel(finished, {"neutral": "so-so"})
+        renaming.relabel(finished, {"neutral": "so-so"})

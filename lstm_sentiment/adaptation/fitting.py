@@ -1,6 +1,6 @@
 """Fits a head over a frozen LSTM and a linear branch, and their weights, by cross-validation.
 
-Legend: R rows, P pooled features, C classes, S classes of the start classifier.
+Legend: R rows, P pooled features, C classes, H classes of the start classifier's head.
 """
 
 from __future__ import annotations
@@ -165,20 +165,20 @@ def fit_head_of(
     """
     settings: dict[str, Any] = {"classes": len(labels), "row_weights": row_weights, "folds": folds}
     settings["row_counts"] = rows.counts
-    weight_SP, bias_S = (start.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
-    matching_CS = start.matching(labels)
-    if matching_CS is not None:
-        prior_CP = matching_CS @ weight_SP / start.temperature
-        prior_C = matching_CS @ bias_S / start.temperature
+    weight_HP, bias_H = (start.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
+    matching_CH = start.matching_of_head(labels)
+    if matching_CH is not None:
+        prior_CP = matching_CH @ weight_HP / start.temperature
+        prior_C = matching_CH @ bias_H / start.temperature
         offset_RC = features_RP @ prior_CP.T + prior_C
         head = fit_head(features_RP, rows.labels, offset_RC=offset_RC, **settings)
         return head, head.weight_CP + prior_CP, head.bias_C + prior_C
     # The classifier's logits are the most informative features.
-    start_RS = features_RP @ weight_SP.T + bias_S
-    both = np.concatenate([features_RP, start_RS], axis=1)
-    head = fit_head(both, rows.labels, strong=len(bias_S), **settings)
-    own_CP, of_start_CS = np.split(head.weight_CP, [features_RP.shape[1]], axis=1)
-    return head, own_CP + of_start_CS @ weight_SP, head.bias_C + of_start_CS @ bias_S
+    start_RH = features_RP @ weight_HP.T + bias_H
+    both = np.concatenate([features_RP, start_RH], axis=1)
+    head = fit_head(both, rows.labels, strong=len(bias_H), **settings)
+    own_CP, of_start_CH = np.split(head.weight_CP, [features_RP.shape[1]], axis=1)
+    return head, own_CP + of_start_CH @ weight_HP, head.bias_C + of_start_CH @ bias_H
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The classifier that training starts from, and its mapping to new vocabularies and classes.
 
-Legend: V tokens, C classes of the new rows, S classes of the classifier.
+Legend: V tokens, C classes of the new rows, S classes of the classifier, H classes of its head: more than S
+if some were merged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lstm_sentiment.checkpoints.expected import of_classifier
+from lstm_sentiment.checkpoints.expected import network_classes, of_classifier
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import is_starter, run_path
 from lstm_sentiment.checkpoints.tensors import check_weights, known_tokens
@@ -29,7 +30,7 @@ from lstm_sentiment.errors import CheckpointError, ConfigError
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import sides
 from lstm_sentiment.models.lstm import SentimentLSTM
-from lstm_sentiment.models.network import KINDS, NgramBranch
+from lstm_sentiment.models.network import KINDS, NgramBranch, merged_logits
 from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS, UNKNOWN
 from lstm_sentiment.text.tokenizers import Vocabulary
@@ -55,6 +56,7 @@ class Start:
         sha256: of all its weights, by name.
         ngrams: its linear branch, on the CPU; None if it has none.
         shares: factors of the logits of LSTM and linear branch in their sum.
+        merged: for each class of its head its place in `labels`, if some were merged, (H,).
     """
 
     name: str
@@ -66,6 +68,7 @@ class Start:
     sha256: str
     ngrams: NgramBranch | None = None
     shares: tuple[float, float] = (1.0, 0.0)
+    merged: list[int] | None = None
 
     @property
     def tokens(self) -> list[str]:
@@ -145,6 +148,19 @@ class Start:
         matched_CS: Array = same_CS / same_CS.sum(axis=1, keepdims=True)
         return matched_CS
 
+    def matching_of_head(self, labels: list[str]) -> Array | None:
+        """Return how the classes of this classifier's head map to other classes, (C, H), or None.
+
+        As `matching`; the logit of a merged class is approximated by the mean of its members' logits, since a
+        head is linear in the features.
+        """
+        matching_CS = self.matching(labels)
+        if matching_CS is None or self.merged is None:
+            return matching_CS
+        members_SH = np.equal.outer(np.arange(len(self.labels)), self.merged).astype(float)
+        matched_CH: Array = matching_CS @ (members_SH / members_SH.sum(axis=1, keepdims=True))
+        return matched_CH
+
     def logits(self, features_RP: Array, rows: TextDataset, labels: list[str]) -> Array | None:
         """Return this classifier's own logits of rows, or None if its classes cannot be mapped.
 
@@ -163,8 +179,8 @@ class Start:
         matching_CS = self.matching(labels)
         if matching_CS is None:
             return None
-        weight_SP, bias_S = (self.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
-        logits_RS = features_RP @ weight_SP.T + bias_S
+        weight_HP, bias_H = (self.weights[f"head.{name}"].double().numpy() for name in ("weight", "bias"))
+        logits_RS = features_RP @ weight_HP.T + bias_H
         if self.ngrams is not None:
             text = self.config.text
             own = TextDataset(
@@ -177,6 +193,9 @@ class Start:
             )
             of_ngrams = predict_logits(self.ngrams, own, device=torch.device("cpu"), batch_size=BATCH_SIZE)
             logits_RS = self.shares[0] * logits_RS + self.shares[1] * of_ngrams.double().numpy()
+        if self.merged is not None:
+            logits_RH = torch.from_numpy(logits_RS)
+            logits_RS = merged_logits(logits_RH, self.merged, temperature=self.temperature).numpy()
         logits_RC: Array = logits_RS @ matching_CS.T / self.temperature
         return logits_RC
 
@@ -202,12 +221,13 @@ def load_start(name: str) -> Start | None:
     if not labels:
         return None
     config = read_config(path / "config.yaml")
-    calibration = checkpoint.facts_as(BestFacts).calibration
+    facts = checkpoint.facts_as(BestFacts)
+    calibration, classes = facts.calibration, network_classes(checkpoint.facts, labels)
     try:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(path / "vocabulary.json", known_tokens(weights)))
         sizes = {"subwords": config.text.subwords, **dataclasses.asdict(config.model)}
-        check_weights(weights, network_shapes(len(vocabulary), len(labels), **sizes))
+        check_weights(weights, network_shapes(len(vocabulary), classes, **sizes))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is malformed: {error}") from None
     digest = hashlib.sha256()
@@ -223,7 +243,8 @@ def load_start(name: str) -> Start | None:
         weights=of_lstm if wide else weights,
         temperature=calibration.temperature if calibration else 1.0,
         sha256=digest.hexdigest(),
-        **(_linear_branch(weights, config, vocabulary, len(labels)) if wide else {}),
+        merged=facts.merged,
+        **(_linear_branch(weights, config, vocabulary, classes) if wide else {}),
     )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,6 +165,7 @@ def predict_shards_with_ray(
 
 def _start(ray: Any, address: str | None) -> None:
     own = {} if address else {"include_dashboard": False}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ code logs what is no error
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -173,9 +176,8 @@ def _start(ray: Any, address: str | None) -> None:
 
 def _results(ray: Any, jobs: Sequence[Job], work: Work, count: int) -> Iterator[str]:
     """Yield the result of each shard as it is done."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     rows = [{"source": _absolute(job.source), "out": _absolute(job.out)} for job in jobs]
     shards = ray.data.from_items(rows, override_num_blocks=len(rows))
     predicted = shards.map_batches(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from lstm_sentiment.checkpoints.run_paths import is_starter, run_path
-from lstm_sentiment.errors import DataError, did_you_mean, listed, shown
+from lstm_sentiment.errors import DataError, RunError, did_you_mean, listed, shown
 from lstm_sentiment.text.given import is_missing
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class BatchPredictor:
 
     def __init__(self, run: str | Path, text: str = "text", *, prefix: str = "", device: str = "cpu") -> None:
         self.run = str(run) if is_starter(run) else str(Path(run_path(run)).resolve())
+        if not is_starter(run) and not Path(self.run).is_dir():
+            raise RunError(f"{run}: no such folder; name a run folder, or starter")
         self.text, self.prefix, self.device = text, prefix, device
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lstm_sentiment.checkpoints.manifest import MERGED
 from lstm_sentiment.checkpoints.quantization import SCALES, rows_per_scale
 from lstm_sentiment.checkpoints.run_folder import PACKED, Expectation
 from lstm_sentiment.checkpoints.untrusted_files import Table, classes_of_run, vocabulary_of, yaml_of
 from lstm_sentiment.config.command_line import read_config
 from lstm_sentiment.config.network_shapes import GATES, network_shapes
+from lstm_sentiment.config.sections import MAX_CLASSES
 from lstm_sentiment.errors import CheckpointError, shown
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 
@@ -109,7 +111,8 @@ def of_classifier(run: Path) -> Expectation:
             found = tables["model"]
             tokens = len(vocabulary_of(run / "vocabulary.json", vocabulary_size(found))) + len(SPECIAL_TOKENS)
             sizes = {"subwords": config.text.subwords, **asdict(config.model)}
-            check_table(found, stored_table(network_shapes(tokens, len(labels), **sizes), facts.get(PACKED)))
+            classes = network_classes(facts, labels)
+            check_table(found, stored_table(network_shapes(tokens, classes, **sizes), facts.get(PACKED)))
         except (CheckpointError, KeyError, TypeError) as error:
             details = " ".join(str(error).split())
             raise CheckpointError(
@@ -118,6 +121,28 @@ def of_classifier(run: Path) -> Expectation:
         return None
 
     return check
+
+
+def network_classes(facts: Mapping[str, Any], labels: Sequence[str]) -> int:
+    """Return the number of classes of a network: those of its run, or more if some were merged.
+
+    Args:
+        facts: of its checkpoint.
+        labels: class names of the run.
+
+    Raises:
+        CheckpointError: the fact `MERGED` is not the place in `labels` of each of up to 100 classes.
+
+    >>> network_classes({}, ["bad", "good"]), network_classes({"merged": [0, 1, 1]}, ["bad", "good"])
+    (2, 3)
+    """
+    merged = facts.get(MERGED)
+    if merged is None:
+        return len(labels)
+    whole = isinstance(merged, list) and all(type(of) is int for of in merged)
+    if not whole or len(merged) > MAX_CLASSES or sorted(set(merged)) != list(range(len(labels))):
+        raise CheckpointError(f"'{MERGED}' must be the class in labels.json of each class of the network")
+    return len(merged)
 
 
 def of_language_model(run: Path) -> Expectation:

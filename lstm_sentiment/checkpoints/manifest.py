@@ -3,6 +3,9 @@
 A manifest lists each file with its sha256 and size, and those of files elsewhere that it depends on:
 
     {"format": 1, "files": {"model.safetensors": {"sha256": ..., "bytes": ...}}, "run": {"labels.json": ...}}
+
+Format 2 is format 1 with the fact `MERGED`: classes of the network that are shown as one. Only such
+checkpoints have it, so that versions without merging refuse them, and read all others.
 """
 
 from __future__ import annotations
@@ -27,16 +30,18 @@ from lstm_sentiment.system.files import as_json, sha256_of
 from lstm_sentiment.system.open_errors import reading
 from lstm_sentiment.version import __version__
 
-FORMAT = 1
+FORMAT = 2  # the newest
+MERGED = "merged"  # fact of a checkpoint: the class in labels.json of each class of the network
 MANIFEST = "manifest.json"
 
 
-def write_manifest(folder: Path, *, depends_on: Iterable[Path]) -> None:
+def write_manifest(folder: Path, *, depends_on: Iterable[Path], merged: bool = False) -> None:
     """Write the manifest of a folder.
 
     Args:
         folder: complete, except for the manifest.
         depends_on: files elsewhere that the checkpoint requires.
+        merged: whether it has the fact `MERGED`.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -49,7 +54,7 @@ def write_manifest(folder: Path, *, depends_on: Iterable[Path]) -> None:
     lstm_sentiment.errors.CheckpointError: .../state.json: is damaged or was replaced (its sha256 is not ...
     """
     manifest = {
-        "format": FORMAT,
+        "format": 2 if merged else 1,
         "files": {file.name: _fingerprint(file) for file in sorted(folder.iterdir())},
         "run": {file.name: _fingerprint(file) for file in depends_on},
     }
@@ -73,7 +78,7 @@ def verify(folder: Path, *, depends_on: Iterable[Path]) -> None:
     manifest = json_of(folder / MANIFEST, ending="}\n")  # a truncated file may lack only the bracket
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{folder / MANIFEST}: is not a manifest")
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in range(1, FORMAT + 1):
         raise OtherVersionError(f"{folder}: {_other_format(manifest.get('format'), run)}")
     files, others = manifest.get("files"), manifest.get("run")
     if not isinstance(files, dict) or not isinstance(others, dict):
@@ -105,7 +110,7 @@ def _other_format(found: object, run: Path) -> str:
     way_out = "pip install --upgrade lstm_sentiment" if newer else "use the version that wrote it"
     return (
         f"was written{by} in format {shown(str(found))}; this is version {__version__}, which reads "
-        f"format {FORMAT}: {way_out}"
+        f"formats up to {FORMAT}: {way_out}"
     )
 
 

@@ -30,7 +30,14 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from lstm_sentiment.checkpoints.manifest import MANIFEST, read_tensors, verify, write_manifest, write_tensors
+from lstm_sentiment.checkpoints.manifest import (
+    MANIFEST,
+    MERGED,
+    read_tensors,
+    verify,
+    write_manifest,
+    write_tensors,
+)
 from lstm_sentiment.checkpoints.quantization import dequantized
 from lstm_sentiment.checkpoints.untrusted_files import (
     NO_PICKLES,
@@ -66,6 +73,7 @@ log = logging.getLogger(__name__)
 
 BEST, LAST, CURVES = "best", "last", "tensorboard"
 LINEAR = "linear"  # checkpoint of the linear baseline, in a run without a linear branch
+RELABELLED = "relabelled.json"  # of a run whose classes were renamed or merged (see `relabelling`)
 TRACKING = "tracking.json"  # ids of the run in MLflow and Weights & Biases
 MONITORING = "monitoring.json"  # what new texts are compared with (see `monitoring`)
 PACKED = "packed"  # fact that says how the tensors of a checkpoint are packed (see `quantization`)
@@ -75,8 +83,8 @@ OWN_FILES = {*SHARED_FILES, "data.json", "environment.json", "log.jsonl", "metri
 OWN_FILES |= {
     "evaluation.json",
     MONITORING,
+    RELABELLED,
     TRACKING,
-    "relabelled.json",
     "report.html",
     "status.json",
     "trained_texts.safetensors",
@@ -223,7 +231,8 @@ class RunFolder:
         for group, tensors in groups.items():
             write_tensors(building / f"{group}.safetensors", tensors)
         (building / "state.json").write_bytes(as_json(dict(facts)))
-        write_manifest(building, depends_on=self._shared_files())
+        merged = facts.get(MERGED) is not None
+        write_manifest(building, depends_on=self._shared_files(), merged=merged)
         for file in building.iterdir():
             sync_file(file)
         sync_folder(building)
@@ -261,6 +270,24 @@ class RunFolder:
         """
         self.save(name, {}, self.load(name).facts)
         shutil.rmtree(self.path / f"{name}.previous", ignore_errors=True)
+
+    def check_scores(self, why_not: str) -> None:
+        """Refuse a run without scores.
+
+        Args:
+            why_not: says so of an unfinished run.
+
+        Raises:
+            RunError: it is unfinished, or its classes were merged and could not be scored.
+        """
+        if (self.path / "metrics.json").is_file():
+            return
+        if (self.path / RELABELLED).is_file():
+            raise RunError(
+                f"{self.path}: has no scores: its classes were merged, and its rows could not be scored "
+                f"again (see {RELABELLED}); merge them where the rows can be read, or evaluate it on others"
+            )
+        raise RunError(f"{self.path}: has no metrics.json{why_not}")
 
     def has(self, name: str) -> bool:
         """Whether there is a checkpoint of that name, intact or not."""

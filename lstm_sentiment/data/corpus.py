@@ -53,6 +53,7 @@ class Corpus:
             requested.
         facts: counts for the report.
         fingerprint: changes with any row, label, split or token.
+        unmerged: the same rows with the classes that a run began with, if some were merged since.
     """
 
     train: TextDataset
@@ -64,6 +65,7 @@ class Corpus:
     vocabulary: Vocabulary
     facts: DataFacts
     fingerprint: str
+    unmerged: Corpus | None = None
 
     @property
     def cross_validated(self) -> bool:
@@ -78,11 +80,13 @@ class Corpus:
         return {name: rows for name, rows in found.items() if rows is not None}
 
     def is_of(self, facts: BestFacts) -> bool:
-        """Whether these are the rows that a run began with; its classes may have been renamed since.
+        """Whether these are the rows that a run began with; its classes may have new names, or be merged.
 
         Args:
             facts: of its best checkpoint.
         """
+        if self.unmerged is not None:
+            return self.unmerged.is_of(facts)
         rows = [*self.splits.values(), *filter(None, [self.unlabelled])]
         return _fingerprint(rows, facts.labels or self.labels, self.vocabulary) == facts.data
 

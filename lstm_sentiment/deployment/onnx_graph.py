@@ -29,11 +29,14 @@ from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import (
     HASH,
     SHORTEST,
+    MergedClasses,
     Network,
     NgramBranch,
     TfidfBranch,
     WideAndDeep,
     lstm_of,
+    members_of,
+    unmerged,
 )
 from lstm_sentiment.models.pooling import FLOAT, Nodes, pooling_of
 from lstm_sentiment.system.extras import need
@@ -47,11 +50,11 @@ Array = npt.NDArray[Any]
 Values = Mapping[str, tuple[int, Sequence[int | str]]]
 
 
-def build_graph(network: Network, *, temperature: float, int8: bool = False) -> Any:
+def build_graph(network: Network | MergedClasses, *, temperature: float, int8: bool = False) -> Any:
     """Return an `onnx.ModelProto` equivalent to the model.
 
     Args:
-        network: on the CPU.
+        network: on the CPU; merged classes are added at the temperature of its logits.
         temperature: divisor of the logits before the softmax.
         int8: store embeddings and LSTM matrices as int8 with a scale per row, a quarter of the size; they
             are used as float32.
@@ -65,19 +68,19 @@ def build_graph(network: Network, *, temperature: float, int8: bool = False) -> 
         graph = build_graph(classifier.model, temperature=0.9)
         Path("model.onnx").write_bytes(graph.SerializeToString())
     """
-    graph, model = new_graph(network, int8=int8), lstm_of(network)
-    if isinstance(network, WideAndDeep) and not network.shares[0]:  # the linear model alone
-        share = graph.constant("share1", np.float32(network.shares[1]))
-        graph.add("Mul", _wide(graph, network.ngrams), share, output="logits")
+    graph, model, own = new_graph(network, int8=int8), lstm_of(network), unmerged(network)
+    if isinstance(own, WideAndDeep) and not own.shares[0]:  # the linear model alone
+        share = graph.constant("share1", np.float32(own.shares[1]))
+        graph.add("Mul", _wide(graph, own.ngrams), share, output=logits_name(network))
     else:
-        _add_network(graph, network, model)
-    add_probabilities(graph, temperature)
+        _add_network(graph, own, model, logits_name(network))
+    classes = add_probabilities(graph, network, temperature)
     inputs = {"tokens": (INT64, ["B", "T"]), "lengths": (INT64, ["B"])}
-    shape: Sequence[int | str] = ["B", model.head.out_features]
+    shape: Sequence[int | str] = ["B", classes]
     return graph.finish(model, inputs, dict.fromkeys(OUTPUTS, (FLOAT, shape)), doc=__doc__)
 
 
-def new_graph(network: Network, *, int8: bool) -> OnnxGraph:
+def new_graph(network: Network | MergedClasses, *, int8: bool) -> OnnxGraph:
     """Return an empty graph for a network.
 
     Args:
@@ -103,23 +106,50 @@ def new_graph(network: Network, *, int8: bool) -> OnnxGraph:
     return OnnxGraph(onnx, int8=int8)
 
 
-def add_probabilities(graph: OnnxGraph, temperature: float) -> None:
-    """Add the nodes from logits to calibrated probabilities.
+def logits_name(network: Network | MergedClasses) -> str:
+    """Return the name of the logits of a network, before classes are merged."""
+    return "unmerged" if isinstance(network, MergedClasses) else "logits"
+
+
+def add_probabilities(graph: OnnxGraph, network: Network | MergedClasses, temperature: float) -> int:
+    """Add the nodes from the logits of a network to calibrated probabilities; return the number of classes.
 
     Args:
-        graph: with the result ``logits``.
+        graph: with the result of `logits_name`.
+        network: that it is of.
         temperature: divisor of the logits.
+
+    Raises:
+        ValueError: classes were merged at another temperature.
 
     Example::
 
-        add_probabilities(graph, 0.9)
+        add_probabilities(graph, classifier.model, 0.9)
     """
-    scaled_BC = graph.add("Div", "logits", graph.constant("temperature", np.float32(temperature)))
-    graph.add("Softmax", scaled_BC, axis=1, output="probabilities")
+    divisor, classes = graph.constant("temperature", np.float32(temperature)), len(lstm_of(network).head.bias)
+    if isinstance(network, MergedClasses):
+        divisor = graph.constant("temperature", np.float32(network.temperature))
+        members = members_of(network.merged)
+        classes = len(members)
+        columns = [_merged(graph, logits_name(network), of, divisor) for of in members]
+        graph.add("Concat", *columns, axis=1, output="logits")
+    graph.add("Softmax", graph.add("Div", "logits", divisor), axis=1, output="probabilities")
+    return classes
 
 
-def _add_network(graph: OnnxGraph, network: Network, model: SentimentLSTM) -> None:
-    """Add all nodes from the inputs to the logits."""
+def _merged(graph: OnnxGraph, logits_BS: str, members: Sequence[int], divisor: str) -> str:
+    """Return the logit (B, 1) of classes that are shown as one, like `network.merged_logits`."""
+    logits_BM = graph.add("Gather", logits_BS, graph.numbers(*members), axis=1)
+    if len(members) == 1:
+        return logits_BM
+    most_B1 = graph.add("ReduceMax", logits_BM, axes=[1], keepdims=1)
+    scaled_BM = graph.add("Div", graph.add("Sub", logits_BM, most_B1), divisor)
+    sum_B1 = graph.add("ReduceSum", graph.add("Exp", scaled_BM), graph.numbers(1), keepdims=1)
+    return graph.add("Add", graph.add("Mul", graph.add("Log", sum_B1), divisor), most_B1)
+
+
+def _add_network(graph: OnnxGraph, network: Network, model: SentimentLSTM, output: str) -> None:
+    """Add all nodes from the inputs to the logits, which are named `output`."""
     tokens_TB = graph.add("Transpose", "tokens", perm=[1, 0])
     lengths_B = graph.add("Cast", "lengths", to=INT32)
     states_TBF = embedded(graph, model, tokens_TB)
@@ -134,9 +164,9 @@ def _add_network(graph: OnnxGraph, network: Network, model: SentimentLSTM) -> No
         branches = graph.add("Gemm", features_BP, *head, transB=1), _wide(graph, network.ngrams)
         shares = [graph.constant(f"share{k}", np.float32(share)) for k, share in enumerate(network.shares)]
         weighed = [graph.add("Mul", *pair) for pair in zip(branches, shares, strict=True)]
-        graph.add("Add", *weighed, output="logits")
+        graph.add("Add", *weighed, output=output)
     else:
-        graph.add("Gemm", features_BP, *head, transB=1, output="logits")
+        graph.add("Gemm", features_BP, *head, transB=1, output=output)
 
 
 class OnnxGraph:

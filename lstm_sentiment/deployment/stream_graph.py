@@ -29,6 +29,7 @@ from lstm_sentiment.deployment.onnx_graph import (
     add_probabilities,
     array_of,
     embedded,
+    logits_name,
     new_graph,
     onnx_weights,
 )
@@ -36,11 +37,13 @@ from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.network import (
     HASH,
     SHORTEST,
+    MergedClasses,
     Network,
     NgramBranch,
     TfidfBranch,
     WideAndDeep,
     lstm_of,
+    unmerged,
 )
 from lstm_sentiment.models.pooling import FLOAT, pooling_of
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
@@ -51,7 +54,7 @@ TYPES = {np.dtype(np.float32): FLOAT, np.dtype(np.float64): DOUBLE, np.dtype(np.
 
 
 def build_stream_graph(
-    network: Network, *, temperature: float, int8: bool = False
+    network: Network | MergedClasses, *, temperature: float, int8: bool = False
 ) -> tuple[Any, dict[str, Array]]:
     """Return an `onnx.ModelProto` that reads one token, and the inputs of the first one.
 
@@ -70,7 +73,8 @@ def build_stream_graph(
     """
     graph, model = new_graph(network, int8=int8), lstm_of(network)
     kept = _Kept(graph)
-    wide = network if isinstance(network, WideAndDeep) else None
+    own, output = unmerged(network), logits_name(network)
+    wide = own if isinstance(own, WideAndDeep) else None
     logits = []
     if wide is None or wide.shares[0]:
         logits.append(_read(graph, kept, model))
@@ -78,12 +82,12 @@ def build_stream_graph(
         shares = [graph.constant(f"share{k}", np.float32(share)) for k, share in enumerate(wide.shares)]
         logits.append(_count(graph, kept, wide.ngrams))
         weighed = [graph.add("Mul", *of) for of in zip(logits, shares[-len(logits) :], strict=True)]
-        graph.add("Sum", *weighed, output="logits")
+        graph.add("Sum", *weighed, output=output)
     else:
-        graph.add("Identity", logits[0], output="logits")
-    add_probabilities(graph, temperature)
+        graph.add("Identity", logits[0], output=output)
+    classes = add_probabilities(graph, network, temperature)
     inputs: Values = {"tokens": (INT64, [1, 1]), **{name: kept.type_of(name) for name in kept.starts}}
-    outputs: Values = {name: (FLOAT, [1, model.head.out_features]) for name in OUTPUTS}
+    outputs: Values = {name: (FLOAT, [1, classes]) for name in OUTPUTS}
     outputs = {**outputs, **{f"{name}{AFTER}": kept.type_of(name) for name in kept.starts}}
     return graph.finish(model, inputs, outputs, doc=__doc__), kept.starts
 

@@ -17,7 +17,7 @@ from lstm_sentiment.checkpoints.run_paths import NO_ROWS
 from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import name_of
-from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
+from lstm_sentiment.data.corpus import Corpus, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.diagnostics.alternatives import alternatives
 from lstm_sentiment.diagnostics.causes import (
@@ -44,11 +44,11 @@ from lstm_sentiment.diagnostics.unused_settings import unused_settings
 from lstm_sentiment.errors import DataError
 from lstm_sentiment.experiment.train import check_metric, initial_model, read_rows
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.provenance.rows_of_run import rows_of_run
 from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.reporting.report import epochs_of
 from lstm_sentiment.system.devices import pick_device, set_up_cpu
-from lstm_sentiment.text.tokenizers import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,15 @@ def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -
         refuse_addresses(config.data)
         if not rows:
             refuse_untrusted(path, name_of(config.data.train), "--rows")
-        corpus = _prepare(config, classifier.vocabulary if config.pretrained else None)
+        facts = RunFolder(path).load(BEST).facts_as(BestFacts)
+        corpus = rows_of_run(
+            config,
+            facts,
+            labels=classifier.labels,
+            label_map=classifier.label_map,
+            vocabulary=classifier.vocabulary,
+            cache=cache_folder(),
+        )
     except DataError as error:
         unread = Finding(
             severity=WARNING,
@@ -162,7 +170,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -
         )
         return _diagnose(config, None, classifier, [unread])
     metrics, epochs = _results(RunFolder(path))
-    findings = [*_changed(RunFolder(path), corpus), *run_findings(config, corpus, metrics, epochs)]
+    findings = [*_changed(facts, corpus), *run_findings(config, corpus, metrics, epochs)]
     learned = metrics is not None and linear_generalises(metrics)
     diagnosis = _diagnose(config, corpus, classifier, findings, linear_learns=learned)
     if not minutes:
@@ -170,9 +178,9 @@ def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -
     return _with_advice(diagnosis, config, corpus, metrics, epochs, minutes=minutes)
 
 
-def _changed(folder: RunFolder, corpus: Corpus) -> list[Finding]:
+def _changed(facts: BestFacts, corpus: Corpus) -> list[Finding]:
     """Return a finding if a run was trained on other rows than these."""
-    if corpus.is_of(folder.load(BEST).facts_as(BestFacts)):
+    if corpus.is_of(facts):
         return []
     return [
         Finding(
@@ -264,10 +272,6 @@ def _diagnose(
         *invariance_lines(checks),
     ]
     return Diagnosis(findings=worst_first(findings), cause=cause, facts=facts, lines=lines)
-
-
-def _prepare(config: Config, vocabulary: Vocabulary | None) -> Corpus:
-    return prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=vocabulary)
 
 
 def _probe(probes: Probes) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
     removed = "removed" if config.data.deduplicate else "kept"
     log.info(
         "  repeated texts: %s %s; texts with more than one label: %s; vocabulary: %s tokens",
-        f"{facts.duplicates:,}", removed, f"{facts.conflicting_labels:,}",
+        f"{facts.duplicates:,}", removed, f"{facts.conflicting_labels or 0:,}",
         f"{len(corpus.vocabulary):,}",
     )  # fmt: skip
     if facts.excluded_rows is not None:

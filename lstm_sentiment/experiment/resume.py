@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import yaml
 
 from lstm_sentiment.checkpoints.expected import of_training
-from lstm_sentiment.checkpoints.run_folder import BEST, LAST, Checkpoint, RunFolder
+from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RELABELLED, Checkpoint, RunFolder
 from lstm_sentiment.checkpoints.untrusted_files import yaml_of
 from lstm_sentiment.config.command_line import config_yaml
 from lstm_sentiment.config.network_shapes import network_shapes
@@ -29,7 +29,6 @@ from lstm_sentiment.text.tokenizers import Vocabulary
 
 log = logging.getLogger(__name__)
 
-RELABELLED = "relabelled.json"  # of a run whose classes were renamed (see `relabelling`)
 # Settings that may differ when a run is resumed: none of them changes what is learned. No other may.
 FREE_ON_RESUME = {"out", "resume", "overwrite", "baseline", "report", "trainer.checkpoint_every"}
 FREE_ON_RESUME |= {"trainer.log_to", "trainer.tensorboard", "trainer.timeout", "trainer.keep_for_resume"}
@@ -72,8 +71,8 @@ def check_folder(folder: RunFolder, config: Any) -> bool:
     if config.resume and folder.is_run():
         if (folder.path / RELABELLED).is_file():
             raise RunError(
-                f"{folder.path}: its classes were renamed (see {RELABELLED}), and it cannot be resumed; set "
-                "another --out for a new run"
+                f"{folder.path}: its classes were renamed or merged (see {RELABELLED}), and it cannot be "
+                f"resumed; train its new classes: --config {folder.path / 'config.yaml'} and another --out"
             )
         _refuse_other_settings(folder, config)
         if folder.has(LAST):

@@ -146,6 +146,13 @@ def _check_split(teacher: SentimentClassifier, config: Config) -> None:
     none_set_aside = not isinstance(ours.validation, float) and not isinstance(ours.test, float)
     if theirs.train != ours.train or none_set_aside:
         return
+    if teacher.merged is not None:  # rows are split by class, and its split was that of its old classes
+        raise ConfigError(
+            f"{teacher.run} was trained on the same file, split by the classes that it had before some were "
+            "merged: its training rows may include rows held out here. Give data.validation and data.test as "
+            "files of other rows, or train another teacher",
+            key="teacher",
+        )
     pairs = [(f"data.{name}", getattr(theirs, name), getattr(ours, name)) for name in SPLIT]
     for key, its, own in [("seed", teacher.config.seed, config.seed), *pairs]:
         if key in SHARES and not isinstance(its, float) and not isinstance(own, float):

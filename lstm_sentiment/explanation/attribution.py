@@ -8,8 +8,11 @@ multiply the odds of A against B by exp(a - b); 0.69 doubles them.
 **The baseline** is the same number of unknown tokens: a text of that length without information. Models see
 the unknown token in training (for rare words, and through `model.word_dropout`), but never a zero vector.
 
-Legend: N tokens as the model reads them, C classes, E embedding size, V variants of the text, T their
-padded length, S steps of a path, K sizes of a removal, O random orders.
+**Merged classes** have scores that are not linear in the n-grams: the path of integrated gradients leads from
+the n-grams of the baseline to those of the text, too.
+
+Legend: N tokens as the model reads them, C classes, S classes before some were merged, E embedding size, V
+variants of the text, T their padded length, P places on a path, K sizes of a removal, O random orders.
 """
 
 from __future__ import annotations
@@ -30,7 +33,14 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.explanation.gates import GateTrace, look_inside
-from lstm_sentiment.models.network import Network, WideAndDeep, lstm_of
+from lstm_sentiment.models.network import (
+    MergedClasses,
+    Network,
+    WideAndDeep,
+    lstm_of,
+    merged_logits,
+    unmerged,
+)
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.text.tokenization import UNKNOWN, spell
 from lstm_sentiment.text.tokenizers import Vocabulary
@@ -55,7 +65,7 @@ class Explainable(Protocol):
     config: Config
     calibration: Calibration
     device: torch.device
-    model: Network
+    model: Network | MergedClasses
 
     def tokens(self, text: str) -> list[str]:
         """Return a text's tokens as the model reads them, truncated."""
@@ -206,8 +216,7 @@ def explain(classifier: Explainable, text: str, *, method: str = "auto") -> Expl
     if not tokens:
         attributions_NC, steps = np.zeros((0, len(classifier.labels))), None
     elif method == "occlusion":
-        without_NN = np.where(np.eye(len(tokens), dtype=bool), reader.unknown, whole_N)  # one token a row
-        attributions_NC, steps = scores_VC[0] - reader.scores(list(without_NN)), None
+        attributions_NC, steps = reader.occluded(scores_VC[0]), None
     else:
         attributions_NC, steps = _integrated_gradients(reader)
     probabilities_C = softmax(scores_VC[0])
@@ -230,6 +239,56 @@ def explain(classifier: Explainable, text: str, *, method: str = "auto") -> Expl
         removal=_remove(reader, attributions_NC, int(probabilities_C.argmax())),
         gates=gates,
         pooled=pooled,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LiveReading:
+    """The parts of an `Explanation` that are fast enough to follow typing; attributions are by occlusion.
+
+    Args:
+        tokens: as read by the model, N of them.
+        known: whether each token is in the vocabulary.
+        cut_tokens: number of truncated tokens.
+        attributions: of each token to each class (N, C), nats.
+        prefixes: probabilities (N, C) of the text up to and including each token.
+        gates: of each layer and direction, in the order of reading; none for an empty text.
+    """
+
+    tokens: list[str]
+    known: list[bool]
+    cut_tokens: int
+    attributions: Array
+    prefixes: Array
+    gates: list[GateTrace]
+
+
+def read_live(classifier: Explainable, text: str) -> LiveReading:
+    """Return how a classifier reads a text, at the cost of predicting it 2 N times.
+
+    >>> from lstm_sentiment.config.schema import ModelConfig, TextConfig
+    >>> from lstm_sentiment.prediction.classifier import SentimentClassifier
+    >>> config = Config(model=ModelConfig(embedding_size=4, hidden_size=4), text=TextConfig(subwords=0))
+    >>> untrained = SentimentClassifier(labels=["bad", "good"], vocabulary=Vocabulary(["so"]), config=config)
+    >>> live, found = read_live(untrained, "so so"), explain(untrained, "so so", method="occlusion")
+    >>> bool((live.attributions == found.attributions).all() and (live.prefixes == found.prefixes).all())
+    True
+    """
+    reader = _Reader(classifier, classifier.tokens(text))
+    tokens, whole_N = reader.tokens, np.arange(len(reader.tokens))
+    attributions_NC = prefixes_NC = np.zeros((0, len(classifier.labels)))
+    gates: list[GateTrace] = []
+    if tokens:
+        attributions_NC = reader.occluded(reader.scores(reader.ends())[0])
+        prefixes_NC = softmax(reader.scores([whole_N[: n + 1] for n in whole_N]), axis=1)
+        gates, _ = look_inside(reader.model, reader.vectors[: len(tokens)])
+    return LiveReading(
+        tokens=tokens,
+        known=[i != UNKNOWN for i in classifier.vocabulary.encode(tokens)],
+        cut_tokens=classifier.cut_tokens(text),
+        attributions=attributions_NC,
+        prefixes=prefixes_NC,
+        gates=gates,
     )
 
 
@@ -265,7 +324,8 @@ class _Reader:
 
     def __init__(self, classifier: Explainable, tokens: list[str]) -> None:
         on_cpu = classifier.device.type == "cpu"
-        network = classifier.model if on_cpu else copy.deepcopy(classifier.model).cpu()
+        shown = classifier.model if on_cpu else copy.deepcopy(classifier.model).cpu()
+        network, self.merged = unmerged(shown), shown.merged if isinstance(shown, MergedClasses) else None
         self.model, self.ngrams = (
             lstm_of(network),
             network.ngrams if isinstance(network, WideAndDeep) else None,
@@ -301,28 +361,68 @@ class _Reader:
             batch = [torch.from_numpy(rows) for rows in filled[start : start + per_batch]]
             rows_TB = torch.nn.utils.rnn.pad_sequence(batch, padding_value=self.unknown)
             lengths_B = torch.tensor([len(rows) for rows in batch])
-            scores_BC = self.score(self.vectors[rows_TB], lengths_B)
+            scores_BS = self.score(self.vectors[rows_TB], lengths_B)
             if self.ngrams is not None:
-                scores_BC += self._scaled(self.ngrams(self.ids[rows_TB].t(), lengths_B), self.shares[1])
-            scores.append(scores_BC.double().numpy())
+                scores_BS += self._scaled(self.ngrams(self.ids[rows_TB].t(), lengths_B), self.shares[1])
+            scores.append(self.of_classes(scores_BS).double().numpy())
             check_finite(scores[-1])
         return np.concatenate(scores)
 
+    def occluded(self, scores_C: Array) -> Array:
+        """Return what the scores of the text lose without each token, (N, C)."""
+        whole_N = np.arange(len(self.tokens))
+        without_NN = np.where(np.eye(len(whole_N), dtype=bool), self.unknown, whole_N)  # one token a row
+        return np.asarray(scores_C - self.scores(list(without_NN)))
+
     def score(self, vectors_TBE: Tensor, lengths_B: Tensor) -> Tensor:
-        """Return the LSTM's part of the scores (B, C) of embedded texts, differentiable."""
+        """Return the LSTM's part of the scores (B, S) of embedded texts, differentiable."""
         return self._scaled(self.model.logits_of(vectors_TBE, lengths_B), self.shares[0])
 
+    def of_classes(self, scores_BS: Tensor) -> Tensor:
+        """Return the scores (B, C) of the classes that are shown, differentiable."""
+        if self.merged is None:
+            return scores_BS
+        scores_BC = merged_logits(scores_BS, self.merged, temperature=1.0)
+        return scores_BC - scores_BC.mean(dim=1, keepdim=True)
+
+    def path_ends(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the text's and the baseline's values of what changes on the path of integrated gradients.
+
+        These are the vectors (N, E) and, if classes were merged, the wide branch's part of the scores (N, S).
+        """
+        ends = [(self.vectors[:-1], self.vectors[-1].expand_as(self.vectors[:-1]))]
+        if self.ngrams is None or self.merged is None:
+            return ends
+        text_NS, baseline_S = (self._scaled(part, self.shares[1]) for part in self._of_ngrams())
+        return [*ends, (text_NS, baseline_S.expand_as(text_NS))]
+
+    def on_path(self, vectors_PNE: Tensor, ngrams_PNS: Tensor | None = None) -> Tensor:
+        """Return the scores (P, C) at places on the path, given values between those of `path_ends`."""
+        places, tokens = vectors_PNE.shape[:2]
+        scores_PS = self.score(vectors_PNE.transpose(0, 1), torch.full((places,), tokens))
+        if self.ngrams is not None and ngrams_PNS is not None:
+            of_bias_1S = self._scaled(self.ngrams.bias[None], self.shares[1])
+            scores_PS = scores_PS + ngrams_PNS.sum(dim=1) + of_bias_1S
+        return self.of_classes(scores_PS)
+
     def ngram_attributions(self) -> Array:
-        """Return the wide branch's part of the attributions (N, C); it is complete.
+        """Return the wide branch's part of the attributions (N, C), complete; 0 if it is on the path.
 
         The baseline's score is subtracted from all tokens evenly.
         """
-        tokens = len(self.tokens)
-        if self.ngrams is None:
-            return np.zeros((tokens, self.labels))
-        ends = [self.ngrams.contributions(self.ids[torch.from_numpy(rows)]) for rows in self.ends()]
-        attributions_NC = ends[0] - ends[1].sum(dim=0) / tokens
-        return self._scaled(attributions_NC, self.shares[1]).double().numpy()
+        if self.ngrams is None or self.merged is not None:
+            return np.zeros((len(self.tokens), self.labels))
+        text_NC, baseline_1C = self._of_ngrams()
+        return self._scaled(text_NC - baseline_1C, self.shares[1]).double().numpy()
+
+    def _of_ngrams(self) -> tuple[Tensor, Tensor]:
+        """Return the contributions of the text's n-grams (N, S), and of the baseline's, their mean (1, S)."""
+        assert self.ngrams is not None
+        text, baseline = self.ends()
+        text_NS, baseline_NS = (
+            self.ngrams.contributions(self.ids[torch.from_numpy(rows)]) for rows in (text, baseline)
+        )
+        return text_NS, baseline_NS.sum(dim=0, keepdim=True) / len(self.tokens)
 
     def _scaled(self, logits_BC: Tensor, share: Tensor) -> Tensor:
         return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) * share / self.temperature
@@ -335,37 +435,35 @@ def _integrated_gradients(reader: _Reader) -> tuple[Array, int]:
     interval with the largest error is bisected until the total error is small: on long texts most of the
     change happens in a small part of the path.
     """
-    of_path = need("captum.attr", extra="explain").IntegratedGradients(
-        lambda vectors_SNE: reader.score(
-            vectors_SNE.transpose(0, 1), torch.full((len(vectors_SNE),), vectors_SNE.shape[1])
-        )
-    )
-    text_NE, baseline_NE = reader.vectors[:-1], reader.vectors[-1].expand_as(reader.vectors[:-1])
-    classes = reader.labels
+    of_path = need("captum.attr", extra="explain").IntegratedGradients(reader.on_path)
+    ends, tokens, classes = reader.path_ends(), len(reader.tokens), reader.labels
 
     def interval(start: float, end: float) -> tuple[float, float, float, Array]:
         """Return the error of an interval, its ends, and its attributions (N, C)."""
-        from_1NE, to_1NE = (torch.lerp(baseline_NE, text_NE, share)[None] for share in (start, end))
+        before, after = (
+            tuple(torch.lerp(baseline, text, share)[None] for text, baseline in ends)
+            for share in (start, end)
+        )
         with torch.no_grad():
-            ends_2C = torch.cat([of_path.forward_func(at_1NE) for at_1NE in (from_1NE, to_1NE)])
+            ends_2C = torch.cat([reader.on_path(*at) for at in (before, after)])
         explained_C = (ends_2C[1] - ends_2C[0]).double().numpy()
-        attributions_CN = [
-            of_path.attribute(
-                to_1NE.requires_grad_(),
-                from_1NE,
+        attributions_CN = []
+        for c in range(classes - 1):
+            of_inputs = of_path.attribute(
+                tuple(values.requires_grad_() for values in after),
+                before,
                 target=c,
                 n_steps=STEPS,
-                internal_batch_size=max(1, TOKENS_AT_ONCE // len(text_NE)),
-            )[0].detach().double().sum(dim=1).numpy()
-            for c in range(classes - 1)
-        ]  # fmt: skip
+                internal_batch_size=max(1, TOKENS_AT_ONCE // tokens),
+            )
+            attributions_CN.append(sum(of[0].detach().double().sum(dim=1).numpy() for of in of_inputs))
         last_N = -np.sum(attributions_CN, axis=0)  # scores sum to 0
         attributions_NC = np.stack([*attributions_CN, last_N], axis=1)
         error = float(np.abs(attributions_NC.sum(axis=0) - explained_C).max())
         return error, start, end, attributions_NC
 
     intervals = [interval(0.0, 1.0)]
-    most = np.clip(PATH_TOKENS // (STEPS * len(text_NE)), *INTERVALS)
+    most = np.clip(PATH_TOKENS // (STEPS * tokens), *INTERVALS)
     explained = float(np.abs(np.subtract(*reader.scores(reader.ends()))).max())
     enough = max(CLOSE_ENOUGH * explained, 1e-4)  # smaller gaps are rounding
     while sum(miss for miss, *_ in intervals) > enough and len(intervals) < most:

@@ -6,12 +6,13 @@ of the sum the LSTM would learn little), and their weights are fitted on validat
 2016, "Wide & deep learning"; word pairs are hashed, as in Vowpal Wabbit and fastText.
 
 Legend: B texts, T padded length, N n-grams of a text, P pairs of tokens, R rows of the table,
-K branches, V known tokens, C classes.
+K branches, V known tokens, C classes, S classes before some were merged.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -249,12 +250,111 @@ class WideAndDeep(nn.Module):
         return (self.shares[:, None, None] * logits_KBC).sum(dim=0)
 
 
+class MergedClasses(nn.Module):
+    """A network some of whose classes are shown as one; for prediction only.
+
+    The probability of a merged class is the sum of those of its members (see `merged_logits`).
+
+    Args:
+        network: of S classes, in evaluation mode.
+        merged: for each class of the network the class that it is shown as, (S,).
+        temperature: that the logits are divided by afterwards, for calibrated probabilities.
+
+    >>> network = SentimentLSTM(100, 3, embedding_size=8, hidden_size=8).eval()
+    >>> merged = MergedClasses(network, [0, 0, 1], temperature=1.0)
+    >>> inputs = torch.tensor([[5, 6, 7, 0], [9, 0, 0, 0]]), torch.tensor([3, 1])
+    >>> of_three_BS, of_two_BC = network(*inputs).softmax(dim=1), merged(*inputs).softmax(dim=1)
+    >>> torch.allclose(of_two_BC[:, 0].float(), of_three_BS[:, :2].sum(dim=1))
+    True
+    """
+
+    def __init__(
+        self, network: SentimentLSTM | WideAndDeep, merged: Sequence[int], *, temperature: float
+    ) -> None:
+        super().__init__()
+        self.network, self.merged, self.temperature = network, list(merged), temperature
+        self.eval()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the logits (B, C); the arguments are those of `SentimentLSTM.forward`."""
+        return self.of_classes(self.network(*inputs))
+
+    def of_classes(self, logits_BS: Tensor) -> Tensor:
+        """Return the logits (B, C) of the classes that are shown, given those of the network."""
+        return merged_logits(logits_BS, self.merged, temperature=self.temperature)
+
+
+def merged_logits(logits_BS: Tensor, merged: Sequence[int], *, temperature: float) -> Tensor:
+    """Return logits (B, C) after classes were merged; fp64, but on devices that do not have it.
+
+    Their softmax at a temperature is the sum of the probabilities that the members of each class have at it:
+    a class of several has the logarithm of the sum of the exponentials of their logits divided by the
+    temperature, times the temperature. A text's logits are the same bits in any batch: sums are in order.
+
+    Args:
+        logits_BS: of all classes of the network.
+        merged: for each of them the class that it is shown as, 0 to C - 1, (S,).
+        temperature: of the calibration.
+
+    >>> logits_1S = torch.tensor([[2.0, 0.0, -1.0]])
+    >>> merged_logits(logits_1S, [0, 1, 1], temperature=2.0).div(2).softmax(dim=1).numpy().round(3)
+    array([[0.629, 0.371]])
+    >>> logits_1S.div(2).softmax(dim=1).numpy().round(3)
+    array([[0.629, 0.231, 0.14 ]], dtype=float32)
+    """
+    if logits_BS.device.type != "mps":
+        logits_BS = logits_BS.double()
+    logits, columns = logits_BS.unbind(dim=1), []
+    for first, *others in members_of(merged):
+        most_B = logits[first]
+        for other in others:
+            most_B = torch.maximum(most_B, logits[other])
+        odds = [((logits[of] - most_B) / temperature).exp() for of in (first, *others)]
+        columns.append(most_B + temperature * torch.log(sum(odds[1:], odds[0])) if others else most_B)
+    return torch.stack(columns, dim=1)
+
+
+def members_of(merged: Sequence[int]) -> list[list[int]]:
+    """Return the classes that are shown as each one.
+
+    >>> members_of([0, 1, 0])
+    [[0, 2], [1]]
+    """
+    members: list[list[int]] = [[] for _ in range(max(merged) + 1)]
+    for one, shown in enumerate(merged):
+        members[shown].append(one)
+    return members
+
+
+def shown_logits(network: Network | MergedClasses, logits_BS: Tensor, *, temperature: float) -> Tensor:
+    """Return the logits (B, C) of the classes that are shown, given those of all classes (see `unmerged`).
+
+    Args:
+        network: that they are of.
+        logits_BS: of all its classes.
+        temperature: that they will be divided by.
+
+    Example::
+
+        shown_logits(classifier.model, unmerged(classifier.model)(*inputs), temperature=1.0).softmax(dim=1)
+    """
+    if not isinstance(network, MergedClasses):
+        return logits_BS
+    return merged_logits(logits_BS, network.merged, temperature=temperature)
+
+
 KINDS = {"learned": NgramBranch, "tfidf": TfidfBranch}
 Network = SentimentLSTM | WideAndDeep
 
 
-def lstm_of(network: Network) -> SentimentLSTM:
+def unmerged(network: Network | MergedClasses) -> Network:
+    """Return the network with all its classes."""
+    return network.network if isinstance(network, MergedClasses) else network
+
+
+def lstm_of(network: Network | MergedClasses) -> SentimentLSTM:
     """Return the LSTM of a network."""
+    network = unmerged(network)
     return network.lstm if isinstance(network, WideAndDeep) else network
 
 

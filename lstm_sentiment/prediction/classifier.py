@@ -6,7 +6,7 @@ tokens, K places per spelt token, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lstm_sentiment.checkpoints.expected import of_classifier
+from lstm_sentiment.checkpoints.expected import network_classes, of_classifier
 from lstm_sentiment.checkpoints.run_folder import BEST, LINEAR, SHARED_FILES, RunFolder
 from lstm_sentiment.checkpoints.run_paths import run_path
 from lstm_sentiment.checkpoints.self_test import check_self_test
@@ -28,12 +28,20 @@ from lstm_sentiment.data.dataset import TextDataset, padded_length
 from lstm_sentiment.data.token_store import TokenStore
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
 from lstm_sentiment.evaluation.calibration import Calibration
-from lstm_sentiment.models.network import BRANCHES, TfidfBranch, WideAndDeep, lstm_of, new_network
-from lstm_sentiment.models.stored_linear import expected_linear, unpacked
+from lstm_sentiment.models.network import (
+    BRANCHES,
+    MergedClasses,
+    Network,
+    WideAndDeep,
+    lstm_of,
+    new_network,
+    unmerged,
+)
 from lstm_sentiment.prediction.hub import Published
+from lstm_sentiment.prediction.linear_models import linear_alone
 from lstm_sentiment.prediction.pickling import reduce_classifier
 from lstm_sentiment.prediction.types import Prediction, Reading, given_texts, predictions_of
-from lstm_sentiment.records.checkpoint_facts import BestFacts, LinearFacts, SavedLinear
+from lstm_sentiment.records.checkpoint_facts import BestFacts, SavedLinear
 from lstm_sentiment.streaming.stream import Stream
 from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
@@ -98,7 +106,8 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
         weights = checkpoint.tensors["model"]
         vocabulary = Vocabulary(vocabulary_of(folder.path / "vocabulary.json", known_tokens(weights)))
         sizes = {"subwords": config.text.subwords, **asdict(config.model)}
-        check_weights(weights, network_shapes(len(vocabulary), len(labels), **sizes))
+        classes = network_classes(checkpoint.facts, labels)
+        check_weights(weights, network_shapes(len(vocabulary), classes, **sizes))
         classifier = SentimentClassifier(
             labels=labels,
             vocabulary=vocabulary,
@@ -106,6 +115,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
             weights=weights,
             calibration=Calibration(**asdict(facts.calibration)) if facts.calibration else None,
             device=device,
+            merged=facts.merged,
         )
     except (CheckpointError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
@@ -128,6 +138,7 @@ class SentimentClassifier(Published):
         weights: of the model; None for random ones.
         calibration: temperature and conformal thresholds.
         device: to compute on.
+        merged: for each class of the network its place in `labels`, if some were merged; None if not.
 
     Raises:
         RuntimeError: the weights do not match the configuration.
@@ -142,6 +153,7 @@ class SentimentClassifier(Published):
         weights: Mapping[str, torch.Tensor] | None = None,
         calibration: Calibration | None = None,
         device: str = "auto",
+        merged: Sequence[int] | None = None,
     ) -> None:
         self.labels = labels
         self.label_map: dict[str, str | None] = {label: label for label in labels}
@@ -150,19 +162,20 @@ class SentimentClassifier(Published):
         self.run: Path | None = None  # the folder it was loaded from, for `save_pretrained`
         self.linear: SavedLinear | None = None  # of the linear branch alone
         self.config = config
-        self.calibration = calibration or Calibration()
+        self.merged = merged
         self.device = pick_device(device)
-        self.model = new_network(
+        network = new_network(
             vocabulary,
-            len(labels),
+            self.network_classes,
             subwords=config.text.subwords,
             initial=weights is None,
             **asdict(config.model),
         )
         if weights is not None:
-            self.model.load_state_dict(weights)
-        self.model.to(self.device).eval().requires_grad_(False)
-        lstm_of(self.model).fold_subwords()
+            network.load_state_dict(weights)
+        network.to(self.device).eval().requires_grad_(False)
+        lstm_of(network).fold_subwords()
+        self._use(network, calibration or Calibration())
         text = config.text
         self._tokenizer = Tokenizer(text.tokenizer, lowercase=text.lowercase, normalize=text.normalize)
         self._encode = Encoder(
@@ -182,6 +195,18 @@ class SentimentClassifier(Published):
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied
+
+    @property
+    def network_classes(self) -> int:
+        """The number of classes of the network: more than of `labels` if some were merged."""
+        return len(self.labels if self.merged is None else self.merged)
+
+    def _use(self, network: Network, calibration: Calibration) -> None:
+        """Predict with a network and a calibration; merged classes are added at its temperature."""
+        self.model: Network | MergedClasses = network
+        self.calibration = calibration
+        if self.merged is not None:
+            self.model = MergedClasses(network, self.merged, temperature=calibration.temperature)
 
     def reencoded(self, dataset: TextDataset) -> TextDataset:
         """Return rows encoded with this classifier's vocabulary and truncation; tokenizers must be equal.
@@ -218,42 +243,18 @@ class SentimentClassifier(Published):
             classifier.keep_branch("lstm")
         """
         if name == LINEAR:
-            self._keep_linear()
+            alone, calibration = linear_alone(self, unmerged(self.model))
+            own = replace(self.config.model, ngrams=alone.ngrams.buckets, ngram_kind="tfidf")
+            self.config = replace(self.config, model=own)
+            self._use(alone, calibration)
             return
-        if not isinstance(self.model, WideAndDeep) or name not in BRANCHES:
-            found = " and ".join(BRANCHES) if isinstance(self.model, WideAndDeep) else "none: it is one LSTM"
+        network = unmerged(self.model)
+        if not isinstance(network, WideAndDeep) or name not in BRANCHES:
+            found = " and ".join(BRANCHES) if isinstance(network, WideAndDeep) else "none: it is one LSTM"
             problem = f"no branch {shown(name)}; the model has {found}"
             raise ConfigError(problem, key="branch", where=str(self.run))
-        self.model.shares.copy_(torch.tensor([float(branch == name) for branch in BRANCHES]))
-        self.calibration = Calibration()
-
-    @torch.no_grad()
-    def _keep_linear(self) -> None:
-        saved, network = self.linear, self.model
-        if not isinstance(network, WideAndDeep) or not isinstance(network.ngrams, TfidfBranch):
-            branch, saved = self._read_linear()
-            network = WideAndDeep(lstm_of(network), branch).to(self.device).eval().requires_grad_(False)
-            own = replace(self.config.model, ngrams=branch.buckets, ngram_kind="tfidf")
-            self.config = replace(self.config, model=own)
-        self.model = network
-        network.shares.copy_(torch.tensor([0.0, 1.0]))
-        self.calibration = Calibration()
-        if saved is None:
-            return
-        try:
-            network.ngrams.bias.copy_(torch.tensor(saved.bias).expand(len(self.labels)))
-            self.calibration = Calibration(temperature=saved.temperature, thresholds=saved.thresholds)
-        except (RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{self.run}: its linear model is damaged: {error}") from None
-
-    def _read_linear(self) -> tuple[TfidfBranch, SavedLinear]:
-        """Read the linear baseline that a run keeps next to a model without one."""
-        if self.run is None or not RunFolder(self.run).has(LINEAR):
-            problem = "the run has no linear model; train it again with --baseline true and held-out rows"
-            raise ConfigError(problem, key="branch", where=str(self.run))
-        checkpoint = RunFolder(self.run).load(LINEAR, expected_linear(len(self.labels)))
-        branch = unpacked(checkpoint, len(self.vocabulary), len(self.labels))
-        return branch, checkpoint.facts_as(LinearFacts).linear
+        network.shares.copy_(torch.tensor([float(branch == name) for branch in BRANCHES]))
+        self._use(network, Calibration())
 
     def predict(
         self,

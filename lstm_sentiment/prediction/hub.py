@@ -24,6 +24,7 @@ from lstm_sentiment.config.command_line import config_yaml, read_config
 from lstm_sentiment.config.public import public_config
 from lstm_sentiment.errors import RunError, shown
 from lstm_sentiment.prediction.model_card import model_card
+from lstm_sentiment.records.checkpoint_facts import BestFacts, merged_classes
 from lstm_sentiment.records.run_reports import REPORTS, read_reports
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.system.files import local_path, make_folder, new_folder, write_atomically, write_json
@@ -194,8 +195,7 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
     if config.data.train == NO_ROWS:
         _copy_packed(run, folder, **card)
         return
-    if not (run.path / "metrics.json").is_file():
-        raise RunError(f"{run.path}: has no metrics.json: is it finished? Resume it with --resume true")
+    run.check_scores(": is it finished? Resume it with --resume true")
     labels, label_map = classes_of_run(run.own("labels.json"))
     contents = {name: run.read_json(name) for name in REPORTS}
     monitoring = {MONITORING: run.read_json(MONITORING)} if (run.path / MONITORING).is_file() else {}
@@ -212,7 +212,8 @@ def _publish(run: RunFolder, folder: Path, *, name: str, **card: Any) -> None:
         published.save(BEST, best.tensors, best.facts)
         for report, content in (contents | monitoring).items():
             write_json(building / report, content)
-        text = model_card(name=name, config=config, **card)
+        merged = merged_classes(labels, best.facts_as(BestFacts))
+        text = model_card(name=name, config=config, merged=merged, **card)
         write_atomically(building / "README.md", text.encode("utf-8", "replace"))
 
 

@@ -18,7 +18,12 @@ from lstm_sentiment.text.tokenizers import Vocabulary
 
 
 def self_test_of(
-    weights: Mapping[str, Tensor], *, labels: list[str], vocabulary: Vocabulary, config: Config
+    weights: Mapping[str, Tensor],
+    *,
+    labels: list[str],
+    vocabulary: Vocabulary,
+    config: Config,
+    **merging: Any,
 ) -> dict[str, Any]:
     """Return 20 random texts and their logits on the CPU.
 
@@ -27,6 +32,7 @@ def self_test_of(
         labels: class names.
         vocabulary: known tokens.
         config: of the run.
+        merging: `merged` and `calibration` of a classifier with merged classes (see `SentimentClassifier`).
 
     Returns:
         `texts`; `logits`, a list of C numbers for each text.
@@ -39,7 +45,7 @@ def self_test_of(
         facts = {"proof": self_test_of(weights, labels=labels, vocabulary=vocabulary, config=config)}
     """
     classifier = SentimentClassifier(
-        labels=labels, vocabulary=vocabulary, config=config, weights=weights, device="cpu"
+        labels=labels, vocabulary=vocabulary, config=config, weights=weights, device="cpu", **merging
     )
     texts = self_test_texts(vocabulary.tokens[len(SPECIAL_TOKENS) :])
     return {"texts": texts, "logits": classifier.predict_logits(texts).tolist()}

@@ -36,6 +36,7 @@ def model_card(
     name: str,
     config: Config,
     reports: RunReports,
+    merged: str = "",
     license: str | None = None,  # noqa: A002 - the Hub's word
     language: str | Sequence[str] | None = None,
 ) -> str:
@@ -45,6 +46,7 @@ def model_card(
         name: of the model, as in the Hub's USER/NAME, or of its folder.
         config: of the run, without local paths.
         reports: results, data and environment of the run.
+        merged: classes that were merged after training, with their members, in words; empty if none were.
         license: such as ``mit``; left out when None.
         language: ISO codes such as ``en``; left out when None.
     """
@@ -54,7 +56,8 @@ def model_card(
     parts = [
         "---\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True) + "---",
         f"# {_text(name.rpartition('/')[2])}",
-        _introduction(config.model, metrics.labels, environment.lstm_sentiment),
+        _introduction(config.model, metrics.labels, environment.lstm_sentiment)
+        + (f" Classes were merged after training: {_text(merged)}." if merged else ""),
         _use(name),
         _results(metrics, data.shared_texts.get(metrics.split, 0)),
         _calibration(metrics),
@@ -219,10 +222,11 @@ def _training_data(config: Config, data: DataFacts) -> str:
     notes += f"; {suspect:,} suspect rows left out of the training rows" if suspect else ""
     if phrases:
         notes += f"; {phrases:,} training rows are phrases, with a weight of {config.data.phrases:g}"
+    if data.conflicting_labels is not None:
+        notes = f", {data.conflicting_labels:,} texts with more than one label{notes}"
     return (
         f"## Data\n\nRows of {_text(name_of(config.data.train))}: "
-        f"{data.duplicates:,} repeated texts ({repeated}), "
-        f"{data.conflicting_labels:,} texts with more than one label{notes}.\n\n"
+        f"{data.duplicates:,} repeated texts ({repeated}){notes}.\n\n"
         + _table(["split", "rows", *map(_text, labels), "unknown tokens"], rows)
     )
 

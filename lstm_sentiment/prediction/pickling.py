@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lstm_sentiment.models.network import unmerged
 from lstm_sentiment.system.devices import device_here
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Vocabulary
@@ -32,7 +33,8 @@ def reduce_classifier(classifier: Any) -> tuple[Callable[..., Any], tuple[Any, .
         "labels": classifier.labels,
         "words": classifier.vocabulary.tokens[len(SPECIAL_TOKENS) :],
         "config": classifier.config,
-        "weights": {name: of.cpu().numpy() for name, of in classifier.model.state_dict().items()},
+        "weights": {name: of.cpu().numpy() for name, of in unmerged(classifier.model).state_dict().items()},
+        "merged": classifier.merged,
         "calibration": classifier.calibration,
         "device": str(classifier.device),
     }
@@ -55,7 +57,7 @@ def made_again(kind: Callable[..., Any], settings: Mapping[str, Any], own: Mappi
     """
     words, weights = settings["words"], settings["weights"]
     tensors = {name: torch.from_numpy(np.array(values)) for name, values in weights.items()}
-    others = {name: settings[name] for name in ("labels", "config", "calibration")}
+    others = {name: settings[name] for name in ("labels", "config", "calibration", "merged")}
     device = device_here(settings["device"])
     classifier = kind(vocabulary=Vocabulary(words), weights=tensors, device=device, **others)
     vars(classifier).update(own)

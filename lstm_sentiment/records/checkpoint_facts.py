@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -147,7 +148,9 @@ class BestFacts:
 
     Args:
         data: fingerprint of the data; None in a packed run.
-        labels: class names that the fingerprint was computed with, if they were renamed.
+        labels: class names that the fingerprint was computed with, if they were renamed or merged.
+        label_map: label in files -> one of these names, or None for rows left out, if classes were merged.
+        merged: for each class of the network its place among the classes of the run, if some were merged.
         calibration: None in an unfinished run.
         biases_without_class_bias: by parameter, its values before the class bias was added, if one was.
         linear: for predictions of the linear branch alone; None without one, and in runs of earlier versions.
@@ -156,7 +159,29 @@ class BestFacts:
 
     data: str | None = None
     labels: list[str] | None = None
+    label_map: dict[str, str | None] | None = None
+    merged: list[Count] | None = None
     calibration: SavedCalibration | None = None
     biases_without_class_bias: dict[str, list[float]] | None = None
     linear: SavedLinear | None = None
     proof: Any | None = None
+
+
+def merged_classes(labels: Sequence[str], facts: BestFacts) -> str:
+    """Return which classes of a run were merged, in words; an empty text if none were.
+
+    Args:
+        labels: its class names.
+        facts: of its best checkpoint.
+
+    >>> facts = BestFacts(labels=["bad", "so-so", "good"], merged=[0, 0, 1])
+    >>> merged_classes(["negative", "positive"], facts)
+    'negative (bad, so-so)'
+    """
+    if facts.merged is None:
+        return ""
+    before = facts.labels or [str(number) for number in range(len(facts.merged))]
+    members: dict[int, list[str]] = {}
+    for name, shown in zip(before, facts.merged, strict=False):
+        members.setdefault(shown, []).append(name)
+    return ", ".join(f"{labels[of]} ({', '.join(names)})" for of, names in members.items() if len(names) > 1)

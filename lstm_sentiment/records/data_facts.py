@@ -90,7 +90,8 @@ class DataFacts(Record):
 
     Args:
         duplicates: repeated texts.
-        conflicting_labels: texts with more than one label.
+        conflicting_labels: texts with more than one label; None after classes were merged and the rows could
+            not be read.
         excluded_rows: training rows left out by `data.exclude_rows`; None without it.
         counts: of each source, by the split that it was given for.
         unlabelled: counts of unlabelled data.
@@ -103,7 +104,7 @@ class DataFacts(Record):
     FILE: ClassVar[str] = "data.json"
 
     duplicates: Count
-    conflicting_labels: Count
+    conflicting_labels: Count | None = None
     excluded_rows: Count | None = None
     counts: dict[str, SourceCounts]
     unlabelled: Unlabelled | None = None

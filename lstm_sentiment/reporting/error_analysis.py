@@ -21,6 +21,7 @@ from lstm_sentiment.errors import SentimentError, escaped
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import reliability_bins
+from lstm_sentiment.models.network import shown_logits, unmerged
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 
 LISTED = 20  # rows per table
@@ -80,7 +81,7 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
         label looks wrong), `doubtful_share` and `looked_through` per split, `unknown_words` with counts,
         `unknown_distinct`.
     """
-    held_out = "test" if corpus.test is not None else "train" if corpus.cross_validated else "validation"
+    held_out = held_out_split(corpus)
     random = np.random.default_rng(seed)
     evidence: dict[str, Any] = {"held_out": held_out, "doubtful_share": {}, "looked_through": {}}
     doubtful: list[Row] = []
@@ -89,20 +90,50 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
         if name != held_out and len(rows) > MOST_ROWS:
             places = np.sort(random.choice(len(rows), MOST_ROWS, replace=False))
         part = rows.part(places)
-        logits_RC = predict_logits(
-            classifier.model, part, device=classifier.device, batch_size=BATCH_SIZE
-        ).numpy()
-        probabilities_RC = classifier.calibration.probabilities(logits_RC)
+        probabilities_RC, uncalibrated_RC = _probabilities(classifier, part)
         suspects = doubtful_labels(part.labels, probabilities_RC)
         evidence["doubtful_share"][name] = len(suspects) / len(part)
         evidence["looked_through"][name] = len(part)
         doubtful += [_row(name, part, int(i), probabilities_RC, corpus) for i in suspects[:LISTED]]
         if name == held_out:
-            evidence |= _of_held_out(name, part, logits_RC, probabilities_RC, corpus)
+            evidence |= _of_held_out(name, part, probabilities_RC, uncalibrated_RC, corpus)
     evidence["doubtful"] = sorted(doubtful, key=lambda row: row.given_probability)[:LISTED]
     for name in ("mistakes", "doubtful"):
         evidence[name] = _with_original_texts(evidence[name], classifier.config.data)
     return evidence
+
+
+def worst_mistakes(classifier: SentimentClassifier, corpus: Corpus) -> list[Row]:
+    """Return the most confident mistakes among a run's held-out rows, at most 20.
+
+    Args:
+        classifier: of the run.
+        corpus: its rows.
+
+    Example::
+
+        worst_mistakes(classifier, corpus)[0].text
+    """
+    name = held_out_split(corpus)
+    part = corpus.splits[name]
+    found = _of_held_out(name, part, *_probabilities(classifier, part), corpus)
+    return _with_original_texts(found["mistakes"], classifier.config.data)
+
+
+def held_out_split(corpus: Corpus) -> str:
+    """Return the split that a report scores: test, or validation, or train where rows are cross-validated."""
+    return "test" if corpus.test is not None else "train" if corpus.cross_validated else "validation"
+
+
+def _probabilities(classifier: SentimentClassifier, rows: TextDataset) -> tuple[Array, Array]:
+    """Return the probabilities (R, C) of rows, calibrated and not."""
+    network, device = unmerged(classifier.model), classifier.device
+    logits_RS = predict_logits(network, rows, device=device, batch_size=BATCH_SIZE)
+    calibrated_RC, uncalibrated_RC = (
+        of.probabilities(shown_logits(classifier.model, logits_RS, temperature=of.temperature).numpy())
+        for of in (classifier.calibration, Calibration())
+    )
+    return calibrated_RC, uncalibrated_RC
 
 
 def doubtful_labels(truth_R: Array, probabilities_RC: Array) -> Array:
@@ -133,12 +164,11 @@ def doubtful_labels(truth_R: Array, probabilities_RC: Array) -> Array:
 
 
 def _of_held_out(
-    name: str, rows: TextDataset, logits_RC: Array, probabilities_RC: Array, corpus: Corpus
+    name: str, rows: TextDataset, probabilities_RC: Array, uncalibrated_RC: Array, corpus: Corpus
 ) -> dict[str, Any]:
     predicted_R = probabilities_RC.argmax(axis=1)
     wrong = np.flatnonzero(predicted_R != rows.labels)
     wrong = wrong[np.argsort(-probabilities_RC[wrong].max(axis=1), kind="stable")][:LISTED]
-    uncalibrated_RC = Calibration().probabilities(logits_RC)
     counts = count_tokens(rows.store, rows.rows)
     known = set(corpus.vocabulary.tokens)
     unknown = [

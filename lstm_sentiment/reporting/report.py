@@ -8,20 +8,19 @@ from typing import Any
 
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, STARTER, is_starter, run_path
-from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
 from lstm_sentiment.checkpoints.untrusted_files import content_of, parsed
 from lstm_sentiment.config.command_line import config_yaml
-from lstm_sentiment.config.public import last_part, public_config
+from lstm_sentiment.config.public import public_config
 from lstm_sentiment.config.schema import METRICS as METRIC_NAMES
-from lstm_sentiment.config.sections import name_of
-from lstm_sentiment.data.corpus import Corpus, prepare, refuse_addresses
+from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.token_store import cache_folder
-from lstm_sentiment.errors import DataError, RunError, SentimentError
+from lstm_sentiment.errors import RunError
 from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentence
 from lstm_sentiment.evaluation.metrics import METRICS, neglected_classes
 from lstm_sentiment.evaluation.significance import score_intervals
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
-from lstm_sentiment.records.checkpoint_facts import BestFacts
+from lstm_sentiment.provenance.rows_of_run import own_rows
+from lstm_sentiment.records.checkpoint_facts import BestFacts, merged_classes
 from lstm_sentiment.records.data_facts import DataFacts
 from lstm_sentiment.records.json_values import from_json, missing, to_json
 from lstm_sentiment.records.run_metrics import RunMetrics
@@ -86,15 +85,14 @@ def write_report(
     check_extra()
     folder = RunFolder(run_path(run))
     classifier = load(folder.path, device=device)
-    if not (folder.path / "metrics.json").is_file():
-        raise RunError(f"{folder.path}: has no metrics.json; a report needs a finished run")
+    folder.check_scores("; a report needs a finished run")
     contents = {name: folder.read_json(name) for name in REPORTS}
     reports = read_reports(contents, classifier.labels, run=folder.path)
     metrics = reports.metrics
     epochs = epochs_of(folder, metrics.metric)
     why = ""
     if corpus is None:
-        corpus, why = _rows_of(classifier, folder, trusted=rows)
+        corpus, why = rows_of(classifier, folder, trusted=rows)
     evidence = gather(classifier, corpus, seed=classifier.config.seed) if corpus is not None else None
     if evidence is not None and evidence["held_out"] not in reports.data.splits:
         raise missing(folder.path / DataFacts.FILE, f"splits.{evidence['held_out']}")
@@ -114,6 +112,7 @@ def write_report(
         data=reports.data,
         environment=to_json(reports.environment),
         configuration=config_yaml(public_config(classifier.config)),
+        merged=merged_classes(classifier.labels, folder.load(BEST).facts_as(BestFacts)),
         evidence=evidence,
         why=why,
         **_charts(epochs, metrics, evidence),
@@ -147,24 +146,30 @@ def epochs_of(folder: RunFolder, metric: str) -> list[dict[str, float]]:
     return epochs
 
 
-def _rows_of(
+def rows_of(
     classifier: SentimentClassifier, folder: RunFolder, *, trusted: bool
 ) -> tuple[Corpus | None, str]:
-    """Reload the rows of a run; None and the reason if this fails."""
-    config = classifier.config
-    try:
-        refuse_addresses(config.data)
-        if not trusted:
-            refuse_untrusted(folder.path, name_of(config.data.train), "--rows")
-        own = classifier.vocabulary if config.pretrained else None
-        corpus = prepare(config.data, config.text, seed=config.seed, cache=cache_folder(), vocabulary=own)
-        if not corpus.is_of(folder.load(BEST).facts_as(BestFacts)):
-            return None, "the rows, labels or vocabulary are no longer those of the run"
-    except DataError as error:  # without its folder: pages are shared
-        return None, ": ".join(filter(None, (last_part(error.file or ""), error.message)))
-    except SentimentError as error:
-        return None, str(error)
-    return corpus, ""
+    """Reload the rows of a run; None and the reason if this fails.
+
+    Args:
+        classifier: of the run.
+        folder: of the run.
+        trusted: read the run's data even if it was not trained on this machine.
+
+    Example::
+
+        corpus, why = rows_of(classifier, RunFolder("runs/tweets"), trusted=False)
+    """
+    return own_rows(
+        folder.path,
+        classifier.config,
+        folder.load(BEST).facts_as(BestFacts),
+        trusted=trusted,
+        labels=classifier.labels,
+        label_map=classifier.label_map,
+        vocabulary=classifier.vocabulary,
+        cache=cache_folder(),
+    )
 
 
 def _systems(metrics: RunMetrics, labels: list[str]) -> list[dict[str, Any]]:

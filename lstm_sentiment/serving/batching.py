@@ -80,20 +80,18 @@ class BatchQueue(Generic[Found]):
         most_waiting: texts that may wait; requests beyond it are refused.
         observe: called with each `Batch`.
 
-    >>> async def lengths():
-    ...     queue = BatchQueue(lambda texts: [len(text) for text in texts])
-    ...     found = await asyncio.gather(queue.ask(["so-so"]), queue.ask(["", "bad"]))
-    ...     await queue.close()
-    ...     return found
-    >>> asyncio.run(lengths())
-    [[5], [0, 3]]
+    Example::
+
+        queue = BatchQueue(lambda texts: [len(text) for text in texts])
+        await asyncio.gather(queue.ask(["so-so"]), queue.ask(["", "bad"]))  # [[5], [0, 3]]
+        await queue.close()
     """
 
     def __init__(
         self,
         predict: Callable[[list[str]], Sequence[Found]],
         *,
-        most_texts: int = 64,
+        most_texts: int = 24,
         wait_s: float = 0.002,
         most_waiting: int = 4096,
         observe: Callable[[Batch], None] = lambda _: None,

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from lstm_sentiment.checkpoints.manifest import MERGED
 from lstm_sentiment.checkpoints.quantization import MOST_PACKED, dequantized, quantized
 from lstm_sentiment.checkpoints.run_folder import BEST, PACKED, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, NO_ROWS, STARTER, STATEMENT, run_path
@@ -81,9 +82,8 @@ def pack(
     whole = read_run(run, device="cpu")
     tensors, kinds = quantized(_weights_of(folder))
     config = neutral_config(whole.config, whole.labels)
-    rounded = dequantized(tensors, kinds)
-    proof = self_test_of(rounded, labels=whole.labels, vocabulary=whole.vocabulary, config=config)
-    facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
+    facts = _facts_of(whole, config, tensors, kinds)
+    proof = facts["proof"]
     versions = folder.read(Versions)
     about: dict[str, Any] = {"name": name, "labels": whole.labels, "version": versions.lstm_sentiment}
     card = packed_card(config=config, corpora=corpora, notes=notes, license=license, **about)
@@ -124,6 +124,22 @@ def _weights_of(folder: RunFolder) -> Mapping[str, Tensor]:
     if count > MOST_PACKED:
         raise RunError(f"{folder.path}: has {count:,} parameters; at most {MOST_PACKED:,} can be packed")
     return weights
+
+
+def _facts_of(
+    whole: SentimentClassifier, config: Config, tensors: Mapping[str, Tensor], kinds: dict[str, str]
+) -> dict[str, Any]:
+    """Return the facts of the packed checkpoint."""
+    proof = self_test_of(
+        dequantized(tensors, kinds),
+        labels=whole.labels,
+        vocabulary=whole.vocabulary,
+        config=config,
+        merged=whole.merged,
+        calibration=whole.calibration,
+    )
+    facts = {"calibration": dataclasses.asdict(whole.calibration), "proof": proof, PACKED: kinds}
+    return facts | ({MERGED: whole.merged} if whole.merged is not None else {})
 
 
 def _begin(building: Path, whole: SentimentClassifier, config: Config) -> RunFolder:

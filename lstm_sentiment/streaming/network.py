@@ -4,7 +4,7 @@ An LSTM that reads forward only needs its own state and what pooling keeps (sums
 branch keeps the number of occurrences of each n-gram that it knows, so memory is bounded by the model's size.
 
 Legend: T tokens of a piece, X unknown tokens of a piece, K places per spelt token, H hidden size, F features,
-N n-grams of a piece, C classes.
+N n-grams of a piece, C classes, S classes before some were merged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from torch import Tensor
 
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.models.lstm import SentimentLSTM
-from lstm_sentiment.models.network import SHORTEST, Network, NgramBranch, TfidfBranch, WideAndDeep, lstm_of
+from lstm_sentiment.models.network import (
+    SHORTEST,
+    MergedClasses,
+    Network,
+    NgramBranch,
+    TfidfBranch,
+    WideAndDeep,
+    lstm_of,
+    unmerged,
+)
 from lstm_sentiment.models.pooling import pooling_of
 from lstm_sentiment.text.subwords import word_ids
 from lstm_sentiment.text.tokenization import PAD
@@ -70,7 +79,9 @@ class NetworkReader:
     True
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network | MergedClasses) -> None:
+        self._shown = network
+        network = unmerged(network)
         self._branch = network.ngrams if isinstance(network, WideAndDeep) else None
         self._shares_K = network.shares if isinstance(network, WideAndDeep) else None
         self._lstm: SentimentLSTM | None = lstm_of(network)
@@ -128,6 +139,13 @@ class NetworkReader:
     @torch.inference_mode()
     def logits(self, state: State) -> Tensor:
         """Return the logits (C,) of the tokens so far, as the network's `forward`."""
+        logits_S = self._logits(state)
+        if isinstance(self._shown, MergedClasses):
+            return self._shown.of_classes(logits_S[None])[0]
+        return logits_S
+
+    def _logits(self, state: State) -> Tensor:
+        """Return the logits (S,), before classes are merged."""
         found = []
         if state.lstm is not None and self._lstm is not None:
             pooled = [

@@ -9,7 +9,7 @@ import torch
 
 from lstm_sentiment.config.sections import TextConfig
 from lstm_sentiment.errors import ConfigError, DataError
-from lstm_sentiment.models.network import Network
+from lstm_sentiment.models.network import MergedClasses, Network
 from lstm_sentiment.streaming.network import NetworkReader, State
 from lstm_sentiment.text.token_stream import TokenStream
 from lstm_sentiment.text.tokenization import UNKNOWN, number_unknown
@@ -38,7 +38,7 @@ class Stream(Generic[Predicted]):
 
     def __init__(
         self,
-        network: Network,
+        network: Network | MergedClasses,
         ids: Mapping[str, int],
         text: TextConfig,
         *,

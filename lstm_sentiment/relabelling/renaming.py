@@ -1,8 +1,9 @@
-"""Rename the classes of a finished run.
+"""Rename and merge the classes of a finished run.
 
 The weights stay as they are. All files that name classes are written anew, with new manifests, into a new
 folder; it takes the place of the run in one step, so that a kill leaves the old run or the new one. The new
-run cannot be resumed: the rows that it began with had other labels.
+run cannot be resumed: the rows that it began with had other labels. `merging` has what changes if classes get
+the same name.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import dataclasses
 import datetime
 import io
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lstm_sentiment.checkpoints.expected import of_classifier
-from lstm_sentiment.checkpoints.manifest import MANIFEST, verify, write_manifest
+from lstm_sentiment.checkpoints.manifest import MANIFEST, MERGED, verify, write_manifest
 from lstm_sentiment.checkpoints.run_folder import (
     BEST,
     EXPORTED,
     LAST,
     LINEAR,
     MONITORING,
+    RELABELLED,
     SHARED_FILES,
     RunFolder,
 )
@@ -40,6 +43,9 @@ from lstm_sentiment.config.command_line import config_yaml, read_config
 from lstm_sentiment.config.schema import METRICS, Config
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, did_you_mean, listed, shown
 from lstm_sentiment.evaluation.metrics import metrics_of
+from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.relabelling.merging import Merging, merged_data, merged_state, merging_of
+from lstm_sentiment.relabelling.scoring import score_again
 from lstm_sentiment.system.files import (
     as_json,
     held_unfinished,
@@ -54,7 +60,7 @@ from lstm_sentiment.system.files import (
 from lstm_sentiment.system.lock import LOCK, held
 from lstm_sentiment.version import __version__
 
-NOTE = "relabelled.json"  # of a run: its renamings, the latest last
+log = logging.getLogger(__name__)
 NOT_COPIED = (
     LAST,
     f"{LAST}.previous",
@@ -64,23 +70,29 @@ NOT_COPIED = (
     "report.html",
     "evaluation.json",
 )
+# Files of a run that its new classes may leave out -> the command that writes them again.
+LEFT_OUT = {"report.html": "report", "evaluation.json": "evaluate", EXPORTED: "export"}
+LEFT_OUT |= {"metrics.json": "", MONITORING: ""}
+NOT_MERGED = ("metrics.json", MONITORING, EXPORTED)  # of the old classes: written again, or left out
 _OF_CLASSES = ("classes", "per_class", "predicted")  # keys of maps from class names
 Names = Mapping[str, str]
 
 
-def relabel(run: Path, names: Names, *, out: Path | None = None) -> list[str]:
-    """Rename classes of a finished run.
+def relabel(run: Path, names: Names, *, out: Path | None = None, rows: bool = False) -> list[str]:
+    """Rename classes of a finished run, or merge several.
 
     Args:
         run: its folder.
-        names: old name -> new name; two classes may change names.
+        names: old name -> new name; two classes may change names, and classes with the same new name are
+            merged, those that keep it included.
         out: a new folder for the renamed run; None to replace the run.
+        rows: read the run's data, to score merged classes, even if it was not trained on this machine.
 
     Returns:
         the new class names, in the order of the run.
 
     Raises:
-        ConfigError: a class that the run does not have, an invalid name, or one name for two classes.
+        ConfigError: a class that the run does not have, an invalid name, or one name for all classes.
         RunError: the run is not finished, or is in use; `out` exists.
         CheckpointError: a file of the run is missing or damaged.
         DiskError: the new folder cannot be written; the run is unchanged.
@@ -92,18 +104,18 @@ def relabel(run: Path, names: Names, *, out: Path | None = None) -> list[str]:
     folder = RunFolder(run)
     folder.load(BEST, of_classifier(run))
     _check_whole(folder)
-    if not (run / "metrics.json").is_file():
+    if not any((run / name).is_file() for name in ("metrics.json", RELABELLED)):
         raise RunError(f"{run}: is not finished; finish it with --resume true, then rename its classes")
-    labels, label_map = classes_of_run(folder.own("labels.json"))
+    labels, _ = classes_of_run(folder.own("labels.json"))
     config = read_config(run / "config.yaml")
-    renamed = _renamed_labels(labels, names, label_map, config, run)
+    renamed = _new_labels(labels, names, config, run)
     trusted = is_trusted(run)
     if out is not None:
         with new_folder(out) as building, writing(out):
-            _write(folder, building, names, config, out)
+            _write(folder, building, names, config, out, rows=rows)
     else:
         with held(run):
-            _replace(folder, names, config)
+            _replace(folder, names, config, rows=rows)
     if trusted:
         remember(out or run)
     return renamed
@@ -123,9 +135,7 @@ def _check_whole(folder: RunFolder) -> None:
             raise CheckpointError(f"{error}. Restore it from a copy, or train again") from None
 
 
-def _renamed_labels(
-    labels: list[str], names: Names, label_map: Mapping[str, str | None], config: Config, run: Path
-) -> list[str]:
+def _new_labels(labels: list[str], names: Names, config: Config, run: Path) -> list[str]:
     """Return the new class names; refuse names that do not fit the run."""
     for name, new in names.items():
         if name not in labels:
@@ -135,15 +145,10 @@ def _renamed_labels(
             raise ConfigError(f"{shown(new)} is not a class name; write printable text without outer spaces")
     if all(names.get(name, name) == name for name in labels):
         raise ConfigError(f"no new name; the classes of {run} are {listed(labels)}")
-    renamed = [names.get(name, name) for name in labels]
-    twice = [name for name in renamed if renamed.count(name) > 1]
-    if twice:
-        merged = listed([old for old in labels if names.get(old, old) == twice[0]], quoted=True)
-        wanted = {code: None if name is None else names.get(name, name) for code, name in label_map.items()}
+    renamed = list(dict.fromkeys(names.get(name, name) for name in labels))
+    if len(renamed) < 2:
         raise ConfigError(
-            f"{merged} would all be {shown(twice[0])}: classes of a finished run cannot be merged. Train "
-            f"another one: train --config {run / 'config.yaml'} --out NEW --data.labels "
-            f"'{json.dumps(wanted, ensure_ascii=False)}'"
+            f"{listed(labels, quoted=True)} would all be {shown(renamed[0])}; leave at least two classes"
         )
     metric = config.trainer.metric
     if metric not in {"loss", *metrics_of(renamed)}:
@@ -154,7 +159,7 @@ def _renamed_labels(
     return renamed
 
 
-def _replace(folder: RunFolder, names: Names, config: Config) -> None:
+def _replace(folder: RunFolder, names: Names, config: Config, *, rows: bool) -> None:
     """Replace a run by the renamed one."""
     path = folder.path.absolute()
     if path.is_symlink():
@@ -165,16 +170,19 @@ def _replace(folder: RunFolder, names: Names, config: Config) -> None:
         with writing(path, kept="the run is unchanged"):
             building.mkdir()
             with held_unfinished(building):
-                _write(folder, building, names, config, Path(config.out))
+                _write(folder, building, names, config, Path(config.out), rows=rows)
             replace_folder(path, building)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(folder: RunFolder, building: Path, names: Names, config: Config, out: Path) -> None:
+def _write(folder: RunFolder, building: Path, names: Names, config: Config, out: Path, *, rows: bool) -> None:
     """Write the renamed run into an empty folder, and sync it."""
+    old_labels, old_map = classes_of_run(folder.own("labels.json"))
+    merging = merging_of(old_labels, names)
+    left_out = (*NOT_COPIED, *(NOT_MERGED if merging else ()))
     for entry in sorted(folder.path.iterdir()):
-        if entry.name in NOT_COPIED or entry.name.endswith(".tmp"):
+        if entry.name in left_out or entry.name.endswith(".tmp"):
             continue
         for path in (entry, *entry.rglob("*")):
             check_place(path, folder.path)
@@ -187,16 +195,28 @@ def _write(folder: RunFolder, building: Path, names: Names, config: Config, out:
             (building / name).write_bytes(rewrite(building / name, names))
     labels, label_map = classes_of_run(building / "labels.json")
     (building / "config.yaml").write_text(_new_config(config, labels, label_map, out), "utf-8")
-    _add_note(building, names)
     state = building / BEST / "state.json"
-    began_with = classes_of_run(folder.own("labels.json"))[0]
-    state.write_bytes(as_json({"labels": began_with} | _renamed(json_of(state), names)))  # of the fingerprint
+    if merging is None:
+        content = {"labels": old_labels} | _renamed(json_of(state), names)  # the labels of the fingerprint
+    else:
+        content = merged_state(json_of(state), merging, old_map)
+        (building / "data.json").write_bytes(as_json(merged_data(folder.read_json("data.json"), merging)))
+    state.write_bytes(as_json(content))
     for checkpoint in _checkpoints(folder):
         (building / checkpoint / MANIFEST).unlink()
-        write_manifest(building / checkpoint, depends_on=[building / name for name in SHARED_FILES])
+        depends_on = [building / name for name in SHARED_FILES]
+        write_manifest(building / checkpoint, depends_on=depends_on, merged=content.get(MERGED) is not None)
+    RunFolder(building).load(BEST, of_classifier(building))
+    why = ""
+    if merging is not None:
+        finished = (folder.path / RunMetrics.FILE).is_file()
+        before = folder.read(RunMetrics) if finished else None
+        why = score_again(building, before, run=folder.path, trusted=rows)
+        if why:
+            log.warning("no scores of the merged classes: %s", why)
+    _add_note(building, names, merging, why)
     for path in building.rglob("*"):
         sync_folder(path) if path.is_dir() else sync_file(path)
-    RunFolder(building).load(BEST, of_classifier(building))
 
 
 def _new_config(config: Config, labels: list[str], label_map: Mapping[str, str | None], out: Path) -> str:
@@ -209,20 +229,24 @@ def _new_config(config: Config, labels: list[str], label_map: Mapping[str, str |
     return config_yaml(dataclasses.replace(config, data=data, out=str(out)))
 
 
-def _add_note(building: Path, names: Names) -> None:
-    """Append a renaming to those of the run."""
-    earlier = json_of(building / NOTE) if (building / NOTE).is_file() else []
+def _add_note(building: Path, names: Names, merging: Merging | None, why: str) -> None:
+    """Append a renaming to those of the run; `why` merged classes have no scores, if they have none."""
+    earlier = json_of(building / RELABELLED) if (building / RELABELLED).is_file() else []
     if not isinstance(earlier, list):
-        raise CheckpointError(f"{NOTE}: is not a list of renamings; remove it")
+        raise CheckpointError(f"{RELABELLED}: is not a list of renamings; remove it")
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    note = {"date": now, "lstm_sentiment": __version__, "names": dict(names)}
-    (building / NOTE).write_bytes(as_json([*earlier, note]))
+    note: dict[str, Any] = {"date": now, "lstm_sentiment": __version__, "names": dict(names)}
+    if merging is not None:
+        note |= {"before": merging.before, "merged": merging.members}
+        note |= {"scores": f"left out: {why}" if why else "computed again from the run's rows"}
+    (building / RELABELLED).write_bytes(as_json([*earlier, note]))
 
 
 def _labels_file(file: Path, names: Names) -> bytes:
     labels, label_map = classes_of_run(file)
     new_map = {code: None if name is None else names.get(name, name) for code, name in label_map.items()}
-    return as_json({"labels": [names.get(name, name) for name in labels], "map": new_map})
+    new = list(dict.fromkeys(names.get(name, name) for name in labels))
+    return as_json({"labels": new, "map": new_map})
 
 
 def _facts_file(file: Path, names: Names) -> bytes:

@@ -1,0 +1,1 @@
+"""Renaming and merging the classes of a finished run."""
