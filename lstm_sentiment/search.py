@@ -1,4 +1,4 @@
-"""Search settings of train: trials on validation rows, the best settings trained with several seeds.
+"""Search settings of train, by trials on validation rows.
 
 Trials are proposed by Optuna (TPE) and stopped early if they are below the median of others after an epoch
 (median pruning). The study is kept in --out: after a kill the same command goes on with it, and several

@@ -92,6 +92,11 @@ class Session:
         self.trackers: Trackers | None = None
 
     @property
+    def machine(self) -> str:
+        """What the run computes with, in words."""
+        return f"{self.device}, {self.precision}, {self.threads} threads"
+
+    @property
     def means(self) -> Means:
         """Keyword arguments of every `Trainer` of this run."""
         return {"precision": self.precision, "processes": self.processes, "watch": self.watch}

@@ -76,7 +76,7 @@ def run(
         given: keys that were set by hand, even to their defaults; where training starts from a classifier,
             all others may be chosen automatically (see `adaptation.resolving`).
         with_test: whether test rows are scored; they are set aside in any case.
-        scalars: another sink for curves.
+        scalars: a sink.
 
     Returns:
         the content of metrics.json.
@@ -101,13 +101,9 @@ def run(
             return _finished(session, config, corpus, finished_before(folder, config, corpus, facts))
         checkpoint = checkpoint_to_resume(folder, facts, corpus, config) if resuming else None
         model = initial_model(config, corpus, pretrained, start=plan.start, learned=supervised)
-        machine = f"{device}, {session.precision}, {session.threads} threads"
-        report_model(model, config, machine, processes.world_size)
+        report_model(model, config, session.machine, processes.world_size)
         if checkpoint is None:
-            session.begin(config, corpus, cache=cache)
-            if processes.is_main:
-                TrainedTexts.of(corpus.train).write(folder.path)
-                write_held_out_rows(folder.path, corpus)
+            _begin(session, config, corpus, cache)
         if frozen:
             metrics = run_frozen(
                 folder, config, corpus, model, frozen, device=device, processes=processes, facts=facts
@@ -118,12 +114,19 @@ def run(
         new = functools.partial(initial_model, config, pretrained=pretrained)
         crossed = cross_validate(config, corpus, new, device=device, **session.means)
         kept: dict[str, Any] = {"store": folder, "facts": to_json(facts), "scalars": session.curves}
-        trainer = new_trainer(
-            config, corpus, learned, model.to(device), crossed=crossed, **kept, **session.means
-        )
+        kept |= session.means
+        trainer = new_trainer(config, corpus, learned, model.to(device), crossed=crossed, **kept)
         session.train(trainer, checkpoint)
         metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
         return _finished(session, config, corpus, metrics)
+
+
+def _begin(session: Session, config: Config, corpus: Corpus, cache: Path | None) -> None:
+    """Write what does not change while training."""
+    session.begin(config, corpus, cache=cache)
+    if session.processes.is_main:
+        TrainedTexts.of(corpus.train).write(session.folder.path)
+        write_held_out_rows(session.folder.path, corpus)
 
 
 def _facts(
