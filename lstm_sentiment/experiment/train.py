@@ -105,16 +105,14 @@ def run(
         if checkpoint is None:
             _begin(session, config, corpus, cache)
         if frozen:
-            metrics = run_frozen(
-                folder, config, corpus, model, frozen, device=device, processes=processes, facts=facts
-            )
+            options: dict[str, Any] = {"device": device, "processes": processes, "facts": facts}
+            metrics = run_frozen(folder, config, corpus, model, frozen, **options)
             return _finished(session, config, corpus, metrics)
         if plan.start is not None and checkpoint is None:
             begin_from(model, plan.start, corpus, config, device=device, processes=processes)
         new = functools.partial(initial_model, config, pretrained=pretrained)
         crossed = cross_validate(config, corpus, new, device=device, **session.means)
-        kept: dict[str, Any] = {"store": folder, "facts": to_json(facts), "scalars": session.curves}
-        kept |= session.means
+        kept: Any = {"store": folder, "facts": to_json(facts), "scalars": session.curves, **session.means}
         trainer = new_trainer(config, corpus, learned, model.to(device), crossed=crossed, **kept)
         session.train(trainer, checkpoint)
         metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
