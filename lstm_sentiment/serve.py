@@ -16,6 +16,7 @@ from lstm_sentiment.system.extras import need
 
 TOKEN = "LSTM_SENTIMENT_TOKEN"  # noqa: S105 - the name of an environment variable
 SHORTEST_TOKEN = 8
+SWITCH_S = 0.0005  # the thread of the model waits so long for that of the requests, at most
 MODULES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 
 
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> None:
         from lstm_sentiment.serving.server import Server
 
         torch.set_num_threads(options.threads)
+        sys.setswitchinterval(SWITCH_S)
         need("prometheus_client", extra="serve").disable_created_metrics()
         models = open_models(options.run, device=options.device, threads=options.threads)
         limits = Limits(body=options.max_body, texts=options.max_texts, characters=options.max_characters)
@@ -89,7 +91,7 @@ def options_of(argv: list[str]) -> argparse.Namespace:
         default=os.environ.get(TOKEN) or None,
         help=f"requests must have the header Authorization: Bearer TOKEN; default: the variable {TOKEN}",
     )
-    parser.add_argument("--batch", type=int, default=64, help="most texts predicted at once; 1: each alone")
+    parser.add_argument("--batch", type=int, default=24, help="most texts predicted at once; 1: each alone")
     parser.add_argument(
         "--wait-ms", type=float, default=2.0, help="longest wait of a request for others, in milliseconds"
     )

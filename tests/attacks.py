@@ -473,8 +473,8 @@ def text_attacks() -> Iterator[Attack]:
     }
     for name, (content, says) in configs.items():
         for how in ("resume", "config"):
-            told = "damaged; cannot resume|run has" if how == "resume" else says
-            yield Attack(f"{how}: YAML with {name}", yaml_with(content), told, how)
+            reported = "damaged; cannot resume|run has" if how == "resume" else says
+            yield Attack(f"{how}: YAML with {name}", yaml_with(content), reported, how)
 
 
 def yaml_with(content: str) -> Callable[[Place], None]:

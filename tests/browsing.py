@@ -10,19 +10,19 @@ from typing import Any
 def opened(browser: Any, file: Path, **settings: Any) -> tuple[Any, list[str], list[str]]:
     """Open a page; return it, its console messages and its requests."""
     page = browser.new_page(**settings)
-    told: list[str] = []
+    reported: list[str] = []
     asked: list[str] = []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("console", lambda message: reported.append(message.text))
+    page.on("pageerror", lambda error: reported.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(file.as_uri())
-    return page, told, asked
+    return page, reported, asked
 
 
 def check_page(browser: Any, file: Path, scheme: str, *, pictures: int) -> None:
     """Check that a page makes no requests, is readable, and has visible pictures with alternative text."""
-    page, told, asked = opened(browser, file, color_scheme=scheme)
-    assert told == []
+    page, reported, asked = opened(browser, file, color_scheme=scheme)
+    assert reported == []
     assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
     found = page.locator("svg").all()
     assert len(found) == pictures

@@ -143,11 +143,11 @@ def _killed_savers(save_on: Callable[..., None], path: Path, count: int, *, seed
     randomness = random.Random(seed)
     for _ in range(count):
         saved = FORKS.RawValue(ctypes.c_int64, 0)
-        ready, tells = FORKS.Pipe(duplex=False)
+        ready, sender = FORKS.Pipe(duplex=False)
         with ready:
-            process = FORKS.Process(target=save_on, args=(path, saved, tells))
+            process = FORKS.Process(target=save_on, args=(path, saved, sender))
             process.start()
-            tells.close()
+            sender.close()
             ready.recv_bytes()
             time.sleep(randomness.uniform(0, 0.04))
             process.kill()
@@ -380,8 +380,8 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, number: int) -> None:
             if len(calls) != place:
                 return real(*args, **kwargs)
             if name == "save_file":  # as reported by safetensors
-                told = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
-                raise safetensors.SafetensorError(told)
+                problem = f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})"
+                raise safetensors.SafetensorError(problem)
             raise OSError(number, os.strerror(number))
 
         return call
@@ -419,6 +419,6 @@ def survives_failed_save(run: RunFolder, *, step: int) -> bool:
     try:
         save(run, LAST, step + 1)
     except DiskError as error:
-        told = all(part in str(error) for part in (str(run.path / LAST), " bytes needed, ", " bytes free"))
-        return told and not list(run.path.glob(".*.tmp")) and step_of(run, LAST) == step
+        named = all(part in str(error) for part in (str(run.path / LAST), " bytes needed, ", " bytes free"))
+        return named and not list(run.path.glob(".*.tmp")) and step_of(run, LAST) == step
     return False

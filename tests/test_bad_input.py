@@ -573,7 +573,7 @@ def answer(
         read = readout(accepted, file, argv)
     printed = capsys.readouterr()
     if code not in ("read", "exit 0"):
-        assert printed.out == "", "an error is told on stderr alone"
+        assert printed.out == "", "an error is reported on stderr alone"
     assert sorted(folder.rglob("*")) == before, "nothing is left behind"
     printed_out = re.sub(r"0\.\d{4,}", "P", printed.out)  # probabilities are the model's matter
     said = f"{printed_out}{printed.err}{read}".replace(f"{folder}/", "").replace(str(folder), "FOLDER")

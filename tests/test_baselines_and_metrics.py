@@ -292,8 +292,8 @@ def test_the_linear_baseline_reads_texts_of_any_kind(tmp_path: Path) -> None:
 def test_the_linear_baseline_sees_training_rows_alone(tmp_path: Path) -> None:
     """The clue words of the test rows are in no training row."""
     train = [(f"plain words n{i}", LABELS[i % 2]) for i in range(80)]
-    told = [(f"tell{i % 2} n{i}", LABELS[i % 2]) for i in range(100, 140)]
-    test = write_csv(tmp_path / "test.csv", told)
+    reported = [(f"tell{i % 2} n{i}", LABELS[i % 2]) for i in range(100, 140)]
+    test = write_csv(tmp_path / "test.csv", reported)
     corpus = corpus_of(tmp_path, train, test=str(test), validation=0.2)
     found = baselines_of(corpus)
     assert found["tfidf_logistic_regression"]["accuracy"] == pytest.approx(0.5, abs=0.2)

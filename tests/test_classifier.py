@@ -196,7 +196,7 @@ def test_order_is_kept_over_lengths_and_parts(trained: Trained, monkeypatch: pyt
     monkeypatch.undo()
     expected_RC = np.concatenate([trained.classifier.predict_proba(text) for text in texts])
     np.testing.assert_allclose(found_RC, expected_RC, atol=1e-6)
-    assert len(np.unique(expected_RC.round(6), axis=0)) > 200, "texts cannot be told apart"
+    assert len(np.unique(expected_RC.round(6), axis=0)) > 200, "texts cannot be reported apart"
 
 
 @pytest.mark.parametrize("text", ["awful", "", "the food was superb " * 3, "great " * 500])
@@ -454,11 +454,11 @@ def test_overflowing_logits_are_an_error(
     signs = torch.tensor([1.0, -1.0, 0.0]).unsqueeze(1)  # for any signs of the features
     classifier.model.head.weight.copy_(3e38 * signs.expand_as(classifier.model.head.weight))
     classifier.model.head.bias.fill_(3e38)
-    told = f"{trained_run}: non-finite predictions for 2 of 2 texts: "
+    reported = f"{trained_run}: non-finite predictions for 2 of 2 texts: "
     for answer in (classifier.predict, classifier.predict_proba):
         with pytest.raises(CheckpointError) as caught:
             answer(["great", "awful"])
-        assert str(caught.value).startswith(told)
+        assert str(caught.value).startswith(reported)
     with pytest.raises(CheckpointError, match="non-finite predictions for 2 of 2 texts"):
         explain(classifier, "great", method="occlusion")
     with monkeypatch.context() as patch:  # the control

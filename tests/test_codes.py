@@ -170,8 +170,8 @@ def test_class_folders_may_be_codes(tmp_path: Path) -> None:
 
 def test_an_inverted_label_map_is_detected(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", coded({"negative": "0", "positive": "1"}))
-    told = r"data\.csv:2: data\.labels maps names to labels, not labels to names; write \{0: neg, 1: pos\}"
-    with pytest.raises(DataError, match=told):
+    message = r"data\.csv:2: data\.labels maps names to labels, not labels to names; write \{0: neg, 1: pos\}"
+    with pytest.raises(DataError, match=message):
         read(tmp_path, data, labels={"neg": "0", "pos": "1"})
     names = write_csv(tmp_path / "names.csv", coded({"negative": "neg", "positive": "pos"}))
     assert read(tmp_path, names, labels={"neg": "0", "pos": "1"}).labels == ["0", "1"]  # it may be meant
@@ -217,9 +217,9 @@ def test_rows_without_a_label_are_left_out_on_request(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", rows)
     with pytest.raises(DataError) as caught:
         read(tmp_path, data)
-    told = str(caught.value).removeprefix(str(data))
-    assert told.startswith(":9: has no label; add one, or exclude such rows: in data.labels, map")
-    assert told.endswith("(2 rows)")
+    reported = str(caught.value).removeprefix(str(data))
+    assert reported.startswith(":9: has no label; add one, or exclude such rows: in data.labels, map")
+    assert reported.endswith("(2 rows)")
     labels = {"": None, "negative": "negative", "positive": "positive"}
     corpus = read(tmp_path, data, labels=labels)
     assert corpus.labels == ["negative", "positive"]

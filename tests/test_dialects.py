@@ -73,9 +73,9 @@ def test_a_file_that_fits_neither_dialect_names_the_character(tmp_path: Path) ->
     file.write_bytes(b"text,label\na\rb,x\nc,x\rd,y\n")
     with pytest.raises(DataError) as caught:
         records(file)
-    told = str(caught.value).replace(str(file), "FILE").split("\n")
-    assert told[0] == "FILE:3: 3 fields where the header has 2; quote fields that hold a comma"
-    assert "other lines contain a carriage return (\\r)" in told[1]
+    reported = str(caught.value).replace(str(file), "FILE").split("\n")
+    assert reported[0] == "FILE:3: 3 fields where the header has 2; quote fields that hold a comma"
+    assert "other lines contain a carriage return (\\r)" in reported[1]
 
 
 @pytest.mark.parametrize(

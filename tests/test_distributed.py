@@ -201,9 +201,9 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
     assert job.wait(60) != 0
     assert time.monotonic() - asked < 30
     assert not any(map(is_running, workers.values()))
-    told = json.loads((Path(config.out) / "status.json").read_text())
-    assert (told["state"], told["exit_code"], told["resumable"]) == ("stopped", 143, True)
-    assert told["step"] == RunFolder(config.out).load(LAST).facts["training"]["step"]
+    reported = json.loads((Path(config.out) / "status.json").read_text())
+    assert (reported["state"], reported["exit_code"], reported["resumable"]) == ("stopped", 143, True)
+    assert reported["step"] == RunFolder(config.out).load(LAST).facts["training"]["step"]
 
 
 def test_deleting_a_group_does_not_wait_for_itself(tmp_path: Path) -> None:

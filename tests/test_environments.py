@@ -121,11 +121,11 @@ def test_training_without_a_home_works_in_a_temporary_folder(
     data = write_csv(homeless / "data.csv", make_rows(120))
     argv = [f"--data.train={data}", f"--out={homeless / 'run'}", *TINY, "--trainer.epochs=1"]
     run(parse_config([*argv, "--baseline=false"], program="", description=""))
-    told = [r.getMessage() for r in caplog.records if "LSTM_SENTIMENT_CACHE" in r.getMessage()]
+    reported = [r.getMessage() for r in caplog.records if "LSTM_SENTIMENT_CACHE" in r.getMessage()]
     expected = (
         "there is no home folder: text is tokenised again in each process; set LSTM_SENTIMENT_CACHE to "
     )
-    assert told == [f"{expected}cache it"]
+    assert reported == [f"{expected}cache it"]
     assert cache_folder().parent == homeless
 
 

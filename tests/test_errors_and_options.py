@@ -299,13 +299,13 @@ MISREAD_MAPS = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "told"), MISREAD_MAPS)
-def test_an_ambiguous_label_map_is_refused(tmp_path: Path, typed: str, told: str) -> None:
+@pytest.mark.parametrize(("typed", "expected"), MISREAD_MAPS)
+def test_an_ambiguous_label_map_is_refused(tmp_path: Path, typed: str, expected: str) -> None:
     assert refusal(f"--data.labels={typed}").startswith("data.labels: ")
-    assert told in refusal(f"--data.labels={typed}")
+    assert expected in refusal(f"--data.labels={typed}")
     message = yaml_refusal(tmp_path, f"data:\n  labels: {typed}\n")
     assert message.startswith("FILE:2: data.labels: ")
-    assert told in message
+    assert expected in message
 
 
 def test_other_lists_and_maps_contain_text_too() -> None:

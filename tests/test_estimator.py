@@ -745,5 +745,5 @@ def _enter() -> None:
 def test_left_out_rows_are_reported(caplog: pytest.LogCaptureFixture, deduplicate: bool) -> None:
     texts, labels = [*TEXTS, *TEXTS[:72]], [*LABELS, *LABELS[:72]]
     tiny(epochs=1, deduplicate=deduplicate).fit(texts, labels)
-    told = "72 of 312 rows repeat a text and are left out; deduplicate=False trains on them"
-    assert (told in caplog.messages) == deduplicate
+    reported = "72 of 312 rows repeat a text and are left out; deduplicate=False trains on them"
+    assert (reported in caplog.messages) == deduplicate

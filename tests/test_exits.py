@@ -144,8 +144,8 @@ def test_a_full_stdout_is_code_5_and_one_message(
         with contextlib.suppress(OSError):
             full.close()
     errors = capsys.readouterr().err
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert told == [f"error: standard output: {NO_ROOM}; make room, or choose another place"]
+    reported = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert reported == [f"error: standard output: {NO_ROOM}; make room, or choose another place"]
     assert "Traceback" not in errors
     assert "Logging error" not in errors
     assert code == 5
@@ -210,10 +210,10 @@ def test_a_file_that_cannot_be_written_is_code_5_and_named(
     with no_file_larger_than(100):
         code = code_of(MAINS[command], argv, monkeypatch)
     errors = capsys.readouterr().err
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1
-    assert WRITTEN[command] in told[0], errors
-    assert "make room, or choose another place" in told[0]
+    reported = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(reported) == 1
+    assert WRITTEN[command] in reported[0], errors
+    assert "make room, or choose another place" in reported[0]
     assert "Traceback" not in errors
     assert code == 5
     assert not (place / "out.csv").exists()
@@ -228,9 +228,9 @@ def test_a_cache_that_cannot_be_written_is_code_5(
     monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(place / "cache"))
     with no_file_larger_than(100):
         assert code_of(MAINS[command], arguments(command, place, place / "out"), monkeypatch) == 5
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {place / 'cache'}: {TOO_LARGE} (")
-    assert "set by LSTM_SENTIMENT_CACHE" in told
+    reported = capsys.readouterr().err
+    assert reported.startswith(f"error: {place / 'cache'}: {TOO_LARGE} (")
+    assert "set by LSTM_SENTIMENT_CACHE" in reported
     assert list((place / "cache").iterdir()) == []
 
 
@@ -248,9 +248,9 @@ def test_a_full_tmpfs_is_code_5(
         if command == "report":
             argv = [str(disk / "run")]
         assert code_of(MAINS[command], argv, monkeypatch) == 5
-        told = capsys.readouterr().err
-        assert f"{NO_ROOM} (" in told, told
-        assert " bytes free" in told
+        reported = capsys.readouterr().err
+        assert f"{NO_ROOM} (" in reported, reported
+        assert " bytes free" in reported
         if command != "train":  # which leaves a resumable run
             assert sorted(disk.rglob("*")) == before
 

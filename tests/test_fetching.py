@@ -95,9 +95,9 @@ def test_a_silent_server_times_out(speak: Speak) -> None:
     with time_limit(20), server(speak) as url, pytest.raises(DataError) as caught, fetched(url):
         pass
     sent = SERVERS[speak]
-    told = rf"the server sent {sent} in 0\.5 seconds; try again, or use a local file|timed out"
+    reported = rf"the server sent {sent} in 0\.5 seconds; try again, or use a local file|timed out"
     assert str(caught.value).startswith(f"{url}: cannot be fetched: ")
-    assert re.search(told, str(caught.value)), str(caught.value)
+    assert re.search(reported, str(caught.value)), str(caught.value)
 
 
 @pytest.mark.usefixtures("impatient")

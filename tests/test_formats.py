@@ -137,8 +137,8 @@ def test_the_first_visible_sheet_is_read_and_reported(
     book["reviews"].sheet_state = "hidden"
     book.save(file)
     assert read(file)[0] == [{"text": "so", "label": "a"}]
-    told = "a.xlsx: sheet 'More' of 'More', 'Rest' is read; set data.sheet (--sheet) for another"
-    assert told in caplog.text
+    reported = "a.xlsx: sheet 'More' of 'More', 'Rest' is read; set data.sheet (--sheet) for another"
+    assert reported in caplog.text
     caplog.clear()
     assert read(file, sheet="reviews")[0] == [{"x": 1}]
     assert caplog.text == ""

@@ -83,11 +83,11 @@ def test_the_kernel_cache_is_bounded(kept: str | None, found: str) -> None:
     """The kernel of the first length is created again; the control is a larger cache set by the user."""
     environment = {name: value for name, value in os.environ.items() if name != KERNEL_COUNT}
     environment |= {"ONEDNN_VERBOSE": "2"} | ({KERNEL_COUNT: kept} if kept else {})
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", LENGTHS],
         check=True, capture_output=True, text=True, timeout=120, env=environment,
     ).stdout  # fmt: skip
-    made = [line.partition("create:cache_")[2] for line in told.splitlines() if ",rnn," in line]
+    made = [line.partition("create:cache_")[2] for line in reported.splitlines() if ",rnn," in line]
     made = [line.partition(",")[0] for line in made if line]
     assert made == ["miss"] * 40 + [found]
 
@@ -158,8 +158,8 @@ def test_the_chosen_precision_runs_on_an_older_cpu(mask: dict[str, str]) -> None
         [sys.executable, "-c", PICKED],
         check=True, capture_output=True, text=True, timeout=120, env={**os.environ, **mask},
     )  # fmt: skip
-    picked, told, runs, compiled = result.stdout.split()
-    assert (picked == "bf16") == (told == "True")
+    picked, reported, runs, compiled = result.stdout.split()
+    assert (picked == "bf16") == (reported == "True")
     assert picked == "fp32" or runs == "True"
     if mask:
         assert picked == "fp32"

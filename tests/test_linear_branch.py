@@ -132,11 +132,11 @@ def test_a_rare_class_counts_by_its_weight() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1], [190, 10])
     features_RF = random.normal(size=(200, 1)) + labels[:, None]
-    told = []
+    reported = []
     for weight in (1.0, 19.0):
         weights_CF, bias_C = logistic_regression(features_RF, labels, np.where(labels, weight, 1.0), 1.0, 2)
-        told.append((features_RF @ weights_CF.T + bias_C).argmax(1).sum())
-    assert told[0] < 10 < told[1]
+        reported.append((features_RF @ weights_CF.T + bias_C).argmax(1).sum())
+    assert reported[0] < 10 < reported[1]
 
 
 def test_folds_have_each_row_once_and_every_class() -> None:

@@ -147,8 +147,8 @@ def test_declared_shapes_are_those_of_the_network(
     vocabulary = Vocabulary([f"w{i}" for i in range(words)])
     settings = {"subwords": subwords, "ngrams": ngrams, "ngram_kind": kind, **sizes}
     state = new_network(vocabulary, classes, dropout=0.5, **settings).state_dict()
-    told = network_shapes(len(vocabulary), classes, dropout=0.5, **settings)
-    assert told == {name: tuple(tensor.shape) for name, tensor in state.items()}
+    reported = network_shapes(len(vocabulary), classes, dropout=0.5, **settings)
+    assert reported == {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 # -- both branches ---------------------------------------------------------------------------------
@@ -307,9 +307,9 @@ def test_a_branch_can_be_scored_alone(wide_run: Path, tmp_path: Path, branch: st
     (tmp_path / "test.csv").write_text(lines[0] + "".join(held_out), encoding="utf-8")
     out = tmp_path / "scores.json"
     evaluate.main([str(wide_run), str(tmp_path / "test.csv"), f"--out={out}", f"--branch={branch}"])
-    told = json.loads((wide_run / "metrics.json").read_text())["branches"][branch]["test"]
+    reported = json.loads((wide_run / "metrics.json").read_text())["branches"][branch]["test"]
     found = json.loads(out.read_text())
-    assert found["confusion"] == told["confusion"]
+    assert found["confusion"] == reported["confusion"]
     assert found["branch"] == branch
 
 

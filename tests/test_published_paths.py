@@ -85,7 +85,7 @@ def with_places(kind: type, place: str, *, without: str) -> Any:
 def test_no_path_setting_is_published_in_full(kind: type, place: str, without: str) -> None:
     config = with_places(kind, place, without=without)
     before, after = config_yaml(config).encode(), config_yaml(public_config(config)).encode()
-    assert SECRET.search(before), "the control: as it is, it tells"
+    assert SECRET.search(before), "the control: as it is, it has the secret"
     assert not SECRET.search(after), after.decode()
     assert public_config(public_config(config)) == public_config(config)
     unset = {key for key in text_settings(kind) if flatten(config)[key] == flatten(kind())[key]}

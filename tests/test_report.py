@@ -305,8 +305,8 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_errors_and_requests_of_a_page_are_detected(browser: Any, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text("<img src='other.png'><script>console.error('x'); nothing()</script>")
-    page, told, asked = opened(browser, file)
-    assert len(told) >= 2
+    page, reported, asked = opened(browser, file)
+    assert len(reported) >= 2
     assert any(url.endswith("other.png") for url in asked)
     page.close()
 

@@ -247,18 +247,18 @@ def test_finished_seeds_are_kept_when_a_later_one_fails(
 def test_a_second_command_is_refused_while_the_experiment_runs(
     folder: Path, reproduced: Callable[..., str], calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    working, told = reproduce.call, []
+    working, reported = reproduce.call, []
 
     def started_twice(module: str, arguments: list[str], **places: Any) -> None:
         monkeypatch.setattr(reproduce, "call", working)
         with pytest.raises(RunError, match=r"is in use by process \d+ .*choose another --work") as refused:
             reproduced("given", "--seeds=2")
-        told.append(refused)
+        reported.append(refused)
         working(module, arguments, **places)
 
     monkeypatch.setattr(reproduce, "call", started_twice)
     reproduced("given", "--seeds=2")
-    assert len(told) == 1
+    assert len(reported) == 1
     assert len(log_of(folder)["given"]["scores"]) == 2
     assert [module for module, _ in calls] == ["train", "evaluate"] * 2
     assert not [file for file in (folder / "work").rglob("*") if file.is_file()]
@@ -450,7 +450,7 @@ def test_a_curve_only_has_comparable_runs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "reported"),
     [
         (["givn"], "no experiment 'givn'; --list shows all. Did you mean 'given'?"),
         ([], "give names or --all to train, or one of --list and --render"),
@@ -458,10 +458,10 @@ def test_a_curve_only_has_comparable_runs(folder: Path) -> None:
         (["given", "--seeds=0"], "--seeds must be at least 1"),
     ],
 )
-def test_errors_are_one_line(reproduced: Callable[..., str], argv: list[str], told: str) -> None:
+def test_errors_are_one_line(reproduced: Callable[..., str], argv: list[str], reported: str) -> None:
     with pytest.raises(SentimentError) as raised:
         reproduced(*argv)
-    assert told in str(raised.value)
+    assert reported in str(raised.value)
     assert raised.value.exit_code == 2
 
 
@@ -487,7 +487,7 @@ def test_missing_files_are_named_before_anything_is_trained(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("benchmarks: [", "not YAML"),
         ("benchmarks: {b: {title: x}}", "not a table of experiments"),
@@ -502,10 +502,10 @@ def test_missing_files_are_named_before_anything_is_trained(
         ),
     ],
 )
-def test_an_invalid_table_is_an_error(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_table_is_an_error(tmp_path: Path, text: str, reported: str) -> None:
     file = tmp_path / "t.yaml"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=told) as raised:
+    with pytest.raises(ConfigError, match=reported) as raised:
         experiments.read_table(file)
     assert str(file) in str(raised.value)
 

@@ -175,7 +175,7 @@ def test_a_run_of_an_earlier_version_may_lack_machine_facts(
 
 
 @pytest.mark.parametrize(
-    ("words", "rows", "told"),
+    ("words", "rows", "reported"),
     [
         (["so", "good", "bad"], 9, "tokens of the vocabulary: 2, now 3"),
         (["so", "good"], 10, "rows of train: 9, now 10"),
@@ -183,13 +183,13 @@ def test_a_run_of_an_earlier_version_may_lack_machine_facts(
     ],
 )
 def test_other_data_is_refused_with_both_descriptions(
-    folder: RunFolder, words: list[str], rows: int, told: str
+    folder: RunFolder, words: list[str], rows: int, reported: str
 ) -> None:
     begin(folder, Config(), facts_of())
     folder.write(data_of([], 9).facts)
     with pytest.raises(RunError, match="no longer those the run began with") as caught:
         checkpoint_to_resume(folder, facts_of(data="other"), data_of(words, rows))
-    assert f"({told});" in str(caught.value)
+    assert f"({reported});" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["pretrained", "teacher"])

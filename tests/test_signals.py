@@ -129,10 +129,10 @@ def test_a_stopped_run_saves_its_last_step_and_resumes_exactly(
     assert {of: signal.getsignal(of) for of in before} == before
     assert caught.value.exit_code == 128 + number
     assert RunFolder(config.out).load(LAST).facts["training"]["step"] == step
-    told = status_of(config.out)
-    assert (told["state"], told["exit_code"], told["resumable"]) == ("stopped", 128 + number, True)
-    assert told["step"] == step
-    assert signal.Signals(number).name in told["reason"]
+    status = status_of(config.out)
+    assert (status["state"], status["exit_code"], status["resumable"]) == ("stopped", 128 + number, True)
+    assert status["step"] == step
+    assert signal.Signals(number).name in status["reason"]
     run(configure("--resume=true"))
     assert same_end(config.out, whole.out)
     assert status_of(config.out)["state"] == "finished"
@@ -182,9 +182,9 @@ def test_status_json_describes_a_failure(configure: Configure) -> None:
     config = configure("--trainer.learning_rate=1e30", "--trainer.clip_norm=1e30", "--trainer.epochs=1")
     with pytest.raises(TrainingError) as caught:
         run(config)
-    told = status_of(config.out)
-    assert (told["state"], told["exit_code"]) == ("failed", 4)
-    assert told["reason"] == str(caught.value)
+    reported = status_of(config.out)
+    assert (reported["state"], reported["exit_code"]) == ("failed", 4)
+    assert reported["reason"] == str(caught.value)
 
 
 def test_status_json_after_a_kill_and_an_internal_error(configure: Configure) -> None:
@@ -192,8 +192,8 @@ def test_status_json_after_a_kill_and_an_internal_error(configure: Configure) ->
     config = configure()
     with killed_at_save(LAST, 2):
         run(config)
-    told = status_of(config.out)
-    assert (told["state"], told["exit_code"], told["reason"]) == ("failed", 1, Killed.__name__)
+    reported = status_of(config.out)
+    assert (reported["state"], reported["exit_code"], reported["reason"]) == ("failed", 1, Killed.__name__)
 
 
 def test_a_refused_run_does_not_change_the_status_of_another(configure: Configure, whole: Config) -> None:
@@ -264,5 +264,5 @@ def test_a_second_signal_stops_at_once(begun: Config, tmp_path: Path) -> None:
     time.sleep(1)
     assert job.process.is_alive(), "the step goes on"
     os.kill(job.pid, signal.SIGINT)
-    assert job.wait(10) == -signal.SIGINT, "which a shell tells as 130"
+    assert job.wait(10) == -signal.SIGINT, "which a shell shows as 130"
     assert RunFolder(begun.out).load(LAST).facts["training"]["step"] == 1

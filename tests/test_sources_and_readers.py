@@ -452,8 +452,8 @@ def test_an_undecodable_byte_in_a_very_long_line_is_located(
     content = "text\n".encode(encoding) + "x".encode(encoding) * 300 + bad + "y\n".encode(encoding)
     message = refusal(tmp_path / "rows.csv", content, encoding=encoding)
     # Bytes of UTF-16 are split at the first one of a line break.
-    told = "0xff at position 301" if encoding == "utf-8" else f"0x00 at position {300 * width + 2}"
-    assert message.startswith(f"FILE:2: byte {told} is not {encoding}; set data.encoding"), message
+    where = "0xff at position 301" if encoding == "utf-8" else f"0x00 at position {300 * width + 2}"
+    assert message.startswith(f"FILE:2: byte {where} is not {encoding}; set data.encoding"), message
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:

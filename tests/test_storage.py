@@ -144,11 +144,11 @@ def test_resuming_without_a_usable_checkpoint_exits_with_3(
     for name in (LAST, "last.previous"):
         faults.flip(run / name / "optimizer.safetensors", 900)
     assert leaving(train.main, *resuming(run), monkeypatch=monkeypatch) == 3
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
+    reported = capsys.readouterr().err
+    assert reported.startswith("error: ")
     for name in (LAST, "last.previous"):
-        assert f"{run / name / 'optimizer.safetensors'}: is damaged" in told
-    assert told.endswith("Restore it from a copy, or train again\n")
+        assert f"{run / name / 'optimizer.safetensors'}: is damaged" in reported
+    assert reported.endswith("Restore it from a copy, or train again\n")
 
 
 def test_a_damaged_best_epoch_is_reported_before_training_resumes(
@@ -248,13 +248,13 @@ def test_a_run_on_a_full_disk_exits_with_5_and_can_be_resumed(
     with faults.small_disk(tmp_path / "disk", str(sum(sizes) * 3 // 4)) as disk:
         run = disk / "run"
         assert leaving(train.main, *argv, f"--out={run}", monkeypatch=monkeypatch) == 5
-        told = capsys.readouterr().err
+        reported = capsys.readouterr().err
         assert re.match(
             rf"error: {run}/(best|last): cannot be written: No space left on device \([\d,]+ bytes needed, "
             r"[\d,]+ bytes free\); make room, or choose another place",
-            told,
-        ), told
-        assert "Traceback" not in told
+            reported,
+        ), reported
+        assert "Traceback" not in reported
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
         train.main([*argv, f"--out={run}"])
         assert (run / BEST / "model.safetensors").read_bytes() == (
@@ -275,9 +275,9 @@ def test_a_full_disk_under_cache_or_predictions_is_reported(
         monkeypatch.setenv("LSTM_SENTIMENT_CACHE", str(disk / "cache"))
         argv = [f"--data.train={reviews}", f"--out={tmp_path / 'run'}", *TINY]
         assert leaving(train.main, *argv, monkeypatch=monkeypatch) == 5
-        told = capsys.readouterr().err
-        assert f"{disk / 'cache'}: cannot be written: No space left on device" in told
-        assert "LSTM_SENTIMENT_CACHE" in told
+        reported = capsys.readouterr().err
+        assert f"{disk / 'cache'}: cannot be written: No space left on device" in reported
+        assert "LSTM_SENTIMENT_CACHE" in reported
         assert not (tmp_path / "run").exists()
         argv = [str(trained_run), "--file", str(reviews), "--out", str(disk / "answers.csv")]
         assert leaving(predict.main, *argv, monkeypatch=monkeypatch) == 5
@@ -354,7 +354,7 @@ def test_a_folder_is_locked_while_a_run_trains(
 
 def test_the_content_of_a_lock_file_is_escaped(tmp_path: Path, holder: Any) -> None:
     lock = tmp_path / "run" / LOCK
-    for content, told in [
+    for content, reported in [
         (
             json.dumps({"pid": "\x1b[31m1", "host": "h\n", "since": "now"}),
             r"process \x1b[31m1 on h\n since now",
@@ -364,7 +364,7 @@ def test_the_content_of_a_lock_file_is_escaped(tmp_path: Path, holder: Any) -> N
         ("[" * 4096, "another process"),
     ]:
         lock.write_text(content)
-        with pytest.raises(RunError, match=re.escape(f"is in use by {told};")), held(tmp_path / "run"):
+        with pytest.raises(RunError, match=re.escape(f"is in use by {reported};")), held(tmp_path / "run"):
             pass
 
 

@@ -121,12 +121,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_an_argument_that_is_not_a_list_of_texts_is_refused(
     classifier: SentimentClassifier, runtime: Any, kind: str
 ) -> None:
-    given, told = REFUSED[kind]
+    given, reported = REFUSED[kind]
     for ask in (classifier.predict, classifier.predict_proba, classifier.predict_logits):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=reported):
             ask(given)
     for ask in (runtime.predict, runtime.predict_proba):
-        with pytest.raises(TypeError, match=told):
+        with pytest.raises(TypeError, match=reported):
             ask(given)
 
 
@@ -150,12 +150,12 @@ MISSING = [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT]
 def test_a_missing_text_is_refused_with_its_row(
     classifier: SentimentClassifier, runtime: Any, texts: Any
 ) -> None:
-    told = r"row 2 \(texts\[1\]\): a text must be a string, not "
+    reported = r"row 2 \(texts\[1\]\): a text must be a string, not "
     for ask in (classifier.predict, classifier.predict_proba, classifier.predict_logits):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=reported):
             ask(texts)
     for ask in (runtime.predict, runtime.predict_proba):
-        with pytest.raises(TypeError, match=told):
+        with pytest.raises(TypeError, match=reported):
             ask(texts)
 
 

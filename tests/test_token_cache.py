@@ -82,13 +82,13 @@ def test_every_flipped_bit_is_detected_and_repaired(
         (entry / name).write_bytes(content)
         caplog.clear()
         assert content_of(load(file, cache)) == expected, name
-        told = [record.getMessage() for record in caplog.records]
-        if not told:  # a blank or a quote in sums.json that means the same
+        messages = [record.getMessage() for record in caplog.records]
+        if not messages:  # a blank or a quote in sums.json that means the same
             assert name == SUMS
             continue
-        assert len(told) == 1
-        assert told[0].startswith(f"{entry}: is damaged (")
-        assert told[0].endswith("); the text is tokenised again")
+        assert len(messages) == 1
+        assert messages[0].startswith(f"{entry}: is damaged (")
+        assert messages[0].endswith("); the text is tokenised again")
         assert entry_of(cache) == entry
 
 

@@ -165,7 +165,7 @@ def test_text_hashes_ignore_surrounding_space(tmp_path: Path, cache: Path) -> No
 def test_a_column_of_texts_is_refused_as_labels(tmp_path: Path, cache: Path, name: str) -> None:
     """Regression: all texts were kept in memory before the error."""
 
-    def told(labels: list[str]) -> str:
+    def reported(labels: list[str]) -> str:
         rows = [f"so,{label}" for label in labels]
         if name == "rows.jsonl":
             rows = [json.dumps({"text": "so", "label": label}) for label in labels]
@@ -175,10 +175,10 @@ def test_a_column_of_texts_is_refused_as_labels(tmp_path: Path, cache: Path, nam
         return str(caught.value).removeprefix(str(tmp_path / name))
 
     first = 2 if name == "rows.csv" else 1
-    assert told(["a", "x" * 1001]) == (
+    assert reported(["a", "x" * 1001]) == (
         f":{first + 1}: a label of 1,001 characters, '{'x' * 20}…'; set data.label_column to the right one"
     )
-    assert told([f"l{i}" for i in range(10_001)]) == (
+    assert reported([f"l{i}" for i in range(10_001)]) == (
         f":{first + 10_000}: more than 10,000 different labels ('l0', 'l1', 'l2', 'l3', 'l4' and 9,995 "
         "more); set data.label_column to the right one"
     )

@@ -427,11 +427,11 @@ def tree_config(folder: Path, out: Path, *argv: str) -> Config:
 
 def test_a_run_scores_a_file_as_training_did(tree_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate.main([str(tree_run / "run"), str(tree_run / "test.txt")])
-    told = json.loads((tree_run / "run" / "evaluation.json").read_bytes())
+    reported = json.loads((tree_run / "run" / "evaluation.json").read_bytes())
     trained = json.loads((tree_run / "run" / "metrics.json").read_bytes())["test"]
     neutral = sum(tree[0] == 2 for tree in make_trees(60, seed=1))
-    assert told["rows"] == trained["rows"] == 60 - neutral < 60
-    assert told["confusion"] == trained["confusion"]
+    assert reported["rows"] == trained["rows"] == 60 - neutral < 60
+    assert reported["confusion"] == trained["confusion"]
     assert trained["accuracy"] > 0.9
     compare.main([str(tree_run / "run"), str(tree_run / "run"), str(tree_run / "test.txt")])
     assert str(60 - neutral) in capsys.readouterr().out

@@ -19,7 +19,7 @@ from lstm_sentiment.serving.answers import (
     outputs_of,
     texts_of,
 )
-from lstm_sentiment.serving.limits import Access, App, as_failure
+from lstm_sentiment.serving.limits import Access, App, Route, as_failure
 from lstm_sentiment.serving.limits import Limits as Checks
 from lstm_sentiment.serving.pages import FILES, HEADERS, add_page, documentation_page
 from lstm_sentiment.serving.schemas import RequestError
@@ -52,12 +52,14 @@ def create_app(server: Server, access: Access | None = None) -> App:
         lifespan=server.running,
     )
     _add_errors(app, server)
-    _add_predictions(app, server)
+    predict = _add_predictions(app, server)
     _add_inference_protocol(app, server)
     _add_operations(app, server)
     add_page(app, server)
     access = access or Access(open_paths=OPEN_PATHS)
-    return Checks(app, access=access, figures=server.figures, endpoints=ENDPOINTS)
+    return Checks(
+        app, access=access, figures=server.figures, endpoints=ENDPOINTS, direct={"/predict": predict}
+    )
 
 
 def _add_errors(app: FastAPI, server: Server) -> None:
@@ -95,7 +97,7 @@ FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _add_predictions(app: FastAPI, server: Server) -> None:
+def _add_predictions(app: FastAPI, server: Server) -> Route:
     @app.post(
         "/predict",
         summary="Classify texts",
@@ -113,6 +115,8 @@ def _add_predictions(app: FastAPI, server: Server) -> None:
         read = await server.read(model, texts)
         explanations = await server.explain(model, texts) if parameters.explain else []
         return as_json(answer(model, read, parameters, explanations))
+
+    return predict
 
 
 def _add_inference_protocol(app: FastAPI, server: Server) -> None:

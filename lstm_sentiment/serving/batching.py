@@ -91,7 +91,7 @@ class BatchQueue(Generic[Found]):
         self,
         predict: Callable[[list[str]], Sequence[Found]],
         *,
-        most_texts: int = 64,
+        most_texts: int = 24,
         wait_s: float = 0.002,
         most_waiting: int = 4096,
         observe: Callable[[Batch], None] = lambda _: None,

@@ -39,7 +39,7 @@ class Server:
         models: Sequence[Model],
         *,
         limits: Limits | None = None,
-        batch: int = 64,
+        batch: int = 24,
         wait_s: float = 0.002,
         most_waiting: int = 4096,
         rows: bool = False,
