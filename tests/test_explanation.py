@@ -8,14 +8,18 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from browsing import check_page
 from conftest import CLUES
 
 import lstm_sentiment
 from lstm_sentiment import explain as command
+from lstm_sentiment.cli.characters import cells_of
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import POOLINGS, ModelConfig, TextConfig
 from lstm_sentiment.errors import ConfigError, DataError, MissingExtraError
@@ -354,3 +358,129 @@ def test_pictures_of_the_documentation_exist() -> None:
     for name in linked:
         content = (docs / "pictures" / name).read_bytes()
         assert content.startswith(b"\x89PNG") or ET.fromstring(content).tag.endswith("svg")
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def run_it(trained_run: Path, *argv: str) -> None:
+    command.main([str(trained_run), "--device=cpu", *argv])
+
+
+def test_the_command_prints_its_result(
+    trained_run: Path, trained: SentimentClassifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_it(trained_run, "this service was awful", "the zzz was superb")
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    found = explain(trained, "this service was awful")
+    assert f"negative  (negative {found.probabilities[0]:.3f}" in shown
+    row = next(line for line in shown.splitlines() if line.startswith("  awful"))
+    assert row.split()[1:4] == [f"{value:+.2f}" for value in found.attributions[3]]
+    assert row.endswith("|++++++++++")
+    assert f"Faithfulness {found.removal.faithfulness:+.3f}" in shown
+    assert "Completeness gap" in shown
+    assert "Attributions by integrated gradients" in shown
+    reading_row = [line for line in shown.splitlines() if line.startswith("  awful")][1]
+    assert reading_row.split()[1:4] == [f"{p:.3f}" for p in found.prefixes[3]]
+
+
+def test_tables_are_aligned(trained: SentimentClassifier) -> None:
+    lines = wording.explanation_lines(explain(trained, "the 好 e\u0301 service was superb 😀"), "positive")
+    plain = ["".join(text for text, _ in line) for line in lines]
+    bars = {cells_of(line[: line.index("|")]) for line in plain if "|" in line}
+    assert len(bars) == 1
+
+
+def test_the_coloured_class_can_be_chosen(trained_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_it(trained_run, "this service was awful", "--class", "positive")
+    shown = capsys.readouterr().out
+    assert "away from | towards positive" in shown
+    assert re.search(r"  awful .* -{10}\|", shown)
+
+
+def test_hostile_text_is_escaped(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, file = tmp_path / "page.html", tmp_path / "found.json"
+    run_it(trained_run, HOSTILE, "", f"--html={page}", f"--json={file}")
+    shown = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    html = page.read_text("utf-8")
+    assert "<script" not in html
+    assert "&lt;" in html
+    assert wording.ATTRIBUTIONS in html
+    assert wording.READING.split("'")[0] in html
+    assert wording.trust_in(explain(lstm_sentiment.load(trained_run), HOSTILE))[1] in html
+    assert not re.search("[\x00-\x08\x0b-\x1f]", html)
+    assert html.count('role="img"') == html.count("<svg") == 3  # one for what is deleted, two for the tokens
+    assert f"written to {page}" in shown
+    found = json.loads(file.read_text("utf-8"), parse_constant=pytest.fail)
+    assert [one["text"] for one in found] == [HOSTILE, ""]
+    assert len(found[0]["attributions"]) == len(found[0]["tokens"]) == len(found[0]["gates"][0]["let_in"])
+    assert found[0]["label"] in trained_labels(found[0])
+
+
+def trained_labels(found: dict[str, list[str]]) -> list[str]:
+    """Return the class names of an explanation in JSON."""
+    return found["labels"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_page(browser: Any, trained_run: Path, tmp_path: Path, scheme: str) -> None:
+    page = tmp_path / "page.html"
+    command.main([str(trained_run), HOSTILE, "the room was great", f"--html={page}", "--device=cpu"])
+    check_page(browser, page, scheme, pictures=5)
+
+
+def test_terminal_colours(
+    trained_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    run_it(trained_run, "this service was awful")
+    assert "\x1b[1;37;41mawful\x1b[0m" in capsys.readouterr().out  # bold white on red
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    run_it(trained_run, "this service was awful")
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["RUN"], "give texts, or --file with --rows or --worst"),
+        (["nothing", "so-so"], "is not a run folder"),
+        (["RUN", "so-so", "--class=postive"], "Did you mean 'positive'?"),
+        (["RUN", "so-so", "--method=magic"], "'magic' is not one of"),
+        (["RUN", "so-so", "--html=no/such/page.html"], "no such folder"),
+        (["RUN", "so-so", "--json=no/such/file.json"], "no such folder"),
+        (["RUN", "so-so", "--device=gpu"], "gpu"),
+    ],
+)
+def test_errors_have_no_traceback(
+    trained_run: Path,
+    argv: list[str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["explain", *(word.replace("RUN", str(trained_run)) for word in argv)])
+    with pytest.raises(SystemExit) as left:
+        run_command(command.main)
+    errors = capsys.readouterr().err
+    assert left.value.code == 2
+    assert errors.startswith("error: ")
+    assert expected in errors
+
+
+def test_an_explanation_can_be_made_in_python(trained: SentimentClassifier) -> None:
+    text = "this service was awful"
+    found = trained.explain(text)
+    assert isinstance(found, lstm_sentiment.Explanation)
+    assert found.label == trained.predict(text)[0].label
+    assert command.as_json(found) == command.as_json(explain(trained, text))
+    assert found.faithfulness == found.removal.faithfulness
+    assert len(found.tokens) == len(found.attributions) == 4
+    assert trained.explain(text, method="occlusion").method == "occlusion"
+    assert trained.cut_tokens("great " * 410) == 10
