@@ -41,6 +41,7 @@ TINY = [
     "--trainer.epochs=1",
     "--trainer.batch_size=1024",
     "--trainer.ema=0",
+    "--trainer.threads=1",
     "--overwrite=true",
     "--baseline=false",
 ]
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=4.0, help="without --rows")
     parser.add_argument("--rows", type=int, nargs="+", help="train on each of these numbers of rows")
     parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=2, help="1: only without the token cache")
     parser.add_argument(
         "--folder", type=Path, required=True, help="needs about three times the size of free space"
     )
@@ -123,7 +125,7 @@ def main() -> None:
         own_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         shards = f"{options.shards:,} shards, " if options.shards > 1 else ""
         print(f"{folder}: {shards}{size / 1e9:.2f} GB, {count:,} rows (generator: {own_mb:,.0f} MB)")
-        for name in ("first run", "second run, tokens cached"):
+        for name in ("first run", "second run, tokens cached")[: options.runs]:
             seconds, cpu_s, peak_mb = train(folder / "corpus", folder)
             print(
                 f"{name}: {seconds:,.0f} s, {1e6 * cpu_s / count:,.1f} µs of CPU per row, "

@@ -33,7 +33,7 @@ FLOORS = [
     "training prediction linear",
     "adaptation reporting deployment comparison monitoring tracking",
     "experiment bulk",
-    "pretraining diagnostics cleaning starter estimator serving relabelling",
+    "pretraining diagnostics cleaning starter estimator serving tuning relabelling",
     " ".join([*COMMANDS, "__main__"]),
 ]
 WITHIN_DATA = ["data.sources", "data.formats.arrow", "data.formats", "data.review", "data"]

@@ -20,7 +20,6 @@ import pandas as pd
 import pytest
 
 from lstm_sentiment import BatchPredictor, predict
-from lstm_sentiment.errors import DataError
 from tests.conftest import make_rows
 from tests.test_shards import write
 
@@ -28,11 +27,17 @@ ray: Any = pytest.importorskip("ray", reason="needs Ray: pip install 'lstm_senti
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
 
 
+MARK = f"LSTM_SENTIMENT_TEST={os.getpid()}".encode()  # in the environment of the cluster's processes
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster of two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
+    os.environ["LSTM_SENTIMENT_TEST"] = str(os.getpid())
+    for name in ("prestart_worker_first_driver", "enable_metrics_collection", "USAGE_STATS_ENABLED"):
+        os.environ.setdefault(f"RAY_{name}", "0")  # processes and time
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.add_node(num_cpus=1)
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
@@ -48,7 +53,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 class Killer(threading.Thread):
-    """Kills the first process that is writing a shard other than the first.
+    """Kills a worker of the cluster that is predicting, after the first output shard.
 
     Args:
         folder: of the output.
@@ -56,23 +61,26 @@ class Killer(threading.Thread):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(daemon=True)
-        self.folder, self.killed, self.done = folder, list[str](), False
+        self.folder, self.killed, self.done = folder, list[int](), False
 
     def run(self) -> None:
         while not self.done and not self.killed:
-            for path in self.folder.glob(".part-[1-9].csv.*.tmp"):
-                self.killed += [path.name for pid in processes_with(path) if kill(pid)]
             time.sleep(0.01)
+            if files_in(self.folder):
+                self.killed = [pid for pid in busy_workers() if kill(pid)]
 
 
-def processes_with(path: Path) -> list[int]:
-    """Return the processes that have a file open."""
+def busy_workers() -> list[int]:
+    """Return one of the processes of this cluster that are in a task of the predictor, or none."""
     found = []
-    for opened in Path("/proc").glob("[0-9]*/fd/*"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if opened.readlink() == path:
-                found.append(int(opened.parts[2]))
-    return found
+            title = (process / "cmdline").read_bytes()  # set by Ray
+            if title.startswith(b"ray::MapWorker(MapBatches(ShardPredictor)).") and MARK in (
+                process / "environ"
+            ).read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found[:1]
 
 
 def kill(pid: int) -> bool:
@@ -82,16 +90,14 @@ def kill(pid: int) -> bool:
     return False
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds the worker in /proc")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds workers in /proc")
 def test_a_worker_that_is_killed_costs_no_row_and_no_bit(
     cluster: Any, trained_run: Path, tmp_path: Path
 ) -> None:
     assert len([node for node in ray.nodes() if node["Alive"]]) == 2
-    for n in range(5):
-        rows = make_rows(60, seed=n)
-        write(
-            tmp_path / "in" / f"part-{n}.csv", [(f"{text} {i}", of) for i in range(60) for text, of in rows]
-        )
+    for n in range(8):
+        rows = [(f"{text} {i}", of) for i in range(20) for text, of in make_rows(60, seed=n)]
+        write(tmp_path / "in" / f"part-{n}.csv", rows)
     argv = [str(trained_run), f"--file={tmp_path / 'in'}"]
     predict.main([*argv, f"--out={tmp_path / 'local'}"])
     killer = Killer(tmp_path / "out")
@@ -100,18 +106,8 @@ def test_a_worker_that_is_killed_costs_no_row_and_no_bit(
     killer.done = True
     assert killer.killed  # in the middle of a shard
     assert files_in(tmp_path / "out") == files_in(tmp_path / "local")
-    assert len(files_in(tmp_path / "out")) == 5
+    assert len(files_in(tmp_path / "out")) == 8
     assert (tmp_path / "out" / "_SUCCESS").is_file()
-
-
-def test_an_error_of_a_worker_is_that_of_the_command(cluster: Any, trained_run: Path, tmp_path: Path) -> None:
-    write(tmp_path / "in" / "a.csv", make_rows(20))
-    (tmp_path / "in" / "b.csv").write_text("text,label\na,b\na,b,c\n")
-    argv = [f"--file={tmp_path / 'in'}", f"--out={tmp_path / 'out'}", "--engine=ray", "--workers=1"]
-    with pytest.raises(DataError, match=r"in/b\.csv:3: 3 fields where the header has 2"):
-        predict.main([str(trained_run), *argv])
-    assert not (tmp_path / "out" / "_SUCCESS").exists()
-    assert set(files_in(tmp_path / "out")) <= {"a.csv"}
 
 
 def test_the_recipe_of_ray_data_keeps_rows_and_order(cluster: Any, trained_run: Path) -> None:
@@ -125,7 +121,7 @@ def test_the_recipe_of_ray_data_keeps_rows_and_order(cluster: Any, trained_run: 
             fn_constructor_args=(str(trained_run),),
             batch_size=16,
             batch_format="pandas",
-            compute=ray.data.ActorPoolStrategy(size=2),
+            compute=ray.data.ActorPoolStrategy(size=1),
         )
         .to_pandas()
     )

@@ -139,6 +139,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "*.parquet",
         "AT/*.parquet: no file matches; AT/ holds 'b.csv'; correct the pattern",
     ),
+    "no pattern": (lambda at: None, "a**b/*.csv", "AT/a**b/*.csv: "),
     "no folder": (
         lambda at: (at / "x").mkdir(),
         "in/*.csv",

@@ -1,6 +1,6 @@
 """A folder of output shards: one for each input shard, created atomically, and a mark when all are there.
 
-    OUT/_predictions.json   which run and settings, and the input shards with their sizes
+    OUT/_predictions.json   which run and settings, the input shards with their sizes, those without rows
         part-0.csv          the rows of IN/part-0.csv with predictions
         label=good/a.csv    those of IN/label=good/a.csv
         _SUCCESS            empty; written last
@@ -23,10 +23,11 @@ from lstm_sentiment.data.formats.writers import WRITTEN
 from lstm_sentiment.data.sources.names import compression_of, format_of, has_format
 from lstm_sentiment.data.sources.shards import Shard, shards_of
 from lstm_sentiment.errors import DataError, RunError, escaped, listed, shown
-from lstm_sentiment.system.files import local_path, make_folder, write_atomically, write_json
+from lstm_sentiment.system.files import local_path, make_folder, write_atomically, write_json, writing
 from lstm_sentiment.system.lock import LOCK, held
 
 LISTS = ("input", "sizes")  # in the manifest, of all input shards
+EMPTY = "without_rows"  # in the manifest of a complete folder: outputs that are not there
 MANIFEST, SUCCESS, FORMAT = "_predictions.json", "_SUCCESS", 1
 MOST_MANIFEST_BYTES = 1 << 28
 
@@ -54,7 +55,11 @@ def is_folder(out: str, files: Sequence[Shard] | None) -> bool:
     >>> is_folder("out/", None), is_folder("out.csv", []), is_folder("out", []), is_folder("out", None)
     (True, False, True, False)
     """
-    return out.endswith("/") or local_path(out).is_dir() or (files is not None and not has_format(out))
+    if out.endswith("/") or (files is not None and not has_format(out)):
+        return True
+    with contextlib.suppress(OSError):  # such as a name that is too long: reported where it is written
+        return local_path(out).is_dir()
+    return False
 
 
 class OutputFolder:
@@ -64,15 +69,19 @@ class OutputFolder:
         path: of the folder.
         jobs: all input shards, with their outputs.
         missing: those without an output.
+        facts: content of the manifest.
     """
 
-    def __init__(self, path: Path, jobs: Sequence[Job], missing: Sequence[Job]) -> None:
-        self.path, self.jobs, self.missing = path, jobs, missing
+    def __init__(
+        self, path: Path, jobs: Sequence[Job], missing: Sequence[Job], facts: Mapping[str, Any]
+    ) -> None:
+        self.path, self.jobs, self.missing, self._facts = path, jobs, missing, facts
 
     @property
     def is_complete(self) -> bool:
-        """Whether an earlier command wrote all shards."""
-        return (self.path / SUCCESS).exists()
+        """Whether an earlier command wrote all shards that have rows, and all are still there."""
+        empty = set(self._facts.get(EMPTY, ()))
+        return (self.path / SUCCESS).exists() and {self._name(job) for job in self.missing} <= empty
 
     def finish(self) -> None:
         """Mark the folder as complete.
@@ -80,7 +89,12 @@ class OutputFolder:
         Raises:
             DiskError: the mark cannot be written.
         """
+        without_rows = [self._name(job) for job in self.missing if not Path(job.out).exists()]
+        write_json(self.path / MANIFEST, {**self._facts, EMPTY: without_rows})
         write_atomically(self.path / SUCCESS, b"")
+
+    def _name(self, job: Job) -> str:
+        return Path(job.out).relative_to(self.path).as_posix()
 
 
 @contextlib.contextmanager
@@ -115,10 +129,12 @@ def opened(out: str, named: str | Sequence[str], settings: Mapping[str, Any]) ->
             "input": [file.inside for file in files],
             "sizes": [_size(file.name) for file in files],
         }
-        _check_same(path, json.loads(json.dumps(facts)))
+        facts = _check_same(path, json.loads(json.dumps(facts)))
         missing = [job for job in jobs if not Path(job.out).is_file()]
-        folder = OutputFolder(path, jobs, missing)
+        folder = OutputFolder(path, jobs, missing, facts)
         if not folder.is_complete:
+            with writing(path):
+                (path / SUCCESS).unlink(missing_ok=True)
             for parent in {Path(job.out).parent for job in jobs}:
                 make_folder(parent)
         yield folder
@@ -162,8 +178,8 @@ def _size(name: str) -> list[int] | None:
     return None
 
 
-def _check_same(path: Path, facts: dict[str, Any]) -> None:
-    """Write the manifest of a new folder; refuse one of another command or of other input."""
+def _check_same(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of a new folder; refuse one of another command or of other input; return it."""
     manifest = path / MANIFEST
     if not manifest.is_file():
         others = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
@@ -173,11 +189,12 @@ def _check_same(path: Path, facts: dict[str, Any]) -> None:
             )
             raise RunError(f"{path}: {problem}; choose another --out")
         write_json(manifest, facts)
-        return
+        return facts
     before = _read(manifest)
-    differing = [name for name in (*before, *facts) if before.get(name) != facts.get(name)]
+    names = [name for name in (*before, *facts) if name != EMPTY]
+    differing = [name for name in names if before.get(name) != facts.get(name)]
     if not differing:
-        return
+        return before
     again = f"choose another --out, or remove {path} to predict all shards again"
     if differing[0] == "sizes" and before.get("input") == facts["input"]:
         pairs = zip(facts["input"], before["sizes"], facts["sizes"], strict=True)

@@ -118,10 +118,17 @@ def _shards_of_one(name: str) -> list[Shard] | None:
     if "://" in name:
         return _remote_shards(name)
     path = local_path(name)
-    if path.is_dir():
-        return _shards_in(path, name)
-    if has_wildcards(name) and not path.exists():
-        return _matching_shards(path, name)
+    try:
+        if path.is_dir():
+            return _shards_in(path, name)
+        if has_wildcards(name) and not path.exists():
+            return _matching_shards(path, name)
+    except OSError as error:
+        raise DataError(f"{error.strerror}; use a readable file or folder", file=name) from None
+    except ValueError as error:  # such as a**b
+        raise DataError(
+            f"is not a pattern: {escaped(str(error), 200)}; use *, ? and **/", file=name
+        ) from None
     return None
 
 
