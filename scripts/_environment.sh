@@ -21,7 +21,7 @@ if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
     python="$(pick_python)"
     echo "setting up .venv with $("$python" --version) (once; a few minutes)" >&2
     "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    .venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
         --constraint scripts/constraints.txt --editable '.[all,dev,docs]' >&2
     echo "$stamp" > .venv/stamp
 fi
