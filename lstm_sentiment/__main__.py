@@ -23,6 +23,7 @@ COMMANDS = {
     "explain": "Show which tokens a prediction comes from, and what the LSTM did with each",
     "doctor": "Examine data, settings and model for common faults",
     "suspects": "List rows that are likely wrong, and write a fixed copy of the data",
+    "search": "Search settings of train, by trials on validation rows",
     "relabel": "Rename the classes of a finished run, or merge several",
     "export": "Write an ONNX model and a runtime that needs no PyTorch",
     "serve": "Answer predictions over HTTP, with a page to try them on",

@@ -104,7 +104,7 @@ def test_help_spells_options_consistently(name: str, capsys: pytest.CaptureFixtu
     assert (
         "--text-column" in options
         or "--data.text-column" in options
-        or name in ("report", "doctor", "relabel", "serve")
+        or name in ("report", "doctor", "relabel", "serve", "search")
     )
     assert [option for option in options if "_" in option] == []
 

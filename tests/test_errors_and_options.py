@@ -18,7 +18,13 @@ import yaml
 
 import lstm_sentiment
 from lstm_sentiment.cli.exits import run_command
-from lstm_sentiment.config.command_line import CommandParser, config_yaml, parse_config, read_config
+from lstm_sentiment.config.command_line import (
+    CommandParser,
+    config_yaml,
+    parse_config,
+    parse_settings,
+    read_config,
+)
 from lstm_sentiment.config.schema import Config, TrainerConfig, flatten
 from lstm_sentiment.config.sections import DataConfig, ModelConfig, TextConfig
 from lstm_sentiment.config.yaml_files import keys_of
@@ -34,6 +40,7 @@ from lstm_sentiment.errors import (
     did_you_mean,
     shown,
 )
+from lstm_sentiment.pretraining.config import PretrainConfig
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
 KEYS = keys_of(Config)
@@ -234,6 +241,36 @@ def test_a_value_out_of_range_is_refused_with_its_location(tmp_path: Path, key: 
     assert refusal(f"--{key}={value}").startswith(f"{key}: ")
     content, line = in_yaml(key, value)
     assert yaml_refusal(tmp_path, content).startswith(f"FILE:{line}: {key}: ")
+
+
+def numbers(kind: type[Any], prefix: str = "") -> list[str]:
+    """Return the keys of all settings that may be numbers."""
+    found, types = [], typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(inner := types[field.name]):
+            found += numbers(typing.cast(type[Any], inner), f"{prefix}{field.name}.")
+        elif {int, float} & {inner, *typing.get_args(inner)}:
+            found.append(f"{prefix}{field.name}")
+    return found
+
+
+@pytest.mark.parametrize("key", numbers(Config))
+def test_no_number_may_be_negative_or_non_finite(key: str) -> None:
+    """A setting without a check of its range would be accepted."""
+    for value in ("-1", "-0.5", ".nan", ".inf"):
+        assert refusal(f"--{key}={value}").startswith(f"{key}: "), value
+
+
+@pytest.mark.parametrize("key", sorted({*numbers(PretrainConfig)} - {*numbers(Config)}))
+def test_no_number_of_pretrain_may_be_negative_or_non_finite(key: str) -> None:
+    for value in ("-1", "-0.5", ".nan", ".inf"):
+        with pytest.raises(ConfigError, match=f"^{key}: "):
+            parse_settings(
+                PretrainConfig,
+                ["--data.train=a.csv", f"--{key}={value}"],
+                program="",
+                description="",
+            )
 
 
 @pytest.mark.parametrize(("key", "value", "expected"), WRONG_TYPE)

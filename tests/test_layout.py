@@ -13,6 +13,9 @@ import pytest
 from conftest import COMMANDS
 
 import lstm_sentiment
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.yaml_files import keys_of
+from lstm_sentiment.pretraining.config import PretrainConfig
 
 PACKAGE = Path(lstm_sentiment.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -30,7 +33,7 @@ FLOORS = [
     "training prediction linear",
     "adaptation reporting deployment comparison monitoring tracking",
     "experiment bulk",
-    "pretraining diagnostics cleaning starter estimator serving relabelling",
+    "pretraining diagnostics cleaning starter estimator serving tuning relabelling",
     " ".join([*COMMANDS, "__main__"]),
 ]
 WITHIN_DATA = ["data.sources", "data.formats.arrow", "data.formats", "data.review", "data"]
@@ -104,6 +107,19 @@ def test_packages_have_few_modules_and_a_docstring() -> None:
     for package in counts:
         source = PACKAGE.joinpath(*package.split("."), "__init__.py").read_text("utf-8")
         assert ast.get_docstring(ast.parse(source)), package
+
+
+@pytest.mark.parametrize("kind", [Config, PretrainConfig])
+def test_every_setting_is_read(kind: type[Config] | type[PretrainConfig]) -> None:
+    """A setting that nothing outside `config` reads, by its name or as a parameter, would do nothing."""
+    read: set[str] = set()
+    for module, path in MODULES.items():
+        if not module.startswith(("config.", "pretraining.config")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                read |= {node.attr} if isinstance(node, ast.Attribute) else set()
+                read |= {node.arg} if isinstance(node, ast.arg) else set()
+    assert "sinks" in read, "the property through which these are read"
+    assert {key.rpartition(".")[2] for key in keys_of(kind)} <= read | {"log_to", "tensorboard"}
 
 
 def test_imports_are_found_anywhere_in_a_module() -> None:

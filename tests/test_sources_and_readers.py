@@ -33,6 +33,7 @@ from lstm_sentiment.data.formats.readers import (
     pick_column,
     read_chunks,
 )
+from lstm_sentiment.data.formats.writers import WRITTEN, open_table
 from lstm_sentiment.data.sources import sources
 from lstm_sentiment.data.sources.names import (
     COMPRESSIONS,
@@ -793,6 +794,24 @@ def test_an_ambiguous_column_is_refused(wanted: str, columns: list[str], parts: 
     assert message.isprintable()
 
 
-def test_every_format_has_a_reader() -> None:
-    """A format without one would be a KeyError for the user."""
-    assert sorted(FORMATS) == sorted({*DELIMITERS, *readers.COLUMNS, *readers.RECORDS, *TREES})
+@pytest.mark.parametrize("ending", sorted({*FORMATS} - {*DELIMITERS, *TREES}))
+def test_every_format_has_a_reader(ending: str) -> None:
+    """A format without one would be an AttributeError or a KeyError for the user."""
+    assert callable(readers.reader_of(ending))
+
+
+@pytest.mark.parametrize("ending", WRITTEN)
+def test_every_written_format_is_read_back(ending: str, tmp_path: Path) -> None:
+    rows = {"text": ["so good", "so-so"], "label": ["positive", "neutral"]}
+    with open_table(str(tmp_path / f"rows{ending}")) as write:
+        write(pd.DataFrame(rows))
+    with open_source(str(tmp_path / f"rows{ending}")) as source:
+        (chunk,) = readers.read_chunks(source)
+    assert chunk.frame.to_dict("list") == rows
+
+
+def test_a_format_that_is_only_read_is_not_written(tmp_path: Path) -> None:
+    """Output has another format then; a KeyError would be the alternative."""
+    with pytest.raises(DataError, match=r"ends in none of \.csv"), open_table(str(tmp_path / "rows.txt")):
+        pass
+    assert not list(tmp_path.iterdir())

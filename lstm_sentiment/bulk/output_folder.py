@@ -19,12 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lstm_sentiment.data.sources.names import (
-    TABLES,
-    compression_of,
-    format_of,
-    has_format,
-)
+from lstm_sentiment.data.formats.writers import WRITTEN
+from lstm_sentiment.data.sources.names import compression_of, format_of, has_format
 from lstm_sentiment.data.sources.shards import Shard, shards_of
 from lstm_sentiment.errors import DataError, RunError, escaped, listed, shown
 from lstm_sentiment.system.files import local_path, make_folder, write_atomically, write_json, writing
@@ -145,12 +141,12 @@ def opened(out: str, named: str | Sequence[str], settings: Mapping[str, Any]) ->
 
 
 def output_name(inside: str) -> str:
-    """Return the name of the output of an input shard: the same, but JSON lines for a format of lines.
+    """Return the name of the output of an input shard: the same, or JSON lines if its format is only read.
 
     >>> output_name("label=good/a.csv.gz"), output_name("lines.txt.xz")
     ('label=good/a.csv.gz', 'lines.jsonl.xz')
     """
-    if format_of(inside) in TABLES:
+    if format_of(inside) in WRITTEN:
         return inside
     compression = compression_of(inside)
     stem = inside[: len(inside) - len(compression)]

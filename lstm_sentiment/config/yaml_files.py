@@ -69,6 +69,30 @@ def read_file(kind: type, file: str) -> tuple[Given, list[ConfigError]]:
     return {key: found for key, found in read.items() if key not in SECTIONS and key not in wrong}, problems
 
 
+def read_tree(file: str) -> tuple[Any, dict[str, str]]:
+    """Return what a YAML file holds, and the place of each key of nested mappings, dotted, as ``file:line``.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not YAML.
+
+    Example::
+
+        tree, places = read_tree("space.yaml")
+    """
+    root = _compose(file)
+    places: dict[str, str] = {}
+
+    def note(node: yaml.Node, prefix: str) -> None:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            places[f"{prefix}{key.value}"] = _place(file, key)
+            note(value, f"{prefix}{key.value}.")
+
+    if root is None:
+        return None, places
+    note(root, "")
+    return yaml.SafeLoader("").construct_document(root), places
+
+
 def _compose(file: str) -> yaml.Node | None:
     """Return the root of a YAML file's tree, None for an empty one."""
     path = Path(file)

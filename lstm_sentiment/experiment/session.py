@@ -11,7 +11,7 @@ import importlib.metadata
 import logging
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -35,6 +35,7 @@ from lstm_sentiment.system.files import as_json
 from lstm_sentiment.system.lock import held
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.tracking.trackers import Trackers
+from lstm_sentiment.training.protocols import Scalars
 from lstm_sentiment.training.tensorboard import Curves
 from lstm_sentiment.training.trainer import Trainer
 from lstm_sentiment.version import __version__
@@ -62,6 +63,7 @@ class Session:
 
     Args:
         config: of the run.
+        scalars: another sink for curves.
 
     Raises:
         ConfigError: the device, the precision or the number of threads is not available here.
@@ -77,7 +79,8 @@ class Session:
             session.train(trainer, checkpoint)
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, scalars: Scalars | None = None) -> None:
+        self._scalars = scalars
         self.began = time.perf_counter()
         self.processes = process_environment()
         self.threads = set_up_cpu(config.trainer.threads, sharing=self.processes.local_world_size)
@@ -87,6 +90,11 @@ class Session:
         self.watch = RunWatch(self.folder, writes=self.processes.is_main, job=self.processes.job)
         self.curves: Sinks | None = None
         self.trackers: Trackers | None = None
+
+    @property
+    def machine(self) -> str:
+        """What the run computes with, in words."""
+        return f"{self.device}, {self.precision}, {self.threads} threads"
 
     @property
     def means(self) -> Means:
@@ -135,7 +143,8 @@ class Session:
             resuming = check_folder(folder, config)
             curves = new_curves(folder, config, processes)
             self.trackers = new_trackers(folder, config, processes)
-            self.curves = Sinks(curves, self.trackers) if curves or self.trackers else None
+            sinks = [of for of in (curves, self.trackers, self._scalars) if of is not None]
+            self.curves = Sinks(curves, sinks) if sinks else None
             with self.trackers or contextlib.nullcontext():
                 yield resuming
 
@@ -298,16 +307,16 @@ class Sinks:
 
     Args:
         curves: of TensorBoard, if any.
-        trackers: other tools, if any.
+        sinks: all.
 
     Example::
 
-        with Sinks(curves, trackers).after(20) as sinks:
+        with Sinks(curves, [curves, trackers]).after(20) as sinks:
             sinks.add(30, {"train/loss": 1.05})
     """
 
-    def __init__(self, curves: Curves | None, trackers: Trackers | None) -> None:
-        self._curves, self._all = curves, [of for of in (curves, trackers) if of is not None]
+    def __init__(self, curves: Curves | None, sinks: Sequence[Scalars]) -> None:
+        self._curves, self._all = curves, sinks
         self._context = contextlib.ExitStack()
 
     def after(self, step: int) -> Sinks:

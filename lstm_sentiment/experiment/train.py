@@ -52,12 +52,20 @@ from lstm_sentiment.system.devices import one_training_at_a_time
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.training.losses import row_weights
+from lstm_sentiment.training.protocols import Scalars
 
 log = logging.getLogger(__name__)
 
 
 @one_training_at_a_time
-def run(config: Config, *, cache: Path | None = None, given: Collection[str] = ()) -> dict[str, Any]:
+def run(
+    config: Config,
+    *,
+    cache: Path | None = None,
+    given: Collection[str] = (),
+    with_test: bool = True,
+    scalars: Scalars | None = None,
+) -> dict[str, Any]:
     """Train, evaluate and report as configured, into ``config.out``.
 
     Waits while another thread of this process trains.
@@ -67,6 +75,8 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
         cache: folder for tokenized text, if it is not the user's.
         given: keys that were set by hand, even to their defaults; where training starts from a classifier,
             all others may be chosen automatically (see `adaptation.resolving`).
+        with_test: whether test rows are scored; they are set aside in any case.
+        scalars: a sink.
 
     Returns:
         the content of metrics.json.
@@ -76,13 +86,13 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
     """
     if config.report:
         check_extra()
-    session = Session(config)
+    session = Session(config, scalars)
     folder, device, processes = session.folder, session.device, session.processes
     config, fixed = adopted(session.restarted(config), user_keys(config, given), folder)
     pretrained = load_pretrained(config)
     with session.open(config) as resuming:
         plan, corpus = _decided(config, fixed, pretrained, processes, cache or cache_folder())
-        config = plan.config
+        config, corpus = plan.config, corpus if with_test else dataclasses.replace(corpus, test=None)
         teachers = load_teachers(config, device=str(device))
         supervised, learned = _rows_to_learn(corpus, teachers, processes)
         facts = _facts(session, corpus, plan.start or pretrained, teachers)
@@ -91,29 +101,30 @@ def run(config: Config, *, cache: Path | None = None, given: Collection[str] = (
             return _finished(session, config, corpus, finished_before(folder, config, corpus, facts))
         checkpoint = checkpoint_to_resume(folder, facts, corpus, config) if resuming else None
         model = initial_model(config, corpus, pretrained, start=plan.start, learned=supervised)
-        machine = f"{device}, {session.precision}, {session.threads} threads"
-        report_model(model, config, machine, processes.world_size)
+        report_model(model, config, session.machine, processes.world_size)
         if checkpoint is None:
-            session.begin(config, corpus, cache=cache)
-            if processes.is_main:
-                TrainedTexts.of(corpus.train).write(folder.path)
-                write_held_out_rows(folder.path, corpus)
+            _begin(session, config, corpus, cache)
         if frozen:
-            metrics = run_frozen(
-                folder, config, corpus, model, frozen, device=device, processes=processes, facts=facts
-            )
+            options: dict[str, Any] = {"device": device, "processes": processes, "facts": facts}
+            metrics = run_frozen(folder, config, corpus, model, frozen, **options)
             return _finished(session, config, corpus, metrics)
         if plan.start is not None and checkpoint is None:
             begin_from(model, plan.start, corpus, config, device=device, processes=processes)
         new = functools.partial(initial_model, config, pretrained=pretrained)
         crossed = cross_validate(config, corpus, new, device=device, **session.means)
-        kept: dict[str, Any] = {"store": folder, "facts": to_json(facts), "scalars": session.curves}
-        trainer = new_trainer(
-            config, corpus, learned, model.to(device), crossed=crossed, **kept, **session.means
-        )
+        kept: Any = {"store": folder, "facts": to_json(facts), "scalars": session.curves, **session.means}
+        trainer = new_trainer(config, corpus, learned, model.to(device), crossed=crossed, **kept)
         session.train(trainer, checkpoint)
         metrics = assess(folder, config, corpus, trainer, crossed, start=plan.start)
         return _finished(session, config, corpus, metrics)
+
+
+def _begin(session: Session, config: Config, corpus: Corpus, cache: Path | None) -> None:
+    """Write what does not change while training."""
+    session.begin(config, corpus, cache=cache)
+    if session.processes.is_main:
+        TrainedTexts.of(corpus.train).write(session.folder.path)
+        write_held_out_rows(session.folder.path, corpus)
 
 
 def _facts(

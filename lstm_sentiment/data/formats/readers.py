@@ -8,8 +8,9 @@ Rows are read in chunks, so that a file may be larger than memory.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstm_sentiment.config.sections import code_of
-from lstm_sentiment.data.formats.arrow.feather import read_feather
-from lstm_sentiment.data.formats.arrow.parquet import read_parquet
 from lstm_sentiment.data.formats.delimited import read_delimited
-from lstm_sentiment.data.formats.json_arrays import read_json_array
-from lstm_sentiment.data.formats.json_lines import read_json_lines
 from lstm_sentiment.data.formats.lines import read_lines
-from lstm_sentiment.data.formats.workbooks import read_workbook
-from lstm_sentiment.data.sources.names import DELIMITERS, TREES
+from lstm_sentiment.data.sources.names import COLUMNS, DELIMITERS, RECORDS, TREES
 from lstm_sentiment.data.sources.sources import MAX_LINE, Source, is_blank, text_files
 from lstm_sentiment.errors import DataError, Problems, did_you_mean, listed, shown
 from lstm_sentiment.text.portions import MOST_COLUMNS, bytes_of, portions
@@ -38,8 +34,6 @@ LABEL_COLUMNS = ("label", "sentiment", "class", "polarity", *RATING_COLUMNS)
 CHUNK_ROWS = 5_000
 CHUNK_BYTES = 4 << 20  # a chunk ends with the row that reaches this size
 HEADED = (*DELIMITERS, ".xlsx")  # formats that may lack a header
-COLUMNS = {".parquet": read_parquet, ".feather": read_feather, ".xlsx": read_workbook}
-RECORDS = {".jsonl": read_json_lines, ".json": read_json_array}
 NO_TEXT: dict[type, str] = {list: "a list", dict: "a map", bytes: "bytes"}  # in binary formats
 REPLACEMENT = "\ufffd"
 
@@ -312,14 +306,26 @@ def text_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(stripped, digest_size=8).digest(), "little")
 
 
+def reader_of(ending: str) -> Callable[[Source, int, int], Iterator[Any]]:
+    """Return the function that reads a format of records or columns, whose module is imported on first use.
+
+    >>> reader_of(".jsonl").__name__
+    'read_json_lines'
+    """
+    module, _, name = (RECORDS | COLUMNS)[ending].rpartition(".")
+    reader: Callable[[Source, int, int], Iterator[Any]]
+    reader = getattr(importlib.import_module(f"lstm_sentiment.data.formats.{module}"), name)
+    return reader
+
+
 def _chunks(source: Source, classes: list[str] | None, phrases: bool, labelled: bool) -> Iterator[Chunk]:
     if source.format == "folder":
         yield from _read_folder(source, classes)
     elif source.format in COLUMNS:
-        for columns, lines in COLUMNS[source.format](source, CHUNK_ROWS, CHUNK_BYTES):
+        for columns, lines in reader_of(source.format)(source, CHUNK_ROWS, CHUNK_BYTES):
             yield _column_chunk(columns, lines)
     elif source.format in RECORDS:
-        records = RECORDS[source.format](source, CHUNK_ROWS, CHUNK_BYTES)
+        records = reader_of(source.format)(source, CHUNK_ROWS, CHUNK_BYTES)
         yield from itertools.starmap(_record_chunk, records)
     elif source.format in TREES:
         parts = read_lines(source, CHUNK_ROWS, CHUNK_BYTES, labelled=labelled, phrases=phrases)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from lstm_sentiment.data.formats.readers import as_text
-from lstm_sentiment.data.sources.names import DELIMITERS, TABLES, compression_of, format_of
+from lstm_sentiment.data.sources.names import DELIMITERS, compression_of, format_of
 from lstm_sentiment.data.sources.sources import open_binary
 from lstm_sentiment.errors import DataError, listed
 from lstm_sentiment.system.extras import need
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Write = Callable[["pd.DataFrame"], None]
+WRITTEN = (*DELIMITERS, ".jsonl", ".json", ".parquet", ".feather", ".xlsx")  # formats
 _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")  # interpreted by terminals
 _UNWRITTEN = re.compile(
     "[\0-\x08\x0b-\x1f\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)"
@@ -65,7 +66,7 @@ def open_table(
         DataError: unsupported format, no such folder, or a value that the format cannot represent.
         DiskError: the disk is full, failing or not writable.
     """
-    path, ending = local_path(name), format_of(name, among=TABLES)
+    path, ending = local_path(name), format_of(name, among=WRITTEN)
     if ending == ".xlsx":
         need("openpyxl", extra="excel")
     temporary = unfinished(path)

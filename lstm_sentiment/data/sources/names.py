@@ -8,7 +8,16 @@ from lstm_sentiment.errors import DataError
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}  # ending -> what separates fields
-TABLES = (*DELIMITERS, ".jsonl", ".json", ".parquet", ".feather", ".xlsx")
+RECORDS = {  # ending -> function below `data.formats` that reads records
+    ".jsonl": "json_lines.read_json_lines",
+    ".json": "json_arrays.read_json_array",
+}
+COLUMNS = {  # the same for those that read columns
+    ".parquet": "arrow.parquet.read_parquet",
+    ".feather": "arrow.feather.read_feather",
+    ".xlsx": "workbooks.read_workbook",
+}
+TABLES = (*DELIMITERS, *RECORDS, *COLUMNS)
 TREES = (".txt", ".ptb", ".tree")
 FORMATS = TABLES + TREES
 SAME = {  # alternative ending -> format

@@ -1,0 +1,1 @@
+"""Search of settings with Optuna (command `search`)."""
