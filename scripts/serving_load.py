@@ -30,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIENTS, ROUNDS, MALFORMED = 32, 3, 1000
-COLUMNS = {"per_second": 0, "p50_ms": 1, "p99_ms": 1, "errors": 0}  # of the table, with digits
+COLUMNS = {"per_second": 0, "p50_ms": 1, "p99_ms": 1, "cpu_ms": 2, "errors": 0}  # of the table, with digits
 WORDS = [
     "the",
     "flight",
@@ -167,6 +167,12 @@ def memory_mb(process: subprocess.Popen[str]) -> float:
     return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
 
+def cpu_s(process: subprocess.Popen[str]) -> float:
+    """Return the seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def compare(seconds: float, folder: Path) -> dict[str, dict[str, float]]:
     """Measure each arm in turns; return the medians over rounds."""
     script = folder / "load.lua"
@@ -174,9 +180,12 @@ def compare(seconds: float, folder: Path) -> dict[str, dict[str, float]]:
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ARMS}
     for _ in range(ROUNDS):
         for name, command in ARMS.items():
-            with started(command) as (port, _):
+            with started(command) as (port, process):
                 load(port, 2, script)  # caches
-                rounds[name].append(load(port, seconds, script))
+                before = cpu_s(process)
+                found = load(port, seconds, script)
+                used_ms = 1000 * (cpu_s(process) - before) / found["requests"]
+                rounds[name].append({**found, "cpu_ms": round(used_ms, 3)})
     return {
         name: {key: statistics.median(of[key] for of in found) for key in found[0]}
         for name, found in rounds.items()
@@ -277,7 +286,10 @@ def answer(port: int, body: bytes) -> bytes:
 
 def table(found: dict[str, Any]) -> str:
     """Return the results as Markdown."""
-    lines = ["| server | requests/s | p50, ms | p99, ms | errors |", "| --- | --: | --: | --: | --: |"]
+    lines = [
+        "| server | requests/s | p50, ms | p99, ms | CPU of a request, ms | errors |",
+        "| --- " + "| --: " * 5 + "|",
+    ]
     for name, of in found["arms"].items():
         values = (f"{of[key]:,.{digits}f}" for key, digits in COLUMNS.items())
         lines.append(f"| {' | '.join([name, *values])} |")

@@ -152,7 +152,7 @@ def test_trials_have_values_of_the_space_and_keep_no_weights(made: Callable[...,
 
 @pytest.mark.usefixtures("quick")
 def test_the_same_seed_gives_the_same_trials(made: Callable[..., Search]) -> None:
-    first, second = (searched(made(12, out=out))[0] for out in ("a", "b"))
+    first, second = (searched(made(4, out=out))[0] for out in ("a", "b"))
     other = searched(made(2, "--seed=5", out="c"))[0]
     params = [[of.params for of in study.get_trials(deepcopy=False)] for study in (first, second, other)]
     assert params[0] == params[1]
