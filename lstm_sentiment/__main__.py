@@ -26,7 +26,7 @@ COMMANDS = {
     "search": "Search settings of train, by trials on validation rows",
     "relabel": "Rename the classes of a finished run, or merge several",
     "export": "Write an ONNX model and a runtime that needs no PyTorch",
-    "serve": "Answer predictions over HTTP, with a page to try them on",
+    "serve": "Serve predictions over HTTP, with a page to try them on",
     "pretrain": "Train language models on unlabelled text",
 }
 

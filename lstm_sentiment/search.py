@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
 
     study = open_study(search)
     run_trials(search, study, say)
-    if finish(search, study, seeds=seeds, tell=say) is not None:
+    if finish(search, study, seeds=seeds, report=say) is not None:
         say(f"written to {files(search)}")
 
 

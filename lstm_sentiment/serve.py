@@ -1,4 +1,4 @@
-"""Answer predictions over HTTP, with a page to try them on."""
+"""Serve predictions over HTTP, with a page to try them on."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def main(argv: list[str]) -> None:
     with bound(options.host, options.port) as listening:
         import torch  # not for --help, not for a taken port
 
-        from lstm_sentiment.serving.answers import Limits
         from lstm_sentiment.serving.application import OPEN_PATHS, create_app
         from lstm_sentiment.serving.limits import Access
         from lstm_sentiment.serving.models import open_models
+        from lstm_sentiment.serving.responses import Limits
         from lstm_sentiment.serving.server import Server
 
         torch.set_num_threads(options.threads)

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lstm_sentiment.serving.answers import Limits
 from lstm_sentiment.serving.application import OPEN_PATHS, create_app
 from lstm_sentiment.serving.lifecycle import bound, new_server
 from lstm_sentiment.serving.limits import Access
 from lstm_sentiment.serving.models import Model
+from lstm_sentiment.serving.responses import Limits
 from lstm_sentiment.serving.server import Server
 
 

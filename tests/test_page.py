@@ -130,7 +130,7 @@ def test_the_prediction_follows_typing(address: str, visit: Any, starter: RunMod
     for text in (TEXT, "the staff were lovely"):
         write_text(page, text)
         prediction = starter.classifier.predict(text, coverage=0.9)[0]
-        assert page.inner_text(".answer") == f"{prediction.label}, {100 * prediction.score:.0f} %"
+        assert page.inner_text(".result") == f"{prediction.label}, {100 * prediction.score:.0f} %"
         assert f"label set for 90 %: {' or '.join(prediction.label_set or [])}" in page.inner_text(
             "#view-text"
         )
@@ -144,10 +144,10 @@ def test_the_prediction_follows_typing(address: str, visit: Any, starter: RunMod
         cells = page.locator("#view-text details tbody tr").last.locator("td").all_text_contents()
         last = explained.gates[-1]
         assert cells[-2:] == [f"{last.let_in[-1]:.2f}", f"{1 - last.kept[-1]:.2f}"]
-        shown[text] = page.inner_text(".answer")
+        shown[text] = page.inner_text(".result")
     assert len(set(shown.values())) == 2
     page.fill("#text", "")
-    until(page, "document.querySelector('.answer').textContent === ''")
+    until(page, "document.querySelector('.result').textContent === ''")
 
 
 def test_a_link_holds_the_text(address: str, visit: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_long_text_is_read(address: str, visit: Any, mine: RunModel) -> None:
     long = ("The seats were awful. " * 10_000)[:200_000]
     write_text(page, long)
     score = mine.classifier.predict(long)[0].score
-    assert page.inner_text(".answer") == f"negative, {100 * score:.0f} %"
+    assert page.inner_text(".result") == f"negative, {100 * score:.0f} %"
     assert "tokens of the text were not read" in page.inner_text("#view-text")
     assert page.is_disabled("text=Copy link")
     page.fill("#text", "x" * 250_001)
@@ -195,10 +195,10 @@ def test_a_long_text_is_read(address: str, visit: Any, mine: RunModel) -> None:
 def test_two_models_side_by_side(address: str, visit: Any) -> None:
     page = visit(address)
     write_text(page, "the so-so food was so-so", panels=2)
-    answers = page.locator(".answer").all_inner_texts()
+    results = page.locator(".result").all_inner_texts()
     assert page.locator(".panel h2").all_inner_texts() == ["starter", "mine"]
-    same = answers[0].split(",")[0] == answers[1].split(",")[0]
-    page.wait_for_selector(f"text=The models {'agree' if same else 'differ'}: {' and '.join(answers)}.")
+    same = results[0].split(",")[0] == results[1].split(",")[0]
+    page.wait_for_selector(f"text=The models {'agree' if same else 'differ'}: {' and '.join(results)}.")
     texts = ["terrific", "dreadful", "delightful", "disgusting", "the food was great", "the food was awful"]
     labelled(page, as_csv([("text",), *((text,) for text in texts)]), len(texts))
     port = int(address.rsplit(":")[-1].strip("/"))
@@ -298,7 +298,7 @@ def test_a_server_that_goes_away_and_comes_back(visit: Any, starter: RunModel) -
         )
         page.click("text=Label 1,500 rows")
         until(page, "document.querySelector('progress').value > 0")
-    page.wait_for_selector("text=The server does not answer. Trying again")
+    page.wait_for_selector("text=The server does not respond. Trying again")
     with serving([starter], port=port):
         page.wait_for_selector("text=1,500 rows labelled")
         assert page.inner_text("#status") == ""

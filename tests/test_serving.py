@@ -31,8 +31,8 @@ from lstm_sentiment import serve
 from lstm_sentiment.errors import ConfigError, MissingExtraError
 from lstm_sentiment.prediction.classifier import load
 from lstm_sentiment.serving import lifecycle
-from lstm_sentiment.serving.answers import Limits
 from lstm_sentiment.serving.models import Model, RunModel, open_models
+from lstm_sentiment.serving.responses import Limits
 
 ROOT = Path(__file__).parents[1]
 ODD = ["", "...", "\U0001f600 gr\u00f6\u00dfartig", "\u0639 \u05d0", "a\x00b"]

@@ -10,18 +10,18 @@ from starlette.exceptions import HTTPException
 
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.serving import schemas
-from lstm_sentiment.serving.answers import (
-    answer,
+from lstm_sentiment.serving.limits import Access, App, Route, as_failure
+from lstm_sentiment.serving.limits import Limits as Checks
+from lstm_sentiment.serving.pages import FILES, HEADERS, add_page, documentation_page
+from lstm_sentiment.serving.responses import (
     check_texts,
     infer_response,
     metadata,
     model_named,
     outputs_of,
+    predictions_as_json,
     texts_of,
 )
-from lstm_sentiment.serving.limits import Access, App, Route, as_failure
-from lstm_sentiment.serving.limits import Limits as Checks
-from lstm_sentiment.serving.pages import FILES, HEADERS, add_page, documentation_page
 from lstm_sentiment.serving.schemas import RequestError
 from lstm_sentiment.serving.server import Server, as_json
 from lstm_sentiment.version import __version__
@@ -114,7 +114,7 @@ def _add_predictions(app: FastAPI, server: Server) -> Route:
         check_texts(texts, server.limits, "inputs", explained=parameters.explain)
         read = await server.read(model, texts)
         explanations = await server.explain(model, texts) if parameters.explain else []
-        return as_json(answer(model, read, parameters, explanations))
+        return as_json(predictions_as_json(model, read, parameters, explanations))
 
     return predict
 

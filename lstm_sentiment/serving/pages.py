@@ -21,8 +21,8 @@ from lstm_sentiment.records.json_values import from_json
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.reporting.error_analysis import worst_mistakes
 from lstm_sentiment.reporting.report import rows_of
-from lstm_sentiment.serving.answers import check_texts, model_named
 from lstm_sentiment.serving.models import Model, RunModel
+from lstm_sentiment.serving.responses import check_texts, model_named
 from lstm_sentiment.serving.schemas import RequestError, parsed
 from lstm_sentiment.serving.server import Server, as_json
 
@@ -223,11 +223,11 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
         if "example" in body:
             parts.append(f"<p>Example:</p>{_json(body['example'])}")
         parts.append(f"<details><summary>Request</summary>{_json(body['schema'])}</details>")
-    answers = "".join(
+    responses = "".join(
         f"<li><code>{html.escape(status)}</code> {html.escape(of.get('description', ''))}</li>"
         for status, of in operation.get("responses", {}).items()
     )
-    return "".join([*parts, f"<ul>{answers}</ul></section>"])
+    return "".join([*parts, f"<ul>{responses}</ul></section>"])
 
 
 def _json(value: Any) -> str:

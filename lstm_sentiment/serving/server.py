@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from fastapi import Response
 
 from lstm_sentiment.explanation.attribution import Explanation
-from lstm_sentiment.serving.answers import Limits
 from lstm_sentiment.serving.batching import BatchQueue, QueueClosedError, QueueFullError
 from lstm_sentiment.serving.figures import Figures
 from lstm_sentiment.serving.models import Model, Read
+from lstm_sentiment.serving.responses import Limits
 from lstm_sentiment.serving.schemas import RequestError
 
 MOST_EXPLAINING = 8  # requests with explanations at a time; further ones are refused

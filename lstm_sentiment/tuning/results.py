@@ -84,14 +84,14 @@ def best_yaml(search: Search, values: Mapping[str, Any]) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
-def finish(search: Search, study: Any, *, seeds: int, tell: Callable[[str], None]) -> dict[str, Any] | None:
+def finish(search: Search, study: Any, *, seeds: int, report: Callable[[str], None]) -> dict[str, Any] | None:
     """Train the best settings and the settings as they are with several seeds, and compare them.
 
     Args:
         search: what was searched.
         study: with at least one complete trial.
         seeds: of each.
-        tell: is called with lines of text.
+        report: is called with lines of text.
 
     Returns:
         the content of result.json; None if another process still runs a trial, and will do this.
@@ -108,13 +108,13 @@ def finish(search: Search, study: Any, *, seeds: int, tell: Callable[[str], None
     running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
     if running:
         numbers = ", ".join(str(trial.number) for trial in running)
-        tell(
+        report(
             f"trial {numbers} is still running in another process, which trains the best settings at the end"
         )
         return None
     values = best_values(search, study)
     write_atomically(search.out / BEST_YAML, best_yaml(search, values).encode())
-    tell(f"best: trial {study.best_trial.number}, validation {search.metric} {study.best_value:.4f}")
+    report(f"best: trial {study.best_trial.number}, validation {search.metric} {study.best_value:.4f}")
     with held(search.out / BEST):
         found = {BEST: _trained(search, values, BEST, seeds)}
         if values:
@@ -122,7 +122,7 @@ def finish(search: Search, study: Any, *, seeds: int, tell: Callable[[str], None
         result = {"trial": study.best_trial.number, "values": values, **_compared(found, search.metric)}
         write_json(search.out / RESULT, result)
     for line in _lines(result, search.metric):
-        tell(line)
+        report(line)
     return result
 
 

@@ -182,13 +182,13 @@ class _Pruning:
         """Do nothing: each score is stored at once."""
 
 
-def run_trials(search: Search, study: Any, tell: Callable[[str], None]) -> None:
+def run_trials(search: Search, study: Any, report: Callable[[str], None]) -> None:
     """Run trials until the study has as many as asked for, or the time is over.
 
     Args:
         search: what is searched.
         study: of `open_study`.
-        tell: is called with a line about each trial.
+        report: is called with a line about each trial.
 
     Raises:
         SentimentError: a mistake in the settings or the data, which no trial survives.
@@ -198,7 +198,7 @@ def run_trials(search: Search, study: Any, tell: Callable[[str], None]) -> None:
     done = (counted.COMPLETE, counted.PRUNED)
 
     def stop(study: Any, trial: Any) -> None:
-        tell(_line(study, trial, search))
+        report(_line(study, trial, search))
         late = search.minutes is not None and time.monotonic() - began > 60 * search.minutes
         if late or len(study.get_trials(deepcopy=False, states=done)) >= search.trials:
             study.stop()

@@ -27,7 +27,7 @@ function pause(ms, signal) {
   });
 }
 
-// Send a request, again and again while the server is busy or away; return the JSON of its answer.
+// Send a request, again and again while the server is busy or away; return the JSON of the response.
 export async function ask(path, content, signal) {
   for (let attempt = 0; ; attempt++) {
     signal?.throwIfAborted();
@@ -39,7 +39,7 @@ export async function ask(path, content, signal) {
       response = await fetch(path, { method: body === undefined ? "GET" : "POST", headers, body, signal });
     } catch (error) {
       if (signal?.aborted) throw error;
-      say("The server does not answer. Trying again …");
+      say("The server does not respond. Trying again …");
       await pause(Math.min(500 * 2 ** attempt, 5000), signal);
       continue;
     }

@@ -9,18 +9,18 @@ const COVERAGE = 0.9, TYPING_MS = 120, READING_MS = 300, LONGEST_LINK = 20000;
 class Panel {
   constructor(model) {
     this.model = model;
-    this.answer = element("p", { class: "answer" });
+    this.result = element("p", { class: "result" });
     this.bars = element("div");
     this.class = element("select", { onchange: () => this.colour() });
     this.choice = element("p", { class: "row", hidden: true }, element("label", {}, "Coloured for ", this.class));
     this.text = element("div");
     this.chart = element("div");
     this.node = element("section", { class: "panel", "aria-label": model.name },
-      element("h2", {}, model.name), this.answer, this.bars, this.choice, this.text, this.chart);
+      element("h2", {}, model.name), this.result, this.bars, this.choice, this.text, this.chart);
   }
 
   clear() {
-    this.answer.textContent = "";
+    this.result.textContent = "";
     this.choice.hidden = true;
     for (const part of [this.bars, this.text, this.chart]) part.replaceChildren();
   }
@@ -30,7 +30,7 @@ class Panel {
     const of = new Map(prediction.scores.map(({ label, score }) => [label, score]));
     const shares = labels.map((label) => of.get(label));
     this.label = prediction.scores[0].label;
-    this.answer.textContent = `${this.label}, ${percent(prediction.scores[0].score)}`;
+    this.result.textContent = `${this.label}, ${percent(prediction.scores[0].score)}`;
     const within = new Set(prediction.label_set ?? []);
     const notes = labels.map((label) => (within.has(label) ? "●" : ""));
     const set = prediction.label_set ? `● in the label set for ${percent(COVERAGE)}: ${prediction.label_set.join(" or ")}` : "";
@@ -130,10 +130,10 @@ export class TextView {
 
   // Say what was predicted, and whether two models differ.
   compare() {
-    const answers = this.shown.map((panel) => panel.answer.textContent);
+    const results = this.shown.map((panel) => panel.result.textContent);
     const labels = new Set(this.shown.map((panel) => panel.label));
-    if (answers.length < 2) this.difference = "";
-    else this.difference = `${labels.size > 1 ? "The models differ" : "The models agree"}: ${answers.join(" and ")}.`;
-    this.panels.setAttribute("data-shown", answers.join("|"));
+    if (results.length < 2) this.difference = "";
+    else this.difference = `${labels.size > 1 ? "The models differ" : "The models agree"}: ${results.join(" and ")}.`;
+    this.panels.setAttribute("data-shown", results.join("|"));
   }
 }

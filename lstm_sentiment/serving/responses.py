@@ -55,7 +55,7 @@ def check_texts(texts: Sequence[str], limits: Limits, field: str, *, explained: 
             raise RequestError(problem, status=413, field=f"{field}[{place}]")
 
 
-def answer(
+def predictions_as_json(
     model: Model, read: Sequence[Read], asked: Parameters, explanations: Sequence[Explanation]
 ) -> list[Any]:
     """Return the response of `/predict`: a list of scores per text, or an object if more was asked for.
@@ -69,12 +69,12 @@ def answer(
     Raises:
         ConfigError: a coverage, and a run without thresholds.
     """
-    answers: list[Any] = []
+    responses: list[Any] = []
     for place, of in enumerate(read):
         order = sorted(range(len(model.labels)), key=lambda i: -of.probabilities[i])
         scores = [{"label": model.labels[i], "score": of.probabilities[i]} for i in order[: asked.top_k]]
         if asked.coverage is None and asked.abstain_below is None and not asked.explain:
-            answers.append(scores)
+            responses.append(scores)
             continue
         sure = of.probabilities[order[0]] >= (asked.abstain_below or 0.0)
         found: dict[str, Any] = {"label": model.labels[order[0]] if sure else None, "scores": scores}
@@ -82,8 +82,8 @@ def answer(
             found["label_set"] = label_set(model, of.probabilities, asked.coverage)
         if asked.explain:
             found["explanation"] = attributions(explanations[place])
-        answers.append(found)
-    return answers
+        responses.append(found)
+    return responses
 
 
 def attributions(explanation: Explanation) -> dict[str, Any]:
