@@ -434,7 +434,7 @@ class OverPadding(Pooling):
         pooled = [of.amax(0) if self.kind == "max" else of.float().mean(0) for of in states.read]
         return torch.cat(pooled, dim=1)
 
-    token_shares = onnx = None  # type: ignore[assignment]
+    token_shares = add = onnx_add = onnx = None  # type: ignore[assignment]
 
 
 def test_a_model_that_reads_padding_is_found(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
