@@ -227,7 +227,7 @@ def test_a_wrong_label_in_the_file_is_named_with_its_line(
 
 @pytest.fixture
 def frozen_run(trained_run: Path, tmp_path: Path) -> Path:
-    """A cross-validated run over the frozen LSTM of the trained run; 1 in 15 of its rows has a wrong label."""
+    """A cross-validated run over the frozen LSTM of the trained run, with wrong labels."""
     rows = make_rows(150, seed=3)
     rows = [(text, "neutral" if i % 15 == 0 else label) for i, (text, label) in enumerate(rows)]
     data = write_csv(tmp_path / "rows.csv", rows)
@@ -236,6 +236,11 @@ def frozen_run(trained_run: Path, tmp_path: Path) -> Path:
     run(parse_config(given, program="test", description=""))
     torch.set_flush_denormal(False)
     return tmp_path / "frozen"
+
+
+def text_of_report(folder: Path) -> str:
+    page = write_report(folder, device="cpu").read_text("utf-8")
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
 
 
 def test_labels_of_fitted_rows_are_not_cleared(frozen_run: Path) -> None:
