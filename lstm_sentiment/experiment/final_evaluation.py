@@ -115,7 +115,6 @@ def assess(
     calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
     truths = {name: rows.labels for name, rows in splits.items()}
     scores, effect = calibrated_scores(calibration, logits, truths, corpus.labels)
-    branches = with_linear(branches, linear, truths)
     if trainer.processes.is_main:
         _save_calibrated(folder, best, calibration, linear, corpus, config)
         linear = linear or _fitted_linear(folder, corpus, config)
@@ -124,7 +123,7 @@ def assess(
     took = trainer.state.elapsed_s
     found = compared_with_baselines(linear, logits, truths, config, corpus, kept, seconds=took)
     return RunMetrics(
-        branches=branches,
+        branches=with_linear(branches, linear if kept else None, truths),
         kept=kept,
         validation=scores["validation"],
         test=scores.get("test"),
