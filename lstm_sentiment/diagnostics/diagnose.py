@@ -21,6 +21,7 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.corpus import Corpus, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
+from lstm_sentiment.diagnostics.advice import with_results
 from lstm_sentiment.diagnostics.alternatives import alternatives
 from lstm_sentiment.diagnostics.causes import (
     CROSS_VALIDATED,
@@ -223,7 +224,8 @@ def _with_advice(
     found = alternatives(config, corpus, metrics=metrics, epochs=epochs)
     advice = try_alternatives(config, corpus, found, minutes=minutes, metrics=metrics)
     facts = {**diagnosis.facts, "alternatives": advice.as_json()}
-    return dataclasses.replace(diagnosis, facts=facts, advice=advice.lines())
+    findings = with_results(diagnosis.findings, advice)
+    return dataclasses.replace(diagnosis, findings=findings, facts=facts, advice=advice.lines())
 
 
 def _diagnose(
