@@ -100,7 +100,6 @@ def choose_blend(
     """
     models_KRC = np.stack([_centred(head_RC), _centred(linear_RC)])
     judge = _Judge(labels=labels, names=names, metric=metric, row_counts=row_counts)
-
     nothing_C = np.zeros(len(names))
     head = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0])
     linear = Blend(kind="linear", weights=(0.0, 1.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[1])
@@ -108,17 +107,16 @@ def choose_blend(
     if len(labels if texts is None else np.unique(texts)) >= STACK_TEXTS:
         both = _stacked(models_KRC, labels, row_weights, folds)
         also = _biased(both, judge, row_weights)
-        kept = kept if judge.ahead(kept, also) else also
+        kept = kept if judge.ahead(kept.out_of_fold_RC, also.out_of_fold_RC) else also
     why = NOT_AHEAD
-    if judge.ahead(linear, kept):
+    if judge.ahead(linear.out_of_fold_RC, kept.out_of_fold_RC):
         also, why = _biased(linear, judge, row_weights), AHEAD
         lower = better(judge.score(linear.out_of_fold_RC), judge.score(also.out_of_fold_RC), metric)
         kept = linear if lower else also
     of_models = {"start": start_RC, "head": models_KRC[0], "linear": models_KRC[1]}
     of_models |= {"both": None if both is None else both.out_of_fold_RC, "kept": kept.out_of_fold_RC}
     scores = {name: None if of is None else judge.score(of) for name, of in of_models.items()}
-    of_rows: dict[str, Any] = {"names": names, "metric": metric, "row_counts": row_counts}
-    behind = start_RC is not None and is_ahead(start_RC, kept.out_of_fold_RC, labels, **of_rows)
+    behind = start_RC is not None and judge.ahead(start_RC, kept.out_of_fold_RC, errors=CLEARLY)
     return replace(kept, scores=scores, behind_start=behind or None, why=why)
 
 
@@ -183,10 +181,10 @@ class _Judge:
         scores = score(self.labels, softmax(logits_RC, axis=1), self.names, self.row_counts)
         return float(scores[self.metric])
 
-    def ahead(self, one: Blend, other: Blend) -> bool:
-        """Whether a blend scores better than another by more than a standard error."""
+    def ahead(self, one_RC: Array, other_RC: Array, *, errors: float = 1.0) -> bool:
+        """Whether logits score better than others by more than some standard errors."""
         of_rows: dict[str, Any] = {"names": self.names, "metric": self.metric, "row_counts": self.row_counts}
-        return is_ahead(one.out_of_fold_RC, other.out_of_fold_RC, self.labels, errors=1.0, **of_rows)
+        return is_ahead(one_RC, other_RC, self.labels, errors=errors, **of_rows)
 
 
 def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:

@@ -13,7 +13,7 @@ from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentenc
 from lstm_sentiment.evaluation.metrics import neglected_classes, report_lines
 from lstm_sentiment.models.network import Network
 from lstm_sentiment.provenance.known_texts import known_rows_sentence
-from lstm_sentiment.records.data_facts import SourceCounts, rows_by_split
+from lstm_sentiment.records.data_facts import DataFacts, SourceCounts, rows_by_split
 from lstm_sentiment.records.run_metrics import Kept, RunMetrics
 from lstm_sentiment.records.scores import Scores
 
@@ -101,6 +101,11 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
             "  train: labels of a single row: %s; add rows, or leave it out (data.labels: null for it)",
             listed(alone, quoted=True),
         )
+    _report_known_texts(facts)
+
+
+def _report_known_texts(facts: DataFacts) -> None:
+    """Warn of held-out rows that are also training rows, and of rows that the starter was trained on."""
     for split, shared in facts.shared_texts.items():
         if shared:
             log.warning("  %s: %s of its texts are also in the training rows", split, f"{shared:,}")
