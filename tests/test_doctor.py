@@ -165,8 +165,11 @@ def test_lengths_cuts_and_unknown_words_are_counted(configure: Configure, tmp_pa
     assert of["length"]["50"] == int(np.percentile(full, 50, method="higher"))
     assert of["cut_texts"] == pytest.approx(np.mean([n > 9 for n in full]))
     assert facts["splits"]["validation"]["cut_texts"] == 1
-    assert [f.key for f in bad(findings)] == ["text.max_tokens", "text.min_frequency", "text.max_tokens"]
-    assert "100% of the tokens of validation are unknown" in findings[1].what
+    assert [f.key for f in bad(findings)] == ["text.min_frequency", "text.max_tokens"], "each once"
+    assert findings[0].what == "unknown tokens: 100% of validation"
+    cut = {name: f"{of['cut_texts']:.0%} of {name}" for name, of in facts["splits"].items()}
+    assert set(cut) == {"train", "validation"}
+    assert findings[1].what.startswith(f"truncated texts: {', '.join(cut.values())}; lost tokens: ")
 
 
 def test_class_shift_is_measured(configure: Configure, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def _with_advice(
         return dataclasses.replace(diagnosis, advice=lines)
     log.info("trying other settings for up to %g min ...", minutes)
     found = alternatives(config, corpus, metrics=metrics, epochs=epochs)
-    advice = try_alternatives(config, corpus, found, minutes=minutes)
+    advice = try_alternatives(config, corpus, found, minutes=minutes, metrics=metrics)
     facts = {**diagnosis.facts, "alternatives": advice.as_json()}
     return dataclasses.replace(diagnosis, facts=facts, advice=advice.lines())
 
