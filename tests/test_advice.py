@@ -20,11 +20,11 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import cache_folder
-from lstm_sentiment.diagnostics.advice import Advice, Trial, no_reference
+from lstm_sentiment.diagnostics.advice import Advice, Trial, no_reference, with_results
 from lstm_sentiment.diagnostics.alternatives import Alternative, alternatives, steps_of
 from lstm_sentiment.diagnostics.causes import linear_generalises, run_findings
 from lstm_sentiment.diagnostics.diagnose import diagnose_run
-from lstm_sentiment.diagnostics.findings import NOTE, WARNING
+from lstm_sentiment.diagnostics.findings import NOTE, WARNING, Finding
 from lstm_sentiment.diagnostics.short_trainings import (
     rows_in_time,
     stratified,
@@ -352,6 +352,21 @@ def test_fewer_settings_are_tried_rather_than_fewer_rows() -> None:
     assert rows_in_time(epochs, seconds=140, enough=4000, **given) == fewest, "the run and two alternatives"
     assert rows_in_time(epochs, seconds=0, enough=4000, **given) == 500
     assert rows_in_time(epochs, seconds=1e6, enough=4000, **given) == 4000
+
+
+def test_findings_say_that_their_setting_was_tried_without_a_gain() -> None:
+    keys = ["trainer.epochs", "text.max_tokens", None]
+    findings = [Finding(severity=WARNING, what="few", why="do more", key=key) for key in keys]
+    useless, useful = (0.1, -0.1, 0.3, 0.3), (0.1, 0.05, 0.2, 0.01)
+    tried = "do more; tried below, without a gain beyond chance"
+
+    def reasons(advice: Advice) -> list[str]:
+        return [finding.why for finding in with_results(findings, advice)]
+
+    assert reasons(advice_of(useless)) == [tried, "do more", "do more"]
+    assert reasons(advice_of(useless, useful)) == ["do more"] * 3
+    nothing = dataclasses.replace(advice_of(useless), no_reference="it learned nothing")
+    assert reasons(nothing) == ["do more"] * 3
 
 
 # -- findings --------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ Legend: R rows, C classes.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.diagnostics.alternatives import Alternative
+from lstm_sentiment.diagnostics.findings import Finding
 from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, better, confusion_scores, title_of
 from lstm_sentiment.evaluation.significance import compare, system_intervals
 
@@ -134,6 +137,27 @@ class Advice:
             lines.append(f"  {option}  {trial.score:.4f} {gain:>7}  {rest}")
         lines += [f"  not tried: {option}: {why}" for option, why in self.left_out.items()]
         return [*lines, self.sentence]
+
+
+def with_results(findings: Sequence[Finding], advice: Advice) -> list[Finding]:
+    """Return findings, of which those with a setting that was tried and did not help say so.
+
+    Example::
+
+        with_results(diagnosis.findings, advice)
+    """
+    if advice.no_reference is not None:
+        return list(findings)
+    helped: dict[str, bool] = {}
+    for trial in advice.trials:
+        for key in trial.alternative.settings:
+            helped[key] = helped.get(key, False) or trial.helps
+    return [
+        dataclasses.replace(of, why=f"{of.why}; tried below, without a gain beyond chance")
+        if of.key in helped and not helped[of.key]
+        else of
+        for of in findings
+    ]
 
 
 def no_reference(
