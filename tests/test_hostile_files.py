@@ -147,7 +147,7 @@ UNSAFE_ARGUMENTS = {("allow_pickle", True), ("shell", True), ("weights_only", Fa
 # Places that import or run something without a literal name, and why no file can choose it.
 KNOWN = {
     "extras.py: importlib.import_module(module)": "names are in the calls of `need`",
-    "readers.py: importlib.import_module(f'lstm_sentiment.data.formats.{module}')": "names are in RECORDS, COLUMNS",
+    "readers.py: importlib.import_module(f'lstm_sentiment.data.formats.{module}')": "names are in a table",
     "soak.py: importlib.import_module(module)": "names are in its table of soaks",
     "__init__.py: importlib.import_module(f'lstm_sentiment.{MODULES[name]}')": "names are above it",
     "__main__.py: importlib.import_module(f'lstm_sentiment.{name}')": "names are in its table of commands",
