@@ -1,8 +1,9 @@
 """Test which of several systems is better on the same labelled rows.
 
-A system is a run folder, a folder of train --seeds (the scores of its runs are averaged), starter, a branch
-of a run such as runs/reviews:ngrams, or a table of predictions of any origin for the same rows: a probability
-for each class (columns probability_NAME or NAME), or a label (column prediction or label).
+A system is a run folder, a folder of train --seeds (the scores of its runs are averaged), starter, a part of
+a run alone (runs/reviews:lstm, runs/reviews:ngrams, or runs/reviews:linear for its linear model), or a table
+of predictions of any origin for the same rows: a probability for each class (columns probability_NAME or
+NAME), or a label (column prediction or label).
 
 Each further system is compared with the first, on the metric that picked the run's epochs and on accuracy:
 differences with intervals of a paired bootstrap, and McNemar's test.
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.comparison.rows import labels_in, read_rows  # imports torch: not for --help
     from lstm_sentiment.comparison.slices import slices_of
     from lstm_sentiment.comparison.systems import TRAINED, classes_of, metric_of, open_system, seen_by
-    from lstm_sentiment.comparison.verdicts import compare_all
+    from lstm_sentiment.comparison.verdicts import NEW, compare_all
 
     how = how_to_read(options)
     systems = [open_system(name, device=options.device) for name in options.systems]
@@ -52,8 +53,10 @@ def main(argv: list[str]) -> None:
     rows = read_rows(options.file, labels, label_map, trained=trained, slices=options.slices, **how)
     predictions = [system.predictions(rows, how) for system in systems]
     slices = {by: slices_of(by, values) for by, values in rows.slices.items()}
-    if seen := seen_by(systems, options.file, how):
-        slices[TRAINED] = slices_of(TRAINED, seen)
+    seen = seen_by(systems, options.file, how)
+    if seen.rows_R is not None:
+        names = ["trained on" if each else NEW for each in seen.rows_R]
+        slices[TRAINED] = slices_of(TRAINED, names)
     found = compare_all(
         file=without_secrets(options.file),
         titles=[system.title for system in systems],
@@ -62,6 +65,8 @@ def main(argv: list[str]) -> None:
         labels=labels,
         metric=metric,
         slices=slices,
+        seen_R=seen.rows_R,
+        training=seen.sentences,
     )
     _show(found, options.format, options.out)
 
@@ -94,7 +99,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "systems",
         nargs="+",
         metavar="system",
-        help="two or more: runs, folders of seeds, starter, RUN:ngrams, tables of predictions",
+        help="two or more: runs, folders of seeds, starter, RUN:linear, tables of predictions",
     )
     parser.add_argument("file", help="labelled rows that no system was trained on")
     parser.add_argument(

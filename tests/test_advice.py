@@ -20,19 +20,20 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import cache_folder
+from lstm_sentiment.diagnostics.advice import Advice, Trial, no_reference, with_results
 from lstm_sentiment.diagnostics.alternatives import Alternative, alternatives, steps_of
 from lstm_sentiment.diagnostics.causes import linear_generalises, run_findings
 from lstm_sentiment.diagnostics.diagnose import diagnose_run
-from lstm_sentiment.diagnostics.findings import NOTE, WARNING
+from lstm_sentiment.diagnostics.findings import NOTE, WARNING, Finding
 from lstm_sentiment.diagnostics.short_trainings import (
-    Advice,
-    Trial,
+    rows_in_time,
     stratified,
     try_alternatives,
     with_validation,
 )
 from lstm_sentiment.diagnostics.unused_settings import set_by_hand, unused_settings
 from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.evaluation.significance import compare
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.system.distributed import Processes
@@ -269,6 +270,103 @@ def test_gains_within_chance_are_not_recommended() -> None:
     )
     assert "beyond chance" in advice_of((-0.2, -0.3, -0.1, 0.001)).sentence
     assert "set already" in advice_of().sentence
+
+
+def test_nothing_is_compared_with_a_reference_that_learned_nothing(
+    weak_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On some of the rows the settings of the weak run predict one class; a linear model does not."""
+    config = read_config(weak_run / "config.yaml")
+    linear = [Alternative(why="")]
+
+    def tried() -> Advice:
+        return try_alternatives(config, corpus_of(config), linear, minutes=2)
+
+    every = tried()
+    assert (every.rows, every.no_reference) == (every.of, None), (
+        "as many rows as the run: the run is like that"
+    )
+    assert every.best is not None
+    monkeypatch.setattr("lstm_sentiment.diagnostics.short_trainings._Trainings._rows", lambda *_: 80)
+    some = tried()
+    assert some.best is None
+    assert some.trials[0].gain > 0.2
+    found = some.as_json()
+    assert [found["trials"][0][name] for name in ("helps", "gain", "low", "high", "p")] == [
+        False,
+        *[None] * 4,
+    ]
+    assert some.sentence.startswith(
+        f"nothing can be compared: on {some.rows} of {some.of} training rows, the run's own settings learned "
+        "nothing in this time (macro-F1 "
+    )
+    assert some.sentence.endswith("give more time with --minutes")
+    assert "+" not in "".join(some.lines())
+    assert "+" in "".join(every.lines())
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "ordinal_error"])
+@pytest.mark.parametrize(
+    ("right", "every_row", "run_right", "said"),
+    [
+        (0, False, None, "learned nothing"),
+        (0, True, None, None),
+        (0, True, 40, "learned far less than the run"),
+        (0, True, 0, None),
+        (8, True, 40, "learned far less than the run"),
+        (40, False, 40, None),
+        (30, False, 40, None),
+        (1, False, 1, "learned nothing"),
+    ],
+)
+def test_a_reference_is_compared_with_one_class_and_the_run(
+    metric: str, right: int, every_row: bool, run_right: int | None, said: str | None
+) -> None:
+    labels, truth_R = ["negative", "neutral", "positive"], np.repeat([0, 1, 2], [60, 40, 40])
+
+    def predicted(rows: int) -> np.ndarray[Any, Any]:
+        """Return class 1 where it is the best constant, except that some rows of the others are right."""
+        found_R = np.full(140, 1 if metric == "ordinal_error" else 0)
+        for label in set(range(3)) - {int(found_R[0])}:
+            found_R[np.flatnonzero(truth_R == label)[:rows]] = label
+        return found_R
+
+    of_run = None
+    if run_right is not None:
+        of_run = compare(truth_R, truth_R, predicted(run_right), labels).scores[metric].second
+    why = no_reference(truth_R, predicted(right), labels, metric=metric, every_row=every_row, of_run=of_run)
+    assert (why is None) == (said is None)
+    assert said is None or said in str(why)
+
+
+def test_fewer_settings_are_tried_rather_than_fewer_rows() -> None:
+    given: dict[str, Any] = {"seconds_per_row": 0.01, "validation_rows": 0, "most": 4000}
+    epochs = [2.0] * 7
+    of_all = rows_in_time(epochs, seconds=140, enough=0, **given)
+    assert of_all == pytest.approx((140 - 2 * 7) / (0.01 * 7 * 2), abs=1)
+    assert rows_in_time(epochs, seconds=140, enough=890, **given) == of_all
+    of_fewer = rows_in_time(epochs, seconds=140, enough=1500, **given)
+    assert of_fewer == rows_in_time(epochs[:4], seconds=140, enough=0, **given) >= 1500
+    assert rows_in_time(epochs[:5], seconds=140, enough=0, **given) < 1500
+    fewest = rows_in_time(epochs[:3], seconds=140, enough=0, **given)
+    assert rows_in_time(epochs, seconds=140, enough=4000, **given) == fewest, "the run and two alternatives"
+    assert rows_in_time(epochs, seconds=0, enough=4000, **given) == 500
+    assert rows_in_time(epochs, seconds=1e6, enough=4000, **given) == 4000
+
+
+def test_findings_say_that_their_setting_was_tried_without_a_gain() -> None:
+    keys = ["trainer.epochs", "text.max_tokens", None]
+    findings = [Finding(severity=WARNING, what="few", why="do more", key=key) for key in keys]
+    useless, useful = (0.1, -0.1, 0.3, 0.3), (0.1, 0.05, 0.2, 0.01)
+    tried = "do more; tried below, without a gain beyond chance"
+
+    def reasons(advice: Advice) -> list[str]:
+        return [finding.why for finding in with_results(findings, advice)]
+
+    assert reasons(advice_of(useless)) == [tried, "do more", "do more"]
+    assert reasons(advice_of(useless, useful)) == ["do more"] * 3
+    nothing = dataclasses.replace(advice_of(useless), no_reference="it learned nothing")
+    assert reasons(nothing) == ["do more"] * 3
 
 
 # -- findings --------------------------------------------------------------------------------------

@@ -580,6 +580,25 @@ def test_evaluate_reports_and_writes_scores(
     assert str(tmp_path / "scores.json") in printed
 
 
+@pytest.mark.parametrize(
+    ("label", "advice"),
+    [
+        ("5", "was not trained with this label: write the names into the file, or delete such rows"),
+        ("awful", "Correct it, or delete such rows"),
+        ("", "has no label; add one, or delete the row"),
+    ],
+)
+def test_unknown_labels_for_a_finished_run_get_advice_that_can_be_followed(
+    trained: Path, tmp_path: Path, label: str, advice: str
+) -> None:
+    """A finished run has no setting for them."""
+    file = write_csv(tmp_path / "other.csv", [("great", "positive"), ("so-so", label)])
+    with pytest.raises(DataError, match=r"other\.csv:3") as found:
+        evaluate.main([str(trained), str(file)])
+    assert advice in str(found.value)
+    assert "data.labels" not in str(found.value)
+
+
 def test_evaluate_writes_into_the_run_by_default(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

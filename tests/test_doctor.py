@@ -1,7 +1,9 @@
 """The doctor: findings for injected problems, and none for healthy data."""
 
+import dataclasses
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 
 from lstm_sentiment import doctor
 from lstm_sentiment.checkpoints.run_folder import BEST, LAST, RunFolder
+from lstm_sentiment.config.command_line import given_keys, parse_config, read_config
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset
@@ -29,7 +32,9 @@ from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.models.pooling import Pooling, States
 from lstm_sentiment.prediction.classifier import load
 from lstm_sentiment.provenance.near_duplicates import near_duplicates
+from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.system.devices import lstm_takes_bf16
+from lstm_sentiment.system.files import write_json
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary
 from tests.conftest import FILLERS, make_rows, write_csv
 
@@ -165,8 +170,11 @@ def test_lengths_cuts_and_unknown_words_are_counted(configure: Configure, tmp_pa
     assert of["length"]["50"] == int(np.percentile(full, 50, method="higher"))
     assert of["cut_texts"] == pytest.approx(np.mean([n > 9 for n in full]))
     assert facts["splits"]["validation"]["cut_texts"] == 1
-    assert [f.key for f in bad(findings)] == ["text.max_tokens", "text.min_frequency", "text.max_tokens"]
-    assert "100% of the tokens of validation are unknown" in findings[1].what
+    assert [f.key for f in bad(findings)] == ["text.min_frequency", "text.max_tokens"], "each once"
+    assert findings[0].what == "unknown tokens: 100% of validation"
+    cut = {name: f"{of['cut_texts']:.0%} of {name}" for name, of in facts["splits"].items()}
+    assert set(cut) == {"train", "validation"}
+    assert findings[1].what.startswith(f"truncated texts: {', '.join(cut.values())}; lost tokens: ")
 
 
 def test_class_shift_is_measured(configure: Configure, tmp_path: Path) -> None:
@@ -492,6 +500,89 @@ def test_a_prediction_that_depends_on_row_order_is_found(
 
     monkeypatch.setattr(SentimentLSTM, "head_logits", by_place)
     assert not any(check.holds for check in check_invariance(classifier) if "order" in check.name)
+
+
+# -- frozen and cross-validated runs ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def frozen_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Path:
+    """A cross-validated run with a head and a linear model around the frozen LSTM of another run."""
+    folder = tmp_path_factory.mktemp("frozen")
+    argv = [
+        f"--data.train={write_csv(folder / 'data.csv', make_rows(150, seed=7))}",
+        f"--out={folder / 'run'}",
+    ]
+    argv += [f"--pretrained={trained_run}", "--adapt=frozen", "--trainer.threads=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LSTM_SENTIMENT_CACHE", str(folder / "cache"))
+        run(parse_config(argv, program="test", description=""), given=given_keys(argv))
+    torch.set_flush_denormal(False)
+    return folder / "run"
+
+
+def test_a_frozen_run_is_not_probed_by_training_steps(
+    frozen_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own held-out scores say what it learned; settings of the optimizer are not advised."""
+    monkeypatch.setattr("lstm_sentiment.diagnostics.sanity_checks.Trainer", None)
+    diagnosis = diagnose_run(frozen_run, rows=True)
+    scores = RunFolder(frozen_run).read(RunMetrics).validation
+    probes = diagnosis.facts["probes"]
+    assert set(probes) == {"frozen", "predicted", "validation", "held_out"}
+    assert probes["frozen"]["true"] == scores.macro_recall
+    assert f"held-out rows   {scores.rows} cross-validated training rows" in "\n".join(diagnosis.lines)
+    assert diagnosis.cause is None
+    assert not {str(of.key) for of in diagnosis.findings} & {"trainer.learning_rate", "trainer.epochs"}
+
+
+def test_out_of_fold_predictions_of_a_cross_validated_run_are_counted(frozen_run: Path) -> None:
+    probes = diagnose_run(frozen_run, rows=True).facts["probes"]
+    confusion_CC = np.array(RunFolder(frozen_run).read(RunMetrics).validation.confusion)
+    assert list(probes["predicted"].values()) == confusion_CC.sum(axis=0).tolist()
+    assert list(probes["validation"].values()) == confusion_CC.sum(axis=1).tolist()
+    assert probes["held_out"] == "cross-validated training rows"
+
+
+def test_a_frozen_run_that_learned_nothing_is_found(frozen_run: Path, tmp_path: Path) -> None:
+    """Held-out scores at chance level are a finding, although the model fits its training rows."""
+    copied = tmp_path / "run"
+    shutil.copytree(frozen_run, copied)
+    folder = RunFolder(copied)
+    metrics = folder.read(RunMetrics)
+    rows = metrics.validation.rows
+    one = [[of.rows, 0, 0] for of in metrics.validation.per_class.values()]
+    chance = dataclasses.replace(metrics.validation, confusion=one, macro_recall=1 / 3)
+    write_json(
+        copied / RunMetrics.FILE, dataclasses.replace(metrics, validation=chance, baselines={}).as_json()
+    )
+    diagnosis = diagnose_run(copied, rows=True)
+    whats = [finding.what for finding in diagnosis.findings]
+    assert any("macro recall is 0.333" in what and "chance level is 0.333" in what for what in whats)
+    assert any(f"for {rows} of {rows} cross-validated training rows" in what for what in whats)
+    assert diagnosis.cause is not None
+    assert diagnosis.cause.key == "data.label_column"
+
+
+def test_a_frozen_configuration_is_fitted_before_training(frozen_run: Path) -> None:
+    config = read_config(frozen_run / "config.yaml")
+    diagnosis = diagnose(config, given={"data.train", "pretrained", "adapt"})
+    of = diagnosis.facts["probes"]["frozen"]
+    assert set(diagnosis.facts["probes"]) == {"frozen"}
+    assert of["true"] > of["chance"] + 3 * of["standard_error"]
+    assert diagnosis.cause is None
+
+
+def test_an_unfinished_cross_validated_run_has_no_held_out_predictions(
+    frozen_run: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(frozen_run, copied)
+    (copied / RunMetrics.FILE).unlink()
+    diagnosis = diagnose_run(copied, rows=True)
+    assert diagnosis.facts["probes"] == {"held_out": "cross-validated training rows"}
+    assert any("is not finished" in line for line in diagnosis.lines)
+    assert diagnosis.cause is None
 
 
 # -- whole runs ------------------------------------------------------------------------------------

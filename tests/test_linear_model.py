@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -42,10 +43,18 @@ def scored(classifier: Classifier, rows: list[tuple[str, str]]) -> Scores:
     return score(truth_R, classifier.predict_proba([text for text, _ in rows]), classifier.labels)
 
 
+WAYS = {
+    "plain": ["--trainer.epochs=1"],
+    "hashed n-grams": ["--trainer.epochs=1", "--model.ngrams=64"],
+    "tf-idf n-grams": ["--trainer.epochs=1", "--model.ngrams=64", "--model.ngram_kind=tfidf"],
+    "frozen": [],
+}
+
+
 @pytest.fixture
 def trained(request: pytest.FixtureRequest, configure: Callable[..., Config], trained_run: Path) -> Path:
-    """A run without a linear branch, or one that was fitted on top of another run."""
-    way = ["--trainer.epochs=1"] if request.param == "plain" else [f"--pretrained={trained_run}"]
+    """A run without a linear branch, with one, or one that was fitted on top of another run."""
+    way = WAYS[request.param] or [f"--pretrained={trained_run}"]
     config = configure("--baseline=true", "--data.validation=0.2", "--data.test=0.3", *way)
     run(config)
     return Path(config.out)
@@ -70,6 +79,40 @@ def test_the_linear_model_predicts_as_it_was_scored(trained: Path, reviews: Path
     assert np.allclose(again.predict_proba(TEXTS), alone, atol=1e-6)
     export(classifier, trained, tmp_path / "exported")
     assert np.allclose(load_runtime(tmp_path / "exported").predict_proba(TEXTS), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", list(WAYS)[1:], indirect=True)
+def test_a_branch_alone_predicts_as_it_was_scored(
+    trained: Path, reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By metrics.json, evaluate, compare, predict and an export, on the same rows."""
+    metrics = RunFolder(trained).read(RunMetrics)
+    assert metrics.branches is not None
+    rows = held_out_test_rows(trained, reviews)
+    test = str(write_csv(tmp_path / "test.csv", rows))
+    for branch, of in metrics.branches.items():
+        assert of.test is not None
+        classifier = load(trained)
+        classifier.keep_branch(branch)
+        found = scored(classifier, rows)
+        assert found.confusion == of.test.confusion
+        assert found.loss == pytest.approx(of.test.loss, abs=1e-4)
+
+        evaluate.main([str(trained), test, f"--branch={branch}", f"--out={tmp_path / 'scores.json'}"])
+        assert json.loads((tmp_path / "scores.json").read_text())["confusion"] == of.test.confusion
+        out = tmp_path / f"{branch}.csv"
+        predict_command.main([str(trained), f"--file={test}", f"--branch={branch}", f"--out={out}"])
+        capsys.readouterr()
+        compare.main([f"{trained}:{branch}", str(out), test, "--format=json"])
+        scores = [system["scores"] for system in json.loads(capsys.readouterr().out)["systems"]]
+        assert [each["macro_f1"]["value"] for each in scores] == pytest.approx([of.test.macro_f1] * 2)
+
+        alone = classifier.predict_proba(TEXTS)
+        again: SentimentClassifier = pickle.loads(pickle.dumps(load(trained)))
+        again.keep_branch(branch)
+        assert np.allclose(again.predict_proba(TEXTS), alone, atol=1e-6)
+        export_command.main([str(trained), f"--branch={branch}", f"--out={tmp_path / branch}"])
+        assert np.allclose(load_runtime(tmp_path / branch).predict_proba(TEXTS), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("trained", ["plain"], indirect=True)

@@ -212,7 +212,14 @@ def test_doctor_report_and_evaluation_take_it(taken: Taken, tmp_path: Path) -> N
 def test_a_published_run_gives_the_same_predictions(taken: Taken, tmp_path: Path) -> None:
     classifier = lstm_sentiment.load(taken.folder, device="cpu")
     classifier.save_pretrained(tmp_path / "published")
-    assert (tmp_path / "published" / "README.md").is_file()
+    card = (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
+    crossed = taken.metrics["kept"]["cross_validated"]
+    assert ("Probabilities are scaled on the cross-validated training rows" in card) == crossed
+    assert ("Probabilities are scaled on the validation rows" in card) == (not crossed)
+    assert ("trained on its training rows only" in card) == (not taken.way.starts)
+    assert ("lists words of the training rows; the texts" in card) == (not taken.way.starts)
+    assert ("run, which training started from, has read other texts" in card) == taken.way.starts
+    assert str(taken.folder.parent) not in card
     copy = lstm_sentiment.SentimentClassifier.from_pretrained(str(tmp_path / "published"), device="cpu")
     assert (copy.predict_proba(taken.texts) == classifier.predict_proba(taken.texts)).all()
 

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_sentiment import compare, evaluate, load, predict
+from lstm_sentiment.comparison.verdicts import about_of, compare_all
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.experiment.train import run
@@ -159,3 +161,35 @@ def test_evaluate_and_compare_name_training_texts_and_score_the_others(
     shown = capsys.readouterr().out
     assert re.search(rf"macro-F1 by training.*\n.*new +{others['rows']}\b", shown)
     assert re.search(rf"trained on +{len(trained) - others['rows']}\b", shown)
+    about = f"on the {others['rows']} rows that no system was trained on:"
+    assert about in shown
+    assert shown.count("this run was trained on") == 2, "once for each run, below the verdicts"
+    for format_ in ("markdown", "latex", "html", "json"):
+        compare.main([str(tmp_path / "run"), str(tmp_path / "other"), mixed, f"--format={format_}"])
+        pasted = capsys.readouterr().out
+        assert about.removesuffix(":") in pasted
+        assert f"trained on {exactly} of {len(trained)} texts exactly" in pasted
+
+
+def test_verdicts_are_about_rows_that_no_system_was_trained_on() -> None:
+    """B knows its training rows; on the others A is better. The reference is a comparison of these alone."""
+    random = np.random.default_rng(0)
+    truth_R, seen_R = random.integers(0, 2, 600), np.arange(600) < 300
+    first_R = np.where(random.random(600) < 0.2, 1 - truth_R, truth_R)
+    second_R = np.where(~seen_R & (random.random(600) < 0.4), 1 - truth_R, truth_R)
+    how: dict[str, Any] = {
+        "file": "a.csv",
+        "titles": ["a", "b"],
+        "labels": ["no", "yes"],
+        "metric": "macro_f1",
+    }
+    found = compare_all(truth_R=truth_R, predictions=[first_R, second_R], seen_R=seen_R, **how)
+    alone = compare_all(truth_R=truth_R[~seen_R], predictions=[first_R[~seen_R], second_R[~seen_R]], **how)
+    every = compare_all(truth_R=truth_R, predictions=[first_R, second_R], **how)
+    assert found.pairs[0].verdicts == alone.pairs[0].verdicts
+    assert found.pairs[0].verdicts != every.pairs[0].verdicts
+    assert found.pairs[0].compared == every.pairs[0].compared, "the scores of all rows are shown, too"
+    assert found.pairs[0].verdicts[1].ahead == "A"
+    known = compare_all(truth_R=truth_R, predictions=[first_R, second_R], seen_R=np.ones(600, bool), **how)
+    assert known.pairs[0].verdicts == every.pairs[0].verdicts
+    assert "every row was trained on by some system" in about_of(known)

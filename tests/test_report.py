@@ -225,6 +225,48 @@ def test_a_wrong_label_in_the_file_is_named_with_its_line(
     assert {(row.given, row.predicted) for row in doubtful} == {("negative", "positive")}
 
 
+@pytest.fixture
+def frozen_run(trained_run: Path, tmp_path: Path) -> Path:
+    """A cross-validated run over the frozen LSTM of the trained run, with wrong labels."""
+    rows = make_rows(150, seed=3)
+    rows = [(text, "neutral" if i % 15 == 0 else label) for i, (text, label) in enumerate(rows)]
+    data = write_csv(tmp_path / "rows.csv", rows)
+    argv = [f"--data.train={data}", f"--out={tmp_path / 'frozen'}", f"--pretrained={trained_run}"]
+    given = [*argv, "--adapt=frozen", "--data.validation=null", "--data.test=0.2", "--trainer.threads=1"]
+    run(parse_config(given, program="test", description=""))
+    torch.set_flush_denormal(False)
+    return tmp_path / "frozen"
+
+
+def text_of_report(folder: Path) -> str:
+    page = write_report(folder, device="cpu").read_text("utf-8")
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_labels_of_fitted_rows_are_not_cleared(frozen_run: Path) -> None:
+    """The model knows its training rows; predictions of these find no wrong label."""
+    page = re.sub(
+        r"\s+", " ", re.sub(r"<[^>]+>", " ", write_report(frozen_run, device="cpu").read_text("utf-8"))
+    )
+    section = page[page.index("Rows whose label looks wrong") : page.index("Unknown words")]
+    rows = json.loads((frozen_run / "data.json").read_text())["splits"]
+    assert f"{rows['test']['rows']} test rows" in section
+    assert f"{rows['train']['rows']} train rows" not in section
+    assert f"The {rows['train']['rows']} training rows are not among these" in section
+    assert "lstm-sentiment suspects RUN" in section
+    assert "out: frozen" in page
+
+
+def test_labels_of_rows_that_are_not_fitted_are_looked_at(own_run: Path) -> None:
+    """The control: an LSTM alone, with validation rows."""
+    page = re.sub(
+        r"\s+", " ", re.sub(r"<[^>]+>", " ", write_report(own_run, device="cpu").read_text("utf-8"))
+    )
+    rows = json.loads((own_run / "data.json").read_text())["splits"]
+    assert f"{rows['train']['rows']} train rows" in page
+    assert "suspects RUN" not in page
+
+
 def test_drawing_prints_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Training logs at this level, and matplotlib may log class names."""
     bins = accuracy_by_length(np.array([5, 5, 7, 7]), np.array([True, False, True, True]))

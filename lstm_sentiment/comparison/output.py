@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from lstm_sentiment.comparison.slices import mark, slice_notes
-from lstm_sentiment.comparison.verdicts import Compared, Pair, notes_of
+from lstm_sentiment.comparison.verdicts import Compared, Pair, about_of, notes_of
 from lstm_sentiment.errors import escaped
 from lstm_sentiment.evaluation.metrics import title_of
 
@@ -23,6 +23,7 @@ def compared_lines(found: Compared) -> list[str]:
             lines.append(f"  standard deviation over the seeds of {letter}: {', '.join(spread)}")
     for by in found.slices:
         lines += _slice_lines(by, found)
+    lines += [f"{about}:"] if (about := about_of(found)) else []
     lines += [verdict.sentence for pair in found.pairs for verdict in pair.verdicts]
     return [*lines, *notes_of(found)]
 
@@ -34,6 +35,8 @@ def as_json(found: Compared) -> dict[str, Any]:
     return {
         "file": found.file,
         "rows": found.rows,
+        "trained_on": {"rows": found.seen, "systems": list(found.training)} if found.seen else None,
+        "verdicts_about": about_of(found) or "all rows",
         "metric": found.metric,
         "correction": "holm" if len(pairs) > 1 else None,
         "systems": [

@@ -186,27 +186,40 @@ def _predicted(classifier: SentimentClassifier, rows: Rows, how: Mapping[str, An
     return predicted_R
 
 
-def seen_by(systems: Sequence[System], file: str, how: Mapping[str, Any]) -> list[str]:
-    """Return for each row whether some system was trained on it, as values to slice by; log how many were.
+@dataclass(frozen=True, kw_only=True)
+class SeenBy:
+    """Which rows systems were trained on.
+
+    Args:
+        rows_R: whether some system was trained on each row, bool (R,); None if none is known to have been.
+        sentences: how many rows each of these systems was trained on.
+    """
+
+    rows_R: Array | None
+    sentences: tuple[str, ...]
+
+
+def seen_by(systems: Sequence[System], file: str, how: Mapping[str, Any]) -> SeenBy:
+    """Return which rows some system was trained on, exactly or nearly; log how many were.
 
     Args:
         systems: to compare.
         file: labelled rows.
         how: columns and further arguments of `labelled_chunks`.
 
-    Returns:
-        ``trained on`` or ``new`` for each row; empty if no system is known to have been trained on any.
-
     Example::
 
-        seen_by([open_system("runs/reviews")], "test.csv", {})
+        seen_by([open_system("runs/reviews")], "test.csv", {}).sentences
     """
     either_R: Array | None = None
+    sentences = []
     for system in systems:
-        for classifier in system.classifiers:
+        for number, classifier in enumerate(system.classifiers, start=1):
             seen = seen_rows(classifier, file, **how)
             if seen is None or not seen.either.any():
                 continue
-            log.warning("%s: %s", system.title, seen_line(seen))
+            seed = f", run {number} of {len(system.classifiers)}" if system.seeds else ""
+            sentences.append(f"{system.title}{seed}: {seen_line(seen)}")
+            log.warning("%s", sentences[-1])
             either_R = seen.either if either_R is None else either_R | seen.either
-    return [] if either_R is None else ["trained on" if seen else "new" for seen in either_R]
+    return SeenBy(rows_R=either_R, sentences=tuple(dict.fromkeys(sentences)))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lstm_sentiment.comparison.slices import mark, slice_notes
-from lstm_sentiment.comparison.verdicts import Compared, notes_of, p_text
+from lstm_sentiment.comparison.verdicts import Compared, about_of, notes_of, p_text
 from lstm_sentiment.errors import escaped, without_secrets
 from lstm_sentiment.evaluation.metrics import title_of
 from lstm_sentiment.evaluation.significance import RESAMPLES, Difference
@@ -156,11 +156,17 @@ def _systems(found: Compared) -> Table:
             else:
                 row += [NONE, NONE]
         rows.append(row)
+    trained = f", with {found.seen:,} that some system was trained on" if found.seen else ""
     caption = (
-        f"{found.rows:,} rows of {without_secrets(found.file)}; in brackets 95 % intervals of {RESAMPLES:,} "
-        "paired bootstrap resamples"
+        f"{found.rows:,} rows of {without_secrets(found.file)}{trained}; in brackets 95 % intervals "
+        f"of {RESAMPLES:,} paired bootstrap resamples"
     )
-    verdicts = [verdict.sentence for pair in found.pairs for verdict in pair.verdicts]
+    about = about_of(found)
+    verdicts = [
+        f"{about}: {verdict.sentence}" if about else verdict.sentence
+        for pair in found.pairs
+        for verdict in pair.verdicts
+    ]
     return Table(caption=caption, head=head, rows=rows, notes=[*verdicts, *notes_of(found)])
 
 

@@ -26,6 +26,7 @@ from lstm_sentiment.evaluation.significance import (
 
 FEW_SEEDS = 5  # with fewer, intervals over seeds are rough
 LETTERS = string.ascii_uppercase  # names of the systems
+NEW = "new"  # the slice of rows that no system was trained on
 POINTS = {name for name in METRICS if name != "ordinal_error"}  # metrics shown in points: 1 is 0.01
 Array = npt.NDArray[Any]
 
@@ -54,7 +55,7 @@ class Pair:
     Args:
         letter: of the system; that of the first is A.
         compared: on all rows.
-        verdicts: on the metric and on accuracy.
+        verdicts: on the metric and on accuracy, about rows that no system was trained on, if there are any.
         slices: what rows are sliced by -> the comparison on each slice.
     """
 
@@ -76,6 +77,8 @@ class Compared:
         scores: letter -> score -> value and interval.
         pairs: each further system with the first one.
         slices: what rows are sliced by -> letter -> scores of each slice.
+        seen: how many rows some system was trained on; the verdicts are about the others, if there are any.
+        training: for each system that was trained on some rows, a sentence on how many.
     """
 
     file: str
@@ -85,6 +88,8 @@ class Compared:
     scores: dict[str, dict[str, dict[str, float]]]
     pairs: list[Pair]
     slices: dict[str, dict[str, list[SliceScores]]]
+    seen: int = 0
+    training: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> list[str]:
@@ -106,6 +111,8 @@ def compare_all(
     labels: list[str],
     metric: str,
     slices: Mapping[str, Sequence[Slice]] | None = None,
+    seen_R: Array | None = None,
+    training: Sequence[str] = (),
 ) -> Compared:
     """Compare every further system with the first one.
 
@@ -120,6 +127,8 @@ def compare_all(
         labels: class names.
         metric: of the verdicts, next to accuracy.
         slices: what rows are sliced by -> the slices.
+        seen_R: whether some system was trained on each row, bool (R,); None if none was on any.
+        training: for each system that was trained on some rows, a sentence on how many.
 
     >>> truth_R = np.array([0, 1] * 30)
     >>> found = compare_all(
@@ -130,13 +139,6 @@ def compare_all(
     A is ahead of B by 100.0 points of accuracy (95 %: 100.0 to 100.0; McNemar p < 0.001)
     """
     letters, sliced = LETTERS[: len(titles)], dict(slices or {})
-    first, others = predictions[0], predictions[1:]
-    compared = [compare(truth_R, first, other, labels) for other in others]
-    verdicts = _verdicts(compared, letters, list(dict.fromkeys([metric, "accuracy"])))
-    on_slices = [
-        {by: [_on(each, truth_R, first, other, labels) for each in of] for by, of in sliced.items()}
-        for other in others
-    ]
     predicted_by = dict(zip(letters, predictions, strict=True))
     return Compared(
         file=file,
@@ -144,15 +146,32 @@ def compare_all(
         seeds={letter: len(np.atleast_2d(made)) for letter, made in predicted_by.items()},
         metric=metric,
         scores={letter: system_intervals(truth_R, made, labels) for letter, made in predicted_by.items()},
-        pairs=[
-            Pair(letter=letter, compared=found, verdicts=of, slices=on)
-            for letter, found, of, on in zip(letters[1:], compared, verdicts, on_slices, strict=True)
-        ],
+        pairs=_pairs(truth_R, predicted_by, labels, metric=metric, sliced=sliced, seen_R=seen_R),
         slices={
             by: {letter: slice_scores(of, truth_R, made, labels) for letter, made in predicted_by.items()}
             for by, of in sliced.items()
         },
+        seen=0 if seen_R is None else int(seen_R.sum()),
+        training=tuple(training),
     )
+
+
+def about_of(found: Compared) -> str:
+    """Return which rows the verdicts are about, if some system was trained on some rows.
+
+    >>> truth_R = np.array([0, 1] * 30)
+    >>> found = compare_all(
+    ...     file="test.csv", titles=["ours", "theirs"], truth_R=truth_R, labels=["no", "yes"],
+    ...     predictions=[truth_R, truth_R], metric="macro_f1", seen_R=np.arange(60) < 20,
+    ... )
+    >>> about_of(found)
+    'on the 40 rows that no system was trained on'
+    """
+    if not found.seen:
+        return ""
+    if found.seen == found.rows:
+        return "every row was trained on by some system: this says little about new texts"
+    return f"on the {found.rows - found.seen:,} rows that no system was trained on"
 
 
 def p_text(p: float) -> str:
@@ -165,8 +184,8 @@ def p_text(p: float) -> str:
 
 
 def notes_of(found: Compared) -> list[str]:
-    """Return how p-values were corrected, and whether systems have few seeds."""
-    notes = []
+    """Return which rows systems were trained on, how p-values were corrected, and who has few seeds."""
+    notes = list(found.training)
     if len(found.pairs) > 1:
         notes.append(
             f"p-values are corrected for {len(found.pairs)} comparisons with A by Holm's method, each metric "
@@ -178,6 +197,33 @@ def notes_of(found: Compared) -> list[str]:
             f"{' and '.join(few)}: fewer than {FEW_SEEDS} seeds say little about others; intervals are rough"
         )
     return notes
+
+
+def _pairs(
+    truth_R: Array,
+    predicted_by: Mapping[str, Array],
+    labels: list[str],
+    *,
+    metric: str,
+    sliced: Mapping[str, Sequence[Slice]],
+    seen_R: Array | None,
+) -> list[Pair]:
+    """Compare each further system with the first: on all rows, on slices and, for verdicts, on new rows."""
+    (_, first), *others = predicted_by.items()
+    compared = [compare(truth_R, first, other, labels) for _, other in others]
+    judged = compared
+    if seen_R is not None and seen_R.any() and not seen_R.all():
+        new = Slice(name=NEW, rows_R=~seen_R)
+        judged = [_on(new, truth_R, first, other, labels) for _, other in others]
+    verdicts = _verdicts(judged, "".join(predicted_by), list(dict.fromkeys([metric, "accuracy"])))
+    on_slices = [
+        {by: [_on(each, truth_R, first, other, labels) for each in of] for by, of in sliced.items()}
+        for _, other in others
+    ]
+    return [
+        Pair(letter=letter, compared=found, verdicts=of, slices=on)
+        for (letter, _), found, of, on in zip(others, compared, verdicts, on_slices, strict=True)
+    ]
 
 
 def _on(of: Slice, truth_R: Array, first_SR: Array, second_SR: Array, labels: list[str]) -> Comparison:

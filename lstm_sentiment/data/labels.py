@@ -139,12 +139,15 @@ def _places(store: TokenStore, values: Iterable[int]) -> dict[str, Places]:
     return found
 
 
-def unknown_labels(found: Mapping[str, Places], label_map: Mapping[str, str | None]) -> Problems[DataError]:
+def unknown_labels(
+    found: Mapping[str, Places], label_map: Mapping[str, str | None], *, trained: bool = False
+) -> Problems[DataError]:
     """Return the errors for labels without a class.
 
     Args:
         found: unknown label -> where it is.
         label_map: known labels.
+        trained: whether they are those of a finished run, whose `data.labels` cannot be changed.
 
     >>> found = {"postive": Places(file="a.csv", line=17, row=15, count=2)}
     >>> unknown_labels(found, {"negative": None, "positive": None}).raise_any()
@@ -163,13 +166,18 @@ def unknown_labels(found: Mapping[str, Places], label_map: Mapping[str, str | No
             continue
         problem = f"label {shown(value)} is not one of {listed(label_map)}."
         if not value:
-            problem = NO_LABEL
+            problem = "has no label; add one, or delete the row" if trained else NO_LABEL
+        elif trained and _is_number(value):
+            problem += (
+                " The run was not trained with this label: write the names into the file, or delete such rows"
+            )
         elif _is_number(value):
             problem += (
                 " If it is a code, map it to a name: data.labels {0: negative, 1: positive}, or to null"
             )
         else:
-            problem += did_you_mean(value, label_map) or " Correct it, or exclude such rows"
+            leave_out = "delete" if trained else "exclude"
+            problem += did_you_mean(value, label_map) or f" Correct it, or {leave_out} such rows"
         problem += f" ({places.count:,} rows)" if places.count > 1 else ""
         problems.add(DataError(problem, file=places.file, line=places.line))
     return problems

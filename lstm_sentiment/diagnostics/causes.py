@@ -16,7 +16,7 @@ from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.diagnostics.alternatives import FEW_STEPS, Epochs, steps_of, still_falls
 from lstm_sentiment.diagnostics.data_checks import MAJORITY_SHARE
 from lstm_sentiment.diagnostics.findings import ERROR, NOTE, WARNING, Finding
-from lstm_sentiment.diagnostics.sanity_checks import ERRORS, collapsed, leak_line
+from lstm_sentiment.diagnostics.sanity_checks import ERRORS, chance_level, collapsed, leak_line
 from lstm_sentiment.errors import shown
 from lstm_sentiment.evaluation.metrics import neglected_classes, title_of
 from lstm_sentiment.linear.baselines import LINEAR
@@ -28,6 +28,7 @@ EXPLODED = 100.0  # gradient norm at the first step, before clipping
 IMBALANCED = 2 / 3  # of the training rows are of one class
 NEARLY_ALL = 0.99  # of the validation rows are predicted correctly: more steps gain nothing
 MOSTLY_UNKNOWN = 0.9  # of the training rows' tokens
+CROSS_VALIDATED = "cross-validated training rows"
 Facts = dict[str, Any]
 
 
@@ -36,7 +37,7 @@ def probe_findings(probes: Facts) -> list[Finding]:
 
     Args:
         probes: name of a method of `Probes` -> its result; ``predicted`` and ``validation`` of a trained run,
-            class -> rows, if there is one.
+            class -> rows, if there is one, and ``held_out``, which rows these are.
 
     >>> [finding.key for finding in probe_findings({"first_loss": {"loss": 9.0, "guess": 0.69}})]
     ['text.vectors']
@@ -46,10 +47,11 @@ def probe_findings(probes: Facts) -> list[Finding]:
         "gradient_norms": _gradients,
         "overfit": _overfit,
         "control": _control,
+        "frozen": _frozen,
     }
     found = [examine[name](probes[name]) for name in examine if name in probes]
     if "predicted" in probes:
-        found.append(_collapse(probes["predicted"], probes["validation"], "the run's best epoch"))
+        found.append(_collapse(probes["predicted"], probes["validation"], "the run", probes["held_out"]))
     return [finding for finding in found if finding is not None]
 
 
@@ -128,9 +130,32 @@ def linear_generalises(metrics: RunMetrics) -> bool:
     if scores is None:
         return False
     rows_P = np.array([of.rows for of in scores.per_class.values() if of.rows])
-    chance = 1 / len(rows_P)
-    error = math.sqrt((chance * (1 - chance) / rows_P).sum()) / len(rows_P)
+    chance, error = chance_level(rows_P)
     return scores.macro_recall > chance + ERRORS * error
+
+
+def generalises(metrics: RunMetrics) -> Facts:
+    """Return how far a finished run is above chance, as `Probes.frozen` does.
+
+    Example::
+
+        generalises(RunFolder("runs/tweets").read(RunMetrics))["true"]
+    """
+    scores = metrics.validation
+    chance, error = chance_level(np.array([of.rows for of in scores.per_class.values()]))
+    found = {"true": scores.macro_recall, "chance": chance, "standard_error": error, "rows": scores.rows}
+    return found | {"of": held_out(metrics)}
+
+
+def held_out(metrics: RunMetrics) -> str:
+    """Name the rows that the validation scores of a run are of.
+
+    Example::
+
+        held_out(RunFolder("runs/tweets").read(RunMetrics))
+    """
+    crossed = metrics.cross_validated or (metrics.kept is not None and metrics.kept.cross_validated)
+    return CROSS_VALIDATED if crossed else "validation rows"
 
 
 def most_likely_cause(
@@ -153,20 +178,51 @@ def most_likely_cause(
         return None
     causes = (
         _unknown_words(data, subwords),
+        *(_causes_of_steps(probes, trainer) if "control" in probes else ()),
+        _one_class(data),
+        *(_causes_of_generalising(probes, linear_learns=linear_learns)),
+    )
+    return next((cause for cause in causes if cause is not None), None)
+
+
+def _causes_of_steps(probes: Facts, trainer: TrainerConfig) -> tuple[Finding | None, ...]:
+    return (
         _rates(probes, trainer),
         _first_loss(probes["first_loss"]),
         _gradients(probes["gradient_norms"]),
         _cannot_learn(probes),
         _leak(probes["control"]),
-        _one_class(data),
-        _too_little(probes) if linear_learns else None,
-        _labels_at_random(probes),
     )
-    return next((cause for cause in causes if cause is not None), None)
+
+
+def _causes_of_generalising(probes: Facts, *, linear_learns: bool) -> tuple[Finding | None, ...]:
+    if "control" in probes:
+        return (_too_little(probes) if linear_learns else None, _labels_at_random(probes))
+    unrelated = "frozen" in probes and not linear_learns and _frozen(probes["frozen"]) is not None
+    return (_unrelated("nothing is learned beyond chance") if unrelated else None,)
 
 
 def probe_lines(probes: Facts) -> list[str]:
     """Format the results of the probes."""
+    lines = _lines_of_steps(probes) if "control" in probes else []
+    if "frozen" in probes:
+        of = probes["frozen"]
+        lines += [
+            f"held-out rows   {of['rows']:,} {of['of']}: macro recall {of['true']:.3f}; chance "
+            f"{of['chance']:.3f} ± {of['standard_error']:.3f}",
+        ]
+    if "control" not in probes:
+        lines.append("training steps  not examined: the LSTM is frozen, and there are none")
+    if "predicted" in probes:
+        crossed = probes["held_out"] == CROSS_VALIDATED
+        who = "out of fold" if crossed else "the run" if "control" not in probes else "best epoch"
+        lines.append(f"{who:<14}  {_counted(probes['predicted'])} of {_counted(probes['validation'])}")
+    elif "held_out" in probes:
+        lines.append("out of fold     not known: the run, which is cross-validated, is not finished")
+    return lines
+
+
+def _lines_of_steps(probes: Facts) -> list[str]:
     first, overfit, control = (probes[name] for name in ("first_loss", "overfit", "control"))
     norms = ", ".join(f"{block} {norm:.2g}" for block, norm in probes["gradient_norms"].items())
     lines = [
@@ -186,8 +242,6 @@ def probe_lines(probes: Facts) -> list[str]:
         expected = "above chance: see below" if _leak(control) else "near chance, as expected"
         lines.append(f"  control       with shuffled labels: {control['shuffled']:.3f}, {expected}")
         lines.append(f"  predicted     {_counted(control['predicted'])} of {_counted(control['validation'])}")
-    if "predicted" in probes:
-        lines.append(f"best epoch      {_counted(probes['predicted'])} of {_counted(probes['validation'])}")
     return lines
 
 
@@ -252,14 +306,26 @@ def _control(control: Facts) -> Finding | None:
     if leak is not None:
         return leak
     if collapsed(control["predicted"], control["validation"]):
-        return _collapse(control["predicted"], control["validation"], "a short training")
+        return _collapse(control["predicted"], control["validation"], "a short training", "validation rows")
     if control["true"] > control["chance"] + ERRORS * control["standard_error"]:
         return None
     return Finding(
         severity=WARNING,
         what=f"after a short training the macro recall is {control['true']:.3f}; chance level is "
         f"{control['chance']:.3f} ± {control['standard_error']:.3f}",
-        why="what is learned does not generalise",
+        why=f"that anything generalises is not shown beyond chance ({ERRORS:g} standard errors)",
+        key=None,
+    )
+
+
+def _frozen(of: Facts) -> Finding | None:
+    if of["true"] > of["chance"] + ERRORS * of["standard_error"]:
+        return None
+    return Finding(
+        severity=WARNING,
+        what=f"macro recall is {of['true']:.3f} on {of['rows']:,} {of['of']}; chance level is "
+        f"{of['chance']:.3f} ± {of['standard_error']:.3f}",
+        why=f"that anything generalises is not shown beyond chance ({ERRORS:g} standard errors)",
         key=None,
     )
 
@@ -277,14 +343,14 @@ def _leak(control: Facts) -> Finding | None:
     )
 
 
-def _collapse(predicted: dict[str, int], truth: dict[str, int], who: str) -> Finding | None:
+def _collapse(predicted: dict[str, int], truth: dict[str, int], who: str, held: str) -> Finding | None:
     if not collapsed(predicted, truth):
         return None
     label = max(predicted, key=predicted.__getitem__)
     rows = sum(predicted.values())
     return Finding(
         severity=WARNING,
-        what=f"{who} predicts {shown(label)} for {predicted[label]:,} of {rows:,} validation rows; "
+        what=f"{who} predicts {shown(label)} for {predicted[label]:,} of {rows:,} {held}; "
         f"{truth[label]:,} have this label",
         why="it hardly distinguishes the classes",
         key="trainer.class_weights",
@@ -373,9 +439,13 @@ def _labels_at_random(probes: Facts) -> Finding | None:
         )
     if _control(control) is None:
         return None
+    return _unrelated("one batch can be overfit, but nothing generalises to other rows")
+
+
+def _unrelated(found: str) -> Finding:
     return Finding(
         severity=WARNING,
-        what="one batch can be overfit, but nothing generalises to other rows: labels are unrelated to texts",
+        what=f"{found}: labels are unrelated to texts",
         why="is it the right column, are labels and texts aligned, is data.labels correct? Or there are too "
         "few rows",
         key="data.label_column",

@@ -227,28 +227,36 @@ def _unknown_and_cut(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:
                 key="text.vectors",
             )
         )
-    for name, of in facts["splits"].items():
-        if of["unknown_tokens"] > UNKNOWN_SHARE and len(corpus.vocabulary) > 2:
-            findings.append(
-                Finding(
-                    severity=WARNING,
-                    what=f"{of['unknown_tokens']:.0%} of the tokens of {name} are unknown",
-                    why="they are read as subwords at best; lower text.min_frequency, raise "
-                    "text.max_vocabulary, or is this another language or domain?",
-                    key="text.min_frequency",
-                )
+    splits = facts["splits"]
+    unknown = [name for name in splits if splits[name]["unknown_tokens"] > UNKNOWN_SHARE]
+    if unknown and len(corpus.vocabulary) > 2:
+        shares = _of_splits(splits, "unknown_tokens", unknown)
+        findings.append(
+            Finding(
+                severity=WARNING,
+                what=f"unknown tokens: {shares}",
+                why="they are read as subwords at best; lower text.min_frequency, raise "
+                "text.max_vocabulary, or is this another language or domain?",
+                key="text.min_frequency",
             )
-        if of["cut_texts"] > CUT_SHARE:
-            findings.append(
-                Finding(
-                    severity=WARNING,
-                    what=f"{of['cut_texts']:.0%} of the texts of {name} are truncated; "
-                    f"{of['cut_tokens']:.0%} of the tokens are lost",
-                    why="raise text.max_tokens, or choose text.truncate well",
-                    key="text.max_tokens",
-                )
+        )
+    cut = [name for name in splits if splits[name]["cut_texts"] > CUT_SHARE]
+    if cut:
+        findings.append(
+            Finding(
+                severity=WARNING,
+                what=f"truncated texts: {_of_splits(splits, 'cut_texts', cut)}; "
+                f"lost tokens: {_of_splits(splits, 'cut_tokens', cut)}",
+                why="raise text.max_tokens, or choose text.truncate well",
+                key="text.max_tokens",
             )
+        )
     return findings
+
+
+def _of_splits(splits: dict[str, Any], share: str, names: list[str]) -> str:
+    """Format a share of each split, for one finding about all of them: ``35% of train, 33% of test``."""
+    return ", ".join(f"{splits[name][share]:.0%} of {name}" for name in names)
 
 
 def _class_findings(facts: dict[str, Any], corpus: Corpus) -> list[Finding]:

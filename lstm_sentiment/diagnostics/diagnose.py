@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
 from lstm_sentiment.adaptation.resolving import resolve, user_keys
 from lstm_sentiment.adaptation.start import Start
@@ -19,8 +21,12 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.corpus import Corpus, refuse_addresses
 from lstm_sentiment.data.token_store import cache_folder
+from lstm_sentiment.diagnostics.advice import with_results
 from lstm_sentiment.diagnostics.alternatives import alternatives
 from lstm_sentiment.diagnostics.causes import (
+    CROSS_VALIDATED,
+    generalises,
+    held_out,
     linear_generalises,
     most_likely_cause,
     probe_findings,
@@ -172,7 +178,7 @@ def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -
     metrics, epochs = _results(RunFolder(path))
     findings = [*_changed(facts, corpus), *run_findings(config, corpus, metrics, epochs)]
     learned = metrics is not None and linear_generalises(metrics)
-    diagnosis = _diagnose(config, corpus, classifier, findings, linear_learns=learned)
+    diagnosis = _diagnose(config, corpus, classifier, findings, metrics=metrics, linear_learns=learned)
     if not minutes:
         return diagnosis
     return _with_advice(diagnosis, config, corpus, metrics, epochs, minutes=minutes)
@@ -216,9 +222,10 @@ def _with_advice(
         return dataclasses.replace(diagnosis, advice=lines)
     log.info("trying other settings for up to %g min ...", minutes)
     found = alternatives(config, corpus, metrics=metrics, epochs=epochs)
-    advice = try_alternatives(config, corpus, found, minutes=minutes)
+    advice = try_alternatives(config, corpus, found, minutes=minutes, metrics=metrics)
     facts = {**diagnosis.facts, "alternatives": advice.as_json()}
-    return dataclasses.replace(diagnosis, facts=facts, advice=advice.lines())
+    findings = with_results(diagnosis.findings, advice)
+    return dataclasses.replace(diagnosis, findings=findings, facts=facts, advice=advice.lines())
 
 
 def _diagnose(
@@ -229,6 +236,7 @@ def _diagnose(
     pretrained: Pretrained | None = None,
     start: Start | None = None,
     given: Collection[str] | None = None,
+    metrics: RunMetrics | None = None,
     linear_learns: bool = False,
 ) -> Diagnosis:
     facts: dict[str, Any] = {}
@@ -247,11 +255,13 @@ def _diagnose(
             weights=model.state_dict(),
             device=config.trainer.device,
         )
-        probes = facts["probes"] = _probe(Probes(model.to(device), with_validation(corpus), config))
+        examined = Probes(model.to(device), with_validation(corpus), config)
+        if config.adapt == "frozen":
+            probes = facts["probes"] = _probe_frozen(examined, metrics, start)
+        else:
+            probes = facts["probes"] = _probe(examined)
         if classifier is not None and classifier.labels == corpus.labels:
-            probes["predicted"] = _predictions(classifier, corpus)
-            validation = "train" if corpus.cross_validated else "validation"
-            probes["validation"] = facts["data"]["splits"][validation]["classes"]
+            probes |= _predictions(classifier, corpus, metrics)
         findings += probe_findings(probes)
         cause = most_likely_cause(
             facts["data"],
@@ -286,7 +296,36 @@ def _probe(probes: Probes) -> dict[str, Any]:
     return found
 
 
-def _predictions(classifier: SentimentClassifier, corpus: Corpus) -> dict[str, int]:
-    """Return the number of validation rows that a run's model predicts as each class."""
-    read = classifier.reencoded(corpus.validation)
-    return predicted_classes(classifier.model, read, classifier.labels)
+def _probe_frozen(probes: Probes, metrics: RunMetrics | None, start: Start | None) -> dict[str, Any]:
+    """Return what can be said without training steps, of which frozen training has none."""
+    if metrics is not None:
+        return {"frozen": generalises(metrics)}
+    if start is None:
+        return {}
+    log.info("check: head and linear model, fitted around the frozen LSTM ...")
+    return {"frozen": probes.frozen(start)}
+
+
+def _predictions(
+    classifier: SentimentClassifier, corpus: Corpus, metrics: RunMetrics | None
+) -> dict[str, Any]:
+    """Return the number of held-out rows that a run predicts as each class, and their true classes.
+
+    Without validation rows these are out-of-fold predictions: the model has learned its training rows.
+    """
+    if not corpus.cross_validated:
+        read = classifier.reencoded(corpus.validation)
+        truth_C = np.bincount(corpus.validation.labels, minlength=len(corpus.labels))
+        return {
+            "held_out": "validation rows",
+            "predicted": predicted_classes(classifier.model, read, classifier.labels),
+            "validation": dict(zip(corpus.labels, truth_C.tolist(), strict=True)),
+        }
+    if metrics is None or metrics.labels != classifier.labels or held_out(metrics) != CROSS_VALIDATED:
+        return {"held_out": CROSS_VALIDATED}
+    confusion_CC = np.array(metrics.validation.confusion)
+    return {
+        "held_out": CROSS_VALIDATED,
+        "predicted": dict(zip(metrics.labels, confusion_CC.sum(axis=0).tolist(), strict=True)),
+        "validation": dict(zip(metrics.labels, confusion_CC.sum(axis=1).tolist(), strict=True)),
+    }

@@ -19,17 +19,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.adaptation.fitting import fit_frozen, pooled_features
+from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.cli.terminal import logging_from
 from lstm_sentiment.config.schema import Config, TrainerConfig
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Batch, TextDataset, plan_epoch
 from lstm_sentiment.errors import TrainingError
 from lstm_sentiment.evaluation.logits import predict_logits
-from lstm_sentiment.models.network import Network, lstm_of
+from lstm_sentiment.models.network import Network, WideAndDeep, lstm_of
 from lstm_sentiment.system.devices import pick_precision, seed_random_numbers
 from lstm_sentiment.system.distributed import Processes
 from lstm_sentiment.training.classification import Classification
-from lstm_sentiment.training.losses import cross_entropy, training_loss
+from lstm_sentiment.training.losses import cross_entropy, row_weights, training_loss
 from lstm_sentiment.training.optimizer import adamw, clip
 from lstm_sentiment.training.trainer import Trainer
 
@@ -40,6 +42,7 @@ OVERFIT_SHARE = 0.25  # of ln C: the loss of an overfit batch is lower
 REFERENCE_RATES = (2e-3, 2e-2)  # that work for most models
 CONTROL_STEPS, CONTROL_ROWS = 150, 10_000
 CONTROL_BATCH, CONTROL_VALIDATION = 64, 1000
+FROZEN_ROWS = 2_000  # that head and linear model are fitted on
 CONTROL_TOKENS = 64  # texts are truncated in short trainings
 SHUFFLES = 3  # most shuffles of the labels
 ERRORS = 3.0  # standard errors above chance of a significant score
@@ -150,10 +153,7 @@ class Probes:
         validation = _some(
             self.corpus.validation, CONTROL_VALIDATION, self.corpus, self.config, self.config.seed
         )
-        counts_C = np.bincount(validation.labels, minlength=self.classes)
-        present = counts_C[counts_C > 0]
-        chance = 1 / len(present)
-        error = math.sqrt((chance * (1 - chance) / present).sum()) / len(present)
+        chance, error = chance_level(np.bincount(validation.labels, minlength=self.classes))
         short = self._control_config(train)
         facts: dict[str, Any] = {
             "true": None,
@@ -175,6 +175,48 @@ class Probes:
         except TrainingError as stopped:
             facts["failure"] = str(stopped)
         return facts
+
+    def frozen(self, start: Start) -> dict[str, Any]:
+        """Fit head and linear model around the frozen LSTM like frozen training; score validation rows.
+
+        There is no control with shuffled labels: the head stays close to that of the start, which may be
+        better than chance.
+
+        Args:
+            start: that the model has the LSTM of.
+
+        Returns:
+            `true` (macro recall on validation rows), `chance`, `standard_error` (of chance), `rows` (scored)
+            and `of`: which rows these are.
+        """
+        network, trainer = copy.deepcopy(self.model).eval(), self.config.trainer
+        assert isinstance(network, WideAndDeep)
+        train, validation = (
+            rows.part(_sampled_rows(rows, most, self.config.seed))
+            for rows, most in ((self.corpus.train, FROZEN_ROWS), (self.corpus.validation, CONTROL_VALIDATION))
+        )
+        features_RP = pooled_features(network.lstm, train, device=self.device, processes=Processes())
+        fit_frozen(
+            network.cpu(),
+            start,
+            train,
+            features_RP,
+            labels=self.corpus.labels,
+            row_weights=row_weights(train, self.classes, balanced=trainer.class_weights == "balanced"),
+            metric=trainer.metric,
+            seed=self.config.seed,
+        )
+        logits_RC = predict_logits(
+            network.to(self.device), validation, device=self.device, batch_size=4 * CONTROL_BATCH
+        )
+        chance, error = chance_level(np.bincount(validation.labels, minlength=self.classes))
+        return {
+            "true": macro_recall(validation.labels, logits_RC.argmax(dim=1).numpy()),
+            "chance": chance,
+            "standard_error": error,
+            "rows": len(validation),
+            "of": f"validation rows, after fitting {len(train):,}",
+        }
 
     def _shuffled_score(self, train: TextDataset, validation: TextDataset, facts: dict[str, Any]) -> float:
         """Return the score after training with shuffled labels; the median of several if it is suspicious."""
@@ -278,6 +320,20 @@ def macro_recall(truth_R: Array, predicted_R: Array) -> float:
     return float(np.mean([(predicted_R[truth_R == c] == c).mean() for c in np.unique(truth_R)]))
 
 
+def chance_level(rows_C: Array) -> tuple[float, float]:
+    """Return the macro recall of guessing, and its standard error.
+
+    Args:
+        rows_C: rows of each class (C,); classes without rows do not count.
+
+    >>> chance_level(np.array([50, 0, 50]))
+    (0.5, 0.05)
+    """
+    present_P = rows_C[rows_C > 0]
+    chance = 1 / len(present_P)
+    return chance, math.sqrt((chance * (1 - chance) / present_P).sum()) / len(present_P)
+
+
 def leak_line(control: Mapping[str, Any]) -> float:
     """Return the score of shuffled labels that shows a leak: beyond noise, and half as good as true ones.
 
@@ -314,10 +370,14 @@ def _per_class(classes_R: Array, labels: list[str]) -> dict[str, int]:
 
 def _some(dataset: TextDataset, most: int, corpus: Corpus, config: Config, seed: int) -> TextDataset:
     """Return a seeded sample of a dataset's rows, truncated."""
-    rows = np.arange(len(dataset))
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+    rows = _sampled_rows(dataset, most, seed)
     return _labelled(dataset, dataset.labels[rows], corpus, config, rows)
+
+
+def _sampled_rows(dataset: TextDataset, most: int, seed: int) -> Array:
+    """Return the places of a seeded sample, ascending; all if there are no more than `most`."""
+    rows: Array = np.arange(len(dataset))
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).permutation(rows)[:most])
 
 
 def _labelled(

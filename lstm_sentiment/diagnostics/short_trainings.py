@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,18 @@ from lstm_sentiment.config.schema import Config, flatten
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import TextDataset, plan_epoch
 from lstm_sentiment.data.token_store import cache_folder
-from lstm_sentiment.diagnostics.alternatives import LINEAR, Alternative
+from lstm_sentiment.diagnostics.advice import Advice, Trial, no_reference
+from lstm_sentiment.diagnostics.alternatives import FEW_STEPS, LINEAR, Alternative
 from lstm_sentiment.errors import SentimentError, StoppedError
 from lstm_sentiment.evaluation.logits import predict_logits
-from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, metrics_of, title_of
+from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, metrics_of
 from lstm_sentiment.evaluation.significance import compare, holm
 from lstm_sentiment.experiment.final_evaluation import assess
 from lstm_sentiment.experiment.train import initial_model, read_rows
 from lstm_sentiment.linear.baselines import fit_linear_baseline
 from lstm_sentiment.models.network import Network, WideAndDeep
 from lstm_sentiment.records.checkpoint_facts import LogEntry
+from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.system.blas import one_blas_thread
 from lstm_sentiment.system.devices import DTYPES, one_training_at_a_time, pick_device, pick_precision
 from lstm_sentiment.system.distributed import Processes
@@ -54,8 +57,8 @@ from lstm_sentiment.training.losses import row_weights, training_loss
 
 log = logging.getLogger(__name__)
 
+ENOUGH_FROZEN = 2_000  # training rows where no steps are taken
 LEAST_ROWS = 500  # of the training rows, however little time there is
-LEVEL = 0.05  # corrected p-value below which a gain is beyond chance
 PLANNED = 0.7  # of the time: estimates are rough
 FORWARD = 0.35  # time of a prediction, relative to a training step on the same row
 FIXED_S = 2.0  # seconds of a training apart from its steps
@@ -63,106 +66,14 @@ NO_TIME = "no time left"
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """A short training with other settings, compared with one with the settings of the run.
-
-    Args:
-        alternative: the settings.
-        score: on the validation rows.
-        gain: over the settings of the run, positive if better.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p: two-sided p-value, corrected for the number of trials (Holm).
-        seconds: of the training.
-    """
-
-    alternative: Alternative
-    score: float
-    gain: float
-    low: float
-    high: float
-    p: float
-    seconds: float
-
-    @property
-    def helps(self) -> bool:
-        """Whether it is better beyond chance."""
-        return self.gain > 0 and self.p < LEVEL
-
-
-@dataclass(frozen=True, kw_only=True)
-class Advice:
-    """What was tried, and what helps.
-
-    Args:
-        metric: that the scores are of.
-        score: of the settings of the run, trained on the same rows.
-        seconds: of that training.
-        rows: training rows of each.
-        of: training rows of the run.
-        validation_rows: that the scores are on.
-        trials: largest gain first.
-        left_out: options that were not tried -> reason.
-    """
-
-    metric: str
-    score: float | None
-    seconds: float
-    rows: int
-    of: int
-    validation_rows: int
-    trials: list[Trial]
-    left_out: dict[str, str]
-
-    @property
-    def best(self) -> Trial | None:
-        """The trial with the largest gain beyond chance."""
-        return next((trial for trial in self.trials if trial.helps), None)
-
-    @property
-    def sentence(self) -> str:
-        """What to do, in a sentence without a full stop."""
-        if self.best is not None:
-            unit = "in" if self.metric == "ordinal_error" else "points of"
-            found = f"{_gain(self.best.gain, self.metric)} {unit} {title_of(self.metric)}"
-            interval = f"(95 %: {_interval(self.best, self.metric)})"
-            return f"what helps most: {self.best.alternative.advice}; {found} {interval}"
-        if self.score is None or (not self.trials and self.left_out):
-            return "nothing could be tried in this time; give more with --minutes"
-        if not self.trials:
-            return "there is nothing to try: the usual settings that help are set already"
-        return f"none of these settings helps beyond chance on the {self.validation_rows:,} validation rows"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        trials = [
-            {"option": trial.alternative.option, "settings": dict(trial.alternative.settings)}
-            | {"why": trial.alternative.why, "helps": trial.helps}
-            | {name: getattr(trial, name) for name in ("score", "gain", "low", "high", "p", "seconds")}
-            for trial in self.trials
-        ]
-        names = ("metric", "score", "seconds", "rows", "of", "validation_rows", "left_out", "sentence")
-        return {**{name: getattr(self, name) for name in names}, "trials": trials}
-
-    def lines(self) -> list[str]:
-        """Format it as a table and a sentence."""
-        head = f"other settings, each trained on {self.rows:,} of {self.of:,} training rows"
-        lines = [f"{head}; {title_of(self.metric)} on {self.validation_rows:,} validation rows:"]
-        options = ["as the run", *(trial.alternative.option for trial in self.trials)]
-        width = max(map(len, options))
-        if self.score is not None:
-            lines.append(f"  {'setting':<{width}}   score    gain  95 % interval   seconds")
-            lines.append(f"  {options[0]:<{width}}  {self.score:.4f}  {'':<23}  {self.seconds:>7.1f}")
-        for trial in self.trials:
-            option, gain = f"{trial.alternative.option:<{width}}", _gain(trial.gain, self.metric)
-            rest = f"{_interval(trial, self.metric):<14}  {trial.seconds:>7.1f}  {trial.alternative.why}"
-            lines.append(f"  {option}  {trial.score:.4f} {gain:>7}  {rest}")
-        lines += [f"  not tried: {option}: {why}" for option, why in self.left_out.items()]
-        return [*lines, self.sentence]
-
-
-def try_alternatives(config: Config, corpus: Corpus, found: list[Alternative], *, minutes: float) -> Advice:
+def try_alternatives(
+    config: Config,
+    corpus: Corpus,
+    found: list[Alternative],
+    *,
+    minutes: float,
+    metrics: RunMetrics | None = None,
+) -> Advice:
     """Train the settings of a run and alternatives to them, and compare them on the validation rows.
 
     The alternatives are trained in the given order, until the time is over.
@@ -172,6 +83,7 @@ def try_alternatives(config: Config, corpus: Corpus, found: list[Alternative], *
         corpus: its rows; without validation rows, every fourth training row is one.
         found: alternatives.
         minutes: for all trainings.
+        metrics: of the run, if it is finished.
 
     Example::
 
@@ -185,25 +97,11 @@ def try_alternatives(config: Config, corpus: Corpus, found: list[Alternative], *
         predictions, left_out = trainings.run()
     control = predictions.pop("", None)
     truth_R = trainings.validation.labels
-    tried = []
-    for alternative in found:
-        if control is None or alternative.option not in predictions:
-            continue
-        of = predictions[alternative.option]
-        score = compare(truth_R, control.predicted_R, of.predicted_R, corpus.labels).scores[metric]
-        sign = -1 if metric in LOWER_IS_BETTER else 1
-        ends_of = sorted((sign * score.low, sign * score.high))
-        tried.append(
-            Trial(
-                alternative=alternative,
-                score=score.second,
-                gain=sign * score.difference,
-                low=ends_of[0],
-                high=ends_of[1],
-                p=score.p,
-                seconds=of.seconds,
-            )
-        )
+    tried = [
+        _trial(alternative, truth_R, control, predictions[alternative.option], corpus.labels, metric)
+        for alternative in found
+        if control is not None and alternative.option in predictions
+    ]
     corrected = [
         dataclasses.replace(trial, p=p)
         for trial, p in zip(tried, holm([trial.p for trial in tried]), strict=True)
@@ -217,6 +115,30 @@ def try_alternatives(config: Config, corpus: Corpus, found: list[Alternative], *
         validation_rows=len(truth_R),
         trials=sorted(corrected, key=lambda trial: -trial.gain),
         left_out=left_out,
+        no_reference=trainings.no_reference(control, metric, metrics),
+    )
+
+
+def _trial(
+    alternative: Alternative,
+    truth_R: Array,
+    control: _Predicted,
+    of: _Predicted,
+    labels: list[str],
+    metric: str,
+) -> Trial:
+    """Compare an alternative with the settings of the run; its p-value is not corrected yet."""
+    score = compare(truth_R, control.predicted_R, of.predicted_R, labels).scores[metric]
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    low, high = sorted((sign * score.low, sign * score.high))
+    return Trial(
+        alternative=alternative,
+        score=score.second,
+        gain=sign * score.difference,
+        low=low,
+        high=high,
+        p=score.p,
+        seconds=of.seconds,
     )
 
 
@@ -247,6 +169,39 @@ def stratified(labels_R: Array, rows: int, *, seed: int) -> Array:
         places = random.permutation(np.flatnonzero(labels_R == label))
         parts.append(places[: max(2, round(rows * len(places) / len(labels_R)))])
     return np.sort(np.concatenate(parts))
+
+
+def rows_in_time(
+    epochs: Sequence[float],
+    *,
+    seconds: float,
+    seconds_per_row: float,
+    validation_rows: int,
+    enough: int,
+    most: int,
+) -> int:
+    """Return how many training rows all trainings, or the first of them, can be trained on in some time.
+
+    Args:
+        epochs: of each training: the one with the settings of the run, then the alternatives.
+        seconds: for all.
+        seconds_per_row: of a training step.
+        validation_rows: predicted by each.
+        enough: rows to learn from; as long as there are fewer, the last training does not count, down to
+            three trainings.
+        most: rows that there are.
+
+    >>> given = {"seconds_per_row": 0.01, "validation_rows": 100, "enough": 2000, "most": 4000}
+    >>> [rows_in_time([2.0] * 6, seconds=seconds, **given) for seconds in (1000, 200, 100)]
+    [4000, 2365, 1531]
+    """
+    rows = 0
+    for counted in range(len(epochs), min(3, len(epochs)) - 1, -1):
+        passes = (seconds - FIXED_S * counted) / (seconds_per_row * sum(epochs[:counted]))
+        rows = int(passes - FORWARD * validation_rows)
+        if rows >= min(enough, most):
+            break
+    return min(most, max(LEAST_ROWS, rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +259,19 @@ class _Trainings:
         same = compare(self.validation.labels, control.predicted_R, control.predicted_R, self.corpus.labels)
         return same.scores[metric].first
 
+    def no_reference(self, control: _Predicted | None, metric: str, metrics: RunMetrics | None) -> str | None:
+        """Return why nothing can be compared with the settings of the run; None if it can."""
+        if control is None:
+            return None
+        return no_reference(
+            self.validation.labels,
+            control.predicted_R,
+            self.corpus.labels,
+            metric=metric,
+            every_row=len(self.places) == len(self.train),
+            of_run=metrics.validation[metric] if metrics and metric in metrics.validation else None,
+        )
+
     def _predicted(self, alternative: Alternative | None, own: Plan) -> Array:
         if alternative is None:
             return self._trained(own, self.pretrained)
@@ -318,16 +286,31 @@ class _Trainings:
         return read_rows(plan, frozenset(flatten(plan.config)), pretrained, cache_folder())
 
     def _rows(self, own: Plan) -> int:
-        """Return how many training rows all alternatives can be trained on in the time."""
+        """Return how many training rows the alternatives can be trained on in the time.
+
+        If that is less than is needed to learn, the last ones, which usually help least, do not count: they
+        are tried if time is left.
+        """
         epochs = [self._epochs(self.config)]
         for alternative in self.found:
             epochs.append(float(alternative.settings.get("trainer.epochs", epochs[0])))
             if alternative.option == LINEAR:
                 epochs[-1] = FORWARD
-        left_s = PLANNED * (self.ends - time.monotonic()) - FIXED_S * len(epochs)
-        passes = left_s / (self._seconds_per_row(own) * sum(epochs))
-        rows = int(passes - FORWARD * len(self.validation))
-        return min(len(self.train), max(LEAST_ROWS, rows))
+        return rows_in_time(
+            epochs,
+            seconds=PLANNED * (self.ends - time.monotonic()),
+            seconds_per_row=self._seconds_per_row(own),
+            validation_rows=len(self.validation),
+            enough=self._enough(),
+            most=len(self.train),
+        )
+
+    def _enough(self) -> int:
+        """Return the training rows that make as many steps as a model takes to learn."""
+        trainer = self.config.trainer
+        if self.config.adapt == "frozen":
+            return ENOUGH_FROZEN
+        return math.ceil(FEW_STEPS * trainer.batch_size * trainer.accumulate / trainer.epochs)
 
     @staticmethod
     def _epochs(config: Config) -> float:
@@ -478,12 +461,3 @@ class _Deadline:
 
     def saved(self, step: int) -> None:
         """Ignore checkpoints."""
-
-
-def _gain(value: float, metric: str) -> str:
-    """Format a gain: in points, hundredths of a score."""
-    return f"{value:+.3f}" if metric == "ordinal_error" else f"{100 * value:+.1f}"
-
-
-def _interval(trial: Trial, metric: str) -> str:
-    return f"{_gain(trial.low, metric)} to {_gain(trial.high, metric)}"

@@ -140,7 +140,7 @@ def summary(metrics: RunMetrics) -> list[tuple[int, str]]:
         lines += _kept_lines(metrics.kept, metrics.metric)
     lines += report_lines(metrics.held_out, title=metrics.split)
     lines.append(
-        f"  calibrated on validation: temperature {metrics.calibration.temperature:.2f}, "
+        f"  calibrated on {metrics.validated_on}: temperature {metrics.calibration.temperature:.2f}, "
         f"calibration error {calibrated.ece_before:.4f} -> {calibrated.ece_after:.4f}"
     )
     for wanted, found in calibrated.label_sets.items():

@@ -33,6 +33,7 @@ from lstm_sentiment.linear.baselines import (
     baseline_scores,
     fit_linear_baseline,
     linear_baseline,
+    saved_branches,
 )
 from lstm_sentiment.models.network import NgramBranch, TfidfBranch, WideAndDeep, lstm_of, new_network
 from lstm_sentiment.models.stored_linear import BUCKETS, packed
@@ -122,7 +123,7 @@ def assess(
     took = trainer.state.elapsed_s
     found = compared_with_baselines(linear, logits, truths, config, corpus, kept, seconds=took)
     return RunMetrics(
-        branches=with_linear(branches, linear, truths),
+        branches=with_linear(branches, linear if kept else None, truths),
         kept=kept,
         validation=scores["validation"],
         test=scores.get("test"),
@@ -199,13 +200,16 @@ def _combine(
         of_names = zip(branches.items(), shares_K.tolist(), strict=True)
         branches = {name: replace(branch, share=share) for (name, branch), share in of_names}
     model.shares.copy_(torch.from_numpy(shares_K))
+    biases = {name: best.tensors["model"][of].numpy() for name, of in zip(logits, BIASES, strict=True)}
+    stepped = {name: of["validation"] for name, of in logits.items() if kept is None or name == "lstm"}
+    rows = splits["validation"]
+    best.facts["branches"] = to_json(saved_branches(stepped, biases, rows.labels, rows.counts))
     validation_RC = _blended(logits, shares_K)
     if kept is not None:
         best.facts[UNBIASED] = {name: best.tensors["model"][name].tolist() for name in BIASES}
         kept, bias_C = _add_class_bias(model, validation_RC, kept, corpus, config)
         validation_RC += bias_C
-    changed = ("shares", *BIASES)
-    best.tensors["model"] |= {name: model.state_dict()[name].cpu().clone() for name in changed}
+    best.tensors["model"] |= {name: model.state_dict()[name].cpu().clone() for name in ("shares", *BIASES)}
     return branches, kept, validation_RC
 
 
@@ -280,10 +284,10 @@ def with_linear(
 
     Args:
         branches: of a network, None if it has none.
-        linear: its linear branch, or a linear model next to it.
+        linear: its linear branch, None if it has none.
         truths: class indices by split, (R,).
     """
-    if branches is None or linear is None or len(linear.logits["validation"]) != len(truths["validation"]):
+    if branches is None or linear is None:
         return branches
     scores = {split: linear.scores(split, truth_R) for split, truth_R in truths.items()}
     ngrams = replace(branches["ngrams"], validation=scores["validation"], test=scores.get("test"))

@@ -30,7 +30,7 @@ from lstm_sentiment.experiment.final_evaluation import (
     with_linear,
 )
 from lstm_sentiment.experiment.resume import check_same_run
-from lstm_sentiment.linear.baselines import LinearBaseline, baseline_scores, linear_baseline
+from lstm_sentiment.linear.baselines import LinearBaseline, baseline_scores, linear_baseline, saved_branches
 from lstm_sentiment.models.network import Network, TfidfBranch, WideAndDeep
 from lstm_sentiment.monitoring.validation_profile import write_monitoring
 from lstm_sentiment.prediction.make_self_test import self_test_of
@@ -165,6 +165,9 @@ def _assessed(
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     saved = {**to_json(facts), "epoch": 0, "scores": to_json(scores["validation"])}
     saved |= {"calibration": asdict(calibration), "linear": to_json(linear.saved())}
+    lstm_C = network.lstm.head.bias.detach().double().numpy() - fit.blend.bias_of_branch
+    of_lstm = {"lstm": out_of_fold["lstm"]}, {"lstm": lstm_C}
+    saved |= {"branches": to_json(saved_branches(*of_lstm, truths["validation"], counts_R))}
     folder.write_log([])
     proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
     folder.save(BEST, {"model": weights}, {**saved, "proof": proof})

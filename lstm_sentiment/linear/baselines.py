@@ -24,7 +24,7 @@ from lstm_sentiment.evaluation.metrics import METRICS, score
 from lstm_sentiment.evaluation.significance import compare
 from lstm_sentiment.linear.logistic_regression import MOST_TOKENS, fit_branch, fit_by_validation, folds_of
 from lstm_sentiment.models.network import TfidfBranch
-from lstm_sentiment.records.checkpoint_facts import SavedLinear
+from lstm_sentiment.records.checkpoint_facts import SavedBranch
 from lstm_sentiment.records.run_metrics import AgainstLinear
 from lstm_sentiment.records.scores import Scores
 
@@ -59,9 +59,9 @@ class LinearBaseline:
         """Return the scores on the rows of a split."""
         return score(truth_R, self.calibration.probabilities(self.logits[split]), self.labels)
 
-    def saved(self) -> SavedLinear:
+    def saved(self) -> SavedBranch:
         """Return what a checkpoint keeps of it next to its weights."""
-        return SavedLinear(
+        return SavedBranch(
             bias=self.bias_C.tolist(),
             temperature=self.calibration.temperature,
             thresholds=self.calibration.thresholds,
@@ -169,6 +169,32 @@ def linear_baseline(
         logits=biased,
         rows=rows,
     )
+
+
+def saved_branches(
+    logits: Mapping[str, Array], biases: Mapping[str, Array], truth_R: Array, row_counts: Array | None = None
+) -> dict[str, SavedBranch]:
+    """Return what branches need to predict alone: their biases, and calibrations fitted to each.
+
+    Args:
+        logits: by branch, of rows to calibrate on, without class bias (R, C).
+        biases: by branch, without class bias (C,).
+        truth_R: class indices (R,).
+        row_counts: multiplicity of each row (R,); None for 1.
+
+    >>> random = np.random.default_rng(0)
+    >>> truth_R = random.integers(0, 2, 50)
+    >>> logits_RC = np.eye(2)[truth_R] + random.normal(size=(50, 2))
+    >>> found = saved_branches({"lstm": 10 * logits_RC}, {"lstm": np.zeros(2)}, truth_R)["lstm"]
+    >>> found.bias, found.temperature > 2
+    ([0.0, 0.0], True)
+    """
+    found = {}
+    for name, logits_RC in logits.items():
+        fit = fit_calibration(logits_RC, truth_R, row_counts)
+        bias = np.asarray(biases[name], np.float64).tolist()
+        found[name] = SavedBranch(bias=bias, temperature=fit.temperature, thresholds=fit.thresholds)
+    return found
 
 
 def baseline_scores(linear: Scores, train: TextDataset, truth_R: Array, *, rows: int) -> dict[str, Scores]:

@@ -26,22 +26,20 @@ from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.dataset import TextDataset, padded_length
 from lstm_sentiment.data.token_store import TokenStore
-from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, shown
+from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.models.network import (
-    BRANCHES,
     MergedClasses,
     Network,
-    WideAndDeep,
     lstm_of,
     new_network,
     unmerged,
 )
 from lstm_sentiment.prediction.hub import Published
-from lstm_sentiment.prediction.linear_models import linear_alone
+from lstm_sentiment.prediction.linear_models import branch_alone, linear_alone
 from lstm_sentiment.prediction.pickling import reduce_classifier
 from lstm_sentiment.prediction.types import Prediction, Reading, given_texts, predictions_of
-from lstm_sentiment.records.checkpoint_facts import BestFacts, SavedLinear
+from lstm_sentiment.records.checkpoint_facts import BestFacts, SavedBranch
 from lstm_sentiment.streaming.stream import Stream
 from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
@@ -123,6 +121,7 @@ def _read_run(run: str | Path, path: Path, device: str) -> SentimentClassifier:
         ) from None
     classifier.label_map = label_map
     classifier.proof, classifier.run, classifier.linear = facts.proof, folder.path, facts.linear
+    classifier.branches = facts.branches or {}
     return classifier
 
 
@@ -160,7 +159,8 @@ class SentimentClassifier(Published):
         self.vocabulary = vocabulary
         self.proof: Any = None  # see `self_test`
         self.run: Path | None = None  # the folder it was loaded from, for `save_pretrained`
-        self.linear: SavedLinear | None = None  # of the linear branch alone
+        self.linear: SavedBranch | None = None  # of the linear branch alone
+        self.branches: dict[str, SavedBranch] = {}  # of other branches alone
         self.config = config
         self.merged = merged
         self.device = pick_device(device)
@@ -230,8 +230,8 @@ class SentimentClassifier(Published):
         """Use only one branch of the model from now on.
 
         Args:
-            name: ``lstm``, or ``ngrams`` (see `network`), with uncalibrated probabilities; or ``linear``: the
-                linear baseline of the run with its calibration, as metrics.json scores it.
+            name: ``lstm`` or ``ngrams`` (see `network`), or ``linear``: the linear baseline of the run. Each
+                has a calibration of its own, as metrics.json scores it (see `linear_models.branch_alone`).
 
         Raises:
             ConfigError: the model has no such branch, or the run no linear model.
@@ -248,13 +248,7 @@ class SentimentClassifier(Published):
             self.config = replace(self.config, model=own)
             self._use(alone, calibration)
             return
-        network = unmerged(self.model)
-        if not isinstance(network, WideAndDeep) or name not in BRANCHES:
-            found = " and ".join(BRANCHES) if isinstance(network, WideAndDeep) else "none: it is one LSTM"
-            problem = f"no branch {shown(name)}; the model has {found}"
-            raise ConfigError(problem, key="branch", where=str(self.run))
-        network.shares.copy_(torch.tensor([float(branch == name) for branch in BRANCHES]))
-        self._use(network, Calibration())
+        self._use(*branch_alone(self, unmerged(self.model), name))
 
     def predict(
         self,

@@ -110,7 +110,7 @@ def labelled_chunks(
             yield _with_class(chunk, class_R, place, of_text)
             place += len(values)
             found = found or bool((class_R >= 0).any())
-    unknown_labels(unknown, classes).raise_any()
+    unknown_labels(unknown, classes, trained=True).raise_any()
     if not found:
         problem = "every row is left out by the run's data.labels; give rows of its classes"
         raise DataError(problem, file=name_of(file))

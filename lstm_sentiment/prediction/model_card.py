@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from lstm_sentiment.config.public import last_part
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import ModelConfig, name_of
 from lstm_sentiment.evaluation.against_linear import verdict_sentence
@@ -63,7 +64,7 @@ def model_card(
         _calibration(metrics),
         _training_data(config, data),
         _training(config, metrics, environment),
-        _limits(config, metrics.split),
+        _limits(config, metrics),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -198,7 +199,7 @@ def _calibration(metrics: RunMetrics) -> str:
     )
     temperature = metrics.calibration.temperature
     return (
-        f"## Calibration\n\nProbabilities are scaled on the validation rows (temperature "
+        f"## Calibration\n\nProbabilities are scaled on the {metrics.validated_on} (temperature "
         f"{temperature:.2f}): on the {metrics.split} rows the calibration error goes from "
         f"{calibrated.ece_before:.4f} to {calibrated.ece_after:.4f}. Label sets, on the same rows:\n\n"
         + _table(["requested coverage", "coverage", "mean size"], sets)
@@ -234,7 +235,7 @@ def _training_data(config: Config, data: DataFacts) -> str:
 def _course(config: Config, metrics: RunMetrics) -> str:
     """Describe training: its epochs, or the cross-validation over a frozen LSTM."""
     began = metrics.kept.start if metrics.kept else None
-    start = f" Training started from {_text(began)}." if began else ""
+    start = f" Training started from {_text(last_part(began))}." if began else ""
     if not metrics.epochs:
         return f"{start} The LSTM was frozen; head and linear model were fitted with cross-validation, in"
     return f"{start} {metrics.epochs:d} epochs of batches of {config.trainer.batch_size},"
@@ -254,19 +255,31 @@ def _training(config: Config, metrics: RunMetrics, environment: Environment) -> 
     )
 
 
-def _limits(config: Config, split: str) -> str:
-    read = "It was trained on its training rows only."
+def _limits(config: Config, metrics: RunMetrics) -> str:
+    words, others = "the training rows", []
+    if config.pretrained:
+        began = _text(last_part(config.pretrained))
+        words += f" and of the texts that {began} was trained on"
+        others.append(
+            f"{began}, which training started from, has read other texts: if held-out rows are among these, "
+            "the scores above are too high."
+        )
+    if config.data.unlabelled is not None:
+        words += "" if config.pretrained else " and of unlabelled texts"
+        others.append("Unlabelled texts were used, too.")
     if config.text.vectors is not None:
-        vectors = _text(config.text.vectors)
-        read = f"It was trained on its training rows, starting from word vectors: {vectors}."
-    held_out = "" if split == "test" else " There was no test split: the scores above are optimistic."
+        words += " and of these vectors" if config.text.vector_words and not config.pretrained else ""
+        others.append(f"It started from word vectors: {_text(config.text.vectors)}.")
+    read = " ".join(["It was trained on its training rows.", *others])
+    read = read if others else "It was trained on its training rows only."
+    held_out = "" if metrics.split == "test" else " There was no test split: the scores above are optimistic."
     return (
         "## Limits\n\n"
         "- Evaluate it before use on texts unlike its training texts: other domains, times or languages."
         f"{held_out}\n"
         f"- {read} It does not understand irony or background knowledge; biases of the rows and of their "
         "annotators are learned.\n"
-        "- `vocabulary.json` lists words of the training rows; the texts are not included."
+        f"- `vocabulary.json` lists words of {words}; the texts are not included."
     )
 
 

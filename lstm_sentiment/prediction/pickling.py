@@ -38,7 +38,7 @@ def reduce_classifier(classifier: Any) -> tuple[Callable[..., Any], tuple[Any, .
         "calibration": classifier.calibration,
         "device": str(classifier.device),
     }
-    own = {name: getattr(classifier, name) for name in ("label_map", "proof", "run", "linear")}
+    own = {name: getattr(classifier, name) for name in ("label_map", "proof", "run", "linear", "branches")}
     return made_again, (type(classifier), settings, own)
 
 

@@ -117,11 +117,11 @@ class SavedCalibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SavedLinear:
-    """What a linear model needs to predict alone, next to its weights.
+class SavedBranch:
+    """What a branch needs to predict alone, next to its weights.
 
     Args:
-        bias: of each class, with the class bias.
+        bias: of each class; that of a linear model includes its class bias.
         temperature: divisor of its logits.
         thresholds: of its label sets.
     """
@@ -139,7 +139,7 @@ class LinearFacts:
         linear: its bias and calibration.
     """
 
-    linear: SavedLinear
+    linear: SavedBranch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +154,8 @@ class BestFacts:
         calibration: None in an unfinished run.
         biases_without_class_bias: by parameter, its values before the class bias was added, if one was.
         linear: for predictions of the linear branch alone; None without one, and in runs of earlier versions.
+        branches: by name, for predictions of the LSTM alone and of n-grams that were trained by gradient
+            steps; None without branches, and in runs of earlier versions.
         proof: self-test, checked by `self_test`; None in an unfinished run.
     """
 
@@ -163,7 +165,8 @@ class BestFacts:
     merged: list[Count] | None = None
     calibration: SavedCalibration | None = None
     biases_without_class_bias: dict[str, list[float]] | None = None
-    linear: SavedLinear | None = None
+    linear: SavedBranch | None = None
+    branches: dict[str, SavedBranch] | None = None
     proof: Any | None = None
 
 

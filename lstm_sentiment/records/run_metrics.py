@@ -231,6 +231,12 @@ class RunMetrics(Record):
         found |= {f"baselines.{name}": scores for name, scores in self.baselines.items()}
         return {place: scores for place, scores in found.items() if scores is not None}
 
+    @property
+    def validated_on(self) -> str:
+        """The rows that chose and calibrated the model, in words."""
+        crossed = (self.kept or self).cross_validated
+        return "cross-validated training rows" if crossed else "validation rows"
+
     def compared(self) -> dict[str, Scores]:
         """Return the scores of the run on `split`, of each of its branches, and of its baselines, by name."""
         branches = {f"{name} alone": of.test or of.validation for name, of in (self.branches or {}).items()}

@@ -21,7 +21,7 @@ from lstm_sentiment.errors import SentimentError, escaped
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import reliability_bins
-from lstm_sentiment.models.network import shown_logits, unmerged
+from lstm_sentiment.models.network import WideAndDeep, shown_logits, unmerged
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 
 LISTED = 20  # rows per table
@@ -78,29 +78,52 @@ def gather(classifier: SentimentClassifier, corpus: Corpus, *, seed: int) -> dic
         `held_out` (test; without test rows validation; without these, where rows are cross-validated, train),
         `reliability` (before and after calibration, see `metrics.reliability_bins`), `lengths` (accuracy with
         its 95 % interval by tokens of a text), `mistakes` (the most confident ones), `doubtful` (rows whose
-        label looks wrong), `doubtful_share` and `looked_through` per split, `unknown_words` with counts,
-        `unknown_distinct`.
+        label looks wrong), `doubtful_share` and `looked_through` per split, `fitted` (training rows without
+        these, see `fits_its_rows`), `unknown_words` with counts, `unknown_distinct`.
     """
     held_out = held_out_split(corpus)
     random = np.random.default_rng(seed)
     evidence: dict[str, Any] = {"held_out": held_out, "doubtful_share": {}, "looked_through": {}}
+    evidence["fitted"] = len(corpus.train) if fits_its_rows(classifier, corpus) else 0
     doubtful: list[Row] = []
     for name, rows in corpus.splits.items():
+        fitted = name == "train" and evidence["fitted"]
+        if fitted and name != held_out:
+            continue
         places = np.arange(len(rows))
         if name != held_out and len(rows) > MOST_ROWS:
             places = np.sort(random.choice(len(rows), MOST_ROWS, replace=False))
         part = rows.part(places)
         probabilities_RC, uncalibrated_RC = _probabilities(classifier, part)
+        if name == held_out:
+            evidence |= _of_held_out(name, part, probabilities_RC, uncalibrated_RC, corpus)
+        if fitted:
+            continue
         suspects = doubtful_labels(part.labels, probabilities_RC)
         evidence["doubtful_share"][name] = len(suspects) / len(part)
         evidence["looked_through"][name] = len(part)
         doubtful += [_row(name, part, int(i), probabilities_RC, corpus) for i in suspects[:LISTED]]
-        if name == held_out:
-            evidence |= _of_held_out(name, part, probabilities_RC, uncalibrated_RC, corpus)
     evidence["doubtful"] = sorted(doubtful, key=lambda row: row.given_probability)[:LISTED]
     for name in ("mistakes", "doubtful"):
         evidence[name] = _with_original_texts(evidence[name], classifier.config.data)
     return evidence
+
+
+def fits_its_rows(classifier: SentimentClassifier, corpus: Corpus) -> bool:
+    """Return whether a run fits its training rows so closely that predictions of them say little of labels.
+
+    So it is with a linear model of words next to the LSTM, and where there are so few rows that they are
+    cross-validated: the wrong labels are learned, too.
+
+    Args:
+        classifier: of the run.
+        corpus: its rows.
+
+    Example::
+
+        fits_its_rows(classifier, corpus)
+    """
+    return corpus.cross_validated or isinstance(unmerged(classifier.model), WideAndDeep)
 
 
 def worst_mistakes(classifier: SentimentClassifier, corpus: Corpus) -> list[Row]:

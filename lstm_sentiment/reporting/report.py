@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import CARD, STARTER, is_starter, run_path
 from lstm_sentiment.checkpoints.untrusted_files import content_of, parsed
 from lstm_sentiment.config.command_line import config_yaml
-from lstm_sentiment.config.public import public_config
+from lstm_sentiment.config.public import last_part, public_config
 from lstm_sentiment.config.schema import METRICS as METRIC_NAMES
+from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import RunError
@@ -111,7 +113,7 @@ def write_report(
         neglected=neglected_classes(metrics.validation),
         data=reports.data,
         environment=to_json(reports.environment),
-        configuration=config_yaml(public_config(classifier.config)),
+        configuration=config_yaml(_shown_config(classifier.config)),
         merged=merged_classes(classifier.labels, folder.load(BEST).facts_as(BestFacts)),
         evidence=evidence,
         why=why,
@@ -170,6 +172,11 @@ def rows_of(
         vocabulary=classifier.vocabulary,
         cache=cache_folder(),
     )
+
+
+def _shown_config(config: Config) -> Config:
+    """Return a configuration for the page: of paths the last part, as of the run's folder."""
+    return dataclasses.replace(public_config(config), out=last_part(config.out))
 
 
 def _systems(metrics: RunMetrics, labels: list[str]) -> list[dict[str, Any]]:
