@@ -22,7 +22,9 @@ from lstm_sentiment.data.formats.readers import text_hash
 from lstm_sentiment.errors import CheckpointError
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.provenance.known_texts import FILE, KnownTexts
+from lstm_sentiment.reporting.explanation_page import write_explanations
 from lstm_sentiment.reporting.report import write_report
+from lstm_sentiment.reporting.run_facts import facts_of
 from lstm_sentiment.starter.packing import pack
 
 KNOWN = make_rows(30, seed=9)  # texts that the starter of these tests was trained on
@@ -157,6 +159,7 @@ def test_training_warns_of_rows_that_the_starter_knows(
     known = {text for text, _ in rows[:60]}
     stored = sum(text in known for text in {text for text, _ in rows})
     counts = metrics["known_to_starter"]
+    assert counts["test"] > 0
     assert sum(counts.values()) == stored
     lines = [record for record in caplog.records if "texts that the starter was trained on" in record.message]
     assert len(lines) == 1
@@ -167,6 +170,12 @@ def test_training_warns_of_rows_that_the_starter_knows(
     load(folder.path).save_pretrained(tmp_path / "published")
     for page in (tmp_path / "published" / "README.md", write_report(folder.path)):
         assert "texts that the starter was trained on" in page.read_text("utf-8"), page
+    score = facts_of(folder.path, load(folder.path).labels).score
+    assert score is not None
+    assert score.known == counts["test"]
+    page = tmp_path / "page.html"
+    write_explanations(page, [], facts_of(folder.path, load(folder.path).labels))
+    assert f"trained on {counts['test']} of these texts" in page.read_text("utf-8")
     evaluate.main([str(folder.path), str(write_csv(Path("both.csv"), rows[:60] + NEW))])
     shown = capsys.readouterr()
     assert "this run, or the starter that it began with, was trained on" in shown.out + shown.err
