@@ -296,7 +296,8 @@ def _report(reference: Profile | None, counts: Counts, options: argparse.Namespa
     from lstm_sentiment.system.files import write_json
 
     named, found = name_of(options.file), counts.profile
-    if line := counts_line(counts.exactly, counts.nearly, counts.labelled, all_known=counts.all_known):
+    known: dict[str, Any] = {"all_known": counts.all_known, "who": counts.who}
+    if line := counts_line(counts.exactly, counts.nearly, counts.labelled, **known):
         _note(f"{named}: {line}")
     if counts.missing:
         done = "left out of the output" if options.on_missing == "skip" else "given no label"

@@ -282,8 +282,13 @@ def _with_slips(rows: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     return pd.concat([rows, copies[copies.text != short.text.reindex(copies.index)]], ignore_index=True)
 
 
-def read_corpus(name: str, of: dict[str, Any], data: Path, *, seed: int = 0) -> pd.DataFrame:
-    """Return text and label (an index into LABELS) of one corpus; the movie id if there is one."""
+def read_corpus(
+    name: str, of: dict[str, Any], data: Path, *, seed: int = 0, as_written: bool = False
+) -> pd.DataFrame:
+    """Return text and label (an index into LABELS) of one corpus; the movie id if there is one.
+
+    Placeholders of names and addresses are replaced, and long texts cut, unless they are wanted `as_written`.
+    """
     if of.get("source") == "templates":
         rows = pd.DataFrame(sentences(of["rows"], seed=seed), columns=["text", "label"])
     elif of.get("source") == "lexicon":
@@ -303,17 +308,23 @@ def read_corpus(name: str, of: dict[str, Any], data: Path, *, seed: int = 0) -> 
     names = of.get("labels", {label: label for label in LABELS})
     rows = rows.assign(label=rows.label.map(names)).dropna(subset=["label", "text"])
     rows["label"] = rows.label.map(LABELS.index)
-    rows["text"] = rows.text.str.slice(0, MOST_CHARACTERS).str.replace(
-        r"\[(NAME|RELIGION|PERSON|LOCATION)\]", "someone", regex=True
-    )
-    rows["text"] = rows.text.str.replace(r"@mention\b|@anonymous\b", "@user", regex=True)
-    rows["text"] = rows.text.str.replace(r"\{link\}|http://url_removed", "http://t.co/x", regex=True)
-    rows["text"] = rows.text.str.replace(r"\s*#SemST\b|\$t\$", " ", regex=True)
+    if not as_written:
+        rows["text"] = _replaced(rows.text)
     if "movie_id" in rows:
         rows["movie"] = rows.movie_id.astype(str)
     if "rows" in of and len(rows) > of["rows"]:
         rows = rows.sample(of["rows"], random_state=seed)
     return rows[["text", "label", *(["movie"] if "movie" in rows else [])]].copy()
+
+
+def _replaced(texts: pd.Series[str]) -> pd.Series[str]:
+    """Return texts as they are trained on: cut, with placeholders of names and addresses replaced."""
+    texts = texts.str.slice(0, MOST_CHARACTERS).str.replace(
+        r"\[(NAME|RELIGION|PERSON|LOCATION)\]", "someone", regex=True
+    )
+    texts = texts.str.replace(r"@mention\b|@anonymous\b", "@user", regex=True)
+    texts = texts.str.replace(r"\{link\}|http://url_removed", "http://t.co/x", regex=True)
+    return texts.str.replace(r"\s*#SemST\b|\$t\$", " ", regex=True)
 
 
 def _package_folder(package: str) -> Path:

@@ -455,7 +455,8 @@ def cache(data: bytes, folder: Path) -> None:
     if name != SUMS:  # otherwise only the checksum would be tested
         sums = {part: zlib.crc32((folder / "tried" / part).read_bytes()) for part in (IDS, ROWS, META)}
         (folder / "tried" / SUMS).write_text(json.dumps(sums))
-    tokens._opened(folder / "tried", "rows.csv")
+    with open_source(str(folder / "rows.csv")) as source:
+        tokens._opened(folder / "tried", source)
 
 
 # -- all of them -----------------------------------------------------------------------------------

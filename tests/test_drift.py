@@ -181,6 +181,21 @@ def test_a_run_keeps_the_profile_of_its_validation_rows(trained_run: Path) -> No
     assert found.unknown_share == pytest.approx(kept.unknown_share)
 
 
+def test_empty_texts_are_named_as_what_differs() -> None:
+    """Unknown tokens, which they do not have, even decrease."""
+    probabilities_RC = np.full((2003, 3), [0.5, 0.3, 0.2])
+    tokens_R, unknown_R = np.array([10] * 2002 + [0]), np.array([1] * 2002 + [0])
+    reference, few, empty = (
+        profile_of(LABELS, probabilities_RC[rows], tokens_R[rows], unknown_R[rows])
+        for rows in (slice(2000), slice(2000, 2002), slice(2002, 2003))
+    )
+    found = shifts(reference, few + empty)
+    assert found["unknown"].alarming
+    assert not shifts(reference, few)["unknown"].alarming, "the control"
+    (line,) = [line for line in drift_lines(reference, few + empty, found) if "token" in line]
+    assert line.startswith("texts without a token: 0.0% -> 33.3% (PSI ")
+
+
 def test_left_out_rows_have_the_unknown_tokens_of_a_vocabulary_without_them(reviews: Path) -> None:
     """Against making the vocabulary again without each row."""
     shared = [

@@ -146,11 +146,12 @@ UNSAFE_METHODS = {"extractall", "extract", "read_pickle", "exec_module"}
 UNSAFE_ARGUMENTS = {("allow_pickle", True), ("shell", True), ("weights_only", False), ("trust_repo", True)}
 # Places that import or run something without a literal name, and why no file can choose it.
 KNOWN = {
-    "extras.py: importlib.import_module(module)": "names stand in the calls of `need`",
-    "soak.py: importlib.import_module(module)": "names stand in its table of soaks",
-    "__init__.py: importlib.import_module(f'lstm_sentiment.{MODULES[name]}')": "names stand above it",
-    "__main__.py: importlib.import_module(f'lstm_sentiment.{name}')": "names stand in its table of commands",
-    "site_pages.py: importlib.import_module(f'lstm_sentiment.{name}')": "names stand in COMMANDS",
+    "extras.py: importlib.import_module(module)": "names are in the calls of `need`",
+    "readers.py: importlib.import_module(f'lstm_sentiment.data.formats.{module}')": "names are in a table",
+    "soak.py: importlib.import_module(module)": "names are in its table of soaks",
+    "__init__.py: importlib.import_module(f'lstm_sentiment.{MODULES[name]}')": "names are above it",
+    "__main__.py: importlib.import_module(f'lstm_sentiment.{name}')": "names are in its table of commands",
+    "site_pages.py: importlib.import_module(f'lstm_sentiment.{name}')": "names are in COMMANDS",
     "exporter.py: loader.exec_module": "runs the runtime that it has just written, to check it",
 }
 

@@ -18,6 +18,7 @@ from lstm_sentiment.evaluation.class_bias import choose_class_bias
 from lstm_sentiment.evaluation.metrics import better, score
 
 STACK_TEXTS = 100  # with fewer, fitted weights are noise
+CLEARLY = 2.0  # standard errors
 BIAS_PENALTY = 0.02
 MOST_WEIGHT = 20.0
 AHEAD = "the linear model is ahead by more than chance"
@@ -37,6 +38,7 @@ class Blend:
         strength: of the class bias in `bias_C` (see `class_bias`), 0 for none.
         scores: held-out scores by name: ``start``, the start classifier unchanged; the ``head`` and the
             ``linear`` model alone; ``both``; and the ``kept`` blend. None if not available.
+        behind_start: True if the start unchanged is ahead of the kept blend (see `is_ahead`), otherwise None.
         why: the reason, in words.
     """
 
@@ -46,6 +48,7 @@ class Blend:
     out_of_fold_RC: Array
     strength: float = 0.0
     scores: dict[str, float | None] = field(default_factory=dict)
+    behind_start: bool | None = None
     why: str = ""
 
     @property
@@ -97,7 +100,6 @@ def choose_blend(
     """
     models_KRC = np.stack([_centred(head_RC), _centred(linear_RC)])
     judge = _Judge(labels=labels, names=names, metric=metric, row_counts=row_counts)
-
     nothing_C = np.zeros(len(names))
     head = Blend(kind="head", weights=(1.0, 0.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[0])
     linear = Blend(kind="linear", weights=(0.0, 1.0), bias_C=nothing_C, out_of_fold_RC=models_KRC[1])
@@ -105,16 +107,50 @@ def choose_blend(
     if len(labels if texts is None else np.unique(texts)) >= STACK_TEXTS:
         both = _stacked(models_KRC, labels, row_weights, folds)
         also = _biased(both, judge, row_weights)
-        kept = kept if judge.ahead(kept, also) else also
+        kept = kept if judge.ahead(kept.out_of_fold_RC, also.out_of_fold_RC) else also
     why = NOT_AHEAD
-    if judge.ahead(linear, kept):
+    if judge.ahead(linear.out_of_fold_RC, kept.out_of_fold_RC):
         also, why = _biased(linear, judge, row_weights), AHEAD
         lower = better(judge.score(linear.out_of_fold_RC), judge.score(also.out_of_fold_RC), metric)
         kept = linear if lower else also
     of_models = {"start": start_RC, "head": models_KRC[0], "linear": models_KRC[1]}
     of_models |= {"both": None if both is None else both.out_of_fold_RC, "kept": kept.out_of_fold_RC}
     scores = {name: None if of is None else judge.score(of) for name, of in of_models.items()}
-    return replace(kept, scores=scores, why=why)
+    behind = start_RC is not None and judge.ahead(start_RC, kept.out_of_fold_RC, errors=CLEARLY)
+    return replace(kept, scores=scores, behind_start=behind or None, why=why)
+
+
+def is_ahead(
+    one_RC: Array,
+    other_RC: Array,
+    labels: Array,
+    *,
+    names: list[str],
+    metric: str,
+    row_counts: Array | None,
+    errors: float = CLEARLY,
+) -> bool:
+    """Whether a model scores better than another on the same rows by some standard errors of the difference.
+
+    Args:
+        one_RC: logits (R, C).
+        other_RC: logits (R, C).
+        labels: class indices (R,).
+        names: class names.
+        metric: to score by.
+        row_counts: multiplicity of each row (R,); None for 1.
+        errors: standard errors that the difference must exceed; 2 is about the 5 % level.
+
+    >>> labels = np.array([0, 1] * 20)
+    >>> right_RC, half_RC = np.eye(2)[labels], np.eye(2)[np.zeros(40, int)]
+    >>> of_rows = {"names": ["no", "yes"], "metric": "accuracy", "row_counts": None}
+    >>> is_ahead(right_RC, half_RC, labels, **of_rows), is_ahead(half_RC, half_RC, labels, **of_rows)
+    (True, False)
+    """
+    judge = _Judge(labels=labels, names=names, metric=metric, row_counts=row_counts)
+    found, than = judge.score(one_RC), judge.score(other_RC)
+    by_chance = errors * standard_error_of_difference(one_RC, other_RC, labels, row_counts)
+    return better(found, than, metric) and abs(found - than) > by_chance
 
 
 def _biased(blend: Blend, judge: _Judge, row_weights: Array) -> Blend:
@@ -145,12 +181,10 @@ class _Judge:
         scores = score(self.labels, softmax(logits_RC, axis=1), self.names, self.row_counts)
         return float(scores[self.metric])
 
-    def ahead(self, one: Blend, other: Blend) -> bool:
-        """Whether a blend scores better than another by more than a standard error."""
-        one_RC, other_RC = one.out_of_fold_RC, other.out_of_fold_RC
-        found, than = self.score(one_RC), self.score(other_RC)
-        by_chance = standard_error_of_difference(one_RC, other_RC, self.labels, self.row_counts)
-        return better(found, than, self.metric) and abs(found - than) > by_chance
+    def ahead(self, one_RC: Array, other_RC: Array, *, errors: float = 1.0) -> bool:
+        """Whether logits score better than others by more than some standard errors."""
+        of_rows: dict[str, Any] = {"names": self.names, "metric": self.metric, "row_counts": self.row_counts}
+        return is_ahead(one_RC, other_RC, self.labels, errors=errors, **of_rows)
 
 
 def _stacked(models_KRC: Array, labels: Array, row_weights: Array, folds: Sequence[Array]) -> Blend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,8 @@ from lstm_sentiment.data.formats.writers import filled, open_table
 from lstm_sentiment.data.sources.names import format_of
 from lstm_sentiment.errors import DataError, RunError
 from lstm_sentiment.monitoring.drift import Profile, profile_of_json, profile_of_predictions
-from lstm_sentiment.provenance.trained_texts import TrainedTexts
+from lstm_sentiment.provenance.known_texts import TextsOfRun, texts_of_run
+from lstm_sentiment.provenance.trained_texts import Seen
 from lstm_sentiment.system.files import sha256_of
 from lstm_sentiment.text.given import is_missing
 
@@ -77,6 +79,7 @@ class Counts:
         exactly: texts of these that the run was trained on.
         nearly: texts of these that are similar to one that it was trained on.
         all_known: whether all training texts are known.
+        who: was trained on them, in words.
         profile: of the predictions, to compare with the validation rows; None if that is not possible.
     """
 
@@ -87,6 +90,7 @@ class Counts:
     exactly: int = 0
     nearly: int = 0
     all_known: bool = True
+    who: str = Seen.who
     profile: Profile | None = None
 
     def __add__(self, other: Counts) -> Counts:
@@ -96,6 +100,7 @@ class Counts:
         return Counts(
             **{name: getattr(self, name) + getattr(other, name) for name in names},
             all_known=self.all_known and other.all_known,
+            who=other.who if self.who == Seen.who else self.who,
             profile=profiles[0] + profiles[1] if len(profiles) == 2 else (*profiles, None)[0],
         )
 
@@ -122,8 +127,12 @@ class Labelling:
     def __init__(self, classifier: SentimentClassifier, asked: Asked) -> None:
         self._classifier, self._asked = classifier, asked
         self.reference = _reference_of(classifier, asked)
-        self._trained = None if classifier.run is None else TrainedTexts.read(classifier.run)
         self.counts = Counts()
+
+    @functools.cached_property
+    def _trained(self) -> TextsOfRun | None:
+        """What is known of the training texts; read only where rows have labels."""
+        return texts_of_run(self._classifier.run, self._classifier.config.pretrained)
 
     @property
     def run_hash(self) -> str:
@@ -218,7 +227,7 @@ class Labelling:
             unread=sum(prediction.unread for prediction in predictions) - nulls,
             profile=profile,
         )
-        if self._trained is None or not self._has_labels(chunk):
+        if not self._has_labels(chunk) or self._trained is None:
             return found
         seen = self._trained.seen([text for text in texts if text is not None], self._classifier.tokenizer)
         return replace(
@@ -227,6 +236,7 @@ class Labelling:
             exactly=int(seen.exactly.sum()),
             nearly=int(seen.nearly.sum()),
             all_known=seen.all_known,
+            who=seen.who,
         )
 
     def _has_labels(self, chunk: Chunk) -> bool:

@@ -20,6 +20,20 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 OUTPUT = "standard output"
 
 
+SPINS = "1000"  # some 30 microseconds, longer than between two operations of a training step
+
+
+def limit_spinning() -> None:
+    """Let OpenMP threads sleep soon after their work, unless the environment says how they wait.
+
+    By default GNU OpenMP's threads spin for milliseconds. If other programs use the cores, that keeps the
+    thread that all wait for from running: training with two threads then has a quarter of the speed or less.
+    Has an effect until PyTorch is imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
 def run_command(main: Callable[[list[str]], None]) -> NoReturn:
     """Run a command's `main` with the process's arguments and exit with its exit code.
 
@@ -28,6 +42,7 @@ def run_command(main: Callable[[list[str]], None]) -> NoReturn:
     """
     speak_utf8()
     plain_warnings()
+    limit_spinning()
     SafeHandler.lost = None
     if sys.stdout is None:  # closed, as by >&-
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - open as long as the process

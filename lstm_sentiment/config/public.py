@@ -21,6 +21,7 @@ NOT_PATHS = {  # text that is not a path: names of columns, classes, methods
     "data.label_column",
     "data.group_column",
     "data.weight_column",
+    "trainer.log_to",
     "data.sheet",
     "data.labels",
     "data.encoding",

@@ -12,7 +12,8 @@ from lstm_sentiment.errors import listed
 from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentence
 from lstm_sentiment.evaluation.metrics import neglected_classes, report_lines
 from lstm_sentiment.models.network import Network
-from lstm_sentiment.records.data_facts import SourceCounts
+from lstm_sentiment.provenance.known_texts import known_rows_sentence
+from lstm_sentiment.records.data_facts import DataFacts, SourceCounts, rows_by_split
 from lstm_sentiment.records.run_metrics import Kept, RunMetrics
 from lstm_sentiment.records.scores import Scores
 
@@ -100,9 +101,16 @@ def report_data(corpus: Corpus, config: Config, why: str) -> None:
             "  train: labels of a single row: %s; add rows, or leave it out (data.labels: null for it)",
             listed(alone, quoted=True),
         )
+    _report_known_texts(facts)
+
+
+def _report_known_texts(facts: DataFacts) -> None:
+    """Warn of held-out rows that are also training rows, and of rows that the starter was trained on."""
     for split, shared in facts.shared_texts.items():
         if shared:
             log.warning("  %s: %s of its texts are also in the training rows", split, f"{shared:,}")
+    if known := known_rows_sentence(facts.known_to_starter, rows_by_split(facts)):
+        log.warning("  %s", known)
 
 
 def _first_place(counts: SourceCounts) -> str:
@@ -173,6 +181,11 @@ def _kept_lines(kept: Kept, metric: str) -> list[str]:
         found = {name: getattr(kept.scores, key) for key, name in PARTS.items()}
         parts = ", ".join(f"{name} {value:.3f}" for name, value in found.items() if value is not None)
         lines.append(f"  {metric} on {where}: {parts.replace('START', str(kept.start))}")
+    if kept.behind_start:
+        lines.append(
+            f"  {kept.start} unchanged scores better there than the kept model, by more than chance: compare "
+            "both on new texts before you use this run"
+        )
     if kept.class_bias:
         lines.append(f"  the kept model has a bias towards rare classes, strength {kept.class_bias:.2f} of 1")
     return lines

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lstm_sentiment.adaptation.cross_validation import OutOfFold
 from lstm_sentiment.adaptation.fitting import pooled_features
-from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, standard_error_of_difference
+from lstm_sentiment.adaptation.stacking import AHEAD, NOT_AHEAD, is_ahead, standard_error_of_difference
 from lstm_sentiment.adaptation.start import Start
 from lstm_sentiment.checkpoints.run_folder import BEST, LINEAR, Checkpoint, RunFolder
 from lstm_sentiment.config.schema import Config
@@ -110,7 +110,7 @@ def assess(
         of_branches = {name: logits_of(branch, name) for name, branch in model.named_children()}
         linear = _linear_branch(model.ngrams, of_branches["ngrams"], corpus, config)
         branches, kept, out_of_fold[""] = _combine(best, model, of_branches, splits, corpus, config)
-        kept = kept and _with_start(kept, start, corpus, config, trainer)
+        kept = kept and _with_start(kept, out_of_fold[""], start, corpus, config, trainer)
     logits = logits_of(model)
     calibration = fit_calibration(logits["validation"], corpus.validation.labels, corpus.validation.counts)
     truths = {name: rows.labels for name, rows in splits.items()}
@@ -476,17 +476,12 @@ def _add_class_bias(
     return kept, bias.bias_C
 
 
-def _with_start(kept: Kept, start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> Kept:
-    """Add the score of the unchanged classifier that training started from."""
-    assert kept.scores is not None
-    unchanged = _score_of_start(start, corpus, config, trainer)
-    return replace(kept, scores=replace(kept.scores, start=unchanged))
-
-
-def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer: Trainer) -> float | None:
-    """Return the validation score of the unchanged classifier; None if its classes cannot be mapped."""
+def _with_start(
+    kept: Kept, kept_RC: Array, start: Start | None, corpus: Corpus, config: Config, trainer: Trainer
+) -> Kept:
+    """Add the score of the unchanged classifier that training started from, if its classes can be mapped."""
     if start is None or start.matching(corpus.labels) is None:
-        return None
+        return kept
     sizes = {"subwords": config.text.subwords, **asdict(config.model)}
     lstm = lstm_of(new_network(corpus.vocabulary, len(corpus.labels), **sizes))
     start.copy_to(lstm, corpus.vocabulary)
@@ -495,5 +490,9 @@ def _score_of_start(start: Start | None, corpus: Corpus, config: Config, trainer
     )
     logits_RC = start.logits(features_RP, corpus.validation, corpus.labels)
     assert logits_RC is not None
-    rows, probabilities_RC = corpus.validation, Calibration().probabilities(logits_RC)
-    return float(score(rows.labels, probabilities_RC, corpus.labels, rows.counts)[config.trainer.metric])
+    rows, metric = corpus.validation, config.trainer.metric
+    found = score(rows.labels, Calibration().probabilities(logits_RC), corpus.labels, rows.counts)[metric]
+    of_rows: dict[str, Any] = {"names": corpus.labels, "metric": metric, "row_counts": rows.counts}
+    behind = is_ahead(logits_RC, kept_RC, rows.labels, **of_rows)
+    assert kept.scores is not None
+    return replace(kept, scores=replace(kept.scores, start=float(found)), behind_start=behind or None)

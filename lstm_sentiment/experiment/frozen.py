@@ -223,6 +223,7 @@ def _kept(fit: FrozenFit, config: Config, corpus: Corpus) -> Kept:
         kind=blend.kind,
         why=blend.why,
         scores=PartScores(**blend.scores),
+        behind_start=blend.behind_start,
         start=config.pretrained,
         adapt=config.adapt,
         cross_validated=corpus.cross_validated,

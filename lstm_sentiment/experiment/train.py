@@ -18,6 +18,7 @@ from lstm_sentiment.adaptation.finetuning import begin_from
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
 from lstm_sentiment.adaptation.resolving import Plan, adopted, nothing_set_aside, replaced, resolve, user_keys
 from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.checkpoints.run_paths import run_path
 from lstm_sentiment.config.schema import METRICS, Config
 from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset, count_tokens, with_unlabelled
@@ -42,6 +43,7 @@ from lstm_sentiment.models.network import (
     new_network,
 )
 from lstm_sentiment.provenance.held_out_rows import write_held_out_rows
+from lstm_sentiment.provenance.known_texts import KnownTexts, known_rows
 from lstm_sentiment.provenance.trained_texts import TrainedTexts
 from lstm_sentiment.records.checkpoint_facts import RunFacts
 from lstm_sentiment.records.data_facts import VectorCoverage
@@ -150,6 +152,8 @@ def _decided(
         plan = read_rows(resolve(config, frozenset(fixed), cache=cache), fixed, pretrained, cache)
         corpus = plan.corpus
     assert corpus is not None
+    if plan.start is not None and (known := KnownTexts.read(run_path(plan.start.name))) is not None:
+        corpus.facts.known_to_starter = known_rows(known, corpus.splits)
     report_data(corpus, plan.config, plan.why)
     check_metric(plan.config.trainer.metric, corpus.labels)
     return plan, corpus
@@ -168,7 +172,8 @@ def _rows_to_learn(
 
 def _finished(session: Session, config: Config, corpus: Corpus, metrics: RunMetrics) -> dict[str, Any]:
     """Write and log the results of a run, and return the content of metrics.json."""
-    metrics = dataclasses.replace(metrics, total_s=session.seconds())
+    known = corpus.facts.known_to_starter
+    metrics = dataclasses.replace(metrics, total_s=session.seconds(), known_to_starter=known)
     path = session.folder.path
     if session.processes.is_main:
         session.folder.write(metrics)

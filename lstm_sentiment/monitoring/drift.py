@@ -78,6 +78,11 @@ class Profile:
             unknown_share=shares / max(1, rows),
         )
 
+    @property
+    def unread_share(self) -> float:
+        """The share of texts without a token."""
+        return self.unknown[0] / max(1, self.rows)
+
     def as_json(self) -> dict[str, Any]:
         """Return the content of monitoring.json."""
         return {**asdict(self), "confidence_bins": list(CONFIDENCE), "unknown_bins": list(UNKNOWN)}
@@ -335,5 +340,10 @@ def _confidence_line(reference: Profile, new: Profile) -> str:
 
 
 def _unknown_line(reference: Profile, new: Profile) -> str:
+    """Name the change that contributes most: of texts without a token, or of unknown tokens."""
+    unread = [of.unread_share for of in (reference, new)]
+    others = [np.array([0, *of.unknown[1:]]) for of in (reference, new)]
+    if unread[1] > unread[0] and stability_index(*others) <= LARGE:
+        return f"texts without a token: {unread[0]:.1%} -> {unread[1]:.1%}"
     before, after = reference.unknown_share, new.unknown_share
     return f"unknown tokens of a text, on average: {before:.1%} -> {after:.1%}"

@@ -16,7 +16,8 @@ from lstm_sentiment.config.public import last_part
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.sections import ModelConfig, name_of
 from lstm_sentiment.evaluation.against_linear import verdict_sentence
-from lstm_sentiment.records.data_facts import DataFacts
+from lstm_sentiment.provenance.known_texts import known_rows_sentence
+from lstm_sentiment.records.data_facts import DataFacts, rows_by_split
 from lstm_sentiment.records.environment import Environment
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.records.run_reports import RunReports
@@ -60,7 +61,7 @@ def model_card(
         _introduction(config.model, metrics.labels, environment.lstm_sentiment)
         + (f" Classes were merged after training: {_text(merged)}." if merged else ""),
         _use(name),
-        _results(metrics, data.shared_texts.get(metrics.split, 0)),
+        _results(metrics, data),
         _calibration(metrics),
         _training_data(config, data),
         _training(config, metrics, environment),
@@ -165,8 +166,8 @@ def _use(name: str) -> str:
     )
 
 
-def _results(metrics: RunMetrics, shared: int) -> str:
-    scores = metrics.held_out
+def _results(metrics: RunMetrics, data: DataFacts) -> str:
+    scores, shared = metrics.held_out, data.shared_texts.get(metrics.split, 0)
     lines = [f"## Results\n\nOn {scores.rows:,} {metrics.split} held-out rows."]
     if metrics.split == "validation" and (metrics.kept or metrics).cross_validated:
         lines = [
@@ -177,6 +178,8 @@ def _results(metrics: RunMetrics, shared: int) -> str:
         lines[0] += " They also selected the best epoch and calibrated the model: new texts will score lower."
     if shared:
         lines[0] += f" {shared:,} of their texts are also in the training rows."
+    if known := known_rows_sentence(metrics.known_to_starter, rows_by_split(data)):
+        lines.append(f"{known[0].upper()}{known[1:]}.")
     columns = metrics.compared()
     rows = ([title, *(f"{of[key]:.4f}" for of in columns.values())] for key, (_, title) in SCORES.items())
     lines.append(_table(["", *map(_text, columns)], rows))

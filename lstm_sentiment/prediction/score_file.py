@@ -16,7 +16,8 @@ from tqdm import tqdm
 from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.labelled_rows import labelled_chunks
-from lstm_sentiment.provenance.trained_texts import Seen, TrainedTexts, joined_seen
+from lstm_sentiment.provenance.known_texts import texts_of_run
+from lstm_sentiment.provenance.trained_texts import Seen, joined_seen
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def predict_file(
 
 
 def seen_rows(classifier: SentimentClassifier, file: str | Sequence[str], **how: Any) -> Seen | None:
-    """Return which of the rows that `predict_file` scores the run was trained on.
+    """Return which of the rows that `predict_file` scores the run, or its starter, was trained on.
 
     Args:
         classifier: of the run.
@@ -63,7 +64,7 @@ def seen_rows(classifier: SentimentClassifier, file: str | Sequence[str], **how:
         how: as in `predict_file`.
 
     Returns:
-        the rows in order; None if the run keeps no hashes of its training texts, such as the starter.
+        the rows in order; None if the run keeps no hashes of its training texts.
 
     Raises:
         DataError: as `predict_file`.
@@ -73,7 +74,7 @@ def seen_rows(classifier: SentimentClassifier, file: str | Sequence[str], **how:
 
         seen = seen_rows(classifier, "test.csv")
     """
-    trained = None if classifier.run is None else TrainedTexts.read(classifier.run)
+    trained = texts_of_run(classifier.run, classifier.config.pretrained)
     if trained is None:
         return None
     chunks = labelled_chunks(

@@ -31,6 +31,7 @@ FILE = "trained_texts.safetensors"
 MOST_HASHES, MOST_SKETCHES = 500_000, 100_000  # kept: 4 MB and 1.6 MB
 ROWS_AT_ONCE = 50_000
 TEXTS_AT_ONCE = 8_192
+STARTER_ALONE = "the starter"  # similar texts of its training texts are not recognised
 Array = npt.NDArray[Any]
 
 
@@ -42,11 +43,13 @@ class Seen:
         exactly: the same text, but for white space at its ends (R,).
         nearly: a text whose set of tokens is similar, and none that is the same (R,).
         all_known: whether the run kept a hash of each training text; otherwise there may be more.
+        who: was trained on them, in words.
     """
 
     exactly: Array
     nearly: Array
     all_known: bool
+    who: str = "this run"
 
     @property
     def either(self) -> Array:
@@ -156,6 +159,7 @@ def joined_seen(parts: Sequence[Seen]) -> Seen:
         exactly=np.concatenate([none, *(part.exactly for part in parts)]),
         nearly=np.concatenate([none, *(part.nearly for part in parts)]),
         all_known=all(part.all_known for part in parts),
+        who=parts[0].who if parts else Seen.who,
     )
 
 
@@ -166,20 +170,24 @@ def seen_line(seen: Seen) -> str:
     'this run was trained on 1 of 2 texts exactly and 0 nearly; scores on these say little about new texts'
     """
     exactly, nearly = int(seen.exactly.sum()), int(seen.nearly.sum())
-    return counts_line(exactly, nearly, len(seen.exactly), all_known=seen.all_known)
+    return counts_line(exactly, nearly, len(seen.exactly), all_known=seen.all_known, who=seen.who)
 
 
-def counts_line(exactly: int, nearly: int, texts: int, *, all_known: bool) -> str:
+def counts_line(exactly: int, nearly: int, texts: int, *, all_known: bool, who: str = Seen.who) -> str:
     """Return the sentence of `seen_line` for counts of texts.
 
     >>> counts_line(0, 0, 3, all_known=True)
     ''
+    >>> counts_line(2, 0, 3, all_known=True, who=STARTER_ALONE)
+    'the starter was trained on 2 of 3 texts; scores on these say little about new texts'
     """
     if not exactly + nearly:
         return ""
     at_least = "" if all_known else "at least "
-    counts = f"{at_least}{exactly:,} of {texts:,} texts exactly and {nearly:,} nearly"
-    return f"this run was trained on {counts}; scores on these say little about new texts"
+    counts = f"{at_least}{exactly:,} of {texts:,} texts"
+    if who != STARTER_ALONE:
+        counts += f" exactly and {nearly:,} nearly"
+    return f"{who} was trained on {counts}; scores on these say little about new texts"
 
 
 def _parts(rows: Array) -> Iterator[Array]:

@@ -98,6 +98,8 @@ class DataFacts(Record):
         phrases: training rows that are phrases of a tree.
         splits: by name.
         shared_texts: validation and test rows whose text is also in the training rows, by split.
+        known_to_starter: rows whose text the starter was trained on, by split, where training began with it
+            and it knows some.
         vectors: what pretrained vectors cover, if there are any.
     """
 
@@ -111,12 +113,23 @@ class DataFacts(Record):
     phrases: Count | None = None
     splits: dict[str, SplitFacts]
     shared_texts: dict[str, Count]
+    known_to_starter: dict[str, Count] | None = None
     vectors: VectorCoverage | None = None
 
     def __post_init__(self) -> None:
         for name, of in (("counts", self.counts), ("splits", self.splits)):
             if "train" not in of:
                 raise ValueError(f"{name}.train is missing; it must be an object")
+
+
+def rows_by_split(facts: DataFacts) -> dict[str, int]:
+    """Return the number of rows of each split.
+
+    Example::
+
+        rows_by_split(corpus.facts)["train"]
+    """
+    return {name: of.rows for name, of in facts.splits.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from lstm_sentiment.records.scores import LanguageScores, Scores
 Split = Literal["validation", "test"]
 # Order of keys in the file where the LSTM was frozen; elsewhere it is that of the fields.
 OF_FROZEN = (
-    "validation", "test", "calibration", "branches", "baselines", "against_linear", "kept", "metric",
-    "best_epoch", "epochs", "steps", "parameters", "training_s", "total_s",
+    "validation", "test", "known_to_starter", "calibration", "branches", "baselines", "against_linear",
+    "kept", "metric", "best_epoch", "epochs", "steps", "parameters", "training_s", "total_s",
 )  # fmt: skip
 
 
@@ -107,6 +107,8 @@ class Kept:
         kind: both, head or linear.
         why: the reason, in words.
         scores: of each; None in runs of earlier versions.
+        behind_start: True if the start unchanged scores better than the kept model, by more than chance; None
+            otherwise.
         start: what training started from.
         adapt: how (see `Config`).
         cross_validated: whether the scores are of cross-validated training rows.
@@ -119,6 +121,7 @@ class Kept:
     kind: Literal["both", "head", "linear"]
     why: str
     scores: PartScores | None = None
+    behind_start: bool | None = None
     start: str | None
     adapt: str
     cross_validated: bool
@@ -158,6 +161,7 @@ class RunMetrics(Record):
         kept: which branches were kept, if that was decided.
         validation: scores of the validation rows, or of the cross-validated training rows.
         test: scores of the test rows, if there are any.
+        known_to_starter: as in `DataFacts`: scores of these rows are too good for new texts.
         calibration: effect of the calibration.
         baselines: scores of the baselines on the held-out rows, by name.
         against_linear: comparison with the linear baseline; None if there is none, if the linear model was
@@ -178,6 +182,7 @@ class RunMetrics(Record):
     kept: Kept | None = None
     validation: Scores
     test: Scores | None = None
+    known_to_starter: dict[str, Count] | None = None
     calibration: CalibrationMetrics
     baselines: dict[str, Scores]
     against_linear: AgainstLinear | None = None

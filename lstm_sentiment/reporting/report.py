@@ -21,9 +21,10 @@ from lstm_sentiment.evaluation.against_linear import verdict_of, verdict_sentenc
 from lstm_sentiment.evaluation.metrics import METRICS, neglected_classes
 from lstm_sentiment.evaluation.significance import score_intervals
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
+from lstm_sentiment.provenance.known_texts import known_rows_sentence
 from lstm_sentiment.provenance.rows_of_run import own_rows
 from lstm_sentiment.records.checkpoint_facts import BestFacts, merged_classes
-from lstm_sentiment.records.data_facts import DataFacts
+from lstm_sentiment.records.data_facts import DataFacts, rows_by_split
 from lstm_sentiment.records.json_values import from_json, missing, to_json
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.records.run_reports import REPORTS, read_reports
@@ -110,6 +111,7 @@ def write_report(
         names=NAMES,
         verdict=metrics.against_linear and verdict_of(metrics.against_linear),
         sentence=metrics.against_linear and verdict_sentence(metrics.against_linear),
+        known=known_rows_sentence(metrics.known_to_starter, rows_by_split(reports.data)),
         neglected=neglected_classes(metrics.validation),
         data=reports.data,
         environment=to_json(reports.environment),

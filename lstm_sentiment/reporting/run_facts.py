@@ -24,6 +24,7 @@ class HeldOutScore:
         value: of the score.
         low: lower end of its 95 % interval.
         high: upper end.
+        known: rows of the split that the starter was trained on, if training began with it.
     """
 
     split: str
@@ -32,6 +33,7 @@ class HeldOutScore:
     value: float
     low: float
     high: float
+    known: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,11 @@ def _score(folder: RunFolder, labels: list[str]) -> HeldOutScore | None:
         )
     found = score_intervals(metrics.held_out.confusion, labels)
     metric = metrics.metric if metrics.metric in found else "macro_f1"
+    known = metrics.known_to_starter or {}
     return HeldOutScore(
-        split=metrics.split, rows=metrics.held_out.rows, metric=METRICS[metric].title, **found[metric]
+        split=metrics.split,
+        rows=metrics.held_out.rows,
+        metric=METRICS[metric].title,
+        known=known.get(metrics.split, known.get("train", 0)),  # cross-validated rows are the training rows
+        **found[metric],
     )

@@ -1,8 +1,11 @@
-"""Training limits NumPy's and SciPy's BLAS to one thread: others would only spin."""
+"""Threads that wait do not keep others from running: BLAS has one, and those of OpenMP soon sleep."""
 
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import pytest
 import threadpoolctl
 from conftest import TINY, make_rows, write_csv
 
+from lstm_sentiment.cli.exits import SPINS, run_command
 from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.system.blas import one_blas_thread
@@ -57,3 +61,37 @@ def test_a_training_is_limited(tmp_path: Path) -> None:
         log.removeHandler(recorder)
     assert recorder.seen == {1}
     assert threads_of_blas() == {2}
+
+
+def spins_within_a_command() -> str | None:
+    seen: list[str | None] = []
+    with pytest.raises(SystemExit):
+        run_command(lambda argv: seen.append(os.environ.get("GOMP_SPINCOUNT")))
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, SPINS),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_threads_of_a_command_sleep_soon_unless_the_environment_says_how_they_wait(
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], expected: str | None
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # restored after the test, whatever the command sets
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert spins_within_a_command() == expected
+
+
+@pytest.mark.parametrize("module", ["lstm_sentiment.__main__", "lstm_sentiment.predict"])
+def test_openmp_is_not_loaded_before_it_is_limited(module: str) -> None:
+    """It reads the environment when it is loaded, which importing PyTorch does."""
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.stdout.strip() == b"False"
