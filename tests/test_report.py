@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from browsing import check_page, cut_off, opened
+from browsing import A4, check_page, cut_off, opened
 from conftest import TINY, make_rows, write_csv
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -360,6 +360,26 @@ def test_a_browser_shows_the_report(browser: Any, hostile_run: Path, scheme: str
 
 def test_nothing_of_the_report_is_cut_off_in_print(browser: Any, hostile_run: Path) -> None:
     assert cut_off(browser, hostile_run) == []
+
+
+WRAPPED = """() => [...document.querySelectorAll("td")]
+    .filter((cell) => cell.firstChild?.textContent === "neutral")
+    .map((cell) => {
+        const range = document.createRange();
+        range.selectNodeContents(cell.firstChild);
+        return range.getClientRects().length;
+    })"""
+
+
+def test_names_of_classes_are_on_one_line_in_print(browser: Any, hostile_run: Path) -> None:
+    page = browser.new_page(viewport={"width": A4, "height": 1000})
+    page.goto(hostile_run.as_uri())
+    page.emulate_media(media="print")
+    page.evaluate("document.querySelectorAll('td.text').forEach((of) => of.append(' word'.repeat(60)))")
+    assert set(page.evaluate(WRAPPED)) == {1}
+    page.add_style_tag(content="@media print { td { min-width: 0 !important; } }")
+    assert max(page.evaluate(WRAPPED)) > 1, "the control: columns as narrow as possible"
+    page.close()
 
 
 def test_hostile_text_is_escaped(browser: Any, hostile_run: Path) -> None:
