@@ -377,7 +377,7 @@ def test_names_of_classes_are_on_one_line_in_print(browser: Any, hostile_run: Pa
     page.emulate_media(media="print")
     page.evaluate("document.querySelectorAll('td.text').forEach((of) => of.append(' word'.repeat(60)))")
     assert set(page.evaluate(WRAPPED)) == {1}
-    page.add_style_tag(content="@media print { td { min-width: 0 !important; } }")
+    page.add_style_tag(content="@media print { th, td { min-width: 0 !important; } }")
     assert max(page.evaluate(WRAPPED)) > 1, "the control: columns as narrow as possible"
     page.close()
 
