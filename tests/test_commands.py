@@ -26,7 +26,7 @@ from lstm_sentiment.adaptation.resolving import user_keys
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.command_line import given_keys, parse_config, parse_settings
 from lstm_sentiment.config.schema import Config
-from lstm_sentiment.errors import DataError
+from lstm_sentiment.errors import DataError, RunError
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.pretraining.config import PretrainConfig
 
@@ -823,3 +823,11 @@ def test_a_polarity_metric_can_select_the_best_epoch(tmp_path: Path) -> None:
     best = json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"]
     rates = [entry["validation_flip_rate"] for entry in log]
     assert rates[best - 1] == min(rates)
+
+
+def test_a_run_that_does_not_exist_gets_the_name_of_one_that_does(trained_run: Path) -> None:
+    meant = trained_run.with_name("rnu")
+    message = f"{meant}: is not a run folder (it does not exist). Did you mean '{trained_run.name}'?"
+    with pytest.raises(RunError) as caught:
+        lstm_sentiment.load(meant)
+    assert str(caught.value) == message

@@ -19,6 +19,7 @@ tensors on disk, which are read as fp32.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -53,6 +54,7 @@ from lstm_sentiment.errors import (
     OtherVersionError,
     RunError,
     SentimentError,
+    did_you_mean,
 )
 from lstm_sentiment.records.json_values import Record, from_json
 from lstm_sentiment.system.consistent_reads import MisfitError, ReplacedError, held_in_place, settled
@@ -314,12 +316,22 @@ class RunFolder:
         except MisfitError as error:
             raise error.located() from None
 
+    def _why_not(self) -> str:
+        """Say why the folder is not a run, with the name of a run next to it that is spelt alike."""
+        if self.path.exists():
+            return "it has no config.yaml and labels.json)"
+        runs: list[str] = []
+        with contextlib.suppress(OSError):
+            runs = [of.name for of in self.path.parent.iterdir() if (of / "labels.json").is_file()]
+        hint = did_you_mean(self.path.name, sorted(runs))
+        return f"it does not exist).{hint}" if hint else "it does not exist)"
+
     def _load(self, name: str, expected: Expectation | None) -> Checkpoint:
         refuse_unreadable(self.path)
         if self.path.is_file():
             raise RunError(f"{self.path}: is a file, not a run folder; {NO_PICKLES}")
         if not self.is_run():
-            raise RunError(f"{self.path}: is not a run folder (it has no config.yaml and labels.json)")
+            raise RunError(f"{self.path}: is not a run folder ({self._why_not()}")
         problems: list[CheckpointError] = []
         for candidate in (self.path / name, self.path / f"{name}.previous"):
             if not candidate.is_dir():
