@@ -165,7 +165,7 @@ def predict_shards_with_ray(
 
 def _start(ray: Any, address: str | None) -> None:
     own = {} if address else {"include_dashboard": False}
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ code logs what is no error
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ code logs what is not an error
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
