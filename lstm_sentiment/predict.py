@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -27,6 +28,8 @@ from lstm_sentiment.data.sources.names import DELIMITERS, has_format
 from lstm_sentiment.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lstm_sentiment.bulk.labelling import Asked, Counts, Labelling
     from lstm_sentiment.monitoring.drift import Profile, Shift
     from lstm_sentiment.prediction.classifier import SentimentClassifier
@@ -211,7 +214,6 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
     """Label a file's rows chunk by chunk, in constant memory; or those of many files, shard by shard."""
     from lstm_sentiment.bulk.labelling import Labelling
     from lstm_sentiment.bulk.output_folder import is_folder
-    from lstm_sentiment.data.formats.writers import records_of, to_json_line
     from lstm_sentiment.data.sources.shards import shards_of
     from lstm_sentiment.data.sources.sources import open_source
 
@@ -227,10 +229,17 @@ def _predict_file(classifier: SentimentClassifier, options: argparse.Namespace) 
         if options.out:
             labelling.write(source, options.out, spreadsheet_safe=options.spreadsheet_safe)
         else:
-            for frame in labelling.frames(source):
-                for record in records_of(frame):
-                    print(to_json_line(record))
+            with contextlib.closing(labelling.each(_as_lines, source)) as parts:
+                for lines in parts:
+                    print(lines, end="")  # here, where a signal can interrupt it
     _report(labelling.reference, labelling.counts, options)
+
+
+def _as_lines(frame: pd.DataFrame) -> str:
+    """Return rows as lines of JSON."""
+    from lstm_sentiment.data.formats.writers import records_of, to_json_line
+
+    return "".join([f"{to_json_line(record)}\n" for record in records_of(frame)])
 
 
 def _predict_shards(labelling: Labelling, options: argparse.Namespace) -> Counts:

@@ -370,7 +370,7 @@ import lstm_sentiment.predict as predict
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.cli.exits import run_command
 
-real = SentimentClassifier.predict
+real = SentimentClassifier.predict_arrays
 
 def slowly(classifier, texts, **options):
     print("begun", flush=True)
@@ -378,7 +378,7 @@ def slowly(classifier, texts, **options):
         time.sleep(0.1)
     return real(classifier, texts, **options)
 
-SentimentClassifier.predict = slowly
+SentimentClassifier.predict_arrays = slowly
 run_command(predict.main)
 """
 

@@ -133,13 +133,13 @@ def test_a_killed_command_leaves_whole_shards_only(
         "import os, signal, sys\n"
         "from lstm_sentiment import predict\n"
         "from lstm_sentiment.bulk.labelling import Labelling\n"
-        "frames = Labelling.frames\n"
-        "def killed(self, source, *of, **how):\n"
-        "    for frame in frames(self, source, *of, **how):\n"
-        "        yield frame\n"
+        "each = Labelling.each\n"
+        "def killed(self, write, source, *of, **how):\n"
+        "    for written in each(self, write, source, *of, **how):\n"
+        "        yield written\n"
         "        if 'part-2' in source.name:\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Labelling.frames = killed\n"
+        "Labelling.each = killed\n"
         "predict.main(sys.argv[1:])\n"
     )
     argv = [str(trained_run), f"--file={place / 'in' / '*.csv*'}", f"--out={place / 'out'}"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import math
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -23,19 +25,23 @@ from lstm_sentiment.data.formats.readers import (
     pick_column,
     read_chunks,
 )
-from lstm_sentiment.data.formats.writers import filled, open_table
+from lstm_sentiment.data.formats.writers import Write, filled, open_table
 from lstm_sentiment.data.sources.names import format_of
 from lstm_sentiment.errors import DataError, RunError
-from lstm_sentiment.monitoring.drift import Profile, profile_of_json, profile_of_predictions
+from lstm_sentiment.monitoring.drift import Profile, profile_of, profile_of_json
 from lstm_sentiment.provenance.known_texts import TextsOfRun, texts_of_run
 from lstm_sentiment.provenance.trained_texts import Seen
+from lstm_sentiment.system.background import finish_behind, read_ahead
 from lstm_sentiment.system.files import sha256_of
 from lstm_sentiment.text.given import is_missing
 
 if TYPE_CHECKING:
     from lstm_sentiment.data.sources.sources import Source
     from lstm_sentiment.prediction.classifier import SentimentClassifier
-    from lstm_sentiment.prediction.types import Prediction
+    from lstm_sentiment.prediction.types import PredictedArrays
+
+Result = TypeVar("Result")
+_OF_MISSING: dict[str, Any] = {"label_set": "", "unread": True}  # the columns of a missing text; others None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +65,6 @@ class Asked:
     details: bool = False
     on_missing: str = "null"
     drift: bool = False
-
-    @property
-    def more(self) -> list[str]:
-        """The names of the optional fields of a `Prediction` that are wanted."""
-        names = ["label_set"] if self.coverage is not None else []
-        return names + (["unknown_share", "cut_tokens", "unread"] if self.details else [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,14 @@ class Counts:
         )
 
 
+class _Predicted(NamedTuple):
+    """A chunk with its texts, None for missing ones, and their predictions."""
+
+    chunk: Chunk
+    texts: list[str | None]
+    arrays: PredictedArrays
+
+
 class Labelling:
     """Labels rows.
 
@@ -113,6 +121,7 @@ class Labelling:
         asked: what is predicted.
 
     Raises:
+        ConfigError: a coverage or probability is out of range, or the coverage not available.
         CheckpointError: the run's validation profile is damaged.
         RunError: a comparison with the validation rows is required, and the run has no profile of them.
 
@@ -125,6 +134,7 @@ class Labelling:
     """
 
     def __init__(self, classifier: SentimentClassifier, asked: Asked) -> None:
+        classifier.check_options(asked.coverage, asked.abstain_below)
         self._classifier, self._asked = classifier, asked
         self.reference = _reference_of(classifier, asked)
         self.counts = Counts()
@@ -157,43 +167,66 @@ class Labelling:
         """
         like = source.path if source.format == ".parquet" else None
         columns = None if format_of(out) in (".jsonl", ".json") else columns_of(source)
-        frames = self.frames(source, columns, may_be_empty=skip_empty)
-        first = next((frame for frame in frames if not frame.empty), None) if skip_empty else None
-        if skip_empty and first is None:
-            return
-        with open_table(out, like=like, spreadsheet_safe=spreadsheet_safe) as write:
-            if first is not None:
-                write(first)
-            for frame in frames:
-                write(frame)
+        with contextlib.ExitStack() as stack:
 
-    def frames(
-        self, source: Source, columns: list[str] | None = None, *, may_be_empty: bool = False
-    ) -> Iterator[pd.DataFrame]:
-        """Yield a source's rows with predictions.
+            def opened() -> Write:
+                return stack.enter_context(open_table(out, like=like, spreadsheet_safe=spreadsheet_safe))
+
+            write = None if skip_empty else opened()
+
+            def append(frame: pd.DataFrame) -> None:
+                nonlocal write
+                if write is None and not frame.empty:
+                    write = opened()
+                if write is not None:
+                    write(frame)
+
+            for _ in self.each(append, source, columns, may_be_empty=skip_empty):
+                pass
+
+    def each(
+        self,
+        function: Callable[[pd.DataFrame], Result],
+        source: Source,
+        columns: list[str] | None = None,
+        *,
+        may_be_empty: bool = False,
+    ) -> Generator[Result, None, None]:
+        """Yield the value of a function for each chunk of a source's rows with predictions.
+
+        Chunks are read, predicted, and passed to the function at the same time, by three threads.
 
         Args:
+            function: called with one chunk after the other, in order, by a thread of its own.
             source: of one file or several.
             columns: that each chunk has, if given.
             may_be_empty: whether a source without rows is accepted.
         """
+
+        def finished(predicted: _Predicted) -> Result:
+            self.counts += self._counts_of(predicted)
+            return function(self._with_predictions(predicted, columns))
+
+        chunks = self._chunks(source, may_be_empty)
+        with contextlib.closing(read_ahead(chunks)) as read:
+            yield from finish_behind(finished, self._predicted(read))
+
+    def _chunks(self, source: Source, may_be_empty: bool) -> Iterator[tuple[Chunk, list[str | None]]]:
+        for chunk in read_chunks(source, labelled=False, may_be_empty=may_be_empty):
+            yield chunk, self._texts_of(chunk)
+
+    def _predicted(self, chunks: Iterable[tuple[Chunk, list[str | None]]]) -> Iterator[_Predicted]:
         asked = self._asked
         with tqdm(unit=" rows", desc="predict", disable=not sys.stderr.isatty()) as bar:
-            for chunk in read_chunks(source, labelled=False, may_be_empty=may_be_empty):
-                texts = self._texts_of(chunk)
-                predictions = self._classifier.predict(
+            for chunk, texts in chunks:
+                arrays = self._classifier.predict_arrays(
                     texts,
                     coverage=asked.coverage,
-                    abstain_below=asked.abstain_below,
-                    details=asked.details or self.reference is not None,
+                    counted=asked.details or self.reference is not None,
                     on_missing=asked.on_missing,
                 )
-                self.counts += self._counts_of(chunk, texts, predictions)
-                frame = chunk.frame if columns is None else filled(chunk.frame, columns)
-                if asked.on_missing == "skip":
-                    frame = frame[[text is not None for text in texts]]
-                yield self._with_predictions(frame, predictions, chunk.file)
-                bar.update(len(chunk.frame))
+                yield _Predicted(chunk, texts, arrays)
+                bar.update(len(texts))
 
     def _texts_of(self, chunk: Chunk) -> list[str | None]:
         """Return the texts of a chunk, None for missing ones."""
@@ -213,18 +246,20 @@ class Labelling:
             raise DataError(problem, file=chunk.file, line=line, column=column)
         return texts
 
-    def _counts_of(
-        self, chunk: Chunk, texts: Sequence[str | None], predictions: Sequence[Prediction]
-    ) -> Counts:
-        missing = sum(text is None for text in texts)
-        nulls = missing if self._asked.on_missing == "null" else 0
+    def _counts_of(self, predicted: _Predicted) -> Counts:
+        chunk, texts, arrays = predicted
         profile = None
         if self.reference is not None:
-            profile = profile_of_predictions(self._classifier.labels, predictions)
+            profile = profile_of(
+                self._classifier.labels,
+                arrays.probabilities_RC,
+                arrays.tokens_R,
+                arrays.unknown_R,
+            )
         found = Counts(
             rows=len(texts),
-            missing=missing,
-            unread=sum(prediction.unread for prediction in predictions) - nulls,
+            missing=len(arrays.missing),
+            unread=int((arrays.tokens_R == 0).sum()),
             profile=profile,
         )
         if not self._has_labels(chunk) or self._trained is None:
@@ -244,27 +279,46 @@ class Labelling:
         names = {str(column).strip().lower() for column in chunk.frame.columns}
         return not names.isdisjoint({*LABEL_COLUMNS, self._classifier.config.data.label_column.lower()})
 
-    def _with_predictions(
-        self, frame: pd.DataFrame, predictions: Sequence[Prediction], file: str
-    ) -> pd.DataFrame:
-        """Add columns predicted_label, predicted_score and one probability per class.
+    def _with_predictions(self, predicted: _Predicted, columns: list[str] | None) -> pd.DataFrame:
+        """Return a chunk with columns predicted_label, predicted_score and one probability per class.
 
         If requested, also label_set (names joined by a bar), unknown_share, cut_tokens and unread.
         """
-        added: dict[str, list[Any]] = {
-            "predicted_label": [p.label for p in predictions],
-            "predicted_score": [_number(p.score) for p in predictions],
-        }
-        for label in self._classifier.labels:
-            added[f"probability_{label}"] = [_number(p.probabilities[label]) for p in predictions]
-        for name in self._asked.more:
-            values = [getattr(p, name) for p in predictions]
-            added[name] = ["|".join(of or ()) for of in values] if name == "label_set" else values
+        chunk, texts, arrays = predicted
+        frame = chunk.frame if columns is None else filled(chunk.frame, columns)
+        if self._asked.on_missing == "skip":
+            frame = frame[[text is not None for text in texts]]
+        added = self._columns_of(arrays)
+        if self._asked.on_missing == "null":
+            for name, values in added.items():
+                for place in arrays.missing:
+                    values.insert(place, _OF_MISSING.get(name))
         taken = [name for name in added if name in frame.columns]
         if taken:
             problem = f"already has a column '{taken[0]}', which this command adds; rename it"
-            raise DataError(problem, file=file)
+            raise DataError(problem, file=chunk.file)
         return pd.concat([frame, pd.DataFrame(added, index=frame.index, dtype=object)], axis=1)
+
+    def _columns_of(self, predicted: PredictedArrays) -> dict[str, list[Any]]:
+        """Return the columns to add, for the texts that are not missing."""
+        labels, probabilities_RC = self._classifier.labels, predicted.probabilities_RC
+        score_R, best_R = probabilities_RC.max(axis=1), probabilities_RC.argmax(axis=1)
+        best_R = np.where(score_R >= self._asked.abstain_below, best_R, len(labels))
+        added: dict[str, list[Any]] = {
+            "predicted_label": np.array([*labels, None], object)[best_R].tolist(),
+            "predicted_score": score_R.tolist(),
+        }
+        for place, label in enumerate(labels):
+            added[f"probability_{label}"] = probabilities_RC[:, place].tolist()
+        if predicted.sets_RC is not None:
+            sets = (itertools.compress(labels, row_C) for row_C in predicted.sets_RC.tolist())
+            added["label_set"] = ["|".join(of) for of in sets]
+        if self._asked.details:
+            tokens_R, most = predicted.tokens_R, self._classifier.config.text.max_tokens
+            added["unknown_share"] = (predicted.unknown_R / np.maximum(1, tokens_R)).tolist()
+            added["cut_tokens"] = np.maximum(0, tokens_R - most).tolist()
+            added["unread"] = (tokens_R == 0).tolist()
+        return added
 
 
 def _reference_of(classifier: SentimentClassifier, asked: Asked) -> Profile | None:
@@ -280,8 +334,3 @@ def _reference_of(classifier: SentimentClassifier, asked: Asked) -> Profile | No
             f"{folder.path}: has no {MONITORING} to compare with; train it again, or omit --drift-report"
         )
     return None
-
-
-def _number(value: float) -> float | None:
-    """Return a probability, None for that of a missing text."""
-    return None if math.isnan(value) else value

@@ -38,7 +38,7 @@ from lstm_sentiment.models.network import (
 from lstm_sentiment.prediction.hub import Published
 from lstm_sentiment.prediction.linear_models import branch_alone, linear_alone
 from lstm_sentiment.prediction.pickling import reduce_classifier
-from lstm_sentiment.prediction.types import Prediction, Reading, given_texts, predictions_of
+from lstm_sentiment.prediction.types import PredictedArrays, Prediction, Reading, given_texts, predictions_of
 from lstm_sentiment.records.checkpoint_facts import BestFacts, SavedBranch
 from lstm_sentiment.streaming.stream import Stream
 from lstm_sentiment.system.consistent_reads import settled
@@ -281,18 +281,32 @@ class SentimentClassifier(Published):
 
             classifier.predict(["good", None], on_missing="null")[1].label  # None
         """
-        self._check_options(coverage, abstain_below)
-        missing: list[int] = []
-        read = self.read(given_texts(texts, on_missing, missing), counted=details)
-        predictions = self._predictions(read.logits_RC, read.tokens_R, coverage, abstain_below)
-        if details:
-            counts = zip(read.tokens_R.tolist(), read.unknown_R.tolist(), strict=True)
-            predictions = [
-                replace(p, **self._details(*of)) for p, of in zip(predictions, counts, strict=True)
-            ]
-        for place in missing if on_missing == "null" else ():
+        self.check_options(coverage, abstain_below)
+        found = self.predict_arrays(texts, coverage=coverage, counted=details, on_missing=on_missing)
+        most = self.config.text.max_tokens if details else None
+        predictions = predictions_of(found, self.labels, abstain_below, max_tokens=most)
+        for place in found.missing if on_missing == "null" else ():
             predictions.insert(place, Prediction.of_missing(self.labels))
         return predictions
+
+    def predict_arrays(
+        self,
+        texts: str | Iterable[str | None],
+        *,
+        coverage: float | None = None,
+        counted: bool = False,
+        on_missing: str = "raise",
+    ) -> PredictedArrays:
+        """Return predictions as arrays, for tables; arguments and errors as in `predict` and `read`.
+
+        Example::
+
+            classifier.predict_arrays(texts).probabilities_RC.argmax(axis=1)
+        """
+        self.check_options(coverage, 0.0)
+        missing: list[int] = []
+        read = self.read(given_texts(texts, on_missing, missing), counted=counted)
+        return self._arrays(read, coverage, missing)
 
     def explain(self, text: str, *, method: str = "auto") -> Explanation:
         """Return the attribution of each token of a text to each class, with its faithfulness.
@@ -332,12 +346,11 @@ class SentimentClassifier(Published):
         Raises:
             DataError: not strings, such as a table of several columns; a missing text.
         """
-        missing: list[int] = []
-        read = self.read(given_texts(texts, on_missing, missing))
-        probabilities_RC = self._calibrated(read.logits_RC)
+        found = self.predict_arrays(texts, on_missing=on_missing)
         if on_missing != "null":
-            return probabilities_RC
-        return np.insert(probabilities_RC, np.array(missing, int) - np.arange(len(missing)), np.nan, axis=0)
+            return found.probabilities_RC
+        places = np.array(found.missing, int) - np.arange(len(found.missing))
+        return np.insert(found.probabilities_RC, places, np.nan, axis=0)
 
     def predict_logits(self, texts: str | Iterable[str]) -> npt.NDArray[np.float64]:
         """Return the model's logits (R, C), before calibration.
@@ -391,7 +404,8 @@ class SentimentClassifier(Published):
 
     def cut_tokens(self, text: str) -> int:
         """Return the number of a text's tokens that are truncated."""
-        return int(self._details(*count_unknown(text, self._tokenizer, self.vocabulary))["cut_tokens"])
+        tokens, _ = count_unknown(text, self._tokenizer, self.vocabulary)
+        return max(0, tokens - self.config.text.max_tokens)
 
     @classmethod
     def _from_run(cls, run: Path, device: str) -> SentimentClassifier:
@@ -408,38 +422,30 @@ class SentimentClassifier(Published):
             stream = classifier.stream()
             labels = [stream.add(f"{caption} ").label for caption in captions]
         """
-        self._check_options(coverage, abstain_below)
+        self.check_options(coverage, abstain_below)
 
         def predict(logits_C: torch.Tensor, tokens: int) -> Prediction:
-            logits_1C = logits_C[None].double().cpu().numpy()
-            return self._predictions(logits_1C, np.array([tokens]), coverage, abstain_below)[0]
+            counts = {"tokens_R": np.array([tokens]), "unknown_R": np.array([0])}
+            read = Reading(logits_RC=logits_C[None].double().cpu().numpy(), **counts)
+            return predictions_of(self._arrays(read, coverage), self.labels, abstain_below)[0]
 
         return Stream(self.model, self.vocabulary.ids, self.config.text, device=self.device, predict=predict)
 
-    def _check_options(self, coverage: float | None, abstain_below: float) -> None:
+    def check_options(self, coverage: float | None, abstain_below: float) -> None:
+        """Raise a ConfigError for options of `predict` that are out of range or not available."""
         if not 0 <= abstain_below <= 1:
             raise ConfigError(f"must lie between 0 and 1, not {abstain_below}", key="abstain_below")
         if coverage is not None:
             self.calibration.check_coverage(coverage)
 
-    def _predictions(
-        self, logits_RC: Probabilities, tokens_R: Any, coverage: float | None, abstain_below: float
-    ) -> list[Prediction]:
-        probabilities_RC = self._calibrated(logits_RC)
-        sets_RC = None if coverage is None else self.calibration.label_sets(probabilities_RC, coverage)
-        return predictions_of(probabilities_RC, tokens_R, self.labels, abstain_below, sets_RC)
-
-    def _calibrated(self, logits_RC: npt.NDArray[np.float64]) -> Probabilities:
+    def _arrays(self, read: Reading, coverage: float | None, missing: Sequence[int] = ()) -> PredictedArrays:
         try:
-            return self.calibration.probabilities(logits_RC)
+            probabilities_RC = self.calibration.probabilities(read.logits_RC)
         except CheckpointError as error:
             raise CheckpointError(f"{self.run or 'the weights given'}: {error}") from None
-
-    def _details(self, tokens: int, unknown: int) -> dict[str, Any]:
-        return {
-            "unknown_share": unknown / max(1, tokens),
-            "cut_tokens": max(0, tokens - self.config.text.max_tokens),
-        }
+        sets_RC = None if coverage is None else self.calibration.label_sets(probabilities_RC, coverage)
+        counts = {"tokens_R": read.tokens_R, "unknown_R": read.unknown_R}
+        return PredictedArrays(probabilities_RC=probabilities_RC, sets_RC=sets_RC, missing=missing, **counts)
 
     def _read_few(self, texts: list[str], counted: bool) -> Reading:
         """Predict with low latency: without threads, with cached encodings of known pieces."""
@@ -456,7 +462,7 @@ class SentimentClassifier(Published):
         )
 
     def _logits_of_few(self, rows: list[list[int]], spelling_XK: torch.Tensor) -> npt.NDArray[np.float64]:
-        lengths_B = [len(row) for row in rows]
+        lengths_B = list(map(len, rows))
         width = padded_length(max(lengths_B))
         tokens_BT = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
         return self._forward(tokens_BT, torch.tensor(lengths_B), spelling_XK)

@@ -5,6 +5,7 @@ Legend: R rows, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.prediction.labelled_rows import labelled_chunks
 from lstm_sentiment.provenance.known_texts import texts_of_run
 from lstm_sentiment.provenance.trained_texts import Seen, joined_seen
+from lstm_sentiment.system.background import read_ahead
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +48,11 @@ def predict_file(
     chunks = labelled_chunks(
         file, classifier.labels, classifier.label_map, trained=classifier.config.data, **how
     )
-    for chunk in tqdm(chunks, desc="evaluate", unit=" chunks", disable=None):
-        truth.append(chunk.truth_R)
-        probabilities.append(classifier.predict_proba(chunk.texts))
-        left_out += chunk.count - len(chunk.texts)
+    with contextlib.closing(read_ahead(chunks)) as read:
+        for chunk in tqdm(read, desc="evaluate", unit=" chunks", disable=None):
+            truth.append(chunk.truth_R)
+            probabilities.append(classifier.predict_proba(chunk.texts))
+            left_out += chunk.count - len(chunk.texts)
     if left_out:
         log.warning("%s: %s rows left out by the run's data.labels", name_of(file), f"{left_out:,}")
     return np.concatenate(truth), np.concatenate(probabilities)

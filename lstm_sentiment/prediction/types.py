@@ -64,39 +64,63 @@ class Reading:
     unknown_R: npt.NDArray[np.int64]
 
 
-def predictions_of(
-    probabilities_RC: npt.NDArray[np.float64],
-    tokens_R: npt.NDArray[np.int64],
-    labels: Sequence[str],
-    abstain_below: float = 0.0,
-    sets_RC: npt.NDArray[np.bool_] | None = None,
-) -> list[Prediction]:
-    """Return a prediction per row of probabilities.
+@dataclass(frozen=True, kw_only=True)
+class PredictedArrays:
+    """Predictions for the texts that are not missing, as arrays.
 
     Args:
-        probabilities_RC: (R, C), calibrated.
-        tokens_R: number of tokens of each text (R,).
+        probabilities_RC: of each class, (R, C).
+        tokens_R: number of tokens of each text, before truncation, (R,).
+        unknown_R: number of those that are not in the vocabulary, (R,).
+        sets_RC: which classes are in each conformal set, (R, C); None if they were not requested.
+        missing: the indices of the missing texts among all.
+    """
+
+    probabilities_RC: npt.NDArray[np.float64]
+    tokens_R: npt.NDArray[np.int64]
+    unknown_R: npt.NDArray[np.int64]
+    sets_RC: npt.NDArray[np.bool_] | None
+    missing: Sequence[int]
+
+
+def predictions_of(
+    found: PredictedArrays,
+    labels: Sequence[str],
+    abstain_below: float = 0.0,
+    *,
+    max_tokens: int | None = None,
+) -> list[Prediction]:
+    """Return a prediction for each row of arrays.
+
+    Args:
+        found: the arrays.
         labels: class names (C,).
         abstain_below: no label if its probability is lower.
-        sets_RC: which labels are in each conformal set (R, C); None if they were not requested.
+        max_tokens: tokens that the model reads of a text, to count unknown and truncated ones; None for not.
 
-    >>> predictions_of(np.array([[0.4, 0.6]]), np.array([3]), ["bad", "good"])[0].label
+    >>> found = PredictedArrays(probabilities_RC=np.array([[0.4, 0.6]]), tokens_R=np.array([3]),
+    ...                         unknown_R=np.array([1]), sets_RC=None, missing=[])
+    >>> predictions_of(found, ["bad", "good"])[0].label
     'good'
     """
-    found = []
-    for row, row_C in enumerate(probabilities_RC):
-        best = int(row_C.argmax())
-        score = float(row_C[best])
-        found.append(
+    predictions = []
+    counts = zip(found.tokens_R.tolist(), found.unknown_R.tolist(), strict=True)
+    rows = zip(found.probabilities_RC.tolist(), counts, strict=True)
+    for row, (row_C, (tokens, unknown)) in enumerate(rows):
+        score = max(row_C)
+        sets_RC = found.sets_RC
+        predictions.append(
             Prediction(
-                label=labels[best] if score >= abstain_below else None,
+                label=labels[row_C.index(score)] if score >= abstain_below else None,
                 score=score,
-                probabilities=dict(zip(labels, row_C.tolist(), strict=True)),
+                probabilities=dict(zip(labels, row_C, strict=True)),
                 label_set=None if sets_RC is None else [labels[i] for i in sets_RC[row].nonzero()[0]],
-                unread=bool(tokens_R[row] == 0),
+                unknown_share=None if max_tokens is None else unknown / max(1, tokens),
+                cut_tokens=None if max_tokens is None else max(0, tokens - max_tokens),
+                unread=tokens == 0,
             )
         )
-    return found
+    return predictions
 
 
 def as_texts(given: Any) -> Iterable[str]:

@@ -112,7 +112,7 @@ def _frame(content: str, names: list[str], dialect: Dialect) -> pd.DataFrame:
         io.StringIO(f"\n{content}", newline=""),
         header=None,
         names=names,
-        dtype=str,
+        dtype=object,  # Python's strings, not Arrow's: every value is used as one
         keep_default_na=False,
         na_filter=False,
         index_col=False,

@@ -240,14 +240,17 @@ def column_texts(chunk: Chunk, column: str, file: str) -> list[str]:
         ...
     lstm_sentiment.errors.DataError: a.jsonl:3: column 'text': holds a list, not text; write one text per row
     """
+    values = chunk.frame[column].tolist()
+    if {*map(type, values)} <= {str}:  # the usual case
+        return values
     problems = Problems[DataError]()
-    for value, line in zip(chunk.frame[column], chunk.lines, strict=True):
+    for value, line in zip(values, chunk.lines, strict=True):
         kind = NO_TEXT.get(type(value))
         if kind:
             problem = f"holds {kind}, not text; write one text per row"
             problems.add(DataError(problem, file=file, line=int(line), column=column))
     problems.raise_any()
-    return [as_text(value) for value in chunk.frame[column]]
+    return [as_text(value) for value in values]
 
 
 def column_labels(chunk: Chunk, column: str, file: str) -> list[str]:
@@ -261,9 +264,12 @@ def column_labels(chunk: Chunk, column: str, file: str) -> list[str]:
     >>> column_labels(chunk, "label", "a.jsonl")
     ['good', '', '7']
     """
+    values = chunk.frame[column].tolist()
+    if {*map(type, values)} <= {str}:  # the usual case
+        return [value.strip() for value in values]
     problems = Problems[DataError]()
     found = []
-    for value, line in zip(chunk.frame[column], chunk.lines, strict=True):
+    for value, line in zip(values, chunk.lines, strict=True):
         if isinstance(value, list) and len(value) > 1:
             names = listed(map(str, value), most=4, quoted=True)
             problem = f"has several labels: {names}; remove all but one, the classifier predicts one per text"

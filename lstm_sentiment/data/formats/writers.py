@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import datetime
 import io
 import json
@@ -183,17 +184,32 @@ def _jsonl_writer(out: IO[str]) -> Write:
 
 def _delimited_writer(out: IO[str], name: str, cell: Callable[[Any], str], named: bool) -> Write:
     separator = DELIMITERS[format_of(name)]
+    rows = csv.writer(out, delimiter=separator, lineterminator="\r\n")
     header: list[Any] | None = None
 
     def write(frame: pd.DataFrame) -> None:
         nonlocal header
         is_first, header = header is None, list(frame.columns) if header is None else header
-        texts = _with_columns(frame, header, name).map(cell).rename(columns=cell)
-        if cell is _inert:  # a number at the start of a line is read together with what follows it
-            texts.isetitem(0, [_COMPUTED.sub("'", first, count=1) for first in texts.iloc[:, 0]])
-        texts.to_csv(out, sep=separator, index=False, header=named and is_first, lineterminator="\r\n")
+        frame = _with_columns(frame, header, name)
+        columns = [_cells(frame.iloc[:, place].tolist(), cell) for place in range(len(header))]
+        if cell is _inert and columns:  # a number at the start of a line is read with what follows it
+            columns[0] = [_COMPUTED.sub("'", first, count=1) for first in columns[0]]
+        if named and is_first:
+            rows.writerow(map(cell, header))
+        rows.writerows(zip(*columns, strict=True))
 
     return write
+
+
+def _cells(values: list[Any], cell: Callable[[Any], str]) -> list[str]:
+    """Return the values of a column as text.
+
+    >>> _cells(["so", None, 0.5, True], _cell)
+    ['so', '', '0.5', 'true']
+    """
+    if cell is _cell and {*map(type, values)} <= {str}:  # the usual case
+        return values
+    return [cell(value) for value in values]
 
 
 def _with_columns(frame: pd.DataFrame, columns: list[Any], name: str) -> pd.DataFrame:
