@@ -72,6 +72,7 @@ _STAND_IN = re.compile(r"<[a-z]+>")  # placeholders <url>, <user>, <pad>: withou
 _LEADING_ZEROS = re.compile("&#0+(?=[0-9])")  # of a character reference; html.unescape reads &#065; as A
 _NO_CHARACTER = re.compile("&#[0-9]{8,};?")  # beyond Unicode; int() fails on more than 4,300 digits
 MOST_MARKS = 30  # consecutive combining marks, as in Unicode's Stream-Safe Text Format (UAX #15)
+_MANY_BEYOND_ASCII = re.compile(rf"[^\x00-\x7f]{{{MOST_MARKS + 1},}}")  # a quick test for them
 _MANY_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{MOST_MARKS + 1},}}")  # may be marks; contains no letter
 _LONG_PIECE = re.compile(rf"(?<!\S)\S{{{LONGEST_PIECE + 1},}}")
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
@@ -118,7 +119,8 @@ def clean(text: str) -> str:
         text = html.unescape(_NO_CHARACTER.sub("\ufffd", _LEADING_ZEROS.sub("&#", text)))
     if not text.isascii():
         text = _UNSEEN.sub("", text)
-        text = _MANY_MARKS.sub(_limit_marks, text)
+        if _MANY_BEYOND_ASCII.search(text):
+            text = _MANY_MARKS.sub(_limit_marks, text)
         text = UNPAIRED_SURROGATE.sub("\ufffd", unicodedata.normalize("NFC", text).replace("’", "'"))
     return text
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_sentiment.errors import ConfigError, shown
+from lstm_sentiment.kernels.tokens import TokenTable, library
 from lstm_sentiment.text.encoder import LONG_TEXT
 from lstm_sentiment.text.portions import portions
 from lstm_sentiment.text.tokenization import (
@@ -83,8 +84,9 @@ class Tokenizer:
 class Lexicon:
     """Numbers tokens in order of appearance; encodes many texts fast.
 
-    With the tokenizer ``words`` no token spans white space, so texts are split at white space by
-    Arrow's compiled kernels, on all cores, and only new pieces are tokenized.
+    With the tokenizer ``words`` no token spans white space. A compiled function splits ASCII (see
+    `kernels.tokens`). Without it, texts are split at white space by Arrow's compiled kernels, on all cores,
+    and only new pieces are tokenized.
 
     >>> lexicon = Lexicon(Tokenizer("words", lowercase=True))
     >>> numbers_N, lengths_R = lexicon.encode(["good, good food", ""])
@@ -96,6 +98,8 @@ class Lexicon:
         self._tokenizer = tokenizer
         self._numbers = _Numbers()
         self._pieces = _Pieces(self._numbers, negation=tokenizer.negation)
+        compiled = tokenizer.name == "words" and library() is not None
+        self._items = _Items(self._numbers, negation=tokenizer.negation) if compiled else None
 
     @property
     def tokens(self) -> list[str]:
@@ -113,6 +117,10 @@ class Lexicon:
                 rows = [list(map(self._numbers.__getitem__, self._tokenizer(text))) for text in texts]
                 lengths_R = np.fromiter(map(len, rows), np.int64, len(rows))
                 yield np.fromiter(chain.from_iterable(rows), np.int32, int(lengths_R.sum())), lengths_R
+            return
+        if self._items is not None:
+            for texts in batches:
+                yield self._items.number(list(map(self._tokenizer.prepare, texts)))
             return
         with ThreadPoolExecutor(max_workers=READ_AHEAD) as pool:
             ahead: deque[Future[_Cut]] = deque()
@@ -242,6 +250,61 @@ class _Pieces:
         self._places: dict[str, int] = {}
         self._found = _Found(self._numbers)
         self._flat, self._ends = np.zeros(0, np.int32), np.zeros(1, np.int64)
+
+
+class _Items:
+    """Tokens that a compiled function finds, and the numbers of each."""
+
+    def __init__(self, numbers: _Numbers, *, negation: bool) -> None:
+        self._numbers, self._negation = numbers, negation
+        self._number_U: IntArray  # of each item of one token; else -1
+        self._several: dict[int, list[int]]  # item -> numbers of its tokens
+        self._forget()
+
+    def number(self, texts: list[str]) -> tuple[IntArray, IntArray]:
+        """Return the token numbers of prepared texts (N,), and the tokens per text (R,)."""
+        if len(self._table) > MEMO_LIMIT or self._table.size > MEMO_CHARACTERS:
+            self._forget()
+        items_N, lengths_R = self._table.split(texts)
+        if new := self._table.take_new():
+            self._add(new)
+        numbers_N = self._number_U[items_N]
+        odd = np.flatnonzero(numbers_N < 0)  # items of no token, or of several
+        if not len(odd):
+            return numbers_N, lengths_R
+        several = [self._several[item] for item in items_N[odd].tolist()]
+        counts = np.fromiter(map(len, several), np.int64, len(several))
+        count_N = np.ones(len(items_N), np.int64)
+        count_N[odd] = counts
+        row = np.searchsorted(np.cumsum(lengths_R), odd, side="right")
+        np.add.at(lengths_R, row, counts - 1)
+        found_M = np.repeat(numbers_N, count_N)
+        found_M[found_M < 0] = np.fromiter(chain.from_iterable(several), np.int32, int(counts.sum()))
+        return found_M, lengths_R
+
+    def _add(self, items: list[str]) -> None:
+        """Number the tokens of new items."""
+        numbers, first = self._numbers, len(self._number_U)
+        tokens, several, done = list[str](), dict[int, list[str]](), 0
+        for place, item in enumerate(items):
+            if not item.isascii():
+                several[place] = split_piece(item, negation=self._negation)
+                tokens += [*items[done:place], *several[place]]
+                done = place + 1
+        tokens += items[done:]
+        new = tokens
+        if several or not numbers.keys().isdisjoint(tokens):
+            new = [token for token in dict.fromkeys(tokens) if token not in numbers]
+        numbers.update(zip(new, itertools.count(len(numbers))))
+        number_U = np.fromiter(map(numbers.get, items, itertools.repeat(-1)), np.int32, len(items))
+        for place, parts in several.items():
+            number_U[place] = -1
+            self._several[first + place] = [numbers[token] for token in parts]
+        self._number_U = np.concatenate([self._number_U, number_U])
+
+    def _forget(self) -> None:
+        self._table = TokenTable(negation=self._negation)
+        self._number_U, self._several = np.zeros(0, np.int32), {}
 
 
 class _Cut(NamedTuple):
