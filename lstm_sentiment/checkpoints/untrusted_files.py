@@ -135,7 +135,7 @@ def vocabulary_of(file: Path, count: int) -> list[str]:
         if stop < 0:
             raise CheckpointError(f"{file}: has a line of more than {MANY_BYTES:,} bytes")
         part = parsed(file, b"[" + content[start:stop].strip().removesuffix(b",") + b"]")
-        if not all(isinstance(token, str) for token in part):
+        if not {*map(type, part)} <= {str}:
             raise CheckpointError(f"{file}: holds an item that is not a string")
         tokens += part
         if len(tokens) > count:

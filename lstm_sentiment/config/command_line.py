@@ -17,12 +17,11 @@ import threading
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import yaml
-from jsonargparse import ArgumentParser, set_loader
 
-from lstm_sentiment.cli.usage import Help
+from lstm_sentiment.config.plain_settings import plain_settings
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.config.yaml_files import (
     SECTIONS,
@@ -43,8 +42,10 @@ from lstm_sentiment.errors import (
 )
 from lstm_sentiment.system.files import refuse_device
 
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
 Settings = TypeVar("Settings")
-set_loader("text", json.loads, exceptions=(ValueError,))  # lists and maps; other values stay text
 BRANCHES = ("lstm", "ngrams", "linear")  # parts of a run that predict alone
 RUN = (
     "run folder written by training (of a folder of --seeds, the run with the best validation score), or "
@@ -131,6 +132,9 @@ def read_settings(file: str | Path, kind: type[Settings]) -> Settings:
 @functools.lru_cache(maxsize=16)
 def _settings_of(kind: type, *values: tuple[str, str]) -> Any:
     """Parse keys and their values; a run's settings are read several times, by different checks."""
+    settings = plain_settings(kind, dict(values))
+    if settings is not None:
+        return settings
     return _parse_all(kind, _parser(kind), {key: (text, "") for key, text in values}, [])
 
 
@@ -159,6 +163,11 @@ def _parser(kind: type, program: str | None = None, description: str | None = No
 def _parser_of_thread(
     kind: type, program: str | None, description: str | None, _thread: int
 ) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, set_loader  # slow import, not needed to read a run's settings
+
+    from lstm_sentiment.cli.usage import Help
+
+    set_loader("text", json.loads, exceptions=(ValueError,))  # lists and maps; other values stay text
     parser = ArgumentParser(
         formatter_class=Help, exit_on_error=False, parser_mode="text", prog=program, description=description
     )

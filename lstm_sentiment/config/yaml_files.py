@@ -20,6 +20,7 @@ from lstm_sentiment.errors import MOST_SHOWN, ConfigError, did_you_mean, escaped
 
 SECTIONS = ("data", "text", "model", "trainer")
 Given = dict[str, tuple[str, str]]  # key -> its value as text; file:line, or "" of the command line
+_WORD = re.compile(r"[-+.]?\w[\w.+-]*", re.ASCII)  # a scalar in YAML
 _TAG = "tag:yaml.org,2002:"
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
 
@@ -31,6 +32,11 @@ def keys_of(kind: type) -> tuple[str, ...]:
     >>> keys_of(Config)[:2]
     ('out', 'seed')
     """
+    return _keys_of(kind)
+
+
+@functools.cache
+def _keys_of(kind: type) -> tuple[str, ...]:
     return tuple(flatten(kind()))
 
 
@@ -112,8 +118,7 @@ def _compose(file: str) -> yaml.Node | None:
     text = ""
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), file)
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        return _composed(text, file)
     except OSError as error:
         raise ConfigError(f"{error.strerror}; give a file that can be read", where=file) from None
     except UnicodeDecodeError as error:
@@ -123,6 +128,12 @@ def _compose(file: str) -> yaml.Node | None:
         ) from None
     except yaml.YAMLError as error:
         raise _no_yaml(error, text, file) from None
+
+
+@functools.lru_cache(maxsize=2)  # that of a run is read by several checks
+def _composed(text: str, file: str) -> yaml.Node | None:
+    check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), file)
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _no_yaml(error: yaml.YAMLError, text: str, file: str) -> ConfigError:
@@ -215,6 +226,8 @@ def as_option(kind: type, key: str, text: str, where: str | None = None) -> str:
             f"{shown(text)} is not {expected(kind, key)} as people write it", key=key, where=where
         )
     if type_of(kind, key) in (str, str | None):
+        return text
+    if _WORD.fullmatch(text):  # the usual case of what follows
         return text
     try:  # jsonargparse reads other types as YAML
         events = list(yaml.parse(text, Loader=yaml.SafeLoader))

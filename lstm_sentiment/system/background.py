@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-AT_ONCE = 2  # items that wait on each side; bounds memory
+AT_ONCE = 1  # items that wait on each side: of long texts, they take most of the memory
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _END = object()

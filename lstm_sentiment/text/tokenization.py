@@ -9,6 +9,7 @@ Legend: B texts of a batch, T padded length, X unknown tokens of a batch, K hash
 from __future__ import annotations
 
 import html
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -33,8 +34,12 @@ _NO_SPACES = (
 def _marks() -> str:
     """Return combining vowel signs and accents, and the joiners."""
     blocks = ((0x300, 0x3100), (0xA600, 0xAC00), (0xFB00, 0xFE30), (0x10000, 0x20000), (0xE0100, 0xE01F0))
-    found = [chr(c) for of in blocks for c in range(*of) if unicodedata.category(chr(c))[0] == "M"]
-    return "".join([*found, "\u200c", "\u200d"])
+    kinds = ((start, map(unicodedata.category, map(chr, range(start, stop)))) for start, stop in blocks)
+    found = [c for start, of in kinds for c, kind in enumerate(of, start) if kind[0] == "M"]
+    found += [0x200C, 0x200D]
+    edges = [at for at in range(1, len(found)) if found[at] != found[at - 1] + 1]
+    runs = itertools.pairwise([0, *edges, len(found)])
+    return "".join([f"{chr(found[a])}-{chr(found[b - 1])}" for a, b in runs])  # quicker to compile than each
 
 
 # Beyond ASCII, part of a word. The lookahead comes first: it is quick, and fails at most characters.

@@ -298,8 +298,9 @@ class _Items:
         numbers.update(zip(new, itertools.count(len(numbers))))
         number_U = np.fromiter(map(numbers.get, items, itertools.repeat(-1)), np.int32, len(items))
         for place, parts in several.items():
-            number_U[place] = -1
-            self._several[first + place] = [numbers[token] for token in parts]
+            number_U[place] = numbers[parts[0]] if len(parts) == 1 else -1
+            if len(parts) != 1:
+                self._several[first + place] = [numbers[token] for token in parts]
         self._number_U = np.concatenate([self._number_U, number_U])
 
     def _forget(self) -> None:

@@ -1,0 +1,93 @@
+"""Settings that are read without jsonargparse are those that it reads."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lstm_sentiment.checkpoints import run_paths
+from lstm_sentiment.config import command_line
+from lstm_sentiment.config.command_line import config_yaml, read_config
+from lstm_sentiment.config.plain_settings import plain_settings
+from lstm_sentiment.config.schema import Config
+from lstm_sentiment.config.yaml_files import as_option, keys_of, read_file, type_of
+from lstm_sentiment.errors import ConfigError
+from lstm_sentiment.pretraining.config import PretrainConfig
+
+WORDS = (
+    "null true false yes Off None nan inf -inf ~ {} [] 0 -1 7 007 +3 1_000 0x1f 3.0 0.5 .5 5. 1e-3 10:30 "
+    "auto words a.csv s3://a/b utf-8 mean+max escapes+negation *.csv [a,b] é bf16 -"
+)
+TEXTS = [*WORDS.split(), "", " ", "so good", "a: b", '["a", "b"]', '["1", "b"]', '["null"]', '{"a": "b"}']
+
+
+def slowly(kind: type, values: dict[str, str]) -> object:
+    """Return the settings that jsonargparse reads, or None if it refuses them."""
+    given = {key: (text, "") for key, text in values.items()}
+    try:
+        return command_line._parse_all(kind, command_line._parser(kind), given, [])
+    except ConfigError:
+        return None
+
+
+@pytest.mark.parametrize("kind", [Config, PretrainConfig])
+def test_each_plain_value_is_read_as_jsonargparse_reads_it(kind: type) -> None:
+    """All values of a key of each type."""
+    keys = {str(type_of(kind, key)): key for key in keys_of(kind)}
+    plain = 0
+    for key, text in itertools.product(keys.values(), TEXTS):
+        with contextlib.suppress(ConfigError):
+            option = as_option(kind, key, text)
+            found = plain_settings(kind, {key: option})
+            if found is not None:
+                plain += 1
+                assert repr(found) == repr(slowly(kind, {key: option})), (key, text)
+    assert plain > 2 * len(keys)
+
+
+@given(st.dictionaries(st.sampled_from(keys_of(Config)), st.sampled_from(TEXTS), max_size=5))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+def test_several_plain_values_are_read_as_jsonargparse_reads_them(values: dict[str, str]) -> None:
+    found = plain_settings(Config, values)
+    assert found is None or repr(found) == repr(slowly(Config, values))
+
+
+def test_the_settings_of_runs_are_plain(tmp_path: Path) -> None:
+    for file in (run_paths.FOLDER / "config.yaml", tmp_path / "config.yaml"):
+        if not file.is_file():
+            file.write_text(config_yaml(Config()))
+        values = {key: text for key, (text, _) in read_file(Config, str(file))[0].items()}
+        assert plain_settings(Config, values) == slowly(Config, values) is not None
+        assert read_config(file) == plain_settings(Config, values)
+
+
+def test_unknown_keys_and_wrong_values_are_left_to_jsonargparse() -> None:
+    assert plain_settings(Config, {"trainer.epohcs": "3"}) is None
+    assert plain_settings(Config, {"trainer.epochs": "-3"}) is None
+    assert plain_settings(Config, {}) == Config()
+
+
+def test_loading_a_run_does_not_import_jsonargparse() -> None:
+    code = (
+        "import sys, lstm_sentiment\n"
+        "lstm_sentiment.load('starter', device='cpu').predict('so good')\n"
+        "slow = ('jsonargparse', 'pandas', 'scipy', 'sklearn', 'pyarrow')\n"
+        "print(*[name for name in slow if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    for epochs in (3, 4, 3):
+        file.write_text(yaml.safe_dump({"trainer": {"epochs": epochs}}))
+        assert read_config(file).trainer.epochs == epochs
