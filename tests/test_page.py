@@ -20,6 +20,7 @@ from servers import ask, serving
 
 from lstm_sentiment.data.columns import Columns, Rows
 from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.explanation.attribution import read_live
 from lstm_sentiment.models.network import lstm_of
 from lstm_sentiment.serving.models import Read, RunModel
 
@@ -187,6 +188,10 @@ def test_a_long_text_is_read(address: str, visit: Any, mine: RunModel) -> None:
     score = mine.classifier.predict(long)[0].score
     assert page.inner_text(".result") == f"negative, {100 * score:.0f} %"
     assert "tokens of the text were not read" in page.inner_text("#view-text")
+    place = page.evaluate("[...document.querySelector('.tokens').children].findIndex(e => e.matches('em'))")
+    live = read_live(mine.classifier, long)
+    assert place == live.cut_at
+    assert page.inner_text(".tokens em").strip() == f"[{live.cut_tokens} tokens not read]"
     assert page.is_disabled("text=Copy link")
     page.fill("#text", "x" * 250_001)
     page.wait_for_selector("text=At most 250000 characters are read.")

@@ -18,6 +18,7 @@ from forks import start_code
 from lstm_sentiment import search as command
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.errors import ConfigError, MissingExtraError, RunError, SentimentError, TrainingError
 from lstm_sentiment.system.lock import held
 from lstm_sentiment.tuning import study as study_module
@@ -26,6 +27,7 @@ from lstm_sentiment.tuning.space import DEFAULT, Choice, Range, read_space
 from lstm_sentiment.tuning.study import KEPT, TRIALS, Search, check, open_study, run_trials
 
 optuna = pytest.importorskip("optuna", reason="the extra search is not installed")
+TRAINED = {"runs": [{"test": {"macro_f1": score}} for score in (0.5, 0.6)], "best_run": "seed-0"}
 SPACE = """
 trainer:
   learning_rate: {low: 5e-3, high: 0.05, log: true}
@@ -344,6 +346,29 @@ def test_the_command_writes_all_results(
         said.splitlines()[-1]
         == f"written to {search.out}: best.yaml, trials.csv, plots, result.json, best/runs"
     )
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_commands_of_the_guide_run(
+    made: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With three trials, which do not train, and without the trainings of the last step."""
+    guide = (Path(__file__).parent.parent / "docs" / "guides" / "searching.md").read_text("utf-8")
+    space, shell = re.findall(r"^```(?:yaml|bash)\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)[:2]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text(space)
+    (tmp_path / "my.yaml").write_text(f"data:\n  train: {tmp_path / 'data.csv'}\npretrained: null\n")
+    made()  # writes the rows
+    search, train = (line.split() for line in shell.splitlines()[1:])
+    monkeypatch.setattr("lstm_sentiment.tuning.results.write_plots", lambda *_: None)
+    monkeypatch.setattr("lstm_sentiment.tuning.results._trained", lambda *_: TRAINED)
+    assert (search[:2], train[:2]) == (["lstm-sentiment", "search"], ["lstm-sentiment", "train"])
+    command.main([word if word != "50" else "3" for word in search[2:]])
+    result = json.loads((tmp_path / "studies" / "reviews" / RESULT).read_text())
+    best = parse_config(train[2:], program="test", description="")
+    assert best.data.train == str(tmp_path / "data.csv")
+    flat = {key: value for key, value in flatten(best).items() if key in result["values"]}
+    assert flat == result["values"]
 
 
 def test_the_best_settings_are_a_file_for_train(made: Callable[..., Search], tmp_path: Path) -> None:
