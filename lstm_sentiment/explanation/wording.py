@@ -52,12 +52,7 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
     text = [(visible(token), share) for token, share in zip(explanation.tokens, shares, strict=True)]
     if explanation.cut_at is not None:
         text.insert(explanation.cut_at, (cut_mark(explanation), 0.0))
-    tokens = [
-        visible(token, LONGEST_TOKEN) + ("" if known else " ?")
-        for token, known in zip(explanation.tokens, explanation.known, strict=True)
-    ]
-    width = max(map(cells_of, tokens))
-    tokens = [token + " " * (width - cells_of(token)) for token in tokens]
+    tokens, width = _padded(explanation)
     head = "".join(f"  {name:>12}" for name in names)
     lines = [
         [part for token in text for part in (token, (" ", 0.0))],
@@ -93,6 +88,16 @@ def cut_mark(explanation: Explanation) -> str:
         cut_mark(classifier.explain("so-so " * 1000))  # '[600 tokens not read]'
     """
     return f"[{explanation.cut_tokens:,} tokens not read]" if explanation.cut_tokens else ""
+
+
+def _padded(explanation: Explanation) -> tuple[list[str], int]:
+    """Return the tokens as the first column of a table, marked if unknown, and its width."""
+    tokens = [
+        visible(token, LONGEST_TOKEN) + ("" if known else " ?")
+        for token, known in zip(explanation.tokens, explanation.known, strict=True)
+    ]
+    width = max(map(cells_of, tokens))
+    return [token + " " * (width - cells_of(token)) for token in tokens], width
 
 
 def _uncoloured(lines: list[str]) -> list[Line]:
