@@ -9,6 +9,8 @@
  * token, R buckets in all, D of which are used, E embedding size.
  */
 
+#include "target.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
