@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -29,7 +30,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import TINY, time_limit
-from forks import start_code
 from pyarrow import feather
 
 from lstm_sentiment import __version__, evaluate, predict, train
@@ -616,16 +616,18 @@ def test_the_output_equals_the_golden_file(
 
 
 @pytest.mark.parametrize("case", REAL)
-def test_the_real_command_prints_the_same(
-    case: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, trained_run: Path
-) -> None:
-    """In a process of its own, with the exit code and the streams that it leaves."""
+def test_the_real_command_prints_the_same(case: str, tmp_path: Path, trained_run: Path) -> None:
     name, argv, _ = command(case, tmp_path, trained_run)
-    code = f"import os, runpy\nos.chdir({str(tmp_path)!r})\n"
-    code += f"runpy.run_module('lstm_sentiment.{name}', run_name='__main__', alter_sys=True)"
-    job = start_code(code, *argv, folder=tmp_path_factory.mktemp("streams"))
-    assert (job.wait(60), job.stdout) == (2, "")
-    said = job.stderr.replace(f"{tmp_path}/", "").replace(str(tmp_path), "FOLDER")
+    done = subprocess.run(
+        [sys.executable, "-m", f"lstm_sentiment.{name}", *argv],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=60,
+        check=False,
+    )
+    said = done.stderr.replace(f"{tmp_path}/", "").replace(str(tmp_path), "FOLDER")
+    assert (done.returncode, done.stdout) == (2, "")
     assert f"exit 2\n{said}" == goldens(case.split("/")[0])[case]
 
 

@@ -27,7 +27,7 @@ EMOJI = "good room 😀"
 
 def command(*argv: str, environment: dict[str, str], stdin: str = "") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, *argv], input=stdin.encode(), capture_output=True, check=False, timeout=120,
+        [sys.executable, *argv], input=stdin.encode(), capture_output=True, check=False, timeout=300,
         env={**{k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}, **environment},
     )  # fmt: skip
 

@@ -245,7 +245,7 @@ def as_option(kind: type, key: str, text: str, where: str | None = None) -> str:
 
 
 def _events_of(text: str) -> list[yaml.Event]:
-    """Parse a value to its end, or to where it is nested too deeply: PyYAML takes minutes for deep nesting."""
+    """Parse a value, at most to where it is nested too deeply: deep nesting takes PyYAML minutes."""
     events: list[yaml.Event] = []
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
