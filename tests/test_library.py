@@ -56,3 +56,30 @@ def test_only_contiguous_arrays_of_one_type_are_accepted() -> None:
     assert not applies_to(torch.zeros(2), torch.zeros(2).double())
     assert not applies_to(torch.zeros(2), torch.zeros(0))
     assert not applies_to(torch.zeros(2, device="meta"))
+
+
+@needs_kernel
+@pytest.mark.parametrize("wanted", ["", "auto", "on", "off", "fast"])
+def test_the_environment_variable_chooses_the_kernels(
+    wanted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(module.VARIABLE, wanted)
+    assert (module.instructions() is None) == (wanted == "off")
+    assert ("is 'fast', not auto, on or off" in caplog.text) == (wanted == "fast")
+
+
+@needs_kernel
+@pytest.mark.parametrize(("wanted", "used"), [("auto", False), ("on", True)])
+def test_kernels_whose_speed_was_not_measured_are_used_on_request(
+    wanted: str, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(module.VARIABLE, wanted)
+    monkeypatch.setattr(module, "MEASURED", ())
+    assert (library() is not None) == used
+
+
+@needs_kernel
+def test_kernels_for_instructions_that_the_cpu_lacks_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.VARIABLE, "on")
+    monkeypatch.setattr(module, "_available", lambda: ("NEON",))
+    assert library() is None

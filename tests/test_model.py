@@ -18,7 +18,7 @@ from lstm_sentiment.config.sections import POOLINGS
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.kernels.library import library
 from lstm_sentiment.models import pooling
-from lstm_sentiment.models.lstm import SentimentLSTM, _chance
+from lstm_sentiment.models.lstm import MANY_TOKENS, SentimentLSTM, _chance
 from lstm_sentiment.models.pooling import MaxOverTime
 from lstm_sentiment.models.reversal import reversal, reversed_texts
 from lstm_sentiment.system.devices import lstm_takes_bf16
@@ -361,3 +361,30 @@ def test_token_shares_say_where_pooled_values_come_from(kind: str, backward: int
     mean_F = (shares_N[:, None] * states_NF.double()).sum(dim=0)
     picks_N = (states_NF == pooled_F).double().mean(dim=1)
     assert torch.allclose(mean_F, pooled_F.double(), atol=1e-5) or torch.allclose(picks_N, shares_N)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_large_batch_gives_the_bits_of_each_text_alone(layers: int, hidden_size: int) -> None:
+    """Also where the inputs of each distinct token are computed once."""
+    model = make_model(hidden_size=hidden_size, layers=layers).eval()
+    tokens_BT, lengths_B = make_batch(BATCH_LENGTHS * 8, padding=3)
+    assert tokens_BT.numel() >= MANY_TOKENS
+    with torch.no_grad():
+        together_BC = model(tokens_BT, lengths_B)
+        assert torch.equal(together_BC, model.logits_of(model.embed(tokens_BT, lengths_B, None), lengths_B))
+        if model._predicts_many(tokens_BT):
+            for text in range(len(BATCH_LENGTHS)):
+                alone_1T = tokens_BT[text : text + 1, : lengths_B[text]]
+                alone_1C = model(alone_1T, lengths_B[text : text + 1])
+                assert torch.equal(together_BC[text], alone_1C[0])
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_distinct_tokens_are_looked_for_only_in_prediction(learning: bool, computed_by: str) -> None:
+    model = make_model(hidden_size=16).train(learning)
+    tokens_BT, _ = make_batch(BATCH_LENGTHS * 8)
+    with torch.no_grad():
+        assert model._predicts_many(tokens_BT) == (not learning and computed_by == "compiled")
+        assert not model._predicts_many(tokens_BT[:5])
+    assert not model._predicts_many(tokens_BT)

@@ -39,7 +39,7 @@ OPTIONAL = {
         "ordinal_error",
     ),
     "data.json": ("unlabelled", "phrases", "left_out", "weightless", "swallowed", "empty_lines"),
-    "environment.json": ("compiled_lstm",),
+    "environment.json": ("compiled_lstm", "kernels"),
 }
 Path_ = tuple[Any, ...]
 

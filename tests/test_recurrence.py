@@ -143,6 +143,37 @@ def test_gradients_do_not_depend_on_the_number_of_threads(inputs: int, hidden: i
 
 
 @needs_kernel
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from([1, 20, 128]),
+    st.sampled_from([16, 48]),
+    st.integers(1, 2),
+    st.integers(1, 140),
+    st.lists(st.integers(1, 12), min_size=1, max_size=15) | st.just([5, 1, 12] * 24),
+    st.integers(1, 5),
+)
+def test_states_of_table_rows_are_bit_equal(
+    inputs: int, hidden: int, directions: int, rows: int, lengths: list[int], threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    lstms, lengths_B = make_layer(inputs, hidden, directions), torch.tensor(lengths)
+    values_RX, places_TB = torch.randn(rows, inputs), torch.randint(rows, (max(lengths), len(lengths)))
+    with torch.no_grad():
+        expected = recurrence.read(values_RX[places_TB], lengths_B, lstms)
+    found = recurrence.read_rows(values_RX, places_TB, lengths_B, lstms)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@needs_kernel
+@pytest.mark.parametrize("place", [-1, 4])
+def test_rows_beyond_the_table_are_refused(place: int) -> None:
+    places_TB = torch.zeros(5, 2, dtype=torch.int64)
+    places_TB[3, 1] = place
+    with pytest.raises(ValueError, match="in 4 rows"):
+        recurrence.read_rows(torch.randn(4, 8), places_TB, torch.tensor([5, 4]), make_layer(8, 16, 2))
+
+
+@needs_kernel
 @pytest.mark.parametrize("padding", [0.0, torch.nan])
 def test_padding_has_zero_states_and_no_gradient(padding: float) -> None:
     """For any values and any incoming gradient."""

@@ -26,6 +26,7 @@ from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.errors import RunError
 from lstm_sentiment.experiment.resume import RunData, check_folder
 from lstm_sentiment.experiment.signals import RunWatch, job_of
+from lstm_sentiment.kernels.library import instructions
 from lstm_sentiment.records.checkpoint_facts import LastFacts, RunFacts
 from lstm_sentiment.records.environment import Environment
 from lstm_sentiment.system.blas import one_blas_thread
@@ -94,7 +95,9 @@ class Session:
     @property
     def machine(self) -> str:
         """What the run computes with, in words."""
-        return f"{self.device}, {self.precision}, {self.threads} threads"
+        compiled = instructions() if self.device.type == "cpu" and self.precision == "fp32" else None
+        kernels = f", {compiled} kernels" if compiled else ""
+        return f"{self.device}, {self.precision}, {self.threads} threads{kernels}"
 
     @property
     def means(self) -> Means:

@@ -3,6 +3,8 @@
  * Legend: V rows of the embedding, U of which have a gradient, E their size.
  */
 
+#include "target.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>

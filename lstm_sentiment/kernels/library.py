@@ -1,7 +1,9 @@
 """Loading and calling of the compiled kernel library, if it is available here.
 
 It is plain C, called by ctypes, and independent of Python's and PyTorch's ABI, so that one build serves all
-versions. It uses PyTorch's OpenMP threads, from the OpenMP library that is already loaded.
+versions. It uses PyTorch's OpenMP threads, from the OpenMP library that is already loaded. The same source is
+compiled for AVX2, AVX-512 or NEON (see `target.h`); only instructions whose speed was measured are used,
+unless the environment variable LSTM_SENTIMENT_KERNELS is ``on``.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import os
+import platform
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+VARIABLE = "LSTM_SENTIMENT_KERNELS"
+AUTO, ON, OFF = "auto", "on", "off"  # its values: measured instructions, any, none
+INSTRUCTIONS = {1: "AVX2", 2: "NEON", 3: "AVX512"}  # INSTRUCTIONS of target.h
+MEASURED = ("AVX2",)  # kernels compiled for these are faster than PyTorch
 CAPABLE = ("AVX2", "AVX512")  # PyTorch's names of CPUs with AVX2 and FMA
-INTERFACE = 1  # increment when the arguments of a function change, here and in lstm.c
+INTERFACE = 2  # increment when the arguments of a function change, here and in lstm.c
 FUNCTIONS = ("lstm_forward", "lstm_backward", "pool_forward", "pool_backward", "update_rows")
 
 log = logging.getLogger(__name__)
@@ -26,23 +34,47 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled library, or None if it is missing, unsupported here or of another version."""
+    """Return the compiled library; None if missing, switched off, of another version or not for this CPU."""
+    wanted = os.environ.get(VARIABLE) or AUTO
+    if wanted not in (AUTO, ON, OFF):
+        log.warning("the environment variable %s is %r, not auto, on or off: ignored", VARIABLE, wanted)
     path = Path(__file__).with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
-    if not path.is_file() or torch.backends.cpu.get_cpu_capability() not in CAPABLE:
+    if wanted == OFF or not path.is_file() or not _available():
         return None
     try:
         found = ctypes.CDLL(str(path))
-        found.kernels_interface.restype = ctypes.c_int64
+        for number in (found.kernels_interface, found.kernels_instructions):
+            number.restype = ctypes.c_int64
         if found.kernels_interface() != INTERFACE:
             log.warning("%s is of another version and not used: reinstall the package", path.name)
             return None
+        compiled_for = INSTRUCTIONS[found.kernels_instructions()]
         for name in FUNCTIONS:
             function = getattr(found, name)
             function.argtypes, function.restype = [ctypes.c_void_p], None
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, KeyError) as error:
         log.debug("%s cannot be used: %s", path.name, error)
         return None
-    return found
+    usable = compiled_for in _available() and (compiled_for in MEASURED or wanted == ON)
+    return found if usable else None
+
+
+def instructions() -> str | None:
+    """Return the instructions that the library in use was compiled for: a value of `INSTRUCTIONS`, or None.
+
+    >>> instructions() in (None, *INSTRUCTIONS.values())
+    True
+    """
+    found = library()
+    return INSTRUCTIONS[found.kernels_instructions()] if found is not None else None
+
+
+def _available() -> tuple[str, ...]:
+    """Return the instructions of this CPU for which there are kernels."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return ("NEON",)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return CAPABLE[: CAPABLE.index(capability) + 1] if capability in CAPABLE else ()
 
 
 def applies_to(*tensors: Tensor) -> bool:

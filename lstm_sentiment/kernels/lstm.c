@@ -5,48 +5,23 @@
  * packed once, and the nonlinearities are applied while the sums are in the L1 cache. The gradients of
  * weights and inputs, which no step depends on, are computed last, over all tokens.
  *
- * For x86-64 with AVX2 and FMA, whose 16 registers of 8 floats the inner loops fill. Called by `lstm.py`,
- * which describes the computation.
+ * `vectors.h` has what depends on the CPU; the inner loops fill its registers. Called by `lstm.py`, which
+ * describes the computation.
  *
- * Legend: D directions, T steps, B texts, X inputs and H states of a token, U = H / 8 groups of states.
- * Gates come in the order of nn.LSTM: input, forget, cell, output.
+ * Legend: D directions, T steps, B texts, X inputs and H states of a token, R rows of distinct inputs.
+ * Gates come in the order of nn.LSTM: input, forget, cell, output. States are computed in blocks of 16.
  */
 
-#include <immintrin.h>
+#include "vectors.h"
 #include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 
-enum { WIDTH = 8, GATES = 4, MOST_DIRECTIONS = 2 };
-enum { FORWARD_ROWS = 3, BACKWARD_ROWS = 6, BACKWARD_GROUPS = 2 }; /* texts x groups: 12 sums in registers */
-enum { CACHED = 128, TEXTS = 66 }; /* rows of a panel (16 KB) and texts whose sums (8 KB) stay in 32 KB */
-enum { COLUMNS = BACKWARD_GROUPS * WIDTH }; /* of a panel of the backward pass */
-enum { DEEP = 256, TOKENS = 48 };           /* rows of such a panel (16 KB), and tokens it is used for */
-
-/* ---- Numbers ------------------------------------------------------------------------------------ */
-
-/* e**x - 1, as exact near 0 as elsewhere; NaN stays NaN. x = n·log 2 + f, log 2 in two parts of which the
- * first is exact, and e**f - 1 = f + f²·q(f), where q is fitted to a relative error of 2e-8. */
-static inline __m256 exp_less_1(__m256 x) {
-    x = _mm256_min_ps(_mm256_set1_ps(87.0f), _mm256_max_ps(_mm256_set1_ps(-87.0f), x));
-    const __m256 n = _mm256_round_ps(x * 1.44269504f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m256 f = x - n * 0.693359375f - n * -2.12194440e-4f;
-    __m256 q = f * 0.0013882521f + 0.0083665205f;
-    q = q * f + 0.0416672f;
-    q = q * f + 0.16666543f;
-    q = q * f + 0.49999997f;
-    const __m256 less_1 = q * f * f + f;
-    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
-    return power * less_1 + (power - 1.0f);
-}
-
-static inline __m256 sigmoid(__m256 x) { return 1.0f / (exp_less_1(-x) + 2.0f); }
-
-static inline __m256 hyperbolic_tangent(__m256 x) {
-    const __m256 less_1 = exp_less_1(x + x);
-    return less_1 / (less_1 + 2.0f);
-}
+enum { GATES = 4, MOST_DIRECTIONS = 2 };
+enum { COLUMNS = 16, GROUPS = COLUMNS / WIDTH }; /* states of a block, and vectors of them */
+/* Rows times vectors of a product, whose sums are in registers: 12 of 16 with AVX2, 24 of 32 elsewhere. */
+enum { FORWARD_ROWS = WIDTH == 8 ? 3 : 6, BACKWARD_ROWS = 6 };
+enum { CACHED = 1024 / WIDTH, TEXTS = 66 }; /* rows of a panel (16 KB) and texts whose sums stay in the cache */
+enum { DEEP = 256, TOKENS = 48 }; /* rows of a panel of the backward pass (16 KB), and tokens it is used for */
 
 /* ---- Products ----------------------------------------------------------------------------------- */
 
@@ -55,45 +30,41 @@ static inline __m256 hyperbolic_tangent(__m256 x) {
  * function per shape, never inlined, its loops over rows and groups unrolled: the sums then stay in registers.
  * The elements of a row are STRIDE apart. */
 #define UNROLLED _Pragma("GCC unroll 8") for
-#define DEFINE_PRODUCT(NAME, ROWS, GROUPS, STRIDE)                                                         \
+#define DEFINE_PRODUCT(NAME, ROWS, VECTORS, STRIDE)                                                        \
     static __attribute__((noinline)) void NAME(const float *restrict panel,                                \
                                                const float *const *restrict rows, int64_t first,           \
                                                int64_t length, float *restrict sums) {                     \
-        __m256 sum[ROWS][GROUPS];                                                                          \
+        Floats sum[ROWS][VECTORS];                                                                         \
         const float *row[ROWS];                                                                            \
         UNROLLED(int r = 0; r < ROWS; r++) {                                                               \
             row[r] = rows[r] + first * STRIDE;                                                             \
-            UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
-                sum[r][g] = _mm256_loadu_ps(sums + (r * GROUPS + g) * WIDTH);                              \
+            UNROLLED(int g = 0; g < VECTORS; g++) sum[r][g] = load(sums + (r * VECTORS + g) * WIDTH);      \
         }                                                                                                  \
         for (int64_t k = 0; k < length; k++) {                                                             \
-            __m256 weights[GROUPS];                                                                        \
-            UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
-                weights[g] = _mm256_loadu_ps(panel + (k * GROUPS + g) * WIDTH);                            \
+            Floats weights[VECTORS];                                                                       \
+            UNROLLED(int g = 0; g < VECTORS; g++) weights[g] = load(panel + (k * VECTORS + g) * WIDTH);    \
             UNROLLED(int r = 0; r < ROWS; r++) {                                                           \
-                const __m256 value = _mm256_set1_ps(row[r][k * STRIDE]);                                   \
-                UNROLLED(int g = 0; g < GROUPS; g++)                                                       \
-                    sum[r][g] = _mm256_fmadd_ps(value, weights[g], sum[r][g]);                             \
+                const Floats value = all(row[r][k * STRIDE]);                                              \
+                UNROLLED(int g = 0; g < VECTORS; g++) sum[r][g] = value * weights[g] + sum[r][g];          \
             }                                                                                              \
         }                                                                                                  \
         UNROLLED(int r = 0; r < ROWS; r++)                                                                 \
-            UNROLLED(int g = 0; g < GROUPS; g++)                                                           \
-                _mm256_storeu_ps(sums + (r * GROUPS + g) * WIDTH, sum[r][g]);                              \
+            UNROLLED(int g = 0; g < VECTORS; g++) store(sums + (r * VECTORS + g) * WIDTH, sum[r][g]);      \
     }
 
-DEFINE_PRODUCT(product_1x4, 1, 4, 1)
-DEFINE_PRODUCT(product_3x4, 3, 4, 1)
-DEFINE_PRODUCT(product_1x2, 1, 2, 1)
-DEFINE_PRODUCT(product_4x2, 4, 2, 1)
-DEFINE_PRODUCT(product_6x2, 6, 2, 1)
-DEFINE_PRODUCT(across_4x2, 4, 2, 4) /* interleaved rows */
-DEFINE_PRODUCT(across_6x2, 6, 2, 6)
+DEFINE_PRODUCT(forward_1, 1, GATES, 1)
+DEFINE_PRODUCT(forward_several, FORWARD_ROWS, GATES, 1)
+DEFINE_PRODUCT(backward_1, 1, GROUPS, 1)
+DEFINE_PRODUCT(backward_4, 4, GROUPS, 1)
+DEFINE_PRODUCT(backward_6, 6, GROUPS, 1)
+DEFINE_PRODUCT(across_4, 4, GROUPS, 4) /* interleaved rows */
+DEFINE_PRODUCT(across_6, 6, GROUPS, 6)
 
 /* ---- Layer -------------------------------------------------------------------------------------- */
 
 /* Arguments of a call; see `lstm.py`. */
 typedef struct {
-    int64_t directions, steps, batch, inputs, hidden, threads;
+    int64_t directions, steps, batch, inputs, hidden, threads, rows;
     const int64_t *lengths;              /* (B,) tokens of each text */
     const float *const *input_weights;   /* D times (4H, X) */
     const float *const *weights;         /* D times (4H, H), for states */
@@ -101,25 +72,20 @@ typedef struct {
     const float *const *bias;            /* D times (4H,) */
     float *packed;                       /* (D, 4H, H + X) buffer for weights, X rounded up to 16 */
     float *packed_gates;                 /* (D, 4H, DEEP) buffer for gradients */
-    const float *values;                 /* (T·B, X) by token */
+    const float *values;                 /* (T·B, X) by token; with places (R, X) */
+    const int64_t *places;               /* (T·B,) row of each token's values; NULL: its own */
+    float *input_sums;                   /* (D, R, H / WIDTH, 4, WIDTH) buffer, with places */
     float *states;                       /* (D, T·B, H) in reading order */
     float *cells;                        /* (D, B, H) buffer for cells, or for their gradients */
-    float *records;                      /* (D, T, U, B, KEPT, 8), aligned, for the backward pass; NULL: none */
+    float *gates;                        /* (D, T·B, 4H) in reading order, aligned, for the backward pass, which
+                                            replaces them by their gradients; NULL: no backward pass */
+    float *kept_cells;                   /* (D, T·B, H) in reading order, aligned, likewise */
     const float *const *state_gradients; /* D times (T·B, H) in reading order */
-    float *gate_gradients;               /* (D, T·B, 4H) in reading order */
     float *value_gradients;              /* (T·B, X) by token; NULL: not needed */
     float *input_weight_gradients;       /* (D, 4H, X); NULL: no weight gradients are needed */
     float *weight_gradients;             /* (D, 4H, H) */
     float *bias_gradients;               /* (D, 4H), of either bias */
 } Layer;
-
-/* Values saved per step for the backward pass: the gates, the cell and its tanh. */
-enum { IN, KEEP, OFFERED, OUT, CELL, SQUASHED, KEPT };
-
-static inline float *record(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t u) {
-    const int64_t U = layer->hidden / WIDTH;
-    return layer->records + (((d * layer->steps + t) * U + u) * layer->batch + b) * KEPT * WIDTH;
-}
 
 /* Index of the token that direction `d` reads as the `t`-th of text `b`: the second direction reads
  * each text from its end, and the padding after the text last. */
@@ -128,7 +94,7 @@ static inline int64_t token(const Layer *layer, int64_t d, int64_t t, int64_t b)
     return (d && t < length ? length - 1 - t : t) * layer->batch + b;
 }
 
-/* (4H, X) and (4H, H) -> per group of 8 states a panel (X + H, gates, 8) */
+/* (4H, X) and (4H, H) -> per vector of states a panel (X + H, gates, WIDTH) */
 static void pack_forward(const Layer *layer, int64_t d, int64_t u) {
     const int64_t X = layer->inputs, H = layer->hidden;
     float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
@@ -174,35 +140,41 @@ static void pack_backward(const Layer *layer, int64_t d, int64_t u) {
             copy_columns(panel + k * COLUMNS, layer->input_weights[d] + k * X + column - H, X + H - column);
 }
 
-/* One step of some texts, for 8 states, from the sums of their four gates. In two loops, so that the latencies
- * of texts overlap. Records are written past the cache, which they would fill long before they are read. */
+/* Sums of the gates of some texts for a block of states, as the products leave them. */
+typedef float Sums[GROUPS][TEXTS * GATES * WIDTH];
+
+/* One step of some texts, for the block of states at `column`. In two loops, so that the latencies of texts
+ * overlap. What the backward pass needs is written past the cache, a whole line at a time: it would fill the
+ * cache long before it is read. */
 static void step_forward(const Layer *layer, int64_t d, int64_t t, const int64_t *texts, int64_t count,
-                         int64_t u, float *sums) {
-    const int64_t H = layer->hidden, column = u * WIDTH;
-    float *cells = layer->cells + d * layer->batch * H + column;
-    float *states = layer->states + (d * layer->steps + t) * layer->batch * H + column;
+                         int64_t column, Sums sums) {
+    const int64_t H = layer->hidden, first = (d * layer->steps + t) * layer->batch;
+    float *cells = layer->cells + d * layer->batch * H + column, *states = layer->states + first * H + column;
     for (int64_t r = 0; r < count; r++) {
-        float *gates = sums + r * GATES * WIDTH, *of_cell = cells + texts[r] * H;
-        const __m256 in = sigmoid(_mm256_loadu_ps(gates)), keep = sigmoid(_mm256_loadu_ps(gates + WIDTH));
-        const __m256 offered = hyperbolic_tangent(_mm256_loadu_ps(gates + 2 * WIDTH));
-        const __m256 out = sigmoid(_mm256_loadu_ps(gates + 3 * WIDTH));
-        const __m256 cell = t ? keep * _mm256_loadu_ps(of_cell) + in * offered : in * offered;
-        _mm256_storeu_ps(of_cell, cell);
-        _mm256_storeu_ps(gates, out);
-        if (layer->records) {
-            float *kept = record(layer, d, t, texts[r], u);
-            _mm256_stream_ps(kept + IN * WIDTH, in);
-            _mm256_stream_ps(kept + KEEP * WIDTH, keep);
-            _mm256_stream_ps(kept + OFFERED * WIDTH, offered);
-            _mm256_stream_ps(kept + OUT * WIDTH, out);
-            _mm256_stream_ps(kept + CELL * WIDTH, cell);
+        float *of_cell = cells + texts[r] * H;
+        Floats kept[GATES + 1][GROUPS];
+        UNROLLED(int u = 0; u < GROUPS; u++) {
+            float *gates = sums[u] + r * GATES * WIDTH;
+            const Floats in = sigmoid(load(gates)), keep = sigmoid(load(gates + WIDTH));
+            const Floats offered = hyperbolic_tangent(load(gates + 2 * WIDTH));
+            const Floats out = sigmoid(load(gates + 3 * WIDTH));
+            const Floats cell = t ? keep * load(of_cell + u * WIDTH) + in * offered : in * offered;
+            store(of_cell + u * WIDTH, cell);
+            store(gates, out);
+            kept[0][u] = in, kept[1][u] = keep, kept[2][u] = offered, kept[3][u] = out, kept[4][u] = cell;
         }
+        if (!layer->gates) continue;
+        float *gates = layer->gates + (first + texts[r]) * GATES * H + column;
+        for (int g = 0; g < GATES; g++)
+            UNROLLED(int u = 0; u < GROUPS; u++) stream(gates + g * H + u * WIDTH, kept[g][u]);
+        float *cell = layer->kept_cells + (first + texts[r]) * H + column;
+        UNROLLED(int u = 0; u < GROUPS; u++) stream(cell + u * WIDTH, kept[GATES][u]);
     }
-    for (int64_t r = 0; r < count; r++) {
-        const __m256 squashed = hyperbolic_tangent(_mm256_loadu_ps(cells + texts[r] * H));
-        _mm256_storeu_ps(states + texts[r] * H, _mm256_loadu_ps(sums + r * GATES * WIDTH) * squashed);
-        if (layer->records) _mm256_stream_ps(record(layer, d, t, texts[r], u) + SQUASHED * WIDTH, squashed);
-    }
+    for (int64_t r = 0; r < count; r++)
+        UNROLLED(int u = 0; u < GROUPS; u++) {
+            const Floats squashed = hyperbolic_tangent(load(cells + texts[r] * H + u * WIDTH));
+            store(states + texts[r] * H + u * WIDTH, load(sums[u] + r * GATES * WIDTH) * squashed);
+        }
 }
 
 /* Add the products of many rows with a panel, in blocks that stay in the L1 cache. */
@@ -213,8 +185,34 @@ static void add_products(const float *panel, const float *const *rows, int64_t c
         const float *part = panel + k * GATES * WIDTH;
         int64_t r = 0;
         for (; r + FORWARD_ROWS <= count; r += FORWARD_ROWS)
-            product_3x4(part, rows + r, k, some, sums + r * GATES * WIDTH);
-        for (; r < count; r++) product_1x4(part, rows + r, k, some, sums + r * GATES * WIDTH);
+            forward_several(part, rows + r, k, some, sums + r * GATES * WIDTH);
+        for (; r < count; r++) forward_1(part, rows + r, k, some, sums + r * GATES * WIDTH);
+    }
+}
+
+/* Sums of the `u`-th vector of states of some rows: biases and products with the inputs. */
+static void sum_inputs(const Layer *layer, int64_t d, int64_t u, const float *const *values, int64_t count,
+                       float *sums) {
+    const int64_t X = layer->inputs, H = layer->hidden;
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t g = 0; g < GATES; g++) {
+            const int64_t gates = g * H + u * WIDTH;
+            store(sums + (r * GATES + g) * WIDTH, load(layer->input_bias[d] + gates) + load(layer->bias[d] + gates));
+        }
+    add_products(layer->packed + (d * H + u * WIDTH) * GATES * (X + H), values, count, X, sums);
+}
+
+/* Sums of some distinct inputs, once for all tokens that have them. */
+static void sum_rows(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+    const int64_t H = layer->hidden, size = GATES * WIDTH;
+    const float *values[TEXTS];
+    for (int64_t r = first; r < last; r++) values[r - first] = layer->values + r * layer->inputs;
+    for (int64_t u = 0; u < H / WIDTH; u++) {
+        float sums[TEXTS * GATES * WIDTH];
+        sum_inputs(layer, d, u, values, last - first, sums);
+        for (int64_t r = first; r < last; r++)
+            memcpy(layer->input_sums + ((d * layer->rows + r) * (H / WIDTH) + u) * size, sums + (r - first) * size,
+                   (size_t)size * sizeof(float));
     }
 }
 
@@ -228,35 +226,37 @@ static int64_t texts_at(const Layer *layer, int64_t t, int64_t *b, int64_t last,
 
 /* Steps from `step` on of the texts from `first` to `last`; the states of padding are 0. */
 static void forward_from(const Layer *layer, int64_t d, int64_t first, int64_t last, int64_t step) {
-    const int64_t X = layer->inputs, H = layer->hidden, B = layer->batch;
+    const int64_t X = layer->inputs, H = layer->hidden, B = layer->batch, size = GATES * WIDTH;
     for (int64_t t = step; t < layer->steps; t++) {
         for (int64_t b = first; b < last; b++)
             if (t >= layer->lengths[b])
                 memset(layer->states + ((d * layer->steps + t) * B + b) * H, 0, (size_t)H * sizeof(float));
         for (int64_t b = first; b < last;) {
             const float *values[TEXTS], *before[TEXTS];
-            float sums[TEXTS * GATES * WIDTH];
             int64_t texts[TEXTS], count = texts_at(layer, t, &b, last, texts);
             for (int64_t r = 0; r < count; r++) {
-                values[r] = layer->values + token(layer, d, t, texts[r]) * X;
+                const int64_t n = token(layer, d, t, texts[r]);
+                values[r] = layer->places ? layer->input_sums + (d * layer->rows + layer->places[n]) * GATES * H
+                                          : layer->values + n * X;
                 before[r] = layer->states + ((d * layer->steps + t - (t > 0)) * B + texts[r]) * H;
             }
-            for (int64_t u = 0; u < H / WIDTH; u++) {
-                const float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
-                for (int64_t r = 0; r < count; r++)
-                    for (int64_t g = 0; g < GATES; g++) {
-                        const int64_t gates = g * H + u * WIDTH;
-                        const __m256 bias = _mm256_loadu_ps(layer->bias[d] + gates);
-                        _mm256_storeu_ps(sums + (r * GATES + g) * WIDTH,
-                                         _mm256_loadu_ps(layer->input_bias[d] + gates) + bias);
-                    }
-                add_products(panel, values, count, X, sums);
-                add_products(panel + X * GATES * WIDTH, before, count, t ? H : 0, sums);
-                step_forward(layer, d, t, texts, count, u, sums);
+            for (int64_t column = 0; column < H; column += COLUMNS) {
+                Sums sums;
+                for (int64_t g = 0; g < GROUPS; g++) {
+                    const int64_t u = column / WIDTH + g;
+                    const float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
+                    if (layer->places)
+                        for (int64_t r = 0; r < count; r++)
+                            memcpy(sums[g] + r * size, values[r] + u * size, (size_t)size * sizeof(float));
+                    else
+                        sum_inputs(layer, d, u, values, count, sums[g]);
+                    add_products(panel + X * GATES * WIDTH, before, count, t ? H : 0, sums[g]);
+                }
+                step_forward(layer, d, t, texts, count, column, sums);
             }
         }
     }
-    _mm_sfence(); /* makes the records visible to all threads */
+    finish_streams();
 }
 
 static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
@@ -267,27 +267,25 @@ static void forward_on(const Layer *layer, int64_t d, int64_t first, int64_t las
     forward_from(layer, d, first, last, 1);
 }
 
-/* Backward step of one text, for 8 states; `sums` has the gradients from the following step, if any. */
-static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t u,
+/* Backward step of one text, for a vector of states; `sums` has the gradients from the following step, if any.
+ * The gates are replaced by the gradients of their sums. */
+static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t column,
                                  const float *sums) {
-    const int64_t H = layer->hidden, B = layer->batch, column = u * WIDTH, row = t * B + b;
-    const float *kept = record(layer, d, t, b, u);
-    float *gate_gradients = layer->gate_gradients + (d * layer->steps * B + row) * GATES * H + column;
+    const int64_t H = layer->hidden, B = layer->batch, row = t * B + b;
+    float *gates = layer->gates + (d * layer->steps * B + row) * GATES * H + column;
+    const float *cell = layer->kept_cells + (d * layer->steps * B + row) * H + column;
     float *cell_gradients = layer->cells + (d * B + b) * H + column;
-    const __m256 in = _mm256_loadu_ps(kept + IN * WIDTH), keep = _mm256_loadu_ps(kept + KEEP * WIDTH);
-    const __m256 offered = _mm256_loadu_ps(kept + OFFERED * WIDTH), out = _mm256_loadu_ps(kept + OUT * WIDTH);
-    const __m256 squashed = _mm256_loadu_ps(kept + SQUASHED * WIDTH);
-    const __m256 from_above = _mm256_loadu_ps(layer->state_gradients[d] + row * H + column);
-    const __m256 of_state = from_above + _mm256_loadu_ps(sums);
-    __m256 of_cell = of_state * out * (1.0f - squashed * squashed);
-    __m256 before = _mm256_setzero_ps();
-    if (t) before = _mm256_loadu_ps(record(layer, d, t - 1, b, u) + CELL * WIDTH);
-    if (t + 1 < layer->lengths[b]) of_cell += _mm256_loadu_ps(cell_gradients);
-    _mm256_storeu_ps(gate_gradients, of_cell * offered * in * (1.0f - in));
-    _mm256_storeu_ps(gate_gradients + H, of_cell * before * keep * (1.0f - keep));
-    _mm256_storeu_ps(gate_gradients + 2 * H, of_cell * in * (1.0f - offered * offered));
-    _mm256_storeu_ps(gate_gradients + 3 * H, of_state * squashed * out * (1.0f - out));
-    _mm256_storeu_ps(cell_gradients, of_cell * keep);
+    const Floats in = load(gates), keep = load(gates + H), offered = load(gates + 2 * H);
+    const Floats out = load(gates + 3 * H), squashed = hyperbolic_tangent(load(cell));
+    const Floats of_state = load(layer->state_gradients[d] + row * H + column) + load(sums);
+    Floats of_cell = of_state * out * (1.0f - squashed * squashed);
+    const Floats before = t ? load(cell - B * H) : all(0.0f);
+    if (t + 1 < layer->lengths[b]) of_cell += load(cell_gradients);
+    store(gates, of_cell * offered * in * (1.0f - in));
+    store(gates + H, of_cell * before * keep * (1.0f - keep));
+    store(gates + 2 * H, of_cell * in * (1.0f - offered * offered));
+    store(gates + 3 * H, of_state * squashed * out * (1.0f - out));
+    store(cell_gradients, of_cell * keep);
 }
 
 /* Number of rows of the next product. */
@@ -303,9 +301,9 @@ static void add_products_back(const float *panel, const float *const *rows, int6
         const float *part = panel + k * COLUMNS;
         for (int64_t r = 0, at_once; r < count; r += at_once) {
             at_once = rows_at_once(count - r);
-            (at_once == 1   ? product_1x2
-             : at_once == 4 ? product_4x2
-                            : product_6x2)(part, rows + r, k, some, sums + r * COLUMNS);
+            (at_once == 1   ? backward_1
+             : at_once == 4 ? backward_4
+                            : backward_6)(part, rows + r, k, some, sums + r * COLUMNS);
         }
     }
 }
@@ -320,16 +318,16 @@ static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last)
             for (int64_t r = 0; r < count; r++) {
                 if (t + 1 >= layer->lengths[texts[r]]) continue;
                 const int64_t text = texts[r], row = ((d * layer->steps + t + 1) * layer->batch + text) * K;
-                behind[going_on] = layer->gate_gradients + row;
+                behind[going_on] = layer->gates + row;
                 texts[r] = texts[going_on];
                 texts[going_on++] = text;
             }
-            for (int64_t u = 0; u < H / WIDTH; u += BACKWARD_GROUPS) {
+            for (int64_t column = 0; column < H; column += COLUMNS) {
                 float sums[TEXTS * COLUMNS] = {0};
-                add_products_back(panel_backward(layer, d, u * WIDTH), behind, going_on, K, sums);
+                add_products_back(panel_backward(layer, d, column), behind, going_on, K, sums);
                 for (int64_t r = 0; r < count; r++)
-                    for (int64_t g = 0; g < BACKWARD_GROUPS; g++)
-                        step_backward(layer, d, t, texts[r], u + g, sums + r * COLUMNS + g * WIDTH);
+                    for (int64_t g = 0; g < GROUPS; g++)
+                        step_backward(layer, d, t, texts[r], column + g * WIDTH, sums + r * COLUMNS + g * WIDTH);
             }
         }
 }
@@ -364,7 +362,7 @@ static void of_values(const Layer *layer, int64_t first, int64_t last) {
         int64_t n = first;
         count = real_tokens(layer, d, &n, last, TOKENS, places, read);
         for (int64_t r = 0; r < count; r++)
-            rows[d][r] = layer->gate_gradients + (d * layer->steps * layer->batch + read[r]) * K;
+            rows[d][r] = layer->gates + (d * layer->steps * layer->batch + read[r]) * K;
     }
     memset(layer->value_gradients + first * X, 0, (size_t)((last - first) * X) * sizeof(float));
     for (int64_t x = 0; x < X; x += COLUMNS) {
@@ -384,20 +382,16 @@ static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64
     for (int64_t gate = first, rows; gate < last; gate += rows) {
         float *panel = layer->packed_gates + (d * K + gate) * DEEP;
         float *bias = layer->bias_gradients + d * K + gate;
-        __m128 four = _mm_setzero_ps(), two = four;
+        float sums[BACKWARD_ROWS] = {0};
         rows = rows_at_once(last - gate);
         for (int64_t k = 0; k < count; k++, panel += rows) {
-            const float *gates = layer->gate_gradients + (d * N + read[k]) * K + gate;
-            const __m128 of_four = _mm_loadu_ps(gates);
-            four += of_four;
-            _mm_storeu_ps(panel, of_four);
-            if (rows == BACKWARD_ROWS) {
-                const __m128 of_two = _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)(gates + 4)));
-                two += of_two;
-                _mm_storel_epi64((__m128i *)(panel + 4), _mm_castps_si128(of_two));
-            }
+            const float *gates = layer->gates + (d * N + read[k]) * K + gate;
+            if (rows == BACKWARD_ROWS)
+                for (int64_t r = 0; r < BACKWARD_ROWS; r++) sums[r] += panel[r] = gates[r];
+            else
+                for (int64_t r = 0; r < 4; r++) sums[r] += panel[r] = gates[r];
         }
-        for (int64_t r = 0; r < rows; r++) bias[r] = (add ? bias[r] : 0.0f) + (r < 4 ? four[r] : two[r - 4]);
+        for (int64_t r = 0; r < rows; r++) bias[r] = (add ? bias[r] : 0.0f) + sums[r];
     }
 }
 
@@ -434,7 +428,7 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
                 float sums[BACKWARD_ROWS * COLUMNS] = {0};
                 rows = rows_at_once(last - gate);
                 for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed_gates + (d * K + gate) * DEEP + r;
-                (rows == 4 ? across_4x2 : across_6x2)(panel, gates, 0, count, sums);
+                (rows == 4 ? across_4 : across_6)(panel, gates, 0, count, sums);
                 for (int64_t r = 0; r < rows; r++)
                     put_columns(gradients + (gate + r) * stride, sums + r * COLUMNS, width, add);
             }
@@ -449,16 +443,22 @@ static inline int64_t wanted_parts(const Layer *layer) {
     return layer->threads > layer->directions ? layer->threads / layer->directions : 1;
 }
 
-/* Run all steps; threads synchronise only at the end. */
+/* Run all steps; threads synchronise only before and after them. */
 static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, int64_t, int64_t),
                 void (*pass)(const Layer *, int64_t, int64_t, int64_t)) {
     const int64_t D = layer->directions, B = layer->batch;
     const int64_t wanted = wanted_parts(layer), size = (B + wanted - 1) / wanted;
     const int64_t parts = (B + size - 1) / size;
+    const int64_t blocks = layer->places ? (layer->rows + TEXTS - 1) / TEXTS : 0;
 #pragma omp parallel num_threads((int)layer->threads) if (layer->threads > 1)
     {
 #pragma omp for schedule(static)
         for (int64_t p = 0; p < D * panels; p++) pack(layer, p / panels, p % panels);
+#pragma omp for schedule(dynamic)
+        for (int64_t p = 0; p < D * blocks; p++) {
+            const int64_t first = p % blocks * TEXTS, last = first + TEXTS;
+            sum_rows(layer, p / blocks, first, last < layer->rows ? last : layer->rows);
+        }
 #pragma omp for schedule(static)
         for (int64_t p = 0; p < D * parts; p++) {
             const int64_t first = p % parts * size, last = first + size < B ? first + size : B;
@@ -487,7 +487,10 @@ static void gradients(const Layer *layer) {
 }
 
 /* Increment when the arguments of a function change, here and in `library.py`. */
-int64_t kernels_interface(void) { return 1; }
+int64_t kernels_interface(void) { return 2; }
+
+/* Which instructions the kernels are compiled for, as listed in `library.py`. */
+int64_t kernels_instructions(void) { return INSTRUCTIONS; }
 
 void lstm_forward(const Layer *layer) { run(layer, layer->hidden / WIDTH, pack_forward, forward); }
 

@@ -10,7 +10,7 @@ with any number of threads. Padding has states of 0 and no gradient. Where the k
 compiled, a CPU without AVX2, a GPU, another dtype, a hidden size that is not a multiple of 16),
 `applies` is False, and `models.lstm` uses `nn.LSTM`.
 
-Legend: T steps, B texts, X inputs of a token, H hidden size, D directions.
+Legend: T steps, B texts, X inputs of a token, H hidden size, D directions, R distinct inputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from lstm_sentiment.kernels.library import applies_to, call, fields, library
 MOST_DIRECTIONS = 2
 HIDDEN_MULTIPLE = 16  # columns of one product of the backward pass, COLUMNS in lstm.c
 DEEP = 256  # tokens whose products a thread sums at a time, as there
-KEPT = 6  # values saved per state for the backward pass: four gates, the cell, its tanh
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
@@ -35,10 +34,10 @@ class _Layer(ctypes.Structure):
     """The arguments of a pass, as in lstm.c."""
 
     _fields_ = fields(
-        (ctypes.c_int64, "directions steps batch inputs hidden threads"),
+        (ctypes.c_int64, "directions steps batch inputs hidden threads rows"),
         (ctypes.c_void_p, "lengths input_weights weights input_bias bias packed packed_gates"),
-        (ctypes.c_void_p, "values states cells"),
-        (ctypes.c_void_p, "records state_gradients gate_gradients value_gradients"),
+        (ctypes.c_void_p, "values places input_sums states cells"),
+        (ctypes.c_void_p, "gates kept_cells state_gradients value_gradients"),
         (ctypes.c_void_p, "input_weight_gradients weight_gradients bias_gradients"),
     )
 
@@ -76,17 +75,62 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     True
     """
     steps, batch, inputs = values_TBX.shape
+    _check(steps, batch, inputs, lengths_B, lstms)
+    weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
+    learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))
+    return list(_Recurrence.apply(values_TBX, lengths_B.long().contiguous(), learning, *weights))  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def read_rows(
+    values_RX: Tensor, places_TB: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]
+) -> list[Tensor]:
+    """Return the hidden states of `read` for tokens whose inputs are rows of a table, without gradients.
+
+    The products of a row with the input weights are computed once, however often it occurs: half of the work,
+    if each occurs many times. The states are the same bits.
+
+    Args:
+        values_RX: distinct inputs, float32; `applies` must be True for them.
+        places_TB: row of each token, int64; of padding any.
+        lengths_B: number of tokens of each text, at most T.
+        lstms: as of `read`.
+
+    Raises:
+        ValueError: the shapes do not match, a row is out of range, a text is longer than T.
+
+    >>> lstms, values_RX, lengths_B = [nn.LSTM(8, 16)], torch.randn(2, 8), torch.tensor([3])
+    >>> places_TB = torch.tensor([[1], [0], [1]])
+    >>> if applies(values_RX, lstms):
+    ...     with torch.no_grad():
+    ...         expected_TBH, = read(values_RX[places_TB], lengths_B, lstms)
+    ...     assert torch.equal(read_rows(values_RX, places_TB, lengths_B, lstms)[0], expected_TBH)
+    """
+    (steps, batch), (rows, inputs) = places_TB.shape, values_RX.shape
+    _check(steps, batch, inputs, lengths_B, lstms)
+    if int(places_TB.min()) < 0 or int(places_TB.max()) >= rows:
+        raise ValueError(f"places of {int(places_TB.min())} to {int(places_TB.max())} in {rows} rows")
+    size = lstms[0].hidden_size
+    arrays = {
+        "values": values_RX.contiguous(),
+        "places": places_TB.long().contiguous(),
+        "input_sums": values_RX.new_empty(len(lstms), rows, 4 * size),
+        "lengths": lengths_B.long().contiguous(),
+        "states": values_RX.new_empty(len(lstms), steps, batch, size),
+    }
+    _call("lstm_forward", arrays, [getattr(lstm, name) for name in WEIGHTS for lstm in lstms])
+    return list(arrays["states"])
+
+
+def _check(steps: int, batch: int, inputs: int, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> None:
     longest = int(lengths_B.max())
     sizes = {(lstm.input_size, lstm.hidden_size, lstm.num_layers) for lstm in lstms}
     fit = sizes == {(inputs, lstms[0].hidden_size, 1)} and len(lstms) <= MOST_DIRECTIONS
     if not fit or len(lengths_B) != batch or longest > steps:
         raise ValueError(
-            f"values {tuple(values_TBX.shape)}, {len(lengths_B)} texts of up to {longest} tokens and "
+            f"values {(steps, batch, inputs)}, {len(lengths_B)} texts of up to {longest} tokens and "
             f"{len(lstms)} layers of (inputs, states, layers) {sorted(sizes)} do not match"
         )
-    weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
-    learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))
-    return list(_Recurrence.apply(values_TBX, lengths_B.long().contiguous(), learning, *weights))  # type: ignore[no-untyped-call]
 
 
 def applies_to_rest(values_TX: Tensor, lstm: nn.LSTM) -> bool:
@@ -144,22 +188,28 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values_TBX: Tensor, lengths_B: Tensor, learning: bool, *weights: Tensor) -> Any:
-        size, shape = weights[-1].shape[0] // 4, (len(weights) // len(WEIGHTS), *values_TBX.shape[:2])
-        states_DTBH = values_TBX.new_empty(*shape, size)
-        arrays = {"values": values_TBX.contiguous(), "lengths": lengths_B, "states": states_DTBH}
+        arrays = {"values": values_TBX.contiguous(), "lengths": lengths_B}
+        arrays["states"] = states_DTBH = values_TBX.new_empty(
+            len(weights) // len(WEIGHTS), *values_TBX.shape[:2], weights[-1].shape[0] // 4
+        )
         if learning:
-            arrays["records"] = values_TBX.new_empty(*shape, KEPT, size)
             ctx.save_for_backward(*arrays.values(), *weights)
+            ctx.kept = _kept(states_DTBH)
+            arrays |= ctx.kept
         _call("lstm_forward", arrays, weights)
         return tuple(states_DTBH)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients_TBH: Tensor) -> Any:
-        values_TBX, lengths_B, states_DTBH, records, *weights = ctx.saved_tensors
+        values_TBX, lengths_B, states_DTBH, *weights = ctx.saved_tensors
         directions, inputs, gates = len(states_DTBH), values_TBX.shape[2], 4 * states_DTBH.shape[3]
-        arrays = {"values": values_TBX, "lengths": lengths_B, "states": states_DTBH, "records": records}
-        arrays["gate_gradients"] = values_TBX.new_empty(*states_DTBH.shape[:3], gates)
+        arrays = {"values": values_TBX, "lengths": lengths_B, "states": states_DTBH}
+        kept, ctx.kept = ctx.kept, None  # the kernel overwrites them
+        if kept is None:  # a second backward pass of a retained graph
+            kept = _kept(states_DTBH)
+            _call("lstm_forward", {**arrays, "states": torch.empty_like(states_DTBH), **kept}, weights)
+        arrays |= kept
         of_values_TBX, of_weights = None, list[Tensor | None]([None] * len(weights))
         if ctx.needs_input_grad[0]:
             of_values_TBX = arrays["value_gradients"] = torch.empty_like(values_TBX)
@@ -174,12 +224,21 @@ class _Recurrence(torch.autograd.Function):
         return of_values_TBX, None, None, *of_weights
 
 
+def _kept(states_DTBH: Tensor) -> dict[str, Tensor]:
+    """Return room for what the backward pass needs: 5 numbers per state."""
+    *shape, size = states_DTBH.shape
+    return {
+        "gates": states_DTBH.new_empty(*shape, 4 * size),
+        "kept_cells": states_DTBH.new_empty(*shape, size),
+    }
+
+
 def _call(
     name: str, arrays: dict[str, Tensor], weights: Sequence[Tensor], gradients_TBH: Sequence[Tensor] = ()
 ) -> None:
     """Call a function of the kernel; the arrays are described in lstm.c."""
     directions, steps, batch, size = arrays["states"].shape
-    inputs = arrays["values"].shape[2]
+    inputs = arrays["values"].shape[-1]
     columns = -(-inputs // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE + size
     room = {
         "packed": arrays["states"].new_empty(directions, 4 * size, columns),
@@ -189,5 +248,6 @@ def _call(
     kinds = ("input_weights", "weights", "input_bias", "bias", "state_gradients")[: len(whole) // directions]
     lists = {kind: whole[place * directions :][:directions] for place, kind in enumerate(kinds)}
     sizes = {"directions": directions, "steps": steps, "batch": batch, "inputs": inputs}
+    sizes["rows"] = len(arrays["values"]) if "places" in arrays else 0
     numbers = {**sizes, "hidden": size, "threads": torch.get_num_threads()}
     call(name, _Layer, numbers, {**room, **arrays, **lists})

@@ -4,6 +4,8 @@
  * Legend: D directions, T steps, B texts, H states of a token and direction, F = D·H.
  */
 
+#include "target.h"
+
 #include <stddef.h>
 #include <stdint.h>
 

@@ -3,7 +3,8 @@
 `SentimentLSTM.cell` is the network's cell. For another one, add a `Cell` here, name it there, and set the
 number of matrices that PyTorch stacks in its weights in `config.network_shapes`.
 
-Legend: T steps, B texts, N tokens of one text, X inputs of a layer, H hidden size, G gates.
+Legend: T steps, B texts, N tokens of one text, R distinct inputs, X inputs of a layer, H hidden size,
+G gates.
 """
 
 from __future__ import annotations
@@ -73,6 +74,23 @@ class Cell(abc.ABC):
             orders.append(reversed_texts(values_TBX, reversal(len(values_TBX), lengths_B)))
         return [layer(order_TBX)[0] for layer, order_TBX in zip(layers, orders, strict=True)]
 
+    def reads_rows(self, values_RX: Tensor, layers: Sequence[Any]) -> bool:  # noqa: ARG002
+        """Whether `read_rows` saves work for these inputs and layers."""
+        return False
+
+    def read_rows(
+        self, values_RX: Tensor, places_TB: Tensor, lengths_B: Tensor, layers: Sequence[Any]
+    ) -> list[Tensor]:
+        """Return the states of `read` for tokens whose inputs are rows of a table, without gradients.
+
+        Args:
+            values_RX: distinct inputs.
+            places_TB: row of each token.
+            lengths_B: tokens of each text.
+            layers: as of `read`.
+        """
+        return self.read(values_RX[places_TB], lengths_B, layers)
+
     def read_on(self, values_TX: Tensor, state: Any, layer: Any) -> tuple[Tensor, Any]:
         """Read the next tokens of one text; the states do not depend on how it is cut.
 
@@ -139,6 +157,18 @@ class LSTM(Cell):
         if kernel.applies(values_TBX, layers):
             return kernel.read(values_TBX, lengths_B, layers)
         return super().read(values_TBX, lengths_B, layers)
+
+    def reads_rows(self, values_RX: Tensor, layers: Sequence[Any]) -> bool:
+        """Whether the compiled kernel applies, which computes a row's products once."""
+        return kernel.applies(values_RX, layers)
+
+    def read_rows(
+        self, values_RX: Tensor, places_TB: Tensor, lengths_B: Tensor, layers: Sequence[Any]
+    ) -> list[Tensor]:
+        """Return the states as `Cell.read_rows`, bit for bit those of `read`."""
+        if kernel.applies(values_RX, layers):
+            return kernel.read_rows(values_RX, places_TB, lengths_B, layers)
+        return super().read_rows(values_RX, places_TB, lengths_B, layers)
 
     def read_on(self, values_TX: Tensor, state: Any, layer: Any) -> tuple[Tensor, Any]:
         """Read the next tokens as `Cell.read_on`, by the compiled kernel where it applies."""

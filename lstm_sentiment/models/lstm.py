@@ -25,6 +25,7 @@ from lstm_sentiment.models.reversal import by_place, reversal
 from lstm_sentiment.text.subwords import FoldedVectors, SubwordVectors, nothing_spelt, table, word_ids
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
+MANY_TOKENS = 512  # of a batch, from which on distinct ones are looked for
 PRODUCTS_AT_ONCE = 1 << 20  # of `row_sums`, held in memory
 
 
@@ -99,6 +100,8 @@ class SentimentLSTM(nn.Module):
             lengths_B: number of tokens of each text, at least 1, int64.
             spelling_XK: see `tokenization.spell`, int32; None where no token is unknown.
         """
+        if self._predicts_many(tokens_BT):
+            return self.head_logits(self._read_distinct(tokens_BT, lengths_B, spelling_XK), lengths_B)
         return self.logits_of(self.embed(tokens_BT, lengths_B, spelling_XK), lengths_B)
 
     def embed(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None) -> Tensor:
@@ -185,15 +188,39 @@ class SentimentLSTM(nn.Module):
                 pooled[kind] = pooling_of(kind).pool(states)
         return torch.cat([pooled[kind] for kind in self.pooling], dim=1)
 
+    def _predicts_many(self, tokens_BT: Tensor) -> bool:
+        """Whether tokens occur so often that the first layer's products are better computed once for each."""
+        learning = self.training or torch.is_grad_enabled() or tokens_BT.device.type != "cpu"
+        return (
+            not learning
+            and tokens_BT.numel() >= MANY_TOKENS
+            and self.cell.reads_rows(self.embedding.weight, self._layer(0))
+        )
+
+    def _read_distinct(
+        self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None
+    ) -> list[Tensor]:
+        """Return the states of `_read`, bit for bit, with the inputs of each distinct token once."""
+        tokens_TB = tokens_BT[:, : int(lengths_B.max())].t()
+        ids_R, places_TB = torch.unique(tokens_TB, return_inverse=True)
+        vectors_RE = self.look_up(ids_R[:, None], spelling_XK)[:, 0]
+        read = self.cell.read_rows(vectors_RE, places_TB, lengths_B, self._layer(0))
+        return self._read_rest(read, lengths_B)
+
     def _read(self, embedded_TBE: Tensor, lengths_B: Tensor) -> list[Tensor]:
         """Return the last layer's states (T, B, H) of each direction, in the order it reads in."""
-        states, read = embedded_TBE, list[Tensor]()
-        for layer in range(len(self.forward_lstms)):
-            if layer:
-                states = self._drop(by_place(read, reversal(len(states), lengths_B)))
-            lstms = [lstms[layer] for lstms in (self.forward_lstms, self.backward_lstms) if len(lstms)]
-            read = self.cell.read(states, lengths_B, lstms)
+        return self._read_rest(self.cell.read(embedded_TBE, lengths_B, self._layer(0)), lengths_B)
+
+    def _read_rest(self, read: list[Tensor], lengths_B: Tensor) -> list[Tensor]:
+        """Return the last layer's states, given those of the first."""
+        for number in range(1, len(self.forward_lstms)):
+            states = self._drop(by_place(read, reversal(len(read[0]), lengths_B)))
+            read = self.cell.read(states, lengths_B, self._layer(number))
         return read
+
+    def _layer(self, number: int) -> list[nn.Module]:
+        """Return the modules of a layer, one for each direction."""
+        return [lstms[number] for lstms in (self.forward_lstms, self.backward_lstms) if len(lstms)]
 
     def _drop_words(self, tokens_TB: Tensor) -> Tensor:
         if not self.training or not self.word_dropout:

@@ -47,6 +47,7 @@ class Environment(Writer):
         device: kind of device, or name of the GPU.
         bf16_on_cpu: whether LSTMs use bf16 instructions.
         compiled_lstm: whether the compiled kernels are used; None in runs of earlier versions.
+        kernels: instructions that they are compiled for; None without them and in runs of earlier versions.
         packages: versions of other packages, by name.
     """
 
@@ -58,4 +59,5 @@ class Environment(Writer):
     device: str
     bf16_on_cpu: bool
     compiled_lstm: bool | None = None
+    kernels: str | None = None
     packages: dict[str, str]

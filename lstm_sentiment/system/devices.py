@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from lstm_sentiment.errors import ConfigError, OutOfMemoryError
-from lstm_sentiment.kernels.library import library
+from lstm_sentiment.kernels.library import instructions, library
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +233,7 @@ class Machine(TypedDict):
     device: str
     bf16_on_cpu: bool
     compiled_lstm: bool
+    kernels: str | None
 
 
 def describe_machine(device: torch.device) -> Machine:
@@ -246,6 +247,7 @@ def describe_machine(device: torch.device) -> Machine:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "bf16_on_cpu": _cpu_has_bf16(),
         "compiled_lstm": library() is not None,
+        "kernels": instructions(),
     }
 
 

@@ -1,0 +1,160 @@
+"""The kernels' source, compiled for other processors and with sanitizers, outside Python.
+
+A program (`kernels/lstm_main.c`) reads sizes, lengths and arrays from a file, each into a block of memory of
+its own size, calls the kernel, and writes the results. Builds that this machine cannot run or compile are
+skipped: NEON needs aarch64-linux-gnu-gcc and qemu-aarch64-static.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_recurrence import make_layer, packed, real
+from torch import Tensor
+
+import lstm_sentiment.kernels.lstm as recurrence
+
+SOURCES, MAIN = Path(recurrence.__file__).parent, Path(__file__).parent / "kernels" / "lstm_main.c"
+FLAGS = ("-O2", "-ffp-contract=fast", "-fno-trapping-math", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
+UNUSED = "-Wno-unknown-pragmas"  # one thread: OpenMP's are ignored
+SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+ON_X86 = platform.machine() == "x86_64"
+CAPABILITY = torch.backends.cpu.get_cpu_capability()
+
+
+@dataclass(frozen=True)
+class Build:
+    """A compiler with flags, and what runs its programs; `here` is whether this machine can."""
+
+    compiler: tuple[str, ...]
+    runner: tuple[str, ...] = ()
+    here: bool = True
+
+    def missing(self) -> str:
+        """Return what this machine lacks for it, or nothing."""
+        programs = (self.compiler[0], *self.runner[:1])
+        lacking = [name for name in programs if shutil.which(name) is None]
+        return " and ".join(lacking) or ("" if self.here else "instructions of this CPU")
+
+
+BUILDS = {
+    "sanitizers": Build(("gcc", *SANITIZERS), here=ON_X86 and CAPABILITY in ("AVX2", "AVX512")),
+    "clang": Build(("clang", "-mavx2", "-mfma"), here=ON_X86 and CAPABILITY in ("AVX2", "AVX512")),
+    "AVX-512": Build(("gcc", "-DWITH_AVX512"), here=ON_X86 and CAPABILITY == "AVX512"),
+    "NEON": Build(("aarch64-linux-gnu-gcc", "-static"), runner=("qemu-aarch64-static",)),
+}
+Run = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def run_build(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Return a function that runs a build on an input file; it compiles each build once."""
+    folder = tmp_path_factory.mktemp("builds")
+
+    def run(name: str, arguments: Path) -> subprocess.CompletedProcess[str]:
+        build, program = BUILDS[name], folder / name
+        if lacking := build.missing():
+            pytest.skip(f"needs {lacking}")
+        if not program.exists():
+            command = [*build.compiler, *FLAGS, UNUSED, f"-I{SOURCES}", str(MAIN), "-o", str(program), "-lm"]
+            subprocess.run(command, check=True, timeout=300)
+        command = [*build.runner, str(program), str(arguments), str(arguments.with_suffix(".out"))]
+        quiet = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # it ends without freeing
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=quiet)
+
+    return run
+
+
+def write(path: Path, numbers: Sequence[int], arrays: Sequence[Tensor]) -> None:
+    """Write the program's input: D, T, B, X, H, threads and R, then arrays in the order it reads them."""
+    with path.open("wb") as file:
+        file.write(np.array(numbers, np.int64).tobytes())
+        for array in arrays:
+            file.write(array.detach().contiguous().numpy().tobytes())
+
+
+def weights_of(lstms: Sequence[torch.nn.LSTM]) -> list[Tensor]:
+    return [getattr(lstm, name) for name in recurrence.WEIGHTS for lstm in lstms]
+
+
+SHAPES = pytest.mark.parametrize(("inputs", "hidden"), [(7, 16), (33, 48), (100, 32)])
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@SHAPES
+def test_each_build_equals_pytorch(
+    build: str, inputs: int, hidden: int, run_build: Run, tmp_path: Path
+) -> None:
+    """States and all gradients, of more texts than are computed at once."""
+    lstms, lengths_B = make_layer(inputs, hidden, 2), torch.tensor([5, 1, 9, 2, 9, 3, 7] * 10)
+    steps, batch = 11, len(lengths_B)
+    values_TBX = torch.randn(steps, batch, inputs, requires_grad=True)
+    expected, real_TB1 = packed(values_TBX, lengths_B, lstms), real(lengths_B, steps)
+    upstream = [torch.randn_like(states_TBH) * real_TB1 for states_TBH in expected]
+    weights = weights_of(lstms)
+    write(
+        tmp_path / "in",
+        [2, steps, batch, inputs, hidden, 1, 0],
+        [lengths_B, values_TBX, *weights, *upstream],
+    )
+    done = run_build(build, tmp_path / "in")
+    assert done.returncode == 0, done.stderr
+    found = torch.from_numpy(np.fromfile(tmp_path / "in.out", np.float32))
+    of_values, *of_weights = torch.autograd.grad(expected, [values_TBX, *weights], upstream)
+    wanted = [*expected, of_values, *of_weights[:6]]  # of either bias only once
+    for part, one in zip(found.split([of.numel() for of in wanted]), wanted, strict=True):
+        scale = max(1.0, float(one.detach().abs().max()))
+        torch.testing.assert_close(part.view_as(one) / scale, one.detach() / scale, atol=3e-6, rtol=0)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_each_build_is_exact_in_any_batch(build: str, run_build: Run, tmp_path: Path) -> None:
+    """A text alone has the same bits as among others, and as rows of a table."""
+    lstms, steps, batch = make_layer(20, 32, 2), 9, 80
+    lengths_B = torch.tensor([9, 1, 4, 9, 7, 2, 8, 5, 3, 6] * 8)
+    values_RX, places_TB = torch.randn(50, 20), torch.randint(50, (steps, batch))
+    values_TBX, weights = values_RX[places_TB], weights_of(lstms)
+    nothing = [torch.zeros(steps, batch, 32)] * 2
+    sizes = [2, steps, batch, 20, 32, 1]
+    write(tmp_path / "whole", [*sizes, 0], [lengths_B, values_TBX, *weights, *nothing])
+    write(tmp_path / "rows", [*sizes, 50], [lengths_B, values_RX, places_TB, *weights])
+    states = {}
+    for name in ("whole", "rows"):
+        assert run_build(build, tmp_path / name).returncode == 0
+        found = np.fromfile(tmp_path / f"{name}.out", np.float32, count=2 * steps * batch * 32)
+        states[name] = found.reshape(2, steps, batch, 32)
+    assert np.array_equal(states["whole"], states["rows"])
+    for text in (0, 1, 65, 66, 79):
+        length = int(lengths_B[text])
+        alone = [lengths_B[text : text + 1], values_TBX[:length, text], *weights]
+        write(tmp_path / "alone", [2, length, 1, 20, 32, 1, 0], [*alone, *(of[:length, 0] for of in nothing)])
+        assert run_build(build, tmp_path / "alone").returncode == 0
+        found = np.fromfile(tmp_path / "alone.out", np.float32, count=2 * length * 32)
+        assert np.array_equal(found.reshape(2, length, 32), states["whole"][:, :length, text])
+
+
+@pytest.mark.parametrize("fault", ["a text longer than its batch", "a row beyond the table"])
+def test_the_sanitizer_finds_what_the_checks_prevent(fault: str, run_build: Run, tmp_path: Path) -> None:
+    """The control: these are the arguments that `lstm.py` refuses."""
+    lstms, lengths_B, places_TB = make_layer(8, 16, 2), torch.tensor([5, 3]), torch.randint(4, (5, 2))
+    if fault == "a text longer than its batch":
+        lengths_B[0] = 900
+    else:
+        places_TB[2, 1] = 4
+    write(
+        tmp_path / "in",
+        [2, 5, 2, 8, 16, 1, 4],
+        [lengths_B, torch.randn(4, 8), places_TB, *weights_of(lstms)],
+    )
+    done = run_build("sanitizers", tmp_path / "in")
+    assert done.returncode not in (0, 3)
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
