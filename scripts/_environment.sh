@@ -15,9 +15,9 @@ pick_python() {
     exit 2
 }
 
-# uv takes a tenth of pip's CPU time. It does not read pip's configuration, so the indexes and folders of wheels
-# named there are passed on, and searched as pip does. Where uv cannot be installed, or fails, pip does it all.
-install() { # OPTION ...: what `pip install` takes
+# uv takes a fraction of pip's CPU time. It does not read pip's configuration, so the indexes and folders named
+# there are passed on, and searched as pip does. Where uv cannot be installed, or fails, pip installs everything.
+install_packages() { # OPTION ...: what `pip install` takes
     local pip=(.venv/bin/python -m pip --disable-pip-version-check) places=() option place
     if "${pip[@]}" install --quiet uv==0.13.8; then
         for option in index-url extra-index-url find-links; do
@@ -33,12 +33,12 @@ install() { # OPTION ...: what `pip install` takes
 }
 
 # Checksum of the files that determine what is installed and compiled; .venv is rebuilt only if it changes.
-stamp="$(cat pyproject.toml scripts/constraints.txt lstm_sentiment/kernels/*.c | cksum)"
+stamp="$(cat pyproject.toml scripts/constraints.txt lstm_sentiment/kernels/*.[ch] | cksum)"
 if [ "$(cat .venv/stamp 2>/dev/null)" != "$stamp" ]; then
     python="$(pick_python)"
     echo "setting up .venv with $("$python" --version) (once; a few minutes)" >&2
     "$python" -m venv --clear .venv
-    install --constraint scripts/constraints.txt --editable '.[all,dev,docs]' >&2
+    install_packages --constraint scripts/constraints.txt --editable '.[all,dev,docs]' >&2
     echo "$stamp" > .venv/stamp
 fi
 export PATH="$PWD/.venv/bin:$PATH"
