@@ -23,7 +23,7 @@ MOST = {  # where another growth shows that a file is read in parts
     "parquet of lists of a dictionary": 200 * MEGABYTE,  # a row alone takes ten, and Arrow more for each
     "csv of blank lines": 25 * MEGABYTE,
     "csv of many swallowed lines": 70 * MEGABYTE,
-    "a workbook of many rows": 60 * MEGABYTE,
+    "a workbook of many rows": 40 * MEGABYTE,
 }
 UNPACKED = memory_runner.ROWS * MEGABYTE
 
