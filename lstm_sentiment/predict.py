@@ -24,6 +24,7 @@ from lstm_sentiment.config.command_line import (
 )
 from lstm_sentiment.config.sections import name_of
 from lstm_sentiment.data.sources.names import DELIMITERS, has_format
+from lstm_sentiment.data.sources.uploads import check_address
 from lstm_sentiment.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def main(argv: list[str]) -> None:
     if options.drift_report and options.branch:
         raise ConfigError("--drift-report compares predictions of the whole model; omit --branch")
     check_out(options.drift_report)
+    if options.out and "://" in options.out:
+        check_address(options.out)
     if options.spreadsheet_safe and (not options.out or has_format(options.out)):
         _check_delimited(options.out or "")
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
@@ -133,8 +136,9 @@ def _add_file_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        help="write rows and predictions to this table (.csv .xlsx ...); without it, JSON lines on stdout. A "
-        "folder gets a shard for each file; the same command goes on with those that are missing",
+        help="write rows and predictions to this table (.csv .xlsx ...), on this machine or by a URL such as "
+        "s3://bucket/out.csv; without it, JSON lines on stdout. A folder gets a shard for each file; the "
+        "same command goes on with those that are missing",
     )
     parser.add_argument(
         "--engine",

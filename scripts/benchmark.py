@@ -2,9 +2,12 @@
 
     python scripts/benchmark.py
     python scripts/benchmark.py --tweets tweets.parquet --reviews reviews.csv --json speed.json
+    python scripts/benchmark.py --precision fp32 --threads 1 --against 3bec329
 
-Both loops train on the same token ids, in one process and interleaved (A B, B A, A B, ...), so that a busy
-machine slows both; the ratio within a block is what counts. They share no model, optimizer or row order.
+All loops train on the same token ids, in one process and interleaved (A B, B A, A B, ...), so that a busy
+machine slows all of them; the ratio within a block is what counts. They share no model, optimizer or row
+order. With ``--against`` the loops of another commit take turns with them, in a process of their own (see
+`other_commit`).
 Without files the texts are synthetic: words drawn from a Zipf law, lengths as in tweets and film reviews. If
 other programs use the same cores, OpenMP threads lose much time waiting for each other;
 OMP_WAIT_POLICY=PASSIVE in the environment reduces this.
@@ -15,6 +18,7 @@ Legend: R rows, B texts of a batch, T padded length, E embedding size, H hidden 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -29,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from other_commit import OtherCommit, checked_out, training_steps
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from torch.utils.data import DataLoader
@@ -40,6 +45,7 @@ from lstm_sentiment.data.corpus import Corpus, prepare
 from lstm_sentiment.data.dataset import TextDataset, padded_length, plan_epoch
 from lstm_sentiment.data.formats.readers import CHUNK_ROWS, TEXT_COLUMNS, as_text, pick_column, read_chunks
 from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.models.network import new_network
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.system.devices import DTYPES, describe_machine, pick_precision, set_up_cpu
@@ -63,6 +69,7 @@ LATENCY_TEXTS, LATENCY_WARM_UPS = 300, 100
 # Forward and two products of the same size backward; two directions; four gates of 2·H·(E + H).
 TRAINING_FLOP_PER_TOKEN = 3 * 2 * 4 * 2 * MODEL.hidden_size * (MODEL.embedding_size + MODEL.hidden_size)
 ZIPF_WORDS = 40_000
+OURS = ("ours", "ours_with_subwords")
 Metrics = dict[str, Any]  # name with unit -> number, or median, p10 and p90
 
 
@@ -171,32 +178,49 @@ def gemm_gflop_per_s(precision: str) -> float:
 
 
 def measure_training(
-    corpus: Corpus, spelt: Corpus, *, precision: str, blocks: int, seconds: float
+    corpus: Corpus,
+    spelt: Corpus,
+    *,
+    precision: str,
+    blocks: int,
+    seconds: float,
+    other: OtherCommit | None,
 ) -> Metrics:
-    """Run the loops interleaved; every value has one sample per block."""
-    arms = {
+    """Run the loops interleaved, and those of another commit; every value has one sample per block."""
+    loops = {
         "textbook": textbook_steps(corpus),
         "ours": our_steps(corpus, PLAIN, precision),
         "ours_with_subwords": our_steps(spelt, SPELT, precision),
     }
-    least_steps = {"textbook": 1}  # it may need many seconds for a step
+    arms = [*loops, *((f"before: {name}" for name in OURS) if other is not None else ())]
     peaks = list(dict.fromkeys(["fp32", precision]))
     samples: dict[str, list[float]] = {name: [] for name in (*arms, *peaks)}
     for block in range(-1, blocks):  # block -1 warms up
-        for name in arms if block % 2 == 0 else reversed(arms):
-            speed = tokens_per_s(arms[name], seconds=seconds, least_steps=least_steps.get(name, 3))
-            samples[name] += [speed] * (block >= 0)
-        for name in peaks:
-            samples[name] += [gemm_gflop_per_s(name)] * (block >= 0)
+        for arm in arms if block % 2 == 0 else reversed(arms):
+            least_steps = 1 if arm == "textbook" else 3  # the textbook may need many seconds for a step
+            if arm in loops:
+                speed = tokens_per_s(loops[arm], seconds=seconds, least_steps=least_steps)
+            else:
+                assert other is not None
+                name = arm.removeprefix("before: ")
+                speed = other.tokens_per_s(name, seconds=seconds, least_steps=least_steps)
+            samples[arm] += [speed] * (block >= 0)
+        for peak in peaks:
+            samples[peak] += [gemm_gflop_per_s(peak)] * (block >= 0)
     values = {name: np.array(of_blocks) for name, of_blocks in samples.items()}
-    gflop_per_s = values["ours"] * TRAINING_FLOP_PER_TOKEN / 1e9
     metrics = {
         "textbook_useful_tokens_per_s": spread(values["textbook"]),
         "our_useful_tokens_per_s": spread(values["ours"]),
         "ours_over_textbook": spread(values["ours"] / values["textbook"]),
         "ours_with_subwords_over_textbook": spread(values["ours_with_subwords"] / values["textbook"]),
-        "our_lstm_gflop_per_s": spread(gflop_per_s),
+        "ours_with_subwords_over_ours": spread(values["ours_with_subwords"] / values["ours"]),
     }
+    for name in OURS if other is not None else ():
+        before = values[f"before: {name}"]
+        metrics[f"{name}_before_over_textbook"] = spread(before / values["textbook"])
+        metrics[f"{name}_over_before"] = spread(values[name] / before)
+    gflop_per_s = values["ours"] * TRAINING_FLOP_PER_TOKEN / 1e9
+    metrics["our_lstm_gflop_per_s"] = spread(gflop_per_s)
     for name in peaks:
         metrics[f"{name}_gemm_peak_gflop_per_s"] = spread(values[name])
         metrics[f"our_share_of_{name}_gemm_peak"] = spread(gflop_per_s / values[name])
@@ -308,10 +332,16 @@ def read_texts(name: str) -> list[str]:
     return texts
 
 
-def measure(kind: str, file: str | None, args: argparse.Namespace, precision: str) -> Metrics:
-    """Return everything measured on one kind of text."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        name = file or make_up(kind, Path(folder))
+def measure(
+    kind: str, file: str | None, args: argparse.Namespace, precision: str, checkout: Path | None
+) -> Metrics:
+    """Return everything measured on one kind of text; `checkout` is of the other commit, if any."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, contextlib.ExitStack() as stack:
+        name = str(Path(file).resolve()) if file else make_up(kind, Path(folder))
+        other = None
+        if checkout is not None:
+            facts = {"file": name, "cache": str(Path(folder) / "other"), "precision": precision}
+            other = stack.enter_context(training_steps(checkout, threads=torch.get_num_threads(), **facts))
         data = DataConfig(train=name, validation=0.1, test=None)
         corpus, spelt = (prepare(data, text, seed=SEED, cache=Path(folder)) for text in (PLAIN, SPELT))
         texts, lengths = read_texts(name), corpus.train.lengths
@@ -319,7 +349,14 @@ def measure(kind: str, file: str | None, args: argparse.Namespace, precision: st
             "training_rows": len(corpus.train),
             "tokens_per_row": float(lengths.mean()),
             "vocabulary": len(corpus.vocabulary),
-            **measure_training(corpus, spelt, precision=precision, blocks=args.blocks, seconds=args.seconds),
+            **measure_training(
+                corpus,
+                spelt,
+                precision=precision,
+                blocks=args.blocks,
+                seconds=args.seconds,
+                other=other,
+            ),
             **padding_efficiencies(lengths),
             **measure_tokenising(texts),
             **measure_prediction(corpus, PLAIN, texts, bulk_texts=BULK_TEXTS[kind]),
@@ -355,6 +392,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, default=7, help="timed blocks per kind of text (%(default)s)")
     parser.add_argument("--seconds", type=float, default=4, help="per loop and block (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 for all cores")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default=TRAINER.precision,
+        help="of our loops; auto takes the fastest of this CPU (%(default)s)",
+    )
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="also run the training loops of this commit, from git"
+    )
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the results to this file")
     args = parser.parse_args()
     if args.blocks < 1:
@@ -368,7 +414,10 @@ def main() -> None:
     threads = set_up_cpu(args.threads)  # first, so that neither loop suffers from denormals
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    precision = pick_precision(TRAINER.precision, CPU)
+    try:
+        precision = pick_precision(args.precision, CPU)
+    except ConfigError as error:
+        sys.exit(f"--precision {args.precision}: {error}")
     machine = describe_machine(CPU)
     print(
         f"{machine['cpu']}, {cores} cores; torch {machine['torch']}, {threads} threads, ours in {precision}; "
@@ -378,14 +427,20 @@ def main() -> None:
     if load > cores + 0.3:
         print(f"WARNING: {cores} cores and a load average of {load:.2f}: other load distorts these numbers")
     results = {}
-    for kind, file in (("tweets", args.tweets), ("reviews", args.reviews)):
-        print(f"measuring {kind} ...", file=sys.stderr, flush=True)
-        results[kind] = measure(kind, file, args, precision)
+    with contextlib.ExitStack() as stack:
+        checkout = None
+        if args.against:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "commit"
+            checkout = stack.enter_context(checked_out(args.against, folder))
+        for kind, file in (("tweets", args.tweets), ("reviews", args.reviews)):
+            print(f"measuring {kind} ...", file=sys.stderr, flush=True)
+            results[kind] = measure(kind, file, args, precision, checkout)
     print(f"\n{table(results)}")
     if args.json:
         facts = {"machine": machine, "cores": cores, "threads": threads, "precision": precision}
         facts["omp_wait_policy"] = os.environ.get("OMP_WAIT_POLICY", "default")
         facts |= {"load_average": load, "blocks": args.blocks, "seconds": args.seconds, "seed": SEED}
+        facts |= {"against": args.against}
         facts |= {"sources": {"tweets": args.tweets or "made up", "reviews": args.reviews or "made up"}}
         args.json.write_text(json.dumps(facts | results, indent=2) + "\n", encoding="utf-8")
 

@@ -335,7 +335,7 @@ def tensor_attacks() -> Iterator[Attack]:
     for name, (content, says) in files.items():
         yield Attack(name, put(WEIGHTS, content), says)
     edits: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
-        "weights that are no numbers": (lambda t: t["lstm.head.bias"].fill_(torch.nan), "non-finite"),
+        "weights that are not numbers": (lambda t: t["lstm.head.bias"].fill_(torch.nan), "non-finite"),
         "weights without end": (lambda t: t["lstm.embedding.weight"].fill_(torch.inf), "non-finite"),
         "weights of 3e38": (
             lambda t: t["lstm.head.bias"].fill_(3e38),

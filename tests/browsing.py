@@ -77,6 +77,15 @@ def cut_off(browser: Any, file: Path, *, media: str = "print") -> list[str]:
     return found
 
 
+def printed_pages(browser: Any, file: Path) -> int:
+    """Return the number of sheets of A4 that a page is printed on."""
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    content: bytes = page.pdf(format="A4", prefer_css_page_size=True)
+    page.close()
+    return len(re.findall(rb"/Type\s*/Page\b", content))
+
+
 def contrast(back: str, front: str) -> float:
     """Return the contrast of two CSS colours, 1 to 21 (WCAG 2)."""
 

@@ -139,3 +139,28 @@ def test_a_command_behaves_like_its_module(
     alone = capsys.readouterr().out
     command_line.main([short, *argv])
     assert capsys.readouterr().out == alone
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "option"),
+    [
+        (["doctor", "runs/x", "--minute", "3"], "--minute", "--minutes"),
+        (["doctor", "--minute=3"], "--minute", "--minutes"),
+        (["search", "--out=study", "--trial", "3"], "--trial", "--trials"),
+        (["suspects", "data.csv", "--out=x.csv", "--aply", "y.csv"], "--aply", "--apply"),
+        (["predict", "starter", "--files", "x.csv"], "--files", "--file"),
+        (["evaluate", "starter", "x.csv", "--text-colum=a"], "--text-colum", "--text-column"),
+        (["serve", "starter", "--prot", "80"], "--prot", "--port"),
+    ],
+)
+def test_a_misspelt_option_is_named_with_the_right_one(argv: list[str], key: str, option: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        command_line.main(argv)
+    assert str(error.value) == f"{key}: no such option. Did you mean '{option}'?"
+
+
+def test_an_option_that_is_similar_to_none_is_named() -> None:
+    with pytest.raises(ConfigError, match="unrecognized arguments: --zebra"):
+        command_line.main(["predict", "starter", "--zebra", "so-so"])
+    with pytest.raises(ConfigError, match=r"trainer\.epoch: no such option. Did you mean 'trainer\.epochs'"):
+        command_line.main(["doctor", "--trainer.epoch", "3"])

@@ -29,6 +29,7 @@ from lstm_sentiment.diagnostics.unused_settings import unused_settings
 from lstm_sentiment.errors import ConfigError, DataError, RunError
 from lstm_sentiment.experiment.train import initial_model, run
 from lstm_sentiment.models.lstm import SentimentLSTM
+from lstm_sentiment.models.network import lstm_of
 from lstm_sentiment.models.pooling import Pooling, States
 from lstm_sentiment.prediction.classifier import load
 from lstm_sentiment.provenance.near_duplicates import near_duplicates
@@ -589,6 +590,33 @@ def test_an_unfinished_cross_validated_run_has_no_held_out_predictions(
     assert diagnosis.facts["probes"] == {"held_out": "cross-validated training rows"}
     assert any("is not finished" in line for line in diagnosis.lines)
     assert diagnosis.cause is None
+
+
+# -- fine-tuned runs -------------------------------------------------------------------------------
+
+
+def test_the_probes_of_a_fine_tuned_run_begin_as_the_run_did(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Path(shutil.copytree(trained_run, tmp_path / "start"))
+    argv = [f"--data.train={write_csv(tmp_path / 'data.csv', make_rows(150, seed=8))}"]
+    argv += [f"--out={tmp_path / 'run'}", f"--pretrained={start}", "--adapt=finetune", "--trainer.epochs=1"]
+    run(parse_config([*argv, "--trainer.threads=1"], program="test", description=""), given=given_keys(argv))
+    probed: list[Probes] = []
+    monkeypatch.setattr("lstm_sentiment.diagnostics.diagnose._probe", lambda of: probed.append(of) or {})
+
+    def begun_with() -> tuple[torch.Tensor, list[str]]:
+        diagnosis = diagnose_run(tmp_path / "run", rows=True)
+        weights = lstm_of(probed[-1].model).state_dict()["forward_lstms.0.weight_hh_l0"]
+        return weights, [of.what for of in diagnosis.findings if of.key == "pretrained"]
+
+    weights, findings = begun_with()
+    assert torch.equal(weights, lstm_of(load(start).model).state_dict()["forward_lstms.0.weight_hh_l0"])
+    assert findings == []
+    shutil.rmtree(start)
+    weights_without, (found,) = begun_with()
+    assert not torch.equal(weights, weights_without)
+    assert found.startswith(f"what the run began with cannot be read: {start}: ")
 
 
 # -- whole runs ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import cut_off
+from browsing import cut_off, printed_pages
 from conftest import make_rows, write_csv
 from test_explanation import HOSTILE, untrained
 
@@ -274,6 +275,38 @@ def wide_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_nothing_of_a_page_is_cut_off_in_print(browser: Any, wide_page: Path) -> None:
     assert cut_off(browser, wide_page) == []
+
+
+@pytest.mark.parametrize(("words", "most"), [(8, 2), (240, 14)])
+def test_a_printed_explanation_has_few_pages(browser: Any, tmp_path: Path, words: int, most: int) -> None:
+    """A review of 240 tokens was 31 pages."""
+    classifier = untrained(pooling="mean+max")
+    classifier.labels = ["negative", "neutral", "positive"]
+    text = " ".join(itertools.islice(itertools.cycle(["the", "room", "was", "disappointing"]), words))
+    found = Explained(explanation=classifier.explain(text, method="occlusion"))
+    facts = RunFacts(name="run", finished=datetime.date(2026, 2, 3), score=None)
+    write_explanations(tmp_path / "page.html", [found], facts)
+    assert cut_off(browser, tmp_path / "page.html") == []
+    assert printed_pages(browser, tmp_path / "page.html") <= most
+
+
+@pytest.mark.parametrize(("truncate", "place"), [("head", 30), ("tail", 0), ("middle", 15)])
+def test_the_page_marks_where_a_text_is_truncated(tmp_path: Path, truncate: str, place: int) -> None:
+    classifier = untrained(max_tokens=30, truncate=truncate)
+    words = [f"{word}{n}" for n, word in enumerate(["great", "zzz", "food"] * 14)]
+    found = classifier.explain(" ".join(words), method="occlusion")
+    facts = RunFacts(name="run", finished=None, score=None)
+    write_explanations(tmp_path / "page.html", [Explained(explanation=found)], facts)
+    plain = re.sub(r"<[^>]*>", " ", (tmp_path / "page.html").read_text("utf-8"))
+    before = words[place - 1] if place else None
+    marks = [match.start() for match in re.finditer(r"\[12 tokens not read\]", plain)]
+    assert len(marks) == 3 + 1, "in the text coloured for each class, and in the table"
+    kept = [*words[:place], *words[42 - (30 - place) :]]
+    for mark in marks:
+        last = re.findall("(?:great|zzz|food)[0-9]+", plain[:mark])
+        following = re.findall("(?:great|zzz|food)[0-9]+", plain[mark:])
+        assert before is None or last[-1] == before
+        assert place == 30 or following[0] == kept[place]
 
 
 def test_what_is_cut_off_is_detected(browser: Any, wide_page: Path) -> None:

@@ -43,13 +43,18 @@ KINDS = {
 
 
 def untrained(
-    *, subwords: int = 500, max_tokens: int = 400, classes: int = 3, **model: object
+    *,
+    subwords: int = 500,
+    max_tokens: int = 400,
+    truncate: Any = "middle",
+    classes: int = 3,
+    **model: object,
 ) -> SentimentClassifier:
     """Return a classifier with large random weights, so that its predictions differ clearly."""
     torch.manual_seed(3)
     config = Config(
         model=ModelConfig(embedding_size=6, hidden_size=5, **model),  # type: ignore[arg-type]
-        text=TextConfig(subwords=subwords, max_tokens=max_tokens),
+        text=TextConfig(subwords=subwords, max_tokens=max_tokens, truncate=truncate),
     )
     words = ["the", "room", "was", "great", "and", "my", "food", "is", "awful"]
     classifier = SentimentClassifier(
@@ -361,6 +366,22 @@ def test_pictures_of_the_documentation_exist() -> None:
 
 
 # -- the command -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("truncate", "place"), [("head", 30), ("tail", 0), ("middle", 15)])
+def test_a_mark_shows_where_a_text_is_truncated(truncate: str, place: int) -> None:
+    words = [f"{word}{n}" for n, word in enumerate(["great", "zzz", "food"] * 14)]
+    found = explain(untrained(max_tokens=30, truncate=truncate), " ".join(words), method="occlusion")
+    assert found.tokens == [*words[:place], *words[42 - (30 - place) :]]
+    lines = ["".join(part for part, _ in line) for line in wording.explanation_lines(found, "class 0")]
+    assert lines[0].split()[place : place + 4] == ["[12", "tokens", "not", "read]"]
+    marks = [n for n, line in enumerate(lines) if line == "  [12 tokens not read]"]
+    rows = [n for n, line in enumerate(lines) if re.match("  (great|zzz|food)", line)]
+    assert [sum(row < mark for row in rows) for mark in marks] == [place, 30 + place], "in both tables"
+    whole = explain(untrained(max_tokens=42, truncate=truncate), " ".join(words), method="occlusion")
+    assert whole.cut_at is None
+    lines = ["".join(part for part, _ in line) for line in wording.explanation_lines(whole, "class 0")]
+    assert not any("not read" in line for line in lines)
 
 
 def run_it(trained_run: Path, *argv: str) -> None:

@@ -1,8 +1,8 @@
 """The kernels' source, compiled for other processors and with sanitizers, outside Python.
 
-A program (`kernels/lstm_main.c`) reads sizes, lengths and arrays from a file, each into a block of memory of
-its own size, calls the kernel, and writes the results. Builds that this machine cannot run or compile are
-skipped: NEON needs aarch64-linux-gnu-gcc and qemu-aarch64-static.
+A program (`kernels/lstm_main.c`, `kernels/subwords_main.c`) reads sizes and arrays from a file, each into a
+block of memory of its own size, calls the kernel, and writes the results. Builds that this machine cannot run
+or compile are skipped: NEON needs aarch64-linux-gnu-gcc and qemu-aarch64-static.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 import torch
 from test_recurrence import make_layer, packed, real
+from test_token_vectors import KNOWN, UNKNOWN_TOKENS, make, one_by_one
 from torch import Tensor
 
 import lstm_sentiment.kernels.lstm as recurrence
 
-SOURCES, MAIN = Path(recurrence.__file__).parent, Path(__file__).parent / "kernels" / "lstm_main.c"
+SOURCES, MAINS = Path(recurrence.__file__).parent, Path(__file__).parent / "kernels"
 FLAGS = ("-O2", "-ffp-contract=fast", "-fno-trapping-math", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
 UNUSED = "-Wno-unknown-pragmas"  # one thread: OpenMP's are ignored
 SANITIZERS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -52,20 +53,34 @@ BUILDS = {
     "AVX-512": Build(("gcc", "-DWITH_AVX512"), here=ON_X86 and CAPABILITY == "AVX512"),
     "NEON": Build(("aarch64-linux-gnu-gcc", "-static"), runner=("qemu-aarch64-static",)),
 }
-Run = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
 def run_build(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Return a function that runs a build on an input file; it compiles each build once."""
+    """Return a function that runs a build on an input file; it compiles each build once.
+
+    Its `main` is the program; `without` are parts of the kernel's source that are left out.
+    """
     folder = tmp_path_factory.mktemp("builds")
 
-    def run(name: str, arguments: Path) -> subprocess.CompletedProcess[str]:
-        build, program = BUILDS[name], folder / name
+    def run(
+        name: str, arguments: Path, main: str = "lstm", without: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        build, program = BUILDS[name], folder / f"{name} {main}{' without checks' if without else ''}"
         if lacking := build.missing():
             pytest.skip(f"needs {lacking}")
         if not program.exists():
-            command = [*build.compiler, *FLAGS, UNUSED, f"-I{SOURCES}", str(MAIN), "-o", str(program), "-lm"]
+            source = (MAINS / f"{main}_main.c").read_text(encoding="utf-8")
+            if without:
+                kernel = (SOURCES / f"{main}.c").read_text(encoding="utf-8")
+                assert all(kernel.count(part) == 1 for part in without)
+                for part in without:
+                    kernel = kernel.replace(part, "")
+                source = source.replace(f'#include "{main}.c"', kernel)
+            (folder / "main.c").write_text(source, encoding="utf-8")
+            files = [f"-I{SOURCES}", str(folder / "main.c"), "-o", str(program)]
+            command = [*build.compiler, *FLAGS, UNUSED, *files, "-lm"]
             subprocess.run(command, check=True, timeout=300)
         command = [*build.runner, str(program), str(arguments), str(arguments.with_suffix(".out"))]
         quiet = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # it ends without freeing
@@ -157,4 +172,56 @@ def test_the_sanitizer_finds_what_the_checks_prevent(fault: str, run_build: Run,
     )
     done = run_build("sanitizers", tmp_path / "in")
     assert done.returncode not in (0, 3)
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+
+
+def token_arrays(size: int) -> list[Tensor]:
+    """Return what `subwords_main.c` reads: ids, buckets of known and unknown tokens, tables, gradient."""
+    words, subwords, spelling_XK = make(size)
+    assert subwords is not None
+    assert subwords.spelling_VK is not None
+    ids_N = torch.randint(KNOWN + UNKNOWN_TOKENS, (50,))
+    tables = [words.weight, subwords.table.weight]
+    return [ids_N, subwords.spelling_VK, spelling_XK, *tables, torch.randn(50, size)]
+
+
+def write_tokens(path: Path, arrays: Sequence[Tensor]) -> None:
+    ids_N, spelling_VK, spelling_XK, _, table_RE, _ = arrays
+    shape = [len(ids_N), len(spelling_VK), len(spelling_XK), spelling_VK.shape[1], *table_RE.shape]
+    write(path, [*shape, 1], arrays)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("size", [5, 128])
+def test_each_build_adds_vectors_of_ngrams(build: str, size: int, run_build: Run, tmp_path: Path) -> None:
+    """Vectors of tokens and the gradients of both tables are those of each token alone."""
+    arrays = token_arrays(size)
+    write_tokens(tmp_path / "in", arrays)
+    done = run_build(build, tmp_path / "in", main="subwords")
+    assert done.returncode == 0, done.stderr
+    ids_N, *spelling, words_VE, table_RE, upstream_NE = arrays
+    expected_NE = one_by_one(ids_N, words_VE, table_RE, torch.cat(spelling))
+    gradients = torch.autograd.grad(expected_NE, [words_VE, table_RE], upstream_NE)
+    found = torch.from_numpy(np.fromfile(tmp_path / "in.out", np.float32))
+    wanted = [expected_NE.detach(), *gradients]
+    for part, one in zip(found.split([of.numel() for of in wanted]), wanted, strict=True):
+        torch.testing.assert_close(part.view_as(one), one, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fault", ["a token beyond both tables", "a bucket beyond the table"])
+def test_indices_of_tokens_are_checked_before_use(fault: str, run_build: Run, tmp_path: Path) -> None:
+    """The control: without the checks the sanitizer finds the access."""
+    arrays = token_arrays(8)
+    if fault == "a token beyond both tables":
+        arrays[0][7] = KNOWN + UNKNOWN_TOKENS
+    else:
+        arrays[1][arrays[0][arrays[0] < KNOWN][0], 0] = len(arrays[4])
+    write_tokens(tmp_path / "in", arrays)
+    assert run_build("sanitizers", tmp_path / "in", main="subwords").returncode == 4
+    checks = (
+        "if (bags->ids[n] < 0 || bags->ids[n] >= limit) return;",
+        "if (spelling[k] < 0 || spelling[k] >= bags->buckets) return 0;",
+    )
+    done = run_build("sanitizers", tmp_path / "in", main="subwords", without=checks)
+    assert done.returncode not in (0, 3, 4)
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr

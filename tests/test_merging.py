@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import add_linear_model, make_rows, write_csv
 
-from lstm_sentiment import load, relabel
+from lstm_sentiment import compare, load, predict, relabel
 from lstm_sentiment.adaptation.start import load_start
 from lstm_sentiment.checkpoints.expected import of_classifier
 from lstm_sentiment.checkpoints.manifest import MERGED
@@ -28,8 +28,9 @@ from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.deployment.exporter import export, load_runtime
+from lstm_sentiment.diagnostics.diagnose import diagnose_run
 from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_findings
-from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
+from lstm_sentiment.errors import CheckpointError, ConfigError, RunError, SentimentError
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.metrics import score
 from lstm_sentiment.experiment.resume import check_folder
@@ -401,6 +402,39 @@ def test_a_merged_run_is_evaluated_reported_and_published(
     assert "Classes were merged after training: negative (negative, neutral)." in card
     published = load(tmp_path / "published", device="cpu")
     np.testing.assert_array_equal(published.predict_proba(TEXTS), classifier.predict_proba(TEXTS))
+
+
+def test_a_merged_run_is_compared(
+    merged: Path, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its own predictions in a file, on labels of before: the reference are sums of probabilities."""
+    rows = make_rows(60, seed=9)
+    names = {"negative": "negative", "neutral": "negative", "positive": "positive"}
+    data = write_csv(tmp_path / "new.csv", [(text, names[label]) for text, label in rows])
+    predict.main([str(merged), f"--file={data}", f"--out={tmp_path / 'own.csv'}", "--device=cpu"])
+    capsys.readouterr()
+    compare.main([str(merged), str(tmp_path / "own.csv"), str(data), "--format=json", "--device=cpu"])
+    found = json.loads(capsys.readouterr().out)
+    expected_R = sums(load(pair[0], device="cpu").predict_proba([text for text, _ in rows])).argmax(axis=1)
+    accuracy = np.mean([NEW[i] == names[label] for i, (_, label) in zip(expected_R, rows, strict=True)])
+    of_both = found["scores"]["accuracy"]
+    assert of_both["first"] == of_both["second"] == pytest.approx(accuracy)
+    with pytest.raises(SentimentError, match="classes"):
+        compare.main([str(merged), str(pair[0]), str(data), "--device=cpu"])
+
+
+def test_a_merged_run_is_diagnosed(merged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its findings are about the merged classes, and about the rows that the run had before."""
+    monkeypatch.setattr("lstm_sentiment.diagnostics.diagnose._probe", lambda _: {})
+    diagnosis = diagnose_run(merged, rows=True)
+    metrics = RunFolder(merged).read(RunMetrics)
+    confusion_CC = np.array(metrics.validation.confusion)
+    probes = diagnosis.facts["probes"]
+    assert probes["predicted"] == dict(zip(NEW, confusion_CC.sum(axis=0).tolist(), strict=True))
+    assert probes["validation"] == dict(zip(NEW, confusion_CC.sum(axis=1).tolist(), strict=True))
+    assert all(list(of["classes"]) == NEW for of in diagnosis.facts["data"]["splits"].values())
+    assert not [of.what for of in diagnosis.findings if "not those the run was trained on" in of.what]
+    assert diagnosis.sound
 
 
 def test_without_its_rows_a_merged_run_has_no_scores(

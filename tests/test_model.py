@@ -157,12 +157,18 @@ def test_every_token_and_its_position_matter() -> None:
 def embedded_by(model: SentimentLSTM, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     """Return the token ids (T, B) looked up and the embeddings (T, B, E) that the first LSTM reads."""
     seen: list[Tensor] = []
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
-        for module in (model.embedding, model.forward_lstms[0])
-    ]
-    model(tokens_BT, lengths_B)
-    for hook in hooks:
+    look_up = model.look_up
+
+    def recorded(tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
+        seen.append(tokens_TB)
+        return look_up(tokens_TB, spelling_XK)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(model, "look_up", recorded)
+        hook = model.forward_lstms[0].register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].detach())
+        )
+        model(tokens_BT, lengths_B)
         hook.remove()
     return seen[0], seen[1]
 

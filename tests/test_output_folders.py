@@ -183,7 +183,7 @@ def test_other_input_and_other_folders_are_refused(place: Path, label: Callable[
     (place / "in" / "part-0.csv").unlink()
     with pytest.raises(RunError, match=r"is the output of other shards: the input now lacks 'part-0\.csv'"):
         label()
-    with pytest.raises(RunError, match=r"holds files that are no output of this command"):
+    with pytest.raises(RunError, match=r"holds files that this command did not write"):
         label(out="in")
     (place / "out" / "_predictions.json").write_text("{}")
     with pytest.raises(RunError, match=r"_predictions\.json: cannot be read"):

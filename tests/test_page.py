@@ -20,6 +20,7 @@ from servers import ask, serving
 
 from lstm_sentiment.data.columns import Columns, Rows
 from lstm_sentiment.data.sources.sources import open_source
+from lstm_sentiment.explanation.attribution import read_live
 from lstm_sentiment.models.network import lstm_of
 from lstm_sentiment.serving.models import Read, RunModel
 
@@ -187,6 +188,10 @@ def test_a_long_text_is_read(address: str, visit: Any, mine: RunModel) -> None:
     score = mine.classifier.predict(long)[0].score
     assert page.inner_text(".result") == f"negative, {100 * score:.0f} %"
     assert "tokens of the text were not read" in page.inner_text("#view-text")
+    place = page.evaluate("[...document.querySelector('.tokens').children].findIndex(e => e.matches('em'))")
+    live = read_live(mine.classifier, long)
+    assert place == live.cut_at
+    assert page.inner_text(".tokens em").strip() == f"[{live.cut_tokens} tokens not read]"
     assert page.is_disabled("text=Copy link")
     page.fill("#text", "x" * 250_001)
     page.wait_for_selector("text=At most 250000 characters are read.")
@@ -344,6 +349,62 @@ def test_the_report_of_a_run_has_a_policy_of_its_own(trained_run: Path, tmp_path
         assert headers["content-security-policy"].startswith("default-src 'none'; style-src 'unsafe-inline'")
         assert ask(port, "/")[2]["content-security-policy"].startswith("default-src 'self'")
         assert ask(port, "/page/../pages.py")[0] == 404
+
+
+def test_with_a_token_the_page_opens_the_report(
+    visit: Any, trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its link, in the same tab and in another one; and no address holds the token."""
+    shutil.copytree(trained_run, tmp_path / "run")
+    report = "<!doctype html><title>Report</title><style>h1 { color: rgb(1, 2, 3) }</style><h1>Scores</h1>"
+    (tmp_path / "run" / "report.html").write_text(report, "utf-8")
+    model = RunModel(str(tmp_path / "run"), name="my run", device="cpu")
+    token, urls = "of-many-letters", list[str]()
+    caplog.set_level("INFO", logger="lstm_sentiment")
+    with serving([model], token=token, log_requests=True) as port:
+        assert ask(port, "/page/report/my%20run")[0] == 401
+        page = visit(f"http://127.0.0.1:{port}/", errors=True, ready="#token:not([hidden])")
+        page.context.on("request", lambda of: urls.append(of.url))
+        page.fill("#token-field", token)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("body[data-ready]")
+        page.click("#tab-runs")
+        with page.context.expect_page() as other:
+            page.click("text=Report of this run", modifiers=["Control"])
+        for opened in (other.value, page):
+            if opened is page:
+                page.click("text=Report of this run")
+            opened.wait_for_selector("text=Scores")
+            assert opened.evaluate("getComputedStyle(document.querySelector('h1')).color") == "rgb(1, 2, 3)"
+        page.reload()
+        page.wait_for_selector("text=Scores")
+        assert page.evaluate("document.cookie") == "", "scripts do not see it"
+    assert not [url for url in urls if token in url]
+    assert token not in caplog.text
+    assert "/page/report/my run" in caplog.text, "requests were logged"
+
+
+def test_the_cookie_opens_reports_alone(trained_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained_run, tmp_path / "run")
+    (tmp_path / "run" / "report.html").write_text("<!doctype html><title>Report</title>", "utf-8")
+    model = RunModel(str(tmp_path / "run"), name="run", device="cpu")
+    bearer = {"authorization": "Bearer of-many-letters"}
+    with serving([model], token="of-many-letters") as port, serving([model]) as open_port:
+        assert "set-cookie" not in ask(open_port, "/page/models")[2], "without a token there is none"
+        refused = ask(port, "/page/models")
+        assert (refused[0], "set-cookie" in refused[2]) == (401, False)
+        given = ask(port, "/page/models", **bearer)[2]["set-cookie"]
+        assert {"HttpOnly", "Path=/page/report/", "SameSite=strict"} <= set(given.split("; "))
+        cookie = given.split(";")[0]
+        assert "of-many-letters" not in cookie
+        name, _, value = cookie.partition("=")
+        assert ask(port, "/page/report/run", cookie=cookie)[0] == 200
+        assert ask(port, "/page/report/run", cookie=f"a=b; {cookie}")[0] == 200
+        for wrong in (f"{name}={value[:-1]}", f"{name}=", f"x{cookie}", f"{name}=\u00e9", ""):
+            assert ask(port, "/page/report/run", cookie=wrong)[0] == 401, wrong
+        for path in ("/page/models", "/page/mistakes/run", "/metrics", "/page/report"):
+            assert ask(port, path, cookie=cookie)[0] == 401, path
+        assert ask(port, "/predict", {"inputs": "so-so"}, cookie=cookie)[0] == 401
 
 
 def test_the_page_asks_for_the_token(visit: Any, starter: RunModel) -> None:

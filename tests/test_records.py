@@ -118,6 +118,7 @@ def test_a_value_survives_the_conversion() -> None:
         ({"count": True}, "count is true, not a whole number of 0 or more"),
         ({"count": 2.0}, "count is 2.0, not a whole number"),
         ({"number": "0.5"}, "number is '0.5', not a number"),
+        ({"number": True}, "number is true, not a number"),
         ({"kind": "none"}, "kind is 'none', not one of one, other"),
         ({"parts": {}}, "parts is an object of 0, not a list"),
         ({"parts": [[1]]}, r"parts\[0\] is a list of 1, not an object"),

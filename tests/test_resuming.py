@@ -29,7 +29,7 @@ from lstm_sentiment.text.tokenizers import Vocabulary
 
 HARMLESS = {
     "out": "a folder may be moved",
-    "resume": "says that a run goes on, and is no part of it",
+    "resume": "says that a run goes on, and is not part of it",
     "overwrite": "contradicts resume, which is refused elsewhere",
     "baseline": "other models, measured at the end",
     "report": "a page, written at the end",

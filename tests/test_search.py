@@ -13,17 +13,21 @@ from typing import Any
 import pytest
 import yaml
 from conftest import TINY, Killed, make_rows, write_csv
+from forks import start_code
 
 from lstm_sentiment import search as command
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.config.command_line import parse_config
+from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.errors import ConfigError, MissingExtraError, RunError, SentimentError, TrainingError
+from lstm_sentiment.system.lock import held
 from lstm_sentiment.tuning import study as study_module
-from lstm_sentiment.tuning.results import BEST_YAML, RESULT, TABLE, best_yaml
+from lstm_sentiment.tuning.results import BEST, BEST_YAML, RESULT, TABLE, best_yaml, finish
 from lstm_sentiment.tuning.space import DEFAULT, Choice, Range, read_space
 from lstm_sentiment.tuning.study import KEPT, TRIALS, Search, check, open_study, run_trials
 
 optuna = pytest.importorskip("optuna", reason="the extra search is not installed")
+TRAINED = {"runs": [{"test": {"macro_f1": score}} for score in (0.5, 0.6)], "best_run": "seed-0"}
 SPACE = """
 trainer:
   learning_rate: {low: 5e-3, high: 0.05, log: true}
@@ -179,6 +183,50 @@ def test_a_killed_study_goes_on(made: Callable[..., Search], monkeypatch: pytest
     assert searched(search)[1] == [], "it has as many trials as asked for"
 
 
+def test_two_processes_share_a_study_from_beginning_to_end(
+    made: Callable[..., Search], tmp_path: Path
+) -> None:
+    """Both are started at the same time with the same command; one of them does the last step."""
+    search = made()
+    argv = [*search.argv, f"--space={tmp_path / 'space.yaml'}", "--trials=6", f"--out={search.out}"]
+    code = "from lstm_sentiment import search; search.run_command(search.main)"
+    jobs = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        jobs.append(start_code(code, *argv, "--seeds=2", folder=tmp_path / name))
+    assert [job.wait(240) for job in jobs] == [0, 0], [job.stderr for job in jobs]
+    study = open_study(search)
+    trials = study.get_trials(deepcopy=False)
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert 6 <= len(trials) <= 7, "the other one may have begun its last trial"
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
+    assert ["defaults" in trial.user_attrs for trial in trials].count(True) == 1
+    rates = [trial.params["trainer.learning_rate"] for trial in trials if trial.params]
+    assert len(set(rates)) == len(rates) == len(trials) - 1, "each process has random numbers of its own"
+    reported = [re.findall(r"^trial (\d+): ", job.stdout, re.MULTILINE) for job in jobs]
+    assert sorted(int(number) for of in reported for number in of) == [trial.number for trial in trials]
+    assert all(reported), "both did some"
+    assert any("written to" in job.stdout for job in jobs)
+    result = json.loads((search.out / RESULT).read_text())
+    assert len(result["best"]["scores"]) == 2
+    waited = r"is still running in another process|another process trains the best|written to"
+    assert all(re.search(waited, job.stdout) for job in jobs)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_process_that_is_late_leaves_the_last_step_to_the_other(
+    made: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = made(2)
+    study, lines = searched(search)
+    with held(search.out / BEST):
+        assert finish(search, study, seeds=2, report=lines.append) is None
+    assert lines[-1] == "another process trains the best settings with several seeds"
+    monkeypatch.setattr(study_module, "PATIENCE_S", 0.1)
+    with held(search.out), pytest.raises(RunError, match="is in use by process"):
+        open_study(search)
+
+
 @pytest.mark.usefixtures("quick")
 def test_two_processes_share_a_study(made: Callable[..., Search]) -> None:
     """Two studies of one folder, as two processes open it: their trials are of one study, and differ."""
@@ -298,6 +346,29 @@ def test_the_command_writes_all_results(
         said.splitlines()[-1]
         == f"written to {search.out}: best.yaml, trials.csv, plots, result.json, best/runs"
     )
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_commands_of_the_guide_run(
+    made: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With three trials, which do not train, and without the trainings of the last step."""
+    guide = (Path(__file__).parent.parent / "docs" / "guides" / "searching.md").read_text("utf-8")
+    space, shell = re.findall(r"^```(?:yaml|bash)\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)[:2]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text(space)
+    (tmp_path / "my.yaml").write_text(f"data:\n  train: {tmp_path / 'data.csv'}\npretrained: null\n")
+    made()  # writes the rows
+    search, train = (line.split() for line in shell.splitlines()[1:])
+    monkeypatch.setattr("lstm_sentiment.tuning.results.write_plots", lambda *_: None)
+    monkeypatch.setattr("lstm_sentiment.tuning.results._trained", lambda *_: TRAINED)
+    assert (search[:2], train[:2]) == (["lstm-sentiment", "search"], ["lstm-sentiment", "train"])
+    command.main([word if word != "50" else "3" for word in search[2:]])
+    result = json.loads((tmp_path / "studies" / "reviews" / RESULT).read_text())
+    best = parse_config(train[2:], program="test", description="")
+    assert best.data.train == str(tmp_path / "data.csv")
+    flat = {key: value for key, value in flatten(best).items() if key in result["values"]}
+    assert flat == result["values"]
 
 
 def test_the_best_settings_are_a_file_for_train(made: Callable[..., Search], tmp_path: Path) -> None:

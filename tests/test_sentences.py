@@ -37,6 +37,7 @@ def explained(
         tokens=[word for word, _ in pairs],
         known=[known] * count,
         cut_tokens=cut_tokens,
+        cut_at=len(pairs) if cut_tokens else None,
         probabilities=np.array(probabilities),
         attributions=np.stack([of_first, -of_first / 2, -of_first / 2], axis=1),
         scores=np.zeros(3),

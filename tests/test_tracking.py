@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from conftest import killed_at_save
 from lstm_sentiment import train
 from lstm_sentiment.checkpoints.run_folder import TRACKING, RunFolder
 from lstm_sentiment.cli.exits import run_command
+from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.config.schema import Config, TrainerConfig
 from lstm_sentiment.errors import ConfigError, MissingExtraError, RunError
 from lstm_sentiment.experiment.train import run
@@ -64,8 +66,6 @@ def curve_of(store: Any, found: Any, name: str) -> list[tuple[int, float]]:
 def tracked(store: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run that was killed between two checkpoints and resumed, and its metrics."""
     from conftest import TINY, make_rows, write_csv
-
-    from lstm_sentiment.config.command_line import parse_config
 
     folder = tmp_path_factory.mktemp("tracked")
     data = write_csv(folder / "secret-place.csv", make_rows(200))
@@ -122,6 +122,25 @@ def test_the_model_opens_in_mlflow_without_pickle(store: Any, tracked: tuple[Pat
     labels = load(folder, device="cpu").labels
     assert (rows[[f"probability_{label}" for label in labels]].to_numpy() == expected).all()
     assert rows["label"].tolist() == [labels[i] for i in expected.argmax(axis=1)]
+
+
+def test_the_blocks_of_the_guide_run(
+    store: Any, tracked: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first block's command is that of the fixture; the second one opens its run."""
+    guide = Path(__file__).parent.parent / "docs" / "guides" / "tracking.md"
+    block = r"<!-- not run: tests/test_tracking.py .*? -->\n```\w+\n(.*?)```"
+    shell, code = re.findall(block, guide.read_text("utf-8"), re.DOTALL)
+    uri, command = shell.splitlines()[1:]
+    assert uri == "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+    assert command.split()[:2] == ["lstm-sentiment", "train"]
+    config = parse_config(command.split()[2:], program="test", description="")
+    assert config.trainer.sinks == ("mlflow",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code.replace("RUN_ID", run_of(store, tracked[0]).info.run_id), {})
+    shown = capsys.readouterr().out
+    assert {"label", "score", "probability_positive"} <= set(shown.splitlines()[0].split())
 
 
 def test_the_served_model_takes_lists_and_options(trained_run: Path) -> None:
@@ -183,8 +202,6 @@ def test_tracking_changes_nothing_else(
 def test_a_frozen_run_is_tracked_too(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, reviews: Path
 ) -> None:
-    from lstm_sentiment.config.command_line import parse_config
-
     argv = [f"--data.train={reviews}", f"--out={reviews.parent / 'frozen'}", "--baseline=false", TO_MLFLOW[0]]
     config = parse_config([*argv, "--data.max_rows=40"], program="test", description="")
     recorder, metrics = recorded(config, monkeypatch)

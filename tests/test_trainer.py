@@ -229,7 +229,7 @@ def test_the_moving_average_equals_a_loop(configure: Configure, monkeypatch: pyt
             keep = 1.0
         return result
 
-    assert trainer.steps_per_epoch % 8, "or the end of an epoch is no case of its own"
+    assert trainer.steps_per_epoch % 8, "or the end of an epoch is not a case of its own"
     monkeypatch.setattr(trainer.optimizer, "step", step)
     returned = trainer.fit()
     assert returned is trainer.average

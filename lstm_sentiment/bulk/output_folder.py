@@ -118,6 +118,10 @@ def opened(out: str, named: str | Sequence[str], settings: Mapping[str, Any]) ->
             for job in folder.missing: ...
             folder.finish()
     """
+    if "://" in out:
+        problem = "a folder of shards is written on this machine or on a mounted file system"
+        advice = f"name such a folder and copy it, or name one file such as {out.rstrip('/')}.csv"
+        raise DataError(f"{problem}; {advice}", file=out)
     path = local_path(out)
     found = shards_of(named)
     files = [Shard(name=str(named), inside=_last_part(str(named)))] if found is None else found
@@ -184,9 +188,7 @@ def _check_same(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     if not manifest.is_file():
         others = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK)
         if others:
-            problem = (
-                f"holds files that are no output of this command ({listed(others, most=3, quoted=True)})"
-            )
+            problem = f"holds files that this command did not write ({listed(others, most=3, quoted=True)})"
             raise RunError(f"{path}: {problem}; choose another --out")
         write_json(manifest, facts)
         return facts

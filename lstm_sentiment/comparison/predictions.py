@@ -137,7 +137,7 @@ def predicted_columns(columns: Sequence[str], labels: Sequence[str], *, file: st
 
 
 def _most_probable(chunk: Chunk, columns: Sequence[str], problems: Problems[DataError]) -> Array:
-    """Return the most probable class of each row; add values that are no probabilities to the problems."""
+    """Return the most probable class of each row; add values that are not probabilities to the problems."""
     file, probabilities_RC = chunk.file, np.zeros((len(chunk.lines), len(columns)))
     for c, column in enumerate(columns):
         for r, (value, line) in enumerate(zip(chunk.frame[column], chunk.lines.tolist(), strict=True)):
@@ -159,7 +159,7 @@ def _probability(value: str) -> float | None:
 
 
 def _classes(chunk: Chunk, column: str, rows: Rows, problems: Problems[DataError]) -> Array:
-    """Return the class of each row; add labels that are no classes to the problems."""
+    """Return the class of each row; add labels that are not classes to the problems."""
     file, values = chunk.file, column_labels(chunk, column, chunk.file)
     classes = {label: label for label in rows.labels} | dict(rows.label_map)
     entries = entries_of(set(values), {name: of for name, of in classes.items() if of is not None})

@@ -24,6 +24,7 @@ from lstm_sentiment.evaluation.significance import (
     system_intervals,
 )
 
+CHANCE = round(1 - LEVEL, 9)  # p-values from which on a difference is within chance
 FEW_SEEDS = 5  # with fewer, intervals over seeds are rough
 LETTERS = string.ascii_uppercase  # names of the systems
 NEW = "new"  # the slice of rows that no system was trained on
@@ -175,12 +176,15 @@ def about_of(found: Compared) -> str:
 
 
 def p_text(p: float) -> str:
-    """Return a p-value for a sentence.
+    """Return a p-value for a sentence, with enough digits to see on which side of the limit it lies.
 
-    >>> p_text(0.0312), p_text(0.0001)
-    ('p = 0.031', 'p < 0.001')
+    >>> p_text(0.0312), p_text(0.0001), p_text(0.04996)
+    ('p = 0.031', 'p < 0.001', 'p = 0.04996')
     """
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    if p < 0.001:
+        return "p < 0.001"
+    digits = next((n for n in range(3, 9) if (float(f"{p:.{n}f}") < CHANCE) == (p < CHANCE)), 9)
+    return f"p = {p:.{digits}f}"
 
 
 def notes_of(found: Compared) -> list[str]:
@@ -266,7 +270,7 @@ def _verdict(of: Difference, metric: str, *, letter: str, p: float, test: str) -
     effect = f"{abs(of.difference) * factor:.{digits}f}{unit}{title_of(metric)}"
     note = ", where lower is better" if metric in LOWER_IS_BETTER else ""
     within = f"95 %: {low} to {high}; {test}{p_text(p)}"
-    if p < 1 - LEVEL and of.difference:
+    if p < CHANCE and of.difference:
         sentence = f"{ahead} is ahead of {behind} by {effect}{note} ({within})"
         return Verdict(metric=metric, ahead=ahead, p=p, sentence=sentence)
     favour = f" in favour of {ahead}" if of.difference else ""

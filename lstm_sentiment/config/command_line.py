@@ -38,6 +38,7 @@ from lstm_sentiment.errors import (
     ConfigError,
     DataError,
     Problems,
+    did_you_mean,
     escaped,
     shown,
 )
@@ -45,6 +46,7 @@ from lstm_sentiment.system.files import refuse_device
 
 Settings = TypeVar("Settings")
 set_loader("text", json.loads, exceptions=(ValueError,))  # lists and maps; other values stay text
+ALIKE = 0.8  # similarity of an unknown option to the one that is suggested
 BRANCHES = ("lstm", "ngrams", "linear")  # parts of a run that predict alone
 RUN = (
     "run folder written by training (of a folder of --seeds, the run with the best validation score), or "
@@ -268,8 +270,20 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command line in which options may be spelt with - or _, as ``--text-column``."""
-        words = sys.argv[1:] if args is None else args
-        return super().parse_known_args(_as_spelt(words, self._option_string_actions), namespace)
+        words = _as_spelt(sys.argv[1:] if args is None else args, self._option_string_actions)
+        options, others = super().parse_known_args(words, namespace)
+        typed = words[: words.index("--")] if "--" in words else words
+        for word in others:
+            if word.startswith("--") and word in typed:
+                self._refuse_misspelt(word.partition("=")[0])
+        return options, others
+
+    def _refuse_misspelt(self, name: str) -> None:
+        """Raise `ConfigError` for a name that is similar to an option, and neither one nor a setting."""
+        if name[2:] in (*keys_of(Config), "config", "print_config"):
+            return
+        if hint := did_you_mean(name, self._option_string_actions, cutoff=ALIKE):
+            raise ConfigError(f"no such option.{hint}", key=name)
 
     def error(self, message: str) -> NoReturn:
         """Raise `ConfigError` instead of printing the usage and exiting."""

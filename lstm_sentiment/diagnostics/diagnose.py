@@ -13,7 +13,7 @@ import numpy as np
 
 from lstm_sentiment.adaptation.pretrained import Pretrained, load_pretrained
 from lstm_sentiment.adaptation.resolving import resolve, user_keys
-from lstm_sentiment.adaptation.start import Start
+from lstm_sentiment.adaptation.start import TAKEN, Start, load_start
 from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.checkpoints.run_paths import NO_ROWS
 from lstm_sentiment.checkpoints.trusted_runs import refuse_untrusted
@@ -47,7 +47,7 @@ from lstm_sentiment.diagnostics.invariance import check_invariance, invariance_f
 from lstm_sentiment.diagnostics.sanity_checks import Probes, predicted_classes
 from lstm_sentiment.diagnostics.short_trainings import try_alternatives, with_validation
 from lstm_sentiment.diagnostics.unused_settings import unused_settings
-from lstm_sentiment.errors import DataError
+from lstm_sentiment.errors import CheckpointError, ConfigError, DataError, RunError
 from lstm_sentiment.experiment.train import check_metric, initial_model, read_rows
 from lstm_sentiment.prediction.classifier import SentimentClassifier, load
 from lstm_sentiment.provenance.rows_of_run import rows_of_run
@@ -176,12 +176,32 @@ def diagnose_run(run: str | Path, *, rows: bool = False, minutes: float = 0.0) -
         )
         return _diagnose(config, None, classifier, [unread])
     metrics, epochs = _results(RunFolder(path))
-    findings = [*_changed(facts, corpus), *run_findings(config, corpus, metrics, epochs)]
-    learned = metrics is not None and linear_generalises(metrics)
-    diagnosis = _diagnose(config, corpus, classifier, findings, metrics=metrics, linear_learns=learned)
+    begun, lost = _start_of(config)
+    findings = [*_changed(facts, corpus), *lost, *run_findings(config, corpus, metrics, epochs)]
+    diagnosis = _diagnose(config, corpus, classifier, findings, metrics=metrics, **begun)
     if not minutes:
         return diagnosis
     return _with_advice(diagnosis, config, corpus, metrics, epochs, minutes=minutes)
+
+
+def _start_of(config: Config) -> tuple[dict[str, Any], list[Finding]]:
+    """Return what a run began with, so that probes do too; a finding if it can no longer be read."""
+    if config.pretrained is None or config.adapt == "frozen":  # the latter takes no steps
+        return {}, []
+    try:
+        pretrained = load_pretrained(config)
+        start = None if pretrained is not None else load_start(config.pretrained)
+        if start is not None:
+            start.applied(config, TAKEN)
+    except (CheckpointError, ConfigError, RunError) as error:
+        lost = Finding(
+            severity=NOTE,
+            what=f"what the run began with cannot be read: {getattr(error, 'message', error)}",
+            why="the short trainings begin with random weights instead, so their losses are not the run's",
+            key="pretrained",
+        )
+        return {}, [lost]
+    return {"pretrained": pretrained, "start": start}, []
 
 
 def _changed(facts: BestFacts, corpus: Corpus) -> list[Finding]:
@@ -237,7 +257,6 @@ def _diagnose(
     start: Start | None = None,
     given: Collection[str] | None = None,
     metrics: RunMetrics | None = None,
-    linear_learns: bool = False,
 ) -> Diagnosis:
     facts: dict[str, Any] = {}
     lines: list[str] = []
@@ -268,7 +287,7 @@ def _diagnose(
             probes,
             trainer=config.trainer,
             subwords=config.text.subwords,
-            linear_learns=linear_learns,
+            linear_learns=metrics is not None and linear_generalises(metrics),
         )
         lines += [*data_lines(facts["data"]), "", *probe_lines(probes), ""]
         classifier = fresh

@@ -42,6 +42,7 @@ from lstm_sentiment.models.network import (
     unmerged,
 )
 from lstm_sentiment.system.extras import need
+from lstm_sentiment.text.encoder import kept_before
 from lstm_sentiment.text.tokenization import UNKNOWN, spell
 from lstm_sentiment.text.tokenizers import Vocabulary
 
@@ -124,6 +125,7 @@ class Explanation:
         tokens: as read by the model, N of them; none for an empty text, which is read as one unknown token.
         known: whether each token is in the vocabulary.
         cut_tokens: number of truncated tokens.
+        cut_at: how many of the tokens come before the truncated ones; None if there are none.
         probabilities: of each class (C,), calibrated.
         attributions: of each token to each class (N, C), nats; they sum to 0 over the classes.
         scores: of each class (C,), see the module's docstring, nats.
@@ -141,6 +143,7 @@ class Explanation:
     tokens: list[str]
     known: list[bool]
     cut_tokens: int
+    cut_at: int | None
     probabilities: Array
     attributions: Array
     scores: Array
@@ -230,7 +233,7 @@ def explain(classifier: Explainable, text: str, *, method: str = "auto") -> Expl
         steps=steps,
         tokens=tokens,
         known=[i != UNKNOWN for i in classifier.vocabulary.encode(tokens)],
-        cut_tokens=classifier.cut_tokens(text),
+        **_cut(classifier, text),
         probabilities=probabilities_C,
         attributions=attributions_NC,
         scores=scores_VC[0],
@@ -250,6 +253,7 @@ class LiveReading:
         tokens: as read by the model, N of them.
         known: whether each token is in the vocabulary.
         cut_tokens: number of truncated tokens.
+        cut_at: how many of the tokens come before the truncated ones; None if there are none.
         attributions: of each token to each class (N, C), nats.
         prefixes: probabilities (N, C) of the text up to and including each token.
         gates: of each layer and direction, in the order of reading; none for an empty text.
@@ -258,6 +262,7 @@ class LiveReading:
     tokens: list[str]
     known: list[bool]
     cut_tokens: int
+    cut_at: int | None
     attributions: Array
     prefixes: Array
     gates: list[GateTrace]
@@ -285,11 +290,18 @@ def read_live(classifier: Explainable, text: str) -> LiveReading:
     return LiveReading(
         tokens=tokens,
         known=[i != UNKNOWN for i in classifier.vocabulary.encode(tokens)],
-        cut_tokens=classifier.cut_tokens(text),
+        **_cut(classifier, text),
         attributions=attributions_NC,
         prefixes=prefixes_NC,
         gates=gates,
     )
+
+
+def _cut(classifier: Explainable, text: str) -> dict[str, Any]:
+    """Return how many tokens of a text are truncated, and where they would be."""
+    cut_tokens, settings = classifier.cut_tokens(text), classifier.config.text
+    place = kept_before(settings.max_tokens, settings.truncate) if cut_tokens else None
+    return {"cut_tokens": cut_tokens, "cut_at": place}
 
 
 def method_named(name: str) -> str:

@@ -50,12 +50,9 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
     attributions_N = explanation.attributions[:, explanation.labels.index(label)]
     shares = (attributions_N / max(float(abs(attributions_N).max()), 1e-9)).tolist()
     text = [(visible(token), share) for token, share in zip(explanation.tokens, shares, strict=True)]
-    tokens = [
-        visible(token, LONGEST_TOKEN) + ("" if known else " ?")
-        for token, known in zip(explanation.tokens, explanation.known, strict=True)
-    ]
-    width = max(map(cells_of, tokens))
-    tokens = [token + " " * (width - cells_of(token)) for token in tokens]
+    if explanation.cut_at is not None:
+        text.insert(explanation.cut_at, (cut_mark(explanation), 0.0))
+    tokens, width = _padded(explanation)
     head = "".join(f"  {name:>12}" for name in names)
     lines = [
         [part for token in text for part in (token, (" ", 0.0))],
@@ -69,14 +66,38 @@ def explanation_lines(explanation: Explanation, label: str) -> list[Line]:
         ),
         *_uncoloured([f"  {'':<{width}}{head}  away from | towards {visible(label)}"]),
     ]
+    table = list[Line]()
     for n, token in enumerate(tokens):
         row = "".join(f"  {explanation.attributions[n, c]:>+12.2f}" for c in shown)
-        lines.append([("  ", 0.0), (token, shares[n]), (f"{row}  {_bar(shares[n])}", 0.0)])
+        table.append([("  ", 0.0), (token, shares[n]), (f"{row}  {_bar(shares[n])}", 0.0)])
+    if explanation.cut_at is not None:
+        table.insert(explanation.cut_at, [(f"  {cut_mark(explanation)}", 0.0)])
+    lines += table
     read = _reading_lines(explanation, tokens, head, shown)
     trust = [line for sentence in trust_in(explanation) for line in wrap(sentence, WIDE)]
     if not all(explanation.known):
         trust.append("? marks tokens that are not in the vocabulary")
     return lines + _uncoloured(["", *read, "", *trust])
+
+
+def cut_mark(explanation: Explanation) -> str:
+    """Return the mark of the truncated tokens, to be shown before the token `cut_at`; empty without any.
+
+    Example::
+
+        cut_mark(classifier.explain("so-so " * 1000))  # '[600 tokens not read]'
+    """
+    return f"[{explanation.cut_tokens:,} tokens not read]" if explanation.cut_tokens else ""
+
+
+def _padded(explanation: Explanation) -> tuple[list[str], int]:
+    """Return the tokens as the first column of a table, marked if unknown, and its width."""
+    tokens = [
+        visible(token, LONGEST_TOKEN) + ("" if known else " ?")
+        for token, known in zip(explanation.tokens, explanation.known, strict=True)
+    ]
+    width = max(map(cells_of, tokens))
+    return [token + " " * (width - cells_of(token)) for token in tokens], width
 
 
 def _uncoloured(lines: list[str]) -> list[Line]:
@@ -95,12 +116,15 @@ def _reading_lines(explanation: Explanation, tokens: list[str], head: str, shown
         f"{indent}{'':<{len(head)}}{over}",
         f"{indent}{head}{'  let in  forgot' * len(last)}{kinds}",
     ]
+    rows = []
     for n, token in enumerate(tokens):
         row = "".join(f"  {explanation.prefixes[n, c]:>12.3f}" for c in shown)
         row += "".join(f"  {trace.let_in[n]:>6.2f}  {1 - trace.kept[n]:>6.2f}" for trace in last)
         row += "".join(f"  {share_N[n]:>9.2f}" for share_N in explanation.pooled.values())
-        lines.append(f"  {token}{row}")
-    return lines
+        rows.append(f"  {token}{row}")
+    if explanation.cut_at is not None:
+        rows.insert(explanation.cut_at, f"  {cut_mark(explanation)}")
+    return lines + rows
 
 
 def trust_in(explanation: Explanation) -> list[str]:

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { LINE = 16, AHEAD = 2 }; /* floats of a cache line; rows */
+
 /* Arguments of a call; see `adamw.py`. */
 typedef struct {
     int64_t count, size, threads;  /* U, E */
@@ -23,12 +25,23 @@ typedef struct {
     float epsilon;
 } Update;
 
+/* Start to read a row from memory: the next ones are not where the hardware expects them. */
+static inline void prefetch(const float *row, int64_t size) {
+    for (int64_t e = 0; e < size; e += LINE) __builtin_prefetch(row + e, 1);
+}
+
 /* Loshchilov and Hutter 2019, "Decoupled weight decay regularization", for some rows. */
 void update_rows(const Update *update) {
     const int64_t E = update->size;
 #pragma omp parallel for schedule(static) num_threads((int)update->threads) if (update->threads > 1)
     for (int64_t u = 0; u < update->count; u++) {
         const int64_t row = update->rows[u];
+        if (u + AHEAD < update->count) {
+            const int64_t next = update->rows[u + AHEAD] * E;
+            prefetch(update->values + next, E);
+            prefetch(update->mean + next, E);
+            prefetch(update->square + next, E);
+        }
         const float *restrict gradients = update->gradients + u * E;
         float *restrict values = update->values + row * E, *restrict mean = update->mean + row * E;
         float *restrict square = update->square + row * E;

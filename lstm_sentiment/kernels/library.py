@@ -27,7 +27,17 @@ INSTRUCTIONS = {1: "AVX2", 2: "NEON", 3: "AVX512"}  # INSTRUCTIONS of target.h
 MEASURED = ("AVX2",)  # kernels compiled for these are faster than PyTorch
 CAPABLE = ("AVX2", "AVX512")  # PyTorch's names of CPUs with AVX2 and FMA
 INTERFACE = 2  # increment when the arguments of a function change, here and in lstm.c
-FUNCTIONS = ("lstm_forward", "lstm_backward", "pool_forward", "pool_backward", "update_rows")
+FUNCTIONS = (
+    "lstm_forward",
+    "lstm_backward",
+    "pool_forward",
+    "pool_backward",
+    "update_rows",
+    "list_tokens",
+    "list_buckets",
+    "bags_forward",
+    "bags_backward",
+)
 
 log = logging.getLogger(__name__)
 

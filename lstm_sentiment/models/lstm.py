@@ -22,7 +22,14 @@ from lstm_sentiment.kernels import pooling as kernel
 from lstm_sentiment.models.cells import LSTM, Cell
 from lstm_sentiment.models.pooling import States, pooling_of
 from lstm_sentiment.models.reversal import by_place, reversal
-from lstm_sentiment.text.subwords import FoldedVectors, SubwordVectors, nothing_spelt, table, word_ids
+from lstm_sentiment.text.subwords import (
+    FoldedVectors,
+    SubwordVectors,
+    nothing_spelt,
+    table,
+    token_vectors,
+    word_ids,
+)
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
 MANY_TOKENS = 512  # of a batch, from which on distinct ones are looked for
@@ -118,16 +125,11 @@ class SentimentLSTM(nn.Module):
     def look_up(self, tokens_TB: Tensor, spelling_XK: Tensor | None) -> Tensor:
         """Return the embeddings (T, B, E) before dropout; ids and spelling as in `forward`."""
         embedded_TBE: Tensor
-        if self.subwords is None:
-            embedded_TBE = self.embedding(tokens_TB)
-            return embedded_TBE
-        known = self.embedding.num_embeddings
         if spelling_XK is None:
             spelling_XK = nothing_spelt(tokens_TB.device)
-        if self.folded is None:  # each distinct token once
-            ids_U, place_TB = torch.unique(tokens_TB, return_inverse=True)
-            vectors_UE = self.embedding(word_ids(ids_U, known)) + self.subwords(ids_U, spelling_XK)
-            return nn.functional.embedding(place_TB, vectors_UE)
+        if self.subwords is None or self.folded is None:
+            return token_vectors(tokens_TB, self.embedding, self.subwords, spelling_XK)
+        known = self.embedding.num_embeddings
         embedded_TBE = self.folded(word_ids(tokens_TB, known), self.embedding.weight, self.subwords)
         if len(spelling_XK):
             ids_X = torch.arange(known, known + len(spelling_XK), device=tokens_TB.device)

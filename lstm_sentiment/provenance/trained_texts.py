@@ -176,17 +176,21 @@ def seen_line(seen: Seen) -> str:
 def counts_line(exactly: int, nearly: int, texts: int, *, all_known: bool, who: str = Seen.who) -> str:
     """Return the sentence of `seen_line` for counts of texts.
 
+    How many are nearly the same is an estimate (see `sketches`); `near_duplicates` needs the texts.
+
     >>> counts_line(0, 0, 3, all_known=True)
     ''
     >>> counts_line(2, 0, 3, all_known=True, who=STARTER_ALONE)
     'the starter was trained on 2 of 3 texts; scores on these say little about new texts'
+    >>> counts_line(2, 1, 9, all_known=True)[:63]
+    'this run was trained on 2 of 9 texts exactly and about 1 nearly'
     """
     if not exactly + nearly:
         return ""
     at_least = "" if all_known else "at least "
     counts = f"{at_least}{exactly:,} of {texts:,} texts"
     if who != STARTER_ALONE:
-        counts += f" exactly and {nearly:,} nearly"
+        counts += f" exactly and {'about ' * bool(nearly)}{nearly:,} nearly"
     return f"{who} was trained on {counts}; scores on these say little about new texts"
 
 

@@ -30,6 +30,7 @@ NARROW, WIDE, LETTER = 40, 86, 7.5  # of a column, and of a letter
 FEW, LONGEST = 24, 16  # tokens that get wide columns, characters of a token that are drawn
 WIDE_LETTERS = frozenset("mwMWQO@%&—")
 BARS, CURVES, ROW = 96, 120, 24  # heights
+LOW_BARS, LOW_CURVES = 60, 72  # of texts of more than `FEW` tokens: two rows of them on a printed page
 PANELS = ("attributions", "trace", "gates")
 INK, SOFT = "var(--ink)", "var(--soft)"
 _SVG = "http://www.w3.org/2000/svg"
@@ -119,10 +120,14 @@ class _Columns:
     Args:
         places: of the tokens in the text.
         width: of a column.
+        bars: height of all bars.
+        curves: height of a probability of 1.
     """
 
     places: range
     width: float
+    bars: int
+    curves: int
 
     @property
     def centres(self) -> list[float]:
@@ -172,7 +177,8 @@ def reading(
         reading(classifier.explain("so-so"), "positive").write(Path("so-so.svg"))
     """
     places = range(len(explanation.tokens)) if places is None else places
-    columns = _Columns(places=places, width=_width(explanation))
+    bars, curves = (BARS, CURVES) if len(explanation.tokens) <= FEW else (LOW_BARS, LOW_CURVES)
+    columns = _Columns(places=places, width=_width(explanation), bars=bars, curves=curves)
     picture = Picture(width=max(columns.edge + RIGHT, LEFT + TITLE))
     described = []
     for panel, draw in (("attributions", _attributions), ("trace", _trace), ("gates", _gates)):
@@ -271,15 +277,15 @@ def _tokens(picture: Picture, explanation: Explanation, columns: _Columns) -> No
     picture.height += height
 
 
-def _frame(picture: Picture, title: str, width: float) -> float:
-    """Draw a panel for probabilities from 0 to 1 below what is drawn; return the height of its 0."""
+def _frame(picture: Picture, title: str, width: float, height: int = CURVES) -> float:
+    """Draw a panel for probabilities from 0 to 1 below what is drawn; return the place of its 0."""
     top = picture.height + GAP
     picture.words.append(Words(x=LEFT, y=top - 14, text=title, colour=INK))
     for share in (0.0, 0.5, 1.0):
-        y = top + CURVES * (1 - share)
+        y = top + height * (1 - share)
         picture.lines.append(Line(points=[(LEFT, y), (LEFT + width, y)], colour=SOFT, opacity=0.35, width=1))
         picture.words.append(Words(x=LEFT - 8, y=y + 4, text=f"{share:g}", anchor="end"))
-    picture.height = top + CURVES
+    picture.height = top + height
     return picture.height
 
 
@@ -287,7 +293,7 @@ def _attributions(picture: Picture, explanation: Explanation, label: str, column
     """Draw bars: upwards for the class, downwards against it."""
     attributions_N = explanation.attributions[:, explanation.labels.index(label)]
     up, down = max(float(attributions_N.max()), 0.0), max(float(-attributions_N.min()), 0.0)
-    scale = BARS / max(up + down, 1e-9)
+    scale = columns.bars / max(up + down, 1e-9)
     top = picture.height + GAP + 14
     zero = top + up * scale
     name = visible(label, 24)
@@ -311,7 +317,7 @@ def _attributions(picture: Picture, explanation: Explanation, label: str, column
         )
         y = zero - size - 4 if value > 0 else zero + size + 13
         picture.words.append(Words(x=x, y=y, text=f"{value:+.2f}", anchor="middle"))
-    picture.height = top + BARS + 24
+    picture.height = top + columns.bars + 24
     most = columns.places[int(np.abs(columns.of(attributions_N)).argmax())]
     token = visible(explanation.tokens[most])
     return f"strongest attribution to {name}: {token} {attributions_N[most]:+.2f} nats"
@@ -319,12 +325,12 @@ def _attributions(picture: Picture, explanation: Explanation, label: str, column
 
 def _trace(picture: Picture, explanation: Explanation, label: str, columns: _Columns) -> str:
     """Draw the probability of each class after each token."""
-    bottom = _frame(picture, "probability of the text up to each token", columns.edge - LEFT)
+    bottom = _frame(picture, "probability of the text up to each token", columns.edge - LEFT, columns.curves)
     of_classes = colours(explanation.labels)
     ends = []
     for c in explanation.shown_classes(label):
         chances = columns.of(explanation.prefixes[:, c]).tolist()
-        points = [(x, bottom - CURVES * p) for x, p in zip(columns.centres, chances, strict=True)]
+        points = [(x, bottom - columns.curves * p) for x, p in zip(columns.centres, chances, strict=True)]
         picture.lines.append(Line(points=points, colour=f"rgb({of_classes[c]})"))
         picture.boxes += [
             Box(x=x - 3, y=y - 3, width=6, height=6, colour=f"rgb({of_classes[c]})") for x, y in points

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_sentiment.cli.characters import visible
+from lstm_sentiment.cli.characters import cells_of, visible
 from lstm_sentiment.explanation.attribution import Explanation
 from lstm_sentiment.explanation.sentence import sentence
-from lstm_sentiment.explanation.wording import ATTRIBUTIONS, READING, trust_in
+from lstm_sentiment.explanation.wording import ATTRIBUTIONS, READING, cut_mark, trust_in
 from lstm_sentiment.reporting.drawing import colours, readings, removal
 from lstm_sentiment.reporting.page import write_page
 from lstm_sentiment.reporting.run_facts import RunFacts
+
+MOST_COLUMNS, LONGEST_WORD = 15, 9  # of a table that fits on a printed page; letters of its head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ def write_explanations(
             "readings": readings(found, of_class) if found.tokens else [],
             "removal": removal(found) if found.faithfulness is not None else None,
             "trust": trust_in(found),
+            "cut": cut_mark(found),
+            "one_table": _fits(found, shown),
             "layers": sorted({trace.layer for trace in found.gates}),
         })  # fmt: skip
     write_page(
@@ -82,3 +86,10 @@ def write_explanations(
         attributions=ATTRIBUTIONS,
         read=READING,
     )
+
+
+def _fits(found: Explanation, shown: Sequence[int]) -> bool:
+    """Whether all numbers fit into one table of a printed page."""
+    columns = 1 + 2 * len(shown) + len(found.pooled) + 3 * len(found.gates)
+    words = " ".join(found.labels[c] for c in shown).split()
+    return columns <= MOST_COLUMNS and max(map(cells_of, words), default=0) <= LONGEST_WORD

@@ -55,8 +55,8 @@ def create_app(server: Server, access: Access | None = None) -> App:
     predict = _add_predictions(app, server)
     _add_inference_protocol(app, server)
     _add_operations(app, server)
-    add_page(app, server)
     access = access or Access(open_paths=OPEN_PATHS)
+    add_page(app, server, access)
     return Checks(
         app, access=access, figures=server.figures, endpoints=ENDPOINTS, direct={"/predict": predict}
     )

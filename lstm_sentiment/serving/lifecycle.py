@@ -124,7 +124,7 @@ def bound(host: str, port: int) -> socket.socket:
     """Return a socket bound to an address; port 0 is a free one.
 
     Raises:
-        ConfigError: the port is taken or not allowed, or the host is no address of this machine.
+        ConfigError: the port is taken or not allowed, or the host is not an address of this machine.
 
     >>> with bound("127.0.0.1", 0) as taken:
     ...     bound("127.0.0.1", taken.getsockname()[1])  # doctest: +ELLIPSIS
@@ -135,7 +135,7 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
-        raise ConfigError(f"{host} is no address of this machine; use 127.0.0.1", key="--host") from None
+        raise ConfigError(f"{host} is not an address of this machine; use 127.0.0.1", key="--host") from None
     family, kind, protocol, _, address = places[0]
     found = socket.socket(family, kind, protocol)
     try:

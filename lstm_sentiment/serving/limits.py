@@ -5,12 +5,13 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import Request, cookie_parser
 from starlette.responses import Response
 
 from lstm_sentiment.errors import ConfigError
@@ -34,6 +35,10 @@ class Access:
     Args:
         token: that requests must have; None for no token.
         open_paths: paths that need no token.
+        cookie_paths: the beginning of paths that a browser opens by a link, which cannot carry a token: they
+            take the cookie instead.
+        cookie: name and value of the cookie, which the page gets with its first request that has the token.
+            It opens only these paths, and lasts as long as the server. Servers of one host have other names.
         loopback: whether the server listens on a loopback address only. Then a request must name one as its
             host, so that no web page can reach it under a name of its own (DNS rebinding).
         body: largest body in bytes.
@@ -42,9 +47,18 @@ class Access:
 
     token: str | None = None
     open_paths: Collection[str] = ()
+    cookie_paths: str = "/page/report/"
+    cookie: tuple[str, str] = field(
+        default_factory=lambda: (f"report_{secrets.token_hex(4)}", secrets.token_urlsafe())
+    )
     loopback: bool = True
     body: int = 1 << 20
     log_requests: bool = False
+
+    def set_cookie(self, response: Response) -> None:
+        """Add the cookie to a response to a request that has the token."""
+        if self.token is not None:
+            response.set_cookie(*self.cookie, path=self.cookie_paths, httponly=True, samesite="strict")
 
 
 class Limits:
@@ -125,7 +139,7 @@ class Limits:
             raise RequestError(problem, status=403, field="Host")
         if self._bearer is not None and path not in self._access.open_paths:
             given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._bearer):
+            if not hmac.compare_digest(given, self._bearer) and not self._has_cookie(path, headers):
                 wanted = {"www-authenticate": "Bearer"}
                 problem = "needs the token of this server: Authorization: Bearer TOKEN"
                 raise RequestError(problem, status=401, field="Authorization", headers=wanted)
@@ -137,6 +151,14 @@ class Limits:
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._access.body:
             raise self._too_large()
+
+    def _has_cookie(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request is for a path that takes the cookie, and has it."""
+        if not path.startswith(self._access.cookie_paths):
+            return False
+        name, value = self._access.cookie
+        given = cookie_parser(headers.get(b"cookie", b"").decode("latin-1")).get(name, "")
+        return hmac.compare_digest(given.encode("utf-8", "replace"), value.encode())
 
     def _limited(self, receive: Receive) -> Receive:
         """Return a function that receives at most the allowed body."""

@@ -21,6 +21,7 @@ from lstm_sentiment.records.json_values import from_json
 from lstm_sentiment.records.run_metrics import RunMetrics
 from lstm_sentiment.reporting.error_analysis import worst_mistakes
 from lstm_sentiment.reporting.report import rows_of
+from lstm_sentiment.serving.limits import Access
 from lstm_sentiment.serving.models import Model, RunModel
 from lstm_sentiment.serving.responses import check_texts, model_named
 from lstm_sentiment.serving.schemas import RequestError, parsed
@@ -58,12 +59,17 @@ class ReadingRequest(BaseModel):
     model: str | None = None
 
 
-def add_page(app: FastAPI, server: Server) -> None:
+def add_page(app: FastAPI, server: Server, access: Access) -> None:
     """Add the page and its routes to an application.
+
+    Args:
+        app: to add them to.
+        server: what the routes share.
+        access: gives the page the cookie that opens reports.
 
     Example::
 
-        add_page(FastAPI(), Server(models))
+        add_page(FastAPI(), Server(models), Access())
     """
     for path, file in FILES.items():
         app.add_api_route(path, _sender(file), include_in_schema=False)
@@ -73,7 +79,9 @@ def add_page(app: FastAPI, server: Server) -> None:
     async def models() -> Response:
         limits = server.limits
         sizes = {"body": limits.body, "texts": limits.texts, "characters": limits.characters}
-        return as_json({"models": [_facts(model) for model in server.models], "limits": sizes})
+        response = as_json({"models": [_facts(model) for model in server.models], "limits": sizes})
+        access.set_cookie(response)
+        return response
 
     @app.post("/page/reading", include_in_schema=False)
     async def reading(request: Request) -> Response:
@@ -114,6 +122,7 @@ def reading_as_json(reading: LiveReading) -> dict[str, Any]:
         "tokens": reading.tokens,
         "known": reading.known,
         "cut_tokens": reading.cut_tokens,
+        "cut_at": reading.cut_at,
         "attributions": reading.attributions.tolist(),
         "prefixes": reading.prefixes.tolist(),
         "gates": gates,

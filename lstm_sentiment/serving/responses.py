@@ -98,6 +98,7 @@ def attributions(explanation: Explanation) -> dict[str, Any]:
         "method": explanation.method,
         "faithfulness": explanation.faithfulness,
         "cut_tokens": explanation.cut_tokens,
+        "cut_at": explanation.cut_at,
         "tokens": [
             {
                 "token": token,

@@ -79,7 +79,8 @@ class Explained(BaseModel):
 
     method: str
     faithfulness: float | None
-    cut_tokens: int = Field(description="tokens at the end or in the middle that were not read")
+    cut_tokens: int = Field(description="tokens that were not read, since the text is too long")
+    cut_at: int | None = Field(description="how many of the tokens come before these; null without any")
     tokens: list[Attribution]
 
 

@@ -30,6 +30,10 @@ MAX_LOCK_BYTES = 4096
 UNSUPPORTED = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
+class InUseError(RunError):
+    """Another process holds the lock of a folder."""
+
+
 @contextlib.contextmanager
 def held(folder: Path, *, option: str = "--out") -> Iterator[None]:
     """Lock a folder while a block runs; create it if needed, and remove it again if it is empty at the end.
@@ -41,7 +45,8 @@ def held(folder: Path, *, option: str = "--out") -> Iterator[None]:
         option: the option to choose another folder with, for the message.
 
     Raises:
-        RunError: another process holds it (the message names it), or there is a file in its place.
+        InUseError: another process holds it; the message names it.
+        RunError: there is a file in its place.
         DiskError: it cannot be created or written to.
 
     >>> import tempfile
@@ -97,7 +102,7 @@ def _opened_and_locked(file: Path, option: str) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(_in_use(file, handle, option)) from None
+            raise InUseError(_in_use(file, handle, option)) from None
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 os.close(handle)

@@ -110,13 +110,22 @@ class _Rows(dict[str, Ids]):
         return row
 
 
+def kept_before(max_tokens: int, truncate: str) -> int:
+    """Return how many of the kept items of a truncated text come before those that are removed.
+
+    >>> kept_before(3, "head"), kept_before(3, "tail"), kept_before(3, "middle")
+    (3, 0, 2)
+    """
+    return {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
+
+
 def cut(tokens: Iterable[Any], max_tokens: int, truncate: str) -> list[Any]:
     """Truncate items to `max_tokens`: keep the head, the tail, or both ends; consumes lazily.
 
     >>> cut([1, 2, 3, 4, 5], 3, "head"), cut([1, 2, 3, 4, 5], 3, "tail"), cut([1, 2, 3, 4, 5], 3, "middle")
     ([1, 2, 3], [3, 4, 5], [1, 2, 5])
     """
-    keep = {"head": max_tokens, "tail": 0, "middle": (max_tokens + 1) // 2}[truncate]
+    keep = kept_before(max_tokens, truncate)
     items = iter(tokens)
     head = list(itertools.islice(items, keep))
     return head if keep == max_tokens else [*head, *deque(items, maxlen=max_tokens - keep)]

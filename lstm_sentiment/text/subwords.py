@@ -10,6 +10,7 @@ per token, E embedding size.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lstm_sentiment.kernels import subwords as kernel
 from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, UNKNOWN, spell
 
 Table = TypeVar("Table", nn.Embedding, nn.EmbeddingBag)
@@ -47,6 +49,10 @@ class SubwordVectors(nn.Module):
         self.spelling_VK: Tensor | None
         spelling_VK = torch.from_numpy(spell(tokens, buckets)) if initial else None
         self.register_buffer("spelling_VK", spelling_VK, persistent=False)
+        # Rounded correctly, as in the kernel: PyTorch's square root of 19 depends on the CPU.
+        roots = torch.tensor([math.sqrt(max(1, count)) for count in range(MOST_PLACES + 1)])
+        self.roots: Tensor
+        self.register_buffer("roots", roots, persistent=False)
         if initial:
             nn.init.normal_(self.table.weight, std=0.1)
             with torch.no_grad():
@@ -56,8 +62,8 @@ class SubwordVectors(nn.Module):
         """Return vectors (U, E) of token ids in ascending order; id V + x is the x-th unknown token."""
         known = int((ids_U < self.known).sum())
         places_UK = torch.cat([self._spelt(ids_U[:known]), extra_XK[ids_U[known:] - self.known]])
-        count_U = (places_UK != NOTHING).sum(dim=1).clamp(min=1)
-        vectors_UE: Tensor = self.table(places_UK) / count_U.sqrt()[:, None]
+        root_U = self.roots[(places_UK != NOTHING).sum(dim=1)]
+        vectors_UE: Tensor = self.table(places_UK) / root_U[:, None]
         return vectors_UE
 
     def _spelt(self, ids_U: Tensor) -> Tensor:
@@ -118,6 +124,39 @@ class FoldedVectors(nn.Module):
             self.vectors_VE[ids_U] = words_VE[ids_U] + subwords(ids_U, nothing_spelt(ids.device))
             self.is_there_V[ids_U] = True
             self.is_complete = ids.device.type != "cpu"
+
+
+def token_vectors(
+    ids: Tensor, words: nn.Embedding, subwords: SubwordVectors | None, spelling_XK: Tensor
+) -> Tensor:
+    """Return the vectors (..., E) of tokens, n-gram vectors included; each distinct token is computed once.
+
+    Args:
+        ids: of the tokens (...); V + x is the x-th unknown token, which has the word vector of `UNKNOWN`.
+        words: word vectors of the known tokens.
+        subwords: n-gram vectors; None for none.
+        spelling_XK: buckets of the unknown tokens.
+
+    >>> words, subwords = nn.Embedding(3, 8), SubwordVectors(["<pad>", "<unk>", "good"], 1000, 8)
+    >>> ids = torch.tensor([[2, 0, 2], [1, 2, 0]])
+    >>> found = token_vectors(ids, words, subwords, nothing_spelt())
+    >>> torch.equal(found[0, 0], words.weight[2] + subwords(torch.tensor([2]), nothing_spelt())[0])
+    True
+    """
+    ngrams = None
+    if subwords is not None and subwords.spelling_VK is not None:
+        of_buckets, sparse = subwords.table.weight, subwords.table.sparse
+        spelling = {"spelling_VK": subwords.spelling_VK, "spelling_XK": spelling_XK}
+        ngrams = kernel.Ngrams(table_RE=of_buckets, sparse=sparse, **spelling)
+    if (subwords is None) == (ngrams is None) and kernel.applies(ids, words.weight, ngrams):
+        return kernel.vectors(ids, words.weight, ngrams, sparse=words.sparse)
+    vectors: Tensor
+    if subwords is None:
+        vectors = words(ids)
+        return vectors
+    ids_U, place = torch.unique(ids, return_inverse=True)
+    vectors_UE = words(word_ids(ids_U, words.num_embeddings)) + subwords(ids_U, spelling_XK)
+    return nn.functional.embedding(place, vectors_UE)
 
 
 def table(kind: type[Table], rows: int, size: int, *, initial: bool, **settings: Any) -> Table:

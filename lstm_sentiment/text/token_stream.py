@@ -16,6 +16,7 @@ import copy
 import html
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 
 from lstm_sentiment.text.tokenization import (
     _LEADING_ZEROS,
@@ -89,7 +90,7 @@ class TokenStream:
         return copy.copy(self._words).tokens(text, end=True)
 
 
-class _Stage:
+class _Stage(ABC):
     """A step of normalization; `pending` is what it holds back."""
 
     pending = ""
@@ -105,12 +106,13 @@ class _Stage:
         self.pending = text[settled:]
         return self._normal(text[:settled])
 
+    @abstractmethod
     def _settled(self, text: str) -> int:
         """Return how many characters are certain."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _normal(self, text: str) -> str:
-        raise NotImplementedError
+        """Return the normal form of certain characters."""
 
 
 class _Escapes(_Stage):

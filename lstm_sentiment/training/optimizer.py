@@ -155,7 +155,7 @@ def clip(model: nn.Module, longest: float) -> float:
     for parameter in model.parameters():
         if parameter.grad is not None:
             if parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()
+                parameter.grad = _coalesced(parameter.grad)
                 gradients.append(parameter.grad.values())
             else:
                 gradients.append(parameter.grad)
@@ -194,10 +194,25 @@ def _update(
 def _touched_rows(gradient_VE: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of a sparse gradient, or the non-zero rows of a dense one: (U,) and (U, E)."""
     if gradient_VE.is_sparse:
-        gradient_VE = gradient_VE.coalesce()
+        gradient_VE = _coalesced(gradient_VE)
         return gradient_VE.indices()[0], gradient_VE.values()
     rows_U = (gradient_VE != 0).any(dim=1).nonzero()[:, 0]
     return rows_U, gradient_VE[rows_U]
+
+
+def _coalesced(gradient_VE: Tensor) -> Tensor:
+    """Return a sparse gradient with every row once, in ascending order.
+
+    Those of the compiled kernel are, but autograd forgets it when it stores them.
+    """
+    if gradient_VE.is_coalesced():
+        return gradient_VE
+    rows_1U = gradient_VE._indices()
+    if not bool((rows_1U[0, 1:] > rows_1U[0, :-1]).all()):
+        return gradient_VE.coalesce()
+    return torch.sparse_coo_tensor(
+        rows_1U, gradient_VE._values(), gradient_VE.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Only this last step scores test rows: with the best settings and, for comparison
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import statistics
@@ -22,7 +23,7 @@ from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER, title_of
 from lstm_sentiment.experiment.seeds import run_seeds
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.system.files import make_folder, write_atomically, write_json
-from lstm_sentiment.system.lock import held
+from lstm_sentiment.system.lock import InUseError, held
 from lstm_sentiment.tuning.study import DEFAULTS, Search, start_of
 
 BEST, BEST_YAML, TABLE, PLOTS, RESULT = "best", "best.yaml", "trials.csv", "plots", "result.json"
@@ -94,7 +95,7 @@ def finish(search: Search, study: Any, *, seeds: int, report: Callable[[str], No
         report: is called with lines of text.
 
     Returns:
-        the content of result.json; None if another process still runs a trial, and will do this.
+        the content of result.json; None if another process does this, or still runs a trial and will.
 
     Raises:
         SentimentError: as training.
@@ -115,7 +116,12 @@ def finish(search: Search, study: Any, *, seeds: int, report: Callable[[str], No
     values = best_values(search, study)
     write_atomically(search.out / BEST_YAML, best_yaml(search, values).encode())
     report(f"best: trial {study.best_trial.number}, validation {search.metric} {study.best_value:.4f}")
-    with held(search.out / BEST):
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(held(search.out / BEST))
+        except InUseError:
+            report("another process trains the best settings with several seeds")
+            return None
         found = {BEST: _trained(search, values, BEST, seeds)}
         if values:
             found[DEFAULTS] = _trained(search, {}, DEFAULTS, seeds)

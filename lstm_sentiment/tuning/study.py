@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,14 @@ from lstm_sentiment.evaluation.metrics import LOWER_IS_BETTER
 from lstm_sentiment.experiment.train import run
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.system.files import make_folder, write_json
+from lstm_sentiment.system.lock import InUseError, held
 from lstm_sentiment.system.open_errors import reading
 from lstm_sentiment.tuning.space import Choice, Space, as_text
 
 NAME = "search"
 STORE, TRIALS, WORKERS, FACTS = "study.db", "trials", "workers", "search.json"
 KEPT = {"config.yaml", "metrics.json", "log.jsonl", "data.json", "environment.json", "status.json"}
+PATIENCE_S = 60.0  # for another process that opens the study
 HEARTBEAT_S, GRACE_S = 20, 90  # a trial of a process without a heartbeat for so long has failed
 FIRST = 5  # trials, from which on others are pruned
 DEFAULTS, PROBLEM = "defaults", "problem"  # user attributes of trials
@@ -94,19 +96,53 @@ def check(search: Search) -> None:
     for key, values in search.space.items():
         for value in values.ends:
             search.config({key: value}, search.out)
-    if search.out.is_dir() and any(search.out.iterdir()) and not (search.out / FACTS).is_file():
+    known = (search.out / FACTS).is_file()
+    # Another process may be about to begin the same study: its lock and temporary files are hidden.
+    if search.out.is_dir() and not known and any(of.name[0] != "." for of in search.out.iterdir()):
         raise RunError(f"{search.out}: exists and is not a study; choose another --out")
 
 
 def open_study(search: Search) -> Any:
     """Return the Optuna study, a new one or that of the folder, and note what it searches.
 
+    The first trial of a new one has the settings as they are.
+
     Raises:
-        RunError: the folder has a study of other settings; the store cannot be opened.
+        RunError: the folder has a study of other settings; the store cannot be opened; another process has
+            been opening it for a minute.
     """
     optuna = need("optuna", extra="search")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     make_folder(search.out)
+    with _alone(search.out):
+        _check_same(search)
+        study = _opened(search, optuna)
+        failed = optuna.trial.TrialState.FAIL
+        if not any(
+            DEFAULTS in of.user_attrs and of.state != failed for of in study.get_trials(deepcopy=False)
+        ):
+            study.enqueue_trial({}, user_attrs={DEFAULTS: True})
+    return study
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other processes from opening the study, and wait for one that does."""
+    ends = time.monotonic() + PATIENCE_S
+    with contextlib.ExitStack() as lock:
+        while True:
+            try:
+                lock.enter_context(held(out))
+                break
+            except InUseError:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(0.05)
+        yield
+
+
+def _check_same(search: Search) -> None:
+    """Write what a new study searches; refuse a study of other settings or another space."""
     facts: dict[str, dict[str, Any]] = {
         "settings": {key: as_text(value) for key, value in flatten(search.config({}, search.out)[0]).items()},
         "space": {key: dataclasses.asdict(values) for key, values in sorted(search.space.items())},
@@ -127,6 +163,10 @@ def open_study(search: Search) -> Any:
                 )
     else:
         write_json(file, facts)
+
+
+def _opened(search: Search, optuna: Any) -> Any:
+    """Return the study in the store."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # heartbeats are new in Optuna
         storage = optuna.storages.RDBStorage(
@@ -206,10 +246,6 @@ def run_trials(search: Search, study: Any, report: Callable[[str], None]) -> Non
     if len(study.get_trials(deepcopy=False, states=done)) >= search.trials:
         return
     start = start_of(search)
-    if not any(
-        DEFAULTS in of.user_attrs and of.state != counted.FAIL for of in study.get_trials(deepcopy=False)
-    ):
-        study.enqueue_trial({}, user_attrs={DEFAULTS: True})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study.optimize(lambda trial: _objective(search, start, trial), callbacks=[stop])

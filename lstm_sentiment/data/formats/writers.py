@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from lstm_sentiment.data.formats.readers import as_text
 from lstm_sentiment.data.sources.names import DELIMITERS, compression_of, format_of
 from lstm_sentiment.data.sources.sources import open_binary
+from lstm_sentiment.data.sources.uploads import uploading
 from lstm_sentiment.errors import DataError, listed
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.system.files import (
@@ -57,18 +58,31 @@ def open_table(
     """Open a table for writing: yield a function that appends a frame's rows; the file is created atomically.
 
     Args:
-        name: a path whose ending gives the format, as in `readers`.
+        name: a path, or a URL that fsspec can write to, whose ending gives the format, as in `readers`.
         like: a Parquet file whose column types a new Parquet file adopts.
         spreadsheet_safe: prefix ' to text in CSV or TSV that a spreadsheet would treat as a formula.
         header: whether CSV, TSV and Excel begin with the names of the columns.
 
     Raises:
-        DataError: unsupported format, no such folder, or a value that the format cannot represent.
+        DataError: unsupported format, no such folder, a URL that cannot be written, or a value that the
+            format cannot represent.
         DiskError: the disk is full, failing or not writable.
+        MissingExtraError: the URL's filesystem package, or that of the format, is not installed.
     """
-    path, ending = local_path(name), format_of(name, among=WRITTEN)
+    ending = format_of(name, among=WRITTEN)
     if ending == ".xlsx":
         need("openpyxl", extra="excel")
+    how: dict[str, Any] = {"like": like, "spreadsheet_safe": spreadsheet_safe, "header": header}
+    place = uploading(name) if "://" in name else contextlib.nullcontext(local_path(name))
+    with place as path, _open_local(path, name, ending, **how) as write:
+        yield write
+
+
+@contextlib.contextmanager
+def _open_local(
+    path: Path, name: str, ending: str, *, like: Path | None, spreadsheet_safe: bool, header: bool
+) -> Iterator[Write]:
+    """Open a table on this machine; errors name it by `name`."""
     temporary = unfinished(path)
     refuse_device(path, name)
     try:

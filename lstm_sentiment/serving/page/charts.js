@@ -37,6 +37,10 @@ export function colouredText(reading, label) {
     node.style.setProperty("--strength", (Math.abs(of[place]) / strongest).toFixed(3));
     return [node, " "];
   });
+  if (reading.cut_at !== null) {
+    const mark = element("em", { class: "soft" }, `[${reading.cut_tokens} tokens not read] `);
+    tokens.splice(reading.cut_at, 0, [mark]);
+  }
   return element("div", { class: "tokens", tabindex: "0", role: "group", "aria-label": `Text coloured for ${label}` }, tokens);
 }
 
