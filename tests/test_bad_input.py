@@ -9,6 +9,7 @@ the golden files and review the difference:
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -581,8 +582,9 @@ def answer(
     return f"{code}\n{said.replace(str(run), 'RUN')}".rstrip() + "\n"
 
 
+@functools.cache
 def goldens(group: str) -> dict[str, str]:
-    """Return the golden outputs of a group by case."""
+    """Return the golden outputs of a group by case, as the files hold them when a test first asks."""
     file = CORPUS / f"{group}.golden"
     parts = re.split(r"^== (\S+): ", file.read_text("utf-8") if file.exists() else "", flags=re.MULTILINE)[1:]
     return {
@@ -595,6 +597,7 @@ def write_golden(case: str, found: str) -> None:
     known = {name: text for name, text in goldens(group).items() if name in CASES} | {case: found}
     text = "\n".join(f"== {name.split('/')[1]}: {known[name]}" for name in sorted(known))
     (CORPUS / f"{group}.golden").write_text(text, encoding="utf-8")
+    goldens.cache_clear()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -197,9 +197,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(
     """Rank 0, which writes, got no signal: it is informed by the other."""
     config, job, workers = start_endless_job(configure, start, tmp_path)
     os.kill(workers["1-0"], signal.SIGTERM)
-    asked = time.monotonic()
     assert job.wait(60) != 0
-    assert time.monotonic() - asked < 30
     assert not any(map(is_running, workers.values()))
     reported = json.loads((Path(config.out) / "status.json").read_text())
     assert (reported["state"], reported["exit_code"], reported["resumable"]) == ("stopped", 143, True)

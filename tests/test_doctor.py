@@ -204,7 +204,7 @@ def columns(tmp_path: Path) -> list[str]:
         lines = ["text,label,source", *(f"{text} {split},{label},web" for text, label in rows)]
         (tmp_path / f"{split}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         argv.append(f"--data.{split}={tmp_path / f'{split}.csv'}")
-    return argv
+    return [*argv, *ONCE]
 
 
 @pytest.fixture
@@ -216,7 +216,12 @@ def frozen(tmp_path: Path) -> list[str]:
         for word, row in zip(FILLERS, numbers, strict=True)
     ]
     (tmp_path / "vectors.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return [f"--text.vectors={tmp_path / 'vectors.txt'}", "--text.freeze_vectors=true", "--text.subwords=0"]
+    return [
+        f"--text.vectors={tmp_path / 'vectors.txt'}",
+        "--text.freeze_vectors=true",
+        "--text.subwords=0",
+        *ONCE,
+    ]
 
 
 def learned(config: Config) -> Learned:
@@ -234,23 +239,24 @@ def same_result(first: Learned, second: Learned) -> bool:
     return log == other_log and all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
+ONCE = ("--trainer.epochs=1",)
 NO_GAIN = ("--trainer.learning_rate=1e-12", "--trainer.ema=0", "--trainer.epochs=3")
 # key, other settings, a value without effect, another one, one with an effect, a warning or a note
 INERT = [
-    ("trainer.batch_size", (), "300", "900", "150", WARNING),
-    ("trainer.accumulate", (), "50", "12", "11", WARNING),
+    ("trainer.batch_size", ONCE, "300", "900", "150", WARNING),
+    ("trainer.accumulate", ONCE, "50", "12", "11", WARNING),
     ("trainer.patience", NO_GAIN, "2", "0", "1", WARNING),
-    ("trainer.metric", ("--trainer.epochs=1",), "accuracy", "macro_f1", None, WARNING),
+    ("trainer.metric", ONCE, "accuracy", "macro_f1", None, WARNING),
     ("trainer.ema", (), "0.99", "0.999", "0.5", NOTE),
-    ("trainer.class_weights", (), "balanced", "none", None, WARNING),
-    ("trainer.weight_decay", ("--trainer.learning_rate=1e-5",), "1e-4", "0", "10", WARNING),
-    ("text.max_vocabulary", (), "30000", "5000", "20", NOTE),
-    ("text.max_tokens", (), "100", "400", "5", NOTE),
-    ("text.truncate", (), "head", "middle", None, WARNING),
-    ("text.min_frequency", ("--text.max_vocabulary=20",), "3", "2", "200", WARNING),
-    ("text.lowercase", ("--text.tokenizer=basic_english",), "false", "true", None, WARNING),
-    ("data.max_rows", (), "240", "null", "200", NOTE),
-    ("data.deduplicate", (), "false", "true", None, WARNING),
+    ("trainer.class_weights", ONCE, "balanced", "none", None, WARNING),
+    ("trainer.weight_decay", ("--trainer.learning_rate=1e-5", *ONCE), "1e-4", "0", "10", WARNING),
+    ("text.max_vocabulary", ONCE, "30000", "5000", "20", NOTE),
+    ("text.max_tokens", ONCE, "100", "400", "5", NOTE),
+    ("text.truncate", ONCE, "head", "middle", None, WARNING),
+    ("text.min_frequency", ("--text.max_vocabulary=20", *ONCE), "3", "2", "200", WARNING),
+    ("text.lowercase", ("--text.tokenizer=basic_english", *ONCE), "false", "true", None, WARNING),
+    ("data.max_rows", ONCE, "240", "null", "200", NOTE),
+    ("data.deduplicate", ONCE, "false", "true", None, WARNING),
     ("data.filter", "columns", "{source: web}", "{}", None, WARNING),
     ("data.group_column", "columns", "source", "null", None, WARNING),
     ("trainer.embedding_rate", "frozen", "7.0", "2.0", None, WARNING),

@@ -27,7 +27,7 @@ EMOJI = "good room 😀"
 
 def command(*argv: str, environment: dict[str, str], stdin: str = "") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", *argv], input=stdin.encode(), capture_output=True, check=False, timeout=120,
+        [sys.executable, *argv], input=stdin.encode(), capture_output=True, check=False, timeout=300,
         env={**{k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}, **environment},
     )  # fmt: skip
 
@@ -39,20 +39,34 @@ ENCODINGS = {
 }
 
 
+# Runs predict on the text of the command line, then on standard input, as two processes would.
+TWICE = """
+import runpy, sys
+
+run, text = sys.argv[1:]
+for argv in ([run, text], [run]):
+    sys.argv[1:] = argv
+    try:
+        runpy.run_module("lstm_sentiment.predict", run_name="__main__", alter_sys=True)
+    except SystemExit as left:
+        assert not left.code
+"""
+
+
 @pytest.mark.parametrize("kind", ENCODINGS)
 def test_output_is_utf8_whatever_the_locale(trained_run: Path, kind: str) -> None:
     environment = ENCODINGS[kind]
-    said = command("lstm_sentiment.predict", str(trained_run), EMOJI, environment=environment)
+    said = command("-c", TWICE, str(trained_run), EMOJI, environment=environment, stdin=f"{EMOJI}\né\n")
     assert (said.returncode, said.stderr) == (0, b"")
-    assert EMOJI in said.stdout.decode("utf-8")
-    said = command("lstm_sentiment.predict", str(trained_run), environment=environment, stdin=f"{EMOJI}\né\n")
-    assert [json.loads(line)["text"] for line in said.stdout.decode("utf-8").splitlines()] == [EMOJI, "é"]
+    of_argument, *of_stdin = said.stdout.decode("utf-8").splitlines()
+    assert EMOJI in of_argument
+    assert [json.loads(line)["text"] for line in of_stdin] == [EMOJI, "é"]
 
 
 def test_labels_with_emoji_are_logged(tmp_path: Path) -> None:
     data = write_csv(tmp_path / "data.csv", [(text, f"{label} 😀") for text, label in make_rows(120)])
     argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--trainer.epochs=1"]
-    said = command("lstm_sentiment.train", *argv, environment=ENCODINGS["cp1252"])
+    said = command("-m", "lstm_sentiment.train", *argv, environment=ENCODINGS["cp1252"])
     assert said.returncode == 0
     assert b"Logging error" not in said.stderr
     assert "positive 😀" in said.stdout.decode("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -524,7 +525,10 @@ def test_a_configuration_with_a_mistake_is_not_printed(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "[&a [x], *a]", "[!!int '']"])
 def test_a_list_that_expands_is_refused_on_the_command_line(value: str) -> None:
+    """At once: to read the first to its end takes PyYAML minutes."""
+    started = time.process_time()
     assert refusal(f"--data.labels={value}").startswith("data.labels: ")
+    assert time.process_time() - started < 5
 
 
 AS_TYPED = [
@@ -679,17 +683,12 @@ def test_a_mistyped_option_is_a_one_line_error(tmp_path: Path) -> None:
 
 
 def test_help_is_fast(tmp_path: Path) -> None:
-    """The best of three runs, since the machine may be busy."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = command("train", "--help", cwd=tmp_path)
-        seconds.append(time.perf_counter() - start)
-        assert done.returncode == 0
-        assert "--trainer.epochs" in done.stdout
-        if seconds[-1] < 1.5:
-            break
-    assert min(seconds) < 1.5
+    """By CPU time, since the machine may be busy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = command("train", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "--trainer.epochs" in done.stdout
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.5
 
 
 HEAVY = ("torch", "torchtext", "sklearn", "scipy", "pandas", "pyarrow")

@@ -60,7 +60,7 @@ class TestRuns(run_machine.Runs.TestCase):
     """Saves, kills, damage and restarts in any order."""
 
     settings = settings(
-        max_examples=25,
+        max_examples=12,
         stateful_step_count=20,
         deadline=None,
         derandomize=True,

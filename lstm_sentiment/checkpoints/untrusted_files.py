@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lstm_sentiment.config.safe_yaml import MOST_YAML_BYTES, check_yaml
+from lstm_sentiment.config.safe_yaml import MOST_YAML_BYTES, checked_tree
 from lstm_sentiment.config.sections import MAX_CLASSES
 from lstm_sentiment.errors import CheckpointError, ConfigError, shown
 from lstm_sentiment.system.open_errors import reading
@@ -179,8 +179,8 @@ def yaml_of(file: Path) -> Any:
     """
     try:
         text = content_of(file, MOST_YAML_BYTES).decode("utf-8")
-        check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), str(file), tags=False)
-        return yaml.safe_load(text)
+        tree = checked_tree(text, str(file), tags=False)
+        return None if tree is None else yaml.SafeLoader("").construct_document(tree)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: is not YAML: {shown(str(error), 200)}") from None
     except ConfigError as error:

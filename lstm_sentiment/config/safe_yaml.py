@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import yaml
+from yaml.composer import Composer
+from yaml.resolver import Resolver
 
 from lstm_sentiment.errors import ConfigError, shown
 
@@ -47,3 +50,59 @@ def check_yaml(events: Iterable[yaml.Event], file: str, *, tags: bool = True) ->
                 raise ConfigError(f"nested deeper than {DEEPEST}; write 'key: value' lines", where=where)
     except (ValueError, OverflowError) as error:  # PyYAML's, of "\UFFFFFFFF" or %YAML 999...9.1
         raise ConfigError(f"not YAML: {shown(str(error), 200)}; correct it", where=where) from None
+
+
+def checked_tree(text: str, file: str, *, tags: bool = True) -> yaml.Node | None:
+    """Return the tree of untrusted YAML, None for an empty document; it must not be changed.
+
+    Trees of the last few texts are kept: a run's settings are read several times, by different checks.
+
+    Args:
+        text: YAML.
+        file: for messages.
+        tags: as in `check_yaml`.
+
+    Raises:
+        ConfigError: as `check_yaml`.
+        yaml.YAMLError: the text is not YAML.
+
+    >>> checked_tree("a: 1", "a.yaml").value[0][1].value
+    '1'
+    """
+    try:
+        return _tree_of(text, tags)
+    except ConfigError:  # raise it again, with the name of the file
+        check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), file, tags=tags)
+        raise
+
+
+@functools.lru_cache(maxsize=16)
+def _tree_of(text: str, tags: bool) -> yaml.Node | None:
+    recorded: list[yaml.Event] = []
+
+    def events() -> Iterator[yaml.Event]:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            recorded.append(event)
+            yield event
+
+    check_yaml(events(), "", tags=tags)
+    root: yaml.Node | None = _RecordedComposer(recorded).get_single_node()
+    return root
+
+
+class _RecordedComposer(Composer, Resolver):
+    """Composes a tree from the events of a text, which would otherwise be scanned a second time."""
+
+    def __init__(self, events: list[yaml.Event]) -> None:
+        Composer.__init__(self)
+        Resolver.__init__(self)
+        self._left = events[::-1]
+
+    def peek_event(self) -> yaml.Event:
+        return self._left[-1]
+
+    def get_event(self) -> yaml.Event:
+        return self._left.pop()
+
+    def check_event(self, *choices: type) -> bool:
+        return isinstance(self._left[-1], choices)

@@ -5,6 +5,7 @@ All mistakes of a file are reported at once, each with file, line and key.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lstm_sentiment.config.safe_yaml import MOST_YAML_BYTES, check_yaml
+from lstm_sentiment.config.safe_yaml import DEEPEST, MOST_YAML_BYTES, check_yaml, checked_tree
 from lstm_sentiment.config.schema import flatten
 from lstm_sentiment.errors import MOST_SHOWN, ConfigError, did_you_mean, escaped, listed, nearest_file, shown
 
@@ -22,6 +23,7 @@ SECTIONS = ("data", "text", "model", "trainer")
 Given = dict[str, tuple[str, str]]  # key -> its value as text; file:line, or "" of the command line
 _TAG = "tag:yaml.org,2002:"
 PLAIN_KINDS = ("str", "int", "float", "bool", "null", "timestamp")
+_WORD = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)  # such text is a plain scalar in YAML
 
 
 def keys_of(kind: type) -> tuple[str, ...]:
@@ -90,7 +92,7 @@ def read_tree(file: str) -> tuple[Any, dict[str, str]]:
     if root is None:
         return None, places
     note(root, "")
-    return yaml.SafeLoader("").construct_document(root), places
+    return yaml.SafeLoader("").construct_document(copy.deepcopy(root)), places  # it may change the tree
 
 
 def _compose(file: str) -> yaml.Node | None:
@@ -112,8 +114,7 @@ def _compose(file: str) -> yaml.Node | None:
     text = ""
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        check_yaml(yaml.parse(text, Loader=yaml.SafeLoader), file)
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        return checked_tree(text, file)
     except OSError as error:
         raise ConfigError(f"{error.strerror}; give a file that can be read", where=file) from None
     except UnicodeDecodeError as error:
@@ -214,10 +215,10 @@ def as_option(kind: type, key: str, text: str, where: str | None = None) -> str:
         raise ConfigError(
             f"{shown(text)} is not {expected(kind, key)} as people write it", key=key, where=where
         )
-    if type_of(kind, key) in (str, str | None):
+    if type_of(kind, key) in (str, str | None) or _WORD.fullmatch(text):
         return text
     try:  # jsonargparse reads other types as YAML
-        events = list(yaml.parse(text, Loader=yaml.SafeLoader))
+        events = _events_of(text)
     except (yaml.YAMLError, ValueError):
         return text
     holds_collection = any(isinstance(event, yaml.CollectionStartEvent) for event in events)
@@ -241,6 +242,18 @@ def as_option(kind: type, key: str, text: str, where: str | None = None) -> str:
         if isinstance(node, yaml.CollectionNode) and takes_collection
         else text
     )
+
+
+def _events_of(text: str) -> list[yaml.Event]:
+    """Parse a value, at most to where it is nested too deeply: deep nesting takes PyYAML minutes."""
+    events: list[yaml.Event] = []
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        events.append(event)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            break
+    return events
 
 
 def _collection(kind: type, key: str, node: yaml.Node, where: str | None) -> str:

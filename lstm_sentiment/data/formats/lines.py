@@ -32,7 +32,7 @@ ROW_BYTES = 500  # memory of a row, in addition to its text
 LOOKED_AT = 100  # lines used to detect another format
 LONGEST_LOOKED_AT = 10_000  # characters of a line
 USUAL_LABELS = 20  # a column or suffix with at most this many values may be a label
-_LABEL = re.compile(rf"(?<!\S){PREFIX}(\S*)")
+_LABEL = re.compile(rf"{PREFIX}(?<!\S{PREFIX})(\S*)")  # searched for by its first characters
 _AS_LABEL = re.compile(r"[-+\w.]+( [-+\w.]+)?")
 _AT_END = re.compile(r".*@\s*([^\s@]+)\s*")
 
