@@ -129,8 +129,8 @@ def test_hostile_text_adds_no_elements_to_an_explanation(
     hostile: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     run, labels = hostile
-    pages = []
-    for folder, text in ((GOOD_RUN, "a great bed " * 200), (run, f"a great {labels[0]}")):  # both are truncated
+    pages = []  # of truncated texts
+    for folder, text in ((GOOD_RUN, "a great bed " * 200), (run, f"a great {labels[0]}")):
         page = tmp_path / f"{folder.parent.name}.html"
         explain.main([str(folder), text, "--method=occlusion", f"--html={page}"])
         pages.append(Tags(page.read_text("utf-8")))
