@@ -97,6 +97,7 @@ def test_another_tokenizer_or_other_weights_are_detected_each_time(
     trained: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
+        patch.setattr("lstm_sentiment.text.tokenizers.library", lambda: None)  # which does not use:
         patch.setattr("lstm_sentiment.text.tokenizers.normal_form", lambda found: found[:2])
         for _ in range(2):
             caplog.clear()
