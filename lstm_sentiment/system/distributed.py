@@ -25,6 +25,7 @@ from lstm_sentiment.errors import ConfigError, LostProcessError
 
 BEAT_S = 1.0  # between two heartbeats of the main process
 LOOK_S = 0.05  # polling interval of the other ranks
+GLOO_TIMEOUT = "Application timeout caused pair closure"  # of an operation after one that timed out
 GRACE_S = 2.0  # for timed-out ranks to report; silent ranks are considered hung
 
 
@@ -333,8 +334,9 @@ def shared_errors() -> Iterator[None]:
 def _is_of_connection(error: Exception) -> bool:
     """Whether an error is a connection error of torch.distributed or this module; gloo's have no class."""
     ours = isinstance(error, dist.DistError | TimeoutError)
-    return ours or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return ours or (isinstance(error, RuntimeError) and ("gloo" in str(error) or GLOO_TIMEOUT in str(error)))
 
 
 def _is_timeout(error: Exception) -> bool:
-    return isinstance(error, TimeoutError) or "timed out" in str(error).lower()
+    message = str(error).lower()
+    return isinstance(error, TimeoutError) or "timed out" in message or GLOO_TIMEOUT.lower() in message
