@@ -5,6 +5,7 @@ Legend: V rows of an embedding, U those that a step's texts hold, E its size.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ class LazyAdamW(torch.optim.AdamW):
     >>> table.detach()[:, 0]
     tensor([1.0000, 0.9000, 1.0000])
     """
+
+    # PyTorch's own is wrapped for its compiler, and imports that at the first call: a second or more.
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
