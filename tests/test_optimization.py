@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import itertools
-import sys
 
 import numpy as np
 import pytest
@@ -183,20 +181,6 @@ def test_adamw_equals_the_formula() -> None:
         optimizer.step()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), plain.weights[name], atol=1e-6, rtol=1e-5, msg=name)
-
-
-def test_the_optimizer_does_not_import_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: PyTorch's own does, at its first parameters."""
-    plain = inspect.unwrap(torch.optim.AdamW.add_param_group)
-    monkeypatch.delattr(plain, "__dynamo_disable", raising=False)  # where PyTorch keeps what it has imported
-    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # importing it is an error
-    with pytest.raises(ImportError):
-        torch.optim.AdamW([nn.Parameter(torch.ones(2))])
-    parameter = nn.Parameter(torch.ones(2))
-    optimizer = LazyAdamW([parameter], lr=0.1)
-    parameter.grad = torch.ones(2)
-    optimizer.step()
-    assert (parameter < 1).all()
 
 
 def test_weight_decay_applies_to_matrices_only() -> None:

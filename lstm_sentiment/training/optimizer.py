@@ -33,9 +33,6 @@ class LazyAdamW(torch.optim.AdamW):
     tensor([1.0000, 0.9000, 1.0000])
     """
 
-    # PyTorch's own is wrapped for its compiler, and imports that at the first call: a second or more.
-    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
-
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Update the parameters, unless a gradient scaler found infinity; gradients are cleared."""
