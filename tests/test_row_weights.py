@@ -243,9 +243,9 @@ def test_a_subset_keeps_its_weights(tmp_path: Path) -> None:
 # --- the estimator ---
 
 
-def test_an_estimator_learns_the_same_from_weights_and_from_repeated_rows() -> None:
+def test_an_estimator_learns_the_same_from_weights_and_from_repeated_rows(trained_run: Path) -> None:
     texts, labels, counts = TEXTS[:60], LABELS[:60], COUNTS
-    estimator = SentimentEstimator(threads=1)
+    estimator = SentimentEstimator(pretrained=str(trained_run), threads=1)
     weighted = clone(estimator).fit(texts, labels, sample_weight=counts)
     repeated = clone(estimator).fit([texts[n] for n in TIMES], [labels[n] for n in TIMES])
     plain = clone(estimator).fit(texts, labels)

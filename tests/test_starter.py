@@ -267,20 +267,18 @@ def test_predicting_texts_imports_no_heavy_packages(starter: Path, tmp_path: Pat
     """Even with the self-test of the first load; the control: rows of a file need pandas."""
     names = ("pandas", "scipy", "sklearn", "torchtext", "matplotlib", "torch._dynamo")
     script = (
-        "import sys\nfrom lstm_sentiment import predict\npredict.main(sys.argv[1:])\n"
-        f"print('loaded:', *[name for name in {names} if name in sys.modules])"
+        "import sys\nfrom lstm_sentiment import predict\nrun, file = sys.argv[1:]\n"
+        "for given in (['great', 'awful'], ['--file', file]):\n"
+        "    predict.main([run, *given])\n"
+        f"    print('loaded:', *[name for name in {names} if name in sys.modules])"
     )
-    found = []
-    for given in (["great", "awful"], ["--file", str(rows_file(tmp_path))]):
-        command = [sys.executable, "-c", script, str(starter), *given]
-        environment = os.environ | {"LSTM_SENTIMENT_CACHE": str(tmp_path / f"cache of {given[0]}")}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=True
-        )
-        assert list((tmp_path / f"cache of {given[0]}" / "proofs").iterdir()), "no proof was checked"
-        found.append(done.stdout.splitlines()[-1])
-    assert found[0] == "loaded:"
-    assert "pandas" in found[1]
+    command = [sys.executable, "-c", script, str(starter), str(rows_file(tmp_path))]
+    environment = os.environ | {"LSTM_SENTIMENT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert list((tmp_path / "cache" / "proofs").iterdir()), "no proof was checked"
+    texts, rows = (line for line in done.stdout.splitlines() if line.startswith("loaded:"))
+    assert texts == "loaded:"
+    assert "pandas" in rows
 
 
 def test_evaluate_writes_into_the_current_folder(

@@ -112,8 +112,8 @@ def test_a_plain_write_is_lost_to_a_power_cut(tmp_path: Path) -> None:
 # -- damage ----------------------------------------------------------------------------------------
 
 
-def test_2000_flipped_bits_are_detected_and_their_file_is_named(tmp_path: Path) -> None:
-    assert faults.flips(2000, tmp_path) == {"flips": 2000, "lost": 0}
+def test_1000_flipped_bits_are_detected_and_their_file_is_named(tmp_path: Path) -> None:
+    assert faults.flips(1000, tmp_path) == {"flips": 1000, "lost": 0}
 
 
 def test_every_truncation_is_detected_and_its_file_is_named(tmp_path: Path) -> None:

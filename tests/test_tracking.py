@@ -200,10 +200,11 @@ def test_tracking_changes_nothing_else(
 
 
 def test_a_frozen_run_is_tracked_too(
-    configure: Configure, monkeypatch: pytest.MonkeyPatch, reviews: Path
+    monkeypatch: pytest.MonkeyPatch, reviews: Path, trained_run: Path
 ) -> None:
     argv = [f"--data.train={reviews}", f"--out={reviews.parent / 'frozen'}", "--baseline=false", TO_MLFLOW[0]]
-    config = parse_config([*argv, "--data.max_rows=40"], program="test", description="")
+    argv += [f"--pretrained={trained_run}", "--data.max_rows=40"]
+    config = parse_config(argv, program="test", description="")
     recorder, metrics = recorded(config, monkeypatch)
     assert recorder.calls == ["open", "add_result", "close"]
     assert recorder.scores["score/validation/accuracy"] == metrics["validation"]["accuracy"]
