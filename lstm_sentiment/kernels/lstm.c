@@ -94,16 +94,24 @@ static inline int64_t token(const Layer *layer, int64_t d, int64_t t, int64_t b)
     return (d && t < length ? length - 1 - t : t) * layer->batch + b;
 }
 
+/* Transpose the rows of a vector of states, of a matrix (4H, columns), into a panel (columns, gates, WIDTH). */
+static void pack_rows(const float *weights, int64_t columns, int64_t H, float *panel) {
+    for (int64_t row = 0; row < GATES * WIDTH; row += 4) {
+        const float *from = weights + (row / WIDTH * H + row % WIDTH) * columns;
+        int64_t k = 0;
+        for (; k + 4 <= columns; k += 4)
+            transpose(from + k, columns, panel + k * GATES * WIDTH + row, GATES * WIDTH);
+        for (; k < columns; k++)
+            for (int64_t r = 0; r < 4; r++) panel[k * GATES * WIDTH + row + r] = from[r * columns + k];
+    }
+}
+
 /* (4H, X) and (4H, H) -> per vector of states a panel (X + H, gates, WIDTH) */
 static void pack_forward(const Layer *layer, int64_t d, int64_t u) {
     const int64_t X = layer->inputs, H = layer->hidden;
     float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
-    for (int64_t k = 0; k < X + H; k++) {
-        const float *column = k < X ? layer->input_weights[d] + k : layer->weights[d] + k - X;
-        const int64_t stride = k < X ? X : H;
-        for (int64_t g = 0; g < GATES; g++)
-            for (int64_t j = 0; j < WIDTH; j++) *panel++ = column[(g * H + u * WIDTH + j) * stride];
-    }
+    pack_rows(layer->input_weights[d] + u * WIDTH * X, X, H, panel);
+    pack_rows(layer->weights[d] + u * WIDTH * H, H, H, panel + X * GATES * WIDTH);
 }
 
 /* Columns rounded up to whole panels. */
