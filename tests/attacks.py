@@ -80,11 +80,14 @@ def fingerprint(file: Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(opened, "sha256").hexdigest(), "bytes": file.stat().st_size}
 
 
-def put(name: str, content: bytes | str, *, signed: bool = True) -> Callable[[Place], None]:
-    """Return an attack that replaces a file of the run."""
+def put(
+    name: str, content: bytes | str | Callable[[], str], *, signed: bool = True
+) -> Callable[[Place], None]:
+    """Return an attack that replaces a file of the run; content that is slow to make is made there."""
 
     def make(place: Place) -> None:
-        (place.run / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        data = content() if callable(content) else content
+        (place.run / name).write_bytes(data.encode() if isinstance(data, str) else data)
         if signed:
             sign(place.run)
 
@@ -408,6 +411,10 @@ def sparse(name: str, size: int) -> Callable[[Place], None]:
     return make
 
 
+def many_tokens() -> str:
+    return "[\n" + ",\n".join(f'"{i}"' for i in range(2_000_000)) + "\n]\n"
+
+
 def text_attacks() -> Iterator[Attack]:
     yield Attack("state of 1 GB", sparse(STATE, 10**9), "larger than")
     yield Attack("manifest of 1 GB", sparse("best/manifest.json", 10**9), "larger than")
@@ -438,8 +445,7 @@ def text_attacks() -> Iterator[Attack]:
     yield Attack("vocabulary of some lists", put("vocabulary.json", some), "not a string")
     yield Attack("vocabulary of numbers", put("vocabulary.json", '[\n"so",\n1\n]'), "not a string")
     yield Attack("vocabulary on one line", put("vocabulary.json", lists.replace("\n", "")), "a line of")
-    tokens = "[\n" + ",\n".join(f'"{i}"' for i in range(2_000_000)) + "\n]\n"
-    yield Attack("vocabulary of too many", put("vocabulary.json", tokens), "holds more than the")
+    yield Attack("vocabulary of too many", put("vocabulary.json", many_tokens), "holds more than the")
     token = '[\n"' + "a" * 9_000_000 + '"\n]'
     yield Attack("vocabulary of one token", put("vocabulary.json", token), "a line of")
     yield Attack("vocabulary of too few", put("vocabulary.json", '[\n"a"\n]\n'), "tokens of the weights")

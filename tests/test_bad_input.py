@@ -45,11 +45,11 @@ TEXTS = {"text": ["a fine film", "a dull film"], "label": ["positive", "negative
 Make = Callable[[Path], Path]
 
 
-def content(name: str, data: bytes) -> Make:
-    """Return a function that writes a file into a folder."""
+def content(name: str, data: bytes | Callable[[], bytes]) -> Make:
+    """Return a function that writes a file into a folder; what is slow to make is made there."""
 
     def make(folder: Path) -> Path:
-        (folder / name).write_bytes(data)
+        (folder / name).write_bytes(data() if callable(data) else data)
         return folder / name
 
     return make
@@ -71,7 +71,7 @@ def parquet_bytes(columns: dict[str, Any] | pa.Table, **options: Any) -> bytes:
 
 
 def parquet(name: str, columns: dict[str, Any], **options: Any) -> Make:
-    return content(f"{name}.parquet", parquet_bytes(columns, **options))
+    return content(f"{name}.parquet", lambda: parquet_bytes(columns, **options))
 
 
 def flipped_parquet() -> bytes:
@@ -186,7 +186,11 @@ MADE: dict[str, Make] = {
         "ten_thousand_columns.csv", b"text,label" + b"".join(b",c%d" % i for i in range(9_999)) + b"\na,b\n"
     ),
     "tables/rows_of_many_lines": table(
-        "rows_of_many_lines", b'"a\nb, c\n",positive\n' + b'"' + b"so\n" * (MAX_LINE // 3) + b'",positive\n'
+        "rows_of_many_lines",
+        b'"a\nb, c\n",positive\n'
+        + b'"'
+        + b"so so so so so so so so so so\n" * (MAX_LINE // 30)
+        + b'",positive\n',
     ),
     "tables/many_problems": table("many_problems", b"".join(b"a, b %d, x\n" % i for i in range(244))),
     "tables/tabs_of_a_tsv": content("tabs_of_a_tsv.tsv", b"text\tlabel\na\tb\tpositive\n"),
@@ -211,8 +215,8 @@ MADE: dict[str, Make] = {
     "encoding/gzip": content("gzip.csv", gzip.compress(HEADER + GOOD + BAD, mtime=0)),
     "encoding/not_gzip": content("not_gzip.csv.gz", HEADER + GOOD + BAD),
     "encoding/cut_gzip": content("cut_gzip.csv.gz", gzip.compress(HEADER + GOOD * 99, mtime=0)[:-12]),
-    "encoding/excel": content("excel.csv", zipped()),
-    "encoding/parquet": content("parquet.csv", parquet_bytes(TEXTS)),
+    "encoding/excel": content("excel.csv", zipped),
+    "encoding/parquet": content("parquet.csv", lambda: parquet_bytes(TEXTS)),
     "encoding/pdf": content("pdf.csv", b"%PDF-1.7\n%\xe2\xe3\n"),
     **{
         f"texts/value_{word or 'empty'}": table(f"value_{word or 'empty'}", word.encode() + b",positive\n")
@@ -251,7 +255,7 @@ MADE: dict[str, Make] = {
         "many_problems.jsonl", b'{"text": "a",}\n'.replace(b",", b"") * 9 + b"{\n" * 15
     ),
     "parquet/read": parquet("read", TEXTS),
-    "parquet/cut_off": content("cut_off.parquet", parquet_bytes(TEXTS)[:-20]),
+    "parquet/cut_off": content("cut_off.parquet", lambda: parquet_bytes(TEXTS)[:-20]),
     "parquet/no_parquet": content("no_parquet.parquet", HEADER + GOOD),
     "parquet/empty_file": content("empty_file.parquet", b""),
     "parquet/no_rows": parquet(
@@ -279,9 +283,9 @@ MADE: dict[str, Make] = {
     "parquet/long_footer": content(
         "long_footer.parquet", b"PAR1" + bytes(50) + (1 << 25).to_bytes(4, "little") + b"PAR1"
     ),
-    "parquet/no_page_header": content("no_page_header.parquet", without_page_header()),
+    "parquet/no_page_header": content("no_page_header.parquet", without_page_header),
     "parquet/encrypted": content("encrypted.parquet", b"PARE" + bytes(40) + b"PARE"),
-    "parquet/flipped_bit": content("flipped_bit.parquet", flipped_parquet()),
+    "parquet/flipped_bit": content("flipped_bit.parquet", flipped_parquet),
     "formats/workbook": workbook("workbook"),
     "formats/workbook_of_sheets": workbook("workbook_of_sheets", sheets=2),
     "formats/workbook_without_that_sheet": workbook("workbook_without_that_sheet", sheets=2),
@@ -305,17 +309,18 @@ MADE: dict[str, Make] = {
     "formats/other_archive": content("other_archive.tar.gz", gzip.compress(b"", mtime=0)),
     "formats/pickle": content("pickle.pkl", b"\x80\x04."),
     "formats/pickle_as_csv": content("pickle_as_csv.csv", b"\x80\x04."),
-    "formats/feather": content("feather.feather", feather_bytes()),
-    "formats/feather_cut_off": content("feather_cut_off.feather", feather_bytes()[:-20]),
+    "formats/feather": content("feather.feather", feather_bytes),
+    "formats/feather_cut_off": content("feather_cut_off.feather", lambda: feather_bytes()[:-20]),
     "formats/feather_of_lists": content(
-        "feather_of_lists.feather", feather_bytes(text=[["a"]], label=["positive"])
+        "feather_of_lists.feather", lambda: feather_bytes(text=[["a"]], label=["positive"])
     ),
     "formats/feather_of_version_1": content("feather_of_version_1.feather", b"FEA1" + bytes(60)),
     "formats/feather_of_large_batches": content(
-        "feather_of_large_batches.feather", feather_bytes(text=["\0" * (300 << 20)], label=["positive"])
+        "feather_of_large_batches.feather",
+        lambda: feather_bytes(text=["\0" * (300 << 20)], label=["positive"]),
     ),
     "formats/no_feather": content("no_feather.feather", HEADER + GOOD + BAD),
-    "formats/feather_as_csv": content("feather_as_csv.csv", feather_bytes()),
+    "formats/feather_as_csv": content("feather_as_csv.csv", feather_bytes),
     "paths/missing": lambda folder: content("reviews.csv", HEADER)(folder).with_name("reveiws.csv"),
     "paths/no_ending": content("no_ending", HEADER + GOOD),
     "paths/folder_without_classes": empty_folder,

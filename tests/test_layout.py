@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import importlib
 import re
@@ -58,7 +59,10 @@ def imported_modules(tree: ast.AST) -> set[str]:
     return inside & MODULES.keys()
 
 
-IMPORTS = {module: imported_modules(ast.parse(path.read_text("utf-8"))) for module, path in MODULES.items()}
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """Return the modules of the package that each module imports."""
+    return {module: imported_modules(ast.parse(path.read_text("utf-8"))) for module, path in MODULES.items()}
 
 
 def package_of(module: str, *, within_data: bool = False) -> str:
@@ -75,7 +79,7 @@ def test_imports_between_packages_only_go_down() -> None:
     assert floor_of.keys() == {package_of(module) for module in MODULES}
     upwards = [
         f"{module} (floor {floor_of[here]}) imports {other} (floor {floor_of[there]})"
-        for module, others in IMPORTS.items()
+        for module, others in imports().items()
         for other in sorted(others)
         for here, there in [(package_of(module), package_of(other))]
         if here != there and floor_of[there] >= floor_of[here]
@@ -90,14 +94,14 @@ def test_imports_within_the_data_package_only_go_down() -> None:
     upwards = [
         f"{module} imports {other}"
         for module in inside
-        for other in sorted(IMPORTS[module].intersection(inside))
+        for other in sorted(imports()[module].intersection(inside))
         if floor_of[package_of(other, within_data=True)] > floor_of[package_of(module, within_data=True)]
     ]
     assert upwards == []
 
 
 def test_no_modules_import_each_other() -> None:
-    order = list(graphlib.TopologicalSorter(IMPORTS).static_order())  # raises CycleError
+    order = list(graphlib.TopologicalSorter(imports()).static_order())  # raises CycleError
     assert sorted(order) == sorted(MODULES)
 
 

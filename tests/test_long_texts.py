@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from lstm_sentiment.errors import DataError
 from lstm_sentiment.text import encoder
 from lstm_sentiment.text import tokenizers as text
 from lstm_sentiment.text.encoder import REMEMBERED_BYTES, Encoder, cut
-from lstm_sentiment.text.tokenization import LONGEST_PIECE, TOKEN, words
+from lstm_sentiment.text.tokenization import LONGEST_PIECE, TOKEN, clean, words
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary, count_unknown
 
 MEGABYTE = 10**6
@@ -32,13 +33,14 @@ ALPHABETS = ["ab ", "aé 好!", "x", "好", "a\u0301 ", "😀a", "…! ", "'a", 
 def long_texts() -> Iterator[str]:
     randomness = random.Random(0)
     for alphabet in ALPHABETS:
-        for length in (0, 7, 9_999, 10_001, 130_000):
+        for length in (0, 7, 9_999, 10_001, 30_000):
             yield "".join(randomness.choices(alphabet, k=length))
 
 
 def test_lexicon_and_encoder_give_the_tokens_of_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "PIECES_AT_ONCE", 1000)
     monkeypatch.setattr(text, "CHARACTERS_AT_ONCE", 5000)
+    monkeypatch.setattr(encoder, "LONG_TEXT", 5000)
     texts, tokenizer = list(long_texts()), Tokenizer("words", lowercase=True)
     lexicon = Lexicon(tokenizer)
     numbers_N, lengths_R = lexicon.encode(texts)
@@ -76,6 +78,19 @@ def test_ten_thousand_characters_without_white_space_end_a_chunk() -> None:
     assert words("好" * (LONGEST_PIECE + 1)) == ["好"] * (LONGEST_PIECE + 1)
 
 
+def test_pieces_are_as_long_as_the_pattern_says_whatever_separates_them() -> None:
+    """Texts with enough spaces are not searched; the others are, also for other white space."""
+    randomness, cut_texts = random.Random(0), 0
+    for _ in range(100):
+        lengths = randomness.choices((1, 500, LONGEST_PIECE - 1, LONGEST_PIECE, LONGEST_PIECE + 1), k=4)
+        one = "".join("x" * length + randomness.choice("  \n") for length in lengths)
+        expected = max(lengths) > LONGEST_PIECE
+        assert (clean(one) != one) == expected
+        assert max(map(len, clean(one).split())) <= LONGEST_PIECE
+        cut_texts += expected
+    assert 20 < cut_texts < 80
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_memory_for_an_endless_word_is_bounded() -> None:
     """And the control: without chunks the pattern takes a hundred bytes per character."""
@@ -101,12 +116,12 @@ def remembered(encode: Encoder) -> int:
 
 def test_the_cache_of_an_encoder_is_bounded_by_bytes() -> None:
     encode = Encoder({}, lowercase=True, max_tokens=64, truncate="tail", subwords=50)
-    for i in range(50):
+    for i in range(10):
         encode(f"{i}x" * 100_000)  # a megabyte a call, once remembered whole
     assert remembered(encode) < MEGABYTE
     randomness = random.Random(0)
     most = 0
-    for _ in range(30):
+    for _ in range(15):
         encode(" ".join("".join(randomness.choices("aé好!", k=40)) for _ in range(2_000)))
         assert remembered(encode) < REMEMBERED_BYTES // 2  # without those that rows and pieces share
         most = max(most, len(encode._rows))
@@ -170,52 +185,59 @@ def test_buffered_texts_of_a_generator_are_bounded_by_bytes(monkeypatch: pytest.
 # -- whole commands --------------------------------------------------------------------------------
 
 
+ROWS: dict[str, list[tuple[str, int]]] = {  # texts, each a number of times; short words take longest
+    "texts of a megabyte": [("word " * 200_000, 5), (f"{'w' * 60} " * 16_400, 95)],
+    "words without end": [("é" * (MAX_LINE - 100), 2)],
+    "emoji": [("😀 " * (MAX_LINE // 2 - 100), 2)],
+}
+MOST_GROWN = {  # the texts of a megabyte would take 100 more
+    "texts of a megabyte": 150 * MEGABYTE,
+    "words without end": 280 * MEGABYTE,
+    "emoji": 280 * MEGABYTE,
+}
 MEASURE = """
-import resource, subprocess, sys  # a small process, since the memory of the parent of a fork is counted
-code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
-print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+import json, sys
+from memory_runner import measured
+from lstm_sentiment import predict
+run, out, *files = sys.argv[1:]
+def label(file):
+    predict.main([run, f"--file={file}", f"--out={file}.csv.gz", "--details", "--device=cpu"])
+label(files.pop(0))  # imports are not counted
+with open(out, "w") as results:
+    json.dump([measured(lambda: label(file)) for file in files], results)
 """
 
 
-def peak_of(argv: list[str]) -> tuple[int, int]:
-    """Run predict; return its exit code and peak memory."""
-    command = [sys.executable, "-m", "lstm_sentiment.predict", *argv]
-    measuring = [sys.executable, "-c", MEASURE, *command]
-    done = subprocess.run(measuring, capture_output=True, text=True, check=True)
-    code, kilobytes = map(int, done.stdout.split())
-    return code, 1024 * kilobytes
-
-
-def peak_of_rows(folder: Path, rows: list[tuple[str, int]]) -> int:
-    """Return the peak memory of predicting texts, each a number of times, in bytes."""
-    file, out_file = folder / "rows.csv.zst", folder / "out.csv.gz"
+def write_rows(file: Path, rows: list[tuple[str, int]]) -> Path:
+    """Write texts, each a number of times; return the file."""
     with pa.output_stream(file, compression="zstd") as out:
         out.write(b"text,label\n")
         for text, times in rows:
             for _ in range(times):
                 out.write(f"{text},positive\n".encode())
     assert file.stat().st_size < MEGABYTE
-    code, peak = peak_of([str(GOOD_RUN), f"--file={file}", f"--out={out_file}", "--details", "--device=cpu"])
-    assert code == 0
-    return peak
+    return file
 
 
 @pytest.fixture(scope="module")
-def least(tmp_path_factory: pytest.TempPathFactory) -> int:
-    """Memory of short texts: of the libraries, most of it, which depends on how the system maps files."""
-    return peak_of_rows(tmp_path_factory.mktemp("least"), [("so good", 2)])
+def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """How much memory grows while `predict` labels a file of each kind, in one process."""
+    folder = tmp_path_factory.mktemp("rows")
+    kinds = {"short": [("so good", 2)], **ROWS}
+    files = [write_rows(folder / f"{kind}.csv.zst", rows) for kind, rows in kinds.items()]
+    paths = os.pathsep.join(map(str, [Path(__file__).parents[1], Path(__file__).parent]))
+    command = [sys.executable, "-c", MEASURE, str(GOOD_RUN), str(folder / "results"), *map(str, files)]
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    results = json.loads((folder / "results").read_text())
+    return {kind: found["grown"] for kind, found in zip(ROWS, results, strict=True)}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted as Linux does")
-@pytest.mark.parametrize("kind", ["texts of a megabyte", "words without end", "emoji"])
-def test_predict_labels_any_file_in_280_megabytes_more(tmp_path: Path, least: int, kind: str) -> None:
-    """The texts of a megabyte would take 200 more; short words, which take longest, are in 10 of them."""
-    rows = {
-        "texts of a megabyte": [("word " * 200_000, 10), (f"{'w' * 60} " * 16_400, 190)],
-        "words without end": [("é" * (MAX_LINE - 100), 2)],
-        "emoji": [("😀 " * (MAX_LINE // 2 - 100), 2)],
-    }[kind]
-    assert peak_of_rows(tmp_path, rows) - least < 280 * MEGABYTE
+@pytest.mark.parametrize("kind", ROWS)
+def test_predict_labels_any_file_in_280_megabytes_more(grown: dict[str, int], kind: str) -> None:
+    assert grown[kind] < MOST_GROWN[kind]
 
 
 @pytest.mark.parametrize("made", [b"x" * (MAX_LINE + 1), "é".encode() * (MAX_LINE + 1) + b"\nso\n"])

@@ -18,12 +18,14 @@ import pytest
 
 HERE = Path(__file__).parent
 MEGABYTE = 10**6
-MOST_GROWN = 120 * MEGABYTE
+MOST_GROWN = 100 * MEGABYTE
 MOST = {  # where another growth shows that a file is read in parts
     "parquet of lists of a dictionary": 200 * MEGABYTE,  # a row alone takes ten, and Arrow more for each
-    "csv of blank lines": 25 * MEGABYTE,
-    "csv of many swallowed lines": 70 * MEGABYTE,
-    "a workbook of many rows": 40 * MEGABYTE,
+    "parquet of many lists": 140 * MEGABYTE,
+    "csv of blank lines": 10 * MEGABYTE,
+    "csv of many swallowed lines": 35 * MEGABYTE,
+    "a workbook of many rows": 10 * MEGABYTE,
+    "a workbook of many texts": 35 * MEGABYTE,
 }
 UNPACKED = memory_runner.ROWS * MEGABYTE
 

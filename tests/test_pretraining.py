@@ -265,11 +265,12 @@ def test_with_many_samples_loss_and_gradient_approach_the_full_softmax() -> None
     assert gradients[0].norm() == pytest.approx(float(gradients[1].norm()), rel=0.02)
 
 
+@torch.no_grad()
 def test_few_samples_estimate_the_softmax_s_sum_without_bias() -> None:
     model, exact = random_model(samples=3).train(), random_model().eval()
     exact.load_state_dict(model.state_dict())
     tokens_BT, lengths_B = torch.tensor([[5, 6]]), torch.tensor([2])
-    draws = torch.stack([model(tokens_BT, lengths_B) for _ in range(4000)])
+    draws = torch.stack([model(tokens_BT, lengths_B) for _ in range(1500)])
     expected_BD = exact(tokens_BT, lengths_B).exp()  # one guess each: sum of exponentials over the right one
     torch.testing.assert_close(draws.exp().mean(dim=0), expected_BD, rtol=0.1, atol=0.0)
     assert draws.std(dim=0).min() > 0

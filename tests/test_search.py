@@ -189,7 +189,8 @@ def test_two_processes_share_a_study_from_beginning_to_end(
     """Both are started at the same time with the same command; one of them does the last step."""
     search = made()
     argv = [*search.argv, f"--space={tmp_path / 'space.yaml'}", "--trials=6", f"--out={search.out}"]
-    code = "from lstm_sentiment import search; search.run_command(search.main)"
+    code = "from lstm_sentiment import search; from lstm_sentiment.tuning import results; "
+    code += "results.write_plots = lambda *_: None; search.run_command(search.main)"
     jobs = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
@@ -218,6 +219,7 @@ def test_a_process_that_is_late_leaves_the_last_step_to_the_other(
     made: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = made(2)
+    monkeypatch.setattr("lstm_sentiment.tuning.results.write_plots", lambda *_: None)
     study, lines = searched(search)
     with held(search.out / BEST):
         assert finish(search, study, seeds=2, report=lines.append) is None

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_rows
+from conftest import make_rows, time_limit
+from forks import Job, start_code
 from servers import ask, raw, serving
 
 from lstm_sentiment import serve
@@ -338,33 +339,33 @@ def test_the_page_of_the_interface_needs_nothing_from_elsewhere(port: int) -> No
     assert not re.search(r"https?://|<script|src=", page)
 
 
-def started(*argv: str) -> tuple[subprocess.Popen[str], int]:
+def started(*argv: str, folder: Path) -> tuple[Job, int]:
     """Start the command; return its process and port."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lstm_sentiment.serve", *argv, "--port", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    found = re.search(r"http://127\.0\.0\.1:(\d+) ", process.stdout.readline())
-    assert found is not None
-    return process, int(found[1])
+    code = "from lstm_sentiment import serve; from lstm_sentiment.cli.exits import run_command; "
+    job = start_code(f"{code}run_command(serve.main)", *argv, "--port", "0", folder=folder)
+    with time_limit(120):
+        while (found := re.search(r"http://127\.0\.0\.1:(\d+) ", job.stdout)) is None:
+            assert job.process.is_alive(), job.stderr
+            time.sleep(0.02)
+    return job, int(found[1])
 
 
-def test_sigterm_finishes_the_requests_under_way() -> None:
-    process, port = started("starter", "--max-body", "10000000")
+def test_sigterm_finishes_the_requests_under_way(tmp_path: Path) -> None:
+    job, port = started("starter", "--max-body", "10000000", folder=tmp_path)
+    printed = job.stdout
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     texts = ["the room was lovely and the staff were rude " * 20] * 300
     body = json.dumps({"inputs": texts})
     connection.request("POST", "/predict", body, {"content-type": "application/json"})
     with socket.create_connection(("127.0.0.1", port)):  # an idle client does not hold the server up
         time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
+        os.kill(job.pid, signal.SIGTERM)
         response = connection.getresponse()
         assert (response.status, len(json.loads(response.read()))) == (200, 300)
-        assert process.wait(20) == 0
+        assert job.wait(20) == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
-    assert process.communicate() == ("", "")
+    assert (job.stdout, job.stderr) == (printed, "")
 
 
 def requests_of_guide() -> list[tuple[str, Any, Any]]:

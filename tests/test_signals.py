@@ -74,12 +74,20 @@ def same_end(first: str, second: str) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def ended() -> list[Config]:
+    """The uninterrupted run of `whole`, once it was needed."""
+    return []
+
+
 @pytest.fixture
-def whole(configure: Configure, tmp_path: Path) -> Config:
-    """An uninterrupted run."""
-    config = configure(f"--out={tmp_path / 'whole'}")
-    run(config)
-    return config
+def whole(configure: Configure, tmp_path_factory: pytest.TempPathFactory, ended: list[Config]) -> Config:
+    """An uninterrupted run, trained once for this module."""
+    if not ended:
+        config = configure(f"--out={tmp_path_factory.mktemp('whole') / 'run'}")
+        run(config)
+        ended.append(config)
+    return ended[0]
 
 
 @pytest.mark.parametrize(("job", "left"), [("of torchrun", 7), ("", -signal.SIGTERM)])
@@ -98,16 +106,15 @@ def fail_and_be_ended(folder: Path, job: str) -> None:
     os._exit(7)
 
 
-@BOTH
 @pytest.mark.parametrize(
-    ("owner", "method", "call", "step"),
+    ("number", "owner", "method", "call", "step"),
     [
-        (Trainer, "_step", 1, 1),
-        (Trainer, "_step", 7, 7),
-        (Trainer, "_step", STEPS, STEPS),  # the last of an epoch
-        (Trainer, "_step", STEPS + 1, STEPS + 1),
-        (Classification, "score", 1, STEPS),  # while validating
-        (Trainer, "_save_last", 1, STEPS + 1),  # while saving: the next step is the last
+        (signal.SIGINT, Trainer, "_step", 1, 1),
+        (signal.SIGTERM, Trainer, "_step", 7, 7),
+        (signal.SIGINT, Trainer, "_step", STEPS, STEPS),  # the last of an epoch
+        (signal.SIGTERM, Trainer, "_step", STEPS + 1, STEPS + 1),
+        (signal.SIGINT, Classification, "score", 1, STEPS),  # while validating
+        (signal.SIGTERM, Trainer, "_save_last", 1, STEPS + 1),  # while saving: the next step is the last
     ],
 )
 def test_a_stopped_run_saves_its_last_step_and_resumes_exactly(

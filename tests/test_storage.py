@@ -41,21 +41,22 @@ needs_mount = pytest.mark.skipif(
 # -- kills -----------------------------------------------------------------------------------------
 
 
-def test_200_kills_inside_the_writer_lose_nothing(tmp_path: Path) -> None:
-    counts = faults.kills(200, tmp_path)
+def test_100_kills_inside_the_writer_lose_nothing(tmp_path: Path) -> None:
+    """Thousands are in scripts/soak; fewer than these lose a checkpoint that is written plainly."""
+    counts = faults.kills(100, tmp_path)
     assert counts["lost"] == 0
-    assert counts["inside"] > 50, "nearly all kills came between two saves"
+    assert counts["inside"] > 25, "nearly all kills came between two saves"
 
 
 def test_a_plain_save_is_lost_by_the_same_kills(tmp_path: Path) -> None:
-    """The control: these kills do harm. How many do depends on the disk: 14 to 27 of 30 did."""
-    counts = faults.kills_of_a_plain_save(30, tmp_path)
-    assert counts["lost"] >= 5
+    """The control: these kills do harm. How many do depends on the disk: half or more did."""
+    counts = faults.kills_of_a_plain_save(20, tmp_path)
+    assert counts["lost"] >= 4
 
 
-def test_10_kills_of_the_command_lose_nothing(tmp_path: Path) -> None:
+def test_6_kills_of_the_command_lose_nothing(tmp_path: Path) -> None:
     """The run is resumed each time and ends with the weights of an uninterrupted one."""
-    assert faults.command_kills(10, tmp_path)["lost"] == 0
+    assert faults.command_kills(6, tmp_path)["lost"] == 0
 
 
 # -- power cuts ------------------------------------------------------------------------------------

@@ -78,11 +78,12 @@ def make_trainer(
     store: MemoryStore | None = None,
     precision: str = "fp32",
     watch: Watch | None = None,
+    corpus: Corpus | None = None,
 ) -> Trainer:
-    """Return a trainer on the CPU, as built by `train.run`."""
+    """Return a trainer on the CPU, as built by `train.run`; of rows that were read before, if given."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    corpus = prepared(config)
+    corpus = corpus or prepared(config)
     torch.manual_seed(config.seed)
     model = new_network(
         corpus.vocabulary,
@@ -650,8 +651,8 @@ def test_resuming_from_every_step_gives_the_same_bytes(
     """
     size = 4 if "--trainer.accumulate=2" in others else 8
     config = configure(f"--trainer.batch_size={size}", "--trainer.checkpoint_every=1", *others)
-    straight = MemoryStore()
-    trainer = make_trainer(config, store=straight, precision=precision)
+    straight, corpus = MemoryStore(), prepared(config)
+    trainer = make_trainer(config, store=straight, precision=precision, corpus=corpus)
     trainer.fit()
     lasts = [(groups, facts) for name, groups, facts in straight.saved if name == "last"]
     assert len(lasts) >= STEPS
@@ -661,7 +662,7 @@ def test_resuming_from_every_step_gives_the_same_bytes(
         if facts["training"]["step"] == trainer.total_steps - 1:
             continue  # nothing comes after the end
         store, watch = MemoryStore(), OneStep()
-        again = make_trainer(config, store=store, precision=precision, watch=watch)
+        again = make_trainer(config, store=store, precision=precision, watch=watch, corpus=corpus)
         watch.trainer = again
         again.resume(groups, from_json(SavedTraining, facts, file="state.json"))
         with pytest.raises(StoppedError):

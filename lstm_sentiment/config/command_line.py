@@ -1,7 +1,8 @@
 """Parsing of command lines and YAML files to configurations, and the options that commands share.
 
-jsonargparse builds the options from the dataclasses and parses them strictly. Keys are looked up here first,
-so that an unknown one is reported with its file, line and the nearest key.
+jsonargparse builds the options from the dataclasses and parses them strictly; `plain_settings` reads those
+that are written plainly, in less time. Keys are looked up here first, so that an unknown one is reported with
+its file, line and the nearest key.
 """
 
 from __future__ import annotations
@@ -84,18 +85,17 @@ def parse_settings(kind: type[Settings], argv: Sequence[str], *, program: str, d
     """
     argv = _as_spelt(argv, ["--print_config"])
     printing = [word for word in argv if word.partition("=")[0] == "--print_config"]
-    parser = _parser(kind, program, description)
     if {"-h", "--help"} & {*argv}:
-        parser.parse_args(["--help"])
+        _parser(kind, program, description).parse_args(["--help"])
     files, typed, problems = _split(kind, [word for word in argv if word not in printing])
     given: Given = {}
     for file in files:
         read, wrong = read_file(kind, file)
         given |= read
         problems += wrong
-    settings = _parse_all(kind, parser, given | typed, problems)
+    settings = _parse_all(kind, given | typed, problems)
     if printing:
-        _parse(kind, parser, given | typed, *printing)
+        _parser(kind, program, description).parse_args([*printing, *_options(given | typed)])
     return settings
 
 
@@ -128,16 +128,13 @@ def read_settings(file: str | Path, kind: type[Settings]) -> Settings:
                 typing.cast("type", kind), *((key, text) for key, (text, _) in given.items())
             )
             return settings
-    return _parse_all(kind, _parser(kind), given, problems)
+    return _parse_all(kind, given, problems)
 
 
 @functools.lru_cache(maxsize=16)
 def _settings_of(kind: type, *values: tuple[str, str]) -> Any:
     """Parse keys and their values; a run's settings are read several times, by different checks."""
-    settings = plain_settings(kind, dict(values))
-    if settings is not None:
-        return settings
-    return _parse_all(kind, _parser(kind), {key: (text, "") for key, text in values}, [])
+    return _parse_all(kind, {key: (text, "") for key, text in values}, [])
 
 
 def config_of(values: Mapping[str, str]) -> Config:
@@ -153,7 +150,7 @@ def config_of(values: Mapping[str, str]) -> Config:
     3
     """
     _, given, problems = _split(Config, [f"--{key}={value}" for key, value in values.items()])
-    return _parse_all(Config, _parser(Config), given, problems)
+    return _parse_all(Config, given, problems)
 
 
 def _parser(kind: type, program: str | None = None, description: str | None = None) -> ArgumentParser:
@@ -344,9 +341,7 @@ def _split(kind: type, argv: Sequence[str]) -> tuple[list[str], Given, list[Conf
     return files, typed, problems
 
 
-def _parse_all(
-    kind: type[Settings], parser: ArgumentParser, given: Given, problems: list[ConfigError]
-) -> Settings:
+def _parse_all(kind: type[Settings], given: Given, problems: list[ConfigError]) -> Settings:
     """Parse settings; remove wrong ones one by one to find all mistakes.
 
     Raises:
@@ -356,7 +351,7 @@ def _parse_all(
     wrong = [problem.key for problem in problems if problem.key]
     while True:
         try:
-            settings = _parse(kind, parser, right)
+            settings = _parse(kind, right)
             break
         except ConfigError as error:
             # A conflict with a key that is wrong itself is not reported.
@@ -378,19 +373,30 @@ def _line(problem: ConfigError) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def _parse(kind: type[Settings], parser: ArgumentParser, given: Given, *flags: str) -> Settings:
+def _parse(kind: type[Settings], given: Given) -> Settings:
     """Parse settings; a wrong value is reported at the place where its key was set."""
     try:
-        parsed = parser.parse_args([*flags, *(f"--{key}={text}" for key, (text, _) in given.items())])
-        for key in keys_of(kind):
-            if parsed[key] is None and type(None) not in typing.get_args(type_of(kind, key)):
-                raise ConfigError(f"null is not {expected(kind, key)}", key=key)
-        parsed = parser.instantiate(parsed)
-        return kind(**{field.name: parsed[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+        plain: Settings | None = plain_settings(kind, {key: text for key, (text, _) in given.items()})
+        return _parse_strictly(kind, given) if plain is None else plain
     except (ConfigError, argparse.ArgumentError, TypeError, ValueError) as error:
         problem = error if isinstance(error, ConfigError) else _explain(kind, str(error), given)
         where = given.get(problem.key or "", ("", ""))[1] or None
         raise ConfigError(problem.message, key=problem.key, where=where) from None
+
+
+def _parse_strictly(kind: type[Settings], given: Given) -> Settings:
+    """Parse settings with jsonargparse."""
+    parser = _parser(kind)
+    parsed = parser.parse_args(_options(given))
+    for key in keys_of(kind):
+        if parsed[key] is None and type(None) not in typing.get_args(type_of(kind, key)):
+            raise ConfigError(f"null is not {expected(kind, key)}", key=key)
+    parsed = parser.instantiate(parsed)
+    return kind(**{field.name: parsed[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+
+
+def _options(given: Given) -> list[str]:
+    return [f"--{key}={text}" for key, (text, _) in given.items()]
 
 
 def _explain(kind: type, message: str, given: Given) -> ConfigError:

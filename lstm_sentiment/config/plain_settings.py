@@ -1,6 +1,7 @@
 """Reading of settings that are written plainly, as those of a run are, without jsonargparse.
 
-Importing jsonargparse takes longer than loading a run. It reads what is not plain, and reports all errors.
+Importing jsonargparse takes longer than loading a run. It reads what is not plain, and reports values of a
+wrong type.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from types import UnionType
 from typing import Any
 
 from lstm_sentiment.config.yaml_files import SECTIONS, keys_of, type_of
-from lstm_sentiment.errors import ConfigError
 
-_NAME = re.compile(r"[A-Za-z_][\w./+:-]*", re.ASCII)  # text in any notation, but for the words below
+# Text in any notation, but for the words below: a name or path.
+_NAME = re.compile(r"([A-Za-z_]|(\.\.?)?/)[\w./+:-]*", re.ASCII)
 _WORDS = {"null", "none", "true", "false", "yes", "no", "on", "off", "inf", "nan", "infinity"}
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,15})")
-_NUMBER = re.compile(r"-?[0-9]{1,15}\.[0-9]{1,17}")
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,17})?(e[+-]?[0-9]{1,2})?")
 
 
 class _NotPlainError(Exception):
@@ -27,11 +28,14 @@ class _NotPlainError(Exception):
 
 
 def plain_settings(kind: type, given: Mapping[str, str]) -> Any:
-    """Return settings whose values are all plain, else None; also None if they are wrong.
+    """Return settings whose values are all plain, else None; also None for a wrong key or type.
 
     Args:
         kind: a frozen dataclass of sections, every field with a default.
         given: dotted key -> value as on the command line.
+
+    Raises:
+        ConfigError: a value out of range, options in conflict.
 
     >>> from lstm_sentiment.config.schema import Config
     >>> plain_settings(Config, {"trainer.epochs": "3"}).trainer.epochs
@@ -48,7 +52,7 @@ def plain_settings(kind: type, given: Mapping[str, str]) -> Any:
             if own:
                 values[section] = dataclasses.replace(getattr(default, section), **own)
         return dataclasses.replace(default, **{key: of for key, of in values.items() if "." not in key})
-    except (_NotPlainError, ConfigError, TypeError, ValueError):
+    except (_NotPlainError, TypeError, ValueError):
         return None
 
 

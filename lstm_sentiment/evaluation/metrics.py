@@ -165,16 +165,12 @@ def score(
     >>> round(scores["accuracy"], 3), scores.confusion
     (0.667, [[1, 0], [1, 1]])
     """
-    from sklearn import metrics as sk  # takes half a second: not to classify a text
-
-    classes = np.arange(len(labels))
     predicted_R = probabilities_RC.argmax(axis=1)
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        truth_R, predicted_R, labels=classes, zero_division=0.0, sample_weight=row_counts
-    )
-    confusion_CC = sk.confusion_matrix(truth_R, predicted_R, labels=classes)
-    weighted_CC = sk.confusion_matrix(truth_R, predicted_R, labels=classes, sample_weight=row_counts)
+    confusion_CC = confusion(truth_R, predicted_R, len(labels))
+    weighted_CC = confusion(truth_R, predicted_R, len(labels), row_counts)
     scores = {name: float(of[0]) for name, of in confusion_scores(weighted_CC[None], labels).items()}
+    precision, recall = _share(weighted_CC, axis=0), _share(weighted_CC, axis=1)
+    [f1] = _f1(weighted_CC[None])
     chosen_R = probabilities_RC[np.arange(len(truth_R)), truth_R].astype(np.float64)
     return Scores(
         rows=len(truth_R),
@@ -194,6 +190,29 @@ def score(
         training_rows=None,
         **scores,
     )
+
+
+def confusion(truth_R: Array, predicted_R: Array, classes: int, row_counts: Array | None = None) -> Array:
+    """Return the confusion matrix (C, C) of predictions, truth down and prediction across.
+
+    Args:
+        truth_R: class indices (R,).
+        predicted_R: class indices (R,).
+        classes: C.
+        row_counts: weight of each row (R,); None for 1.
+
+    >>> confusion(np.array([0, 1, 1]), np.array([0, 1, 0]), 2).tolist()
+    [[1, 0], [1, 1]]
+    """
+    cells = np.bincount(truth_R * classes + predicted_R, row_counts, minlength=classes * classes)
+    return cells.reshape(classes, classes)
+
+
+def _share(confusion_CC: Array, *, axis: int) -> Array:
+    """Return the share of right rows (C,) among those predicted (axis 0) or true (1); 0 if there are none."""
+    rows_C = confusion_CC.sum(axis=axis)
+    shares_C: Array = confusion_CC.diagonal() / np.where(rows_C > 0, rows_C, 1)
+    return shares_C
 
 
 def calibration_error(truth_R: Array, probabilities_RC: Array) -> float:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from lstm_sentiment.text.tokenization import MAX_TOKEN_LENGTH, UNKNOWN, prepare, split_piece
 
 REMEMBERED_BYTES = 32 << 20  # approximate size of the cache
 LONG_TEXT = 100_000  # characters; longer texts are split lazily
-_PIECE = re.compile(r"\S+")
+_SPACE = re.compile(r"\s")
 Ids = list[int | str]
 
 
@@ -65,12 +65,8 @@ class Encoder:
         """Return a text's ids, at least one; with subwords, an unknown token is returned as a string."""
         if self._tokenize is None:  # the same tokens as those of `words`, cached by piece
             prepared = prepare(text, lowercase=self._lowercase, escapes=self._escapes)
-            pieces = (
-                prepared.split()
-                if len(prepared) <= LONG_TEXT
-                else (found[0] for found in _PIECE.finditer(prepared))
-            )
-            row: Iterable[int | str] = itertools.chain.from_iterable(map(self._rows.__getitem__, pieces))
+            rows = map(self._rows.__getitem__, _pieces(prepared))
+            row: Iterable[int | str] = itertools.chain.from_iterable(rows)
         else:
             row = self._row(self._tokenize(text))
         return cut(row, self._max_tokens, self._truncate) or [UNKNOWN]
@@ -80,7 +76,7 @@ class Encoder:
         if self._tokenize is not None:
             return bool(self._tokenize(text))
         prepared = prepare(text, lowercase=self._lowercase, escapes=self._escapes)
-        return any(self._rows[found[0]] for found in _PIECE.finditer(prepared))
+        return any(self._rows[piece] for piece in _pieces(prepared))
 
     def _split_row(self, piece: str) -> Ids:
         return self._row(split_piece(piece, negation=self._negation))
@@ -89,6 +85,23 @@ class Encoder:
         if self._spells:
             return [self._ids.get(token, token) for token in tokens]
         return [self._ids.get(token, UNKNOWN) for token in tokens]
+
+
+def _pieces(text: str) -> Iterable[str]:
+    """Return the pieces of a text between white space; those of a long one lazily, to bound memory."""
+    if len(text) <= LONG_TEXT:
+        return text.split()
+    return itertools.chain.from_iterable(map(str.split, _sections(text)))
+
+
+def _sections(text: str) -> Iterator[str]:
+    """Cut a text at white space into sections of about `LONG_TEXT` characters."""
+    start = 0
+    while start < len(text):
+        space = _SPACE.search(text, start + LONG_TEXT)
+        end = space.start() if space else len(text)
+        yield text[start:end]
+        start = end
 
 
 class _Rows(dict[str, Ids]):

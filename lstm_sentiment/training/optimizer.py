@@ -5,6 +5,7 @@ Legend: V rows of an embedding, U those that a step's texts hold, E its size.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,13 @@ class LazyAdamW(torch.optim.AdamW):
             for parameter in moved:
                 parameter.grad = None
         return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, without PyTorch's decorator of this method.
+
+        It imports PyTorch's compiler, which nothing here uses: 75 MB, and as slow as `import torch`.
+        """
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
     def set_learning_rate(self, rate: float) -> None:
         """Set every group's rate: `rate` times the group's factor."""

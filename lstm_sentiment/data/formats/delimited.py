@@ -231,6 +231,8 @@ def _check(source: Source, dialect: Dialect, *, guessing: bool = False) -> Layou
                 if not blank and len(row) != width:
                     problem = _misfit(row, header, delimiter)
                     problems.add(DataError(problem, file=source.name, line=start))
+                    if guessing:  # one misfit rules the dialect out
+                        break
                 elif looked_into and in_record(row):
                     problems.add(DataError(SWALLOWED, file=source.name, line=start))
                 if guessing and dialect.quoting == "none":
