@@ -439,12 +439,14 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
     const int64_t H = layer->hidden, X = layer->inputs, N = layer->steps * layer->batch, K = GATES * H;
     int add = 0;
     for (int64_t n = 0; n < N; add = 1) {
-        int64_t read[DEEP], stands[DEEP], count = real_tokens(layer, d, &n, N, DEEP, read, stands);
+        int64_t read[DEEP], stands[DEEP], count = real_tokens(layer, d, &n, N, DEEP, read, stands), first_tokens = 0;
+        while (first_tokens < count && read[first_tokens] < layer->batch) first_tokens++;
         pack_gates(layer, d, read, count, add, first, last);
         for (int64_t column = 0; column < whole(X) + H; column += COLUMNS) {
             const int64_t stride = column < X ? X : H, width = column < X ? X - column : COLUMNS;
             float *gradients = column < X ? layer->input_weight_gradients + d * K * X + column
                                           : layer->weight_gradients + d * K * H + column - whole(X);
+            const int64_t skipped = column < X ? 0 : first_tokens; /* no states come before them */
             float panel[DEEP * COLUMNS];
             pack_read(layer, d, read, stands, count, column, panel);
             for (int64_t gate = first, rows; gate < last; gate += rows) {
@@ -452,7 +454,7 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
                 float sums[BACKWARD_ROWS * COLUMNS] = {0};
                 rows = rows_at_once(last - gate);
                 for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed_gates + (d * K + gate) * DEEP + r;
-                (rows == 4 ? across_4 : across_6)(panel, gates, 0, count, sums);
+                (rows == 4 ? across_4 : across_6)(panel + skipped * COLUMNS, gates, skipped, count - skipped, sums);
                 for (int64_t r = 0; r < rows; r++)
                     put_columns(gradients + (gate + r) * stride, sums + r * COLUMNS, width, add);
             }

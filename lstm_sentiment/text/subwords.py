@@ -80,7 +80,7 @@ class SubwordVectors(nn.Module):
 class FoldedVectors(nn.Module):
     """Cached sums of word and n-gram embeddings of known tokens, computed on first use.
 
-    Hashing a vocabulary of 40,000 tokens takes a quarter of a second, and a text has few of them.
+    A vocabulary has many thousand tokens, and a text few of them: hashing all would take longer than the text.
 
     Args:
         words_VE: word embeddings; only their shape and device matter here.
