@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_rows, write_csv
+from conftest import TINY, make_rows, write_csv
 from test_estimator import LABELS, TEXTS, tiny
 
 import lstm_sentiment
@@ -180,8 +180,10 @@ def test_too_few_rows_are_an_error_unless_cross_validated() -> None:
 
 
 def test_from_the_starter_only_the_default_test_rows_are_given_up(
-    few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    few: Path, tmp_path: Path, trained_run: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", trained_run)
     metrics = run(Config(data=DataConfig(train=str(few)), out=str(tmp_path / "run")))
     assert f"12 {TOLD}" in caplog.text
     assert metrics["kept"]["cross_validated"]
@@ -190,7 +192,7 @@ def test_from_the_starter_only_the_default_test_rows_are_given_up(
 
 def test_the_doctor_examines_few_rows(few: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):  # with the exit code of its findings
-        doctor.main([f"--data.train={few}", "--pretrained=null", "--trainer.threads=1"])
+        doctor.main([f"--data.train={few}", "--pretrained=null", *TINY])
     printed, warned = capsys.readouterr()
     assert f"12 {TOLD}" in printed + warned
     assert re.search(r"^train +12 ", printed, re.MULTILINE)
@@ -211,7 +213,8 @@ def test_a_signal_stops_it_between_folds(
 def test_an_estimator_learns_from_few_rows(count: int, caplog: pytest.LogCaptureFixture) -> None:
     texts = [f"a {word} film {n}" for n in range(count // 2) for word in ("good", "bad")]
     settings = {"embedding_size": 8, "hidden_size": 8, "batch_size": 4, "learning_rate": 0.05, "ema": 0.0}
-    found = SentimentEstimator(epochs=12, threads=1, **settings).fit(texts, ["pos", "neg"] * (count // 2))
+    settings |= {"subwords": 100, "epochs": 12 if count >= 10 else 1}
+    found = SentimentEstimator(threads=1, **settings).fit(texts, ["pos", "neg"] * (count // 2))
     assert f"{count} {TOLD}" in caplog.text
     assert found.metrics_["validation"]["rows"] == count
     if count >= 10:
@@ -241,7 +244,7 @@ def test_a_rare_class_of_an_estimator_is_named_with_its_row_and_fixes() -> None:
 def test_validation_rows_are_never_trained_on() -> None:
     """The control: predictions of the final network on its training rows are better than held-out ones."""
     labels = np.random.default_rng(0).permutation(LABELS[:60]).tolist()  # random labels
-    found = tiny(epochs=30, validation_fraction=None).fit(TEXTS[:60], labels)
+    found = tiny(epochs=15, validation_fraction=None, learning_rate=0.06).fit(TEXTS[:60], labels)
     assert found.score(TEXTS[:60], labels) > 0.8
     assert found.metrics_["validation"]["accuracy"] < 0.6
 

@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -158,15 +156,13 @@ def test_two_processes_train_adversarially(
     assert not torch.allclose(*found, atol=1e-3)
 
 
-def test_a_job_of_two_processes_trains_several_seeds(configure: Configure, tmp_path: Path) -> None:
-    """A job can connect only once, whatever its number of runs. The command is in guides/resuming.md."""
+def test_a_job_of_two_processes_trains_several_seeds(
+    configure: Configure, start: Callable[..., Job], tmp_path: Path
+) -> None:
+    """A job can connect only once, whatever its number of runs."""
     config = configure("--seeds=2", "--trainer.epochs=1")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "lstm_sentiment.train", "--config", write_settings(config, tmp_path)],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    job = start(train.__file__, "--config", write_settings(config, tmp_path))
+    assert job.wait(120) == 0, job.stderr
     summary = json.loads((tmp_path / "run" / "seeds.json").read_text())
     for of in summary["runs"]:
         metrics = json.loads((Path(of["out"]) / "metrics.json").read_text())

@@ -78,10 +78,16 @@ def made_pages() -> dict[str, str]:
 
 
 class Session:
-    """A folder in which the commands of pages are run, each once."""
+    """A folder in which the commands of pages are run, each once.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.done = folder, set[str]()
+    Args:
+        folder: with the files that the pages name.
+        start: a small run that commands take for the starter if they name neither it nor `runs/reviews`,
+            which starts from it.
+    """
+
+    def __init__(self, folder: Path, start: Path) -> None:
+        self.folder, self.start, self.done = folder, start, set[str]()
 
     def run(self, line: str) -> None:
         """Run a command of this package, or check that its script exists."""
@@ -99,7 +105,10 @@ class Session:
             assert words[0] == "lstm-sentiment", f"{line}: not a command that this test can run"
             if "--minutes" in words:  # enough to try something
                 words[words.index("--minutes") + 1] = "0.1"
-            lstm_sentiment_command(words[1:])
+            with pytest.MonkeyPatch.context() as patch:
+                if not {"starter", "runs/reviews"} & {*words}:
+                    patch.setattr("lstm_sentiment.checkpoints.run_paths.FOLDER", self.start)
+                lstm_sentiment_command(words[1:])
 
 
 @contextlib.contextmanager
@@ -114,7 +123,7 @@ def one_core() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+def session(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) -> Session:
     """A folder with the files that the pages name."""
     folder = tmp_path_factory.mktemp("documentation")
     for name, seed, count in [("reviews", 0, 150), ("new", 1, 12), ("test", 2, 30), ("more", 3, 90)]:
@@ -132,7 +141,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     for language, code in blocks(DOCS / "guides" / "own-data.md"):
         if language == "yaml":
             (folder / "my.yaml").write_text(code, encoding="utf-8")
-    return Session(folder)
+    return Session(folder, trained_run)
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=name_of)

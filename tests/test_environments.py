@@ -8,12 +8,14 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import TINY, make_rows, write_csv
 
-from lstm_sentiment import evaluate, load, predict
+from lstm_sentiment import evaluate, load, predict, train
+from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import log_to, say, speak_utf8
 from lstm_sentiment.config.command_line import parse_config
 from lstm_sentiment.errors import ConfigError, DiskError
@@ -23,20 +25,6 @@ from lstm_sentiment.system import cache_folder as caching
 from lstm_sentiment.system.cache_folder import cache_folder, notes_folder
 
 EMOJI = "good room 😀"
-
-
-def command(*argv: str, environment: dict[str, str], stdin: str = "") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, *argv], input=stdin.encode(), capture_output=True, check=False, timeout=300,
-        env={**{k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}, **environment},
-    )  # fmt: skip
-
-
-ENCODINGS = {
-    "cp1252": {"PYTHONIOENCODING": "cp1252"},
-    "ascii": {"PYTHONIOENCODING": "ascii"},
-    "c locale": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-}
 
 
 # Runs predict on the text of the command line, then on standard input, as two processes would.
@@ -53,23 +41,50 @@ for argv in ([run, text], [run]):
 """
 
 
-@pytest.mark.parametrize("kind", ENCODINGS)
-def test_output_is_utf8_whatever_the_locale(trained_run: Path, kind: str) -> None:
-    environment = ENCODINGS[kind]
-    said = command("-c", TWICE, str(trained_run), EMOJI, environment=environment, stdin=f"{EMOJI}\né\n")
+def test_output_of_a_process_is_utf8_in_the_c_locale(trained_run: Path) -> None:
+    inherited = {name: of for name, of in os.environ.items() if not name.startswith(("LC_", "LANG"))}
+    said = subprocess.run(
+        [sys.executable, "-c", TWICE, str(trained_run), EMOJI],
+        input=f"{EMOJI}\né\n".encode(), capture_output=True, check=False, timeout=300,
+        env={**inherited, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    )  # fmt: skip
     assert (said.returncode, said.stderr) == (0, b"")
-    of_argument, *of_stdin = said.stdout.decode("utf-8").splitlines()
+    check_predicted(said.stdout)
+
+
+def check_predicted(output: bytes) -> None:
+    """Check the output of predict for a text of the command line, then for two lines of standard input."""
+    of_argument, *of_stdin = output.decode("utf-8").splitlines()
     assert EMOJI in of_argument
     assert [json.loads(line)["text"] for line in of_stdin] == [EMOJI, "é"]
 
 
-def test_labels_with_emoji_are_logged(tmp_path: Path) -> None:
+def as_process(main: Callable[[list[str]], None], *argv: str, encoding: str, stdin: str = "") -> bytes:
+    """Run a command as a process whose streams have an encoding, and return its output."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["command", *argv])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding=encoding))
+        patch.setattr(sys, "stdout", out)
+        with pytest.raises(SystemExit) as left:
+            run_command(main)
+    assert not left.value.code
+    return out.buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_output_is_utf8_whatever_the_encoding(trained_run: Path, encoding: str) -> None:
+    of_argument = as_process(predict.main, str(trained_run), EMOJI, encoding=encoding)
+    of_stdin = as_process(predict.main, str(trained_run), encoding=encoding, stdin=f"{EMOJI}\né\n")
+    check_predicted(of_argument + of_stdin)
+
+
+def test_labels_with_emoji_are_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = write_csv(tmp_path / "data.csv", [(text, f"{label} 😀") for text, label in make_rows(120)])
     argv = [f"--data.train={data}", f"--out={tmp_path / 'run'}", *TINY, "--trainer.epochs=1"]
-    said = command("-m", "lstm_sentiment.train", *argv, environment=ENCODINGS["cp1252"])
-    assert said.returncode == 0
-    assert b"Logging error" not in said.stderr
-    assert "positive 😀" in said.stdout.decode("utf-8")
+    said = as_process(train.main, *argv, "--pretrained=null", "--baseline=false", encoding="cp1252")
+    assert "Logging error" not in capfd.readouterr().err
+    assert "positive 😀" in said.decode("utf-8")
     assert "positive 😀" in (tmp_path / "run" / "labels.json").read_text(encoding="utf-8")
 
 

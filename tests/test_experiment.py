@@ -231,14 +231,44 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("others", [["--trainer.ema=0.9"], ["--trainer.ema=0", "--trainer.r_drop=1"]])
+@pytest.fixture(scope="module")
+def kept_cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `cut` keeps its rows and its run."""
+    return tmp_path_factory.mktemp("cut")
+
+
+@pytest.fixture
+def cut(configure: Configure, kept_cut: Path) -> Config:
+    """The configuration of a run that was killed after its last checkpoint; it is trained once for all."""
+    rows, kept = kept_cut / "reviews.csv", kept_cut / "run"
+    config = configure(*RESUMED, f"--data.train={rows}")
+    if kept.exists():
+        shutil.copytree(kept, config.out)
+    else:
+        write_csv(rows, make_rows(240))
+        run_until_save(config, "last", 9)
+        shutil.copytree(config.out, kept)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("others", "kills_of"),
+    [
+        (["--trainer.ema=0.9"], list(KILLS)),
+        (
+            ["--trainer.ema=0", "--trainer.r_drop=1"],
+            ["in the middle of the second epoch", "between best and last"],
+        ),
+    ],
+    ids=["others0", "others1"],
+)
 def test_a_killed_and_resumed_run_is_bit_identical(
-    configure: Configure, tmp_path: Path, others: list[str]
+    configure: Configure, tmp_path: Path, others: list[str], kills_of: list[str]
 ) -> None:
     flags = [*RESUMED, *others]
     straight = configure(*flags, f"--out={tmp_path / 'straight'}")
     expected = run(straight)
-    for when, kills in KILLS.items():
+    for when, kills in ((when, KILLS[when]) for when in kills_of):
         config = configure(*flags, f"--out={tmp_path / when}")
         for i, (name, count) in enumerate(kills):
             run_until_save(dataclasses.replace(config, resume=i > 0), name, count)
@@ -269,18 +299,16 @@ def without_times(metrics: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_checkpoint_that_no_training_wrote_is_refused(
-    configure: Configure, change: Callable[[dict[str, Any]], object], message: str
+    cut: Config, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     """Its manifest is valid: it was forged."""
-    config = configure(*RESUMED)
-    run_until_save(config, "last", 2)
-    folder = RunFolder(config.out)
+    folder = RunFolder(cut.out)
     checkpoint = folder.load(LAST)
     facts = copy.deepcopy(dict(checkpoint.facts))
     change(facts)
     folder.save(LAST, checkpoint.tensors, facts)
     with pytest.raises(CheckpointError, match=rf"state\.json: {message}.*; restore it from a copy, or train"):
-        run(dataclasses.replace(config, resume=True))
+        run(dataclasses.replace(cut, resume=True))
 
 
 def test_an_interrupted_run_has_other_weights_than_the_final_ones(
@@ -363,18 +391,16 @@ def test_resume_of_a_run_killed_before_its_first_checkpoint_starts_over(
     ],
 )
 def test_resuming_with_another_setting_is_refused(
-    configure: Configure, flag: str, key: str, old: str, new: str
+    configure: Configure, cut: Config, flag: str, key: str, old: str, new: str
 ) -> None:
-    config = configure(*RESUMED)
-    run_until_save(config, "last", 1)
-    before = files_of_last(config)
+    before = files_of_last(cut)
     with pytest.raises(RunError) as raised:
-        run(configure(*RESUMED, "--resume=true", flag))
+        run(configure(*RESUMED, f"--data.train={cut.data.train}", "--resume=true", flag))
     message = str(raised.value)
     assert f"{key} {old!r}" in message or f"{key} {old}" in message
     assert new in message.split("now it is")[1]
     assert raised.value.exit_code == 2
-    assert files_of_last(config) == before
+    assert files_of_last(cut) == before
 
 
 def files_of_last(config: Config) -> list[bytes]:
@@ -385,12 +411,10 @@ def files_of_last(config: Config) -> list[bytes]:
     "flag", ["--trainer.checkpoint_every=7", "--baseline=true", "--trainer.device=cpu", "--trainer.threads=2"]
 )
 def test_settings_without_effect_on_weights_may_differ(
-    configure: Configure, caplog: pytest.LogCaptureFixture, flag: str
+    configure: Configure, cut: Config, caplog: pytest.LogCaptureFixture, flag: str
 ) -> None:
     """Another number of threads rounds sums differently, which is reported."""
-    config = configure(*RESUMED)
-    run_until_save(config, "last", 9)
-    metrics = run(configure(*RESUMED, "--resume=true", flag))
+    metrics = run(configure(*RESUMED, f"--data.train={cut.data.train}", "--resume=true", flag))
     assert metrics["steps"] == 18
     assert ("the run had threads 1, now 2" in caplog.text) == ("threads" in flag)
 

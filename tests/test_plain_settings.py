@@ -27,7 +27,8 @@ WORDS = (
     "null true false yes Off None nan inf -inf ~ {} [] 0 -1 7 007 +3 1_000 0x1f 3.0 0.5 .5 5. 1e-3 10:30 "
     "1e-12 auto words a.csv /a-b/c.csv ./a .. s3://a/b utf-8 mean+max escapes+negation *.csv [a,b] é bf16"
 )
-TEXTS = [*WORDS.split(), "", " ", "so good", "a: b", '["a", "b"]', '["1", "b"]', '["null"]', '{"a": "b"}']
+TEXTS = [*WORDS.split(), "", " ", "so good", "a: b", '{"a": "b"}']
+TEXTS += ['["a", "b"]', '["1", "b"]', '["null"]', '["a, b", "2020-01-01", "{}"]']
 
 
 def slowly(kind: type, values: dict[str, str]) -> object:

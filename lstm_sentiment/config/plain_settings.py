@@ -77,7 +77,7 @@ def _value(hint: Any, text: str) -> Any:
         return text
     if list[str] in kinds and text.startswith("["):
         names = json.loads(text)
-        if all(isinstance(name, str) and _is_name(name) for name in names):
+        if all(isinstance(name, str) for name in names):
             return names
     if text == "{}" and any(typing.get_origin(of) is dict for of in kinds):
         return {}

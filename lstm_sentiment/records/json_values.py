@@ -120,6 +120,8 @@ def _read(kind: Any, found: Any, place: str) -> Any:
         (kind,) = (part for part in of if part is not type(None))
         return _read(kind, found, place)
     if origin is list and isinstance(found, list):
+        if of[0] is float and {*map(type, found)} == {float}:  # a thousand thresholds
+            return found.copy()
         return [_read(of[0], value, f"{place}[{i}]") for i, value in enumerate(found)]
     if origin is dict and isinstance(found, dict):
         return {name: _read(of[1], value, _inside(place, name)) for name, value in found.items()}
