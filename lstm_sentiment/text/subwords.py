@@ -80,7 +80,7 @@ class SubwordVectors(nn.Module):
 class FoldedVectors(nn.Module):
     """Cached sums of word and n-gram embeddings of known tokens, computed on first use.
 
-    A vocabulary has many thousand tokens, and a text few of them: hashing all would take longer than the text.
+    Hashing a whole vocabulary would take longer than predicting a text, which has few of its tokens.
 
     Args:
         words_VE: word embeddings; only their shape and device matter here.
