@@ -85,12 +85,16 @@ def plain_logits(branch: NgramBranch, row: list[int]) -> Tensor:
 
 
 @quick
-@given(texts)
-def test_logits_equal_the_definition_in_any_batch(rows: list[list[int]]) -> None:
+@given(texts, st.booleans())
+def test_logits_equal_the_definition_in_any_batch(rows: list[list[int]], learning: bool) -> None:
+    """By PyTorch, and without gradients by the compiled kernel, then bit for bit in any batch."""
     branch = random_branch()
-    logits_BC = branch(*padded(rows))
+    with torch.set_grad_enabled(learning):
+        logits_BC = branch(*padded(rows))
+        alone_BC = torch.cat([branch(*padded([row], beyond=0)) for row in rows])
     for row, logits_C in zip(rows, logits_BC, strict=True):
         torch.testing.assert_close(logits_C, plain_logits(branch, row), atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits_BC, alone_BC) or learning
 
 
 @quick
