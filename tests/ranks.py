@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,9 +29,10 @@ TIMEOUT_S, GIVEN_UP_S = 6, 240  # after which processes give up, and after which
 HANGS_S = 5  # without creating and deleting a group, which takes some hundredths of a second
 AT_STEP = 7  # of 12 per epoch; the one of the last checkpoint is 6
 STEPS = ("--trainer.epochs=3", "--trainer.checkpoint_every=3", f"--trainer.timeout={TIMEOUT_S}")
-KEPT = (1, 6, 13)  # steps that runs are resumed from; 6 ends an epoch where two batches make a step
 OTHER = ("--trainer.precision=bf16",) if lstm_takes_bf16() else ("--trainer.learning_rate=0.001",)
 VARIANTS = {"fp32": ("--trainer.ema=0.9",), "other": ("--trainer.ema=0.9", *OTHER)}
+# Steps that runs are resumed from; 6 ends an epoch where two batches make a step.
+KEPT: dict[str, Sequence[int]] = {"fp32": (1, 6, 13), "other": (8,)}
 ACCUMULATED = ("--trainer.accumulate=2",)
 IN_TESTS = (
     "killed as it starts", "killed in a step", "the main one killed while it saves", "stopped in a step",
@@ -239,14 +240,17 @@ def work_on_many(what: str, folder: str, kept: str) -> None:
 
     def save(folder: RunFolder, name: str, groups: Any, facts: Any) -> None:
         real(folder, name, groups, facts)
-        if name == LAST and facts["training"]["step"] in steps:
+        if name == LAST and facts["training"]["step"] in steps[folder.path.name]:
             shutil.copytree(folder.path, f"{folder.path}-at-{facts['training']['step']}")
 
     if what == "keep":
         RunFolder.save = save  # type: ignore[method-assign]
     with process_group(process_environment(), torch.device("cpu"), timeout_s=60):
         for name, flags in VARIANTS.items():
-            out, at = Path(folder) / name, [f"-at-{step}" for step in steps] if what == "go on" else [""]
+            out, at = (
+                Path(folder) / name,
+                [f"-at-{step}" for step in steps[name]] if what == "go on" else [""],
+            )
             for suffix in at:
                 every = 1000 if suffix else 1
                 more = [f"--trainer.checkpoint_every={every}", f"--resume={str(bool(suffix)).lower()}"]
@@ -431,17 +435,17 @@ def resumes(count: int, folder: Path) -> Counts:
     Returns:
         `resumes`; `lost` are those that end with other bytes than the uninterrupted run.
     """
-    return resume_from_steps(range(1, count + 1), folder)
+    return resume_from_steps(dict.fromkeys(VARIANTS, range(1, count + 1)), folder)
 
 
-def resume_from_steps(steps: Sequence[int], folder: Path) -> Counts:
-    """Resume in fresh processes from some steps; see `resumes`."""
+def resume_from_steps(steps: Mapping[str, Sequence[int]], folder: Path) -> Counts:
+    """Resume in fresh processes from some steps of each variant; see `resumes`."""
     for what in ("keep", "go on"):
-        job = started(what, folder, json.dumps(list(steps)))
+        job = started(what, folder, json.dumps({name: list(of) for name, of in steps.items()}))
         assert job.wait(GIVEN_UP_S) == 0, job.stderr
     counts = {"resumes": 0, "lost": 0}
     for name in VARIANTS:
-        for step in steps:
+        for step in steps[name]:
             counts["resumes"] += 1
             counts["lost"] += end_of(folder / f"{name}-at-{step}") != end_of(folder / name)
     return counts

@@ -25,7 +25,8 @@ from lstm_sentiment.data.dataset import (
 from lstm_sentiment.data.token_store import TokenStore
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.models.lstm import SentimentLSTM
-from lstm_sentiment.text.tokenization import PAD, UNKNOWN, spell
+from lstm_sentiment.text.spelling import spell
+from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 from lstm_sentiment.text.tokenizers import Vocabulary
 
 Texts = list[list[str]]

@@ -1,6 +1,6 @@
 """The kernels' source, compiled for other processors and with sanitizers, outside Python.
 
-A program (`kernels/lstm_main.c`, `kernels/subwords_main.c`) reads sizes and arrays from a file, each into a
+A program (`kernels/lstm_main.c` and others there) reads sizes and arrays from a file, each into a
 block of memory of its own size, calls the kernel, and writes the results. Builds that this machine cannot run
 or compile are skipped: NEON needs aarch64-linux-gnu-gcc and qemu-aarch64-static.
 """
@@ -23,6 +23,8 @@ from test_token_vectors import KNOWN, UNKNOWN_TOKENS, make, one_by_one
 from torch import Tensor
 
 import lstm_sentiment.kernels.lstm as recurrence
+from lstm_sentiment.models.network import HASH, NgramBranch
+from lstm_sentiment.text.tokenization import bounded, spell
 
 SOURCES, MAINS = Path(recurrence.__file__).parent, Path(__file__).parent / "kernels"
 FLAGS = ("-O2", "-ffp-contract=fast", "-fno-trapping-math", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
@@ -180,6 +182,7 @@ def token_arrays(size: int) -> list[Tensor]:
     words, subwords, spelling_XK = make(size)
     assert subwords is not None
     assert subwords.spelling_VK is not None
+    subwords.spelling_VK[1] = 0  # the unknown token has no n-grams of its own
     ids_N = torch.randint(KNOWN + UNKNOWN_TOKENS, (50,))
     tables = [words.weight, subwords.table.weight]
     return [ids_N, subwords.spelling_VK, spelling_XK, *tables, torch.randn(50, size)]
@@ -194,7 +197,7 @@ def write_tokens(path: Path, arrays: Sequence[Tensor]) -> None:
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("size", [5, 128])
 def test_each_build_adds_vectors_of_ngrams(build: str, size: int, run_build: Run, tmp_path: Path) -> None:
-    """Vectors of tokens and the gradients of both tables are those of each token alone."""
+    """Vectors of tokens, also kept ones, and the gradients of both tables are those of each token alone."""
     arrays = token_arrays(size)
     write_tokens(tmp_path / "in", arrays)
     done = run_build(build, tmp_path / "in", main="subwords")
@@ -203,7 +206,7 @@ def test_each_build_adds_vectors_of_ngrams(build: str, size: int, run_build: Run
     expected_NE = one_by_one(ids_N, words_VE, table_RE, torch.cat(spelling))
     gradients = torch.autograd.grad(expected_NE, [words_VE, table_RE], upstream_NE)
     found = torch.from_numpy(np.fromfile(tmp_path / "in.out", np.float32))
-    wanted = [expected_NE.detach(), *gradients]
+    wanted = [expected_NE.detach(), *gradients, expected_NE.detach()]
     for part, one in zip(found.split([of.numel() for of in wanted]), wanted, strict=True):
         torch.testing.assert_close(part.view_as(one), one, atol=1e-5, rtol=1e-5)
 
@@ -225,3 +228,44 @@ def test_indices_of_tokens_are_checked_before_use(fault: str, run_build: Run, tm
     done = run_build("sanitizers", tmp_path / "in", main="subwords", without=checks)
     assert done.returncode not in (0, 3, 4)
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_each_build_hashes_ngrams(build: str, run_build: Run, tmp_path: Path) -> None:
+    """The buckets of tokens with no n-gram, a few, and more than are kept."""
+    tokens = ["so", "<url>", "", "naïve", "😀", "pneumonoultramicroscopicsilicovolcanoconiosis", "good"]
+    words = bounded(tokens)
+    codes = torch.tensor([ord(character) for character in "".join(words)], dtype=torch.int32)
+    for buckets in (2, 50, 32_768):
+        expected = spell(tokens, buckets)
+        lengths = torch.tensor([len(word) for word in words])
+        write(tmp_path / "in", [*expected.shape, buckets, len(codes)], [lengths, codes])
+        done = run_build(build, tmp_path / "in", main="spelling")
+        assert done.returncode == 0, done.stderr
+        found = np.fromfile(tmp_path / "in.out", np.int32)
+        assert np.array_equal(found.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("features", [5, 64])
+def test_each_build_computes_logits(build: str, features: int, run_build: Run, tmp_path: Path) -> None:
+    """Of a linear layer, and of words and word pairs with unknown tokens."""
+    branch, linear = NgramBranch(12, 3, buckets=30), torch.nn.Linear(features, 3)
+    torch.nn.init.normal_(branch.weights.weight)
+    with torch.no_grad():
+        branch.weights.weight[0], linear.bias[:] = 0.0, branch.bias.normal_()
+    tokens_BT, lengths_B, values_BP = (
+        torch.randint(1, 16, (7, 9)),
+        torch.randint(1, 10, (7,)),
+        torch.randn(7, features),
+    )
+    arrays = [tokens_BT, lengths_B, branch.weights.weight, values_BP, linear.weight, linear.bias]
+    write(tmp_path / "in", [7, 9, 3, 12, 42, features, *HASH], arrays)
+    done = run_build(build, tmp_path / "in", main="sums")
+    assert done.returncode == 0, done.stderr
+    expected = torch.stack([branch(tokens_BT, lengths_B), linear(values_BP)]).detach()
+    found = torch.from_numpy(np.fromfile(tmp_path / "in.out", np.float32)).view(2, 7, 3)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    tokens_BT[2, 0] = -1
+    write(tmp_path / "in", [7, 9, 3, 12, 42, features, *HASH], arrays)
+    assert run_build(build, tmp_path / "in", main="sums").returncode == 4

@@ -51,13 +51,27 @@ WAYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Path]:
+    """Runs that were trained for tests of this module, by their way."""
+    return {}
+
+
 @pytest.fixture
-def trained(request: pytest.FixtureRequest, configure: Callable[..., Config], trained_run: Path) -> Path:
-    """A run without a linear branch, with one, or one that was fitted on top of another run."""
-    way = WAYS[request.param] or [f"--pretrained={trained_run}"]
-    config = configure("--baseline=true", "--data.validation=0.2", "--data.test=0.3", *way)
-    run(config)
-    return Path(config.out)
+def trained(
+    request: pytest.FixtureRequest,
+    configure: Callable[..., Config],
+    trained_run: Path,
+    tmp_path: Path,
+    runs: dict[str, Path],
+) -> Path:
+    """A copy of a run without a linear branch, with one, or one that was fitted on top of another run."""
+    if request.param not in runs:
+        way = WAYS[request.param] or [f"--pretrained={trained_run}"]
+        config = configure("--baseline=true", "--data.validation=0.2", "--data.test=0.3", *way)
+        run(config)
+        runs[request.param] = Path(config.out)
+    return Path(shutil.copytree(runs[request.param], tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("trained", ["plain", "frozen"], indirect=True)

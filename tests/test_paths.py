@@ -76,6 +76,13 @@ WAYS = {
     ),
 }
 
+SEEDED = [
+    "frozen",
+    "all layers",
+    "random weights",
+    "the linear model, few rows",
+]  # one for each kind of training
+
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
@@ -230,6 +237,7 @@ def test_it_has_its_own_self_test(taken: Taken) -> None:
     np.testing.assert_allclose(found, proof["logits"], atol=1e-5)
 
 
+@pytest.mark.parametrize("taken", SEEDED, indirect=True)
 def test_seeds_are_trained_resumed_and_compared(
     taken: Taken, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,7 +66,7 @@ def modes(folder: Path) -> dict[str, set[int]]:
     return found
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+@pytest.mark.parametrize("mask", [0o002, 0o077])
 def test_the_umask_alone_decides_who_may_read_what_is_written(
     tmp_path: Path, configure: Callable[..., Config], mask: int
 ) -> None:

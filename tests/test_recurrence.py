@@ -119,6 +119,9 @@ def test_states_are_bit_equal_in_any_batch(threads: int) -> None:
         order = torch.randperm(len(lengths))
         moved = recurrence.read(values_TBX[:, order], lengths_B[order], lstms)
         torch.set_num_threads(1)
+        pair = recurrence.read(values_TBX[:, 3:5], lengths_B[3:5], lstms)  # inputs first, as of one text
+        for found_TBH, expected_TBH in zip(pair, together, strict=True):
+            assert torch.equal(found_TBH, expected_TBH[:, 3:5])
         for text in (0, 1, 4, 65, 66, 79):
             alone_TBX = values_TBX[: lengths[text], text : text + 1]
             alone = recurrence.read(alone_TBX, lengths_B[text : text + 1], lstms)

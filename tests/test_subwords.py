@@ -15,9 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import PackedSentimentLSTM
 
+from lstm_sentiment.kernels.spelling import available
 from lstm_sentiment.models.network import new_lstm
+from lstm_sentiment.text import tokenization
+from lstm_sentiment.text.spelling import spell
 from lstm_sentiment.text.subwords import SubwordVectors
-from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, spell
+from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING
 from lstm_sentiment.text.tokenizers import Vocabulary
 
 MANY = 1 << 22  # buckets: two n-grams of a test hardly ever share one
@@ -49,6 +52,15 @@ def test_hash_buckets_of_a_token_do_not_depend_on_others(tokens: list[str], buck
         assert kept == sorted(set(kept)) == row[: len(kept)].tolist()
         assert len(kept) <= MOST_PLACES
         assert bool(kept) != bool(re.fullmatch("<[a-z]+>", token))
+
+
+@pytest.mark.skipif(not available(), reason="not compiled on this machine")
+@quick
+@given(st.lists(st.text(max_size=80), max_size=8), st.sampled_from([2, 3, 50, 16_384]))
+def test_the_compiled_function_gives_the_buckets_of_tokenization(tokens: list[str], buckets: int) -> None:
+    found = spell(["<url>", "<URL>", *tokens], buckets)
+    np.testing.assert_array_equal(found, tokenization.spell(["<url>", "<URL>", *tokens], buckets))
+    assert found.dtype == np.int32
 
 
 @quick

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -232,3 +233,56 @@ def test_the_kernel_is_used_only_if_it_can_be() -> None:
     assert not kernel.applies(ids[:0], words_VE, None)
     assert not kernel.applies(ids, words_VE.double(), None)
     assert not kernel.applies(ids.to("meta"), words_VE, None)
+
+
+def make_folded(size: int) -> tuple[kernel.Folded, Tensor, Tensor]:
+    """Return tables without any vector, and the buckets of known and unknown tokens."""
+    words, subwords, spelling_XK = make(size)
+    assert subwords is not None
+    assert subwords.spelling_VK is not None
+    subwords.spelling_VK[UNKNOWN] = 0
+    folded = kernel.Folded(
+        vectors_VE=torch.full((KNOWN, size), torch.nan),
+        is_there_V=torch.zeros(KNOWN, dtype=torch.bool),
+        words_VE=words.weight.detach(),
+        table_RE=subwords.table.weight.detach(),
+    )
+    return folded, subwords.spelling_VK, spelling_XK
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [5, 64])
+def test_kept_vectors_are_those_computed_one_by_one(size: int) -> None:
+    folded, spelling_VK, spelling_XK = make_folded(size)
+    ids = torch.tensor([[3, KNOWN, 3], [UNKNOWN, KNOWN + 3, 7]])
+    assert kernel.look_up(ids, spelling_XK, folded)[1].tolist() == [3, UNKNOWN, 3, UNKNOWN, UNKNOWN, 7]
+    for known in ([3, 3], [7, UNKNOWN]):
+        kernel.fold(torch.tensor(known), spelling_VK[known], folded)
+    found, missing = kernel.look_up(ids, spelling_XK, folded)
+    spelling = torch.cat([spelling_VK, spelling_XK])
+    assert not len(missing)
+    torch.testing.assert_close(found, one_by_one(ids, folded.words_VE, folded.table_RE, spelling))
+    kernel.fold(torch.tensor([3]), spelling_VK[:1], folded)  # never computed again: it may be in use
+    assert torch.equal(kernel.look_up(ids, spelling_XK, folded)[0], found)
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    "fault", ["id", "negative id", "bucket", "folded id", "folded bucket", "table", "type"]
+)
+def test_kept_vectors_are_not_read_or_written_out_of_range(fault: str) -> None:
+    folded, spelling_VK, spelling_XK = make_folded(8)
+    ids = torch.tensor([KNOWN, KNOWN + 1])
+    kernel.fold(torch.tensor([UNKNOWN]), torch.zeros_like(spelling_VK[:1]), folded)
+    if "id" in fault:
+        ids[0] = -1 if fault == "negative id" else KNOWN if fault == "folded id" else KNOWN + UNKNOWN_TOKENS
+    elif "bucket" in fault:
+        ids = torch.tensor([2, 3]) if fault == "folded bucket" else ids
+        spelling_VK[1, 31] = spelling_XK[1, 31] = BUCKETS
+    elif fault == "table":
+        folded = dataclasses.replace(folded, table_RE=torch.zeros(BUCKETS, 9))
+    else:
+        spelling_XK = spelling_XK.long()
+    call, spelling = (kernel.fold, spelling_VK[:2]) if "folded" in fault else (kernel.look_up, spelling_XK)
+    with pytest.raises(ValueError, match=r"do not match|are out of range"):
+        call(ids, spelling, folded)

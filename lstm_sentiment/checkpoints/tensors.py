@@ -78,8 +78,9 @@ def check_finite(predictions_RC: npt.NDArray[Any]) -> None:
     lstm_sentiment.errors.CheckpointError: non-finite predictions for 1 of 2 texts: the model's weights or \
 temperature are too large; restore the run from a copy, or train it again
     """
-    bad = int((~np.isfinite(predictions_RC).all(axis=1)).sum())
-    if bad:
+    finite_RC = np.isfinite(predictions_RC)
+    if not finite_RC.all():
+        bad = int((~finite_RC.all(axis=1)).sum())
         raise CheckpointError(
             f"non-finite predictions for {bad:,} of {len(predictions_RC):,} texts: the model's weights or "
             "temperature are too large; restore the run from a copy, or train it again"

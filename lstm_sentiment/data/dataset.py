@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lstm_sentiment.data.token_store import TokenStore
 from lstm_sentiment.errors import escaped, listed
+from lstm_sentiment.text.spelling import spell
 from lstm_sentiment.text.subwords import word_ids
-from lstm_sentiment.text.tokenization import MOST_PLACES, PAD, UNKNOWN, spell
+from lstm_sentiment.text.tokenization import MOST_PLACES, PAD, UNKNOWN
 from lstm_sentiment.text.tokenizers import Vocabulary
 
 PAD_MULTIPLE = 8  # kernels are built per shape: rounding up limits the number of shapes

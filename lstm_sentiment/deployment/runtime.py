@@ -35,7 +35,7 @@ from lstm_sentiment.text.encoder import Encoder
 from lstm_sentiment.text.given import present, texts_in
 from lstm_sentiment.text.portions import bytes_of, portions
 from lstm_sentiment.text.token_stream import TokenStream
-from lstm_sentiment.text.tokenization import PAD, UNKNOWN, number_unknown
+from lstm_sentiment.text.tokenization import PAD, UNKNOWN, number_unknown, spell
 
 FORMAT = 1  # of model.json
 MODEL, STREAM_MODEL, FACTS = "model.onnx", "stream.onnx", "model.json"
@@ -223,12 +223,12 @@ class Classifier:
 
     def _run(self, rows: Sequence[Sequence[int | str]], longest: int) -> Any:
         """Return the probabilities (B, C) of a batch of encoded texts."""
-        numbered, spelling_XK = number_unknown(rows, self._known, self._subwords)
+        numbered, unknown = number_unknown(rows, self._known)
         tokens_BT = np.array([row + [PAD] * (longest - len(row)) for row in numbered], np.int64)
         lengths_B = np.array([len(row) for row in rows], np.int64)
         inputs: dict[str, Any] = {"tokens": tokens_BT, "lengths": lengths_B}
         if self._subwords:
-            inputs["spelling"] = spelling_XK
+            inputs["spelling"] = spell(unknown, self._subwords)
         return self._model.run(["probabilities"], inputs)[0]
 
 
@@ -282,14 +282,11 @@ class Stream:
         known, model = self._classifier, self._classifier._stream_model
         assert model is not None, "checked by Classifier.stream"
         unknown = token if known._subwords else UNKNOWN
-        numbered, spelling_XK = number_unknown(
-            [[known._ids.get(token, unknown) if isinstance(token, str) else token]],
-            known._known,
-            known._subwords,
-        )
+        row = [known._ids.get(token, unknown) if isinstance(token, str) else token]
+        numbered, tokens = number_unknown([row], known._known)
         inputs = {"tokens": np.array(numbered, np.int64), **kept}
         if known._subwords:
-            inputs["spelling"] = spelling_XK
+            inputs["spelling"] = spell(tokens, known._subwords)
         found_1C, *after = model.run(["probabilities", *(f"{name}_after" for name in kept)], inputs)
         return found_1C, dict(zip(kept, after, strict=True))
 

@@ -56,8 +56,8 @@ class Calibration:
         """
         scaled_RC = np.asarray(logits_RC, np.float64) / self.temperature
         with np.errstate(invalid="ignore"):  # checked below
-            odds_RC = np.exp(scaled_RC - scaled_RC.max(axis=1, keepdims=True))
-            probabilities_RC: Array = odds_RC / odds_RC.sum(axis=1, keepdims=True)
+            odds_RC = np.exp(scaled_RC - np.maximum.reduce(scaled_RC, axis=1, keepdims=True))
+            probabilities_RC: Array = odds_RC / np.add.reduce(odds_RC, axis=1, keepdims=True)
         check_finite(probabilities_RC)
         return probabilities_RC
 

@@ -43,7 +43,8 @@ from lstm_sentiment.models.network import (
 )
 from lstm_sentiment.system.extras import need
 from lstm_sentiment.text.encoder import kept_before
-from lstm_sentiment.text.tokenization import UNKNOWN, spell
+from lstm_sentiment.text.spelling import spell
+from lstm_sentiment.text.tokenization import UNKNOWN
 from lstm_sentiment.text.tokenizers import Vocabulary
 
 METHODS = ("auto", "integrated_gradients", "occlusion")

@@ -26,9 +26,10 @@ AUTO, ON, OFF = "auto", "on", "off"  # its values: measured instructions, any, n
 INSTRUCTIONS = {1: "AVX2", 2: "NEON", 3: "AVX512"}  # INSTRUCTIONS of target.h
 MEASURED = ("AVX2",)  # kernels compiled for these are faster than PyTorch
 CAPABLE = ("AVX2", "AVX512")  # PyTorch's names of CPUs with AVX2 and FMA
-INTERFACE = 2  # increment when the arguments of a function change, here and in lstm.c
+INTERFACE = 3  # increment when the arguments of a function change, here and in lstm.c
 FUNCTIONS = (
     "lstm_forward",
+    "lstm_continue",
     "lstm_backward",
     "pool_forward",
     "pool_backward",
@@ -37,6 +38,10 @@ FUNCTIONS = (
     "list_buckets",
     "bags_forward",
     "bags_backward",
+    "bags_fold",
+    "bags_look_up",
+    "linear_logits",
+    "ngram_logits",
 )
 
 log = logging.getLogger(__name__)
@@ -93,8 +98,10 @@ def applies_to(*tensors: Tensor) -> bool:
     >>> applies_to(torch.zeros(2).double())
     False
     """
-    fit = all(of.device.type == "cpu" and of.dtype == torch.float32 and of.numel() > 0 for of in tensors)
-    return fit and library() is not None
+    for of in tensors:
+        if not of.is_cpu or of.dtype is not torch.float32 or not of.numel():
+            return False
+    return library() is not None
 
 
 def fields(*kinds: tuple[type, str]) -> tuple[tuple[str, type], ...]:

@@ -8,7 +8,8 @@
  * `vectors.h` has what depends on the CPU; the inner loops fill its registers. Called by `lstm.py`, which
  * describes the computation.
  *
- * Legend: D directions, T steps, B texts, X inputs and H states of a token, R rows of distinct inputs.
+ * Legend: D directions, T steps, B texts, X inputs and H states of a token, R rows of inputs whose products are
+ * computed before the steps; 0: each step computes its own.
  * Gates come in the order of nn.LSTM: input, forget, cell, output. States are computed in blocks of 16.
  */
 
@@ -74,7 +75,7 @@ typedef struct {
     float *packed_gates;                 /* (D, 4H, DEEP) buffer for gradients */
     const float *values;                 /* (T·B, X) by token; with places (R, X) */
     const int64_t *places;               /* (T·B,) row of each token's values; NULL: its own */
-    float *input_sums;                   /* (D, R, H / WIDTH, 4, WIDTH) buffer, with places */
+    float *input_sums;                   /* (D, R, H / WIDTH, 4, WIDTH) buffer, unless R is 0 */
     float *states;                       /* (D, T·B, H) in reading order */
     float *cells;                        /* (D, B, H) buffer for cells, or for their gradients */
     float *gates;                        /* (D, T·B, 4H) in reading order, aligned, for the backward pass, which
@@ -94,16 +95,36 @@ static inline int64_t token(const Layer *layer, int64_t d, int64_t t, int64_t b)
     return (d && t < length ? length - 1 - t : t) * layer->batch + b;
 }
 
-/* (4H, X) and (4H, H) -> per vector of states a panel (X + H, gates, WIDTH) */
+/* Transpose the rows of a vector of states, of a matrix (4H, columns), into a panel (columns, gates, WIDTH). */
+static void pack_rows(const float *weights, int64_t columns, int64_t H, float *panel) {
+    for (int64_t row = 0; row < GATES * WIDTH; row += 4) {
+        const float *from = weights + (row / WIDTH * H + row % WIDTH) * columns;
+        int64_t k = 0;
+        for (; k + 4 <= columns; k += 4)
+            transpose(from + k, columns, panel + k * GATES * WIDTH + row, GATES * WIDTH);
+        for (; k < columns; k++)
+            for (int64_t r = 0; r < 4; r++) panel[k * GATES * WIDTH + row + r] = from[r * columns + k];
+    }
+}
+
+/* Number of blocks of rows whose products with the inputs are computed before the steps. */
+static inline int64_t row_blocks(const Layer *layer) { return (layer->rows + TEXTS - 1) / TEXTS; }
+
+static inline float *panel_forward(const Layer *layer, int64_t d, int64_t u) {
+    return layer->packed + (d * layer->hidden + u * WIDTH) * GATES * (layer->inputs + layer->hidden);
+}
+
+static void pack_inputs(const Layer *layer, int64_t d, int64_t u, float *panel) {
+    pack_rows(layer->input_weights[d] + u * WIDTH * layer->inputs, layer->inputs, layer->hidden, panel);
+}
+
+/* (4H, X) and (4H, H) -> per vector of states a panel (X + H, gates, WIDTH); `sum_rows` packs the inputs of a
+ * single block. */
 static void pack_forward(const Layer *layer, int64_t d, int64_t u) {
     const int64_t X = layer->inputs, H = layer->hidden;
-    float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
-    for (int64_t k = 0; k < X + H; k++) {
-        const float *column = k < X ? layer->input_weights[d] + k : layer->weights[d] + k - X;
-        const int64_t stride = k < X ? X : H;
-        for (int64_t g = 0; g < GATES; g++)
-            for (int64_t j = 0; j < WIDTH; j++) *panel++ = column[(g * H + u * WIDTH + j) * stride];
-    }
+    float *panel = panel_forward(layer, d, u);
+    if (row_blocks(layer) != 1) pack_inputs(layer, d, u, panel);
+    pack_rows(layer->weights[d] + u * WIDTH * H, H, H, panel + X * GATES * WIDTH);
 }
 
 /* Columns rounded up to whole panels. */
@@ -191,25 +212,27 @@ static void add_products(const float *panel, const float *const *rows, int64_t c
 }
 
 /* Sums of the `u`-th vector of states of some rows: biases and products with the inputs. */
-static void sum_inputs(const Layer *layer, int64_t d, int64_t u, const float *const *values, int64_t count,
-                       float *sums) {
-    const int64_t X = layer->inputs, H = layer->hidden;
+static void sum_inputs(const Layer *layer, int64_t d, int64_t u, const float *panel, const float *const *values,
+                       int64_t count, float *sums) {
+    const int64_t H = layer->hidden;
     for (int64_t r = 0; r < count; r++)
         for (int64_t g = 0; g < GATES; g++) {
             const int64_t gates = g * H + u * WIDTH;
             store(sums + (r * GATES + g) * WIDTH, load(layer->input_bias[d] + gates) + load(layer->bias[d] + gates));
         }
-    add_products(layer->packed + (d * H + u * WIDTH) * GATES * (X + H), values, count, X, sums);
+    add_products(panel, values, count, layer->inputs, sums);
 }
 
-/* Sums of some distinct inputs, once for all tokens that have them. */
+/* Sums of some rows of inputs, once for all tokens that have them. The weights of a single block are packed one
+ * panel after the other in the same place, which stays in the cache. */
 static void sum_rows(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, size = GATES * WIDTH;
     const float *values[TEXTS];
     for (int64_t r = first; r < last; r++) values[r - first] = layer->values + r * layer->inputs;
     for (int64_t u = 0; u < H / WIDTH; u++) {
-        float sums[TEXTS * GATES * WIDTH];
-        sum_inputs(layer, d, u, values, last - first, sums);
+        float sums[TEXTS * GATES * WIDTH], *panel = panel_forward(layer, d, row_blocks(layer) == 1 ? 0 : u);
+        if (row_blocks(layer) == 1) pack_inputs(layer, d, u, panel);
+        sum_inputs(layer, d, u, panel, values, last - first, sums);
         for (int64_t r = first; r < last; r++)
             memcpy(layer->input_sums + ((d * layer->rows + r) * (H / WIDTH) + u) * size, sums + (r - first) * size,
                    (size_t)size * sizeof(float));
@@ -236,20 +259,21 @@ static void forward_from(const Layer *layer, int64_t d, int64_t first, int64_t l
             int64_t texts[TEXTS], count = texts_at(layer, t, &b, last, texts);
             for (int64_t r = 0; r < count; r++) {
                 const int64_t n = token(layer, d, t, texts[r]);
-                values[r] = layer->places ? layer->input_sums + (d * layer->rows + layer->places[n]) * GATES * H
-                                          : layer->values + n * X;
+                const int64_t row = layer->places ? layer->places[n] : n;
+                values[r] = layer->rows ? layer->input_sums + (d * layer->rows + row) * GATES * H
+                                        : layer->values + n * X;
                 before[r] = layer->states + ((d * layer->steps + t - (t > 0)) * B + texts[r]) * H;
             }
             for (int64_t column = 0; column < H; column += COLUMNS) {
                 Sums sums;
                 for (int64_t g = 0; g < GROUPS; g++) {
                     const int64_t u = column / WIDTH + g;
-                    const float *panel = layer->packed + (d * H + u * WIDTH) * GATES * (X + H);
-                    if (layer->places)
+                    const float *panel = panel_forward(layer, d, u);
+                    if (layer->rows)
                         for (int64_t r = 0; r < count; r++)
                             memcpy(sums[g] + r * size, values[r] + u * size, (size_t)size * sizeof(float));
                     else
-                        sum_inputs(layer, d, u, values, count, sums[g]);
+                        sum_inputs(layer, d, u, panel, values, count, sums[g]);
                     add_products(panel + X * GATES * WIDTH, before, count, t ? H : 0, sums[g]);
                 }
                 step_forward(layer, d, t, texts, count, column, sums);
@@ -415,12 +439,14 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
     const int64_t H = layer->hidden, X = layer->inputs, N = layer->steps * layer->batch, K = GATES * H;
     int add = 0;
     for (int64_t n = 0; n < N; add = 1) {
-        int64_t read[DEEP], stands[DEEP], count = real_tokens(layer, d, &n, N, DEEP, read, stands);
+        int64_t read[DEEP], stands[DEEP], count = real_tokens(layer, d, &n, N, DEEP, read, stands), first_tokens = 0;
+        while (first_tokens < count && read[first_tokens] < layer->batch) first_tokens++;
         pack_gates(layer, d, read, count, add, first, last);
         for (int64_t column = 0; column < whole(X) + H; column += COLUMNS) {
             const int64_t stride = column < X ? X : H, width = column < X ? X - column : COLUMNS;
             float *gradients = column < X ? layer->input_weight_gradients + d * K * X + column
                                           : layer->weight_gradients + d * K * H + column - whole(X);
+            const int64_t skipped = column < X ? 0 : first_tokens; /* no states come before them */
             float panel[DEEP * COLUMNS];
             pack_read(layer, d, read, stands, count, column, panel);
             for (int64_t gate = first, rows; gate < last; gate += rows) {
@@ -428,7 +454,7 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
                 float sums[BACKWARD_ROWS * COLUMNS] = {0};
                 rows = rows_at_once(last - gate);
                 for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed_gates + (d * K + gate) * DEEP + r;
-                (rows == 4 ? across_4 : across_6)(panel, gates, 0, count, sums);
+                (rows == 4 ? across_4 : across_6)(panel + skipped * COLUMNS, gates, skipped, count - skipped, sums);
                 for (int64_t r = 0; r < rows; r++)
                     put_columns(gradients + (gate + r) * stride, sums + r * COLUMNS, width, add);
             }
@@ -449,7 +475,7 @@ static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, 
     const int64_t D = layer->directions, B = layer->batch;
     const int64_t wanted = wanted_parts(layer), size = (B + wanted - 1) / wanted;
     const int64_t parts = (B + size - 1) / size;
-    const int64_t blocks = layer->places ? (layer->rows + TEXTS - 1) / TEXTS : 0;
+    const int64_t blocks = row_blocks(layer);
 #pragma omp parallel num_threads((int)layer->threads) if (layer->threads > 1)
     {
 #pragma omp for schedule(static)
@@ -487,7 +513,7 @@ static void gradients(const Layer *layer) {
 }
 
 /* Increment when the arguments of a function change, here and in `library.py`. */
-int64_t kernels_interface(void) { return 2; }
+int64_t kernels_interface(void) { return 3; }
 
 /* Which instructions the kernels are compiled for, as listed in `library.py`. */
 int64_t kernels_instructions(void) { return INSTRUCTIONS; }

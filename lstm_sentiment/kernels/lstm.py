@@ -22,11 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lstm_sentiment.kernels.library import applies_to, call, fields, library
+from lstm_sentiment.kernels.library import applies_to, call, fields
 
 MOST_DIRECTIONS = 2
 HIDDEN_MULTIPLE = 16  # columns of one product of the backward pass, COLUMNS in lstm.c
 DEEP = 256  # tokens whose products a thread sums at a time, as there
+FEW, FEW_TOKENS = (
+    2,
+    512,
+)  # texts and padded tokens, up to which the products with inputs come before the steps
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
@@ -50,10 +54,15 @@ def applies(values_TBX: Tensor, lstms: Sequence[nn.LSTM]) -> bool:
     """
     return (
         all(isinstance(lstm, nn.LSTM) for lstm in lstms)
-        and applies_to(values_TBX, *(weight for lstm in lstms for weight in lstm.parameters()))
-        and not torch.is_autocast_enabled("cpu")
         and lstms[0].hidden_size % HIDDEN_MULTIPLE == 0
+        and applies_to(values_TBX, *_weights(lstms))
+        and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _weights(lstms: Sequence[nn.LSTM]) -> list[Tensor]:
+    """Return the weights of each kind in `WEIGHTS`; `getattr` of modules takes ten times as long."""
+    return [lstm._parameters[name] for name in WEIGHTS for lstm in lstms]  # type: ignore[misc]
 
 
 def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> list[Tensor]:
@@ -76,9 +85,15 @@ def read(values_TBX: Tensor, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> lis
     """
     steps, batch, inputs = values_TBX.shape
     _check(steps, batch, inputs, lengths_B, lstms)
-    weights = [getattr(lstm, name) for name in WEIGHTS for lstm in lstms]
-    learning = torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights))
-    return list(_Recurrence.apply(values_TBX, lengths_B.long().contiguous(), learning, *weights))  # type: ignore[no-untyped-call]
+    weights = _weights(lstms)
+    arrays = {"values": values_TBX.contiguous(), "lengths": lengths_B.long().contiguous()}
+    if torch.is_grad_enabled() and any(of.requires_grad for of in (values_TBX, *weights)):
+        return list(_Recurrence.apply(*arrays.values(), *weights))  # type: ignore[no-untyped-call]
+    if (
+        batch <= FEW and steps * batch <= FEW_TOKENS
+    ):  # so that the input weights are read once, not at each step
+        arrays["input_sums"] = values_TBX.new_empty(len(lstms), steps * batch, 4 * lstms[0].hidden_size)
+    return _states(arrays, weights, steps, batch)
 
 
 @torch.no_grad()
@@ -110,20 +125,25 @@ def read_rows(
     _check(steps, batch, inputs, lengths_B, lstms)
     if int(places_TB.min()) < 0 or int(places_TB.max()) >= rows:
         raise ValueError(f"places of {int(places_TB.min())} to {int(places_TB.max())} in {rows} rows")
-    size = lstms[0].hidden_size
     arrays = {
         "values": values_RX.contiguous(),
         "places": places_TB.long().contiguous(),
-        "input_sums": values_RX.new_empty(len(lstms), rows, 4 * size),
+        "input_sums": values_RX.new_empty(len(lstms), rows, 4 * lstms[0].hidden_size),
         "lengths": lengths_B.long().contiguous(),
-        "states": values_RX.new_empty(len(lstms), steps, batch, size),
     }
-    _call("lstm_forward", arrays, [getattr(lstm, name) for name in WEIGHTS for lstm in lstms])
-    return list(arrays["states"])
+    return _states(arrays, _weights(lstms), steps, batch)
+
+
+def _states(arrays: dict[str, Tensor], weights: Sequence[Tensor], steps: int, batch: int) -> list[Tensor]:
+    """Call the forward pass, and return the states (T, B, H) of each direction."""
+    directions, size = len(weights) // len(WEIGHTS), weights[-1].shape[0] // 4
+    states_DTBH = arrays["values"].new_empty(directions, steps, batch, size)
+    _call("lstm_forward", {**arrays, "states": states_DTBH}, weights)
+    return list(states_DTBH.unbind())
 
 
 def _check(steps: int, batch: int, inputs: int, lengths_B: Tensor, lstms: Sequence[nn.LSTM]) -> None:
-    longest = int(lengths_B.max())
+    longest = max(lengths_B.tolist())
     sizes = {(lstm.input_size, lstm.hidden_size, lstm.num_layers) for lstm in lstms}
     fit = sizes == {(inputs, lstms[0].hidden_size, 1)} and len(lstms) <= MOST_DIRECTIONS
     if not fit or len(lengths_B) != batch or longest > steps:
@@ -134,12 +154,12 @@ def _check(steps: int, batch: int, inputs: int, lengths_B: Tensor, lstms: Sequen
 
 
 def applies_to_rest(values_TX: Tensor, lstm: nn.LSTM) -> bool:
-    """Whether `read_on` can compute this layer on these values; not by a library built before it was added.
+    """Whether `read_on` can compute this layer on these values.
 
     >>> applies_to_rest(torch.zeros(3, 8), nn.LSTM(8, 15))
     False
     """
-    return applies(values_TX, [lstm]) and hasattr(library(), "lstm_continue")
+    return applies(values_TX, [lstm])
 
 
 @torch.no_grad()
@@ -177,7 +197,7 @@ def read_on(
         "states": states_1T1H,
         "cells": cells_11H,
     }
-    weights = [getattr(lstm, name) for name in WEIGHTS]
+    weights = _weights([lstm])
     _call("lstm_forward" if state is None else "lstm_continue", arrays, weights)
     states_TH = states_1T1H[0, before:, 0]
     return states_TH, (states_TH[-1], cells_11H[0, 0])
@@ -187,17 +207,15 @@ class _Recurrence(torch.autograd.Function):
     """From inputs (T, B, X) to hidden states, D times (T, B, H); D of each kind in `WEIGHTS`."""
 
     @staticmethod
-    def forward(ctx: Any, values_TBX: Tensor, lengths_B: Tensor, learning: bool, *weights: Tensor) -> Any:
-        arrays = {"values": values_TBX.contiguous(), "lengths": lengths_B}
+    def forward(ctx: Any, values_TBX: Tensor, lengths_B: Tensor, *weights: Tensor) -> Any:
+        arrays = {"values": values_TBX, "lengths": lengths_B}
         arrays["states"] = states_DTBH = values_TBX.new_empty(
             len(weights) // len(WEIGHTS), *values_TBX.shape[:2], weights[-1].shape[0] // 4
         )
-        if learning:
-            ctx.save_for_backward(*arrays.values(), *weights)
-            ctx.kept = _kept(states_DTBH)
-            arrays |= ctx.kept
-        _call("lstm_forward", arrays, weights)
-        return tuple(states_DTBH)
+        ctx.save_for_backward(*arrays.values(), *weights)
+        ctx.kept = _kept(states_DTBH)
+        _call("lstm_forward", arrays | ctx.kept, weights)
+        return states_DTBH.unbind()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -213,7 +231,7 @@ class _Recurrence(torch.autograd.Function):
         of_values_TBX, of_weights = None, list[Tensor | None]([None] * len(weights))
         if ctx.needs_input_grad[0]:
             of_values_TBX = arrays["value_gradients"] = torch.empty_like(values_TBX)
-        if any(ctx.needs_input_grad[3:]):
+        if any(ctx.needs_input_grad[2:]):
             sizes = {"input_weight": (gates, inputs), "weight": (gates, gates // 4), "bias": (gates,)}
             found = [values_TBX.new_empty(directions, *shape) for shape in sizes.values()]
             arrays |= {f"{kind}_gradients": of for kind, of in zip(sizes, found, strict=True)}
@@ -221,7 +239,7 @@ class _Recurrence(torch.autograd.Function):
             *of_matrices, of_bias = [of_kind.unbind() for of_kind in found]
             of_weights = [of for of_kind in (*of_matrices, of_bias, of_bias) for of in of_kind]
         _call("lstm_backward", arrays, weights, gradients_TBH)
-        return of_values_TBX, None, None, *of_weights
+        return of_values_TBX, None, *of_weights
 
 
 def _kept(states_DTBH: Tensor) -> dict[str, Tensor]:
@@ -248,6 +266,6 @@ def _call(
     kinds = ("input_weights", "weights", "input_bias", "bias", "state_gradients")[: len(whole) // directions]
     lists = {kind: whole[place * directions :][:directions] for place, kind in enumerate(kinds)}
     sizes = {"directions": directions, "steps": steps, "batch": batch, "inputs": inputs}
-    sizes["rows"] = len(arrays["values"]) if "places" in arrays else 0
+    sizes["rows"] = arrays["input_sums"].shape[1] if "input_sums" in arrays else 0
     numbers = {**sizes, "hidden": size, "threads": torch.get_num_threads()}
     call(name, _Layer, numbers, {**room, **arrays, **lists})

@@ -52,23 +52,25 @@ def mean_and_max(read: Sequence[Tensor], lengths_B: Tensor) -> tuple[Tensor, Ten
     True
     """
     steps, batch = read[0].shape[:2]
-    shortest, longest = int(lengths_B.min()), int(lengths_B.max())
+    lengths = lengths_B.tolist()
+    shortest, longest = min(lengths), max(lengths)
     if len({of.shape for of in read}) > 1 or len(lengths_B) != batch or shortest < 1 or longest > steps:
         raise ValueError(
             f"states {[tuple(of.shape) for of in read]} and {len(lengths_B)} texts of {shortest} to "
             f"{longest} tokens do not match"
         )
-    pooled: tuple[Tensor, Tensor] = _Pooling.apply(lengths_B.long().contiguous(), *read)  # type: ignore[no-untyped-call]
-    return pooled
+    lengths_B = lengths_B.long().contiguous()
+    if torch.is_grad_enabled() and any(of.requires_grad for of in read):
+        pooled: tuple[Tensor, Tensor] = _Pooling.apply(lengths_B, *read)  # type: ignore[no-untyped-call]
+        return pooled
+    return _forward(lengths_B, [of.contiguous() for of in read])[:2]
 
 
 class _Pooling(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, lengths_B: Tensor, *read: Tensor) -> Any:
         states = [states_TBH.contiguous() for states_TBH in read]
-        mean_BF, largest_BF, ties_BF = read[0].new_empty(3, len(lengths_B), sum(of.shape[2] for of in read))
-        arrays = {"mean": mean_BF, "largest": largest_BF, "ties": ties_BF}
-        _call("pool_forward", states, lengths=lengths_B, **arrays)
+        mean_BF, largest_BF, ties_BF = _forward(lengths_B, states)
         ctx.save_for_backward(lengths_B, largest_BF, ties_BF, *states)
         return mean_BF, largest_BF
 
@@ -88,6 +90,15 @@ class _Pooling(torch.autograd.Function):
             state_gradients=of_states_DTBH,
         )
         return None, *of_states_DTBH
+
+
+def _forward(lengths_B: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and maximum (B, F), and how many tokens have the maximum."""
+    features = sum(of.shape[2] for of in states)
+    mean_BF, largest_BF, ties_BF = states[0].new_empty(3, len(lengths_B), features).unbind()
+    arrays = {"mean": mean_BF, "largest": largest_BF, "ties": ties_BF}
+    _call("pool_forward", states, lengths=lengths_B, **arrays)
+    return mean_BF, largest_BF, ties_BF
 
 
 def _call(name: str, states: Sequence[Tensor], **arrays: Tensor) -> None:

@@ -38,6 +38,8 @@ typedef struct {
     int64_t *bucket_rows;          /* distinct buckets, ascending; room for U·K */
     int32_t *bucket_starts;        /* (U·K + 2,) where the list of each starts in `owners` */
     int32_t *owners;               /* (U·K,) distinct tokens by index, ascending for each bucket */
+    float *folded;                 /* (V, E) vectors that are kept, n-grams included */
+    uint8_t *is_folded;            /* (V,) whether there is one */
     uint64_t *bits;                /* buffer of a bit per index below V + X or R */
     int32_t *ranks;                /* buffer of as many numbers: bits that are set before these 64 */
 } Bags;
@@ -185,6 +187,59 @@ static void forward(const Bags *bags, int64_t u) {
 void bags_forward(const Bags *bags) {
 #pragma omp parallel for schedule(static, 16) num_threads((int)bags->threads) if (bags->threads > 1)
     for (int64_t u = 0; u < bags->distinct; u++) forward(bags, u);
+}
+
+/* vector (E,) = word + the sum of the vectors of its buckets; returns whether they are in range. */
+static int add_ngrams(const Bags *bags, const float *restrict word, const int32_t *spelling, float *restrict vector) {
+    const int64_t E = bags->size;
+    int64_t count = 0;
+    memset(vector, 0, (size_t)E * sizeof(float));
+    for (int64_t k = 0; k < bags->places; k++) {
+        const int64_t bucket = spelling[k];
+        if (bucket < 0 || bucket >= bags->buckets) return 0;
+        if (!bucket) continue;
+        const float *restrict of_bucket = bags->table + bucket * E;
+        for (int64_t e = 0; e < E; e++) vector[e] += of_bucket[e];
+        count++;
+    }
+    const float root = root_of(count);
+    for (int64_t e = 0; e < E; e++) vector[e] = word[e] + vector[e] / root;
+    return 1;
+}
+
+/* Compute the vectors of some known tokens, by the rows of `other_spelling`, and keep them in `folded`. */
+void bags_fold(const Bags *bags) {
+    const int64_t E = bags->size;
+    bags->counts[0] = -1;
+    for (int64_t n = 0; n < bags->tokens; n++) {
+        const int64_t row = bags->ids[n];
+        if (row < 0 || row >= bags->known) return;
+        if (bags->is_folded[row]) continue; /* another thread may be reading it */
+        if (!add_ngrams(bags, bags->words + row * E, bags->other_spelling + n * bags->places, bags->folded + row * E))
+            return;
+        __atomic_store_n(bags->is_folded + row, 1, __ATOMIC_RELEASE);
+    }
+    bags->counts[0] = 0;
+}
+
+/* Copy kept vectors, and compute those of unknown tokens from that of UNKNOWN. Known tokens without a kept vector
+ * are listed in `rows` instead, as often as they are needed. */
+void bags_look_up(const Bags *bags) {
+    const int64_t E = bags->size, V = bags->known;
+    int64_t missing = 0;
+    bags->counts[0] = -1;
+    for (int64_t n = 0; n < bags->tokens; n++) {
+        const int64_t id = bags->ids[n], row = id < V ? id : UNKNOWN;
+        float *vector = bags->vectors + n * E;
+        if (id < 0 || id >= V + bags->unknown) return;
+        if (!__atomic_load_n(bags->is_folded + row, __ATOMIC_ACQUIRE))
+            bags->rows[missing++] = row;
+        else if (id < V)
+            memcpy(vector, bags->folded + row * E, (size_t)E * sizeof(float));
+        else if (!add_ngrams(bags, bags->folded + row * E, bags->other_spelling + (id - V) * bags->places, vector))
+            return;
+    }
+    bags->counts[0] = missing;
 }
 
 static void backward(const Bags *bags, int64_t u) {

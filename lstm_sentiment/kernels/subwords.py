@@ -31,7 +31,8 @@ class _Bags(ctypes.Structure):
         (ctypes.c_int64, "tokens known unknown places buckets size distinct known_distinct used threads"),
         (ctypes.c_void_p, "ids spelling other_spelling words table vectors"),
         (ctypes.c_void_p, "gradients word_gradients shares bucket_gradients"),
-        (ctypes.c_void_p, "counts rows starts members spelt bucket_rows bucket_starts owners bits ranks"),
+        (ctypes.c_void_p, "counts rows starts members spelt bucket_rows bucket_starts owners"),
+        (ctypes.c_void_p, "folded is_folded bits ranks"),
     )
 
 
@@ -93,6 +94,119 @@ def vectors(ids: Tensor, words_VE: Tensor, ngrams: Ngrams | None, *, sparse: boo
         arguments = (spelling, (sparse, ngrams.sparse), words_VE, ngrams.table_RE)
     found: Tensor = _Vectors.apply(ids, *arguments)  # type: ignore[no-untyped-call]
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """Vectors of known tokens, n-grams included, that are kept once they have been computed.
+
+    Args:
+        vectors_VE: of known tokens.
+        is_there_V: which of them have been computed, bool.
+        words_VE: vectors of words alone.
+        table_RE: vectors of the buckets of n-grams.
+    """
+
+    vectors_VE: Tensor
+    is_there_V: Tensor
+    words_VE: Tensor
+    table_RE: Tensor
+
+
+def applies_to_folded(ids: Tensor, folded: Folded) -> bool:
+    """Whether `look_up` and `fold` can be called.
+
+    >>> words_VE, is_there_V = torch.zeros(2, 2).double(), torch.zeros(2, dtype=torch.bool)
+    >>> folded = Folded(vectors_VE=words_VE, is_there_V=is_there_V, words_VE=words_VE, table_RE=words_VE)
+    >>> applies_to_folded(torch.tensor([1]), folded)
+    False
+    """
+    tables = folded.vectors_VE, folded.words_VE, folded.table_RE
+    return ids.is_cpu and applies_to(*tables)
+
+
+@torch.no_grad()
+def look_up(ids: Tensor, spelling_XK: Tensor, folded: Folded) -> tuple[Tensor, Tensor]:
+    """Return the vectors (..., E) of tokens, and the ids of known tokens that have none yet.
+
+    The vectors of the latter are undefined; `applies_to_folded` must be True.
+
+    Args:
+        ids: of the tokens (...), int64; V + x is the x-th unknown token.
+        spelling_XK: buckets of unknown tokens, int32; 0 for none (see `tokenization.spell`).
+        folded: vectors of known tokens.
+
+    Raises:
+        ValueError: an id or a bucket is out of range.
+    """
+    missing = torch.empty(ids.numel(), dtype=torch.int64)
+    found = folded.vectors_VE.new_empty(*ids.shape, folded.vectors_VE.shape[1])
+    count = _call_folded("bags_look_up", ids, spelling_XK, folded, rows=missing, vectors=found)
+    return found, missing[:count]
+
+
+@torch.no_grad()
+def fold(ids_M: Tensor, spelling_MK: Tensor, folded: Folded) -> None:
+    """Compute the vectors of known tokens and keep them; `applies_to_folded` must be True.
+
+    Args:
+        ids_M: of the tokens, int64.
+        spelling_MK: buckets of each, int32.
+        folded: vectors of known tokens.
+
+    Raises:
+        ValueError: an id or a bucket is out of range.
+
+    >>> words_VE, table_RE = torch.randn(3, 4), torch.randn(9, 4)
+    >>> is_there_V = torch.zeros(3, dtype=torch.bool)
+    >>> kept_VE, spelling_1K = torch.zeros(3, 4), torch.tensor([[5, 0]], dtype=torch.int32)
+    >>> folded = Folded(vectors_VE=kept_VE, is_there_V=is_there_V, words_VE=words_VE, table_RE=table_RE)
+    >>> if applies_to_folded(torch.tensor([2]), folded):
+    ...     fold(torch.tensor([2]), spelling_1K, folded)
+    ...     found_2E, missing = look_up(torch.tensor([2, 0]), spelling_1K, folded)
+    ...     assert torch.equal(found_2E[0], words_VE[2] + table_RE[5]) and missing.tolist() == [0]
+    """
+    _call_folded("bags_fold", ids_M, spelling_MK, folded)
+
+
+def _call_folded(name: str, ids: Tensor, spelling: Tensor, folded: Folded, **results: Tensor) -> int:
+    known, size = folded.words_VE.shape
+    sizes = {"tokens": ids.numel(), "known": known, "size": size, "unknown": len(spelling)}
+    sizes |= {"places": spelling.shape[1], "buckets": len(folded.table_RE)}
+    counts = torch.empty(2, dtype=torch.int64)
+    tables = {"folded": folded.vectors_VE, "is_folded": folded.is_there_V}
+    tables |= {"words": folded.words_VE, "table": folded.table_RE}
+    _check_folded(ids, spelling, folded)
+    arrays = {"ids": ids.contiguous(), "other_spelling": spelling.contiguous(), "counts": counts}
+    _call(name, sizes, {**tables, **arrays, **results})
+    count = int(counts[0])
+    if count < 0:
+        raise ValueError(
+            f"ids {int(ids.min())} to {int(ids.max())}, or buckets, are out of range: there are {known} "
+            f"known and {len(spelling)} unknown tokens, and {len(folded.table_RE)} buckets"
+        )
+    return count
+
+
+def _check_folded(ids: Tensor, spelling: Tensor, folded: Folded) -> None:
+    tables = folded.vectors_VE, folded.words_VE, folded.table_RE
+    (known, size), rows = folded.words_VE.shape, folded.is_there_V
+    fit = (
+        folded.vectors_VE.shape == (known, size)
+        and folded.table_RE.shape[1] == size
+        and rows.shape == (known,)
+        and all(of.is_contiguous() for of in (*tables, rows))
+        and (ids.dtype, spelling.dtype, rows.dtype) == (torch.int64, torch.int32, torch.bool)
+        and ids.is_cpu
+        and spelling.is_cpu
+        and rows.is_cpu
+        and known > 1
+    )
+    if not fit:
+        raise ValueError(
+            f"ids {ids.dtype}, buckets {spelling.dtype} {tuple(spelling.shape)} and tables "
+            f"{[tuple(of.shape) for of in (*tables, rows)]} do not match"
+        )
 
 
 def _check(words_VE: Tensor, ngrams: Ngrams | None) -> None:

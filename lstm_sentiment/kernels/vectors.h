@@ -21,6 +21,29 @@ static inline void store(float *to, Floats values) { *(Stored *)to = values; }
 
 static inline Floats all(float value) { return value - (Floats){0}; }
 
+typedef float Four __attribute__((vector_size(16), aligned(sizeof(float)), may_alias));
+
+#if defined(__clang__)
+#define PICKED(A, B, ...) __builtin_shufflevector(A, B, __VA_ARGS__)
+#else
+typedef int32_t FourPlaces __attribute__((vector_size(16)));
+#define PICKED(A, B, ...) __builtin_shuffle(A, B, (FourPlaces){__VA_ARGS__})
+#endif
+
+/* Transpose four rows of four: to[c][r] = from[r][c]. Vectors of four are the same instructions on all CPUs. */
+static inline void transpose(const float *from, int64_t from_stride, float *to, int64_t to_stride) {
+    Four row[4], pair[4];
+    for (int r = 0; r < 4; r++) row[r] = *(const Four *)(from + r * from_stride);
+    for (int r = 0; r < 2; r++) { /* pair = columns 0 and 1, or 2 and 3, of rows r and r + 2 */
+        pair[r] = PICKED(row[r], row[r + 2], 0, 4, 1, 5);
+        pair[r + 2] = PICKED(row[r], row[r + 2], 2, 6, 3, 7);
+    }
+    for (int c = 0; c < 4; c += 2) {
+        *(Four *)(to + c * to_stride) = PICKED(pair[c], pair[c + 1], 0, 4, 1, 5);
+        *(Four *)(to + (c + 1) * to_stride) = PICKED(pair[c], pair[c + 1], 2, 6, 3, 7);
+    }
+}
+
 #if defined(__x86_64__) && defined(WITH_AVX512)
 
 /* `low` to `high`; NaN stays NaN. */

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.kernels import pooling as kernel
+from lstm_sentiment.kernels import sums
 from lstm_sentiment.models.cells import LSTM, Cell
 from lstm_sentiment.models.pooling import States, pooling_of
 from lstm_sentiment.models.reversal import by_place, reversal
@@ -28,7 +29,6 @@ from lstm_sentiment.text.subwords import (
     nothing_spelt,
     table,
     token_vectors,
-    word_ids,
 )
 from lstm_sentiment.text.tokenization import PAD, UNKNOWN
 
@@ -114,7 +114,7 @@ class SentimentLSTM(nn.Module):
     def embed(self, tokens_BT: Tensor, lengths_B: Tensor, spelling_XK: Tensor | None) -> Tensor:
         """Return the embeddings (T, B, E) after dropout, cut to the longest text."""
         if lengths_B.device.type == "cpu":  # on other devices this would be a synchronization
-            tokens_BT = tokens_BT[:, : int(lengths_B.max())]
+            tokens_BT = tokens_BT[:, : max(lengths_B.tolist())]
         embedded_TBE = self.look_up(self._drop_words(tokens_BT.t()), spelling_XK)
         if self.training and self.embedding_dropout:
             embedded_TBE = embedded_TBE * _dropout_mask(
@@ -129,13 +129,7 @@ class SentimentLSTM(nn.Module):
             spelling_XK = nothing_spelt(tokens_TB.device)
         if self.subwords is None or self.folded is None:
             return token_vectors(tokens_TB, self.embedding, self.subwords, spelling_XK)
-        known = self.embedding.num_embeddings
-        embedded_TBE = self.folded(word_ids(tokens_TB, known), self.embedding.weight, self.subwords)
-        if len(spelling_XK):
-            ids_X = torch.arange(known, known + len(spelling_XK), device=tokens_TB.device)
-            unknown_TB = tokens_TB >= known
-            of_letters_XE = self.subwords(ids_X, spelling_XK)
-            embedded_TBE[unknown_TB] += of_letters_XE[tokens_TB[unknown_TB] - known]
+        embedded_TBE = self.folded(tokens_TB, spelling_XK, self.embedding.weight, self.subwords)
         return embedded_TBE
 
     def logits_of(self, embedded_TBE: Tensor, lengths_B: Tensor) -> Tensor:
@@ -180,14 +174,14 @@ class SentimentLSTM(nn.Module):
         return logits_BC
 
     def _pool_all(self, read: list[Tensor], lengths_B: Tensor) -> Tensor:
-        read = [states_TBH.float() for states_TBH in read]
+        read = [of if of.dtype is torch.float32 else of.float() for of in read]
         pooled: dict[str, Tensor] = {}
         if not {"mean", "max"}.isdisjoint(self.pooling) and kernel.applies(read):
             pooled["mean"], pooled["max"] = kernel.mean_and_max(read, lengths_B)
-        states = States(read=read, lengths_B=lengths_B, attention=self.attention, training=self.training)
-        for kind in self.pooling:
-            if kind not in pooled:
-                pooled[kind] = pooling_of(kind).pool(states)
+        if not pooled.keys() >= set(self.pooling):
+            states = States(read=read, lengths_B=lengths_B, attention=self.attention, training=self.training)
+            others = [kind for kind in self.pooling if kind not in pooled]
+            pooled |= {kind: pooling_of(kind).pool(states) for kind in others}
         return torch.cat([pooled[kind] for kind in self.pooling], dim=1)
 
     def _predicts_many(self, tokens_BT: Tensor) -> bool:
@@ -256,9 +250,12 @@ def row_sums(layer: nn.Linear, values_BP: Tensor) -> Tensor:
     >>> torch.equal(together_BC, torch.cat([row_sums(layer, values_1P) for values_1P in values_BP.split(1)]))
     True
     """
+    if (found_BC := sums.linear_logits(layer, values_BP)) is not None:
+        return found_BC
     at_once = max(1, PRODUCTS_AT_ONCE // layer.weight.numel())
-    sums = [(some_P[:, None, :] * layer.weight).sum(dim=2) for some_P in torch.split(values_BP, at_once)]
-    return torch.cat(sums) + layer.bias
+    if len(values_BP) > at_once:
+        return torch.cat([row_sums(layer, some_BP) for some_BP in torch.split(values_BP, at_once)])
+    return (values_BP[:, None, :] * layer.weight).sum(dim=2) + layer.bias
 
 
 def _dropout_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Tensor:

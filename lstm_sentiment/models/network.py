@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lstm_sentiment.checkpoints.tensors import check_size
 from lstm_sentiment.config.network_shapes import network_shapes
 from lstm_sentiment.data.dataset import TextDataset
+from lstm_sentiment.kernels import sums as kernel
 from lstm_sentiment.models.lstm import SentimentLSTM
 from lstm_sentiment.text.subwords import SubwordVectors, word_ids
 from lstm_sentiment.text.tokenization import PAD
@@ -68,6 +69,13 @@ class NgramBranch(nn.Module):
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor, *_: Any) -> Tensor:
         """Return the logits (B, C) of texts; the arguments are those of `SentimentLSTM.forward`."""
+        if not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
+            weights = self.weights.weight, self.bias
+            found_BC = kernel.ngram_logits(
+                tokens_BT, lengths_B, *weights, known=self.vocabulary_size, pair=HASH
+            )
+            if found_BC is not None:
+                return found_BC
         real_BT = torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]
         places_BN = self.places(tokens_BT.masked_fill(~real_BT, PAD))
         logits_BC: Tensor = self.weights(places_BN) / (2 * lengths_B[:, None] - 1).sqrt() + self.bias

@@ -45,6 +45,7 @@ from lstm_sentiment.system.consistent_reads import settled
 from lstm_sentiment.system.devices import pick_device
 from lstm_sentiment.text.encoder import Encoder, cut
 from lstm_sentiment.text.portions import bytes_of, portions
+from lstm_sentiment.text.spelling import spell
 from lstm_sentiment.text.tokenization import PAD, number_unknown
 from lstm_sentiment.text.tokenizers import Lexicon, Tokenizer, Vocabulary, count_unknown
 
@@ -383,14 +384,15 @@ class SentimentClassifier(Published):
         if not parts:
             nothing = np.zeros(0, np.int64)
             return Reading(logits_RC=np.zeros((0, len(self.labels))), tokens_R=nothing, unknown_R=nothing)
+        if len(parts) == 1:
+            return parts[0]
         fields = ("logits_RC", "tokens_R", "unknown_R")
         return Reading(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in fields})
 
     def encode(self, texts: list[str]) -> tuple[list[list[int]], torch.Tensor]:
         """Return the model's input: token ids of each text, and subword ids of unknown tokens (X, K)."""
-        encoded = [self._encode(text) for text in texts]
-        rows, spelling_XK = number_unknown(encoded, len(self.vocabulary), self.config.text.subwords)
-        return rows, torch.from_numpy(spelling_XK)
+        rows, unknown = number_unknown([self._encode(text) for text in texts], len(self.vocabulary))
+        return rows, torch.from_numpy(spell(unknown, self.config.text.subwords))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -464,8 +466,8 @@ class SentimentClassifier(Published):
     def _logits_of_few(self, rows: list[list[int]], spelling_XK: torch.Tensor) -> npt.NDArray[np.float64]:
         lengths_B = list(map(len, rows))
         width = padded_length(max(lengths_B))
-        tokens_BT = torch.tensor([row + [PAD] * (width - len(row)) for row in rows])
-        return self._forward(tokens_BT, torch.tensor(lengths_B), spelling_XK)
+        tokens_BT = np.array([row + [PAD] * (width - len(row)) for row in rows], np.int64)
+        return self._forward(torch.from_numpy(tokens_BT), torch.tensor(lengths_B), spelling_XK)
 
     def _read_many(self, texts: list[str]) -> Reading:
         """Predict like training: encode all texts as arrays, then batch by length."""
@@ -494,6 +496,5 @@ class SentimentClassifier(Published):
 
     @torch.inference_mode()
     def _forward(self, *inputs: torch.Tensor) -> npt.NDArray[np.float64]:
-        output_BC = self.model(*(tensor.to(self.device) for tensor in inputs))
-        logits_BC: npt.NDArray[np.float64] = output_BC.double().cpu().numpy()
-        return logits_BC
+        output_BC: torch.Tensor = self.model(*(tensor.to(self.device) for tensor in inputs))
+        return output_BC.cpu().numpy().astype(np.float64)

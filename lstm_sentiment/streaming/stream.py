@@ -11,6 +11,7 @@ from lstm_sentiment.config.sections import TextConfig
 from lstm_sentiment.errors import ConfigError, DataError
 from lstm_sentiment.models.network import MergedClasses, Network
 from lstm_sentiment.streaming.network import NetworkReader, State
+from lstm_sentiment.text.spelling import spell
 from lstm_sentiment.text.token_stream import TokenStream
 from lstm_sentiment.text.tokenization import UNKNOWN, number_unknown
 
@@ -89,7 +90,7 @@ class Stream(Generic[Predicted]):
     def _read(self, tokens: Sequence[str], *, provisional: bool = False) -> State:
         """Return the state after the next tokens; a text without a token is read as the unknown token."""
         row: list[Any] = [self._ids.get(token, token if self._subwords else UNKNOWN) for token in tokens]
-        rows, spelling_XK = number_unknown([row or [UNKNOWN]], len(self._ids), self._subwords)
+        rows, unknown = number_unknown([row or [UNKNOWN]], len(self._ids))
         tokens_T = torch.tensor(rows[0], device=self._device)
-        spelling = torch.from_numpy(spelling_XK).to(self._device)
+        spelling = torch.from_numpy(spell(unknown, self._subwords)).to(self._device)
         return self._reader.read(self._state, tokens_T, spelling, provisional=provisional)

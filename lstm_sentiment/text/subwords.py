@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lstm_sentiment.kernels import subwords as kernel
-from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, UNKNOWN, spell
+from lstm_sentiment.text.spelling import spell
+from lstm_sentiment.text.tokenization import MOST_PLACES, NOTHING, UNKNOWN
 
 Table = TypeVar("Table", nn.Embedding, nn.EmbeddingBag)
 _FOLDING = threading.Lock()  # shared by all models of the process; held briefly for tokens seen first
@@ -67,17 +68,19 @@ class SubwordVectors(nn.Module):
         return vectors_UE
 
     def _spelt(self, ids_U: Tensor) -> Tensor:
-        """Return the buckets (U, K) of known tokens."""
         if self.spelling_VK is not None:
             return self.spelling_VK[ids_U]
-        places_UK = spell([self._tokens[i] for i in ids_U.tolist()], self.table.num_embeddings)
-        return torch.from_numpy(places_UK).to(ids_U.device)
+        return self.spell(ids_U.tolist()).to(ids_U.device)
+
+    def spell(self, ids: Sequence[int]) -> Tensor:
+        """Return the buckets (U, K) of known tokens, hashed now."""
+        return torch.from_numpy(spell([self._tokens[i] for i in ids], self.table.num_embeddings))
 
 
 class FoldedVectors(nn.Module):
     """Cached sums of word and n-gram embeddings of known tokens, computed on first use.
 
-    Hashing a vocabulary of 40,000 tokens takes a quarter of a second, and a text has few of them.
+    Hashing a whole vocabulary would take longer than predicting a text, which has few of its tokens.
 
     Args:
         words_VE: word embeddings; only their shape and device matter here.
@@ -85,7 +88,7 @@ class FoldedVectors(nn.Module):
     >>> words_VE, subwords = torch.randn(3, 8), SubwordVectors(["<pad>", "<unk>", "good"], 1000, 8)
     >>> folded, ids_U = FoldedVectors(words_VE), torch.tensor([0, 2])
     >>> expected_UE = words_VE[ids_U] + subwords(ids_U, nothing_spelt())
-    >>> torch.equal(folded(ids_U, words_VE, subwords), expected_UE)
+    >>> torch.allclose(folded(ids_U, nothing_spelt(), words_VE, subwords), expected_UE)
     True
     """
 
@@ -101,26 +104,53 @@ class FoldedVectors(nn.Module):
         )
         self.is_complete = False
 
-    def forward(self, ids: Tensor, words_VE: Tensor, subwords: SubwordVectors) -> Tensor:
-        """Return vectors (..., E) of ids (...) of known tokens.
+    def forward(self, ids: Tensor, spelling_XK: Tensor, words_VE: Tensor, subwords: SubwordVectors) -> Tensor:
+        """Return vectors (..., E) of tokens, by a compiled kernel where it applies.
 
         Args:
-            ids: of known tokens.
+            ids: of the tokens (...); V + x is the x-th unknown token.
+            spelling_XK: buckets of the unknown tokens.
             words_VE: word embeddings, the same at every call.
             subwords: the same at every call.
         """
+        tables = {"words_VE": words_VE, "table_RE": subwords.table.weight}
+        folded = kernel.Folded(vectors_VE=self.vectors_VE, is_there_V=self.is_there_V, **tables)
+        if kernel.applies_to_folded(ids, folded):
+            vectors, missing = kernel.look_up(ids, spelling_XK, folded)
+            if not len(missing):
+                return vectors
+            with _FOLDING:  # another thread may have computed some meanwhile
+                is_there_V = self.is_there_V.numpy()
+                new = sorted({i for i in missing.tolist() if not is_there_V[i]})
+                kernel.fold(torch.tensor(new, dtype=torch.int64), subwords.spell(new), folded)
+            return kernel.look_up(ids, spelling_XK, folded)[0]
+        return self._look_up(ids, spelling_XK, words_VE, subwords)
+
+    def _look_up(
+        self, ids: Tensor, spelling_XK: Tensor, words_VE: Tensor, subwords: SubwordVectors
+    ) -> Tensor:
+        known = len(words_VE)
+        known_ids = word_ids(ids, known) if len(spelling_XK) else ids
         if not self.is_complete:
-            self._complete(ids, words_VE, subwords)
-        return nn.functional.embedding(ids, self.vectors_VE)
+            self._complete(known_ids, words_VE, subwords)
+        vectors = nn.functional.embedding(known_ids, self.vectors_VE)
+        if len(spelling_XK):
+            ids_N = ids.flatten()
+            places = (ids_N >= known).nonzero()[:, 0]
+            ids_X = torch.arange(known, known + len(spelling_XK), device=ids.device)
+            of_letters = subwords(ids_X, spelling_XK).index_select(0, ids_N[places] - known)
+            vectors.view(len(ids_N), -1).index_add_(0, places, of_letters)
+        return vectors
 
     @torch.no_grad()
     def _complete(self, ids: Tensor, words_VE: Tensor, subwords: SubwordVectors) -> None:
         if ids.device.type != "cpu":  # all at once: each check would synchronise with the device
             ids = torch.arange(len(words_VE), device=ids.device)
-        elif self.is_there_V[ids].all():
+        new = ids[~self.is_there_V[ids]]
+        if not len(new):
             return
         with _FOLDING:
-            ids_U = torch.unique(ids[~self.is_there_V[ids]])
+            ids_U = torch.unique(new)
             self.vectors_VE[ids_U] = words_VE[ids_U] + subwords(ids_U, nothing_spelt(ids.device))
             self.is_there_V[ids_U] = True
             self.is_complete = ids.device.type != "cpu"
@@ -144,6 +174,8 @@ def token_vectors(
     True
     """
     ngrams = None
+    if subwords is None and not torch.is_grad_enabled():
+        return nn.functional.embedding(ids, words.weight)
     if subwords is not None and subwords.spelling_VK is not None:
         of_buckets, sparse = subwords.table.weight, subwords.table.sparse
         spelling = {"spelling_VK": subwords.spelling_VK, "spelling_XK": spelling_XK}

@@ -12,7 +12,7 @@ import html
 import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -232,26 +232,34 @@ def normal_form(found: str) -> str:
     return "<url>" if found.startswith(_LINK) else found[:MAX_TOKEN_LENGTH]
 
 
-def number_unknown(
-    rows: Sequence[Sequence[int | str]], known: int, subwords: int
-) -> tuple[list[list[int]], npt.NDArray[np.int32]]:
-    """Number a batch's unknown tokens V, V + 1, ...; also return the buckets of each (see `spell`).
+def number_unknown(rows: Sequence[Sequence[int | str]], known: int) -> tuple[list[list[int]], list[str]]:
+    """Number a batch's unknown tokens V, V + 1, ...; also return these tokens in order.
 
     Args:
         rows: of an `Encoder`.
         known: number of known tokens V.
-        subwords: hash buckets of the model's n-gram embeddings.
 
-    >>> rows, spelling_XK = number_unknown([[2, "x"], ["yy", "x"]], 5, 50)
-    >>> rows, len(spelling_XK)
-    ([[2, 5], [6, 5]], 2)
+    >>> number_unknown([[2, "x"], ["yy", "x"]], 5)
+    ([[2, 5], [6, 5]], ['x', 'yy'])
     """
     unknown: dict[str, int] = {}
     numbered = [
         [i if isinstance(i, int) else known + unknown.setdefault(i, len(unknown)) for i in row]
         for row in rows
     ]
-    return numbered, spell(list(unknown), subwords)
+    return numbered, list(unknown)
+
+
+def bounded(tokens: Iterable[str]) -> list[str]:
+    """Return tokens in lower case between marks of start and end; of placeholders, such as <url>, nothing.
+
+    >>> bounded(["So", "<url>"])
+    ['\\x02so\\x03', '']
+    """
+    return [
+        "" if token[:1] == "<" and _STAND_IN.fullmatch(token) else f"\x02{token.lower()}\x03"
+        for token in tokens
+    ]
 
 
 def spell(tokens: Sequence[str], buckets: int) -> npt.NDArray[np.int32]:
@@ -267,7 +275,7 @@ def spell(tokens: Sequence[str], buckets: int) -> npt.NDArray[np.int32]:
     array([[116, 324, 394, 597, 604, 773],
            [  0,   0,   0,   0,   0,   0]], dtype=int32)
     """
-    spelt = ["" if _STAND_IN.fullmatch(token) else f"\x02{token.lower()}\x03" for token in tokens]
+    spelt = bounded(tokens)
     table = np.full((len(spelt), MOST_PLACES), NOTHING, np.int32)
     if not any(spelt):
         return table

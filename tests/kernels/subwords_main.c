@@ -68,5 +68,18 @@ int main(int count, char **paths) {
         memcpy(of_table + bags.bucket_rows[d] * E, bags.bucket_gradients + d * E, (size_t)E * sizeof(float));
     result(of_words, V * E, sizeof(float));
     result(of_table, R * E, sizeof(float));
+    int64_t *all = room(V, sizeof(int64_t)); /* the vectors once more: kept for all known tokens, then looked up */
+    for (int64_t v = 0; v < V; v++) all[v] = v;
+    Bags kept = bags;
+    kept.ids = all, kept.tokens = V, kept.other_spelling = bags.spelling;
+    kept.folded = room(V * E, sizeof(float)), kept.is_folded = calloc((size_t)V, 1);
+    kept.vectors = room(N * E, sizeof(float)), kept.rows = room(N, sizeof(int64_t));
+    if (!kept.is_folded) return 3;
+    bags_fold(&kept);
+    if (kept.counts[0]) return 4;
+    kept.ids = bags.ids, kept.tokens = N, kept.other_spelling = bags.other_spelling;
+    bags_look_up(&kept);
+    if (kept.counts[0]) return 4;
+    result(kept.vectors, N * E, sizeof(float));
     return fclose(output);
 }
