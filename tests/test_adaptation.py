@@ -774,8 +774,11 @@ TREES = [
 
 
 @pytest.fixture
-def taught(tmp_path: Path, trained_run: Path) -> Callable[..., dict[str, Any]]:
+def taught(
+    tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
     """A function that trains for two epochs from the run of conftest, with and without the settings."""
+    monkeypatch.setattr("lstm_sentiment.adaptation.resolving.MOST_EPOCHS", 2)
     more = write_csv(tmp_path / "more.csv", make_rows(60, seed=9))
     trees = tmp_path / "trees.txt"
     trees.write_text("\n".join(tree.replace("the", f"n{i}") for i in range(20) for tree in TREES) + "\n")

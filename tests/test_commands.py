@@ -712,20 +712,29 @@ def test_commands_run_as_modules(trained: Path) -> None:
     assert result.stderr == b""
 
 
-@pytest.mark.parametrize("module", COMMANDS)
-def test_help_and_usage_errors_do_not_import_torch(module: str) -> None:
-    script = (
-        "import runpy, sys\n"
-        f"sys.argv = ['x', '--help']\n"
-        "try:\n"
-        f"    runpy.run_module('lstm_sentiment.{module}', run_name='__main__')\n"
-        "except SystemExit as left:\n"
-        "    assert left.code in (0, None), left.code\n"
-        "sys.exit('torch' in sys.modules)\n"
+# Prints the help of each command after its name; none may have imported torch.
+HELP_OF_ALL = """
+import runpy, sys
+
+for name in sys.argv[1:]:
+    print(end=f"\\0{name}\\n")
+    sys.argv = ["x", "--help"]
+    try:
+        runpy.run_module(f"lstm_sentiment.{name}", run_name="__main__")
+    except SystemExit as left:
+        assert left.code in (0, None), (name, left.code)
+    assert "torch" not in sys.modules, name
+"""
+
+
+def test_help_and_usage_errors_do_not_import_torch() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", HELP_OF_ALL, *COMMANDS], capture_output=True, text=True, check=False
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "usage" in result.stdout.lower()
+    shown = dict(part.split("\n", 1) for part in result.stdout.split("\0")[1:])
+    helped = [name for name in COMMANDS if "usage" in shown.get(name, "").lower()]
+    assert helped == list(COMMANDS)
 
 
 # -- configurations --------------------------------------------------------------------------------

@@ -379,12 +379,13 @@ def test_label_leakage_is_found(configure: Configure, monkeypatch: pytest.Monkey
     config = configure("--trainer.learning_rate=1e-6", "--trainer.ema=0")
     corpus = corpus_of(config)
     model = initial_model(config, corpus).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     batch = corpus.validation.batch(np.arange(len(corpus.validation)))
     for _ in range(60):
-        optimizer.zero_grad()
+        model.zero_grad()
         torch.nn.functional.cross_entropy(model(*batch.inputs), batch.labels_B).backward()
-        optimizer.step()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.01 * parameter.grad.sign()  # the first use of torch.optim takes seconds
     findings = probe_findings({"control": Probes(model, corpus, config).control()})
     assert [(f.severity, f.key) for f in findings] == [(ERROR, "text.vectors")]
 

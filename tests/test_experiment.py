@@ -9,8 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import Killed, killed_at_save, make_rows, write_csv
-from forks import FORKS
+from forks import FORKS, start_code
 
 import lstm_sentiment.adaptation.cross_validation as cross_validation_module
 import lstm_sentiment.training.classification as classification_module
@@ -38,7 +36,7 @@ from lstm_sentiment.experiment.train import run
 from lstm_sentiment.prediction.classifier import load
 
 Configure = Callable[..., Config]
-TRAIN = (sys.executable, "-m", "lstm_sentiment.train")
+TRAIN = "import runpy; runpy.run_module('lstm_sentiment.train', run_name='__main__')"
 WEIGHTS = ("best/model", "last/model", "last/optimizer")
 
 
@@ -503,11 +501,9 @@ def test_a_killed_process_is_resumed_by_another(configure: Configure, tmp_path: 
     assert process.exitcode == -signal.SIGKILL, "it was over before it was killed"
     step = RunFolder(config.out).load(LAST).facts["training"]["step"]
     assert 0 < step < 48
-    result = subprocess.run(
-        [*TRAIN, "--out", config.out, "--resume", "true"], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert f"resuming at step {step} of 48" in result.stdout
+    job = start_code(TRAIN, "--out", config.out, "--resume", "true", folder=tmp_path)
+    assert job.wait(120) == 0, job.stderr
+    assert f"resuming at step {step} of 48" in job.stdout
     assert not differing(weights_of(config.out), weights_of(straight.out))
     assert history_of(config.out) == history_of(straight.out)
 
