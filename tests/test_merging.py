@@ -45,6 +45,7 @@ from lstm_sentiment.provenance.rows_of_run import rows_of_run
 from lstm_sentiment.records.checkpoint_facts import BestFacts
 from lstm_sentiment.records.data_facts import DataFacts
 from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.relabelling import scoring
 from lstm_sentiment.relabelling.renaming import relabel as renamed
 from lstm_sentiment.relabelling.scoring import _fitted_again
 from lstm_sentiment.reporting.report import write_report
@@ -309,7 +310,8 @@ def test_cross_validated_rows_are_scored_again_by_the_same_fits(frozen_pair: tup
     before, after = (RunFolder(run).read(RunMetrics) for run in frozen_pair)
     classifiers = [load(run, device="cpu") for run in frozen_pair]
     corpus = corpus_of(classifiers[0], frozen_pair[0])
-    fitted = _fitted_again(classifiers[0], corpus)
+    digest = RunFolder(frozen_pair[0]).load(BEST).facts["pretrained"]
+    fitted = _fitted_again(classifiers[0], corpus, started_from=digest)
     assert fitted is not None
     logits_RS, held_R, _ = fitted
     probabilities_RS = classifiers[0].calibration.probabilities(logits_RS)
@@ -323,6 +325,20 @@ def test_cross_validated_rows_are_scored_again_by_the_same_fits(frozen_pair: tup
     assert after.kept.scores is None
     profile = profile_of_json(RunFolder(frozen_pair[1]).read_json("monitoring.json"), NEW)
     assert profile.rows == len(held_R)
+
+
+def test_a_run_from_an_older_starter_is_merged_without_scores(
+    frozen_pair: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The starter of another version may have other sizes, too."""
+    other = dataclasses.replace(load_start("starter"), sha256="0" * 64, weights={})  # type: ignore[type-var]
+    monkeypatch.setattr(scoring, "load_start", lambda _: other)
+    renamed(frozen_pair[0], MAP, out=tmp_path / "after", rows=True)
+    assert "starter, which training started from, has other weights now" in caplog.text
+    assert load(tmp_path / "after", device="cpu").labels == NEW
 
 
 def test_baselines_are_scored_again(frozen_pair: tuple[Path, Path]) -> None:

@@ -25,7 +25,7 @@ from lstm_sentiment.checkpoints.run_folder import BEST, LINEAR, RunFolder
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import cache_folder
-from lstm_sentiment.errors import SentimentError
+from lstm_sentiment.errors import CheckpointError, SentimentError
 from lstm_sentiment.evaluation.calibration import Calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import calibration_error, score
@@ -84,10 +84,11 @@ def score_again(building: Path, before: RunMetrics | None, *, run: Path, trusted
         why = score_again(building, folder.read(RunMetrics), run=folder.path, trusted=False)
     """
     folder, classifier = RunFolder(building), read_run(building, device="cpu")
+    best = folder.load(BEST)
     corpus, why = own_rows(
         run,
         classifier.config,
-        folder.load(BEST).facts_as(BestFacts),
+        best.facts_as(BestFacts),
         trusted=trusted,
         labels=classifier.labels,
         label_map=classifier.label_map,
@@ -99,7 +100,7 @@ def score_again(building: Path, before: RunMetrics | None, *, run: Path, trusted
     try:
         data = folder.read(DataFacts)
         folder.write(dataclasses.replace(data, conflicting_labels=corpus.facts.conflicting_labels))
-        predicted = _predicted(classifier, corpus)
+        predicted = _predicted(classifier, corpus, started_from=best.facts.get("pretrained"))
     except SentimentError as error:
         return str(error)
     if predicted is None:
@@ -113,7 +114,9 @@ def score_again(building: Path, before: RunMetrics | None, *, run: Path, trusted
     return ""
 
 
-def _predicted(classifier: SentimentClassifier, corpus: Corpus) -> Predicted | None:
+def _predicted(
+    classifier: SentimentClassifier, corpus: Corpus, *, started_from: str | None
+) -> Predicted | None:
     """Return the predictions for the held-out or cross-validated rows; None if these cannot be had again."""
     network = unmerged(classifier.model)
     splits = {name: rows for name, rows in corpus.splits.items() if name != "train"}
@@ -121,7 +124,7 @@ def _predicted(classifier: SentimentClassifier, corpus: Corpus) -> Predicted | N
     truths = {name: rows.labels for name, rows in splits.items()}
     if not corpus.cross_validated:
         return Predicted(logits=logits, truths=truths)
-    fitted = _fitted_again(classifier, corpus.unmerged or corpus)
+    fitted = _fitted_again(classifier, corpus.unmerged or corpus, started_from=started_from)
     if fitted is None:
         return None
     validation_RS, held_R, tokens = fitted
@@ -139,18 +142,28 @@ def _logits(network: torch.nn.Module, rows: TextDataset, device: torch.device) -
 
 
 def _fitted_again(
-    classifier: SentimentClassifier, corpus: Corpus
+    classifier: SentimentClassifier, corpus: Corpus, *, started_from: str | None
 ) -> tuple[Array, Array, tuple[str, ...]] | None:
     """Return the out-of-fold logits (R, S) of a run with a frozen LSTM, and their rows and known tokens.
 
+    Args:
+        classifier: the run's.
+        corpus: its rows, with the classes it was trained with.
+        started_from: sha256 of the weights that training started from.
+
     Returns:
         None if the run was trained otherwise, or if the fit does not give its weights.
+
+    Raises:
+        CheckpointError: the classifier that training started from has other weights now.
     """
     config, network = classifier.config, copy.deepcopy(unmerged(classifier.model))
     start = load_start(config.pretrained) if config.pretrained is not None else None
     branched = isinstance(network, WideAndDeep) and isinstance(network.ngrams, TfidfBranch)
     if config.adapt != "frozen" or start is None or not branched:
         return None
+    if start.sha256 != started_from:
+        raise CheckpointError(f"{start.name}, which training started from, has other weights now")
     assert isinstance(network, WideAndDeep)
     features_RP = pooled_features(network.lstm, corpus.train, device=classifier.device, processes=Processes())
     balanced = config.trainer.class_weights == "balanced"
