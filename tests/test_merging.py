@@ -310,8 +310,7 @@ def test_cross_validated_rows_are_scored_again_by_the_same_fits(frozen_pair: tup
     before, after = (RunFolder(run).read(RunMetrics) for run in frozen_pair)
     classifiers = [load(run, device="cpu") for run in frozen_pair]
     corpus = corpus_of(classifiers[0], frozen_pair[0])
-    digest = RunFolder(frozen_pair[0]).load(BEST).facts["pretrained"]
-    fitted = _fitted_again(classifiers[0], corpus, started_from=digest)
+    fitted = _fitted_again(classifiers[0], corpus, started_from=start_of(frozen_pair[0]))
     assert fitted is not None
     logits_RS, held_R, _ = fitted
     probabilities_RS = classifiers[0].calibration.probabilities(logits_RS)
@@ -359,12 +358,18 @@ def test_baselines_are_scored_again(frozen_pair: tuple[Path, Path]) -> None:
 def test_other_cross_validated_runs_have_no_scores(frozen_pair: tuple[Path, Path]) -> None:
     """Where another fit gives other weights, or training took steps."""
     classifier = load(frozen_pair[0], device="cpu")
-    corpus = corpus_of(classifier, frozen_pair[0])
+    corpus, start = corpus_of(classifier, frozen_pair[0]), start_of(frozen_pair[0])
     classifier.config = dataclasses.replace(classifier.config, adapt="finetune")
-    assert _fitted_again(classifier, corpus) is None
+    assert _fitted_again(classifier, corpus, started_from=start) is None
     classifier = load(frozen_pair[0], device="cpu")
     classifier.model.get_parameter("lstm.head.bias").add_(0.01)
-    assert _fitted_again(classifier, corpus) is None
+    assert _fitted_again(classifier, corpus, started_from=start) is None
+
+
+def start_of(run: Path) -> str:
+    """Return the sha256 of the weights that a run started from."""
+    digest: str = RunFolder(run).load(BEST).facts["pretrained"]
+    return digest
 
 
 def corpus_of(classifier: SentimentClassifier, run: Path) -> Any:
