@@ -95,7 +95,7 @@ class Session:
     @property
     def machine(self) -> str:
         """What the run computes with, in words."""
-        compiled = instructions() if self.device.type == "cpu" and self.precision == "fp32" else None
+        compiled = instructions(self.precision) if self.device.type == "cpu" else None
         kernels = f", {compiled} kernels" if compiled else ""
         return f"{self.device}, {self.precision}, {self.threads} threads{kernels}"
 

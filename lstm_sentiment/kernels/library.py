@@ -2,8 +2,9 @@
 
 It is plain C, called by ctypes, and independent of Python's and PyTorch's ABI, so that one build serves all
 versions. It uses PyTorch's OpenMP threads, from the OpenMP library that is already loaded. The same source is
-compiled for AVX2, AVX-512 or NEON (see `target.h`); only instructions whose speed was measured are used,
-unless the environment variable LSTM_SENTIMENT_KERNELS is ``on``.
+compiled for AVX2 or NEON (see `target.h`), and that of the LSTM also for AVX-512, with the same results bit for
+bit, and for AVX-512 with bf16 products. Only instructions whose speed was measured are used, unless the
+environment variable LSTM_SENTIMENT_KERNELS is ``on``.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from torch import Tensor
 
 VARIABLE = "LSTM_SENTIMENT_KERNELS"
 AUTO, ON, OFF = "auto", "on", "off"  # its values: measured instructions, any, none
-INSTRUCTIONS = {1: "AVX2", 2: "NEON", 3: "AVX512"}  # INSTRUCTIONS of target.h
-MEASURED = ("AVX2",)  # kernels compiled for these are faster than PyTorch
+INSTRUCTIONS = {1: "AVX2", 2: "NEON", 3: "AVX512", 4: "AVX512-BF16"}  # INSTRUCTIONS of target.h
+MEASURED = ("AVX2", "AVX512", "AVX512-BF16")  # kernels compiled for these are faster than PyTorch
 CAPABLE = ("AVX2", "AVX512")  # PyTorch's names of CPUs with AVX2 and FMA
-INTERFACE = 3  # increment when the arguments of a function change, here and in lstm.c
+FILES = ("_kernels", "_lstm_avx512", "_lstm_bf16")  # libraries: all kernels, and the LSTM for other instructions
+LSTM_FILES = {"fp32": ("_lstm_avx512", "_kernels"), "bf16": ("_lstm_bf16",)}  # by format of products, best first
+INTERFACE = 4  # increment when the arguments of a function change, here and in lstm.c
+LSTM_FUNCTIONS = ("lstm_forward", "lstm_continue", "lstm_backward")
 FUNCTIONS = (
-    "lstm_forward",
-    "lstm_continue",
-    "lstm_backward",
+    *LSTM_FUNCTIONS,
     "pool_forward",
     "pool_backward",
     "update_rows",
@@ -48,12 +50,16 @@ log = logging.getLogger(__name__)
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """Return the compiled library; None if missing, switched off, of another version or not for this CPU."""
+def library(name: str = "_kernels") -> ctypes.CDLL | None:
+    """Return a compiled library; None if missing, switched off, of another version or not for this CPU.
+
+    Args:
+        name: one of `FILES`.
+    """
     wanted = os.environ.get(VARIABLE) or AUTO
     if wanted not in (AUTO, ON, OFF):
         log.warning("the environment variable %s is %r, not auto, on or off: ignored", VARIABLE, wanted)
-    path = Path(__file__).with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
+    path = Path(__file__).with_name(f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}")
     if wanted == OFF or not path.is_file() or not _available():
         return None
     try:
@@ -64,8 +70,8 @@ def library() -> ctypes.CDLL | None:
             log.warning("%s is of another version and not used: reinstall the package", path.name)
             return None
         compiled_for = INSTRUCTIONS[found.kernels_instructions()]
-        for name in FUNCTIONS:
-            function = getattr(found, name)
+        for function_name in FUNCTIONS if name == "_kernels" else LSTM_FUNCTIONS:
+            function = getattr(found, function_name)
             function.argtypes, function.restype = [ctypes.c_void_p], None
     except (OSError, AttributeError, KeyError) as error:
         log.debug("%s cannot be used: %s", path.name, error)
@@ -74,13 +80,23 @@ def library() -> ctypes.CDLL | None:
     return found if usable else None
 
 
-def instructions() -> str | None:
-    """Return the instructions that the library in use was compiled for: a value of `INSTRUCTIONS`, or None.
+def lstm_library(precision: str = "fp32") -> ctypes.CDLL | None:
+    """Return the fastest library for LSTMs whose products have this format, fp32 or bf16; None without any.
+
+    >>> lstm_library("fp16") is None
+    True
+    """
+    found = (library(name) for name in LSTM_FILES.get(precision, ()))
+    return next((of for of in found if of is not None), None)
+
+
+def instructions(precision: str = "fp32") -> str | None:
+    """Return the instructions that LSTMs are computed with: a value of `INSTRUCTIONS`, or None without a kernel.
 
     >>> instructions() in (None, *INSTRUCTIONS.values())
     True
     """
-    found = library()
+    found = lstm_library(precision)
     return INSTRUCTIONS[found.kernels_instructions()] if found is not None else None
 
 
@@ -89,7 +105,9 @@ def _available() -> tuple[str, ...]:
     if platform.machine() in ("aarch64", "arm64"):
         return ("NEON",)
     capability = torch.backends.cpu.get_cpu_capability()
-    return CAPABLE[: CAPABLE.index(capability) + 1] if capability in CAPABLE else ()
+    found = CAPABLE[: CAPABLE.index(capability) + 1] if capability in CAPABLE else ()
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return (*found, "AVX512-BF16") if capability == "AVX512" and has_bf16() else found
 
 
 def applies_to(*tensors: Tensor) -> bool:
@@ -114,17 +132,22 @@ def fields(*kinds: tuple[type, str]) -> tuple[tuple[str, type], ...]:
 
 
 def call(
-    name: str, structure: type[ctypes.Structure], numbers: Mapping[str, float], arrays: Mapping[str, Any]
+    name: str,
+    structure: type[ctypes.Structure],
+    numbers: Mapping[str, float],
+    arrays: Mapping[str, Any],
+    found: ctypes.CDLL | None = None,
 ) -> None:
-    """Call a function of the library, which must be available (see `applies_to`).
+    """Call a function of a library, which must be available (see `applies_to`).
 
     Args:
         name: one of `FUNCTIONS`.
         structure: type of its arguments.
         numbers: integer and float arguments, by name.
         arrays: array arguments: a contiguous tensor or several; missing ones are NULL.
+        found: the library; None for that of all kernels.
     """
-    found = library()
+    found = found if found is not None else library()
     assert found is not None
     lists = {key: _addresses(of) for key, of in arrays.items() if not isinstance(of, Tensor)}
     pointers = {

@@ -13,53 +13,101 @@
  * Gates come in the order of nn.LSTM: input, forget, cell, output. States are computed in blocks of 16.
  */
 
-#include "vectors.h"
-#include <stddef.h>
+#include "elements.h"
 #include <string.h>
 
 enum { GATES = 4, MOST_DIRECTIONS = 2 };
 enum { COLUMNS = 16, GROUPS = COLUMNS / WIDTH }; /* states of a block, and vectors of them */
 /* Rows times vectors of a product, whose sums are in registers: 12 of 16 with AVX2, 24 of 32 elsewhere. */
-enum { FORWARD_ROWS = WIDTH == 8 ? 3 : 6, BACKWARD_ROWS = 6 };
-enum { CACHED = 1024 / WIDTH, TEXTS = 66 }; /* rows of a panel (16 KB) and texts whose sums stay in the cache */
-enum { DEEP = 256, TOKENS = 48 }; /* rows of a panel of the backward pass (16 KB), and tokens it is used for */
+enum { FORWARD_ROWS = WIDTH == 8 ? 3 : 6, BACKWARD_ROWS = WIDTH == 16 ? 12 : 6, ACROSS_ROWS = WIDTH == 16 ? 8 : 6 };
+enum { CACHED = 1024 / WIDTH, TEXTS = 66 }; /* units of a panel (16 KB) and texts whose sums stay in the cache */
+enum { DEEP = 256, TOKENS = 48 }; /* units of a panel of the backward pass (16 KB), and tokens it is used for */
+enum { TOGETHER = DEEP * PER_UNIT }; /* tokens whose weight gradients are summed at a time */
 
 /* ---- Products ----------------------------------------------------------------------------------- */
 
-/* sums[r][g] += rows[r] · panel[:, g]: some rows times a panel of 8·groups columns. Each sum is in the order
- * of k, whatever the number of rows: a text's result does not depend on the other texts of its block. One
- * function per shape, never inlined, its loops over rows and groups unrolled: the sums then stay in registers.
- * The elements of a row are STRIDE apart. */
-#define UNROLLED _Pragma("GCC unroll 8") for
+/* sums[r][g] += rows[r] · panel[:, g]: some rows times a panel of some vectors. Each sum is in the order of k,
+ * whatever the number of rows: a text's result does not depend on the other texts of its block. One function per
+ * shape, never inlined, its loops over rows and groups unrolled: the sums then stay in registers. The units of a
+ * row are STRIDE apart. */
+#define UNROLLED _Pragma("GCC unroll 12") for
 #define DEFINE_PRODUCT(NAME, ROWS, VECTORS, STRIDE)                                                        \
-    static __attribute__((noinline)) void NAME(const float *restrict panel,                                \
-                                               const float *const *restrict rows, int64_t first,           \
-                                               int64_t length, float *restrict sums) {                     \
+    static __attribute__((noinline)) void NAME(const Unit *restrict panel, const Unit *const *restrict rows, \
+                                               int64_t first, int64_t length, float *restrict sums) {       \
         Floats sum[ROWS][VECTORS];                                                                         \
-        const float *row[ROWS];                                                                            \
+        const Unit *row[ROWS];                                                                             \
         UNROLLED(int r = 0; r < ROWS; r++) {                                                               \
             row[r] = rows[r] + first * STRIDE;                                                             \
             UNROLLED(int g = 0; g < VECTORS; g++) sum[r][g] = load(sums + (r * VECTORS + g) * WIDTH);      \
         }                                                                                                  \
         for (int64_t k = 0; k < length; k++) {                                                             \
-            Floats weights[VECTORS];                                                                       \
-            UNROLLED(int g = 0; g < VECTORS; g++) weights[g] = load(panel + (k * VECTORS + g) * WIDTH);    \
+            Units weights[VECTORS];                                                                        \
+            UNROLLED(int g = 0; g < VECTORS; g++)                                                          \
+            weights[g] = load_units(panel + (k * VECTORS + g) * WIDTH);                                    \
             UNROLLED(int r = 0; r < ROWS; r++) {                                                           \
-                const Floats value = all(row[r][k * STRIDE]);                                              \
-                UNROLLED(int g = 0; g < VECTORS; g++) sum[r][g] = value * weights[g] + sum[r][g];          \
+                const Units value = all_units(row[r][k * STRIDE]);                                         \
+                UNROLLED(int g = 0; g < VECTORS; g++) sum[r][g] = add_product(value, weights[g], sum[r][g]); \
             }                                                                                              \
         }                                                                                                  \
         UNROLLED(int r = 0; r < ROWS; r++)                                                                 \
             UNROLLED(int g = 0; g < VECTORS; g++) store(sums + (r * VECTORS + g) * WIDTH, sum[r][g]);      \
     }
 
+typedef void Product(const Unit *restrict, const Unit *const *restrict, int64_t, int64_t, float *restrict);
+
 DEFINE_PRODUCT(forward_1, 1, GATES, 1)
-DEFINE_PRODUCT(forward_several, FORWARD_ROWS, GATES, 1)
+DEFINE_PRODUCT(forward_2, 2, GATES, 1)
+DEFINE_PRODUCT(forward_3, 3, GATES, 1)
 DEFINE_PRODUCT(backward_1, 1, GROUPS, 1)
+DEFINE_PRODUCT(backward_2, 2, GROUPS, 1)
+DEFINE_PRODUCT(backward_3, 3, GROUPS, 1)
 DEFINE_PRODUCT(backward_4, 4, GROUPS, 1)
+DEFINE_PRODUCT(backward_5, 5, GROUPS, 1)
 DEFINE_PRODUCT(backward_6, 6, GROUPS, 1)
+#if defined(__AVX2__) && !defined(WITH_AVX512)
+static Product *const FORWARD[] = {NULL, forward_1, forward_2, forward_3};
+#else
+DEFINE_PRODUCT(forward_4, 4, GATES, 1)
+DEFINE_PRODUCT(forward_5, 5, GATES, 1)
+DEFINE_PRODUCT(forward_6, 6, GATES, 1)
+static Product *const FORWARD[] = {NULL, forward_1, forward_2, forward_3, forward_4, forward_5, forward_6};
+#endif
+#if defined(WITH_AVX512)
+DEFINE_PRODUCT(backward_7, 7, GROUPS, 1)
+DEFINE_PRODUCT(backward_8, 8, GROUPS, 1)
+DEFINE_PRODUCT(backward_9, 9, GROUPS, 1)
+DEFINE_PRODUCT(backward_10, 10, GROUPS, 1)
+DEFINE_PRODUCT(backward_11, 11, GROUPS, 1)
+DEFINE_PRODUCT(backward_12, 12, GROUPS, 1)
+DEFINE_PRODUCT(across_8, 8, GROUPS, 8) /* interleaved rows */
+static Product *const BACKWARD[] = {NULL,       backward_1, backward_2, backward_3,  backward_4,  backward_5, backward_6,
+                                    backward_7, backward_8, backward_9, backward_10, backward_11, backward_12};
+#else
 DEFINE_PRODUCT(across_4, 4, GROUPS, 4) /* interleaved rows */
 DEFINE_PRODUCT(across_6, 6, GROUPS, 6)
+static Product *const BACKWARD[] = {NULL, backward_1, backward_2, backward_3, backward_4, backward_5, backward_6};
+#endif
+
+/* Add the products of many rows with a panel of some vectors, `most` rows and `deep` units at a time: the part of
+ * the panel stays in the L1 cache. */
+static inline void add_products(Product *const *products, int64_t most, int64_t vectors, int64_t deep,
+                                const Unit *panel, const Unit *const *rows, int64_t count, int64_t length, float *sums) {
+    for (int64_t k = 0; k < length; k += deep) {
+        const int64_t some = length - k < deep ? length - k : deep;
+        for (int64_t r = 0; r < count; r += most)
+            products[count - r < most ? count - r : most](panel + k * vectors * WIDTH, rows + r, k, some,
+                                                          sums + r * vectors * WIDTH);
+    }
+}
+
+static inline Product *across(int64_t rows) {
+#if defined(WITH_AVX512)
+    (void)rows;
+    return across_8;
+#else
+    return rows == 4 ? across_4 : across_6;
+#endif
+}
 
 /* ---- Layer -------------------------------------------------------------------------------------- */
 
@@ -71,14 +119,14 @@ typedef struct {
     const float *const *weights;         /* D times (4H, H), for states */
     const float *const *input_bias;      /* D times (4H,) */
     const float *const *bias;            /* D times (4H,) */
-    float *packed;                       /* (D, 4H, H + X) buffer for weights, X rounded up to 16 */
-    float *packed_gates;                 /* (D, 4H, DEEP) buffer for gradients */
+    Unit *packed;                        /* (D, 4H, H + X) buffer for weights, X rounded up to 16 */
+    Unit *packed_gates;                  /* (D, 4H, DEEP) buffer for gradients */
     const float *values;                 /* (T·B, X) by token; with places (R, X) */
     const int64_t *places;               /* (T·B,) row of each token's values; NULL: its own */
     float *input_sums;                   /* (D, R, H / WIDTH, 4, WIDTH) buffer, unless R is 0 */
     float *states;                       /* (D, T·B, H) in reading order */
     float *cells;                        /* (D, B, H) buffer for cells, or for their gradients */
-    float *gates;                        /* (D, T·B, 4H) in reading order, aligned, for the backward pass, which
+    Kept *gates;                         /* (D, T·B, 4H) in reading order, aligned, for the backward pass, which
                                             replaces them by their gradients; NULL: no backward pass */
     float *kept_cells;                   /* (D, T·B, H) in reading order, aligned, likewise */
     const float *const *state_gradients; /* D times (T·B, H) in reading order */
@@ -86,6 +134,8 @@ typedef struct {
     float *input_weight_gradients;       /* (D, 4H, X); NULL: no weight gradients are needed */
     float *weight_gradients;             /* (D, 4H, H) */
     float *bias_gradients;               /* (D, 4H), of either bias */
+    uint16_t *short_values;              /* (T·B or R, X) buffer for bf16 inputs, X rounded up to 16 */
+    uint16_t *short_states;              /* (2, D, B, H) buffer for bf16 states of even and odd steps */
 } Layer;
 
 /* Index of the token that direction `d` reads as the `t`-th of text `b`: the second direction reads
@@ -95,8 +145,74 @@ static inline int64_t token(const Layer *layer, int64_t d, int64_t t, int64_t b)
     return (d && t < length ? length - 1 - t : t) * layer->batch + b;
 }
 
+/* Columns rounded up to whole panels. */
+static inline int64_t whole(int64_t columns) { return (columns + COLUMNS - 1) / COLUMNS * COLUMNS; }
+
+#if defined(WITH_BF16)
+
+/* Units of a row of inputs. */
+static inline int64_t input_units(const Layer *layer) { return whole(layer->inputs) / PER_UNIT; }
+
+static inline const Unit *inputs_of(const Layer *layer, int64_t row) {
+    return (const Unit *)layer->short_values + row * input_units(layer);
+}
+
+/* The states of a text at a step, for products. */
+static inline Kept *short_states(const Layer *layer, int64_t d, int64_t t, int64_t b) {
+    return layer->short_states + ((t % 2 * layer->directions + d) * layer->batch + b) * layer->hidden;
+}
+
+static inline const Unit *states_of(const Layer *layer, int64_t d, int64_t t, int64_t b) {
+    return (const Unit *)short_states(layer, d, t, b);
+}
+
+/* Up to 16 numbers in bf16, the rest 0, as 8 units. */
+static inline void store_rounded(Unit *to, const float *from, int64_t count) {
+    _mm256_storeu_si256((__m256i_u *)to, rounded(load_some(from, count)));
+}
+
+/* Number of rows of inputs. The backward pass rounds them where it needs them. */
+static inline int64_t rounded_rows(const Layer *layer) {
+    if (!layer->short_values) return 0;
+    return layer->rows ? layer->rows : layer->steps * layer->batch;
+}
+
+/* Convert rows of inputs for products. */
+static void round_inputs(const Layer *layer, int64_t first, int64_t last) {
+    const int64_t X = layer->inputs;
+    for (int64_t row = first; row < last; row++)
+        for (int64_t x = 0; x < X; x += COLUMNS)
+            store_rounded((Unit *)layer->short_values + row * input_units(layer) + x / PER_UNIT,
+                          layer->values + row * X + x, X - x);
+}
+
+/* Transpose the rows of a vector of states, of a matrix (4H, columns), into a panel of units (columns / 2, gates,
+ * WIDTH), columns rounded up to 16. */
+static void pack_rows(const float *weights, int64_t columns, int64_t H, Unit *panel) {
+    Unit rows[4][WIDTH / PER_UNIT];
+    for (int64_t row = 0; row < GATES * WIDTH; row += 4) {
+        const float *from = weights + (row / WIDTH * H + row % WIDTH) * columns;
+        for (int64_t x = 0; x < columns; x += WIDTH) {
+            Unit *to = panel + x / PER_UNIT * GATES * WIDTH + row;
+            for (int64_t r = 0; r < 4; r++) store_rounded(rows[r], from + r * columns + x, columns - x);
+            for (int64_t k = 0; k < WIDTH / PER_UNIT; k += 4)
+                transpose((float *)rows[0] + k, WIDTH / PER_UNIT, (float *)to + k * GATES * WIDTH, GATES * WIDTH);
+        }
+    }
+}
+
+#else
+
+static inline int64_t input_units(const Layer *layer) { return layer->inputs; }
+
+static inline const Unit *inputs_of(const Layer *layer, int64_t row) { return layer->values + row * layer->inputs; }
+
+static inline const Unit *states_of(const Layer *layer, int64_t d, int64_t t, int64_t b) {
+    return layer->states + ((d * layer->steps + t) * layer->batch + b) * layer->hidden;
+}
+
 /* Transpose the rows of a vector of states, of a matrix (4H, columns), into a panel (columns, gates, WIDTH). */
-static void pack_rows(const float *weights, int64_t columns, int64_t H, float *panel) {
+static void pack_rows(const float *weights, int64_t columns, int64_t H, Unit *panel) {
     for (int64_t row = 0; row < GATES * WIDTH; row += 4) {
         const float *from = weights + (row / WIDTH * H + row % WIDTH) * columns;
         int64_t k = 0;
@@ -107,32 +223,42 @@ static void pack_rows(const float *weights, int64_t columns, int64_t H, float *p
     }
 }
 
+#endif
+
 /* Number of blocks of rows whose products with the inputs are computed before the steps. */
 static inline int64_t row_blocks(const Layer *layer) { return (layer->rows + TEXTS - 1) / TEXTS; }
 
-static inline float *panel_forward(const Layer *layer, int64_t d, int64_t u) {
-    return layer->packed + (d * layer->hidden + u * WIDTH) * GATES * (layer->inputs + layer->hidden);
+static inline Unit *panel_forward(const Layer *layer, int64_t d, int64_t u) {
+    const int64_t units = input_units(layer) + layer->hidden / PER_UNIT;
+    return layer->packed + (d * layer->hidden + u * WIDTH) * GATES * units;
 }
 
-static void pack_inputs(const Layer *layer, int64_t d, int64_t u, float *panel) {
+static void pack_inputs(const Layer *layer, int64_t d, int64_t u, Unit *panel) {
     pack_rows(layer->input_weights[d] + u * WIDTH * layer->inputs, layer->inputs, layer->hidden, panel);
 }
 
 /* (4H, X) and (4H, H) -> per vector of states a panel (X + H, gates, WIDTH); `sum_rows` packs the inputs of a
  * single block. */
 static void pack_forward(const Layer *layer, int64_t d, int64_t u) {
-    const int64_t X = layer->inputs, H = layer->hidden;
-    float *panel = panel_forward(layer, d, u);
+    const int64_t H = layer->hidden;
+    Unit *panel = panel_forward(layer, d, u);
     if (row_blocks(layer) != 1) pack_inputs(layer, d, u, panel);
-    pack_rows(layer->weights[d] + u * WIDTH * H, H, H, panel + X * GATES * WIDTH);
+    pack_rows(layer->weights[d] + u * WIDTH * H, H, H, panel + input_units(layer) * GATES * WIDTH);
 }
 
-/* Columns rounded up to whole panels. */
-static inline int64_t whole(int64_t columns) { return (columns + COLUMNS - 1) / COLUMNS * COLUMNS; }
-
-static inline float *panel_backward(const Layer *layer, int64_t d, int64_t column) {
-    return layer->packed + (d * (layer->hidden + whole(layer->inputs)) + column) * GATES * layer->hidden;
+static inline Unit *panel_backward(const Layer *layer, int64_t d, int64_t column) {
+    const int64_t columns = layer->hidden + whole(layer->inputs);
+    return layer->packed + (d * columns + column) * GATES * layer->hidden / PER_UNIT;
 }
+
+#if defined(WITH_BF16)
+
+/* Up to 16 columns of two rows, the rest 0; a row of none is 0. */
+static inline void put_pairs(Unit *panel_row, const float *first, int64_t firsts, const float *second, int64_t seconds) {
+    *(StoredInts *)panel_row = pairs(rounded(load_some(first, firsts)), rounded(load_some(second, seconds)));
+}
+
+#else
 
 /* Up to 16 columns of a row, the rest 0. */
 static inline void copy_columns(float *restrict panel_row, const float *restrict row, int64_t columns) {
@@ -142,6 +268,8 @@ static inline void copy_columns(float *restrict panel_row, const float *restrict
         for (int64_t j = 0; j < COLUMNS; j++) panel_row[j] = j < columns ? row[j] : 0.0f;
 }
 
+#endif
+
 /* Store up to 16 columns of a panel in a row, or add them to it. */
 static inline void put_columns(float *restrict row, const float *restrict sums, int64_t columns, int add) {
     if (columns >= COLUMNS)
@@ -150,15 +278,18 @@ static inline void put_columns(float *restrict row, const float *restrict sums, 
         for (int64_t j = 0; j < columns; j++) row[j] = add ? row[j] + sums[j] : sums[j];
 }
 
-/* (4H, H) and (4H, X) -> per 16 columns a panel (4H, 16) */
+/* (4H, H) and (4H, X) -> per 16 columns a panel of units (4H, 16) */
 static void pack_backward(const Layer *layer, int64_t d, int64_t u) {
-    const int64_t H = layer->hidden, X = layer->inputs, column = u * COLUMNS;
-    float *panel = panel_backward(layer, d, column);
-    for (int64_t k = 0; k < GATES * H; k++)
-        if (column < H)
-            copy_columns(panel + k * COLUMNS, layer->weights[d] + k * H + column, COLUMNS);
-        else
-            copy_columns(panel + k * COLUMNS, layer->input_weights[d] + k * X + column - H, X + H - column);
+    const int64_t H = layer->hidden, column = u * COLUMNS, at_inputs = column >= H;
+    const int64_t stride = at_inputs ? layer->inputs : H, first = at_inputs ? column - H : column;
+    const float *weights = (at_inputs ? layer->input_weights : layer->weights)[d] + first;
+    Unit *panel = panel_backward(layer, d, column);
+    for (int64_t k = 0; k < GATES * H; k += PER_UNIT, weights += PER_UNIT * stride, panel += COLUMNS)
+#if defined(WITH_BF16)
+        put_pairs(panel, weights, stride - first, weights + stride, stride - first);
+#else
+        copy_columns(panel, weights, stride - first);
+#endif
 }
 
 /* Sums of the gates of some texts for a block of states, as the products leave them. */
@@ -185,34 +316,25 @@ static void step_forward(const Layer *layer, int64_t d, int64_t t, const int64_t
             kept[0][u] = in, kept[1][u] = keep, kept[2][u] = offered, kept[3][u] = out, kept[4][u] = cell;
         }
         if (!layer->gates) continue;
-        float *gates = layer->gates + (first + texts[r]) * GATES * H + column;
+        Kept *gates = layer->gates + (first + texts[r]) * GATES * H + column;
         for (int g = 0; g < GATES; g++)
-            UNROLLED(int u = 0; u < GROUPS; u++) stream(gates + g * H + u * WIDTH, kept[g][u]);
+            UNROLLED(int u = 0; u < GROUPS; u++) stream_kept(gates + g * H + u * WIDTH, kept[g][u]);
         float *cell = layer->kept_cells + (first + texts[r]) * H + column;
         UNROLLED(int u = 0; u < GROUPS; u++) stream(cell + u * WIDTH, kept[GATES][u]);
     }
     for (int64_t r = 0; r < count; r++)
         UNROLLED(int u = 0; u < GROUPS; u++) {
             const Floats squashed = hyperbolic_tangent(load(cells + texts[r] * H + u * WIDTH));
-            store(states + texts[r] * H + u * WIDTH, load(sums[u] + r * GATES * WIDTH) * squashed);
+            const Floats state = load(sums[u] + r * GATES * WIDTH) * squashed;
+            store(states + texts[r] * H + u * WIDTH, state);
+#if defined(WITH_BF16)
+            store_kept(short_states(layer, d, t, texts[r]) + column + u * WIDTH, state);
+#endif
         }
 }
 
-/* Add the products of many rows with a panel, in blocks that stay in the L1 cache. */
-static void add_products(const float *panel, const float *const *rows, int64_t count, int64_t length,
-                         float *sums) {
-    for (int64_t k = 0; k < length; k += CACHED) {
-        const int64_t some = length - k < CACHED ? length - k : CACHED;
-        const float *part = panel + k * GATES * WIDTH;
-        int64_t r = 0;
-        for (; r + FORWARD_ROWS <= count; r += FORWARD_ROWS)
-            forward_several(part, rows + r, k, some, sums + r * GATES * WIDTH);
-        for (; r < count; r++) forward_1(part, rows + r, k, some, sums + r * GATES * WIDTH);
-    }
-}
-
 /* Sums of the `u`-th vector of states of some rows: biases and products with the inputs. */
-static void sum_inputs(const Layer *layer, int64_t d, int64_t u, const float *panel, const float *const *values,
+static void sum_inputs(const Layer *layer, int64_t d, int64_t u, const Unit *panel, const Unit *const *values,
                        int64_t count, float *sums) {
     const int64_t H = layer->hidden;
     for (int64_t r = 0; r < count; r++)
@@ -220,17 +342,18 @@ static void sum_inputs(const Layer *layer, int64_t d, int64_t u, const float *pa
             const int64_t gates = g * H + u * WIDTH;
             store(sums + (r * GATES + g) * WIDTH, load(layer->input_bias[d] + gates) + load(layer->bias[d] + gates));
         }
-    add_products(panel, values, count, layer->inputs, sums);
+    add_products(FORWARD, FORWARD_ROWS, GATES, CACHED, panel, values, count, input_units(layer), sums);
 }
 
 /* Sums of some rows of inputs, once for all tokens that have them. The weights of a single block are packed one
  * panel after the other in the same place, which stays in the cache. */
 static void sum_rows(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, size = GATES * WIDTH;
-    const float *values[TEXTS];
-    for (int64_t r = first; r < last; r++) values[r - first] = layer->values + r * layer->inputs;
+    const Unit *values[TEXTS];
+    for (int64_t r = first; r < last; r++) values[r - first] = inputs_of(layer, r);
     for (int64_t u = 0; u < H / WIDTH; u++) {
-        float sums[TEXTS * GATES * WIDTH], *panel = panel_forward(layer, d, row_blocks(layer) == 1 ? 0 : u);
+        float sums[TEXTS * GATES * WIDTH];
+        Unit *panel = panel_forward(layer, d, row_blocks(layer) == 1 ? 0 : u);
         if (row_blocks(layer) == 1) pack_inputs(layer, d, u, panel);
         sum_inputs(layer, d, u, panel, values, last - first, sums);
         for (int64_t r = first; r < last; r++)
@@ -249,32 +372,36 @@ static int64_t texts_at(const Layer *layer, int64_t t, int64_t *b, int64_t last,
 
 /* Steps from `step` on of the texts from `first` to `last`; the states of padding are 0. */
 static void forward_from(const Layer *layer, int64_t d, int64_t first, int64_t last, int64_t step) {
-    const int64_t X = layer->inputs, H = layer->hidden, B = layer->batch, size = GATES * WIDTH;
+    const int64_t H = layer->hidden, B = layer->batch, size = GATES * WIDTH;
     for (int64_t t = step; t < layer->steps; t++) {
         for (int64_t b = first; b < last; b++)
             if (t >= layer->lengths[b])
                 memset(layer->states + ((d * layer->steps + t) * B + b) * H, 0, (size_t)H * sizeof(float));
         for (int64_t b = first; b < last;) {
-            const float *values[TEXTS], *before[TEXTS];
+            const Unit *values[TEXTS], *before[TEXTS];
+            const float *input_sums[TEXTS];
             int64_t texts[TEXTS], count = texts_at(layer, t, &b, last, texts);
             for (int64_t r = 0; r < count; r++) {
                 const int64_t n = token(layer, d, t, texts[r]);
                 const int64_t row = layer->places ? layer->places[n] : n;
-                values[r] = layer->rows ? layer->input_sums + (d * layer->rows + row) * GATES * H
-                                        : layer->values + n * X;
-                before[r] = layer->states + ((d * layer->steps + t - (t > 0)) * B + texts[r]) * H;
+                if (layer->rows)
+                    input_sums[r] = layer->input_sums + (d * layer->rows + row) * GATES * H;
+                else
+                    values[r] = inputs_of(layer, n);
+                before[r] = states_of(layer, d, t - (t > 0), texts[r]);
             }
             for (int64_t column = 0; column < H; column += COLUMNS) {
                 Sums sums;
                 for (int64_t g = 0; g < GROUPS; g++) {
                     const int64_t u = column / WIDTH + g;
-                    const float *panel = panel_forward(layer, d, u);
+                    const Unit *panel = panel_forward(layer, d, u);
                     if (layer->rows)
                         for (int64_t r = 0; r < count; r++)
-                            memcpy(sums[g] + r * size, values[r] + u * size, (size_t)size * sizeof(float));
+                            memcpy(sums[g] + r * size, input_sums[r] + u * size, (size_t)size * sizeof(float));
                     else
                         sum_inputs(layer, d, u, panel, values, count, sums[g]);
-                    add_products(panel + X * GATES * WIDTH, before, count, t ? H : 0, sums[g]);
+                    add_products(FORWARD, FORWARD_ROWS, GATES, CACHED, panel + input_units(layer) * size, before, count,
+                                 t ? H / PER_UNIT : 0, sums[g]);
                 }
                 step_forward(layer, d, t, texts, count, column, sums);
             }
@@ -288,6 +415,13 @@ static void forward(const Layer *layer, int64_t d, int64_t first, int64_t last) 
 }
 
 static void forward_on(const Layer *layer, int64_t d, int64_t first, int64_t last) {
+#if defined(WITH_BF16)
+    const int64_t H = layer->hidden;
+    for (int64_t b = first; b < last; b++)
+        for (int64_t h = 0; h < H; h += WIDTH)
+            store_kept(short_states(layer, d, 0, b) + h,
+                       load(layer->states + (d * layer->steps * layer->batch + b) * H + h));
+#endif
     forward_from(layer, d, first, last, 1);
 }
 
@@ -296,40 +430,20 @@ static void forward_on(const Layer *layer, int64_t d, int64_t first, int64_t las
 static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t column,
                                  const float *sums) {
     const int64_t H = layer->hidden, B = layer->batch, row = t * B + b;
-    float *gates = layer->gates + (d * layer->steps * B + row) * GATES * H + column;
+    Kept *gates = layer->gates + (d * layer->steps * B + row) * GATES * H + column;
     const float *cell = layer->kept_cells + (d * layer->steps * B + row) * H + column;
     float *cell_gradients = layer->cells + (d * B + b) * H + column;
-    const Floats in = load(gates), keep = load(gates + H), offered = load(gates + 2 * H);
-    const Floats out = load(gates + 3 * H), squashed = hyperbolic_tangent(load(cell));
+    const Floats in = load_kept(gates), keep = load_kept(gates + H), offered = load_kept(gates + 2 * H);
+    const Floats out = load_kept(gates + 3 * H), squashed = hyperbolic_tangent(load(cell));
     const Floats of_state = load(layer->state_gradients[d] + row * H + column) + load(sums);
     Floats of_cell = of_state * out * (1.0f - squashed * squashed);
     const Floats before = t ? load(cell - B * H) : all(0.0f);
     if (t + 1 < layer->lengths[b]) of_cell += load(cell_gradients);
-    store(gates, of_cell * offered * in * (1.0f - in));
-    store(gates + H, of_cell * before * keep * (1.0f - keep));
-    store(gates + 2 * H, of_cell * in * (1.0f - offered * offered));
-    store(gates + 3 * H, of_state * squashed * out * (1.0f - out));
+    store_kept(gates, of_cell * offered * in * (1.0f - in));
+    store_kept(gates + H, of_cell * before * keep * (1.0f - keep));
+    store_kept(gates + 2 * H, of_cell * in * (1.0f - offered * offered));
+    store_kept(gates + 3 * H, of_state * squashed * out * (1.0f - out));
     store(cell_gradients, of_cell * keep);
-}
-
-/* Number of rows of the next product. */
-static inline int64_t rows_at_once(int64_t left) {
-    return left >= BACKWARD_ROWS && left != 8 ? BACKWARD_ROWS : left >= 4 ? 4 : 1;
-}
-
-/* Add the products of many rows with a panel of the backward pass, likewise. */
-static void add_products_back(const float *panel, const float *const *rows, int64_t count, int64_t length,
-                              float *sums) {
-    for (int64_t k = 0; k < length; k += DEEP) {
-        const int64_t some = length - k < DEEP ? length - k : DEEP;
-        const float *part = panel + k * COLUMNS;
-        for (int64_t r = 0, at_once; r < count; r += at_once) {
-            at_once = rows_at_once(count - r);
-            (at_once == 1   ? backward_1
-             : at_once == 4 ? backward_4
-                            : backward_6)(part, rows + r, k, some, sums + r * COLUMNS);
-        }
-    }
 }
 
 /* Backward pass of some texts over all steps: at each, the texts that continue, then those that end there. */
@@ -337,18 +451,19 @@ static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last)
     const int64_t H = layer->hidden, K = GATES * H;
     for (int64_t t = layer->steps - 1; t >= 0; t--)
         for (int64_t b = first; b < last;) {
-            const float *behind[TEXTS];
+            const Unit *behind[TEXTS];
             int64_t texts[TEXTS], count = texts_at(layer, t, &b, last, texts), going_on = 0;
             for (int64_t r = 0; r < count; r++) {
                 if (t + 1 >= layer->lengths[texts[r]]) continue;
                 const int64_t text = texts[r], row = ((d * layer->steps + t + 1) * layer->batch + text) * K;
-                behind[going_on] = layer->gates + row;
+                behind[going_on] = (const Unit *)(layer->gates + row);
                 texts[r] = texts[going_on];
                 texts[going_on++] = text;
             }
             for (int64_t column = 0; column < H; column += COLUMNS) {
                 float sums[TEXTS * COLUMNS] = {0};
-                add_products_back(panel_backward(layer, d, column), behind, going_on, K, sums);
+                add_products(BACKWARD, BACKWARD_ROWS, GROUPS, DEEP, panel_backward(layer, d, column), behind, going_on,
+                             K / PER_UNIT, sums);
                 for (int64_t r = 0; r < count; r++)
                     for (int64_t g = 0; g < GROUPS; g++)
                         step_backward(layer, d, t, texts[r], column + g * WIDTH, sums + r * COLUMNS + g * WIDTH);
@@ -380,23 +495,73 @@ static int64_t real_tokens(const Layer *layer, int64_t d, int64_t *n, int64_t la
 /* Input gradients of at most TOKENS tokens: gate gradients times weights. */
 static void of_values(const Layer *layer, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, X = layer->inputs, D = layer->directions, K = GATES * H;
-    const float *rows[MOST_DIRECTIONS][TOKENS];
+    const Unit *rows[MOST_DIRECTIONS][TOKENS];
     int64_t places[TOKENS], read[TOKENS], count = 0;
     for (int64_t d = 0; d < D; d++) {
         int64_t n = first;
         count = real_tokens(layer, d, &n, last, TOKENS, places, read);
         for (int64_t r = 0; r < count; r++)
-            rows[d][r] = layer->gates + (d * layer->steps * layer->batch + read[r]) * K;
+            rows[d][r] = (const Unit *)(layer->gates + (d * layer->steps * layer->batch + read[r]) * K);
     }
     memset(layer->value_gradients + first * X, 0, (size_t)((last - first) * X) * sizeof(float));
     for (int64_t x = 0; x < X; x += COLUMNS) {
         float sums[TOKENS * COLUMNS] = {0};
         for (int64_t d = 0; d < D; d++)
-            add_products_back(panel_backward(layer, d, H + x), rows[d], count, K, sums);
+            add_products(BACKWARD, BACKWARD_ROWS, GROUPS, DEEP, panel_backward(layer, d, H + x), rows[d], count,
+                         K / PER_UNIT, sums);
         for (int64_t r = 0; r < count; r++)
             put_columns(layer->value_gradients + places[r] * X + x, sums + r * COLUMNS, X - x, 0);
     }
 }
+
+/* Number of rows of the next product across tokens; gates are a multiple of 16. */
+static inline int64_t rows_at_once(int64_t left) {
+    return left >= ACROSS_ROWS && (ACROSS_ROWS == 8 || left != 8) ? ACROSS_ROWS : 4;
+}
+
+#if defined(WITH_BF16)
+
+/* Pack the gate gradients of some tokens: per few gates a panel of units (count / 2, rows), with room for DEEP per
+ * gate. Their sums are added to the bias gradients. */
+static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64_t count, int add,
+                       int64_t first, int64_t last) {
+    const int64_t N = layer->steps * layer->batch, K = GATES * layer->hidden;
+    for (int64_t gate = first; gate < last; gate += WIDTH) {
+        Unit *panel = layer->packed_gates + (d * K + gate) * DEEP;
+        float *bias = layer->bias_gradients + d * K + gate;
+        const Kept *gates = layer->gates + d * N * K + gate;
+        Floats sums = add ? load(bias) : all(0.0f);
+        for (int64_t k = 0; k < count; k += 2, panel += ACROSS_ROWS) {
+            const Kept *pair[2] = {gates + read[k] * K, gates + read[k + 1 < count ? k + 1 : k] * K};
+            const __m256i here = _mm256_loadu_si256((const __m256i_u *)pair[0]);
+            const __m256i next = k + 1 < count ? _mm256_loadu_si256((const __m256i_u *)pair[1]) : _mm256_setzero_si256();
+            const Units both = pairs(here, next);
+            sums += (Floats)(both << 16);
+            sums += (Floats)(both & ~0xffff);
+            _mm256_storeu_si256((__m256i_u *)panel, _mm512_castsi512_si256((__m512i)both));
+            _mm256_storeu_si256((__m256i_u *)(panel + ACROSS_ROWS * DEEP), _mm512_extracti64x4_epi64((__m512i)both, 1));
+        }
+        store(bias, sums);
+    }
+}
+
+/* Pack 16 columns of these tokens' inputs, or of the states before them. */
+static void pack_read(const Layer *layer, int64_t d, const int64_t *read, const int64_t *stands,
+                      int64_t count, int64_t column, Unit *panel) {
+    const int64_t H = layer->hidden, X = layer->inputs, B = layer->batch;
+    const float *values = layer->values + column;
+    const float *states = layer->states + d * layer->steps * B * H + column - whole(X);
+    for (int64_t k = 0; k < count; k += 2, panel += COLUMNS) {
+        const int64_t next = k + 1 < count ? k + 1 : k, is_there = k + 1 < count;
+        if (column < X)
+            put_pairs(panel, values + stands[k] * X, X - column, values + stands[next] * X, is_there ? X - column : 0);
+        else
+            put_pairs(panel, states + (read[k] - B) * H, read[k] < B ? 0 : COLUMNS, states + (read[next] - B) * H,
+                      read[next] < B || !is_there ? 0 : COLUMNS);
+    }
+}
+
+#else
 
 /* Pack the gate gradients of some tokens: per few gates a panel (count, rows), with room for DEEP per gate.
  * Their sums are added to the bias gradients. */
@@ -406,12 +571,12 @@ static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64
     for (int64_t gate = first, rows; gate < last; gate += rows) {
         float *panel = layer->packed_gates + (d * K + gate) * DEEP;
         float *bias = layer->bias_gradients + d * K + gate;
-        float sums[BACKWARD_ROWS] = {0};
+        float sums[ACROSS_ROWS] = {0};
         rows = rows_at_once(last - gate);
         for (int64_t k = 0; k < count; k++, panel += rows) {
             const float *gates = layer->gates + (d * N + read[k]) * K + gate;
-            if (rows == BACKWARD_ROWS)
-                for (int64_t r = 0; r < BACKWARD_ROWS; r++) sums[r] += panel[r] = gates[r];
+            if (rows == ACROSS_ROWS)
+                for (int64_t r = 0; r < ACROSS_ROWS; r++) sums[r] += panel[r] = gates[r];
             else
                 for (int64_t r = 0; r < 4; r++) sums[r] += panel[r] = gates[r];
         }
@@ -433,28 +598,32 @@ static void pack_read(const Layer *layer, int64_t d, const int64_t *read, const 
             copy_columns(panel + k * COLUMNS, states + (read[k] - B) * H, read[k] < B ? 0 : COLUMNS);
 }
 
+#endif
+
 /* Gradients of weights and bias of some gates of a direction: gate gradients times inputs or states, summed
- * over tokens, DEEP at a time. */
+ * over tokens, TOGETHER at a time. */
 static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, X = layer->inputs, N = layer->steps * layer->batch, K = GATES * H;
     int add = 0;
     for (int64_t n = 0; n < N; add = 1) {
-        int64_t read[DEEP], stands[DEEP], count = real_tokens(layer, d, &n, N, DEEP, read, stands), first_tokens = 0;
+        int64_t read[TOGETHER], stands[TOGETHER], first_tokens = 0;
+        const int64_t count = real_tokens(layer, d, &n, N, TOGETHER, read, stands);
+        const int64_t units = (count + PER_UNIT - 1) / PER_UNIT;
         while (first_tokens < count && read[first_tokens] < layer->batch) first_tokens++;
         pack_gates(layer, d, read, count, add, first, last);
         for (int64_t column = 0; column < whole(X) + H; column += COLUMNS) {
             const int64_t stride = column < X ? X : H, width = column < X ? X - column : COLUMNS;
             float *gradients = column < X ? layer->input_weight_gradients + d * K * X + column
                                           : layer->weight_gradients + d * K * H + column - whole(X);
-            const int64_t skipped = column < X ? 0 : first_tokens; /* no states come before them */
-            float panel[DEEP * COLUMNS];
+            const int64_t skipped = column < X ? 0 : first_tokens / PER_UNIT; /* no states come before them */
+            Unit panel[DEEP * COLUMNS];
             pack_read(layer, d, read, stands, count, column, panel);
             for (int64_t gate = first, rows; gate < last; gate += rows) {
-                const float *gates[BACKWARD_ROWS];
-                float sums[BACKWARD_ROWS * COLUMNS] = {0};
+                const Unit *gates[ACROSS_ROWS];
+                float sums[ACROSS_ROWS * COLUMNS] = {0};
                 rows = rows_at_once(last - gate);
                 for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed_gates + (d * K + gate) * DEEP + r;
-                (rows == 4 ? across_4 : across_6)(panel + skipped * COLUMNS, gates, skipped, count - skipped, sums);
+                across(rows)(panel + skipped * COLUMNS, gates, skipped, units - skipped, sums);
                 for (int64_t r = 0; r < rows; r++)
                     put_columns(gradients + (gate + r) * stride, sums + r * COLUMNS, width, add);
             }
@@ -478,6 +647,12 @@ static void run(const Layer *layer, int64_t panels, void (*pack)(const Layer *, 
     const int64_t blocks = row_blocks(layer);
 #pragma omp parallel num_threads((int)layer->threads) if (layer->threads > 1)
     {
+#if defined(WITH_BF16)
+        const int64_t inputs = rounded_rows(layer), at_once = 32;
+#pragma omp for schedule(static) nowait
+        for (int64_t row = 0; row < inputs; row += at_once)
+            round_inputs(layer, row, row + at_once < inputs ? row + at_once : inputs);
+#endif
 #pragma omp for schedule(static)
         for (int64_t p = 0; p < D * panels; p++) pack(layer, p / panels, p % panels);
 #pragma omp for schedule(dynamic)
@@ -513,7 +688,7 @@ static void gradients(const Layer *layer) {
 }
 
 /* Increment when the arguments of a function change, here and in `library.py`. */
-int64_t kernels_interface(void) { return 3; }
+int64_t kernels_interface(void) { return 4; }
 
 /* Which instructions the kernels are compiled for, as listed in `library.py`. */
 int64_t kernels_instructions(void) { return INSTRUCTIONS; }

@@ -1,4 +1,5 @@
-/* The instructions to compile for: AVX2 with FMA, NEON, or with -DWITH_AVX512 those of AVX-512.
+/* The instructions to compile for: AVX2 with FMA, NEON, with -DWITH_AVX512 those of AVX-512, or with -DWITH_BF16
+ * those and AVX512-BF16, for products of bf16 numbers.
  *
  * A build for x86-64 does not depend on the machine that compiles it; `library.py` loads it where the CPU has
  * these instructions. To be included before everything else.
@@ -7,10 +8,17 @@
 #ifndef TARGET_H
 #define TARGET_H
 
+#if defined(WITH_BF16)
+#define WITH_AVX512
+#endif
+
 #if defined(__x86_64__)
-#if defined(WITH_AVX512)
+#if defined(WITH_BF16)
+#define TARGET "avx512bf16,avx512f,avx512dq,avx512vl,avx512bw,avx2,fma"
+enum { INSTRUCTIONS = 4, WIDTH = 16 }; /* as in `library.py`, and floats per vector */
+#elif defined(WITH_AVX512)
 #define TARGET "avx512f,avx512dq,avx512vl,avx512bw,avx2,fma"
-enum { INSTRUCTIONS = 3, WIDTH = 16 }; /* as in `library.py`, and floats per vector */
+enum { INSTRUCTIONS = 3, WIDTH = 16 };
 #else
 #define TARGET "avx2,fma"
 enum { INSTRUCTIONS = 1, WIDTH = 8 };
@@ -25,7 +33,7 @@ enum { INSTRUCTIONS = 1, WIDTH = 8 };
 #define PRAGMA(TEXT) _Pragma(STRING(TEXT))
 PRAGMA(GCC target(TARGET))
 #endif
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(WITH_AVX512)
 #include <arm_neon.h>
 enum { INSTRUCTIONS = 2, WIDTH = 4 };
 #else

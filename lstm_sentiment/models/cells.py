@@ -126,8 +126,11 @@ class LSTM(Cell):
     c ← forget · c + input · candidate; h ← output · tanh(c) (Hochreiter and Schmidhuber 1997;
     the forget gate is by Gers et al. 2000, "Learning to forget").
 
-    PyTorch stacks the weights in the order input, forget, candidate, output. In fp32 on a CPU a compiled
-    kernel computes both directions where it is available (see `kernels.lstm`).
+    PyTorch stacks the weights in the order input, forget, candidate, output. On a CPU a compiled kernel computes
+    both directions where it is available (see `kernels.lstm`).
+
+    Args:
+        precision: format of the kernel's products, fp32 or bf16; where autocasting is enabled, its format.
 
     >>> layer, inputs_NX = nn.LSTM(3, 5), torch.randn(4, 3)
     >>> torch.allclose(LSTM().steps(layer, inputs_NX).hidden, layer(inputs_NX)[0], atol=1e-6)
@@ -138,6 +141,9 @@ class LSTM(Cell):
     operator = "LSTM"
     onnx_gates = (0, 3, 1, 2)
     onnx_states = ("hidden", "cell")
+
+    def __init__(self, precision: str = "fp32") -> None:
+        self.precision = precision
 
     def initialise(self, layer: nn.RNNBase) -> None:
         """Set orthogonal recurrent, Xavier input weights and zero biases, with open forget gates."""
@@ -154,26 +160,26 @@ class LSTM(Cell):
 
     def read(self, values_TBX: Tensor, lengths_B: Tensor, layers: Sequence[Any]) -> list[Tensor]:
         """Return the hidden states as `Cell.read`, by the compiled kernel where it applies."""
-        if kernel.applies(values_TBX, layers):
-            return kernel.read(values_TBX, lengths_B, layers)
+        if kernel.applies(values_TBX, layers, self.precision):
+            return kernel.read(values_TBX, lengths_B, layers, self.precision)
         return super().read(values_TBX, lengths_B, layers)
 
     def reads_rows(self, values_RX: Tensor, layers: Sequence[Any]) -> bool:
         """Whether the compiled kernel applies, which computes a row's products once."""
-        return kernel.applies(values_RX, layers)
+        return kernel.applies(values_RX, layers, self.precision)
 
     def read_rows(
         self, values_RX: Tensor, places_TB: Tensor, lengths_B: Tensor, layers: Sequence[Any]
     ) -> list[Tensor]:
         """Return the states as `Cell.read_rows`, bit for bit those of `read`."""
-        if kernel.applies(values_RX, layers):
-            return kernel.read_rows(values_RX, places_TB, lengths_B, layers)
+        if kernel.applies(values_RX, layers, self.precision):
+            return kernel.read_rows(values_RX, places_TB, lengths_B, layers, self.precision)
         return super().read_rows(values_RX, places_TB, lengths_B, layers)
 
     def read_on(self, values_TX: Tensor, state: Any, layer: Any) -> tuple[Tensor, Any]:
         """Read the next tokens as `Cell.read_on`, by the compiled kernel where it applies."""
-        if kernel.applies_to_rest(values_TX, layer):
-            return kernel.read_on(values_TX, state, layer)
+        if kernel.applies_to_rest(values_TX, layer, self.precision):
+            return kernel.read_on(values_TX, state, layer, self.precision)
         return super().read_on(values_TX, state, layer)
 
     def steps(self, layer: Any, inputs_NX: Tensor) -> Steps:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +60,7 @@ class SentimentLSTM(nn.Module):
     (torch.Size([2, 3]), True)
     """
 
-    cell: ClassVar[Cell] = LSTM()
+    cell: Cell = LSTM()
 
     def __init__(
         self,
