@@ -23,6 +23,7 @@ enum { FORWARD_ROWS = WIDTH == 8 ? 3 : 6, BACKWARD_ROWS = WIDTH == 16 ? 12 : 6, 
 enum { CACHED = 1024 / WIDTH, TEXTS = 66 }; /* units of a panel (16 KB) and texts whose sums stay in the cache */
 enum { DEEP = 256, TOKENS = 48 }; /* units of a panel of the backward pass (16 KB), and tokens it is used for */
 enum { TOGETHER = DEEP * PER_UNIT }; /* tokens whose weight gradients are summed at a time */
+enum { AHEAD = 16, LINE = 16 };      /* tokens whose gates are read from memory meanwhile; floats of a cache line */
 
 /* ---- Products ----------------------------------------------------------------------------------- */
 
@@ -98,6 +99,11 @@ static inline void add_products(Product *const *products, int64_t most, int64_t 
             products[count - r < most ? count - r : most](panel + k * vectors * WIDTH, rows + r, k, some,
                                                           sums + r * vectors * WIDTH);
     }
+}
+
+/* Set the sums of some rows to 0. */
+static inline void clear(float *sums, int64_t rows) {
+    for (int64_t j = 0; j < rows * COLUMNS; j += WIDTH) store(sums + j, all(0.0f));
 }
 
 static inline Product *across(int64_t rows) {
@@ -273,7 +279,10 @@ static inline void copy_columns(float *restrict panel_row, const float *restrict
 /* Store up to 16 columns of a panel in a row, or add them to it. */
 static inline void put_columns(float *restrict row, const float *restrict sums, int64_t columns, int add) {
     if (columns >= COLUMNS)
-        for (int64_t j = 0; j < COLUMNS; j++) row[j] = add ? row[j] + sums[j] : sums[j];
+        UNROLLED(int g = 0; g < GROUPS; g++) {
+            const Floats here = load(sums + g * WIDTH);
+            store(row + g * WIDTH, add ? load(row + g * WIDTH) + here : here);
+        }
     else
         for (int64_t j = 0; j < columns; j++) row[j] = add ? row[j] + sums[j] : sums[j];
 }
@@ -362,6 +371,12 @@ static void sum_rows(const Layer *layer, int64_t d, int64_t first, int64_t last)
     }
 }
 
+/* Copy sums of a vector of states, and start to read those of the next one. */
+static inline void copy_sums(float *restrict to, const float *restrict from, int64_t size) {
+    for (int64_t j = 0; j < size; j += WIDTH) store(to + j, load(from + j));
+    for (int64_t j = 0; j < size; j += LINE) __builtin_prefetch(from + size + j);
+}
+
 /* List up to TEXTS texts from `*b` on that have a token at step t, and advance `*b`. */
 static int64_t texts_at(const Layer *layer, int64_t t, int64_t *b, int64_t last, int64_t *texts) {
     int64_t count = 0;
@@ -396,8 +411,7 @@ static void forward_from(const Layer *layer, int64_t d, int64_t first, int64_t l
                     const int64_t u = column / WIDTH + g;
                     const Unit *panel = panel_forward(layer, d, u);
                     if (layer->rows)
-                        for (int64_t r = 0; r < count; r++)
-                            memcpy(sums[g] + r * size, input_sums[r] + u * size, (size_t)size * sizeof(float));
+                        for (int64_t r = 0; r < count; r++) copy_sums(sums[g] + r * size, input_sums[r] + u * size, size);
                     else
                         sum_inputs(layer, d, u, panel, values, count, sums[g]);
                     add_products(FORWARD, FORWARD_ROWS, GATES, CACHED, panel + input_units(layer) * size, before, count,
@@ -446,6 +460,14 @@ static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64
     store(cell_gradients, of_cell * keep);
 }
 
+/* Start to read what `step_backward` needs, which is not in the cache. */
+static inline void prefetch_step(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t column) {
+    const int64_t H = layer->hidden, row = t * layer->batch + b, place = d * layer->steps * layer->batch + row;
+    for (int g = 0; g < GATES; g++) __builtin_prefetch(layer->gates + (place * GATES + g) * H + column, 1);
+    __builtin_prefetch(layer->kept_cells + place * H + column);
+    __builtin_prefetch(layer->state_gradients[d] + row * H + column);
+}
+
 /* Backward pass of some texts over all steps: at each, the texts that continue, then those that end there. */
 static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last) {
     const int64_t H = layer->hidden, K = GATES * H;
@@ -461,7 +483,9 @@ static void backward(const Layer *layer, int64_t d, int64_t first, int64_t last)
                 texts[going_on++] = text;
             }
             for (int64_t column = 0; column < H; column += COLUMNS) {
-                float sums[TEXTS * COLUMNS] = {0};
+                float sums[TEXTS * COLUMNS];
+                clear(sums, count);
+                for (int64_t r = 0; r < count; r++) prefetch_step(layer, d, t, texts[r], column);
                 add_products(BACKWARD, BACKWARD_ROWS, GROUPS, DEEP, panel_backward(layer, d, column), behind, going_on,
                              K / PER_UNIT, sums);
                 for (int64_t r = 0; r < count; r++)
@@ -505,7 +529,8 @@ static void of_values(const Layer *layer, int64_t first, int64_t last) {
     }
     memset(layer->value_gradients + first * X, 0, (size_t)((last - first) * X) * sizeof(float));
     for (int64_t x = 0; x < X; x += COLUMNS) {
-        float sums[TOKENS * COLUMNS] = {0};
+        float sums[TOKENS * COLUMNS];
+        clear(sums, count);
         for (int64_t d = 0; d < D; d++)
             add_products(BACKWARD, BACKWARD_ROWS, GROUPS, DEEP, panel_backward(layer, d, H + x), rows[d], count,
                          K / PER_UNIT, sums);
@@ -526,22 +551,32 @@ static inline int64_t rows_at_once(int64_t left) {
 static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64_t count, int add,
                        int64_t first, int64_t last) {
     const int64_t N = layer->steps * layer->batch, K = GATES * layer->hidden;
-    for (int64_t gate = first; gate < last; gate += WIDTH) {
+    const int64_t at_once = (last - first) % (2 * WIDTH) ? 1 : 2; /* whole lines of the cache where it can be */
+    for (int64_t gate = first; gate < last; gate += at_once * WIDTH) {
         Unit *panel = layer->packed_gates + (d * K + gate) * DEEP;
         float *bias = layer->bias_gradients + d * K + gate;
         const Kept *gates = layer->gates + d * N * K + gate;
-        Floats sums = add ? load(bias) : all(0.0f);
+        Floats sums[2];
+        for (int64_t v = 0; v < at_once; v++) sums[v] = add ? load(bias + v * WIDTH) : all(0.0f);
         for (int64_t k = 0; k < count; k += 2, panel += ACROSS_ROWS) {
-            const Kept *pair[2] = {gates + read[k] * K, gates + read[k + 1 < count ? k + 1 : k] * K};
-            const __m256i here = _mm256_loadu_si256((const __m256i_u *)pair[0]);
-            const __m256i next = k + 1 < count ? _mm256_loadu_si256((const __m256i_u *)pair[1]) : _mm256_setzero_si256();
-            const Units both = pairs(here, next);
-            sums += (Floats)(both << 16);
-            sums += (Floats)(both & ~0xffff);
-            _mm256_storeu_si256((__m256i_u *)panel, _mm512_castsi512_si256((__m512i)both));
-            _mm256_storeu_si256((__m256i_u *)(panel + ACROSS_ROWS * DEEP), _mm512_extracti64x4_epi64((__m512i)both, 1));
+            const Kept *here = gates + read[k] * K, *next = k + 1 < count ? gates + read[k + 1] * K : NULL;
+            if (k + AHEAD + 1 < count) {
+                __builtin_prefetch(gates + read[k + AHEAD] * K);
+                __builtin_prefetch(gates + read[k + AHEAD + 1] * K);
+            }
+            for (int64_t v = 0; v < at_once; v++) {
+                const __m256i first_numbers = _mm256_loadu_si256((const __m256i_u *)(here + v * WIDTH));
+                const Units both = pairs(first_numbers, next ? _mm256_loadu_si256((const __m256i_u *)(next + v * WIDTH))
+                                                             : _mm256_setzero_si256());
+                Unit *to = panel + v * WIDTH * DEEP;
+                sums[v] += (Floats)(both << 16);
+                sums[v] += (Floats)(both & ~0xffff);
+                _mm256_storeu_si256((__m256i_u *)to, _mm512_castsi512_si256((__m512i)both));
+                to += ACROSS_ROWS * DEEP;
+                _mm256_storeu_si256((__m256i_u *)to, _mm512_extracti64x4_epi64((__m512i)both, 1));
+            }
         }
-        store(bias, sums);
+        for (int64_t v = 0; v < at_once; v++) store(bias + v * WIDTH, sums[v]);
     }
 }
 
@@ -620,8 +655,9 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
             pack_read(layer, d, read, stands, count, column, panel);
             for (int64_t gate = first, rows; gate < last; gate += rows) {
                 const Unit *gates[ACROSS_ROWS];
-                float sums[ACROSS_ROWS * COLUMNS] = {0};
+                float sums[ACROSS_ROWS * COLUMNS];
                 rows = rows_at_once(last - gate);
+                clear(sums, rows);
                 for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed_gates + (d * K + gate) * DEEP + r;
                 across(rows)(panel + skipped * COLUMNS, gates, skipped, units - skipped, sums);
                 for (int64_t r = 0; r < rows; r++)

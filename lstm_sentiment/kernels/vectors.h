@@ -90,6 +90,28 @@ static inline void finish_streams(void) {}
 
 /* ---- Functions ---------------------------------------------------------------------------------- */
 
+#if defined(WITH_BF16)
+
+/* 1 / (1 + 2**x), to a relative error of 3e-7: enough for what becomes bf16, in half the time. NaN stays NaN.
+ * x = n + f, 2**f = 1 + f·q(f); Newton's method improves an estimate of the quotient. */
+static inline Floats logistic_of_2(Floats x) {
+    x = clamp(x, all(-126.0f), all(126.0f));
+    const Floats n = nearest(x), f = x - n;
+    Floats q = f * 0.00132647266f + 0.00967151296f;
+    q = q * f + 0.0555073375f;
+    q = q * f + 0.240222421f;
+    q = q * f + 0.693146978f;
+    const Floats divisor = (Floats)_mm512_scalef_ps((__m512)(q * f + 1.0f), (__m512)n) + 1.0f;
+    const Floats estimate = (Floats)_mm512_rcp14_ps((__m512)divisor);
+    return estimate * (2.0f - divisor * estimate);
+}
+
+static inline Floats sigmoid(Floats x) { return logistic_of_2(x * -1.44269504f); }
+
+static inline Floats hyperbolic_tangent(Floats x) { return 2.0f * logistic_of_2(x * -2.88539008f) - 1.0f; }
+
+#else
+
 /* e**x - 1, as exact near 0 as elsewhere; NaN stays NaN. x = n·log 2 + f, log 2 in two parts of which the
  * first is exact, and e**f - 1 = f + f²·q(f), where q is fitted to a relative error of 2e-8. */
 static inline Floats exp_less_1(Floats x) {
@@ -112,5 +134,7 @@ static inline Floats hyperbolic_tangent(Floats x) {
     const Floats less_1 = exp_less_1(x + x);
     return less_1 / (less_1 + 2.0f);
 }
+
+#endif
 
 #endif
