@@ -21,6 +21,7 @@ from lstm_sentiment.config.command_line import (
     CommandParser,
     add_branch_option,
     add_file_options,
+    add_precision_option,
     add_slices_option,
     check_out,
     how_to_read,
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
     from lstm_sentiment.system.files import write_json
 
-    classifier = load(options.run, device=options.device)
+    classifier = load(options.run, device=options.device, precision=options.precision)
     if options.branch:
         classifier.keep_branch(options.branch)
     found: dict[str, Any] = {"branch": options.branch} if options.branch else {}
@@ -151,6 +152,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--out", help="write the scores here; default RUN/evaluation.json, or ./starter-evaluation.json"
     )
     add_file_options(parser)
+    add_precision_option(parser)
     options = parser.parse_intermixed_args(argv)
     if not options.file and not options.behaviour:
         parser.error("give a file with labelled rows, --behaviour, or both")

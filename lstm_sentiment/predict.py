@@ -20,6 +20,7 @@ from lstm_sentiment.config.command_line import (
     RUN,
     CommandParser,
     add_branch_option,
+    add_precision_option,
     add_table_options,
     check_out,
 )
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
         _check_delimited(options.out or "")
     from lstm_sentiment.prediction.classifier import load  # imports torch: not for --help, not for a typo
 
-    classifier = load(options.run, device=options.device)
+    classifier = load(options.run, device=options.device, precision=options.precision)
     if options.branch:
         classifier.keep_branch(options.branch)
     if options.file:
@@ -98,6 +99,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_table_options(parser)
     add_branch_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_precision_option(parser)
     parser.add_argument(
         "--coverage",
         type=float,
@@ -257,6 +259,7 @@ def _predict_shards(labelling: Labelling, options: argparse.Namespace) -> Counts
     work = Work(
         run=run,
         device=options.device,
+        precision=options.precision,
         asked=asked,
         how=how,
         spreadsheet_safe=options.spreadsheet_safe,
@@ -267,6 +270,7 @@ def _predict_shards(labelling: Labelling, options: argparse.Namespace) -> Counts
         **how,
         "spreadsheet_safe": options.spreadsheet_safe,
         "file": name_of(options.file),
+        **({} if options.precision == "fp32" else {"precision": options.precision}),
     }
     with opened(options.out, options.file, settings) as folder:
         if folder.is_complete:

@@ -10,7 +10,7 @@ import sys
 from lstm_sentiment.cli.exits import run_command
 from lstm_sentiment.cli.terminal import log_to, say
 from lstm_sentiment.cli.usage import program
-from lstm_sentiment.config.command_line import RUN, CommandParser
+from lstm_sentiment.config.command_line import RUN, CommandParser, add_precision_option
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.system.extras import need
 
@@ -40,7 +40,8 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(options.threads)
         sys.setswitchinterval(SWITCH_S)
         need("prometheus_client", extra="serve").disable_created_metrics()
-        models = open_models(options.run, device=options.device, threads=options.threads)
+        how = {"device": options.device, "precision": options.precision}
+        models = open_models(options.run, **how, threads=options.threads)
         limits = Limits(body=options.max_body, texts=options.max_texts, characters=options.max_characters)
         queueing = {"batch": options.batch, "most_waiting": options.queue}
         wait_s = options.wait_ms / 1000
@@ -108,6 +109,7 @@ def options_of(argv: list[str]) -> argparse.Namespace:
         help="show mistakes also of runs that were not trained on this machine, which name the files to read",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add_precision_option(parser)
     parser.add_argument(
         "--log-requests",
         action="store_true",

@@ -37,6 +37,7 @@ class Work:
     Args:
         run: path of a run folder, or ``starter``.
         device: to compute on.
+        precision: of the LSTM's products, fp32 or bf16.
         asked: what is predicted.
         how: further arguments of `open_source`.
         spreadsheet_safe: see `open_table`.
@@ -44,6 +45,7 @@ class Work:
 
     run: str
     device: str
+    precision: str
     asked: Asked
     how: Mapping[str, Any]
     spreadsheet_safe: bool = False
@@ -78,7 +80,7 @@ class ShardPredictor:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._classifier = BatchPredictor(work.run, device=work.device).classifier
+        self._classifier = BatchPredictor(work.run, device=work.device, precision=work.precision).classifier
         if work.asked.branch:
             self._classifier = self._classifier.__copy__()
             self._classifier.keep_branch(work.asked.branch)

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from lstm_sentiment.prediction.classifier import SentimentClassifier
 
 Batch = TypeVar("Batch")
-_loaded: dict[
-    tuple[str, str, int], SentimentClassifier
-] = {}  # of this process, by run, device and process id
+# Of this process, by run, device, precision and process id.
+_loaded: dict[tuple[str, str, str, int], SentimentClassifier] = {}
 
 
 class BatchPredictor:
@@ -37,6 +36,7 @@ class BatchPredictor:
         text: column with the texts.
         prefix: of the columns that are added, such as ``predicted_`` where the batch has a column label.
         device: cpu, cuda, cuda:N, mps or auto.
+        precision: of the LSTM's products, fp32 or bf16 (see `load`).
 
     Raises:
         RunError: not a run folder.
@@ -49,23 +49,32 @@ class BatchPredictor:
     ['negative', None]
     """
 
-    def __init__(self, run: str | Path, text: str = "text", *, prefix: str = "", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        run: str | Path,
+        text: str = "text",
+        *,
+        prefix: str = "",
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
         self.run = str(run) if is_starter(run) else str(Path(run_path(run)).resolve())
         if not is_starter(run) and not Path(self.run).is_dir():
             raise RunError(f"{run}: no such folder; name a run folder, or starter")
-        self.text, self.prefix, self.device = text, prefix, device
+        self.text, self.prefix = text, prefix
+        self.device, self.precision = device, precision
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made, (type(self), self.run, self.text, self.prefix, self.device)
+        return _made, (type(self), vars(self))
 
     @property
     def classifier(self) -> SentimentClassifier:
         """The classifier, loaded at first use in a process."""
-        key = (self.run, self.device, os.getpid())  # a fork gets its own
+        key = (self.run, self.device, self.precision, os.getpid())  # a fork gets its own
         if key not in _loaded:
             from lstm_sentiment.prediction.classifier import load  # imports torch: not in the driver
 
-            _loaded[key] = load(self.run, device=self.device)
+            _loaded[key] = load(self.run, device=self.device, precision=self.precision)
         return _loaded[key]
 
     def __call__(self, batch: Batch) -> Batch:
@@ -121,10 +130,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _made(kind: type[BatchPredictor], run: str, text: str, prefix: str, device: str) -> BatchPredictor:
+def _made(kind: type[BatchPredictor], attributes: dict[str, str]) -> BatchPredictor:
     """Return a predictor without a look at its run, which is read at first use."""
     made = kind.__new__(kind)
-    made.run, made.text, made.prefix, made.device = run, text, prefix, device
+    vars(made).update(attributes)
     return made
 
 

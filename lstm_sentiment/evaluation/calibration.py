@@ -9,6 +9,7 @@ Legend: R rows, C classes, K branches.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +19,12 @@ import numpy.typing as npt
 from lstm_sentiment.checkpoints.tensors import check_finite
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.evaluation.conformal import label_sets
-from lstm_sentiment.records.run_metrics import SetCoverage
+from lstm_sentiment.evaluation.metrics import calibration_error, score
+from lstm_sentiment.records.run_metrics import CalibratedSplit, CalibrationMetrics, SetCoverage
+from lstm_sentiment.records.scores import Scores
 
 COLDEST, HOTTEST = 0.05, 20.0
+COVERAGES = (0.8, 0.9, 0.95)  # of label sets whose effect is recorded
 LEVELS = 1000  # coverages for which a threshold is kept: 0, 0.001, ... 1
 Array = npt.NDArray[Any]
 
@@ -218,4 +222,32 @@ def coverage_of(sets_RC: Array, truth_R: Array) -> SetCoverage:
     return SetCoverage(
         coverage=float(sets_RC[np.arange(len(truth_R)), truth_R].mean()),
         labels=float(sets_RC.sum(axis=1).mean()),
+    )
+
+
+def calibrated_scores(
+    calibration: Calibration, logits: Mapping[str, Array], truths: Mapping[str, Array], labels: list[str]
+) -> tuple[dict[str, Scores], CalibrationMetrics]:
+    """Return the scores by split, and the effect of the calibration.
+
+    Args:
+        calibration: fitted on validation rows.
+        logits: by split, (R, C).
+        truths: class indices by split, (R,).
+        labels: class names.
+    """
+    scores, effects = {}, {}
+    for name, truth_R in truths.items():
+        probabilities_RC = calibration.probabilities(logits[name])
+        scores[name] = score(truth_R, probabilities_RC, labels)
+        effects[name] = CalibratedSplit(
+            ece_before=calibration_error(truth_R, Calibration().probabilities(logits[name])),
+            ece_after=scores[name].ece,
+            label_sets={
+                str(wanted): coverage_of(calibration.label_sets(probabilities_RC, wanted), truth_R)
+                for wanted in COVERAGES
+            },
+        )
+    return scores, CalibrationMetrics(
+        temperature=calibration.temperature, validation=effects["validation"], test=effects.get("test")
     )

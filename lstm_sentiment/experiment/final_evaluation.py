@@ -22,11 +22,12 @@ from lstm_sentiment.checkpoints.run_folder import BEST, LINEAR, Checkpoint, RunF
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
+from lstm_sentiment.deployment.bf16 import bf16_effect
 from lstm_sentiment.errors import CheckpointError, TrainingError
-from lstm_sentiment.evaluation.calibration import Calibration, coverage_of, fit_calibration, fit_shares
+from lstm_sentiment.evaluation.calibration import Calibration, calibrated_scores, fit_calibration, fit_shares
 from lstm_sentiment.evaluation.class_bias import choose_class_bias
 from lstm_sentiment.evaluation.logits import predict_logits
-from lstm_sentiment.evaluation.metrics import better, calibration_error, score
+from lstm_sentiment.evaluation.metrics import better, score
 from lstm_sentiment.linear.baselines import (
     LinearBaseline,
     against_linear,
@@ -44,8 +45,6 @@ from lstm_sentiment.records.json_values import to_json
 from lstm_sentiment.records.run_metrics import (
     AgainstLinear,
     BranchMetrics,
-    CalibratedSplit,
-    CalibrationMetrics,
     Kept,
     PartScores,
     RunMetrics,
@@ -56,7 +55,6 @@ from lstm_sentiment.training.trainer import Trainer
 
 BIASES = ("lstm.head.bias", "ngrams.bias")  # parameters that a class bias is added to
 UNBIASED = "biases_without_class_bias"  # fact of a checkpoint: parameter -> its values before
-COVERAGES = (0.8, 0.9, 0.95)  # of label sets
 Branches = dict[str, BranchMetrics]  # by name: lstm, ngrams
 
 
@@ -98,7 +96,7 @@ def assess(
     """
     best, model = _best_of(folder, trainer)
     held_out = {name: rows for name, rows in corpus.splits.items() if name != "train"}
-    splits = {"validation": corpus.validation, **held_out}
+    splits, seconds = {"validation": corpus.validation, **held_out}, trainer.state.elapsed_s
     out_of_fold = crossed.logits[trainer.state.best_epoch] if crossed else {}
 
     def logits_of(of: nn.Module, name: str = "") -> dict[str, Array]:
@@ -120,14 +118,14 @@ def assess(
         linear = linear or _fitted_linear(folder, corpus, config)
         found_RC = calibration.probabilities(logits["validation"])
         write_monitoring(folder, found_RC, corpus, config, kept=start.tokens if start else ())
-    took = trainer.state.elapsed_s
-    found = compared_with_baselines(linear, logits, truths, config, corpus, kept, seconds=took)
+    found = compared_with_baselines(linear, logits, truths, config, corpus, kept, seconds=seconds)
     return RunMetrics(
         branches=with_linear(branches, linear if kept else None, truths),
         kept=kept,
         validation=scores["validation"],
         test=scores.get("test"),
         calibration=effect,
+        bf16=bf16_effect(model, calibration, corpus.test or corpus.validation),
         baselines=found[0],
         against_linear=found[1],
         **_of_training(trainer, crossed),
@@ -327,34 +325,6 @@ def compared_with_baselines(
         return baselines, None
     metric = config.trainer.metric
     return baselines, against_linear(linear, logits, truths, metric=metric, seconds=seconds)
-
-
-def calibrated_scores(
-    calibration: Calibration, logits: Mapping[str, Array], truths: Mapping[str, Array], labels: list[str]
-) -> tuple[dict[str, Scores], CalibrationMetrics]:
-    """Return the scores by split, and the effect of the calibration.
-
-    Args:
-        calibration: fitted on validation rows.
-        logits: by split, (R, C).
-        truths: class indices by split, (R,).
-        labels: class names.
-    """
-    scores, effects = {}, {}
-    for name, truth_R in truths.items():
-        probabilities_RC = calibration.probabilities(logits[name])
-        scores[name] = score(truth_R, probabilities_RC, labels)
-        effects[name] = CalibratedSplit(
-            ece_before=calibration_error(truth_R, Calibration().probabilities(logits[name])),
-            ece_after=scores[name].ece,
-            label_sets={
-                str(wanted): coverage_of(calibration.label_sets(probabilities_RC, wanted), truth_R)
-                for wanted in COVERAGES
-            },
-        )
-    return scores, CalibrationMetrics(
-        temperature=calibration.temperature, validation=effects["validation"], test=effects.get("test")
-    )
 
 
 def _weigh(

@@ -21,11 +21,11 @@ from lstm_sentiment.checkpoints.run_folder import BEST, RunFolder
 from lstm_sentiment.config.schema import Config
 from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import Array, TextDataset
-from lstm_sentiment.evaluation.calibration import fit_calibration
+from lstm_sentiment.deployment.bf16 import bf16_effect
+from lstm_sentiment.evaluation.calibration import calibrated_scores, fit_calibration
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.experiment.final_evaluation import (
     branch_metrics,
-    calibrated_scores,
     compared_with_baselines,
     with_linear,
 )
@@ -166,23 +166,22 @@ def _assessed(
     saved = {**to_json(facts), "epoch": 0, "scores": to_json(scores["validation"])}
     saved |= {"calibration": asdict(calibration), "linear": to_json(linear.saved())}
     lstm_C = network.lstm.head.bias.detach().double().numpy() - fit.blend.bias_of_branch
-    of_lstm = {"lstm": out_of_fold["lstm"]}, {"lstm": lstm_C}
-    saved |= {"branches": to_json(saved_branches(*of_lstm, truths["validation"], counts_R))}
+    alone = saved_branches({"lstm": out_of_fold["lstm"]}, {"lstm": lstm_C}, truths["validation"], counts_R)
+    saved |= {"branches": to_json(alone)}
     folder.write_log([])
     proof = self_test_of(weights, labels=corpus.labels, vocabulary=corpus.vocabulary, config=config)
     folder.save(BEST, {"model": weights}, {**saved, "proof": proof})
     kept = _kept(fit, config, corpus)
-    baselines, against = compared_with_baselines(
-        linear, held_out, truths, config, corpus, kept, seconds=training_s
-    )
+    found = compared_with_baselines(linear, held_out, truths, config, corpus, kept, seconds=training_s)
     return RunMetrics(
         branches=with_linear(branches, linear, truths),
         kept=kept,
         validation=scores["validation"],
         test=scores.get("test"),
         calibration=effect,
-        baselines=baselines,
-        against_linear=against,
+        bf16=bf16_effect(network, calibration, corpus.test or corpus.validation),
+        baselines=found[0],
+        against_linear=found[1],
         metric=config.trainer.metric,
         best_epoch=0,
         epochs=0,

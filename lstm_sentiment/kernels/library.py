@@ -2,8 +2,8 @@
 
 It is plain C, called by ctypes, and independent of Python's and PyTorch's ABI, so that one build serves all
 versions. It uses PyTorch's OpenMP threads, from the OpenMP library that is already loaded. The same source is
-compiled for AVX2 or NEON (see `target.h`), and that of the LSTM also for AVX-512, with the same results bit for
-bit, and for AVX-512 with bf16 products. Only instructions whose speed was measured are used, unless the
+compiled for AVX2 or NEON (see `target.h`), and that of the LSTM also for AVX-512, with the same results bit
+for bit, and for AVX-512 with bf16 products. Only instructions whose speed was measured are used, unless the
 environment variable LSTM_SENTIMENT_KERNELS is ``on``.
 """
 
@@ -27,8 +27,15 @@ AUTO, ON, OFF = "auto", "on", "off"  # its values: measured instructions, any, n
 INSTRUCTIONS = {1: "AVX2", 2: "NEON", 3: "AVX512", 4: "AVX512-BF16"}  # INSTRUCTIONS of target.h
 MEASURED = ("AVX2", "AVX512", "AVX512-BF16")  # kernels compiled for these are faster than PyTorch
 CAPABLE = ("AVX2", "AVX512")  # PyTorch's names of CPUs with AVX2 and FMA
-FILES = ("_kernels", "_lstm_avx512", "_lstm_bf16")  # libraries: all kernels, and the LSTM for other instructions
-LSTM_FILES = {"fp32": ("_lstm_avx512", "_kernels"), "bf16": ("_lstm_bf16",)}  # by format of products, best first
+FILES = (
+    "_kernels",
+    "_lstm_avx512",
+    "_lstm_bf16",
+)  # all kernels; the LSTM for other instructions
+LSTM_FILES = {
+    "fp32": ("_lstm_avx512", "_kernels"),
+    "bf16": ("_lstm_bf16",),
+}  # by precision, best first
 INTERFACE = 4  # increment when the arguments of a function change, here and in lstm.c
 LSTM_FUNCTIONS = ("lstm_forward", "lstm_continue", "lstm_backward")
 FUNCTIONS = (
@@ -91,7 +98,7 @@ def lstm_library(precision: str = "fp32") -> ctypes.CDLL | None:
 
 
 def instructions(precision: str = "fp32") -> str | None:
-    """Return the instructions that LSTMs are computed with: a value of `INSTRUCTIONS`, or None without a kernel.
+    """Return the instructions that LSTMs are computed with, of `INSTRUCTIONS`; None without a kernel.
 
     >>> instructions() in (None, *INSTRUCTIONS.values())
     True

@@ -4,13 +4,13 @@
 steps; with more threads, each takes a part of the batch. The second direction reads each text from its end,
 so that padding follows the text in both (see `models.lstm`).
 
-In fp32 the result equals that of `nn.LSTM` up to float rounding. In bf16, inputs, states and weights are rounded
-to bf16 for the products, and gates and their gradients for the backward pass; sums, states, cells and the
-gradients of weights and inputs are fp32. Sums have a fixed order: a text's states are
-bit-identical in any batch, at any position and with any number of threads, and so are a batch's gradients
-with any number of threads. Padding has states of 0 and no gradient. Where the kernel is not available (not
-compiled, a CPU without AVX2, or for bf16 without AVX512-BF16, a GPU, another dtype, a hidden size that is not a
-multiple of 16), `applies` is False, and `models.lstm` uses `nn.LSTM`.
+In fp32 the result equals that of `nn.LSTM` up to float rounding. In bf16, inputs, states and weights are
+rounded to bf16 for the products, and gates and their gradients for the backward pass; sums, states, cells
+and the gradients of weights and inputs are fp32. Sums have a fixed order: a text's states are bit-identical
+in any batch, at any position and with any number of threads, and so are a batch's gradients with any number
+of threads. Padding has states of 0 and no gradient. Where the kernel is not available (not compiled, a CPU
+without AVX2, or for bf16 without AVX512-BF16, a GPU, another dtype, a hidden size that is not a multiple of
+16), `applies` is False, and `models.lstm` uses `nn.LSTM`.
 
 Legend: T steps, B texts, X inputs of a token, H hidden size, D directions, R distinct inputs.
 """
@@ -286,7 +286,9 @@ def _call(
     inputs = arrays["values"].shape[-1]
     whole_inputs = -(-inputs // HIDDEN_MULTIPLE) * HIDDEN_MULTIPLE
     room = {
-        "packed": arrays["states"].new_empty(directions, 4 * size, whole_inputs + size, dtype=KEPT[precision]),
+        "packed": arrays["states"].new_empty(
+            directions, 4 * size, whole_inputs + size, dtype=KEPT[precision]
+        ),
         "cells": arrays["states"].new_empty(directions, batch, size),
     }
     if precision == "bf16" and name != "lstm_backward":

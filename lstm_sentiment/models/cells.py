@@ -126,8 +126,8 @@ class LSTM(Cell):
     c ← forget · c + input · candidate; h ← output · tanh(c) (Hochreiter and Schmidhuber 1997;
     the forget gate is by Gers et al. 2000, "Learning to forget").
 
-    PyTorch stacks the weights in the order input, forget, candidate, output. On a CPU a compiled kernel computes
-    both directions where it is available (see `kernels.lstm`).
+    PyTorch stacks the weights in the order input, forget, candidate, output. On a CPU a compiled kernel
+    computes both directions where it is available (see `kernels.lstm`).
 
     Args:
         precision: format of the kernel's products, fp32 or bf16; where autocasting is enabled, its format.

@@ -87,6 +87,7 @@ class SentimentLSTM(nn.Module):
         self.embedding = table(nn.Embedding, vocabulary_size, embedding_size, initial=initial)
         self.subwords = subwords
         self.folded: FoldedVectors | None = None
+        self.hidden_size = hidden_size
         self.forward_lstms = nn.ModuleList(self.cell.module(size, hidden_size) for size in sizes)
         self.backward_lstms = nn.ModuleList(
             self.cell.module(size, hidden_size) for size in (sizes if bidirectional else [])

@@ -28,13 +28,8 @@ from lstm_sentiment.data.dataset import TextDataset, padded_length
 from lstm_sentiment.data.token_store import TokenStore
 from lstm_sentiment.errors import CheckpointError, ConfigError, RunError
 from lstm_sentiment.evaluation.calibration import Calibration
-from lstm_sentiment.models.network import (
-    MergedClasses,
-    Network,
-    lstm_of,
-    new_network,
-    unmerged,
-)
+from lstm_sentiment.models.network import MergedClasses, Network, lstm_of, new_network, unmerged
+from lstm_sentiment.models.precision import set_precision
 from lstm_sentiment.prediction.hub import Published
 from lstm_sentiment.prediction.linear_models import branch_alone, linear_alone
 from lstm_sentiment.prediction.pickling import reduce_classifier
@@ -60,18 +55,19 @@ MANY = 16  # texts from which on they are encoded as arrays
 Probabilities = npt.NDArray[np.float64]
 
 
-def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
+def load(run: str | Path, *, device: str = "auto", precision: str = "fp32") -> SentimentClassifier:
     """Load the best checkpoint of a run.
 
     Args:
         run: a run folder, or ``starter`` for the model included in the package; a folder of that name is
             ``./starter``. Of a folder of ``train --seeds``, the run with the best validation score.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: of the LSTM's products: fp32, or on CPUs with AVX512-BF16 bf16 (see `precision`).
 
     Raises:
         RunError: not a run folder; this installation has no starter.
         CheckpointError: a file is missing or damaged; the message names it.
-        ConfigError: the device is not available.
+        ConfigError: the device or the precision is not available.
 
     Example::
 
@@ -83,6 +79,7 @@ def load(run: str | Path, *, device: str = "auto") -> SentimentClassifier:
         check_self_test(classifier.proof, classifier.predict_logits, device=classifier.device, name=str(run))
     except CheckpointError as error:
         raise CheckpointError(f"{run}: {error}") from None
+    set_precision(classifier.model, precision, classifier.device)
     return classifier
 
 

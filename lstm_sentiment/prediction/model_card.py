@@ -200,12 +200,20 @@ def _calibration(metrics: RunMetrics) -> str:
         [f"{float(wanted):.0%}", f"{found.coverage:.1%}", f"{found.labels:.2f}"]
         for wanted, found in calibrated.label_sets.items()
     )
-    temperature = metrics.calibration.temperature
+    temperature, bf16 = metrics.calibration.temperature, metrics.bf16
+    in_bf16 = (
+        f"\n\nWith bf16 products (`--precision bf16`), {bf16.same_labels:.2%} of {bf16.rows:,} of these rows "
+        "get the same label as in fp32, and their calibration error is "
+        f"{bf16.ece:.4f} instead of {bf16.ece_fp32:.4f}."
+        if bf16
+        else ""
+    )
     return (
         f"## Calibration\n\nProbabilities are scaled on the {metrics.validated_on} (temperature "
         f"{temperature:.2f}): on the {metrics.split} rows the calibration error goes from "
         f"{calibrated.ece_before:.4f} to {calibrated.ece_after:.4f}. Label sets, on the same rows:\n\n"
         + _table(["requested coverage", "coverage", "mean size"], sets)
+        + in_bf16
     )
 
 

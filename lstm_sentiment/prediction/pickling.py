@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lstm_sentiment.models.network import unmerged
+from lstm_sentiment.models.precision import precision_here, precision_of, set_precision
 from lstm_sentiment.system.devices import device_here
 from lstm_sentiment.text.tokenization import SPECIAL_TOKENS
 from lstm_sentiment.text.tokenizers import Vocabulary
@@ -37,6 +38,7 @@ def reduce_classifier(classifier: Any) -> tuple[Callable[..., Any], tuple[Any, .
         "merged": classifier.merged,
         "calibration": classifier.calibration,
         "device": str(classifier.device),
+        "precision": precision_of(classifier.model),
     }
     own = {name: getattr(classifier, name) for name in ("label_map", "proof", "run", "linear", "branches")}
     return made_again, (type(classifier), settings, own)
@@ -44,6 +46,8 @@ def reduce_classifier(classifier: Any) -> tuple[Callable[..., Any], tuple[Any, .
 
 def made_again(kind: Callable[..., Any], settings: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
     """Construct a classifier from the result of `reduce_classifier`, on the same device or else on auto.
+
+    Its precision is the same, or else fp32.
 
     Args:
         kind: `SentimentClassifier`.
@@ -61,4 +65,6 @@ def made_again(kind: Callable[..., Any], settings: Mapping[str, Any], own: Mappi
     device = device_here(settings["device"])
     classifier = kind(vocabulary=Vocabulary(words), weights=tensors, device=device, **others)
     vars(classifier).update(own)
+    precision = precision_here(classifier.model, settings["precision"], classifier.device)
+    set_precision(classifier.model, precision, classifier.device)
     return classifier

@@ -81,6 +81,23 @@ class CalibrationMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InBf16:
+    """Predictions with bf16 products beside those in fp32, on some test or, without these, validation rows.
+
+    Args:
+        rows: number of these rows.
+        same_labels: share of them that get the same label.
+        ece: expected calibration error in bf16.
+        ece_fp32: the same in fp32.
+    """
+
+    rows: Count
+    same_labels: float
+    ece: float
+    ece_fp32: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PartScores:
     """Validation scores by the selection metric; None where there is none.
 
@@ -163,6 +180,7 @@ class RunMetrics(Record):
         test: scores of the test rows, if there are any.
         known_to_starter: as in `DataFacts`: scores of these rows are too good for new texts.
         calibration: effect of the calibration.
+        bf16: effect of bf16 in prediction; None where it is not available, and in runs of earlier versions.
         baselines: scores of the baselines on the held-out rows, by name.
         against_linear: comparison with the linear baseline; None if there is none, if the linear model was
             kept, and in runs of earlier versions.
@@ -184,6 +202,7 @@ class RunMetrics(Record):
     test: Scores | None = None
     known_to_starter: dict[str, Count] | None = None
     calibration: CalibrationMetrics
+    bf16: InBf16 | None = None
     baselines: dict[str, Scores]
     against_linear: AgainstLinear | None = None
     metric: str

@@ -26,10 +26,9 @@ from lstm_sentiment.data.corpus import Corpus
 from lstm_sentiment.data.dataset import TextDataset
 from lstm_sentiment.data.token_store import cache_folder
 from lstm_sentiment.errors import CheckpointError, SentimentError
-from lstm_sentiment.evaluation.calibration import Calibration
+from lstm_sentiment.evaluation.calibration import Calibration, calibrated_scores
 from lstm_sentiment.evaluation.logits import predict_logits
 from lstm_sentiment.evaluation.metrics import calibration_error, score
-from lstm_sentiment.experiment.final_evaluation import calibrated_scores
 from lstm_sentiment.linear import baselines
 from lstm_sentiment.models.network import TfidfBranch, WideAndDeep, shown_logits, unmerged
 from lstm_sentiment.monitoring.validation_profile import write_monitoring

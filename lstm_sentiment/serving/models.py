@@ -69,6 +69,7 @@ class RunModel:
         run: as on the command line.
         name: that requests call it by.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: fp32 or bf16.
 
     Raises:
         SentimentError: it cannot be loaded (see `load`); its monitoring.json is damaged.
@@ -80,9 +81,9 @@ class RunModel:
 
     kind = "run"
 
-    def __init__(self, run: str, *, name: str, device: str) -> None:
+    def __init__(self, run: str, *, name: str, device: str, precision: str = "fp32") -> None:
         self.name = name
-        self.classifier = load(run, device=device)
+        self.classifier = load(run, device=device, precision=precision)
         self.labels = self.classifier.labels
         self.thresholds: Sequence[float] = self.classifier.calibration.thresholds
         self.reference = _reference(self.classifier)
@@ -139,16 +140,17 @@ class OnnxModel:
         )
 
 
-def open_models(runs: Sequence[str], *, device: str, threads: int) -> list[Model]:
+def open_models(runs: Sequence[str], *, device: str, threads: int, precision: str = "fp32") -> list[Model]:
     """Load models; each gets the name of its folder, with a number if the name is taken.
 
     Args:
         runs: run folders, ``starter``, or folders written by ``export``.
         device: of run folders.
         threads: of onnxruntime.
+        precision: of run folders, fp32 or bf16.
 
     Raises:
-        SentimentError: one cannot be loaded.
+        SentimentError: one cannot be loaded; bf16 for an exported folder.
 
     >>> [model.name for model in open_models(["starter", "starter"], device="cpu", threads=1)]
     ['starter', 'starter-2']
@@ -159,9 +161,12 @@ def open_models(runs: Sequence[str], *, device: str, threads: int) -> list[Model
         for number in range(2, len(runs) + 1):
             name = f"{_name_of(run)}-{number}" if name in taken else name
         if is_exported(run):
+            if precision != "fp32":
+                problem = f"{run} was exported and predicts in its own format; omit the option"
+                raise ConfigError(problem, key="--precision")
             models.append(OnnxModel(local_path(run), name=name, threads=threads))
         else:
-            models.append(RunModel(run, name=name, device=device))
+            models.append(RunModel(run, name=name, device=device, precision=precision))
     return models
 
 
