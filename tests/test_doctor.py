@@ -488,7 +488,7 @@ def test_a_backward_lstm_that_starts_on_padding_is_found(
         place_TB = torch.arange(steps - 1, -1, -1)[:, None] * len(lengths_B) + torch.arange(len(lengths_B))
         return place_TB.flatten()
 
-    monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)  # has no such index
+    monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda *_: None)  # has no such index
     monkeypatch.setattr("lstm_sentiment.models.cells.reversal", whole)
     assert {check.name for check in check_invariance(classifier) if not check.holds} >= {
         "in small mixed batches", "padded, next to a long text",

@@ -37,7 +37,7 @@ def computed_by(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip("no compiled kernels on this machine")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "PyTorch":
-            patch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
+            patch.setattr("lstm_sentiment.kernels.library.library", lambda *_: None)
         yield request.param
 
 

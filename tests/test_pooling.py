@@ -137,7 +137,7 @@ def test_a_model_predicts_the_same_without_it(
     answers = []
     for here in (True, False):
         if not here:
-            monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
+            monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda *_: None)
         logits_BC = model(tokens_BT, lengths_B)
         answers.append([logits_BC, *torch.autograd.grad(logits_BC.square().sum(), [*model.parameters()])])
     for with_it, without in zip(*answers, strict=True):

@@ -30,7 +30,7 @@ def _threads() -> Iterator[None]:
 
 def use(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if arm == "PyTorch":
-        monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda: None)
+        monkeypatch.setattr("lstm_sentiment.kernels.library.library", lambda *_: None)
 
 
 def make(size: int, *, ngrams: bool = True) -> tuple[nn.Embedding, SubwordVectors | None, Tensor]:
