@@ -40,7 +40,8 @@ def set_precision(model: Network | MergedClasses, precision: str, device: torch.
         raise ConfigError(f"'{precision}' is not one of fp32, bf16", key="precision")
     if precision == "bf16" and (problem := _problem(model, device)):
         raise ConfigError(f"bf16 is not available: {problem}; use fp32", key="precision")
-    lstm_of(model).cell = LSTM(precision)
+    if precision != precision_of(model):
+        lstm_of(model).cell = LSTM(precision)
 
 
 @contextlib.contextmanager
@@ -88,6 +89,8 @@ def precision_here(model: Network | MergedClasses, wanted: str, device: torch.de
 def _problem(model: Network | MergedClasses, device: torch.device) -> str | None:
     """Return why bf16 is not available; None if it is."""
     hidden_size = lstm_of(model).hidden_size
+    if not isinstance(lstm_of(model).cell, LSTM):
+        return "the kernel is for LSTMs"
     if device.type != "cpu":
         return f"the kernel is for CPUs, not {device.type}"
     if hidden_size % HIDDEN_MULTIPLE:
