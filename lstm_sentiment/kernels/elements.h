@@ -34,7 +34,10 @@ static inline __m256i rounded(Floats values) { return (__m256i)_mm512_cvtneps_pb
 
 static inline void store_kept(Kept *to, Floats values) { _mm256_storeu_si256((__m256i_u *)to, rounded(values)); }
 
-static inline void stream_kept(Kept *to, Floats values) { store_kept(to, values); }
+/* Store two vectors past the cache; `to` is aligned. */
+static inline void stream_pair(Kept *to, Floats first, Floats second) {
+    _mm512_stream_si512((__m512i *)to, _mm512_inserti64x4(_mm512_castsi256_si512(rounded(first)), rounded(second), 1));
+}
 
 static inline Floats load_kept(const Kept *from) {
     const __m256i numbers = _mm256_loadu_si256((const __m256i_u *)from);
@@ -68,8 +71,6 @@ static inline Floats add_product(Units a, Units b, Floats sum) { return a * b + 
 static inline Floats load_kept(const Kept *from) { return load(from); }
 
 static inline void store_kept(Kept *to, Floats values) { store(to, values); }
-
-static inline void stream_kept(Kept *to, Floats values) { stream(to, values); }
 
 #endif
 

@@ -133,7 +133,8 @@ typedef struct {
     float *states;                       /* (D, T·B, H) in reading order */
     float *cells;                        /* (D, B, H) buffer for cells, or for their gradients */
     Kept *gates;                         /* (D, T·B, 4H) in reading order, aligned, for the backward pass, which
-                                            replaces them by their gradients; NULL: no backward pass */
+                                            replaces them by their gradients; NULL: no backward pass. The order
+                                            of a row is that of `gate_at` */
     float *kept_cells;                   /* (D, T·B, H) in reading order, aligned, likewise */
     const float *const *state_gradients; /* D times (T·B, H) in reading order */
     float *value_gradients;              /* (T·B, X) by token; NULL: not needed */
@@ -161,6 +162,24 @@ static inline int64_t input_units(const Layer *layer) { return whole(layer->inpu
 
 static inline const Unit *inputs_of(const Layer *layer, int64_t row) {
     return (const Unit *)layer->short_values + row * input_units(layer);
+}
+
+/* Where a gate of a block of states is in a row of 4H: those of a block are next to one another, in two lines of
+ * the cache. */
+static inline int64_t gate_at(int64_t H, int64_t gate, int64_t column) {
+    (void)H;
+    return column * GATES + gate * WIDTH;
+}
+
+/* Row of the weights for place `k` of such a row. */
+static inline int64_t weight_row(int64_t H, int64_t k) {
+    return k / WIDTH % GATES * H + k / (GATES * WIDTH) * WIDTH + k % WIDTH;
+}
+
+/* Write the gates of a block of states past the cache, a whole line at a time. */
+static inline void stream_gates(Kept *to, int64_t H, Floats kept[][GROUPS]) {
+    (void)H;
+    for (int g = 0; g < GATES; g += 2) stream_pair(to + g * WIDTH, kept[g][0], kept[g + 1][0]);
 }
 
 /* The states of a text at a step, for products. */
@@ -208,6 +227,18 @@ static void pack_rows(const float *weights, int64_t columns, int64_t H, Unit *pa
 }
 
 #else
+
+static inline int64_t gate_at(int64_t H, int64_t gate, int64_t column) { return gate * H + column; }
+
+static inline int64_t weight_row(int64_t H, int64_t k) {
+    (void)H;
+    return k;
+}
+
+static inline void stream_gates(Kept *to, int64_t H, Floats kept[][GROUPS]) {
+    for (int g = 0; g < GATES; g++)
+        UNROLLED(int u = 0; u < GROUPS; u++) stream(to + g * H + u * WIDTH, kept[g][u]);
+}
 
 static inline int64_t input_units(const Layer *layer) { return layer->inputs; }
 
@@ -293,12 +324,14 @@ static void pack_backward(const Layer *layer, int64_t d, int64_t u) {
     const int64_t stride = at_inputs ? layer->inputs : H, first = at_inputs ? column - H : column;
     const float *weights = (at_inputs ? layer->input_weights : layer->weights)[d] + first;
     Unit *panel = panel_backward(layer, d, column);
-    for (int64_t k = 0; k < GATES * H; k += PER_UNIT, weights += PER_UNIT * stride, panel += COLUMNS)
+    for (int64_t k = 0; k < GATES * H; k += PER_UNIT, panel += COLUMNS) {
+        const float *row = weights + weight_row(H, k) * stride;
 #if defined(WITH_BF16)
-        put_pairs(panel, weights, stride - first, weights + stride, stride - first);
+        put_pairs(panel, row, stride - first, row + stride, stride - first);
 #else
-        copy_columns(panel, weights, stride - first);
+        copy_columns(panel, row, stride - first);
 #endif
+    }
 }
 
 /* Sums of the gates of some texts for a block of states, as the products leave them. */
@@ -325,9 +358,7 @@ static void step_forward(const Layer *layer, int64_t d, int64_t t, const int64_t
             kept[0][u] = in, kept[1][u] = keep, kept[2][u] = offered, kept[3][u] = out, kept[4][u] = cell;
         }
         if (!layer->gates) continue;
-        Kept *gates = layer->gates + (first + texts[r]) * GATES * H + column;
-        for (int g = 0; g < GATES; g++)
-            UNROLLED(int u = 0; u < GROUPS; u++) stream_kept(gates + g * H + u * WIDTH, kept[g][u]);
+        stream_gates(layer->gates + (first + texts[r]) * GATES * H + gate_at(H, 0, column), H, kept);
         float *cell = layer->kept_cells + (first + texts[r]) * H + column;
         UNROLLED(int u = 0; u < GROUPS; u++) stream(cell + u * WIDTH, kept[GATES][u]);
     }
@@ -444,26 +475,29 @@ static void forward_on(const Layer *layer, int64_t d, int64_t first, int64_t las
 static inline void step_backward(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t column,
                                  const float *sums) {
     const int64_t H = layer->hidden, B = layer->batch, row = t * B + b;
-    Kept *gates = layer->gates + (d * layer->steps * B + row) * GATES * H + column;
+    Kept *gates[GATES];
+    for (int g = 0; g < GATES; g++)
+        gates[g] = layer->gates + (d * layer->steps * B + row) * GATES * H + gate_at(H, g, column);
     const float *cell = layer->kept_cells + (d * layer->steps * B + row) * H + column;
     float *cell_gradients = layer->cells + (d * B + b) * H + column;
-    const Floats in = load_kept(gates), keep = load_kept(gates + H), offered = load_kept(gates + 2 * H);
-    const Floats out = load_kept(gates + 3 * H), squashed = hyperbolic_tangent(load(cell));
+    const Floats in = load_kept(gates[0]), keep = load_kept(gates[1]), offered = load_kept(gates[2]);
+    const Floats out = load_kept(gates[3]), squashed = hyperbolic_tangent(load(cell));
     const Floats of_state = load(layer->state_gradients[d] + row * H + column) + load(sums);
     Floats of_cell = of_state * out * (1.0f - squashed * squashed);
     const Floats before = t ? load(cell - B * H) : all(0.0f);
     if (t + 1 < layer->lengths[b]) of_cell += load(cell_gradients);
-    store_kept(gates, of_cell * offered * in * (1.0f - in));
-    store_kept(gates + H, of_cell * before * keep * (1.0f - keep));
-    store_kept(gates + 2 * H, of_cell * in * (1.0f - offered * offered));
-    store_kept(gates + 3 * H, of_state * squashed * out * (1.0f - out));
+    store_kept(gates[0], of_cell * offered * in * (1.0f - in));
+    store_kept(gates[1], of_cell * before * keep * (1.0f - keep));
+    store_kept(gates[2], of_cell * in * (1.0f - offered * offered));
+    store_kept(gates[3], of_state * squashed * out * (1.0f - out));
     store(cell_gradients, of_cell * keep);
 }
 
 /* Start to read what `step_backward` needs, which is not in the cache. */
 static inline void prefetch_step(const Layer *layer, int64_t d, int64_t t, int64_t b, int64_t column) {
     const int64_t H = layer->hidden, row = t * layer->batch + b, place = d * layer->steps * layer->batch + row;
-    for (int g = 0; g < GATES; g++) __builtin_prefetch(layer->gates + (place * GATES + g) * H + column, 1);
+    for (int g = 0; g < GATES; g += PER_UNIT)
+        __builtin_prefetch(layer->gates + place * GATES * H + gate_at(H, g, column), 1);
     __builtin_prefetch(layer->kept_cells + place * H + column);
     __builtin_prefetch(layer->state_gradients[d] + row * H + column);
 }
@@ -554,10 +588,13 @@ static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64
     const int64_t at_once = (last - first) % (2 * WIDTH) ? 1 : 2; /* whole lines of the cache where it can be */
     for (int64_t gate = first; gate < last; gate += at_once * WIDTH) {
         Unit *panel = layer->packed_gates + (d * K + gate) * DEEP;
-        float *bias = layer->bias_gradients + d * K + gate;
         const Kept *gates = layer->gates + d * N * K + gate;
+        float *bias[2];
         Floats sums[2];
-        for (int64_t v = 0; v < at_once; v++) sums[v] = add ? load(bias + v * WIDTH) : all(0.0f);
+        for (int64_t v = 0; v < at_once; v++) {
+            bias[v] = layer->bias_gradients + d * K + weight_row(layer->hidden, gate + v * WIDTH);
+            sums[v] = add ? load(bias[v]) : all(0.0f);
+        }
         for (int64_t k = 0; k < count; k += 2, panel += ACROSS_ROWS) {
             const Kept *here = gates + read[k] * K, *next = k + 1 < count ? gates + read[k + 1] * K : NULL;
             if (k + AHEAD + 1 < count) {
@@ -576,7 +613,7 @@ static void pack_gates(const Layer *layer, int64_t d, const int64_t *read, int64
                 _mm256_storeu_si256((__m256i_u *)to, _mm512_extracti64x4_epi64((__m512i)both, 1));
             }
         }
-        for (int64_t v = 0; v < at_once; v++) store(bias + v * WIDTH, sums[v]);
+        for (int64_t v = 0; v < at_once; v++) store(bias[v], sums[v]);
     }
 }
 
@@ -661,7 +698,7 @@ static void of_weights(const Layer *layer, int64_t d, int64_t first, int64_t las
                 for (int64_t r = 0; r < rows; r++) gates[r] = layer->packed_gates + (d * K + gate) * DEEP + r;
                 across(rows)(panel + skipped * COLUMNS, gates, skipped, units - skipped, sums);
                 for (int64_t r = 0; r < rows; r++)
-                    put_columns(gradients + (gate + r) * stride, sums + r * COLUMNS, width, add);
+                    put_columns(gradients + (weight_row(H, gate) + r) * stride, sums + r * COLUMNS, width, add);
             }
         }
     }
