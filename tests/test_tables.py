@@ -73,7 +73,7 @@ def test_tables_round_trip(tmp_path: Path, ending: str) -> None:
 @example([("#", ""), ("#\t\n", "\n")], 0)
 @settings(max_examples=40, deadline=None)
 def test_any_text_round_trips(tmp_path_factory: pytest.TempPathFactory, rows: Rows, cut: int) -> None:
-    """With a dialect that is guessed, all but values that look like rows: a delimiter and the end of a line."""
+    """Where the dialect is guessed, all but values that look like rows: a delimiter and the end of a line."""
     for ending, delimiter in ((".csv", ","), (".tsv", "\t"), (".jsonl", None), (".parquet", None)):
         file = tmp_path_factory.getbasetemp() / f"written{ending}"
         write(file, *(part for part in (rows[:cut], rows[cut:]) if part))
