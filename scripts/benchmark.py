@@ -6,8 +6,8 @@
 
 All loops train on the same token ids, in one process and interleaved (A B, B A, A B, ...), so that a busy
 machine slows all of them; the ratio within a block is what counts. They share no model, optimizer or row
-order. With ``--against`` the loops of another commit take turns with them, in a process of their own (see
-`other_commit`).
+order. With ``--against`` the loops and bulk prediction of another commit take turns with them, in a process of
+their own (see `other_commit`).
 Without files the texts are synthetic: words drawn from a Zipf law, lengths as in tweets and film reviews. If
 other programs use the same cores, OpenMP threads lose much time waiting for each other;
 OMP_WAIT_POLICY=PASSIVE in the environment reduces this.
@@ -47,6 +47,7 @@ from lstm_sentiment.data.formats.readers import CHUNK_ROWS, TEXT_COLUMNS, as_tex
 from lstm_sentiment.data.sources.sources import open_source
 from lstm_sentiment.errors import ConfigError
 from lstm_sentiment.models.network import new_network
+from lstm_sentiment.models.precision import set_precision
 from lstm_sentiment.prediction.classifier import SentimentClassifier
 from lstm_sentiment.system.devices import DTYPES, describe_machine, pick_precision, set_up_cpu
 from lstm_sentiment.system.distributed import Processes
@@ -261,25 +262,50 @@ def measure_tokenising(texts: list[str]) -> Metrics:
 
 
 def measure_prediction(
-    corpus: Corpus, text_config: TextConfig, texts: list[str], *, bulk_texts: int
+    corpus: Corpus,
+    text_config: TextConfig,
+    texts: list[str],
+    *,
+    bulk_texts: int,
+    precision: str,
+    other: OtherCommit | None,
 ) -> Metrics:
     """Return texts per second in bulk, and the latency of one text alone in milliseconds.
 
-    Each bulk repeat, and the latency, has a new classifier: it remembers no word from the one before.
+    Bulk prediction is interleaved: in fp32, in bf16 if that is `precision`, and by another commit. Each
+    repeat, and the latency, has a new classifier: it remembers no word from the one before.
     """
 
-    def classifier() -> SentimentClassifier:
+    def classifier(precision: str = "fp32") -> SentimentClassifier:
         config, vocabulary = Config(text=text_config, model=MODEL), corpus.vocabulary
-        return SentimentClassifier(labels=corpus.labels, vocabulary=vocabulary, config=config, device="cpu")
+        new = SentimentClassifier(labels=corpus.labels, vocabulary=vocabulary, config=config, device="cpu")
+        set_precision(new.model, precision, CPU)
+        return new
 
     texts = [texts[i] for i in np.random.default_rng(SEED).permutation(len(texts))]
-    times_s = [timed(classifier().predict_proba, texts[:bulk_texts]) for _ in range(REPEATS)]
+    arms = dict.fromkeys(["fp32", precision, *(["before"] if other is not None else [])])
+    samples: dict[str, list[float]] = {arm: [] for arm in arms}
+    for repeat in range(REPEATS):
+        for arm in arms if repeat % 2 == 0 else reversed(arms):
+            if arm == "before":
+                assert other is not None
+                speed = other.texts_per_s(OURS[text_config is SPELT], bulk_texts)
+            else:
+                speed = len(texts[:bulk_texts]) / timed(classifier(arm).predict_proba, texts[:bulk_texts])
+            samples[arm] += [speed] * (repeat > 0)
+    values = {arm: np.array(of_repeats) for arm, of_repeats in samples.items()}
+    in_bulk = {}
+    for arm in values.keys() - {"before"}:
+        name = "prediction_in_bulk" + ("" if arm == "fp32" else f"_in_{arm}")
+        in_bulk[f"{name}_texts_per_s"] = spread(values[arm])
+        if other is not None:
+            in_bulk[f"{name}_over_before"] = spread(values[arm] / values["before"])
     predict = classifier().predict
     for text in texts[-LATENCY_WARM_UPS:]:
         predict(text)
     times_ms = [1e3 * timed(predict, text) for text in texts[:LATENCY_TEXTS]]
     return {
-        "prediction_in_bulk_texts_per_s": spread(len(texts[:bulk_texts]) / np.array(times_s[1:])),
+        **dict(sorted(in_bulk.items())),
         "prediction_of_one_text_p50_ms": float(np.percentile(times_ms, 50)),
         "prediction_of_one_text_p99_ms": float(np.percentile(times_ms, 99)),
     }
@@ -345,6 +371,7 @@ def measure(
         data = DataConfig(train=name, validation=0.1, test=None)
         corpus, spelt = (prepare(data, text, seed=SEED, cache=Path(folder)) for text in (PLAIN, SPELT))
         texts, lengths = read_texts(name), corpus.train.lengths
+        how: dict[str, Any] = {"bulk_texts": BULK_TEXTS[kind], "precision": precision, "other": other}
         return {
             "training_rows": len(corpus.train),
             "tokens_per_row": float(lengths.mean()),
@@ -359,12 +386,10 @@ def measure(
             ),
             **padding_efficiencies(lengths),
             **measure_tokenising(texts),
-            **measure_prediction(corpus, PLAIN, texts, bulk_texts=BULK_TEXTS[kind]),
+            **measure_prediction(corpus, PLAIN, texts, **how),
             **{
                 f"with_subwords_{name}": value
-                for name, value in measure_prediction(
-                    spelt, SPELT, texts, bulk_texts=BULK_TEXTS[kind]
-                ).items()
+                for name, value in measure_prediction(spelt, SPELT, texts, **how).items()
             },
         }
 
@@ -399,7 +424,7 @@ def parse_args() -> argparse.Namespace:
         help="of our loops; auto takes the fastest of this CPU (%(default)s)",
     )
     parser.add_argument(
-        "--against", metavar="COMMIT", help="also run the training loops of this commit, from git"
+        "--against", metavar="COMMIT", help="also run training and bulk prediction of this commit, from git"
     )
     parser.add_argument("--json", metavar="OUT", type=Path, help="also write the results to this file")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Training steps of another commit of this repository, in a process of their own, for comparisons of speed.
+"""Training and prediction by another commit of this repository, in a process of its own, to compare speed.
 
 The commit is checked out into a temporary folder, its kernels are compiled there, and its own
 `scripts/benchmark.py` makes the steps. The process computes only while it is asked for a speed.
@@ -25,29 +25,44 @@ import benchmark as commit
 facts = json.loads(sys.argv[1])
 commit.set_up_cpu(facts["threads"])
 data = commit.DataConfig(train=facts["file"], validation=0.1, test=None)
-arms = {}
+arms, classifiers = {}, {}
 for name, text in {"ours": commit.PLAIN, "ours_with_subwords": commit.SPELT}.items():
     corpus = commit.prepare(data, text, seed=commit.SEED, cache=commit.Path(facts["cache"]))
     arms[name] = commit.our_steps(corpus, text, facts["precision"])
+    config = commit.Config(text=text, model=commit.MODEL)
+    classifiers[name] = {"labels": corpus.labels, "vocabulary": corpus.vocabulary, "config": config}
+texts = commit.read_texts(facts["file"])
+texts = [texts[i] for i in commit.np.random.default_rng(commit.SEED).permutation(len(texts))]
 out, sys.stdout = sys.stdout, sys.stderr
 for line in sys.stdin:
-    name, seconds, least_steps = json.loads(line)
-    speed = commit.tokens_per_s(arms[name], seconds=seconds, least_steps=least_steps)
+    name, seconds, count = json.loads(line)
+    if seconds is None:
+        classifier = commit.SentimentClassifier(**classifiers[name], device="cpu")
+        speed = len(texts[:count]) / commit.timed(classifier.predict_proba, texts[:count])
+    else:
+        speed = commit.tokens_per_s(arms[name], seconds=seconds, least_steps=count)
     print(json.dumps(speed), file=out, flush=True)
 """
 
 
 class OtherCommit:
-    """A process with the training steps of another commit (see `training_steps`)."""
+    """A process that trains and predicts by another commit (see `training_steps`)."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     def tokens_per_s(self, name: str, *, seconds: float, least_steps: int) -> float:
         """Take steps of a loop, ``ours`` or ``ours_with_subwords``, and return useful tokens per second."""
+        return self._asked(name, seconds, least_steps)
+
+    def texts_per_s(self, name: str, count: int) -> float:
+        """Predict some texts with a new classifier, and return texts per second."""
+        return self._asked(name, None, count)
+
+    def _asked(self, name: str, seconds: float | None, count: int) -> float:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps([name, seconds, least_steps]), file=self._process.stdin, flush=True)
+        print(json.dumps([name, seconds, count]), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
             sys.exit("the process of the other commit ended; its error is above")
