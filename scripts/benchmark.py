@@ -6,8 +6,8 @@
 
 All loops train on the same token ids, in one process and interleaved (A B, B A, A B, ...), so that a busy
 machine slows all of them; the ratio within a block is what counts. They share no model, optimizer or row
-order. With ``--against`` the loops and bulk prediction of another commit take turns with them, in a process of
-their own (see `other_commit`).
+order. With ``--against`` the loops and bulk prediction of another commit take turns with them, in a process
+of their own (see `other_commit`).
 Without files the texts are synthetic: words drawn from a Zipf law, lengths as in tweets and film reviews. If
 other programs use the same cores, OpenMP threads lose much time waiting for each other;
 OMP_WAIT_POLICY=PASSIVE in the environment reduces this.
