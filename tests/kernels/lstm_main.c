@@ -41,17 +41,23 @@ int main(int count, char **paths) {
         for (int64_t d = 0; d < D; d++) of[kind][d] = floats(shapes[kind]);
     layer.input_weights = of[0], layer.weights = of[1], layer.input_bias = of[2], layer.bias = of[3];
     layer.state_gradients = of[4];
-    layer.packed = malloc((size_t)(D * K * (H + whole_X) * F));
+    layer.packed = malloc((size_t)(D * K * (H + whole_X)) * sizeof(Kept));
     layer.packed_gates = malloc((size_t)(D * K * DEEP * F));
     layer.cells = malloc((size_t)(D * B * H * F));
     layer.states = malloc((size_t)(D * N * H * F));
     if (R)
         layer.input_sums = malloc((size_t)(D * R * K * F));
     else {
-        layer.gates = room(D * N * K * F);
+        layer.gates = room(D * N * K * (int64_t)sizeof(Kept));
         layer.kept_cells = room(D * N * H * F);
     }
+#if defined(WITH_BF16)
+    layer.short_values = malloc((size_t)((R ? R : N) * whole_X) * sizeof(Kept));
+    layer.short_states = malloc((size_t)(2 * D * B * H) * sizeof(Kept));
+#endif
     lstm_forward(&layer);
+    free(layer.short_values), free(layer.short_states); /* the backward pass has none */
+    layer.short_values = layer.short_states = NULL;
     result(layer.states, D * N * H);
     if (R) return fclose(output);
     layer.value_gradients = malloc((size_t)(N * X * F));
