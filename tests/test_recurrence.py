@@ -154,8 +154,8 @@ def test_rounding_is_that_of_bf16() -> None:
 
 
 # Relative norms of differences. Sums in another order round some states to the next bf16 number: up to
-# 3.2e-5. The mildest fault, states that are not rounded, is a difference of 2.3e-4. Gradients differ from those
-# of fp32 by up to 6.7e-3, and without the bias of one gate by 5e-2 or more.
+# 3.2e-5. The mildest fault, states that are not rounded, is a difference of 2.3e-4. Gradients differ from
+# those of fp32 by up to 6.7e-3, and without the bias of one gate by 5e-2 or more.
 STATE_ERROR, GRADIENT_ERROR = 1e-4, 1e-2
 
 
