@@ -140,7 +140,7 @@ SHAPES = pytest.mark.parametrize(("inputs", "hidden"), [(7, 16), (33, 48), (100,
 def test_each_build_equals_pytorch(
     build: str, inputs: int, hidden: int, run_build: Run, tmp_path: Path
 ) -> None:
-    """States and all gradients, of more texts than are computed at once."""
+    """States and all gradients, of more texts than are computed at once; also the steps after the first."""
     lstms, lengths_B = make_layer(inputs, hidden, 2), torch.tensor([5, 1, 9, 2, 9, 3, 7] * 10)
     steps, batch = 11, len(lengths_B)
     values_TBX = torch.randn(steps, batch, inputs, requires_grad=True)
