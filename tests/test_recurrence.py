@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lstm_sentiment.kernels import lstm as recurrence
-from lstm_sentiment.kernels.library import CAPABLE, library, lstm_library
+from lstm_sentiment.kernels.library import CAPABLE, FILES, _available, library, lstm_library
 from lstm_sentiment.models.cells import LSTM
 
 COMPILED = library() is not None
@@ -107,9 +107,12 @@ def real(lengths_B: Tensor, steps: int) -> Tensor:
     return (torch.arange(steps)[:, None] < lengths_B)[:, :, None].float()
 
 
-def test_the_kernel_is_compiled_where_it_can_be() -> None:
+@pytest.mark.parametrize(
+    ("name", "instructions"), [*zip(FILES, ("AVX2", "AVX512", "AVX512-BF16"), strict=True)]
+)
+def test_the_kernel_is_compiled_where_it_can_be(name: str, instructions: str) -> None:
     """If it is not, everything still works, so that it would go unnoticed."""
-    assert COMPILED or not CAN_COMPILE
+    assert library(name) is not None or not (CAN_COMPILE and instructions in _available())
 
 
 @needs_kernel
