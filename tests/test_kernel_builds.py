@@ -58,10 +58,6 @@ class Build:
         return " and ".join(lacking) or ("" if self.here else "instructions of this CPU")
 
 
-def with_avx512(*compiler: str) -> Build:
-    return Build((*compiler, "-DWITH_AVX512"), here=ON_X86 and CAPABILITY == "AVX512", only_lstm=True)
-
-
 def with_bf16(*compiler: str) -> Build:
     """Some states are rounded to the next bf16 number; numbers in a gradient's products, by up to 2^-9."""
     here = ON_X86 and "AVX512-BF16" in _available()
@@ -71,14 +67,13 @@ def with_bf16(*compiler: str) -> Build:
 
 
 AVX2 = ("-mavx2", "-mfma")  # which Clang takes from the command line, GCC from the source
-AVX512 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw")
+BF16 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx512bf16")
 BUILDS = {
     "sanitizers": Build(("gcc", *SANITIZERS), here=ON_X86 and CAPABILITY in CAPABLE),
     "clang": Build(("clang", *AVX2), here=ON_X86 and CAPABILITY in CAPABLE),
-    "AVX-512": with_avx512("gcc"),
-    "clang AVX-512": with_avx512("clang", *AVX512),
+    "AVX-512": Build(("gcc", "-DWITH_AVX512"), here=ON_X86 and CAPABILITY == "AVX512", only_lstm=True),
     "AVX512-BF16": with_bf16("gcc"),
-    "clang AVX512-BF16": with_bf16("clang", *AVX512, "-mavx512bf16"),
+    "clang AVX512-BF16": with_bf16("clang", *BF16),
     "sanitizers bf16": with_bf16("gcc", *SANITIZERS),
     "NEON": Build(("aarch64-linux-gnu-gcc", "-static"), runner=("qemu-aarch64-static",)),
 }
