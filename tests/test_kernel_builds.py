@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_recurrence import make_layer, packed, real
+from test_recurrence import make_layer, packed, packed_in_bf16, real
 from test_token_vectors import KNOWN, UNKNOWN_TOKENS, make, one_by_one
 from torch import Tensor
 
 import lstm_sentiment.kernels.lstm as recurrence
+from lstm_sentiment.kernels.library import CAPABLE, _available
 from lstm_sentiment.models.network import HASH, NgramBranch
 from lstm_sentiment.text.tokenization import bounded, spell
 
@@ -36,11 +37,19 @@ CAPABILITY = torch.backends.cpu.get_cpu_capability()
 
 @dataclass(frozen=True)
 class Build:
-    """A compiler with flags, and what runs its programs; `here` is whether this machine can."""
+    """A compiler with flags, and what runs its programs; `here` is whether this machine can.
+
+    Its states differ from those of the same arithmetic in PyTorch by at most `states`, and its gradients
+    from PyTorch's in fp32 by at most `gradients`, as parts of the largest number, or of 1 if that is less.
+    """
 
     compiler: tuple[str, ...]
     runner: tuple[str, ...] = ()
     here: bool = True
+    only_lstm: bool = False  # whether the package compiles only the LSTM so
+    bf16: bool = False  # products
+    states: float = 3e-6
+    gradients: float = 3e-6
 
     def missing(self) -> str:
         """Return what this machine lacks for it, or nothing."""
@@ -49,12 +58,27 @@ class Build:
         return " and ".join(lacking) or ("" if self.here else "instructions of this CPU")
 
 
+def with_bf16(*compiler: str) -> Build:
+    """Some states are rounded to the next bf16 number; numbers in a gradient's products, by up to 2^-9."""
+    here = ON_X86 and "AVX512-BF16" in _available()
+    return Build(
+        (*compiler, "-DWITH_BF16"), here=here, only_lstm=True, bf16=True, states=3e-4, gradients=1e-2
+    )
+
+
+AVX2 = ("-mavx2", "-mfma")  # which Clang takes from the command line, GCC from the source
+BF16 = (*AVX2, "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mavx512bf16")
 BUILDS = {
-    "sanitizers": Build(("gcc", *SANITIZERS), here=ON_X86 and CAPABILITY in ("AVX2", "AVX512")),
-    "clang": Build(("clang", "-mavx2", "-mfma"), here=ON_X86 and CAPABILITY in ("AVX2", "AVX512")),
-    "AVX-512": Build(("gcc", "-DWITH_AVX512"), here=ON_X86 and CAPABILITY == "AVX512"),
+    "sanitizers": Build(("gcc", *SANITIZERS), here=ON_X86 and CAPABILITY in CAPABLE),
+    "clang": Build(("clang", *AVX2), here=ON_X86 and CAPABILITY in CAPABLE),
+    "AVX-512": Build(("gcc", "-DWITH_AVX512"), here=ON_X86 and CAPABILITY == "AVX512", only_lstm=True),
+    "AVX512-BF16": with_bf16("gcc"),
+    "clang AVX512-BF16": with_bf16("clang", *BF16),
+    "sanitizers bf16": with_bf16("gcc", *SANITIZERS),
     "NEON": Build(("aarch64-linux-gnu-gcc", "-static"), runner=("qemu-aarch64-static",)),
 }
+OF_ALL_KERNELS = [name for name, build in BUILDS.items() if not build.only_lstm]
+SANITIZED = [name for name, build in BUILDS.items() if "-g" in build.compiler]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -111,7 +135,7 @@ SHAPES = pytest.mark.parametrize(("inputs", "hidden"), [(7, 16), (33, 48), (100,
 def test_each_build_equals_pytorch(
     build: str, inputs: int, hidden: int, run_build: Run, tmp_path: Path
 ) -> None:
-    """States and all gradients, of more texts than are computed at once."""
+    """States and all gradients, of more texts than are computed at once; also the steps after the first."""
     lstms, lengths_B = make_layer(inputs, hidden, 2), torch.tensor([5, 1, 9, 2, 9, 3, 7] * 10)
     steps, batch = 11, len(lengths_B)
     values_TBX = torch.randn(steps, batch, inputs, requires_grad=True)
@@ -128,9 +152,13 @@ def test_each_build_equals_pytorch(
     found = torch.from_numpy(np.fromfile(tmp_path / "in.out", np.float32))
     of_values, *of_weights = torch.autograd.grad(expected, [values_TBX, *weights], upstream)
     wanted = [*expected, of_values, *of_weights[:6]]  # of either bias only once
-    for part, one in zip(found.split([of.numel() for of in wanted]), wanted, strict=True):
+    if BUILDS[build].bf16:
+        wanted[:2] = packed_in_bf16(values_TBX, lengths_B, lstms)
+    allowed = [BUILDS[build].states] * 2 + [BUILDS[build].gradients] * 7
+    parts = found.split([of.numel() for of in wanted])
+    for part, one, most in zip(parts, wanted, allowed, strict=True):
         scale = max(1.0, float(one.detach().abs().max()))
-        torch.testing.assert_close(part.view_as(one) / scale, one.detach() / scale, atol=3e-6, rtol=0)
+        torch.testing.assert_close(part.view_as(one) / scale, one.detach() / scale, atol=most, rtol=0)
 
 
 @pytest.mark.parametrize("build", BUILDS)
@@ -159,8 +187,11 @@ def test_each_build_is_exact_in_any_batch(build: str, run_build: Run, tmp_path: 
         assert np.array_equal(found.reshape(2, length, 32), states["whole"][:, :length, text])
 
 
+@pytest.mark.parametrize("build", SANITIZED)
 @pytest.mark.parametrize("fault", ["a text longer than its batch", "a row beyond the table"])
-def test_the_sanitizer_finds_what_the_checks_prevent(fault: str, run_build: Run, tmp_path: Path) -> None:
+def test_the_sanitizer_finds_what_the_checks_prevent(
+    build: str, fault: str, run_build: Run, tmp_path: Path
+) -> None:
     """The control: these are the arguments that `lstm.py` refuses."""
     lstms, lengths_B, places_TB = make_layer(8, 16, 2), torch.tensor([5, 3]), torch.randint(4, (5, 2))
     if fault == "a text longer than its batch":
@@ -172,7 +203,7 @@ def test_the_sanitizer_finds_what_the_checks_prevent(fault: str, run_build: Run,
         [2, 5, 2, 8, 16, 1, 4],
         [lengths_B, torch.randn(4, 8), places_TB, *weights_of(lstms)],
     )
-    done = run_build("sanitizers", tmp_path / "in")
+    done = run_build(build, tmp_path / "in")
     assert done.returncode not in (0, 3)
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
 
@@ -194,7 +225,7 @@ def write_tokens(path: Path, arrays: Sequence[Tensor]) -> None:
     write(path, [*shape, 1], arrays)
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", OF_ALL_KERNELS)
 @pytest.mark.parametrize("size", [5, 128])
 def test_each_build_adds_vectors_of_ngrams(build: str, size: int, run_build: Run, tmp_path: Path) -> None:
     """Vectors of tokens, also kept ones, and the gradients of both tables are those of each token alone."""
@@ -230,7 +261,7 @@ def test_indices_of_tokens_are_checked_before_use(fault: str, run_build: Run, tm
     assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", OF_ALL_KERNELS)
 def test_each_build_hashes_ngrams(build: str, run_build: Run, tmp_path: Path) -> None:
     """The buckets of tokens with no n-gram, a few, and more than are kept."""
     tokens = ["so", "<url>", "", "naïve", "😀", "pneumonoultramicroscopicsilicovolcanoconiosis", "good"]
@@ -246,7 +277,7 @@ def test_each_build_hashes_ngrams(build: str, run_build: Run, tmp_path: Path) ->
         assert np.array_equal(found.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("build", OF_ALL_KERNELS)
 @pytest.mark.parametrize("features", [5, 64])
 def test_each_build_computes_logits(build: str, features: int, run_build: Run, tmp_path: Path) -> None:
     """Of a linear layer, and of words and word pairs with unknown tokens."""

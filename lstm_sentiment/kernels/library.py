@@ -63,9 +63,7 @@ def library(name: str = "_kernels") -> ctypes.CDLL | None:
     Args:
         name: one of `FILES`.
     """
-    wanted = os.environ.get(VARIABLE) or AUTO
-    if wanted not in (AUTO, ON, OFF):
-        log.warning("the environment variable %s is %r, not auto, on or off: ignored", VARIABLE, wanted)
+    wanted = _checked(os.environ.get(VARIABLE) or AUTO)
     path = Path(__file__).with_name(f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}")
     if wanted == OFF or not path.is_file() or not _available():
         return None
@@ -85,6 +83,14 @@ def library(name: str = "_kernels") -> ctypes.CDLL | None:
         return None
     usable = compiled_for in _available() and (compiled_for in MEASURED or wanted == ON)
     return found if usable else None
+
+
+@functools.cache
+def _checked(wanted: str) -> str:
+    """Return a value of the environment variable, with one warning for all libraries if it is unknown."""
+    if wanted not in (AUTO, ON, OFF):
+        log.warning("the environment variable %s is %r, not auto, on or off: ignored", VARIABLE, wanted)
+    return wanted
 
 
 def lstm_library(precision: str = "fp32") -> ctypes.CDLL | None:

@@ -28,6 +28,12 @@ enum { INSTRUCTIONS = 1, WIDTH = 8 };
 #if !defined(__AVX2__) || !defined(__FMA__)
 #error "Clang needs CFLAGS='-mavx2 -mfma'"
 #endif
+#if defined(WITH_AVX512) && !(defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512BW__))
+#error "Clang needs -mavx512f -mavx512dq -mavx512vl -mavx512bw for AVX-512"
+#endif
+#if defined(WITH_BF16) && !defined(__AVX512BF16__)
+#error "Clang needs -mavx512bf16 for bf16"
+#endif
 #else
 #define STRING(TEXT) #TEXT
 #define PRAGMA(TEXT) _Pragma(STRING(TEXT))
