@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import math
 import shutil
 from collections.abc import Iterator
@@ -464,3 +465,19 @@ def test_overflowing_logits_are_an_error(
     with monkeypatch.context() as patch:  # the control
         patch.setattr("lstm_sentiment.evaluation.calibration.check_finite", lambda _: None)
         assert np.isnan(classifier.predict_proba(["great"])).any()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_as_before_an_import(enabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after an import that failed."""
+    monkeypatch.setitem(lstm_sentiment.MODULES, "Prediction", "missing")
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        assert lstm_sentiment.load is load
+        assert gc.isenabled() == enabled
+        with pytest.raises(ModuleNotFoundError):
+            _ = lstm_sentiment.Prediction
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
