@@ -45,9 +45,9 @@ class Work:
 
     run: str
     device: str
-    precision: str
     asked: Asked
     how: Mapping[str, Any]
+    precision: str = "fp32"
     spreadsheet_safe: bool = False
 
 
