@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from lstm_sentiment.prediction.model_card import model_card
 from lstm_sentiment.records.data_facts import DataFacts
 from lstm_sentiment.records.environment import Environment
 from lstm_sentiment.records.json_values import Count, Record, from_json, to_json
-from lstm_sentiment.records.run_metrics import RunMetrics
+from lstm_sentiment.records.run_metrics import OF_FROZEN, RunMetrics
 from lstm_sentiment.records.run_reports import REPORTS, read_reports
 from lstm_sentiment.reporting.report import write_report
 from lstm_sentiment.system.files import as_json
@@ -273,3 +274,11 @@ def test_a_forged_checkpoint_is_refused_by_its_field(
     folder.save(BEST, best.tensors, {**best.facts, **facts})
     with pytest.raises(CheckpointError, match=rf"state\.json: {message}.*; restore it from a copy, or train"):
         load(own_run, device="cpu")
+
+
+def test_the_metrics_of_a_frozen_run_have_all_fields() -> None:
+    """Its file has an order of its own: a field that the order lacks would not be written.
+
+    Whether rows were cross-validated is in ``kept`` there.
+    """
+    assert {*OF_FROZEN, "cross_validated"} == {field.name for field in dataclasses.fields(RunMetrics)}
