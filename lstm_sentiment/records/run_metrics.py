@@ -13,7 +13,8 @@ Split = Literal["validation", "test"]
 # Order of keys in the file where the LSTM was frozen; elsewhere it is that of the fields.
 OF_FROZEN = (
     "validation", "test", "known_to_starter", "calibration", "bf16", "branches", "baselines",
-    "against_linear", "kept", "metric", "best_epoch", "epochs", "steps", "parameters", "training_s", "total_s",
+    "against_linear", "kept", "metric", "best_epoch", "epochs", "steps", "parameters", "training_s",
+    "total_s",
 )  # fmt: skip
 
 
