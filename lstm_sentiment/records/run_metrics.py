@@ -12,9 +12,8 @@ from lstm_sentiment.records.scores import LanguageScores, Scores
 Split = Literal["validation", "test"]
 # Order of keys in the file where the LSTM was frozen; elsewhere it is that of the fields.
 OF_FROZEN = (
-    "validation", "test", "known_to_starter", "calibration", "bf16", "branches", "baselines",
-    "against_linear", "kept", "metric", "best_epoch", "epochs", "steps", "parameters", "training_s",
-    "total_s",
+    "validation", "test", "known_to_starter", "calibration", "branches", "baselines", "against_linear",
+    "bf16", "kept", "metric", "best_epoch", "epochs", "steps", "parameters", "training_s", "total_s",
 )  # fmt: skip
 
 
